@@ -1,0 +1,125 @@
+/* base: what C lacks. Errors, memory, bytes, time, threads, keyed randomness, identities, JSON, UTF-8.
+ * Every other room stands on this one; it knows nothing of models, ranks or files' formats.
+ * Functions that can meet malformed input return 0 on success and -1 with a sentence in `err`. */
+#ifndef WZ_BASE_H
+#define WZ_BASE_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#define WZ_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define WZ_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+
+/* ---- errors (error.c) ------------------------------------------------------------------------------------ */
+
+/* One sentence that names the file, line, key or row and what was expected. The one who gives up prints it, once. */
+struct wz_err { char text[768]; };
+
+/* Writes the sentence and returns -1, so that a caller can `return wz_fail(err, ...)`. */
+int wz_fail(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
+
+/* Puts "place: " in front of a sentence already in err; returns -1. */
+int wz_fail_in(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
+
+/* The machine failed us (memory, GPU, MPI): one line "waltz: rank R: ..." on stderr, then wz_exit(1). */
+_Noreturn void wz_die(const char *fmt, ...) WZ_PRINTF(1, 2);
+
+/* A line on stderr, prefixed "rank R: " once wz_set_rank was called with size > 1. Lower case, `key value`. */
+void wz_log(const char *fmt, ...) WZ_PRINTF(1, 2);
+
+/* Called once by comm: the rank that messages carry, and what ends the whole job (NULL: exit). */
+void wz_set_rank(int rank, int size, void (*abort_job)(int status));
+int wz_rank(void);
+
+/* ---- memory (memory.c) ----------------------------------------------------------------------------------- */
+
+void *wz_alloc(size_t size);                       /* zeroed, 64-byte aligned; dies when there is none. free() it */
+void *wz_realloc(void *p, size_t size);            /* not zeroed, alignment of malloc; dies when there is none */
+char *wz_strdup(const char *s);
+size_t wz_mul(size_t a, size_t b);                 /* a * b, dies on overflow: sizes that input decides */
+
+/* Arena: many small things with one lifetime. Zeroed struct is empty and ready; reset keeps the memory. */
+struct wz_arena { struct wz_block *blocks; };
+void *wz_arena_alloc(struct wz_arena *arena, size_t size);            /* zeroed, 16-byte aligned */
+char *wz_arena_strdup(struct wz_arena *arena, const char *s);
+void wz_arena_reset(struct wz_arena *arena);
+void wz_arena_finish(struct wz_arena *arena);
+
+/* Growing bytes. Zeroed struct is empty; `data` is always NUL-terminated once anything was added. */
+struct wz_buf { char *data; size_t len, cap; };
+void wz_buf_add(struct wz_buf *buf, const void *bytes, size_t n);
+void wz_buf_str(struct wz_buf *buf, const char *s);
+void wz_buf_printf(struct wz_buf *buf, const char *fmt, ...) WZ_PRINTF(2, 3);
+void wz_buf_clear(struct wz_buf *buf);             /* len 0, memory kept */
+void wz_buf_finish(struct wz_buf *buf);
+
+/* ---- files (file.c) -------------------------------------------------------------------------------------- */
+
+/* A whole file mapped read-only. `bytes` lives until close. An empty file has bytes "" and len 0. */
+struct wz_map { const uint8_t *bytes; size_t len; };
+int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err);
+void wz_map_close(struct wz_map *map);             /* accepts zero */
+
+bool wz_file_exists(const char *path);
+bool wz_is_dir(const char *path);
+int wz_mkdirs(const char *path, struct wz_err *err);                  /* mkdir -p */
+/* Writes path.tmp, fsyncs, renames over path: a reader sees the old file or the new one, never half. */
+int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err);
+char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                   /* heap; free() it */
+
+/* ---- time (time.c) --------------------------------------------------------------------------------------- */
+
+double wz_now(void);                               /* seconds, monotonic */
+double wz_wall(void);                              /* seconds since 1970 */
+void wz_nap(int *spins);                           /* waiting loops: spin a little, then sleep 50 us doubling to 1 ms */
+
+/* ---- threads (pool.c) ------------------------------------------------------------------------------------ */
+
+/* A fixed set of threads that run the slices of one job and meet at its end. Work is cut by index, never by
+ * arrival, so results do not depend on the number of threads. Threads park after a short spin. */
+struct wz_pool;
+struct wz_pool *wz_pool_create(int threads);       /* <= 0: the cores this process may use */
+void wz_pool_destroy(struct wz_pool *pool);
+int wz_pool_threads(const struct wz_pool *pool);
+/* Calls fn(arg, i) for i in [0, n), once each, spread over the threads; returns when all are done. NULL pool: serial. */
+void wz_pool_run(struct wz_pool *pool, int n, void (*fn)(void *arg, int i), void *arg);
+
+/* ---- randomness (rng.c) ---------------------------------------------------------------------------------- */
+
+/* Philox4x32-10 (Salmon et al. 2011): random bits as a pure function of a key, never a stream (law 2).
+ * A draw is named by who it is for: the run's seed, the purpose, and up to four coordinates. */
+enum wz_purpose { WZ_RNG_TOKEN = 1, WZ_RNG_SHUFFLE, WZ_RNG_SAMPLE, WZ_RNG_INIT, WZ_RNG_WORLD, WZ_RNG_DATA, WZ_RNG_TEST };
+struct wz_key { uint64_t seed; uint32_t purpose, a, b, c, d; };
+void wz_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+uint64_t wz_random(struct wz_key key);             /* 64 uniform bits */
+double wz_uniform(struct wz_key key);              /* [0, 1), 53 bits */
+uint32_t wz_below(struct wz_key key, uint32_t n);  /* [0, n) without bias */
+double wz_normal(struct wz_key key);               /* mean 0, variance 1 (Box-Muller) */
+
+/* ---- identity (hash.c) ----------------------------------------------------------------------------------- */
+
+uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed);          /* XXH3-64 */
+
+/* ---- JSON (json.c); jansson is the library ---------------------------------------------------------------- */
+
+/* Parses text or a file; duplicate keys refused. NULL and a sentence with line and column on error. json_decref it. */
+json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err);
+json_t *wz_json_load(const char *path, struct wz_err *err);
+void wz_json_string(struct wz_buf *out, const char *s, size_t n);      /* adds a quoted JSON string; bad UTF-8 becomes U+FFFD */
+
+/* ---- UTF-8 (utf8.c) -------------------------------------------------------------------------------------- */
+
+/* Length in bytes of the longest valid prefix of s[0..n): n if all is valid UTF-8. */
+size_t wz_utf8_valid(const char *s, size_t n);
+/* Number of bytes at the end of s[0..n) that begin a character not complete yet (0..3): hold them back when streaming. */
+size_t wz_utf8_partial(const char *s, size_t n);
+/* Code point at s (valid UTF-8 of n > 0 bytes), its length in *len. */
+uint32_t wz_utf8_get(const char *s, size_t n, int *len);
+int wz_utf8_put(char out[4], uint32_t code);       /* returns the length */
+
+#endif

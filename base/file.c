@@ -1,0 +1,130 @@
+/* Files as bytes: mapped to read, renamed into place to write. */
+#include "base/base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = -1;
+
+    *map = (struct wz_map){0};
+    if (fd < 0) return wz_fail(err, "%s: %s", path, strerror(errno));
+    if (fstat(fd, &st) < 0) {
+        wz_fail(err, "%s: %s", path, strerror(errno));
+        goto out;
+    }
+    if (S_ISDIR(st.st_mode)) {
+        wz_fail(err, "%s: is a folder, a file was expected", path);
+        goto out;
+    }
+    if (st.st_size == 0) {
+        map->bytes = (const uint8_t *)"";
+        rc = 0;
+        goto out;
+    }
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED) {
+        wz_fail(err, "%s: %s", path, strerror(errno));
+        goto out;
+    }
+    map->bytes = p;
+    map->len = (size_t)st.st_size;
+    rc = 0;
+out:
+    close(fd);
+    return rc;
+}
+
+void wz_map_close(struct wz_map *map)
+{
+    if (map->len) munmap((void *)(uintptr_t)map->bytes, map->len);
+    *map = (struct wz_map){0};
+}
+
+bool wz_file_exists(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0;
+}
+
+bool wz_is_dir(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int wz_mkdirs(const char *path, struct wz_err *err)
+{
+    char *copy = wz_strdup(path);
+    int rc = -1;
+
+    for (char *p = copy + 1;; p++) {
+        char c = *p;
+        if (c != '/' && c != 0) continue;
+        *p = 0;
+        if (mkdir(copy, 0777) < 0 && errno != EEXIST) {
+            wz_fail(err, "%s: %s", copy, strerror(errno));
+            goto out;
+        }
+        *p = c;
+        if (!c) break;
+    }
+    rc = wz_is_dir(path) ? 0 : wz_fail(err, "%s: exists and is not a folder", path);
+out:
+    free(copy);
+    return rc;
+}
+
+int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err)
+{
+    char *tmp = wz_path("%s.tmp", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), rc = -1;
+
+    if (fd < 0) {
+        wz_fail(err, "%s: %s", tmp, strerror(errno));
+        goto out;
+    }
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(fd, (const char *)bytes + done, n - done);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) {
+            wz_fail(err, "%s: %s", tmp, strerror(errno));
+            goto out;
+        }
+        done += (size_t)k;
+    }
+    if (fsync(fd) < 0 || rename(tmp, path) < 0) {
+        wz_fail(err, "%s: %s", path, strerror(errno));
+        goto out;
+    }
+    rc = 0;
+out:
+    if (fd >= 0) close(fd);
+    if (rc < 0) unlink(tmp);
+    free(tmp);
+    return rc;
+}
+
+char *wz_path(const char *fmt, ...)
+{
+    va_list args;
+    char *s;
+
+    va_start(args, fmt);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    s = wz_realloc(NULL, (size_t)n + 1);
+    va_start(args, fmt);
+    vsnprintf(s, (size_t)n + 1, fmt, args);
+    va_end(args);
+    return s;
+}

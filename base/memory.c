@@ -1,0 +1,143 @@
+/* Memory: the heap that dies instead of failing, arenas, growing bytes. */
+#include "base/base.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t wz_mul(size_t a, size_t b)
+{
+    size_t r;
+
+    if (__builtin_mul_overflow(a, b, &r)) wz_die("a size of %zu x %zu does not fit in memory", a, b);
+    return r;
+}
+
+void *wz_alloc(size_t size)
+{
+    size_t rounded = (size + 63) / 64 * 64;
+    void *p = rounded < size ? NULL : aligned_alloc(64, rounded ? rounded : 64);
+
+    if (!p) wz_die("out of memory: %zu bytes wanted", size);
+    return memset(p, 0, rounded ? rounded : 64);
+}
+
+void *wz_realloc(void *p, size_t size)
+{
+    void *q = realloc(p, size ? size : 1);
+
+    if (!q) wz_die("out of memory: %zu bytes wanted", size);
+    return q;
+}
+
+char *wz_strdup(const char *s)
+{
+    size_t n = strlen(s) + 1;
+
+    return memcpy(wz_realloc(NULL, n), s, n);
+}
+
+struct wz_block { struct wz_block *next; size_t size, used; };
+enum { BLOCK_HEAD = 32 };      /* keeps what follows 16-byte aligned */
+
+void *wz_arena_alloc(struct wz_arena *arena, size_t size)
+{
+    struct wz_block *b = arena->blocks;
+    size_t need = (size + 15) / 16 * 16;
+
+    if (!b || b->size - b->used < need) {
+        size_t room = need > 65536 ? need : 65536;
+        b = wz_alloc(BLOCK_HEAD + room);
+        b->size = room;
+        b->next = arena->blocks;
+        arena->blocks = b;
+    }
+    void *p = (char *)b + BLOCK_HEAD + b->used;
+    b->used += need;
+    return memset(p, 0, size);
+}
+
+char *wz_arena_strdup(struct wz_arena *arena, const char *s)
+{
+    size_t n = strlen(s) + 1;
+
+    return memcpy(wz_arena_alloc(arena, n), s, n);
+}
+
+void wz_arena_reset(struct wz_arena *arena)
+{
+    size_t total = 0;
+    struct wz_block *b, *next;
+
+    if (!arena->blocks) return;
+    if (!arena->blocks->next) {
+        arena->blocks->used = 0;
+        return;
+    }
+    for (b = arena->blocks; b; b = next) {       /* several became one: the next round fits without a new block */
+        next = b->next;
+        total += b->size;
+        free(b);
+    }
+    arena->blocks = b = wz_alloc(BLOCK_HEAD + total);
+    b->size = total;
+}
+
+void wz_arena_finish(struct wz_arena *arena)
+{
+    struct wz_block *b, *next;
+
+    for (b = arena->blocks; b; b = next) {
+        next = b->next;
+        free(b);
+    }
+    arena->blocks = NULL;
+}
+
+static void buf_room(struct wz_buf *buf, size_t more)
+{
+    size_t need = buf->len + more + 1;
+
+    if (need <= buf->cap) return;
+    buf->cap = need < 2 * buf->cap ? 2 * buf->cap : need < 64 ? 64 : need;
+    buf->data = wz_realloc(buf->data, buf->cap);
+}
+
+void wz_buf_add(struct wz_buf *buf, const void *bytes, size_t n)
+{
+    buf_room(buf, n);
+    if (n) memcpy(buf->data + buf->len, bytes, n);
+    buf->len += n;
+    buf->data[buf->len] = 0;
+}
+
+void wz_buf_str(struct wz_buf *buf, const char *s)
+{
+    wz_buf_add(buf, s, strlen(s));
+}
+
+void wz_buf_printf(struct wz_buf *buf, const char *fmt, ...)
+{
+    va_list args;
+    int n;
+
+    va_start(args, fmt);
+    n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    buf_room(buf, (size_t)n);
+    va_start(args, fmt);
+    vsnprintf(buf->data + buf->len, (size_t)n + 1, fmt, args);
+    va_end(args);
+    buf->len += (size_t)n;
+}
+
+void wz_buf_clear(struct wz_buf *buf)
+{
+    buf->len = 0;
+    if (buf->data) buf->data[0] = 0;
+}
+
+void wz_buf_finish(struct wz_buf *buf)
+{
+    free(buf->data);
+    *buf = (struct wz_buf){0};
+}

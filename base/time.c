@@ -1,0 +1,37 @@
+/* Clocks, and the polite way to wait. */
+#include "base/base.h"
+
+#include <sched.h>
+#include <time.h>
+
+static double clock_seconds(clockid_t id)
+{
+    struct timespec t;
+
+    clock_gettime(id, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+double wz_now(void)
+{
+    return clock_seconds(CLOCK_MONOTONIC);
+}
+
+double wz_wall(void)
+{
+    return clock_seconds(CLOCK_REALTIME);
+}
+
+/* Several ranks share two cores: whoever waits must give its core away (a spinning waiter costs the others 2x). */
+void wz_nap(int *spins)
+{
+    int n = (*spins)++;
+
+    if (n < 20) {
+        sched_yield();
+        return;
+    }
+    long us = n < 24 ? 50L << (n - 20) : 1000;
+    struct timespec t = { 0, us * 1000 };
+    nanosleep(&t, NULL);
+}

@@ -1,0 +1,77 @@
+/* UTF-8: what is valid, what is only begun. RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF. */
+#include "base/base.h"
+
+/* Length of the character at s if it is complete and valid, 0 if not; *begun: valid so far but cut off by n. */
+static int char_len(const unsigned char *s, size_t n, bool *begun)
+{
+    unsigned char c = s[0], low = 0x80, high = 0xbf;
+    int len;
+
+    *begun = false;
+    if (c < 0x80) return 1;
+    if (c >= 0xc2 && c <= 0xdf) len = 2;
+    else if (c >= 0xe0 && c <= 0xef) len = 3;
+    else if (c >= 0xf0 && c <= 0xf4) len = 4;
+    else return 0;
+    if (c == 0xe0) low = 0xa0;
+    if (c == 0xed) high = 0x9f;
+    if (c == 0xf0) low = 0x90;
+    if (c == 0xf4) high = 0x8f;
+    for (int i = 1; i < len; i++) {
+        if ((size_t)i == n) {
+            *begun = true;
+            return 0;
+        }
+        if (s[i] < low || s[i] > high) return 0;
+        low = 0x80;
+        high = 0xbf;
+    }
+    return len;
+}
+
+size_t wz_utf8_valid(const char *s, size_t n)
+{
+    size_t i = 0;
+    bool begun;
+
+    while (i < n) {
+        int len = char_len((const unsigned char *)s + i, n - i, &begun);
+        if (!len) break;
+        i += (size_t)len;
+    }
+    return i;
+}
+
+size_t wz_utf8_partial(const char *s, size_t n)
+{
+    bool begun;
+
+    for (size_t back = 1; back <= 3 && back <= n; back++)
+        if (char_len((const unsigned char *)s + n - back, back, &begun) == 0 && begun) return back;
+    return 0;
+}
+
+uint32_t wz_utf8_get(const char *s, size_t n, int *len)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    bool begun;
+    int k = char_len(u, n, &begun);
+
+    *len = k ? k : 1;
+    switch (k) {
+    case 2: return (u[0] & 0x1fu) << 6 | (u[1] & 0x3fu);
+    case 3: return (u[0] & 0x0fu) << 12 | (u[1] & 0x3fu) << 6 | (u[2] & 0x3fu);
+    case 4: return (u[0] & 0x07u) << 18 | (u[1] & 0x3fu) << 12 | (u[2] & 0x3fu) << 6 | (u[3] & 0x3fu);
+    default: return u[0];
+    }
+}
+
+int wz_utf8_put(char out[4], uint32_t c)
+{
+    if (c < 0x80) return out[0] = (char)c, 1;
+    if (c < 0x800) return out[0] = (char)(0xc0 | c >> 6), out[1] = (char)(0x80 | (c & 0x3f)), 2;
+    if (c < 0x10000)
+        return out[0] = (char)(0xe0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 0x3f)), out[2] = (char)(0x80 | (c & 0x3f)), 3;
+    return out[0] = (char)(0xf0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 0x3f)), out[2] = (char)(0x80 | (c >> 6 & 0x3f)),
+           out[3] = (char)(0x80 | (c & 0x3f)), 4;
+}

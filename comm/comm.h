@@ -1,0 +1,48 @@
+/* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI.
+ * Every wait has a deadline (law 5): what runs out dies naming rank, operation, step and peer. MPI is used from one
+ * thread; waiting polls and sleeps, so that ranks that share cores do not starve each other. */
+#ifndef WZ_COMM_H
+#define WZ_COMM_H
+
+#include "base/base.h"
+
+enum wz_tag { WZ_TAG_EPISODES = 1, WZ_TAG_LABELLED, WZ_TAG_WEIGHTS, WZ_TAG_STATS, WZ_TAG_CONTROL, WZ_TAG_SUMS, WZ_TAG_TREE };
+
+struct wz_link {
+    const struct wz_link_row *row;
+    int rank, size;
+    double deadline;           /* seconds a wait may last */
+    int64_t step;              /* for messages */
+    void *state;
+};
+
+/* name: "self", "mpi", or "auto": mpi when started by mpirun or srun, else self. Sets wz_set_rank. */
+int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err);
+void wz_link_close(struct wz_link *link);
+
+/* Bytes to a peer (itself allowed; then kept in a queue). Messages between two ranks with one tag arrive in order. The
+ * bytes are copied or sent before return as far as the peer takes them; wz_recv and wz_flush drive what is left. */
+void wz_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
+/* Replaces buf by the next message of `from` with `tag`. */
+void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
+void wz_flush(struct wz_link *link);                                   /* until all sends have left */
+
+/* A group: ranks in ascending order that work together; the caller is one of them. */
+struct wz_group { int n, me; const int *ranks; };
+
+/* x[n] += over the group, in one fixed tree: ((0+1)+(2+3))+..., the same bits on every member whatever the group's
+ * size, as long as each member comes with the sum of an aligned, equal, power-of-two share of the leaves. group->n must
+ * be a power of two. */
+void wz_tree_sum(struct wz_link *link, const struct wz_group *group, float *x, size_t n);
+/* out[group->n][n]: every member's doubles, in order of rank. */
+void wz_all_gather(struct wz_link *link, const struct wz_group *group, const double *mine, int n, double *out);
+/* out: the bytes of each member, in order of rank, of any length. out[group->n], zeroed or reused buffers. */
+void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n, struct wz_buf *out);
+
+/* Weights from `root` to the ranks of `to` (may include root): version, hash, then the floats. The taker's hash of
+ * what arrived must equal the header's, and the version must be the one expected, else it dies naming both (law 6). */
+void wz_publish(struct wz_link *link, int root, const int *to, int n_to, uint32_t agent, uint64_t version, uint64_t hash,
+                const float *x, size_t n);
+void wz_take(struct wz_link *link, int root, uint32_t agent, uint64_t version, uint64_t *hash, float *x, size_t n);
+
+#endif

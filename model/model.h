@@ -1,0 +1,122 @@
+/* model: tokens in, tokens out, gradients back. A Llama-family decoder on any backend, with its cache.
+ *
+ *   ids ─▶ embed ─▶ [ norm ─▶ q k v ─▶ rope ─▶ cache ─▶ attention ─▶ o + ─▶ norm ─▶ gate up ─▶ swiglu ─▶ down + ] x L ─▶ norm ─▶ head
+ *
+ * One forward serves prefill, decode, scoring and training (law 1): the rows of a batch are packed tokens, each with a
+ * sequence and a position; keys and values always go through the paged cache.
+ */
+#ifndef WZ_MODEL_H
+#define WZ_MODEL_H
+
+#include "kernels/kernels.h"
+#include "model/chat.h"
+#include "model/tokenizer.h"
+
+enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR };
+
+/* config.json of a Hugging Face Llama folder, or a GGUF's metadata. */
+struct wz_config {
+    int layers, dim, heads, kv_heads, head_dim, ffn, vocab, context;      /* context: longest sequence, tokens */
+    float norm_eps, rope_theta;
+    enum wz_rope rope;
+    float rope_factor, rope_low, rope_high;     /* llama3 scaling: factor, low_freq_factor, high_freq_factor */
+    int rope_original;                          /* original_max_position_embeddings */
+    bool tied;                                  /* the head is the embedding */
+    int bos, eos[8], n_eos;                     /* -1: none */
+};
+
+/* A named tensor inside the block of parameters, in the order of the walk. Names are Hugging Face's. */
+struct wz_param {
+    char name[64];
+    size_t at;                 /* first element in params */
+    int rows, cols;            /* cols 1..: [rows, cols]; norms are [rows] with cols 0 */
+};
+
+struct wz_layer {
+    float *norm1, *norm2;      /* [C], always f32 */
+    struct wz_weight q, k, v, o, gate, up, down;
+};
+
+/* Weights. All matrices in one block of `type` (params), all norms in f32 (norms): optimizer, publish and hash walk the two
+ * blocks. f32 models have params and norms in one block of n_params floats, which is what trains. */
+struct wz_model {
+    struct wz_config config;
+    struct wz_backend *be;             /* not owned */
+    enum wz_type type;
+    size_t n_params;
+    struct wz_param *list;
+    int n_list;
+    float *params;                     /* f32 [n_params]: every tensor of `list`; NULL in a bf16 model */
+    void *block;                       /* bf16 models: matrices as bf16, norms as f32 */
+    struct wz_weight embed, head;      /* head.data == embed.data when tied */
+    float *norm;                       /* final norm [C] */
+    struct wz_layer *layers;
+    float *freq;                       /* RoPE frequencies [D/2], host, scaling applied */
+    uint64_t version, hash;            /* law 6: set by whoever changes the weights; wz_model_seal computes the hash */
+};
+
+/* ---- weights (weights.c, hub.c, gguf via store) ------------------------------------------------------------- */
+
+int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err);      /* a folder or a .gguf */
+/* Allocates all weights, zeroed. */
+struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, struct wz_backend *be);
+void wz_model_destroy(struct wz_model *model);
+/* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
+void wz_model_init(struct wz_model *model, uint64_t seed);
+/* A hub folder (config.json, model*.safetensors) or a GGUF file. NULL and a sentence on error. */
+struct wz_model *wz_model_load(const char *path, enum wz_type type, struct wz_backend *be, struct wz_err *err);
+/* Writes config.json and model.safetensors (sharded by `shard` bytes with an index when shard > 0). */
+int wz_model_save(const struct wz_model *model, const char *dir, size_t shard, struct wz_err *err);
+/* After any change to the weights: packs them, hashes them (XXH3 over the f32 values on the host), notes the version. */
+void wz_model_seal(struct wz_model *model, uint64_t version);
+
+/* ---- cache (cache.c) ---------------------------------------------------------------------------------------- */
+
+/* Pages of keys and values for every layer, counted by use: sequences that begin alike share pages. */
+struct wz_cache;
+struct wz_seq { int len, n_pages, cap; int *pages; };     /* zeroed struct is an empty sequence */
+
+struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page);
+void wz_cache_destroy(struct wz_cache *cache);
+int wz_cache_free_pages(const struct wz_cache *cache);
+size_t wz_cache_bytes(const struct wz_config *config, int pages, int page);
+/* Room for `n` more tokens after seq->len (len itself moves in forward). False: too few free pages, nothing changed. */
+bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
+/* dst (empty) begins with the first `len` tokens of src: full pages are shared, a part page is copied. False: no free page. */
+bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq *src, int len);
+void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq);      /* gives the pages back; accepts empty */
+void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq);       /* release, and free the list */
+
+/* ---- forward and backward (forward.c, backward.c) ----------------------------------------------------------- */
+
+/* New tokens of some sequences, packed: sequence i gets count[i] tokens, ids in order, appended after seqs[i]->len. */
+struct wz_batch {
+    int n_seqs;
+    struct wz_seq **seqs;
+    const int *count;
+    const int *ids;            /* sum of count */
+};
+
+/* Scratch of a forward of at most max_rows rows, and the tape of activations when it will be followed by a backward. */
+struct wz_work;
+struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape);
+void wz_work_destroy(struct wz_work *work);
+size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape);
+
+/* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in
+ * batch order, valid until the next forward with this work. Room in the cache must have been reserved. */
+const float *wz_forward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const struct wz_batch *batch);
+/* Copies the given rows of hidden states together: out[n, C], owned by work, valid until the next call. */
+const float *wz_gather(struct wz_work *work, const float *hidden, const int *rows, int n);
+
+/* After a forward with a tape on whole sequences (seqs were empty): d_params[n_params] += the gradient of
+ * sum_n d_logp[n] * logp[n] where logp is of targets[n] (host; -1: the row has no loss) at `temperature`. */
+void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
+                 const float *d_logp, float temperature, float *d_params);
+
+/* Log-probabilities of targets[n] (host; -1: skipped, 0 is written) at the rows of the last forward, as a training
+ * step or a scorer wants them. entropy may be NULL. */
+void wz_logprobs(struct wz_model *model, struct wz_work *work, const int *targets, float temperature, float *logp,
+                 float *entropy);
+
+#endif

@@ -1,0 +1,21 @@
+/* proto: the shape of what crosses ranks. The episode is the generated message itself (episode.proto says every field);
+ * these helpers make and fill it. Messages made here live on the heap and die in wz_episode_free. */
+#ifndef WZ_PROTO_H
+#define WZ_PROTO_H
+
+#include "base/base.h"
+#include "episode.pb-c.h"
+
+Wz__Episode *wz_episode_new(void);
+void wz_episode_free(Wz__Episode *e);                                  /* accepts NULL */
+Wz__Turn *wz_episode_turn(Wz__Episode *e);                             /* appends an empty turn */
+void wz_set_string(char **field, const char *s, size_t n);             /* replaces a string field; bad UTF-8 becomes U+FFFD */
+void wz_turn_reserve(Wz__Turn *t, size_t n);                           /* room for n ids and logp, none used */
+void wz_turn_add(Wz__Turn *t, int32_t id, float logp);                 /* within the room reserved */
+
+/* Several episodes as one run of bytes: u32 count, then u32 length + message each (little endian). */
+void wz_episodes_pack(Wz__Episode *const *episodes, int n, struct wz_buf *out);
+/* -1 when the bytes are not that. *out: heap array of heap messages. */
+int wz_episodes_unpack(const void *bytes, size_t len, Wz__Episode ***out, int *n, struct wz_err *err);
+
+#endif
