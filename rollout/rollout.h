@@ -1,0 +1,71 @@
+/* rollout: trajectories. The engine generates tokens for many sequences at once; play is the game (paper section 1):
+ *
+ *     prompt ─▶ c0 ─▶ f0 ─▶ satisfied, broken, or rounds used up? ─▶ end
+ *                      └──── else ─▶ c1 ─▶ f1 ...
+ */
+#ifndef WZ_ROLLOUT_H
+#define WZ_ROLLOUT_H
+
+#include "model/model.h"
+#include "proto/proto.h"
+#include "store/store.h"
+
+/* ---- engine.c: continuous batching ---------------------------------------------------------------------------- */
+
+/* What to generate and how. Filled by the caller, results by the engine. */
+struct wz_request {
+    const int *context; int n_context;         /* prompt ids, at least 1 */
+    int max_tokens;
+    float temperature, top_p, min_p;
+    int top_k;
+    struct wz_key key;                         /* d is overwritten by the position of each token in the turn (law 2) */
+    /* results */
+    int *ids; float *logp; int n;              /* heap, owned by the request: wz_request_finish */
+    bool stopped;                              /* a stop token ended it (it is in ids); false: limit or context reached */
+    const char *problem;                       /* static text: why nothing could be generated; NULL: fine */
+};
+void wz_request_finish(struct wz_request *request);
+
+/* A model that generates. Weights are borrowed; the cache is the engine's. */
+struct wz_engine;
+/* rows: sequences at once; page: tokens a cache page; pages 0: enough for `rows` sequences of the model's context or
+ * `longest` tokens, whichever is less. */
+struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest);
+void wz_engine_destroy(struct wz_engine *engine);
+/* Generates all requests; those that share the beginning of a context with an earlier request still cached reuse its
+ * pages. Results do not depend on order, on rows, or on what else is in the batch. `stops`: ids that end a turn. */
+void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n, const int *stops, int n_stops);
+/* Forgets every cached key and value: call whenever the weights changed (law 6 checks it on use). */
+void wz_engine_flush(struct wz_engine *engine);
+struct wz_engine_stats { int64_t prefilled, reused, generated; double seconds; };
+struct wz_engine_stats wz_engine_stats(const struct wz_engine *engine);       /* since create */
+
+/* ---- feedback.c: the strict parser (paper 6.4) ------------------------------------------------------------------ */
+
+struct wz_feedback { bool unsafe, overrefuse; char *text; const char *problem; };
+/* The whole text is one JSON object with exactly the keys reasoning, unsafe, overrefuse, feedback, in this order, real
+ * booleans. True if so; else problem says why (static text). text is heap: free it. */
+bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out);
+
+/* ---- play.c: the game --------------------------------------------------------------------------------------------- */
+
+/* One agent as a player. */
+struct wz_player {
+    struct wz_engine *engine;
+    struct wz_model *model;
+    const struct wz_tokenizer *tok;
+    const struct wz_template *chat;
+    const char *system;                        /* "" : none */
+    int max_tokens, top_k;
+    float temperature, top_p, min_p;
+    int agent;                                 /* index in the recipe's list */
+};
+struct wz_game {
+    struct wz_player *conversation, *feedback;           /* feedback NULL: single-agent, the episode is c0 */
+    int rounds;                                          /* T_max */
+    uint64_t seed;
+};
+/* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, all in step. */
+void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n);
+
+#endif
