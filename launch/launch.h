@@ -1,0 +1,54 @@
+/* launch: the program. main.c picks a sub-command from its table; a sub-command is one file with one function
+ * `int wz_cmd_NAME(int argc, char **argv)` (argv[0] is the sub-command's name) that returns the exit status:
+ * 0 done, 1 failed and said why, 2 called wrongly. */
+#ifndef WZ_LAUNCH_H
+#define WZ_LAUNCH_H
+
+#include "base/base.h"
+
+int wz_cmd_train(int argc, char **argv);
+int wz_cmd_sft(int argc, char **argv);
+int wz_cmd_eval(int argc, char **argv);
+int wz_cmd_report(int argc, char **argv);
+int wz_cmd_generate(int argc, char **argv);
+int wz_cmd_score(int argc, char **argv);
+int wz_cmd_tokenize(int argc, char **argv);
+int wz_cmd_convert(int argc, char **argv);
+int wz_cmd_inspect(int argc, char **argv);
+int wz_cmd_sandbox(int argc, char **argv);
+
+/* ---- options.c ------------------------------------------------------------------------------------------------- */
+
+/* What an option's value is, and where it goes: bool *, int *, uint64_t *, double *, const char ** (into argv). */
+enum wz_option_type { WZ_FLAG, WZ_INT, WZ_SEED, WZ_NUMBER, WZ_TEXT };
+struct wz_option {
+    const char *name;          /* without dashes; "output" */
+    char letter;               /* also -o; 0: none */
+    enum wz_option_type type;
+    void *value;               /* holds the default before, what was given after */
+    const char *arg;           /* "FILE" in the help; words with | between are the only choices: "f32|bf16" */
+    const char *help;          /* one line; the default is shown behind it */
+    double low, high;          /* numbers: both ends allowed; low == high: any */
+};
+
+/* A sub-command's calling convention: what --help prints and what is accepted. */
+struct wz_usage {
+    const char *name;          /* "generate" */
+    const char *args;          /* "MODEL"; "" when there are none */
+    const char *about;         /* sentences, lines broken by the writer, without the last newline */
+    const struct wz_option *options; int n_options;
+    int min_args, max_args;    /* positional arguments; max -1: any number */
+};
+
+/* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.
+ * -1: nothing more to do, *status is the exit status (0: --help was printed; 2: a sentence was). */
+int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
+
+/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. */
+int wz_give_up(const char *name, const struct wz_err *err);
+
+/* The likeliest meaning of a misspelt name: `first` is an array of n structs of `stride` bytes, each beginning with its
+ * name (const char *). NULL when none is near. */
+const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
+
+#endif

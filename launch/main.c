@@ -1,0 +1,58 @@
+/* waltz COMMAND ...: one table of sub-commands. */
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    { NULL, NULL, NULL },
+};
+enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "usage: waltz COMMAND [arguments]\n\n"
+                 "Trains two language-model agents together by reinforcement learning: one answers, the other\n"
+                 "reads the answer and says how to mend it.\n\ncommands:\n");
+    for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(out, "\n`waltz COMMAND --help` tells more; `waltz --version` prints the version.\n");
+}
+
+/* What was printed must have arrived: a full disk behind a pipe is a failure. */
+static int finish(int status)
+{
+    if ((fflush(stdout) || ferror(stdout)) && !status) {
+        fprintf(stderr, "waltz: standard output: %s\n", strerror(errno));
+        return 1;
+    }
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+
+    if (!name) {
+        print_help(stderr);
+        return 2;
+    }
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+        print_help(stdout);
+        return finish(0);
+    }
+    if (!strcmp(name, "--version")) {
+        printf("waltz %s\n", WZ_VERSION);
+        return finish(0);
+    }
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(name, commands[i].name)) return finish(commands[i].run(argc - 1, argv + 1));
+
+    const char *near = wz_nearest(name, commands, sizeof *commands, N_COMMANDS);
+    if (near) fprintf(stderr, "waltz: there is no command '%s'; did you mean '%s'?\n", name, near);
+    else fprintf(stderr, "waltz: there is no command '%s'; `waltz --help` lists them\n", name);
+    return 2;
+}

@@ -1,0 +1,218 @@
+/* Options of the sub-commands: every command hands in a table, and parsing, range checks and --help all walk it. */
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *name_at(const void *first, size_t stride, int i)
+{
+    const char *name;
+
+    memcpy(&name, (const char *)first + (size_t)i * stride, sizeof name);
+    return name;
+}
+
+/* Edit distance with swaps of neighbours as one edit (optimal string alignment), over at most 63 characters. */
+static int distance(const char *a, const char *b)
+{
+    int n = (int)strlen(a), m = (int)strlen(b), row[3][65];
+
+    if (n > 64 || m > 64) return INT_MAX;
+    for (int j = 0; j <= m; j++) row[0][j] = j;
+    for (int i = 1; i <= n; i++) {
+        int *now = row[i % 3], *up = row[(i + 2) % 3], *up2 = row[(i + 1) % 3];
+        now[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int best = up[j - 1] + (a[i - 1] != b[j - 1]);
+            if (up[j] + 1 < best) best = up[j] + 1;
+            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && up2[j - 2] + 1 < best)
+                best = up2[j - 2] + 1;
+            now[j] = best;
+        }
+    }
+    return row[n % 3][m];
+}
+
+const char *wz_nearest(const char *name, const void *first, size_t stride, int n)
+{
+    int best = INT_MAX;
+    const char *found = NULL;
+
+    for (int i = 0; i < n; i++) {
+        const char *other = name_at(first, stride, i);
+        int d = distance(name, other), longer = (int)(strlen(name) > strlen(other) ? strlen(name) : strlen(other));
+        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as a slip. */
+        bool part = strlen(name) >= 3 && strstr(other, name);
+        if (part) d = 1;
+        if (d < best && (part || d <= (longer + 2) / 3)) {
+            best = d;
+            found = other;
+        }
+    }
+    return found;
+}
+
+int wz_give_up(const char *name, const struct wz_err *err)
+{
+    fflush(stdout);
+    fprintf(stderr, "waltz %s: %s\n", name, err->text);
+    return 1;
+}
+
+static void print_default(const struct wz_option *o)
+{
+    switch (o->type) {
+    case WZ_FLAG: break;
+    case WZ_INT: printf(" (%d)", *(const int *)o->value); break;
+    case WZ_SEED: printf(" (%llu)", (unsigned long long)*(const uint64_t *)o->value); break;
+    case WZ_NUMBER: printf(" (%g)", *(const double *)o->value); break;
+    case WZ_TEXT:
+        if (*(const char *const *)o->value && **(const char *const *)o->value) printf(" (%s)", *(const char *const *)o->value);
+        break;
+    }
+}
+
+static void print_help(const struct wz_usage *u)
+{
+    printf("usage: waltz %s%s%s%s\n\n%s\n", u->name, *u->args ? " " : "", u->args, u->n_options ? " [options]" : "", u->about);
+    printf("\noptions:\n");
+    for (int i = 0; i < u->n_options; i++) {
+        const struct wz_option *o = &u->options[i];
+        char left[96];
+        int n = o->letter ? snprintf(left, sizeof left, "-%c, ", o->letter) : 0;
+        snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", o->name, o->type == WZ_FLAG ? "" : " ", o->type == WZ_FLAG ? "" : o->arg);
+        printf("  %-26s %s", left, o->help);
+        print_default(o);
+        printf("\n");
+    }
+    printf("  %-26s %s\n", "-h, --help", "print this and exit");
+}
+
+/* Is `word` one of the words of "a|b|c"? */
+static bool is_choice(const char *choices, const char *word)
+{
+    size_t n = strlen(word);
+
+    for (const char *p = choices;; p++) {
+        size_t len = strcspn(p, "|");
+        if (len == n && !memcmp(p, word, n)) return true;
+        p += len;
+        if (!*p) return false;
+    }
+}
+
+static int set_value(const struct wz_option *o, const char *text, struct wz_err *err)
+{
+    char *end;
+    double x = 0;
+
+    errno = 0;
+    switch (o->type) {
+    case WZ_FLAG: return 0;
+    case WZ_INT: {
+        long v = strtol(text, &end, 10);
+        if (end == text || *end || errno || v < INT_MIN || v > INT_MAX)
+            return wz_fail(err, "--%s: '%s' is not a whole number", o->name, text);
+        x = (double)v;
+        if (o->low == o->high || (x >= o->low && x <= o->high)) *(int *)o->value = (int)v;
+        break;
+    }
+    case WZ_SEED: {
+        unsigned long long v = strtoull(text, &end, 10);
+        if (end == text || *end || errno || strchr(text, '-'))
+            return wz_fail(err, "--%s: '%s' is not a whole number from 0 to 2^64-1", o->name, text);
+        *(uint64_t *)o->value = v;
+        return 0;
+    }
+    case WZ_NUMBER:
+        x = strtod(text, &end);
+        if (end == text || *end || !isfinite(x)) return wz_fail(err, "--%s: '%s' is not a number", o->name, text);
+        if (o->low == o->high || (x >= o->low && x <= o->high)) *(double *)o->value = x;
+        break;
+    case WZ_TEXT:
+        if (strchr(o->arg, '|') && !is_choice(o->arg, text))
+            return wz_fail(err, "--%s: '%s' is none of %s", o->name, text, o->arg);
+        *(const char **)o->value = text;
+        return 0;
+    }
+    if (o->low == o->high || (x >= o->low && x <= o->high)) return 0;
+    return wz_fail(err, "--%s: %s is out of range, %g to %g was expected", o->name, text, o->low, o->high);
+}
+
+/* argv[*i] is an option; takes its value, moving *i on where that is the next argument. */
+static int take_option(const struct wz_usage *u, int argc, char **argv, int *i, struct wz_err *err)
+{
+    const char *arg = argv[*i], *eq = strchr(arg, '='), *value = NULL;
+    const struct wz_option *o = NULL;
+    char name[64];
+
+    if (arg[1] == '-') {
+        size_t n = eq ? (size_t)(eq - arg - 2) : strlen(arg + 2);
+        if (n >= sizeof name) return wz_fail(err, "there is no option %s", arg);
+        memcpy(name, arg + 2, n);
+        name[n] = 0;
+        for (int k = 0; k < u->n_options; k++)
+            if (!strcmp(u->options[k].name, name)) o = &u->options[k];
+        if (!o) {
+            const char *near = u->n_options ? wz_nearest(name, u->options, sizeof *u->options, u->n_options) : NULL;
+            return near ? wz_fail(err, "there is no option --%s; did you mean --%s?", name, near)
+                        : wz_fail(err, "there is no option --%s; --help lists them", name);
+        }
+        if (eq) value = eq + 1;
+    } else {
+        for (int k = 0; k < u->n_options; k++)
+            if (u->options[k].letter == arg[1]) o = &u->options[k];
+        if (!o) return wz_fail(err, "there is no option -%c; --help lists them", arg[1]);
+        if (arg[2]) value = arg + 2;
+    }
+    if (o->type == WZ_FLAG) {
+        if (value) return wz_fail(err, "--%s takes no value", o->name);
+        *(bool *)o->value = true;
+        return 0;
+    }
+    if (!value && *i + 1 >= argc) return wz_fail(err, "--%s wants a value: %s", o->name, o->arg);
+    if (!value) value = argv[++*i];
+    return set_value(o, value, err);
+}
+
+int wz_options_parse(const struct wz_usage *u, int argc, char **argv, int *status)
+{
+    struct wz_err err;
+    int n = 0;
+
+    *status = 0;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--")) break;
+        if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
+        print_help(u);
+        return -1;
+    }
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--")) {
+            while (++i < argc) argv[n++] = argv[i];
+            break;
+        }
+        if (argv[i][0] != '-' || !argv[i][1]) {
+            argv[n++] = argv[i];          /* a lone "-" is a name: standard input */
+            continue;
+        }
+        if (take_option(u, argc, argv, &i, &err) < 0) goto wrong;
+    }
+    if (n < u->min_args) {
+        wz_fail(&err, "%s expected after `waltz %s`", *u->args ? u->args : "nothing", u->name);
+        goto wrong;
+    }
+    if (u->max_args >= 0 && n > u->max_args) {
+        wz_fail(&err, "'%s' is one argument too many; usage: waltz %s %s", argv[u->max_args], u->name, u->args);
+        goto wrong;
+    }
+    return n;
+wrong:
+    wz_give_up(u->name, &err);
+    *status = 2;
+    return -1;
+}
