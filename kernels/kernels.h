@@ -1,14 +1,19 @@
-/* kernels: maths on tensors. Opens a backend by name and checks shapes before each op. */
+/* kernels: maths on tensors. Opens a backend by name and checks shapes before each op.
+ *
+ * Callers write wz_matmul(be, y, x, w, n, add): the wrapper asserts what can be asserted without reading tensors and calls
+ * the row's slot. Arguments are as ops.h says; n == 0 is allowed everywhere and does nothing. */
 #ifndef WZ_KERNELS_H
 #define WZ_KERNELS_H
+
+#include <assert.h>
 
 #include "kernels/ops.h"
 
 /* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "auto": the best that opens here.
  * NULL and a sentence that names the choices on error. threads <= 0: all cores this process may use. */
 struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err);
-void wz_backend_close(struct wz_backend *be);
-const char *wz_backend_names(void);        /* "ref, cpu" */
+void wz_backend_close(struct wz_backend *be);      /* accepts NULL */
+const char *wz_backend_names(void);                /* "ref, cpu" */
 
 static inline float wz_bf16_to_f32(uint16_t b)
 {
@@ -24,6 +29,229 @@ static inline uint16_t wz_f32_to_bf16(float f)
 
     if ((x.u & 0x7fffffff) > 0x7f800000) return (uint16_t)(x.u >> 16 | 0x40);
     return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
+}
+
+static inline size_t wz_type_size(enum wz_type type)
+{
+    return type == WZ_BF16 ? 2 : 4;
+}
+
+/* ---- what the wrappers hold their arguments to ------------------------------------------------------------- */
+
+static inline bool wz_weight_fits(const struct wz_weight *w)
+{
+    return w && w->data && w->out > 0 && w->in > 0 && (w->type == WZ_F32 || w->type == WZ_BF16);
+}
+
+static inline bool wz_ids_fit(const int *ids, int n, int lowest, int end)
+{
+    for (int i = 0; i < n; i++)
+        if (ids[i] < lowest || ids[i] >= end) return false;
+    return true;
+}
+
+/* Every row stands in a known sequence, and the page of its position lies in the table and in the cache. */
+static inline bool wz_rows_fit(const struct wz_rows *r, const struct wz_kv *kv)
+{
+    if (r->n < 0 || kv->pages <= 0 || kv->page <= 0 || kv->heads <= 0 || kv->head_dim <= 0) return false;
+    for (int i = 0; i < r->n; i++) {
+        if (r->seq[i] < 0 || r->seq[i] >= r->seqs || r->pos[i] < 0 || r->pos[i] / kv->page >= r->stride) return false;
+        int page = r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)(r->pos[i] / kv->page)];
+        if (page < 0 || page >= kv->pages) return false;
+    }
+    return true;
+}
+
+static inline bool wz_rows_whole(const struct wz_rows *r)
+{
+    for (int i = 0; i < r->n; i++)
+        if (r->pos[i] != (i > 0 && r->seq[i] == r->seq[i - 1] ? r->pos[i - 1] + 1 : 0)) return false;
+    return true;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------ */
+
+static inline void *wz_backend_alloc(struct wz_backend *be, size_t size)
+{
+    return be->ops.alloc(be, size);
+}
+
+static inline void wz_backend_free(struct wz_backend *be, void *p)
+{
+    be->ops.free(be, p);
+}
+
+static inline void wz_upload(struct wz_backend *be, void *dst, const void *host, size_t n)
+{
+    be->ops.upload(be, dst, host, n);
+}
+
+static inline void wz_download(struct wz_backend *be, void *host, const void *src, size_t n)
+{
+    be->ops.download(be, host, src, n);
+}
+
+static inline void wz_zero(struct wz_backend *be, void *p, size_t n)
+{
+    be->ops.zero(be, p, n);
+}
+
+static inline void wz_pack(struct wz_backend *be, struct wz_weight *w)
+{
+    assert(wz_weight_fits(w));
+    be->ops.pack(be, w);
+}
+
+static inline void wz_unpack(struct wz_backend *be, struct wz_weight *w)
+{
+    be->ops.unpack(be, w);
+}
+
+/* ---- layers ------------------------------------------------------------------------------------------------ */
+
+static inline void wz_embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
+{
+    assert(n >= 0 && wz_weight_fits(table) && wz_ids_fit(ids, n, 0, table->out));
+    be->ops.embed(be, out, table, ids, n);
+}
+
+static inline void wz_embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
+{
+    assert(n >= 0 && c > 0 && wz_ids_fit(ids, n, 0, INT32_MAX));
+    be->ops.embed_back(be, d_table, d_out, ids, n, c);
+}
+
+static inline void wz_rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
+                              float eps)
+{
+    assert(n >= 0 && c > 0 && eps >= 0);
+    be->ops.rmsnorm(be, out, rstd, x, w, n, c, eps);
+}
+
+static inline void wz_rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
+                                   const float *w, const float *rstd, int n, int c)
+{
+    assert(n >= 0 && c > 0 && d_x != d_out);
+    be->ops.rmsnorm_back(be, d_x, d_w, d_out, x, w, rstd, n, c);
+}
+
+static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+{
+    assert(n >= 0 && wz_weight_fits(w) && y != x);
+    be->ops.matmul(be, y, x, w, n, add);
+}
+
+static inline void wz_matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
+                                    bool add)
+{
+    assert(n >= 0 && wz_weight_fits(w) && d_x != d_y);
+    be->ops.matmul_back_x(be, d_x, d_y, w, n, add);
+}
+
+static inline void wz_matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+{
+    assert(n >= 0 && out > 0 && in > 0 && d_w != d_y && d_w != x);
+    be->ops.matmul_back_w(be, d_w, d_y, x, n, out, in);
+}
+
+static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
+{
+    assert(n >= 0 && heads > 0 && d > 0 && d % 2 == 0 && (sign == 1 || sign == -1));
+    be->ops.rope(be, x, pos, freq, n, heads, d, sign);
+}
+
+static inline void wz_swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+{
+    be->ops.swiglu(be, out, gate, up, n);
+}
+
+/* d_gate and d_up may be the same memory as gate and up: each element is read before it is written. */
+static inline void wz_swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
+                                  const float *up, size_t n)
+{
+    assert(d_gate != d_up);
+    be->ops.swiglu_back(be, d_gate, d_up, d_out, gate, up, n);
+}
+
+/* ---- cache and attention ----------------------------------------------------------------------------------- */
+
+static inline void wz_kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
+                               const struct wz_rows *rows)
+{
+    assert(wz_rows_fit(rows, kv));
+    be->ops.kv_write(be, kv, k, v, rows);
+}
+
+static inline void wz_kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+{
+    assert(dst != src && dst >= 0 && dst < kv->pages && src >= 0 && src < kv->pages && count >= 0 && count <= kv->page);
+    be->ops.kv_copy(be, kv, dst, src, count);
+}
+
+static inline void wz_attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
+                                const struct wz_rows *rows, int heads)
+{
+    assert(wz_rows_fit(rows, kv) && heads > 0 && heads % kv->heads == 0 && out != q);
+    be->ops.attention(be, out, lse, q, kv, rows, heads);
+}
+
+static inline void wz_attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
+                                     const float *out, const float *lse, const float *q, const struct wz_kv *kv,
+                                     const struct wz_rows *rows, int heads)
+{
+    assert(wz_rows_fit(rows, kv) && wz_rows_whole(rows) && heads > 0 && heads % kv->heads == 0);
+    be->ops.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
+}
+
+/* ---- head -------------------------------------------------------------------------------------------------- */
+
+static inline void wz_head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
+                                   const struct wz_weight *w, const int *targets, float temperature, int n)
+{
+    assert(n >= 0 && wz_weight_fits(w) && temperature > 0 && wz_ids_fit(targets, n, -1, w->out));
+    be->ops.head_logprob(be, logp, lse, entropy, x, w, targets, temperature, n);
+}
+
+static inline void wz_head_sample(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
+                                  const struct wz_pick *picks, int n)
+{
+    assert(n >= 0 && wz_weight_fits(w));
+    for (int i = 0; i < n; i++)
+        assert(picks[i].temperature >= 0 && picks[i].top_k >= 0 && picks[i].top_p > 0 && picks[i].min_p >= 0
+               && picks[i].u >= 0 && picks[i].u < 1);
+    be->ops.head_sample(be, token, logp, x, w, picks, n);
+}
+
+static inline void wz_head_logits(struct wz_backend *be, float *out, const float *x, const struct wz_weight *w, int n)
+{
+    assert(n >= 0 && wz_weight_fits(w));
+    be->ops.head_logits(be, out, x, w, n);
+}
+
+static inline void wz_head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
+                                const int *targets, const float *d_logp, const float *lse, float temperature, int n)
+{
+    assert(n >= 0 && wz_weight_fits(w) && temperature > 0 && wz_ids_fit(targets, n, -1, w->out) && d_x != x);
+    be->ops.head_back(be, d_x, d_w, x, w, targets, d_logp, lse, temperature, n);
+}
+
+/* ---- vectors ----------------------------------------------------------------------------------------------- */
+
+static inline void wz_add(struct wz_backend *be, float *dst, const float *src, size_t n)
+{
+    be->ops.add(be, dst, src, n);
+}
+
+static inline double wz_sqnorm(struct wz_backend *be, const float *x, size_t n)
+{
+    return be->ops.sqnorm(be, x, n);
+}
+
+static inline void wz_adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
+                            float b2, float eps, float decay, float scale, int step)
+{
+    assert(step >= 1 && b1 >= 0 && b1 < 1 && b2 >= 0 && b2 < 1);
+    be->ops.adamw(be, w, g, m, v, n, lr, b1, b2, eps, decay, scale, step);
 }
 
 #endif

@@ -102,12 +102,12 @@ struct wz_ops {
 
     /* The head, by vocabulary blocks: no [N, V] array is kept. z[n,v] = x[n,:] . W[v,:]; t = temperature > 0.
      * logprob: logp[n] = z[n,target]/t - lse[n], lse[n] = log sum_v exp(z[n,v]/t); entropy[n] (NULL: skip) in nats;
-     *          targets on the host; results on the host.
+     *          targets on the host (-1: the row is skipped, zeros are written); results on the host.
      * sample:  token by wz_pick and logp of softmax(z/t) before the filters, the same bits as logprob gives for that
      *          token (temperature 0: logp at t = 1); results on the host.
      * logits:  all of them, for tools and references: out[N,V] on the host.
      * back:    d_x[N,C] = sum_v g W[v,:], d_w[v,:] += sum_n g x[n,:] with g = d_logp[n] ([v = target] - p[n,v]) / t;
-     *          d_logp, lse and targets on the host; d_w NULL: not wanted. */
+     *          d_logp, lse and targets (-1: d_x is 0) on the host; d_w NULL: not wanted. */
     void (*head_logprob)(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                          const struct wz_weight *w, const int *targets, float temperature, int n);
     void (*head_sample)(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
@@ -129,7 +129,7 @@ struct wz_ops {
 struct wz_backend {
     const char *name;
     struct wz_ops ops;
-    struct wz_pool *pool;      /* NULL: one thread. Not owned. */
+    struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
     void *state;               /* the row's own */
 };
 

@@ -1,0 +1,57 @@
+/* The table of backends: opened by name, "auto" being the last row that opens. */
+#include "kernels/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backend_cpu };
+
+struct opened {
+    struct wz_backend be;
+    const struct wz_backend_row *row;
+    struct wz_pool *pool;          /* ours to end, whatever be.pool became */
+};
+
+const char *wz_backend_names(void)
+{
+    return "ref, cpu";
+}
+
+static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, struct wz_err *err)
+{
+    struct opened *o = wz_alloc(sizeof *o);
+
+    o->row = row;
+    o->be.name = row->name;
+    o->pool = threads == 1 ? NULL : wz_pool_create(threads);
+    o->be.pool = o->pool;
+    if (row->open(&o->be, err) == 0) return &o->be;
+    wz_pool_destroy(o->pool);
+    free(o);
+    return NULL;
+}
+
+struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err)
+{
+    if (strcmp(name, "auto") == 0) {
+        for (size_t i = WZ_COUNT(rows); i-- > 0;) {
+            struct wz_backend *be = open_row(rows[i], threads, err);
+            if (be) return be;
+        }
+        return NULL;
+    }
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        if (strcmp(name, rows[i]->name) == 0) return open_row(rows[i], threads, err);
+    wz_fail(err, "no backend \"%s\": expected auto or one of %s", name, wz_backend_names());
+    return NULL;
+}
+
+void wz_backend_close(struct wz_backend *be)
+{
+    struct opened *o = (struct opened *)be;      /* be is its first member */
+
+    if (!o) return;
+    o->row->close(be);
+    wz_pool_destroy(o->pool);
+    free(o);
+}

@@ -1,0 +1,127 @@
+/* ref, the part with positions: RoPE, the paged cache, attention and its backward (p and ds of one row at a time). */
+#include "kernels/ref/ref.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
+{
+    for (int i = 0; i < n; i++)
+        for (int h = 0; h < heads; h++, x += d)
+            for (int j = 0; j < d / 2; j++) {
+                double angle = (double)sign * pos[i] * (double)freq[j], c = cos(angle), s = sin(angle);
+                double a = x[j], b = x[j + d / 2];
+                x[j] = (float)(a * c - b * s);
+                x[j + d / 2] = (float)(b * c + a * s);
+            }
+}
+
+/* Where position t of sequence s lies for kv head k: an offset in floats into kv->k and kv->v. */
+static size_t slot(const struct wz_kv *kv, const struct wz_rows *r, int s, int t, int k)
+{
+    size_t page = (size_t)r->table[(size_t)s * (size_t)r->stride + (size_t)(t / kv->page)];
+
+    return ((page * (size_t)kv->heads + (size_t)k) * (size_t)kv->page + (size_t)(t % kv->page)) * (size_t)kv->head_dim;
+}
+
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *r)
+{
+    size_t d = (size_t)kv->head_dim;
+
+    for (int i = 0; i < r->n; i++)
+        for (int h = 0; h < kv->heads; h++, k += d, v += d) {
+            size_t at = slot(kv, r, r->seq[i], r->pos[i], h);
+            memcpy(kv->k + at, k, d * sizeof *k);
+            memcpy(kv->v + at, v, d * sizeof *v);
+        }
+}
+
+static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+{
+    size_t step = (size_t)kv->page * (size_t)kv->head_dim, n = (size_t)count * (size_t)kv->head_dim * sizeof(float);
+
+    for (int h = 0; h < kv->heads; h++) {
+        size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step, from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
+        memcpy(kv->k + to, kv->k + from, n);
+        memcpy(kv->v + to, kv->v + from, n);
+    }
+}
+
+static double dot(const float *a, const float *b, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += (double)a[i] * b[i];
+    return sum;
+}
+
+static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
+                      const struct wz_rows *r, int heads)
+{
+    int d = kv->head_dim, group = heads / kv->heads;
+    double *p = NULL, scale = 1 / sqrt(d);
+
+    for (int i = 0; i < r->n; i++) {
+        int count = r->pos[i] + 1;
+        p = wz_realloc(p, (size_t)count * sizeof *p);
+        for (int h = 0; h < heads; h++, q += d, out += d) {
+            double max = -INFINITY, sum = 0;
+            for (int t = 0; t < count; t++) {
+                p[t] = dot(q, kv->k + slot(kv, r, r->seq[i], t, h / group), d) * scale;
+                if (p[t] > max) max = p[t];
+            }
+            for (int t = 0; t < count; t++) sum += p[t] = exp(p[t] - max);
+            for (int j = 0; j < d; j++) {
+                double o = 0;
+                for (int t = 0; t < count; t++) o += p[t] * kv->v[slot(kv, r, r->seq[i], t, h / group) + (size_t)j];
+                out[j] = (float)(o / sum);
+            }
+            if (lse) lse[(size_t)i * (size_t)heads + (size_t)h] = (float)(max + log(sum));
+        }
+    }
+    free(p);
+}
+
+/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale;  d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
+                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *r, int heads)
+{
+    int d = kv->head_dim, group = heads / kv->heads;
+    size_t width = (size_t)kv->heads * (size_t)d, size = (size_t)r->n * width;
+    double scale = 1 / sqrt(d), *sums = wz_alloc((2 * size + (size_t)d) * sizeof *sums);
+    double *dk = sums, *dv = sums + size, *dq = sums + 2 * size;
+
+    for (int i = 0; i < r->n; i++) {
+        size_t first = (size_t)(i - r->pos[i]) * width;      /* row of position 0 */
+        for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
+            double delta = dot(d_out, out, d);
+            memset(dq, 0, (size_t)d * sizeof *dq);
+            for (int t = 0; t <= r->pos[i]; t++) {
+                size_t at = slot(kv, r, r->seq[i], t, h / group), to = first + (size_t)t * width + (size_t)(h / group * d);
+                double p = exp(dot(q, kv->k + at, d) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
+                double ds = p * (dot(d_out, kv->v + at, d) - delta) * scale;
+                for (int j = 0; j < d; j++) {
+                    dq[j] += ds * kv->k[at + (size_t)j];
+                    dk[to + (size_t)j] += ds * q[j];
+                    dv[to + (size_t)j] += p * d_out[j];
+                }
+            }
+            for (int j = 0; j < d; j++) d_q[j] = (float)dq[j];
+        }
+    }
+    for (size_t i = 0; i < size; i++) {
+        d_k[i] = (float)dk[i];
+        d_v[i] = (float)dv[i];
+    }
+    free(sums);
+}
+
+void wz_ops_ref_attention(struct wz_ops *ops)
+{
+    ops->rope = rope;
+    ops->kv_write = kv_write;
+    ops->kv_copy = kv_copy;
+    ops->attention = attention;
+    ops->attention_back = attention_back;
+}

@@ -1,0 +1,171 @@
+/* ref, the dense part: memory, embedding, norm, products, SwiGLU, optimizer.
+ *
+ * Sums inside a row are in double and rounded once. Sums over rows into a weight's gradient are a chain of float FMAs,
+ * because a batch cut in two calls must leave the same bits: what is stored between the calls is float. */
+#include "kernels/ref/ref.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *alloc(struct wz_backend *be, size_t size)
+{
+    return wz_alloc(size);
+}
+
+static void release(struct wz_backend *be, void *p)
+{
+    free(p);
+}
+
+static void upload(struct wz_backend *be, void *dst, const void *host, size_t n)
+{
+    if (n) memcpy(dst, host, n);
+}
+
+static void zero(struct wz_backend *be, void *p, size_t n)
+{
+    if (n) memset(p, 0, n);
+}
+
+static void pack(struct wz_backend *be, struct wz_weight *w)
+{
+    w->packed = NULL;
+}
+
+static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
+{
+    size_t c = (size_t)table->in;
+
+    for (size_t i = 0; i < (size_t)n; i++)
+        for (size_t j = 0; j < c; j++) out[i * c + j] = wz_weight_at(table, (size_t)ids[i] * c + j);
+}
+
+static void embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < c; j++) d_table[(size_t)ids[i] * (size_t)c + (size_t)j] += d_out[(size_t)i * (size_t)c + (size_t)j];
+}
+
+static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+{
+    for (int i = 0; i < n; i++, x += c, out += c) {
+        double sum = 0;
+        for (int j = 0; j < c; j++) sum += (double)x[j] * x[j];
+        rstd[i] = (float)(1 / sqrt(sum / c + (double)eps));
+        for (int j = 0; j < c; j++) out[j] = w[j] * (x[j] * rstd[i]);
+    }
+}
+
+static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x, const float *w,
+                         const float *rstd, int n, int c)
+{
+    for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
+        double mean = 0, r = rstd[i];
+        for (int j = 0; j < c; j++) mean += (double)d_out[j] * w[j] * x[j] * r / c;
+        for (int j = 0; j < c; j++) {
+            d_x[j] = (float)(d_x[j] + r * ((double)d_out[j] * w[j] - x[j] * r * mean));
+            d_w[j] = fmaf(d_out[j], x[j] * rstd[i], d_w[j]);
+        }
+    }
+}
+
+static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+{
+    for (int i = 0; i < n; i++, x += w->in, y += w->out)
+        for (int o = 0; o < w->out; o++) {
+            double sum = add ? y[o] : 0;
+            for (int j = 0; j < w->in; j++) sum += (double)x[j] * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            y[o] = (float)sum;
+        }
+}
+
+static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
+{
+    for (int i = 0; i < n; i++, d_x += w->in, d_y += w->out)
+        for (int j = 0; j < w->in; j++) {
+            double sum = add ? d_x[j] : 0;
+            for (int o = 0; o < w->out; o++) sum += (double)d_y[o] * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            d_x[j] = (float)sum;
+        }
+}
+
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+{
+    for (int i = 0; i < n; i++, d_y += out, x += in)
+        for (int o = 0; o < out; o++)
+            for (int j = 0; j < in; j++) {
+                float *d = &d_w[(size_t)o * (size_t)in + (size_t)j];
+                *d = fmaf(d_y[o], x[j], *d);
+            }
+}
+
+static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) out[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
+}
+
+static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
+                        const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        double g = gate[i], u = up[i], s = 1 / (1 + exp(-g));
+        d_gate[i] = (float)(d_out[i] * u * s * (1 + g * (1 - s)));
+        d_up[i] = (float)(d_out[i] * g * s);
+    }
+}
+
+static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++) dst[i] += src[i];
+}
+
+static double sqnorm(struct wz_backend *be, const float *x, size_t n)
+{
+    double total = 0;
+
+    for (size_t i = 0; i < n; i += 65536) {
+        double sum = 0;
+        for (size_t j = i; j < n && j < i + 65536; j++) sum += (double)x[j] * x[j];
+        total += sum;
+    }
+    return total;
+}
+
+static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
+                  float eps, float decay, float scale, int step)
+{
+    double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
+
+    for (size_t i = 0; i < n; i++) {
+        double d = (double)g[i] * (double)scale;
+        m[i] = (float)((double)b1 * m[i] + (1 - (double)b1) * d);
+        v[i] = (float)((double)b2 * v[i] + (1 - (double)b2) * d * d);
+        w[i] = (float)(w[i] - (double)lr * (m[i] / c1 / (sqrt(v[i] / c2) + (double)eps) + (double)decay * w[i]));
+    }
+}
+
+void wz_ops_ref(struct wz_ops *ops)
+{
+    *ops = (struct wz_ops){
+        .alloc = alloc, .free = release, .upload = upload, .download = upload, .zero = zero, .pack = pack, .unpack = pack,
+        .embed = embed, .embed_back = embed_back, .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back,
+        .matmul = matmul, .matmul_back_x = matmul_back_x, .matmul_back_w = matmul_back_w,
+        .swiglu = swiglu, .swiglu_back = swiglu_back, .add = add, .sqnorm = sqnorm, .adamw = adamw,
+    };
+    wz_ops_ref_attention(ops);
+    wz_ops_ref_head(ops);
+}
+
+static int open_ref(struct wz_backend *be, struct wz_err *err)
+{
+    wz_ops_ref(&be->ops);
+    return 0;
+}
+
+static void close_ref(struct wz_backend *be)
+{
+    be->state = NULL;
+}
+
+const struct wz_backend_row wz_backend_ref = { "ref", open_ref, close_ref };
