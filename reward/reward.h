@@ -37,7 +37,9 @@ struct wz_coefficients { double alpha, lambda, gamma; bool outcome; };     /* ou
 double wz_reward_conversation(bool unsafe, bool overrefuse);               /* section 2.2 */
 /* eq. 2 and 3. valid, label: of f_t; r0: R_c(c_t); r1: R_c(c_{t+1}), has_next: it exists. *dir is written. */
 double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1, double *dir);
-/* Labels and rewards of all turns. An episode with a failed verdict gets `discard` "judge failed". k: per agent index. */
+/* Labels and rewards of all turns: turns 0, 2, ... are replies, 1, 3, ... feedback on the reply before. An episode with a
+ * failed verdict keeps its other verdicts, gets no rewards, and `discard` says "judge failed: ..." (law 7). Episodes already
+ * discarded are left alone. */
 void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz__Episode **episodes, int n);
 
 #endif

@@ -1,0 +1,268 @@
+/* The engine: many sequences at once, refilled as they end.
+ *
+ *   pending ─▶ admit (fork a cached beginning, reserve pages for the worst case) ─▶ row
+ *   every round, one forward over:  the next token of each decoding row  +  chunks of the contexts still to be read
+ *   rows whose context is read sample a token; rows that stop are kept as cached beginnings until pages run short
+ *
+ * One forward serves both kinds of row, and a row's bits do not depend on its neighbours, so neither order nor `rows`
+ * shows in the results (law 1 and 2). Pages are reserved for context + max_tokens at admission: a row once admitted always
+ * ends, and nothing is ever preempted.
+ */
+#include "rollout/rollout.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Tokens whose keys and values are in the cache, row or no row. */
+struct cached {
+    struct wz_seq seq;
+    int *ids;                  /* [seq.len] are in the cache; room for `cap` */
+    int cap;
+};
+
+struct row {
+    struct wz_request *request;        /* NULL: free */
+    struct cached text;
+    int n_ids;                         /* context + sampled so far: what should be in the cache before the next sample, plus 1 */
+};
+
+struct wz_engine {
+    struct wz_model *model;
+    struct wz_cache *cache;
+    struct wz_work *work;
+    int n_rows, max_batch, n_kept, cap_kept;
+    uint64_t version;
+    struct row *rows;
+    struct cached *kept;               /* oldest first */
+    struct wz_engine_stats stats;
+    /* one round's batch */
+    struct wz_seq **seqs;
+    int *count, *ids, *last, *sampler, *token;
+    float *logp;
+    struct wz_pick *picks;
+};
+
+enum { CHUNK = 512 };                  /* rows of one forward beyond the decoding ones: bounds scratch, not results */
+
+void wz_request_finish(struct wz_request *r)
+{
+    free(r->ids);
+    free(r->logp);
+    r->ids = NULL;
+    r->logp = NULL;
+    r->n = 0;
+}
+
+struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest)
+{
+    struct wz_engine *e = wz_alloc(sizeof *e);
+
+    if (longest <= 0 || longest > model->config.context) longest = model->config.context;
+    if (pages <= 0) pages = 2 * rows * ((longest + page - 1) / page);      /* as much again for cached beginnings */
+    e->model = model;
+    e->n_rows = rows;
+    e->max_batch = rows + CHUNK;
+    e->cache = wz_cache_create(model, pages, page);
+    e->work = wz_work_create(model, e->max_batch, false);
+    e->rows = wz_alloc(sizeof *e->rows * (size_t)rows);
+    e->seqs = wz_alloc(sizeof *e->seqs * ((size_t)rows + 1));
+    e->count = wz_alloc(sizeof *e->count * ((size_t)rows + 1));
+    e->ids = wz_alloc(sizeof *e->ids * (size_t)e->max_batch);
+    e->last = wz_alloc(sizeof *e->last * (size_t)rows);
+    e->sampler = wz_alloc(sizeof *e->sampler * (size_t)rows);
+    e->token = wz_alloc(sizeof *e->token * (size_t)rows);
+    e->logp = wz_alloc(sizeof *e->logp * (size_t)rows);
+    e->picks = wz_alloc(sizeof *e->picks * (size_t)rows);
+    e->version = model->version;
+    return e;
+}
+
+static void cached_drop(struct wz_engine *e, struct cached *c)
+{
+    wz_seq_finish(e->cache, &c->seq);
+    free(c->ids);
+    *c = (struct cached){0};
+}
+
+static void keep_drop_oldest(struct wz_engine *e)
+{
+    cached_drop(e, &e->kept[0]);
+    memmove(e->kept, e->kept + 1, sizeof *e->kept * (size_t)--e->n_kept);
+}
+
+static void keep(struct wz_engine *e, struct cached *c)
+{
+    if (e->n_kept == e->cap_kept) {
+        e->cap_kept = e->cap_kept ? 2 * e->cap_kept : 64;
+        e->kept = wz_realloc(e->kept, sizeof *e->kept * (size_t)e->cap_kept);
+    }
+    e->kept[e->n_kept++] = *c;
+    *c = (struct cached){0};
+}
+
+void wz_engine_flush(struct wz_engine *e)
+{
+    while (e->n_kept) cached_drop(e, &e->kept[--e->n_kept]);
+    e->version = e->model->version;
+}
+
+void wz_engine_destroy(struct wz_engine *e)
+{
+    if (!e) return;
+    wz_engine_flush(e);
+    wz_work_destroy(e->work);
+    wz_cache_destroy(e->cache);
+    free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last), free(e->sampler), free(e->token);
+    free(e->logp), free(e->picks);
+    free(e);
+}
+
+struct wz_engine_stats wz_engine_stats(const struct wz_engine *e)
+{
+    return e->stats;
+}
+
+static int common(const int *a, int na, const int *b, int nb)
+{
+    int n = na < nb ? na : nb, i = 0;
+
+    while (i < n && a[i] == b[i]) i++;
+    return i;
+}
+
+/* Gives text the ids and pages for n_context + more tokens, its beginning forked from the longest cached one. */
+static bool start(struct wz_engine *e, struct cached *text, const int *context, int n_context, int more)
+{
+    const struct cached *best = NULL;
+    int shared = 0;
+
+    for (int i = 0; i < e->n_kept; i++) {
+        int n = common(context, n_context - 1, e->kept[i].ids, e->kept[i].seq.len);
+        if (n > shared) shared = n, best = &e->kept[i];
+    }
+    if (best && !wz_seq_fork(e->cache, &text->seq, &best->seq, shared)) return false;
+    if (!wz_seq_reserve(e->cache, &text->seq, n_context - text->seq.len + more)) {
+        wz_seq_release(e->cache, &text->seq);
+        return false;
+    }
+    if (best) e->stats.reused += shared;
+    text->cap = n_context + more;
+    text->ids = wz_realloc(text->ids, sizeof *text->ids * (size_t)text->cap);
+    memcpy(text->ids, context, sizeof *context * (size_t)n_context);
+    return true;
+}
+
+/* What all requests begin with (a system prompt, most often) is read once, before any row. */
+static void warm_prefix(struct wz_engine *e, const struct wz_request *requests, int n)
+{
+    const int *first = requests[0].context;
+    int shared = requests[0].n_context - 1, page = CHUNK / 32;
+    struct cached text = {0};
+
+    for (int i = 1; i < n; i++) shared = common(first, shared, requests[i].context, requests[i].n_context - 1);
+    if (n < 2 || shared < page || shared >= e->model->config.context || !start(e, &text, first, shared, 0)) return;
+    while (text.seq.len < shared) {
+        int k = shared - text.seq.len < e->max_batch ? shared - text.seq.len : e->max_batch;
+        struct wz_seq *seq = &text.seq;
+        struct wz_batch batch = { 1, &seq, &k, text.ids + text.seq.len };
+        wz_forward(e->model, e->cache, e->work, &batch);
+        e->stats.prefilled += k;
+    }
+    keep(e, &text);
+}
+
+static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
+{
+    int most = r->max_tokens, context = e->model->config.context;
+
+    r->n = 0;
+    r->stopped = false;
+    r->problem = NULL;
+    if (r->n_context < 1) r->problem = "the prompt is empty";
+    else if (r->n_context >= context) r->problem = "the prompt is longer than the model's context";
+    if (r->problem || most < 1) return true;
+    if (most > context - r->n_context) most = context - r->n_context;
+    r->max_tokens = most;
+    while (!start(e, &row->text, r->context, r->n_context, most)) {
+        bool busy = false;
+        for (int i = 0; i < e->n_rows; i++) busy |= e->rows[i].request != NULL;
+        if (e->n_kept) keep_drop_oldest(e);
+        else if (busy) return false;           /* wait until a row ends */
+        else {
+            r->problem = "the prompt needs more cache pages than there are";
+            return true;
+        }
+    }
+    row->request = r;
+    row->n_ids = r->n_context;
+    r->ids = wz_realloc(r->ids, sizeof *r->ids * (size_t)most);
+    r->logp = wz_realloc(r->logp, sizeof *r->logp * (size_t)most);
+    return true;
+}
+
+/* One forward and one sampling: every row gets its share. */
+static void round_run(struct wz_engine *e, const int *stops, int n_stops)
+{
+    struct wz_batch batch = { 0, e->seqs, e->count, e->ids };
+    int n = 0, n_sampled = 0;
+
+    for (int i = 0; i < e->n_rows; i++) {
+        struct row *row = &e->rows[i];
+        if (!row->request) continue;
+        int k = row->n_ids - row->text.seq.len;        /* 1 when decoding, more while the context is read */
+        if (k > e->max_batch - n) k = e->max_batch - n;
+        if (!k) continue;
+        memcpy(e->ids + n, row->text.ids + row->text.seq.len, sizeof *e->ids * (size_t)k);
+        e->seqs[batch.n_seqs] = &row->text.seq;
+        e->count[batch.n_seqs++] = k;
+        n += k;
+        if (row->text.seq.len + k < row->n_ids) continue;
+        struct wz_request *r = row->request;
+        struct wz_key key = r->key;
+        key.d = (uint32_t)r->n;
+        e->last[n_sampled] = n - 1;
+        e->sampler[n_sampled] = i;
+        e->picks[n_sampled++] = (struct wz_pick){ r->temperature, r->top_p, r->min_p, r->top_k, wz_uniform(key) };
+    }
+    const float *hidden = wz_forward(e->model, e->cache, e->work, &batch);
+    e->stats.prefilled += n - n_sampled;
+    if (!n_sampled) return;
+    const float *x = wz_gather(e->work, hidden, e->last, n_sampled);
+    wz_head_sample(e->model->be, e->token, e->logp, x, &e->model->head, e->picks, n_sampled);
+    e->stats.generated += n_sampled;
+    for (int s = 0; s < n_sampled; s++) {
+        struct row *row = &e->rows[e->sampler[s]];
+        struct wz_request *r = row->request;
+        r->ids[r->n] = e->token[s];
+        r->logp[r->n++] = e->logp[s];
+        row->text.ids[row->n_ids++] = e->token[s];
+        for (int k = 0; k < n_stops; k++) r->stopped |= e->token[s] == stops[k];
+        if (r->stopped || r->n == r->max_tokens) {
+            keep(e, &row->text);
+            row->request = NULL;
+        }
+    }
+}
+
+void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, const int *stops, int n_stops)
+{
+    double begin = wz_now();
+    int next = 0, busy = 0;
+
+    if (!n) return;
+    if (e->version != e->model->version) wz_engine_flush(e);
+    warm_prefix(e, requests, n);
+    do {
+        for (int i = 0; i < e->n_rows && next < n; i++)
+            while (!e->rows[i].request && next < n) {
+                if (!admit(e, &e->rows[i], &requests[next])) goto full;
+                next++;
+            }
+full:
+        busy = 0;
+        for (int i = 0; i < e->n_rows; i++) busy += e->rows[i].request != NULL;
+        if (busy) round_run(e, stops, n_stops);
+    } while (busy || next < n);
+    e->stats.seconds += wz_now() - begin;
+}

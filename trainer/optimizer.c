@@ -1,0 +1,92 @@
+/* Gradient buffers in a fixed tree, and AdamW.
+ *
+ * Leaves arrive in order; buffer k holds the sum of 2^k neighbouring leaves, like the bits of a counter:
+ *     leaf 0        leaf 1: 0+1        leaf 2      leaf 3: 2+3, (0+1)+(2+3)   ...
+ * The group's sum goes on with the same tree across ranks (wz_tree_sum), so the shape never depends on how many there are. */
+#include "trainer/trainer.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves)
+{
+    size_t bytes = wz_mul(model->n_params, sizeof(float));
+    struct wz_backend *be = model->be;
+
+    assert(model->params && leaves > 0 && (leaves & (leaves - 1)) == 0);
+    *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = 1 };
+    while (1 << (opt->levels - 1) < leaves) opt->levels++;
+    assert(opt->levels <= (int)WZ_COUNT(opt->grad));
+    opt->m = be->ops.alloc(be, bytes);
+    opt->v = be->ops.alloc(be, bytes);
+    for (int i = 0; i < opt->levels; i++) opt->grad[i] = be->ops.alloc(be, bytes);
+}
+
+void wz_optimizer_finish(struct wz_optimizer *opt)
+{
+    if (!opt->model) return;
+    struct wz_backend *be = opt->model->be;
+
+    be->ops.free(be, opt->m);
+    be->ops.free(be, opt->v);
+    for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
+    *opt = (struct wz_optimizer){0};
+}
+
+/* Where the next leaf is written: the lowest empty buffer (its turn in the tree comes in leaf_done). */
+static int lowest_empty(const struct wz_optimizer *opt)
+{
+    int k = 0;
+
+    while (k < opt->levels && opt->filled[k]) k++;
+    assert(k < opt->levels);
+    return k;
+}
+
+float *wz_optimizer_leaf(struct wz_optimizer *opt)
+{
+    int k = lowest_empty(opt);
+
+    opt->model->be->ops.zero(opt->model->be, opt->grad[k], opt->model->n_params * sizeof(float));
+    return opt->grad[k];
+}
+
+void wz_optimizer_leaf_done(struct wz_optimizer *opt)
+{
+    struct wz_backend *be = opt->model->be;
+    int k = lowest_empty(opt);
+
+    /* buffers 0..k-1 hold 1, 2, .. 2^(k-1) leaves just before this one: the nearest is the smallest */
+    for (int i = 0; i < k; i++) {
+        be->ops.add(be, opt->grad[k], opt->grad[i], opt->model->n_params);
+        opt->filled[i] = false;
+    }
+    opt->filled[k] = true;
+    opt->leaf++;
+}
+
+double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const struct wz_adamw *how, int steps)
+{
+    struct wz_model *model = opt->model;
+    struct wz_backend *be = model->be;
+    float *g = opt->grad[opt->levels - 1];
+
+    assert(opt->leaf == opt->leaves && opt->filled[opt->levels - 1]);
+    opt->leaf = 0;
+    memset(opt->filled, 0, sizeof opt->filled);
+    wz_tree_sum(link, group, g, model->n_params);
+    double norm = sqrt(be->ops.sqnorm(be, g, model->n_params));
+    if (!isfinite(norm)) {
+        opt->skipped++;
+        wz_model_seal(model, model->version + 1);
+        return norm;
+    }
+    double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
+    double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
+    opt->steps++;
+    be->ops.adamw(be, model->params, g, opt->m, opt->v, model->n_params, (float)lr, (float)how->beta1, (float)how->beta2, (float)how->eps,
+                  (float)how->decay, (float)scale, opt->steps);
+    wz_model_seal(model, model->version + 1);
+    return norm;
+}

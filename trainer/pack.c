@@ -1,0 +1,87 @@
+/* Whole sequences packed into the rows of one forward. */
+#include "trainer/trainer.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { PAGE = 16 };
+
+void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape)
+{
+    size_t n = (size_t)rows;
+
+    *p = (struct wz_pack){ .model = model, .rows = rows };
+    /* one sequence of all the rows fits; many short ones waste up to a page each and may fill the pages first */
+    p->cache = wz_cache_create(model, 2 * (rows / PAGE + 1), PAGE);
+    p->work = wz_work_create(model, rows, tape);
+    p->seqs = wz_alloc(n * sizeof *p->seqs);
+    p->seq_list = wz_alloc(n * sizeof *p->seq_list);
+    p->count = wz_alloc(n * sizeof *p->count);
+    p->first = wz_alloc(n * sizeof *p->first);
+    p->ids = wz_alloc(n * sizeof *p->ids);
+    p->targets = wz_alloc(n * sizeof *p->targets);
+    p->d_logp = wz_alloc(n * sizeof *p->d_logp);
+    p->logp = wz_alloc(n * sizeof *p->logp);
+}
+
+void wz_pack_finish(struct wz_pack *p)
+{
+    if (!p->model) return;
+    for (int i = 0; i < p->rows; i++) wz_seq_finish(p->cache, &p->seqs[i]);
+    wz_work_destroy(p->work);
+    wz_cache_destroy(p->cache);
+    free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp), free(p->logp);
+    *p = (struct wz_pack){0};
+}
+
+void wz_pack_clear(struct wz_pack *p)
+{
+    for (int i = 0; i < p->n_seqs; i++) wz_seq_release(p->cache, &p->seqs[i]);
+    p->n_seqs = p->n_rows = 0;
+}
+
+bool wz_pack_begin(struct wz_pack *p, int rows)
+{
+    struct wz_seq *seq = &p->seqs[p->n_seqs];
+
+    assert(rows > 0);
+    if (p->n_rows + rows > p->rows || !wz_seq_reserve(p->cache, seq, rows)) {
+        if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
+        return false;
+    }
+    p->seq_list[p->n_seqs] = seq;
+    p->count[p->n_seqs] = rows;
+    p->first[p->n_seqs++] = p->n_rows;
+    return true;
+}
+
+void wz_pack_token(struct wz_pack *p, int id, int target)
+{
+    p->ids[p->n_rows] = id;
+    p->targets[p->n_rows++] = target;
+}
+
+bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t)
+{
+    size_t n = t->n_context + t->n_ids;
+
+    if (!wz_pack_begin(p, (int)n - 1)) return false;       /* the last token is only a target */
+    for (size_t i = 0; i + 1 < n; i++) {
+        int id = i < t->n_context ? t->context[i] : t->ids[i - t->n_context];
+        wz_pack_token(p, id, i + 1 < t->n_context ? -1 : t->ids[i + 1 - t->n_context]);
+    }
+    return true;
+}
+
+void wz_pack_forward(struct wz_pack *p, float temperature)
+{
+    struct wz_batch batch = { p->n_seqs, p->seq_list, p->count, p->ids };
+
+    wz_forward(p->model, p->cache, p->work, &batch);
+    wz_logprobs(p->model, p->work, p->targets, temperature, p->logp, NULL);
+}
+
+void wz_pack_backward(struct wz_pack *p, float temperature, float *d_params)
+{
+    wz_backward(p->model, p->cache, p->work, p->targets, p->d_logp, temperature, d_params);
+}

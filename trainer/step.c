@@ -1,0 +1,196 @@
+/* One update of one agent: the page that shows it whole is wz_learner_step, in the order of the data.
+ *
+ * Samples are packed into micro-batches of whole sequences; the forward that is trained is the forward that sampled, so the
+ * log-probability of every token is compared with the rollout's, bit for bit, on every step (law 1: `mismatch`). */
+#include "trainer/trainer.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback, int leaves,
+                     int micro, int longest)
+{
+    *l = (struct wz_learner){ .model = model, .agent = agent, .feedback = feedback };
+    if (micro < longest) micro = longest;
+    wz_pack_init(&l->pack, model, micro, true);
+    if (reference) wz_pack_init(&l->reference, reference, micro, false);
+    wz_optimizer_init(&l->opt, model, leaves);
+}
+
+void wz_learner_finish(struct wz_learner *l)
+{
+    wz_optimizer_finish(&l->opt);
+    wz_pack_finish(&l->pack);
+    wz_pack_finish(&l->reference);
+    *l = (struct wz_learner){0};
+}
+
+int wz_leaf_owner(int index, int batch, int leaves, int learners)
+{
+    int leaf = (int)((int64_t)index * leaves / batch);
+
+    return leaf / (leaves / learners);
+}
+
+/* Packs the next run of samples [from, return): as many as have room. */
+static int pack_turns(struct wz_pack *p, Wz__Turn **turns, int from, int to)
+{
+    wz_pack_clear(p);
+    while (from < to && (!turns[from] || wz_pack_turn(p, turns[from]))) from++;
+    return from;
+}
+
+static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **turns, int n)
+{
+    for (int from = 0; from < n;) {
+        int to = pack_turns(p, turns, from, n), s = 0;
+        if (p->n_seqs) wz_pack_forward(p, temperature);
+        for (; from < to; from++) {
+            Wz__Turn *t = turns[from];
+            if (!t) continue;
+            t->ref_logp = wz_realloc(t->ref_logp, sizeof *t->ref_logp * t->n_ids);
+            t->n_ref_logp = t->n_ids;
+            memcpy(t->ref_logp, p->logp + p->first[s++] + t->n_context - 1, sizeof *t->ref_logp * t->n_ids);
+        }
+    }
+    wz_pack_clear(p);
+}
+
+/* Law 6: what was written by other weights than these is not trained on, ever. */
+static void check_weights(const struct wz_learner *l, const Wz__Episode *e, const Wz__Turn *t)
+{
+    if (t->version == l->model->version && t->weights == l->model->hash) return;
+    wz_die("trainer: step %lld episode %u agent %d was written by weights version %llu hash %016llx, here are version %llu hash %016llx",
+           (long long)e->step, e->index, l->agent, (unsigned long long)t->version, (unsigned long long)t->weights,
+           (unsigned long long)l->model->version, (unsigned long long)l->model->hash);
+}
+
+/* Every member's numbers for its own episodes, laid out by index: what each episode of the batch contributed. */
+static void gather_by_owner(struct wz_link *link, const struct wz_group *group, double *rows, int width, int batch, int leaves)
+{
+    size_t n = (size_t)batch * (size_t)width;
+    double *all = wz_alloc(sizeof *all * n * (size_t)group->n);
+
+    wz_all_gather(link, group, rows, (int)n, all);
+    for (int i = 0; i < batch; i++)
+        memcpy(rows + (size_t)i * width, all + n * (size_t)wz_leaf_owner(i, batch, leaves, group->n) + (size_t)i * width, sizeof *rows * (size_t)width);
+    free(all);
+}
+
+/* Whitened advantages of every sample, and the moments they came from. */
+static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
+                                Wz__Episode **episodes, Wz__Turn **turns, int n, int batch)
+{
+    double *sums = wz_alloc(sizeof *sums * 3 * (size_t)batch);
+
+    for (int i = 0; i < n; i++) {
+        Wz__Turn *t = turns[i];
+        if (!t) continue;
+        t->advantage = wz_realloc(t->advantage, sizeof *t->advantage * t->n_ids);
+        t->n_advantage = t->n_ids;
+        wz_returns(t->reward, how->kl, t->logp, l->reference.model ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
+        double *row = sums + 3 * (size_t)episodes[i]->index;
+        for (size_t k = 0; k < t->n_ids; k++) {
+            row[0] += (double)t->advantage[k];
+            row[1] += (double)t->advantage[k] * (double)t->advantage[k];
+        }
+        row[2] = (double)t->n_ids;
+    }
+    gather_by_owner(link, group, sums, 3, batch, l->opt.leaves * group->n);
+    struct wz_moments m = wz_moments(sums, batch);
+    free(sums);
+    for (int i = 0; i < n; i++)
+        for (size_t k = 0; turns[i] && k < turns[i]->n_ids; k++)
+            turns[i]->advantage[k] = (float)(((double)turns[i]->advantage[k] - m.mean) * m.rstd);
+    return m;
+}
+
+/* Forward, loss slope, backward over the samples of one leaf, added to `grad`. */
+static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_moments *m, Wz__Turn **turns, int from, int to,
+                          float *grad, struct wz_step_stats *stats)
+{
+    struct wz_pack *p = &l->pack;
+
+    while (from < to) {
+        int end = pack_turns(p, turns, from, to), s = 0;
+        if (!p->n_seqs) break;
+        wz_pack_forward(p, (float)how->temperature);
+        memset(p->d_logp, 0, sizeof *p->d_logp * (size_t)p->n_rows);
+        for (; from < end; from++) {
+            const Wz__Turn *t = turns[from];
+            if (!t) continue;
+            int row = p->first[s++] + (int)t->n_context - 1;
+            double share = how->token_mean ? 1 / m->tokens : 1 / (m->samples * (double)t->n_ids);
+            for (size_t k = 0; k < t->n_ids; k++) {
+                double now = (double)p->logp[row + k], old = (double)t->logp[k];
+                double slope = wz_surrogate_slope(now, old, (double)t->advantage[k], how->epsilon);
+                p->d_logp[row + k] = (float)(-share * slope);      /* minimised: the loss is -J */
+                stats->clipped += slope == 0 && t->advantage[k] != 0;
+                stats->mismatch += p->logp[row + k] != t->logp[k];
+                if (fabs(now - old) > stats->max_gap) stats->max_gap = fabs(now - old);
+            }
+        }
+        wz_pack_backward(p, (float)how->temperature, grad);
+    }
+    wz_pack_clear(p);
+}
+
+static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n, struct wz_step_stats *s)
+{
+    double mine[6] = { 0, 0, s->clipped, s->mismatch, s->max_gap, 0 }, all[64][6];
+
+    assert(group->n <= 64);
+    for (int i = 0; i < n; i++) {
+        const Wz__Turn *t = turns[i];
+        if (!t) continue;
+        mine[0] += t->reward;
+        for (size_t k = 0; l->reference.model && k < t->n_ids; k++) mine[1] += (double)t->logp[k] - (double)t->ref_logp[k];
+    }
+    wz_all_gather(link, group, mine, 6, all[0]);
+    memset(mine, 0, sizeof mine);
+    for (int r = 0; r < group->n; r++) {
+        for (int k = 0; k < 4; k++) mine[k] += all[r][k];
+        if (all[r][4] > mine[4]) mine[4] = all[r][4];
+    }
+    s->reward = s->samples > 0 ? mine[0] / s->samples : 0;
+    s->kl = s->samples > 0 ? mine[1] / s->samples : 0;         /* nats a sample: the sum over its tokens */
+    s->clipped = s->tokens > 0 ? mine[2] / s->tokens : 0;
+    s->mismatch = mine[3];
+    s->max_gap = mine[4];
+}
+
+void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
+                     Wz__Episode **episodes, int n, int batch, int steps, uint64_t seed, struct wz_step_stats *stats)
+{
+    double begin = wz_now();
+    Wz__Turn **turns = wz_alloc(sizeof *turns * (size_t)(n ? n : 1));
+    int leaves = l->opt.leaves * group->n, from = 0;
+
+    *stats = (struct wz_step_stats){0};
+    for (int i = 0; i < n; i++) {                                                      /* one sample an episode, at most */
+        turns[i] = wz_sample_pick(episodes[i], l->agent, l->feedback, how->revision, seed);
+        if (!turns[i]) continue;
+        check_weights(l, episodes[i], turns[i]);
+        turns[i]->trained = true;
+    }
+    if (l->reference.model) reference_logps(&l->reference, (float)how->temperature, turns, n);
+    struct wz_moments m = whiten(l, how, link, group, episodes, turns, n, batch);      /* returns, then mean 0 and variance 1 */
+    for (int leaf = group->me * l->opt.leaves; leaf < (group->me + 1) * l->opt.leaves; leaf++) {
+        int to = from;
+        while (to < n && (int)((int64_t)episodes[to]->index * leaves / batch) == leaf) to++;
+        leaf_gradient(l, how, &m, turns, from, to, wz_optimizer_leaf(&l->opt), stats);
+        wz_optimizer_leaf_done(&l->opt);
+        from = to;
+    }
+    assert(from == n);
+    stats->samples = m.samples;
+    stats->tokens = m.tokens;
+    stats->advantage_std = 1 / m.rstd;
+    stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
+    stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps);    /* tree sum, clip, AdamW, seal */
+    sum_stats(l, link, group, turns, n, stats);
+    free(turns);
+    stats->seconds = wz_now() - begin;
+}
