@@ -1,0 +1,253 @@
+/* GGUF versions 2 and 3: llama.cpp's file of metadata and tensors, little endian.
+ *
+ *   "GGUF" │ u32 version │ u64 tensors │ u64 keys │ keys ... │ tensor infos ... │ zeros up to the alignment │ data
+ *   string: u64 length, bytes           key: string name, u32 type, value         array value: u32 type, u64 count, values
+ *   tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of the data
+ *
+ * Metadata becomes one JSON object: numbers, booleans, strings, arrays of those. A u64 past 2^63 - 1 and floats become reals,
+ * infinities and NaN become null.
+ *
+ * Strings in it may hold bytes that are not UTF-8 (pieces of byte-level vocabularies), JSON strings may not. Such a byte b
+ * (always 0x80..0xff) becomes the private character U+10FD00 + b; a real character U+10FD80..U+10FDFF is taken apart into
+ * its four bytes the same way. So the bytes come back exactly: replace each U+10FD80..U+10FDFF by the byte code & 0xff. */
+#include "store/tensors.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, N_TYPES };
+static const uint8_t type_size[N_TYPES] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 };       /* of strings and arrays: at least */
+
+/* By ggml's number: ours, and the block (elements, bytes) that the size is checked with. Zero: no such type (any more). */
+static const struct { enum wz_dtype dtype; uint16_t elements, bytes; } ggml[] = {
+    [0] = { WZ_DT_F32, 1, 4 },      [1] = { WZ_DT_F16, 1, 2 },       [2] = { WZ_DT_Q4_0, 32, 18 },
+    [3] = { WZ_DT_Q4_1, 32, 20 },   [6] = { WZ_DT_OTHER, 32, 22 },   [7] = { WZ_DT_OTHER, 32, 24 },
+    [8] = { WZ_DT_Q8_0, 32, 34 },   [9] = { WZ_DT_OTHER, 32, 36 },   [10] = { WZ_DT_OTHER, 256, 84 },
+    [11] = { WZ_DT_OTHER, 256, 110 }, [12] = { WZ_DT_OTHER, 256, 144 }, [13] = { WZ_DT_OTHER, 256, 176 },
+    [14] = { WZ_DT_OTHER, 256, 210 }, [15] = { WZ_DT_OTHER, 256, 292 }, [24] = { WZ_DT_OTHER, 1, 1 },
+    [25] = { WZ_DT_OTHER, 1, 2 },   [26] = { WZ_DT_OTHER, 1, 4 },    [27] = { WZ_DT_OTHER, 1, 8 },
+    [28] = { WZ_DT_OTHER, 1, 8 },   [30] = { WZ_DT_BF16, 1, 2 },
+};
+
+/* What is still unread. Every take checks; `path` is for sentences. */
+struct cursor { const char *path; const uint8_t *at; size_t left, len; struct wz_err *err; };
+
+static int take(struct cursor *c, void *out, size_t n, const char *what)
+{
+    if (c->left < n) {
+        wz_fail(c->err, "%s: cut off at byte %zu, %s was expected", c->path, c->len, what);
+        return -1;
+    }
+    memcpy(out, c->at, n);
+    c->at += n;
+    c->left -= n;
+    return 0;
+}
+
+/* Borrows the bytes of a string. */
+static int take_string(struct cursor *c, const char **s, size_t *n, const char *what)
+{
+    uint64_t len;
+
+    if (take(c, &len, 8, what) < 0) return -1;
+    if (len > c->left) {
+        wz_fail(c->err, "%s: byte %zu: %s of %llu bytes in a file of %zu", c->path, c->len - c->left, what,
+                (unsigned long long)len, c->len);
+        return -1;
+    }
+    *s = (const char *)c->at;
+    *n = (size_t)len;
+    c->at += len;
+    c->left -= (size_t)len;
+    return 0;
+}
+
+/* A string that names something: no NUL, valid UTF-8, of sane length. */
+static int take_name(struct cursor *c, const char **s, size_t *n, const char *what)
+{
+    if (take_string(c, s, n, what) < 0) return -1;
+    if (*n > 0 && *n <= WZ_MAX_NAME && !memchr(*s, 0, *n) && wz_utf8_valid(*s, *n) == *n) return 0;
+    wz_fail(c->err, "%s: byte %zu: %s must be UTF-8 of 1 to %d bytes", c->path, c->len - c->left - *n, what, WZ_MAX_NAME);
+    return -1;
+}
+
+static json_t *string_json(const char *s, size_t n)
+{
+    struct wz_buf out = {0};
+    json_t *j;
+    char code[4];
+
+    wz_buf_add(&out, s, 0);
+    for (size_t i = 0; i < n;) {
+        size_t ok = wz_utf8_valid(s + i, n - i), end = i + ok, from = i;
+        int len = 1;
+        for (; i < end; i += (size_t)len) {
+            uint32_t c = wz_utf8_get(s + i, end - i, &len);
+            if (c >= 0x10fd80 && c <= 0x10fdff) break;
+        }
+        wz_buf_add(&out, s + from, i - from);
+        int bad = i < end ? 4 : i < n ? 1 : 0;
+        for (int k = 0; k < bad; k++, i++) wz_buf_add(&out, code, (size_t)wz_utf8_put(code, 0x10fd00 + (uint8_t)s[i]));
+    }
+    j = json_stringn(out.data, out.len);
+    wz_buf_finish(&out);
+    return j;
+}
+
+static json_t *real_json(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static json_t *take_value(struct cursor *c, uint32_t type, const char *key, size_t n_key);
+
+static json_t *take_array(struct cursor *c, const char *key, size_t n_key)
+{
+    uint32_t type;
+    uint64_t count;
+    json_t *list;
+
+    if (take(c, &type, 4, "the type of an array") < 0 || take(c, &count, 8, "the count of an array") < 0) return NULL;
+    if (type >= N_TYPES || type == ARRAY || count > c->left / type_size[type]) {
+        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path, (int)(n_key > 200 ? 200 : n_key), key,
+                (unsigned long long)count, type);
+        return NULL;
+    }
+    list = json_array();
+    for (uint64_t i = 0; i < count; i++) {
+        json_t *v = take_value(c, type, key, n_key);
+        if (!v) {
+            json_decref(list);
+            return NULL;
+        }
+        json_array_append_new(list, v);
+    }
+    return list;
+}
+
+static json_t *take_value(struct cursor *c, uint32_t type, const char *key, size_t n_key)
+{
+    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32; uint64_t u64; int64_t i64;
+            double f64; } v;
+    const char *s;
+    size_t n;
+
+    if (type >= N_TYPES) {
+        wz_fail(c->err, "%s: key %.*s: no value type %u is known", c->path, (int)(n_key > 200 ? 200 : n_key), key, type);
+        return NULL;
+    }
+    if (type == ARRAY) return take_array(c, key, n_key);
+    if (type == STRING) return take_string(c, &s, &n, "a string") < 0 ? NULL : string_json(s, n);
+    if (take(c, &v, type_size[type], "a value") < 0) return NULL;
+    switch (type) {
+    case U8: return json_integer(v.u8);
+    case I8: return json_integer(v.i8);
+    case U16: return json_integer(v.u16);
+    case I16: return json_integer(v.i16);
+    case U32: return json_integer(v.u32);
+    case I32: return json_integer(v.i32);
+    case F32: return real_json((double)v.f32);
+    case BOOL: return json_boolean(v.u8 != 0);
+    case U64: return v.u64 > INT64_MAX ? json_real((double)v.u64) : json_integer((json_int_t)v.u64);
+    case I64: return json_integer(v.i64);
+    default: return real_json(v.f64);
+    }
+}
+
+static int take_keys(struct cursor *c, json_t *meta, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        const char *key;
+        size_t len;
+        uint32_t type;
+        json_t *v;
+        if (take_name(c, &key, &len, "the name of a key") < 0 || take(c, &type, 4, "the type of a value") < 0) return -1;
+        if (json_object_getn(meta, key, len))
+            return wz_fail(c->err, "%s: key %.*s is there twice", c->path, (int)(len > 200 ? 200 : len), key);
+        v = take_value(c, type, key, len);
+        if (!v) return -1;
+        json_object_setn_new(meta, key, len, v);
+    }
+    return 0;
+}
+
+/* Fills all but t->data; *offset is the file's. */
+static int take_info(struct cursor *c, struct wz_tensor *t, struct wz_arena *arena, uint64_t *offset)
+{
+    const char *s;
+    size_t n;
+    uint32_t dims, type;
+    uint64_t size[WZ_MAX_DIMS];
+    char *name;
+
+    if (take_name(c, &s, &n, "the name of a tensor") < 0 || take(c, &dims, 4, "a tensor's dimensions") < 0) return -1;
+    t->name = name = wz_arena_alloc(arena, n + 1);
+    memcpy(name, s, n);
+    if (dims > WZ_MAX_DIMS)
+        return wz_fail(c->err, "%s: tensor %.200s has %u dimensions, at most %d are known", c->path, name, dims, WZ_MAX_DIMS);
+    if (take(c, size, 8 * dims, "a tensor's shape") < 0 || take(c, &type, 4, "a tensor's type") < 0 ||
+        take(c, offset, 8, "a tensor's offset") < 0)
+        return -1;
+    t->n_dims = (int)dims;
+    for (uint32_t i = 0; i < dims; i++) t->shape[dims - 1 - i] = (size_t)size[i];
+    if (type >= WZ_COUNT(ggml) || !ggml[type].elements)
+        return wz_fail(c->err, "%s: tensor %.200s has type %u, which is not known", c->path, name, type);
+    t->dtype = ggml[type].dtype;
+    if (!wz_tensor_count(t) || __builtin_mul_overflow(t->count / ggml[type].elements, (size_t)ggml[type].bytes, &t->bytes))
+        return wz_fail(c->err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", c->path, name);
+    if (ggml[type].elements > 1 && (!dims || size[0] % ggml[type].elements))
+        return wz_fail(c->err, "%s: tensor %.200s: rows of a type with blocks of %u must be a multiple of that", c->path, name,
+                       ggml[type].elements);
+    return 0;
+}
+
+int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
+{
+    const struct wz_map *map = wz_tensors_map(set, path, err);
+    char magic[4];
+    uint32_t version;
+    uint64_t n_tensors, n_keys, align = 32, *offsets = NULL;
+    int rc = -1;
+
+    if (!map) return -1;
+    struct cursor c = { path, map->bytes, map->len, map->len, err };
+    if (take(&c, magic, 4, "\"GGUF\"") < 0) return -1;
+    if (memcmp(magic, "GGUF", 4)) return wz_fail(err, "%s: not a GGUF file: it does not begin with \"GGUF\"", path);
+    if (take(&c, &version, 4, "the version") < 0) return -1;
+    if (version != 2 && version != 3)
+        return wz_fail(err, "%s: GGUF version %u, versions 2 and 3 (little endian) are known", path, version);
+    if (take(&c, &n_tensors, 8, "the count of tensors") < 0 || take(&c, &n_keys, 8, "the count of keys") < 0) return -1;
+    if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24)        /* the least that a tensor info, a key takes */
+        return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path, (unsigned long long)n_tensors,
+                       (unsigned long long)n_keys, map->len);
+    set->meta = json_object();
+    if (take_keys(&c, set->meta, n_keys) < 0) return -1;
+    const json_t *a = json_object_get(set->meta, "general.alignment");
+    if (a) align = (uint64_t)json_integer_value(a);
+    if (align == 0 || align > 1 << 20 || (align & (align - 1)))
+        return wz_fail(err, "%s: general.alignment must be a power of two up to 1048576", path);
+
+    const char *file = wz_arena_strdup(&set->arena, path);
+    offsets = wz_realloc(NULL, wz_mul(8, (size_t)n_tensors));
+    for (uint64_t i = 0; i < n_tensors; i++) {
+        struct wz_tensor *t = wz_tensors_add(set);
+        t->file = file;
+        if (take_info(&c, t, &set->arena, &offsets[i]) < 0) goto out;
+    }
+    size_t pad = (size_t)(-(uint64_t)(map->len - c.left) & (align - 1));
+    size_t data_len = c.left < pad ? 0 : c.left - pad;
+    for (int i = 0; i < set->n; i++) {
+        struct wz_tensor *t = &set->list[i];
+        if (offsets[i] % align || offsets[i] > data_len || t->bytes > data_len - offsets[i]) {
+            wz_fail(err, "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
+                    path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
+            goto out;
+        }
+        t->data = c.at + (c.left < pad ? c.left : pad) + offsets[i];
+    }
+    rc = 0;
+out:
+    free(offsets);
+    return rc;
+}

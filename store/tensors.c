@@ -1,0 +1,301 @@
+/* Named arrays, whichever files they are in: opening, finding, and turning every type into float.
+ *
+ *   a file ending in .gguf, or beginning with "GGUF" ─▶ gguf.c
+ *   any other file                                   ─▶ safetensors.c
+ *   a folder ─▶ model.safetensors, else every shard that model.safetensors.index.json names
+ *
+ * The data is never copied: a tensor points into the mapped file, at any alignment. */
+#include "store/tensors.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "both formats are little endian and are read in place");
+
+const struct wz_dtype_row wz_dtypes[] = {
+    [WZ_DT_F32] = { "F32", 1, 4 },
+    [WZ_DT_F16] = { "F16", 1, 2 },
+    [WZ_DT_BF16] = { "BF16", 1, 2 },
+    [WZ_DT_Q8_0] = { "Q8_0", 32, 34 },
+    [WZ_DT_Q4_0] = { "Q4_0", 32, 18 },
+    [WZ_DT_Q4_1] = { "Q4_1", 32, 20 },
+    [WZ_DT_OTHER] = { "other", 0, 0 },
+};
+
+const char *wz_dtype_name(enum wz_dtype dtype)
+{
+    return wz_dtypes[dtype].name;
+}
+
+/* ---- the set ------------------------------------------------------------------------------------------------ */
+
+const struct wz_map *wz_tensors_map(struct wz_tensors *set, const char *path, struct wz_err *err)
+{
+    struct wz_map map;
+
+    if (wz_map_open(&map, path, err) < 0) return NULL;
+    set->maps = wz_realloc(set->maps, sizeof *set->maps * (size_t)(set->n_maps + 1));
+    set->maps[set->n_maps] = map;
+    return &set->maps[set->n_maps++];
+}
+
+struct wz_tensor *wz_tensors_add(struct wz_tensors *set)
+{
+    if (set->n == set->cap) {
+        set->cap = set->cap ? 2 * set->cap : 64;
+        set->list = wz_realloc(set->list, wz_mul(sizeof *set->list, (size_t)set->cap));
+    }
+    set->list[set->n] = (struct wz_tensor){0};
+    return &set->list[set->n++];
+}
+
+bool wz_tensor_count(struct wz_tensor *t)
+{
+    t->count = 1;
+    for (int i = 0; i < t->n_dims; i++)
+        if (__builtin_mul_overflow(t->count, t->shape[i], &t->count)) return false;
+    return true;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const struct wz_tensor *const *)a)->name, (*(const struct wz_tensor *const *)b)->name);
+}
+
+static int index_names(struct wz_tensors *set, struct wz_err *err)
+{
+    set->by_name = wz_realloc(NULL, sizeof *set->by_name * (size_t)(set->n + 1));
+    for (int i = 0; i < set->n; i++) set->by_name[i] = &set->list[i];
+    qsort(set->by_name, (size_t)set->n, sizeof *set->by_name, by_name);
+    for (int i = 1; i < set->n; i++) {
+        const struct wz_tensor *a = set->by_name[i - 1], *b = set->by_name[i];
+        if (!strcmp(a->name, b->name))
+            return wz_fail(err, "%s: tensor %.200s is there twice (the other one is in %s)", a->file, a->name, b->file);
+    }
+    return 0;
+}
+
+/* {"weight_map": {"tensor": "shard file in the same folder", ...}}. Every name listed must be in the shard it names. */
+static int read_shards(struct wz_tensors *set, const char *dir, const char *index_path, struct wz_err *err)
+{
+    json_t *index = wz_json_load(index_path, err), *map, *shards = json_object(), *value;
+    const char *key;
+    int rc = -1;
+
+    if (!index) goto out;
+    map = json_object_get(index, "weight_map");
+    if (!json_is_object(map) || !json_object_size(map)) {
+        wz_fail(err, "%s: \"weight_map\" must be an object of tensor names and files", index_path);
+        goto out;
+    }
+    json_object_foreach(map, key, value) {
+        const char *shard = json_string_value(value);
+        if (!shard || !*shard || strchr(shard, '/') || !strcmp(shard, "..")) {
+            wz_fail(err, "%s: weight_map: the file of %.200s must be a name in the same folder", index_path, key);
+            goto out;
+        }
+        if (json_object_get(shards, shard)) continue;
+        char *path = wz_path("%s/%s", dir, shard);
+        json_object_set_new(shards, shard, json_true());
+        int bad = wz_safetensors_read(set, path, err);
+        free(path);
+        if (bad) goto out;
+    }
+    if (index_names(set, err) < 0) goto out;
+    json_object_foreach(map, key, value) {
+        const struct wz_tensor *t = wz_tensors_find(set, key);
+        const char *base = t ? strrchr(t->file, '/') + 1 : NULL;
+        if (!t || strcmp(base, json_string_value(value))) {
+            wz_fail(err, "%s: weight_map: tensor %.200s is not in %.200s", index_path, key, json_string_value(value));
+            goto out;
+        }
+    }
+    rc = 0;
+out:
+    json_decref(index);
+    json_decref(shards);
+    return rc;
+}
+
+static bool is_gguf(const char *path)
+{
+    char magic[4] = "";
+    FILE *f = fopen(path, "rb");
+    bool yes = f && fread(magic, 1, 4, f) == 4 && !memcmp(magic, "GGUF", 4);
+    size_t n = strlen(path);
+
+    if (f) fclose(f);
+    return yes || (n > 5 && !strcmp(path + n - 5, ".gguf"));
+}
+
+static int read_folder(struct wz_tensors *set, const char *dir, struct wz_err *err)
+{
+    char *one = wz_path("%s/model.safetensors", dir), *index = wz_path("%s/model.safetensors.index.json", dir);
+    int rc;
+
+    if (wz_file_exists(one)) rc = wz_safetensors_read(set, one, err);
+    else if (wz_file_exists(index)) rc = read_shards(set, dir, index, err);
+    else rc = wz_fail(err, "%s: neither model.safetensors nor model.safetensors.index.json is in the folder", dir);
+    free(one);
+    free(index);
+    return rc;
+}
+
+struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err)
+{
+    struct wz_tensors *set = wz_alloc(sizeof *set);
+    int rc;
+
+    if (wz_is_dir(path)) rc = read_folder(set, path, err);
+    else rc = is_gguf(path) ? wz_gguf_read(set, path, err) : wz_safetensors_read(set, path, err);
+    if (rc < 0 || (!set->by_name && index_names(set, err) < 0)) {
+        wz_tensors_close(set);
+        return NULL;
+    }
+    return set;
+}
+
+void wz_tensors_close(struct wz_tensors *set)
+{
+    if (!set) return;
+    for (int i = 0; i < set->n_maps; i++) wz_map_close(&set->maps[i]);
+    free(set->maps);
+    free(set->list);
+    free(set->by_name);
+    json_decref(set->meta);
+    wz_arena_finish(&set->arena);
+    free(set);
+}
+
+int wz_tensors_count(const struct wz_tensors *set)
+{
+    return set->n;
+}
+
+const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i)
+{
+    assert(i >= 0 && i < set->n);
+    return &set->list[i];
+}
+
+const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char *name)
+{
+    const struct wz_tensor key = { .name = name }, *want = &key;
+    const struct wz_tensor **at = set->n ? bsearch(&want, set->by_name, (size_t)set->n, sizeof *set->by_name, by_name) : NULL;
+
+    return at ? *at : NULL;
+}
+
+const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key)
+{
+    return json_object_get(set->meta, key);
+}
+
+const json_t *wz_tensors_metadata(const struct wz_tensors *set)
+{
+    return set->meta;
+}
+
+/* ---- numbers ------------------------------------------------------------------------------------------------ */
+
+static float from_bits(uint32_t bits)
+{
+    float x;
+
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static uint32_t to_bits(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+/* binary16: sign 1, exponent 5 (bias 15), fraction 10. Exponent 0: fraction * 2^-24; 31: infinite or NaN. */
+static float f16_at(const uint8_t *p)
+{
+    uint32_t h = p[0] | (uint32_t)p[1] << 8, sign = (h & 0x8000u) << 16, e = h >> 10 & 31u, m = h & 0x3ffu;
+
+    if (e == 0) return from_bits(sign | to_bits((float)m * 0x1p-24f));
+    if (e == 31) return from_bits(sign | 0x7f800000u | m << 13);
+    return from_bits(sign | (e + 112u) << 23 | m << 13);
+}
+
+uint16_t wz_f16_from(float x)
+{
+    uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u, abs = bits & 0x7fffffffu;
+
+    if (abs > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);             /* 65520 and up: nearer to 2^16 than to 65504 */
+    if (abs < 0x38800000u)         /* subnormal: adding 1/2 makes the unit of the last place 2^-24, so the sum rounds for us */
+        return (uint16_t)(sign | (to_bits(from_bits(abs) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | (((abs + 0xfffu + (abs >> 13 & 1u)) >> 13) - (112u << 10)));
+}
+
+uint16_t wz_bf16_from(float x)
+{
+    uint32_t bits = to_bits(x);
+
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/* Blocks of 32 elements, as ggml defines them (d, m are binary16):
+ *   Q8_0  d, int8 q[32]        x[i] = d * q[i]
+ *   Q4_0  d, 16 bytes          x[i] = d * (low nibble of byte i - 8), x[i+16] = d * (high nibble of byte i - 8)
+ *   Q4_1  d, m, 16 bytes       x[i] = d * low nibble + m,             x[i+16] = d * high nibble + m */
+static void q8_0(const uint8_t *p, float *out)
+{
+    float d = f16_at(p);
+
+    for (int i = 0; i < 32; i++) out[i] = d * (float)(int8_t)p[2 + i];
+}
+
+static void q4_0(const uint8_t *p, float *out)
+{
+    float d = f16_at(p);
+
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)((p[2 + i] & 15) - 8);
+        out[i + 16] = d * (float)((p[2 + i] >> 4) - 8);
+    }
+}
+
+static void q4_1(const uint8_t *p, float *out)
+{
+    float d = f16_at(p), m = f16_at(p + 2);
+
+    for (int i = 0; i < 16; i++) {
+        out[i] = d * (float)(p[4 + i] & 15) + m;
+        out[i + 16] = d * (float)(p[4 + i] >> 4) + m;
+    }
+}
+
+void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out)
+{
+    static void (*const unpack[])(const uint8_t *, float *) = {
+        [WZ_DT_Q8_0] = q8_0, [WZ_DT_Q4_0] = q4_0, [WZ_DT_Q4_1] = q4_1,
+    };
+    const struct wz_dtype_row *row = &wz_dtypes[t->dtype];
+
+    assert(t->dtype != WZ_DT_OTHER && first <= t->count && n <= t->count - first);
+    assert(first % row->elements == 0 && n % row->elements == 0);
+    const uint8_t *p = t->data + first / row->elements * row->bytes;
+    switch (t->dtype) {
+    case WZ_DT_F32:
+        if (n) memcpy(out, p, 4 * n);
+        break;
+    case WZ_DT_F16:
+        for (size_t i = 0; i < n; i++) out[i] = f16_at(p + 2 * i);
+        break;
+    case WZ_DT_BF16:
+        for (size_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)p[2 * i] << 16 | (uint32_t)p[2 * i + 1] << 24);
+        break;
+    default:
+        for (size_t i = 0; i < n / 32; i++) unpack[t->dtype](p + i * row->bytes, out + 32 * i);
+    }
+}

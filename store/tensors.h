@@ -1,0 +1,36 @@
+/* What the readers of the store room share: the set that safetensors.c and gguf.c fill and tensors.c hands out. */
+#ifndef WZ_STORE_TENSORS_H
+#define WZ_STORE_TENSORS_H
+
+#include "store/store.h"
+
+struct wz_tensors {
+    struct wz_arena arena;             /* names and file names */
+    struct wz_map *maps;
+    int n_maps;
+    struct wz_tensor *list;            /* in the order of the files */
+    int n, cap;
+    const struct wz_tensor **by_name;  /* sorted, for find */
+    json_t *meta;                      /* GGUF metadata, or NULL */
+};
+
+enum { WZ_MAX_DIMS = 4, WZ_MAX_NAME = 65535 };
+
+/* Maps a file into the set; its bytes live as long as the set. NULL and a sentence on error. */
+const struct wz_map *wz_tensors_map(struct wz_tensors *set, const char *path, struct wz_err *err);
+/* Appends a zeroed tensor; the pointer is valid until the next one. */
+struct wz_tensor *wz_tensors_add(struct wz_tensors *set);
+/* shape[0] * shape[1] * ... into t->count. False: more than a size_t counts. */
+bool wz_tensor_count(struct wz_tensor *t);
+
+/* Elements and bytes of a block of each type; 1 element where it is not quantised. WZ_DT_OTHER has none. */
+struct wz_dtype_row { const char *name; size_t elements, bytes; };
+extern const struct wz_dtype_row wz_dtypes[];
+
+int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err *err);
+int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err);
+
+uint16_t wz_f16_from(float x);         /* nearest, ties to even; past 65504 becomes infinite */
+uint16_t wz_bf16_from(float x);        /* nearest, ties to even; NaN stays NaN */
+
+#endif
