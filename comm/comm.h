@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 
+/* WEIGHTS, SUMS and TREE are comm's own. */
 enum wz_tag { WZ_TAG_EPISODES = 1, WZ_TAG_LABELLED, WZ_TAG_WEIGHTS, WZ_TAG_STATS, WZ_TAG_CONTROL, WZ_TAG_SUMS, WZ_TAG_TREE };
 
 struct wz_link {

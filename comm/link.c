@@ -1,0 +1,93 @@
+/* The link: a row of the table, and the one place that waits.
+ *
+ * Every wait polls: it drives this rank's own sends, asks once more, and naps. So no rank blocks inside the library,
+ * ranks that share cores leave them to each other, and each wait ends at its deadline with a sentence (law 5). */
+#include "comm/row.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct wz_link_row *const rows[] = { &wz_link_self, &wz_link_mpi };
+
+/* mpirun and srun --mpi=pmix tell their children by these variables. */
+static int choose(const char **name, struct wz_err *err)
+{
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+
+    *name = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") ? "mpi" : "self";
+    if (strcmp(*name, "self") == 0 && tasks && atoi(tasks) > 1)
+        return wz_fail(err, "link auto: srun started %s tasks that do not know of each other; start them with srun --mpi=pmix",
+                       tasks);
+    return 0;
+}
+
+int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err)
+{
+    *link = (struct wz_link){ .size = 1, .deadline = deadline };
+    if (strcmp(name, "auto") == 0 && choose(&name, err) < 0) return -1;
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        if (strcmp(rows[i]->name, name) != 0) continue;
+        if (rows[i]->open(link, err) < 0) return -1;
+        link->row = rows[i];
+        return 0;
+    }
+    return wz_fail(err, "link %s: unknown; the choices are auto, self, mpi", name);
+}
+
+void wz_link_close(struct wz_link *link)
+{
+    struct wz_wait wait = {0};
+
+    if (!link->row) return;
+    wz_flush(link);
+    while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
+    link->row->close(link);
+    *link = (struct wz_link){0};
+}
+
+void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer)
+{
+    char who[32] = "the other ranks";
+
+    link->row->drive(link);
+    if (wait->until == 0) wait->until = wz_now() + link->deadline;
+    if (wz_now() > wait->until) {
+        if (peer >= 0) snprintf(who, sizeof who, "rank %d", peer);
+        wz_die("%s at step %lld waited for %s longer than the deadline of %g s", operation, (long long)link->step, who,
+               link->deadline);
+    }
+    wz_nap(&wait->spins);
+}
+
+void wz_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n)
+{
+    link->row->send(link, to, tag, bytes, n);
+    link->row->drive(link);
+}
+
+void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf, const char *operation)
+{
+    struct wz_wait wait = {0};
+
+    wz_buf_clear(buf);
+    while (!link->row->recv(link, from, tag, buf)) wz_wait(link, &wait, operation, from);
+}
+
+void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf)
+{
+    static const char *const operations[] = {
+        [WZ_TAG_EPISODES] = "receive of episodes", [WZ_TAG_LABELLED] = "receive of labelled episodes",
+        [WZ_TAG_WEIGHTS] = "receive of weights",   [WZ_TAG_STATS] = "receive of statistics",
+        [WZ_TAG_CONTROL] = "receive of control",   [WZ_TAG_SUMS] = "receive of sums",
+        [WZ_TAG_TREE] = "receive of a tree sum",
+    };
+
+    wz_recv_for(link, from, tag, buf, operations[tag]);
+}
+
+void wz_flush(struct wz_link *link)
+{
+    struct wz_wait wait = {0};
+
+    for (int peer; (peer = link->row->drive(link)) >= 0;) wz_wait(link, &wait, "flush of sends", peer);
+}

@@ -1,0 +1,175 @@
+/* The link of many processes: Open MPI, from one thread, never blocking inside it.
+ *
+ *   send   copy ─▶ parts ─▶ MPI_Isend, kept in a list until done     recv   MPI_Improbe ─▶ MPI_Imrecv ─▶ MPI_Test
+ *   move   MPI_Irecv + MPI_Isend in place ─▶ MPI_Test                leave  MPI_Ibarrier ─▶ MPI_Test
+ *
+ * A message is cut into parts of WZ_PART bytes and ends with the first shorter one; between two ranks MPI keeps the
+ * order of what has one tag, so the receiver needs no header to put them together. */
+#include "comm/row.h"
+
+#include <assert.h>
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct part { MPI_Request request; void *bytes; int to; };
+struct state {
+    struct part *parts;        /* sends on their way */
+    int n, cap;
+    MPI_Request coming;        /* a part of a message being received, and its size */
+    int coming_n;
+    MPI_Request out, in;       /* the move */
+    int out_to, in_from;
+    MPI_Request leaving;
+    bool left;
+};
+
+static void check(int rc, const char *call)
+{
+    char text[MPI_MAX_ERROR_STRING];
+    int n;
+
+    if (rc == MPI_SUCCESS) return;
+    MPI_Error_string(rc, text, &n);
+    wz_die("%s: %s", call, text);
+}
+#define CHECK(name, ...) check(name(__VA_ARGS__), #name)
+
+static bool test(MPI_Request *request)
+{
+    int done;
+
+    CHECK(MPI_Test, request, &done, MPI_STATUS_IGNORE);
+    return done;
+}
+
+static void abort_job(int status)
+{
+    MPI_Abort(MPI_COMM_WORLD, status);
+}
+
+static int mpi_open(struct wz_link *link, struct wz_err *err)
+{
+    int before, after, level, rc;
+    char text[MPI_MAX_ERROR_STRING];
+
+    MPI_Initialized(&before);
+    MPI_Finalized(&after);
+    if (before || after) return wz_fail(err, "link mpi: a process can join an MPI job once, and this one already has");
+    rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
+    if (rc != MPI_SUCCESS) {
+        MPI_Error_string(rc, text, &level);
+        return wz_fail(err, "link mpi: MPI could not start: %s", text);
+    }
+    if (level < MPI_THREAD_FUNNELED)
+        return wz_fail(err, "link mpi: this MPI was built without threads (level %d, %d is needed)", level, MPI_THREAD_FUNNELED);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &link->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &link->size);
+    wz_set_rank(link->rank, link->size, abort_job);
+
+    struct state *s = wz_alloc(sizeof *s);
+    s->coming = s->out = s->in = s->leaving = MPI_REQUEST_NULL;
+    link->state = s;
+    return 0;
+}
+
+static bool mpi_leave(struct wz_link *link)
+{
+    struct state *s = link->state;
+
+    if (!s->left) CHECK(MPI_Ibarrier, MPI_COMM_WORLD, &s->leaving);
+    s->left = true;
+    return test(&s->leaving);
+}
+
+static void mpi_close(struct wz_link *link)
+{
+    struct state *s = link->state;
+
+    wz_set_rank(link->rank, link->size, NULL);
+    MPI_Finalize();
+    free(s->parts);
+    free(s);
+}
+
+static void mpi_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n)
+{
+    struct state *s = link->state;
+
+    assert(to >= 0 && to < link->size);
+    for (size_t at = 0, k = WZ_PART; k == WZ_PART; at += k) {
+        k = n - at < WZ_PART ? n - at : WZ_PART;
+        if (s->n == s->cap) {
+            s->cap = s->cap ? 2 * s->cap : 16;
+            s->parts = wz_realloc(s->parts, (size_t)s->cap * sizeof *s->parts);
+        }
+        struct part *p = &s->parts[s->n++];
+        *p = (struct part){ MPI_REQUEST_NULL, wz_realloc(NULL, k), to };
+        if (k) memcpy(p->bytes, (const char *)bytes + at, k);
+        CHECK(MPI_Isend, p->bytes, (int)k, MPI_BYTE, to, (int)tag, MPI_COMM_WORLD, &p->request);
+    }
+}
+
+static int mpi_drive(struct wz_link *link)
+{
+    struct state *s = link->state;
+
+    for (int i = 0; i < s->n;) {
+        if (!test(&s->parts[i].request)) {
+            i++;
+            continue;
+        }
+        free(s->parts[i].bytes);
+        s->parts[i] = s->parts[--s->n];
+    }
+    return s->n ? s->parts[0].to : -1;
+}
+
+static bool mpi_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf)
+{
+    struct state *s = link->state;
+
+    assert(from >= 0 && from < link->size);
+    if (s->coming == MPI_REQUEST_NULL) {
+        int found;
+        MPI_Message message;
+        MPI_Status status;
+        CHECK(MPI_Improbe, from, (int)tag, MPI_COMM_WORLD, &found, &message, &status);
+        if (!found) return false;
+        CHECK(MPI_Get_count, &status, MPI_BYTE, &s->coming_n);
+        size_t need = buf->len + (size_t)s->coming_n + 1;
+        if (need > buf->cap) {
+            buf->cap = buf->len && need < 2 * buf->cap ? 2 * buf->cap : need;
+            buf->data = wz_realloc(buf->data, buf->cap);
+        }
+        CHECK(MPI_Imrecv, buf->data + buf->len, s->coming_n, MPI_BYTE, &message, &s->coming);
+    }
+    if (!test(&s->coming)) return false;
+    buf->len += (size_t)s->coming_n;
+    buf->data[buf->len] = 0;
+    return s->coming_n < WZ_PART;
+}
+
+static void mpi_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in, size_t n_in)
+{
+    struct state *s = link->state;
+
+    assert(n_out <= WZ_PART && n_in <= WZ_PART);
+    s->out_to = to;
+    s->in_from = from;
+    if (from >= 0) CHECK(MPI_Irecv, in, (int)n_in, MPI_BYTE, from, (int)tag, MPI_COMM_WORLD, &s->in);
+    if (to >= 0) CHECK(MPI_Isend, out, (int)n_out, MPI_BYTE, to, (int)tag, MPI_COMM_WORLD, &s->out);
+}
+
+static int mpi_moved(struct wz_link *link)
+{
+    struct state *s = link->state;
+
+    if (!test(&s->in)) return s->in_from;
+    return test(&s->out) ? -1 : s->out_to;
+}
+
+const struct wz_link_row wz_link_mpi = {
+    "mpi", mpi_open, mpi_leave, mpi_close, mpi_send, mpi_drive, mpi_recv, mpi_move, mpi_moved,
+};

@@ -1,0 +1,37 @@
+/* What a kind of link has to do. Everything else (waiting, deadlines, collectives, publishing) is built on these slots,
+ * so that a deadline holds everywhere. No slot blocks: each does what can be done now and says whether that was all. */
+#ifndef WZ_ROW_H
+#define WZ_ROW_H
+
+#include "comm/comm.h"
+
+struct wz_link_row {
+    const char *name;
+    /* Sets rank, size and state; -1 and a sentence where this process can't be part of such a job. */
+    int (*open)(struct wz_link *link, struct wz_err *err);
+    /* Begins to leave; true once every rank has. Then close frees. */
+    bool (*leave)(struct wz_link *link);
+    void (*close)(struct wz_link *link);
+    /* A message from a copy of the bytes. */
+    void (*send)(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
+    /* Drives the messages on their way; -1 when none is left, else a rank that has not taken all of its own. */
+    int (*drive)(struct wz_link *link);
+    /* Adds to buf what has come of the next message; true when that was its end. */
+    bool (*recv)(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
+    /* In place, sizes known on both sides, at most WZ_PART bytes each: out to `to` while in comes from `from` (-1: none).
+     * One at a time. moved: -1 when both are through, else the rank that is waited for. */
+    void (*move)(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in, size_t n_in);
+    int (*moved)(struct wz_link *link);
+};
+extern const struct wz_link_row wz_link_self, wz_link_mpi;
+
+/* Messages travel in parts of this size, the last one shorter (perhaps empty): MPI counts in int. */
+enum { WZ_PART = 16 << 20 };
+
+/* Waits: while (!done) wz_wait(...). Drives the sends, naps, and dies when the deadline has run out. Zeroed struct begins. */
+struct wz_wait { double until; int spins; };
+void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer);
+/* wz_recv with another name for the operation. */
+void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf, const char *operation);
+
+#endif

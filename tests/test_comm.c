@@ -1,0 +1,199 @@
+/* The promise: what is sent arrives, whole, once and in order; sums have the bits of the serial tree on any number of
+ * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank together. */
+#include "test.h"
+
+#include "comm/comm.h"
+
+static struct wz_link job;
+static int everyone[64];
+
+static struct wz_group all(void)
+{
+    return (struct wz_group){ job.size, job.rank, everyone };
+}
+
+static void auto_finds_the_link(void **state)
+{
+    struct wz_link other;
+    struct wz_err err;
+
+    assert_int_equal(job.size, getenv("OMPI_COMM_WORLD_SIZE") ? atoi(getenv("OMPI_COMM_WORLD_SIZE")) : 1);
+    assert_int_equal(wz_rank(), job.rank);
+    assert_int_equal(wz_link_open(&other, "ether", 1, &err), -1);
+    assert_non_null(strstr(err.text, "auto, self, mpi"));
+    if (getenv("OMPI_COMM_WORLD_SIZE")) {
+        assert_int_equal(wz_link_open(&other, "mpi", 1, &err), -1);
+        return;
+    }
+    setenv("SLURM_STEP_NUM_TASKS", "4", 1);
+    assert_int_equal(wz_link_open(&other, "auto", 1, &err), -1);
+    assert_non_null(strstr(err.text, "srun --mpi=pmix"));
+    unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+/* Three tags, many sizes, to every rank and oneself; received in another order of tags than sent. */
+static void messages_keep_their_order(void **state)
+{
+    static const size_t sizes[] = { 0, 1, 4095, 0, 70000, 3 };
+    static const enum wz_tag tags[] = { WZ_TAG_EPISODES, WZ_TAG_STATS, WZ_TAG_CONTROL };
+    uint8_t *bytes = wz_alloc(70000);
+    struct wz_buf buf = {0};
+
+    for (int to = 0; to < job.size; to++)
+        for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+            for (size_t t = 0; t < WZ_COUNT(tags); t++) {
+                memset(bytes, (int)(job.rank * 40 + (int)(i * 3 + t)), sizes[i]);
+                wz_send(&job, to, tags[t], bytes, sizes[i]);
+            }
+    for (size_t t = WZ_COUNT(tags); t-- > 0;)
+        for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+            for (int from = 0; from < job.size; from++) {
+                wz_recv(&job, from, tags[t], &buf);
+                assert_int_equal(buf.len, sizes[i]);
+                memset(bytes, (int)(from * 40 + (int)(i * 3 + t)), sizes[i]);
+                if (buf.len) assert_memory_equal(buf.data, bytes, buf.len);
+            }
+    wz_flush(&job);
+    wz_buf_finish(&buf);
+    free(bytes);
+}
+
+/* Sizes around the parts that long messages are cut into. */
+static void long_messages_arrive_whole(void **state)
+{
+    static const size_t sizes[] = { 20 * 1000 * 1000, 16 << 20, (16 << 20) - 1, (32 << 20) + 1 };
+    int to = (job.rank + 1) % job.size, from = (job.rank + job.size - 1) % job.size;
+    struct wz_buf buf = {0};
+
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
+        uint32_t *words = wz_alloc(sizes[i] + 4);
+        for (size_t k = 0; k <= sizes[i] / 4; k++) words[k] = (uint32_t)(k * 2654435761u) ^ (uint32_t)job.rank;
+        wz_send(&job, to, WZ_TAG_EPISODES, words, sizes[i]);
+        memset(words, 0, sizes[i]);                          /* the bytes were copied */
+        wz_send(&job, to, WZ_TAG_EPISODES, "after", 5);
+        wz_recv(&job, from, WZ_TAG_EPISODES, &buf);
+        for (size_t k = 0; k <= sizes[i] / 4; k++) words[k] = (uint32_t)(k * 2654435761u) ^ (uint32_t)from;
+        assert_int_equal(buf.len, sizes[i]);
+        assert_memory_equal(buf.data, words, sizes[i]);
+        wz_recv(&job, from, WZ_TAG_EPISODES, &buf);
+        assert_int_equal(buf.len, 5);
+        free(words);
+    }
+    wz_flush(&job);
+    wz_buf_finish(&buf);
+}
+
+/* Values that float addition rounds: the order of a sum shows in its bits. */
+static float leaf(int i, size_t k)
+{
+    struct wz_key key = { .seed = 3, .purpose = WZ_RNG_TEST, .a = (uint32_t)i, .b = (uint32_t)k };
+
+    return (float)wz_normal(key) * (float)(1 << wz_below(key, 20));
+}
+
+static float tree(int first, int n, size_t k)
+{
+    return n == 1 ? leaf(first, k) : tree(first, n / 2, k) + tree(first + n / 2, n / 2, k);
+}
+
+static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
+{
+    enum { LEAVES = 8 };
+    static const size_t sizes[] = { 0, 1, 2, 7, 1000, (1 << 19) + 3 };
+    struct wz_group group = all();
+    const int ends[] = { 0, 2 };
+    bool differs = false;
+
+    if (job.size == 3) {                                     /* a group that is not the whole job */
+        if (job.rank == 1) return;
+        group = (struct wz_group){ 2, job.rank / 2, ends };
+    }
+    for (size_t s = 0; s < WZ_COUNT(sizes); s++) {
+        size_t n = sizes[s], stride = n > 1000 ? 97 : 1;     /* of the long one, every 97th and the last are looked at */
+        float *x = wz_alloc((n + 1) * sizeof *x);
+        int share = LEAVES / group.n;
+        for (size_t k = 0; k < n; k++)
+            if (k % stride == 0 || k + 1 == n) x[k] = tree(group.me * share, share, k);
+        x[n] = 12345;
+        wz_tree_sum(&job, &group, x, n);
+        for (size_t k = 0; k < n; k++) {
+            float want = k % stride == 0 || k + 1 == n ? tree(0, LEAVES, k) : 0, chain = 0;
+            for (int i = 0; i < LEAVES; i++) chain += leaf(i, k);
+            assert_memory_equal(&x[k], &want, sizeof want);
+            differs |= chain != want;
+        }
+        assert_true(x[n] == 12345);
+        free(x);
+    }
+    assert_true(differs);                                    /* else the leaves could not tell one order from another */
+}
+
+static void all_gather_is_in_order_of_rank(void **state)
+{
+    struct wz_group group = all();
+    double mine[3] = { job.rank + 0.5, job.rank * 10, -job.rank }, out[64][3];
+    struct wz_buf *bytes = wz_alloc((size_t)job.size * sizeof *bytes);
+
+    for (int round = 0; round < 3; round++) {
+        memset(out, 0, sizeof out);
+        wz_all_gather(&job, &group, mine, 3, out[0]);
+        for (int i = 0; i < job.size; i++) {
+            assert_true(out[i][0] == i + 0.5 && out[i][1] == i * 10 && out[i][2] == -i);
+        }
+        char text[64];
+        int n = job.rank == 0 ? 0 : snprintf(text, sizeof text, "rank %d round %d%*s", job.rank, round, job.rank, "");
+        wz_all_gather_bytes(&job, &group, text, (size_t)n, bytes);
+        for (int i = 0; i < job.size; i++) {
+            n = i == 0 ? 0 : snprintf(text, sizeof text, "rank %d round %d%*s", i, round, i, "");
+            assert_int_equal(bytes[i].len, n);
+            if (n) assert_memory_equal(bytes[i].data, text, (size_t)n);
+        }
+    }
+    for (int i = 0; i < job.size; i++) wz_buf_finish(&bytes[i]);
+    free(bytes);
+}
+
+/* From each root in turn to everyone, root included or not, sizes around the chain's parts. */
+static void weights_arrive_with_their_identity(void **state)
+{
+    static const size_t sizes[] = { 0, 5, 1 << 20, (2 << 20) + 1 };
+    uint64_t version = 1000;
+
+    for (int root = 0; root < job.size; root++)
+        for (size_t s = 0; s < WZ_COUNT(sizes); s++) {
+            size_t n = sizes[s], size = n * sizeof(float);
+            float *x = wz_alloc(size), *got = wz_alloc(size);
+            bool root_takes = s % 2 || job.size == 1;
+            int to[64], n_to = 0;
+            for (size_t k = 0; k < n; k++) x[k] = (float)(k % 1000) + (float)root;
+            for (int i = job.size; i-- > 0;)
+                if (i != root || root_takes) to[n_to++] = i;
+            uint64_t hash = wz_hash(x, size, 0), got_hash = 0;
+            if (job.rank == root) wz_publish(&job, root, to, n_to, (uint32_t)s, ++version, hash, x, n);
+            else version++;
+            if (job.rank != root || root_takes) {
+                wz_take(&job, root, (uint32_t)s, version, &got_hash, got, n);
+                assert_true(got_hash == hash);
+                if (n) assert_memory_equal(got, x, size);
+            }
+            free(x), free(got);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(auto_finds_the_link), cmocka_unit_test(messages_keep_their_order),
+        cmocka_unit_test(long_messages_arrive_whole), cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),
+        cmocka_unit_test(all_gather_is_in_order_of_rank), cmocka_unit_test(weights_arrive_with_their_identity),
+    };
+    struct wz_err err;
+
+    if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
+    for (int i = 0; i < 64; i++) everyone[i] = i;
+    if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");   /* one report is enough */
+    int failed = cmocka_run_group_tests_name("comm", tests, NULL, NULL);
+    if (failed) wz_die("%d cases failed", failed);           /* the others may wait for us */
+    wz_link_close(&job);
+    return 0;
+}
