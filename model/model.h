@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "model/chat.h"
 #include "model/tokenizer.h"
+#include "store/store.h"
 
 enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR };
 
@@ -67,6 +68,8 @@ void wz_model_init(struct wz_model *model, uint64_t seed);
 struct wz_model *wz_model_load(const char *path, enum wz_type type, struct wz_backend *be, struct wz_err *err);
 /* Writes config.json and model.safetensors (sharded by `shard` bytes with an index when shard > 0). */
 int wz_model_save(const struct wz_model *model, const char *dir, size_t shard, struct wz_err *err);
+/* The same with the matrices stored as `dtype` (WZ_DT_F32, WZ_DT_BF16 or WZ_DT_F16 of store.h); norms are always F32. */
+int wz_model_save_as(const struct wz_model *model, const char *dir, size_t shard, enum wz_dtype dtype, struct wz_err *err);
 /* After any change to the weights: packs them, hashes them (XXH3 over the f32 values on the host), notes the version. */
 void wz_model_seal(struct wz_model *model, uint64_t version);
 

@@ -1,0 +1,96 @@
+/* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in ascending
+ * order, so sequences may be cut into batches anywhere and the bits stay (law 2).
+ *
+ * A tied embedding breaks that chain in two: the head adds to it at the beginning of a backward, the look-up at the end. Were
+ * a batch done at once, all its head parts would come before all its look-up parts, and cutting it in two would mix them
+ * differently. So with a tied embedding the sequences go one by one: head then look-up of the first, of the second, ... */
+#include "model/inner.h"
+
+#include <assert.h>
+
+/* The gradient's place for a parameter. */
+static float *d(const struct wz_model *m, float *d_params, const void *param)
+{
+    return d_params + ((const float *)param - m->params);
+}
+
+static void matrix_back(const struct wz_model *m, float *d_params, float *d_x, const float *d_y, const float *x,
+                        const struct wz_weight *w, int n, bool add)
+{
+    wz_matmul_back_w(m->be, d(m, d_params, w->data), d_y, x, n, w->out, w->in);
+    wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
+}
+
+/* From the loss to d_x = the gradient of the last layer's output, for rows [first, first + n). */
+static void head_back(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp, float temperature,
+                      float *d_params, int first, int n)
+{
+    const struct wz_config *c = &m->config;
+    size_t dim = (size_t)c->dim, off = (size_t)first * dim, bytes = (size_t)n * dim * sizeof(float);
+    int k = wz_work_targets(w, targets, first, n);
+    bool known = w->head_t == temperature;
+    float *d_hidden = w->h;    /* free until the first layer's norm is recomputed into it */
+
+    for (int i = 0; i < k; i++) known = known && w->has_lse[w->rows[i]];
+    if (!known) wz_head_logprob(m->be, w->row_a, w->row_b, NULL, w->picked, &m->head, w->row_targets, temperature, k);
+    for (int i = 0; i < k; i++) {
+        if (known) w->row_b[i] = w->head_lse[w->rows[i]];
+        w->row_a[i] = d_logp[w->rows[i]];
+    }
+    wz_head_back(m->be, w->d_h, d(m, d_params, m->head.data), w->picked, &m->head, w->row_targets, w->row_a, w->row_b,
+                 temperature, k);
+    for (int i = 0; i < k; i++) w->rows[i] -= first;
+    wz_zero(m->be, d_hidden, bytes);
+    wz_embed_back(m->be, d_hidden, w->d_h, w->rows, k, c->dim);
+    wz_zero(m->be, w->d_x, bytes);
+    wz_rmsnorm_back(m->be, w->d_x, d(m, d_params, m->norm), d_hidden, wz_work_x(w, c->layers) + off, m->norm, w->rstd + first,
+                    n, c->dim);
+}
+
+/* d_x: gradient of the layer's output on entry, of its input on return. */
+static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l, int first, int n)
+{
+    const struct wz_config *c = &m->config;
+    struct wz_backend *be = m->be;
+    struct wz_layer *y = &m->layers[l];
+    size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn, at = (size_t)first;
+    const float *x = wz_work_x(w, l) + at * dim, *mid = wz_work_at(w, w->mid, dim, l) + at * dim;
+    const float *q = wz_work_at(w, w->q, hd, l) + at * hd, *att = wz_work_at(w, w->att, hd, l) + at * hd;
+    const float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l) + at * (size_t)c->heads;
+    const float *gate = wz_work_at(w, w->gate, ffn, l) + at * ffn, *up = wz_work_at(w, w->up, ffn, l) + at * ffn;
+    float *rstd1 = wz_work_at(w, w->rstd1, 1, l) + first, *rstd2 = wz_work_at(w, w->rstd2, 1, l) + first;
+    const struct wz_rows rows = { n, w->batch.seqs, w->batch.stride, w->seq + first, w->pos + first, w->table };
+
+    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
+    matrix_back(m, d_params, w->d_act, w->d_x, w->act, &y->down, n, false);
+    wz_swiglu_back(be, w->d_gate, w->d_up, w->d_act, gate, up, (size_t)n * ffn);
+    wz_rmsnorm(be, w->h, rstd2, mid, y->norm2, n, c->dim, c->norm_eps);
+    matrix_back(m, d_params, w->d_h, w->d_gate, w->h, &y->gate, n, false);
+    matrix_back(m, d_params, w->d_h, w->d_up, w->h, &y->up, n, true);
+    wz_rmsnorm_back(be, w->d_x, d(m, d_params, y->norm2), w->d_h, mid, y->norm2, rstd2, n, c->dim);
+
+    matrix_back(m, d_params, w->d_att, w->d_x, att, &y->o, n, false);
+    wz_attention_back(be, w->d_q, w->d_k, w->d_v, w->d_att, att, lse, q, &cache->kv[l], &rows, c->heads);
+    wz_rope(be, w->d_q, rows.pos, m->freq, n, c->heads, c->head_dim, -1);
+    wz_rope(be, w->d_k, rows.pos, m->freq, n, c->kv_heads, c->head_dim, -1);
+    wz_rmsnorm(be, w->h, rstd1, x, y->norm1, n, c->dim, c->norm_eps);
+    matrix_back(m, d_params, w->d_h, w->d_q, w->h, &y->q, n, false);
+    matrix_back(m, d_params, w->d_h, w->d_k, w->h, &y->k, n, true);
+    matrix_back(m, d_params, w->d_h, w->d_v, w->h, &y->v, n, true);
+    wz_rmsnorm_back(be, w->d_x, d(m, d_params, y->norm1), w->d_h, x, y->norm1, rstd1, n, c->dim);
+}
+
+void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,
+                 float temperature, float *d_params)
+{
+    int n = w->batch.n;
+
+    assert(m->params && w->model == m && w->tape && w->whole && w->version == m->version);
+    for (int first = 0, count; first < n; first += count) {
+        for (count = 1; first + count < n; count++)
+            if (m->config.tied && w->seq[first + count] != w->seq[first]) break;
+        head_back(m, w, targets, d_logp, temperature, d_params, first, count);
+        for (int l = m->config.layers - 1; l >= 0; l--) layer_back(m, cache, w, d_params, l, first, count);
+        wz_embed_back(m->be, d(m, d_params, m->embed.data), w->d_x, w->ids + first, count, m->config.dim);
+    }
+}

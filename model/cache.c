@@ -1,0 +1,133 @@
+/* cache: keys and values in pages of P tokens, for every layer at the same page number.
+ *
+ *   seq a  len 9, P 4    [3][0][7]                page 7 holds one token
+ *   seq b  fork(a, 6)    [3][5]                   page 3 is shared (2 uses), page 5 is a copy of half of page 0
+ *
+ * A page is written by one sequence only: whoever holds a page with two uses only reads it, since a fork shares full pages
+ * alone. Each page remembers the version of the weights that filled it (law 6). */
+#include "model/inner.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+size_t wz_cache_bytes(const struct wz_config *c, int pages, int page)
+{
+    size_t slot = wz_mul((size_t)c->kv_heads, (size_t)c->head_dim);
+
+    return wz_mul(wz_mul(wz_mul(wz_mul(slot, (size_t)pages), (size_t)page), (size_t)c->layers), 2 * sizeof(float));
+}
+
+struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page)
+{
+    const struct wz_config *c = &model->config;
+    struct wz_cache *cache = wz_alloc(sizeof(*cache));
+
+    assert(pages > 0 && page > 0);
+    cache->be = model->be;
+    cache->layers = c->layers;
+    cache->pages = pages;
+    cache->page = page;
+    cache->context = c->context;
+    cache->block = wz_backend_alloc(cache->be, wz_cache_bytes(c, pages, page));
+    cache->kv = wz_alloc((size_t)c->layers * sizeof(*cache->kv));
+    size_t half = (size_t)pages * (size_t)page * (size_t)c->kv_heads * (size_t)c->head_dim;
+    for (int l = 0; l < c->layers; l++) {
+        float *k = cache->block + (size_t)l * 2 * half;
+        cache->kv[l] = (struct wz_kv) { k, k + half, pages, page, c->kv_heads, c->head_dim };
+    }
+    cache->unused = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
+    cache->uses = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
+    cache->version = wz_alloc(wz_mul((size_t)pages, sizeof(uint64_t)));
+    cache->n_unused = pages;
+    for (int i = 0; i < pages; i++) cache->unused[i] = pages - 1 - i;      /* page 0 goes first */
+    return cache;
+}
+
+void wz_cache_destroy(struct wz_cache *cache)
+{
+    if (!cache) return;
+    wz_backend_free(cache->be, cache->block);
+    free(cache->kv);
+    free(cache->unused);
+    free(cache->uses);
+    free(cache->version);
+    free(cache);
+}
+
+int wz_cache_free_pages(const struct wz_cache *cache)
+{
+    return cache->n_unused;
+}
+
+/* The list of a sequence is made once, long enough for the longest sequence. */
+static void seq_room(const struct wz_cache *cache, struct wz_seq *seq)
+{
+    int cap = (cache->context + cache->page - 1) / cache->page;
+
+    if (cap > cache->pages) cap = cache->pages;
+    if (seq->cap >= cap) return;
+    seq->pages = wz_realloc(seq->pages, (size_t)cap * sizeof(int));
+    seq->cap = cap;
+}
+
+static int page_take(struct wz_cache *cache)
+{
+    int page = cache->unused[--cache->n_unused];
+
+    cache->uses[page] = 1;
+    return page;
+}
+
+static void page_give(struct wz_cache *cache, int page)
+{
+    assert(cache->uses[page] > 0);
+    if (--cache->uses[page] == 0) cache->unused[cache->n_unused++] = page;
+}
+
+bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n)
+{
+    assert(n >= 0 && n <= cache->context - seq->len);
+    int want = (seq->len + n + cache->page - 1) / cache->page;
+
+    if (want - seq->n_pages > cache->n_unused) return false;
+    seq_room(cache, seq);
+    while (seq->n_pages < want) seq->pages[seq->n_pages++] = page_take(cache);
+    return true;
+}
+
+bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq *src, int len)
+{
+    int full = len / cache->page, part = len % cache->page;
+
+    assert(dst->len == 0 && dst->n_pages == 0 && len >= 0 && len <= src->len);
+    if (part && cache->n_unused == 0) return false;
+    seq_room(cache, dst);
+    for (int i = 0; i < full; i++) {
+        dst->pages[i] = src->pages[i];
+        cache->uses[src->pages[i]]++;
+    }
+    dst->n_pages = full;
+    if (part) {
+        int page = page_take(cache);
+
+        for (int l = 0; l < cache->layers; l++) wz_kv_copy(cache->be, &cache->kv[l], page, src->pages[full], part);
+        cache->version[page] = cache->version[src->pages[full]];
+        dst->pages[dst->n_pages++] = page;
+    }
+    dst->len = len;
+    return true;
+}
+
+void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq)
+{
+    while (seq->n_pages > 0) page_give(cache, seq->pages[--seq->n_pages]);
+    seq->len = 0;
+}
+
+void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq)
+{
+    wz_seq_release(cache, seq);
+    free(seq->pages);
+    *seq = (struct wz_seq) { 0 };
+}

@@ -1,0 +1,354 @@
+/* config: what a model is, from config.json of a hub folder (old and new spellings) or from a GGUF's metadata, and back.
+ *
+ *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }      transformers 4
+ *              rope_parameters: { rope_theta, rope_type, ... }                                               transformers 5
+ *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
+ *   head_dim   may be absent or null: hidden_size / num_attention_heads
+ *
+ * A GGUF has no words for llama3 scaling, only the divisors it comes to (rope_freqs.weight): the parameters are found again
+ * from those, and checked. */
+#include "model/inner.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LIMIT = 1 << 24 };      /* of any count: keeps products of three in a size_t and products of two off overflow */
+
+static bool absent(const json_t *j)
+{
+    return !j || json_is_null(j);
+}
+
+/* A whole number in [low, LIMIT]. An absent key is `other`, or an error where other < low. */
+static int get_int(const json_t *j, const char *path, const char *key, int low, int other, int *out, struct wz_err *err)
+{
+    if (absent(j)) {
+        *out = other;
+        if (other >= low) return 0;
+        return wz_fail(err, "%s: %s is missing; a whole number was expected", path, key);
+    }
+    if (!json_is_integer(j) || json_integer_value(j) < low || json_integer_value(j) > LIMIT)
+        return wz_fail(err, "%s: %s must be a whole number from %d to %d", path, key, low, LIMIT);
+    *out = (int)json_integer_value(j);
+    return 0;
+}
+
+/* A number > 0. An absent key is `other`, or an error where other is 0. */
+static int get_float(const json_t *j, const char *path, const char *key, float other, float *out, struct wz_err *err)
+{
+    double x = absent(j) ? (double)other : json_is_number(j) ? json_number_value(j) : 0;
+
+    if (!(x > 0 && x < 1e30)) return wz_fail(err, "%s: %s must be a number above 0", path, key);
+    *out = (float)x;
+    return 0;
+}
+
+static void add_eos(struct wz_config *c, int id)
+{
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] == id) return;
+    if (c->n_eos < (int)WZ_COUNT(c->eos)) c->eos[c->n_eos++] = id;
+}
+
+/* A token id, a list of them, or null. */
+static int get_eos(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
+{
+    size_t n = json_is_array(j) ? json_array_size(j) : absent(j) ? 0 : 1;
+
+    for (size_t i = 0; i < n; i++) {
+        const json_t *e = json_is_array(j) ? json_array_get(j, i) : j;
+
+        if (!json_is_integer(e) || json_integer_value(e) < -1 || json_integer_value(e) > LIMIT)
+            return wz_fail(err, "%s: eos_token_id must be a token id or a list of token ids", path);
+        if (json_integer_value(e) >= 0) add_eos(c, (int)json_integer_value(e));
+    }
+    return 0;
+}
+
+/* What every source must agree with itself on. */
+static int check(const struct wz_config *c, const char *path, struct wz_err *err)
+{
+    if (c->heads % c->kv_heads != 0)
+        return wz_fail(err, "%s: %d attention heads can't share %d key/value heads evenly", path, c->heads, c->kv_heads);
+    if (c->head_dim % 2 != 0) return wz_fail(err, "%s: a head size of %d is odd; RoPE turns pairs", path, c->head_dim);
+    if ((int64_t)c->heads * c->head_dim > LIMIT)
+        return wz_fail(err, "%s: %d heads of size %d are more than %d channels", path, c->heads, c->head_dim, LIMIT);
+    if (c->layers > 4096) return wz_fail(err, "%s: %d layers are more than 4096", path, c->layers);
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] >= c->vocab)
+            return wz_fail(err, "%s: the end token %d is outside the vocabulary of %d", path, c->eos[i], c->vocab);
+    if (c->bos >= c->vocab)
+        return wz_fail(err, "%s: the begin token %d is outside the vocabulary of %d", path, c->bos, c->vocab);
+    if (c->rope == WZ_ROPE_LLAMA3 && c->rope_high <= c->rope_low)
+        return wz_fail(err, "%s: high_freq_factor must be above low_freq_factor", path);
+    return 0;
+}
+
+/* ---- hub folders --------------------------------------------------------------------------------------------- */
+
+static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
+{
+    const json_t *r = json_object_get(j, "rope_parameters"), *theta = json_object_get(r, "rope_theta");
+
+    if (absent(r)) r = json_object_get(j, "rope_scaling");
+    if (absent(theta)) theta = json_object_get(j, "rope_theta");
+    if (get_float(theta, path, "rope_theta", 10000, &c->rope_theta, err) < 0) return -1;
+    if (absent(r)) return 0;
+    if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling must be an object or null", path);
+
+    const json_t *type = json_object_get(r, "rope_type");
+    if (absent(type)) type = json_object_get(r, "type");
+    const char *name = absent(type) ? "default" : json_string_value(type);
+    if (!name) return wz_fail(err, "%s: rope_type must be a word", path);
+    if (!strcmp(name, "default")) return 0;
+    if (strcmp(name, "linear") && strcmp(name, "llama3"))
+        return wz_fail(err, "%s: rope_type \"%s\" is not supported; default, linear and llama3 are", path, name);
+    if (get_float(json_object_get(r, "factor"), path, "the RoPE scaling's factor", 0, &c->rope_factor, err) < 0) return -1;
+    c->rope = WZ_ROPE_LINEAR;
+    if (!strcmp(name, "linear")) return 0;
+    c->rope = WZ_ROPE_LLAMA3;
+    if (get_float(json_object_get(r, "low_freq_factor"), path, "low_freq_factor", 0, &c->rope_low, err) < 0) return -1;
+    if (get_float(json_object_get(r, "high_freq_factor"), path, "high_freq_factor", 0, &c->rope_high, err) < 0) return -1;
+    return get_int(json_object_get(r, "original_max_position_embeddings"), path, "original_max_position_embeddings", 1, -1,
+                   &c->rope_original, err);
+}
+
+static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
+{
+    static const char *const off[] = { "attention_bias", "mlp_bias", "rope_interleaved" };
+    static const char *const none[] = { "quantization_config", "sliding_window" };
+    const json_t *names = json_object_get(j, "architectures"), *kind = json_object_get(j, "model_type");
+    const char *name = json_string_value(json_array_get(names, 0)), *act;
+
+    if (!name) name = absent(kind) ? NULL : json_string_value(kind);
+    if (!name) return wz_fail(err, "%s: architectures is missing; [\"LlamaForCausalLM\"] was expected", path);
+    if (strcmp(name, "LlamaForCausalLM") && strcmp(name, "llama"))
+        return wz_fail(err, "%s: the architecture %s is not supported; LlamaForCausalLM is", path, name);
+    act = json_string_value(json_object_get(j, "hidden_act"));
+    if (act && strcmp(act, "silu")) return wz_fail(err, "%s: hidden_act \"%s\" is not supported; silu is", path, act);
+    for (size_t i = 0; i < WZ_COUNT(off); i++)
+        if (json_is_true(json_object_get(j, off[i])))
+            return wz_fail(err, "%s: %s true is not supported; only false is", path, off[i]);
+    for (size_t i = 0; i < WZ_COUNT(none); i++)
+        if (!absent(json_object_get(j, none[i])))
+            return wz_fail(err, "%s: %s is not supported; f32, bf16 and f16 weights with full attention are", path, none[i]);
+    return 0;
+}
+
+int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
+{
+    char *path = wz_path("%s/config.json", dir), *gen_path = wz_path("%s/generation_config.json", dir);
+    json_t *j = wz_json_load(path, err), *gen = NULL;
+    struct wz_config c = { .bos = -1 };
+    int rc = -1;
+
+    if (!j) goto out;
+    if (!json_is_object(j)) {
+        wz_fail(err, "%s: an object was expected", path);
+        goto out;
+    }
+    if (hub_supported(j, path, err) < 0) goto out;
+    const struct { const char *key; int other, *out; } sizes[] = {
+        { "hidden_size", 0, &c.dim }, { "intermediate_size", 0, &c.ffn }, { "num_hidden_layers", 0, &c.layers },
+        { "num_attention_heads", 0, &c.heads }, { "vocab_size", 0, &c.vocab }, { "max_position_embeddings", 2048, &c.context },
+    };
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+        if (get_int(json_object_get(j, sizes[i].key), path, sizes[i].key, 1, sizes[i].other, sizes[i].out, err) < 0) goto out;
+    if (get_int(json_object_get(j, "num_key_value_heads"), path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) < 0)
+        goto out;
+    if (absent(json_object_get(j, "head_dim")) && c.dim % c.heads != 0) {
+        wz_fail(err, "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim", path, c.dim,
+                c.heads);
+        goto out;
+    }
+    if (get_int(json_object_get(j, "head_dim"), path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0) goto out;
+    if (get_float(json_object_get(j, "rms_norm_eps"), path, "rms_norm_eps", 1e-6f, &c.norm_eps, err) < 0) goto out;
+    if (hub_rope(&c, j, path, err) < 0) goto out;
+    c.tied = json_is_true(json_object_get(j, "tie_word_embeddings"));
+    if (get_int(json_object_get(j, "bos_token_id"), path, "bos_token_id", -1, -1, &c.bos, err) < 0) goto out;
+    if (get_eos(&c, json_object_get(j, "eos_token_id"), path, err) < 0) goto out;
+    if (wz_file_exists(gen_path)) {
+        if (!(gen = wz_json_load(gen_path, err))) goto out;
+        if (get_eos(&c, json_object_get(gen, "eos_token_id"), gen_path, err) < 0) goto out;
+    }
+    rc = check(&c, path, err);
+out:
+    json_decref(j);
+    json_decref(gen);
+    free(path);
+    free(gen_path);
+    if (rc == 0) *config = c;
+    return rc;
+}
+
+static json_t *eos_json(const struct wz_config *c)
+{
+    json_t *list = json_array();
+
+    if (c->n_eos == 0) {
+        json_decref(list);
+        return json_null();
+    }
+    for (int i = 0; i < c->n_eos; i++) json_array_append_new(list, json_integer(c->eos[i]));
+    if (c->n_eos > 1) return list;
+    json_decref(list);
+    return json_integer(c->eos[0]);
+}
+
+/* The shortest decimals that read back as the same float, so that 1e-05 does not become 9.99999975e-06. */
+static json_t *real(float x)
+{
+    char text[32];
+
+    for (int digits = 1; digits < 10; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, (double)x);
+        if (strtof(text, NULL) == x) break;
+    }
+    return json_real(strtod(text, NULL));
+}
+
+static int json_write(json_t *j, const char *dir, const char *name, struct wz_err *err)
+{
+    char *path = wz_path("%s/%s", dir, name), *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+
+    if (!text) wz_die("no memory for %s", path);
+    struct wz_buf buf = { 0 };
+    wz_buf_str(&buf, text);
+    wz_buf_str(&buf, "\n");
+    int rc = wz_file_write(path, buf.data, buf.len, err);
+    wz_buf_finish(&buf);
+    free(text);
+    free(path);
+    json_decref(j);
+    return rc;
+}
+
+int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
+{
+    json_t *rope = c->rope == WZ_ROPE_PLAIN ? json_null() : c->rope == WZ_ROPE_LINEAR
+        ? json_pack("{s:s, s:s, s:o}", "rope_type", "linear", "type", "linear", "factor", real(c->rope_factor))
+        : json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor), "low_freq_factor",
+                    real(c->rope_low), "high_freq_factor", real(c->rope_high), "original_max_position_embeddings",
+                    c->rope_original);
+    json_t *bos = c->bos < 0 ? json_null() : json_integer(c->bos);
+    const char *type = dtype == WZ_DT_BF16 ? "bfloat16" : dtype == WZ_DT_F16 ? "float16" : "float32";
+    json_t *gen = json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
+    json_t *j = json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:s}",
+        "architectures", "LlamaForCausalLM", "model_type", "llama", "hidden_size", c->dim, "intermediate_size", c->ffn,
+        "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
+        c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->context, "rms_norm_eps", real(c->norm_eps),
+        "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias", 0,
+        "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
+
+    if (json_write(gen, dir, "generation_config.json", err) < 0) {
+        json_decref(j);
+        return -1;
+    }
+    return json_write(j, dir, "config.json", err);
+}
+
+/* ---- GGUF ---------------------------------------------------------------------------------------------------- */
+
+/* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192 are what every model of that
+ * family has, and what is checked here. */
+static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const char *path, struct wz_err *err)
+{
+    const struct wz_tensor *t = wz_tensors_find(set, "rope_freqs.weight");
+    const json_t *type = wz_tensors_meta(set, "llama.rope.scaling.type");
+    const char *name = absent(type) ? "none" : json_string_value(type);
+    int half = c->head_dim / 2, bad = -1;
+
+    if (name && !strcmp(name, "linear")) {
+        c->rope = WZ_ROPE_LINEAR;
+        if (get_float(wz_tensors_meta(set, "llama.rope.scaling.factor"), path, "llama.rope.scaling.factor", 0, &c->rope_factor,
+                      err) < 0)
+            return -1;
+    } else if (!name || strcmp(name, "none")) {
+        return wz_fail(err, "%s: llama.rope.scaling.type %s is not supported; none and linear are", path, name ? name : "?");
+    }
+    if (!t) return 0;
+    if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
+    if (t->dtype != WZ_DT_F32 || t->count != (size_t)half)
+        return wz_fail(err, "%s: rope_freqs.weight must have %d elements of type F32", path, half);
+    float *divisor = wz_alloc((size_t)half * sizeof(float)), *plain = wz_alloc((size_t)half * sizeof(float)),
+          *scaled = wz_alloc((size_t)half * sizeof(float)), largest = 1;
+    wz_tensor_floats(t, 0, (size_t)half, divisor);
+    for (int i = 0; i < half; i++) largest = fmaxf(largest, divisor[i]);
+    wz_rope_freq(c, plain);
+    if (largest > 1) {
+        c->rope = WZ_ROPE_LLAMA3;
+        c->rope_factor = largest;
+        c->rope_low = 1;
+        c->rope_high = 4;
+        c->rope_original = 8192;
+    }
+    wz_rope_freq(c, scaled);
+    for (int i = half - 1; i >= 0; i--)
+        if (!(fabsf(plain[i] / scaled[i] - divisor[i]) <= 1e-4f * divisor[i])) bad = i;
+    free(divisor);
+    free(plain);
+    free(scaled);
+    if (bad < 0) return 0;
+    return wz_fail(err, "%s: rope_freqs.weight element %d is not what llama3 scaling by %g from 8192 gives", path, bad,
+                   (double)largest);
+}
+
+int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const char *path, struct wz_err *err)
+{
+    static const char *const eos[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id" };
+    const char *arch = json_string_value(wz_tensors_meta(set, "general.architecture"));
+    const struct wz_tensor *embed = wz_tensors_find(set, "token_embd.weight");
+    struct wz_config c = { .bos = -1 };
+    int turned = 0, experts = 0;
+
+    if (!arch || strcmp(arch, "llama"))
+        return wz_fail(err, "%s: general.architecture %s is not supported; llama is", path, arch ? arch : "(absent)");
+    const struct { const char *key; int low, other, *out; } sizes[] = {
+        { "llama.embedding_length", 1, 0, &c.dim }, { "llama.feed_forward_length", 1, 0, &c.ffn },
+        { "llama.block_count", 1, 0, &c.layers }, { "llama.attention.head_count", 1, 0, &c.heads },
+        { "llama.context_length", 1, 2048, &c.context }, { "llama.expert_count", 0, 0, &experts },
+        { "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos },
+    };
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+        if (get_int(wz_tensors_meta(set, sizes[i].key), path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out, err) < 0)
+            return -1;
+    if (experts) return wz_fail(err, "%s: a mixture of %d experts is not supported", path, experts);
+    if (c.bos == INT_MAX) c.bos = -1;
+    if (get_int(wz_tensors_meta(set, "llama.attention.head_count_kv"), path, "llama.attention.head_count_kv", 1, c.heads,
+                &c.kv_heads, err) < 0)
+        return -1;
+    if (get_int(wz_tensors_meta(set, "llama.attention.key_length"), path, "llama.attention.key_length", 1, c.dim / c.heads,
+                &c.head_dim, err) < 0)
+        return -1;
+    if (get_int(wz_tensors_meta(set, "llama.rope.dimension_count"), path, "llama.rope.dimension_count", 1, c.head_dim, &turned,
+                err) < 0)
+        return -1;
+    if (turned != c.head_dim)
+        return wz_fail(err, "%s: llama.rope.dimension_count %d must be the head size %d", path, turned, c.head_dim);
+    if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path, "llama.attention.layer_norm_rms_epsilon",
+                  0, &c.norm_eps, err) < 0)
+        return -1;
+    if (get_float(wz_tensors_meta(set, "llama.rope.freq_base"), path, "llama.rope.freq_base", 10000, &c.rope_theta, err) < 0)
+        return -1;
+    if (!embed || embed->n_dims != 2 || embed->shape[0] == 0 || embed->shape[0] > LIMIT)
+        return wz_fail(err, "%s: token_embd.weight [vocabulary, %d] is missing", path, c.dim);
+    c.vocab = (int)embed->shape[0];
+    c.tied = !wz_tensors_find(set, "output.weight");
+    for (size_t i = 0; i < WZ_COUNT(eos); i++)
+        if (get_eos(&c, wz_tensors_meta(set, eos[i]), path, err) < 0) return -1;
+    if (check(&c, path, err) < 0 || gguf_rope(&c, set, path, err) < 0) return -1;
+    *config = c;
+    return 0;
+}
+
+int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err)
+{
+    if (wz_is_dir(path)) return wz_config_hub(config, path, err);
+    struct wz_tensors *set = wz_tensors_open(path, err);
+    if (!set) return -1;
+    int rc = wz_config_gguf(config, set, path, err);
+    wz_tensors_close(set);
+    return rc;
+}

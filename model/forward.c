@@ -1,0 +1,222 @@
+/* forward: packed rows through the layers, the cache written on the way. One body for prefill, decode, scoring and training:
+ * a tape only changes where the arrays lie, never what is computed (law 1). */
+#include "model/inner.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Carves the next n elements; counts only when there is no block yet. Every array begins on 64 bytes. */
+static void *carve(char *block, size_t *at, size_t n, size_t size)
+{
+    char *p = block ? block + *at : NULL;
+
+    *at += (wz_mul(n, size) + 63) / 64 * 64;
+    return p;
+}
+
+/* Lays out the backend's memory. Returns its size. */
+static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bool tape, char *block)
+{
+    size_t n = rows, all = tape ? rows * (size_t)c->layers : rows, at = 0;
+    size_t dim = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim);
+    size_t ffn = (size_t)c->ffn, f = sizeof(float);
+
+    w->x = carve(block, &at, wz_mul((tape ? (size_t)c->layers + 1 : 2) * n, dim), f);
+    w->mid = carve(block, &at, wz_mul(all, dim), f);
+    w->rstd1 = carve(block, &at, all, f);
+    w->rstd2 = carve(block, &at, all, f);
+    w->q = carve(block, &at, wz_mul(all, hd), f);
+    w->att = carve(block, &at, wz_mul(all, hd), f);
+    w->lse = carve(block, &at, wz_mul(all, (size_t)c->heads), f);
+    w->gate = carve(block, &at, wz_mul(all, ffn), f);
+    w->up = carve(block, &at, wz_mul(all, ffn), f);
+    w->k = carve(block, &at, wz_mul(n, kd), f);
+    w->v = carve(block, &at, wz_mul(n, kd), f);
+    w->h = carve(block, &at, wz_mul(n, dim), f);
+    w->act = carve(block, &at, wz_mul(n, ffn), f);
+    w->hidden = carve(block, &at, wz_mul(n, dim), f);
+    w->rstd = carve(block, &at, n, f);
+    w->picked = carve(block, &at, wz_mul(n, dim), f);
+    if (!tape) return at;
+    w->d_x = carve(block, &at, wz_mul(n, dim), f);
+    w->d_h = carve(block, &at, wz_mul(n, dim), f);
+    w->d_q = carve(block, &at, wz_mul(n, hd), f);
+    w->d_att = carve(block, &at, wz_mul(n, hd), f);
+    w->d_k = carve(block, &at, wz_mul(n, kd), f);
+    w->d_v = carve(block, &at, wz_mul(n, kd), f);
+    w->d_gate = carve(block, &at, wz_mul(n, ffn), f);
+    w->d_up = carve(block, &at, wz_mul(n, ffn), f);
+    w->d_act = carve(block, &at, wz_mul(n, ffn), f);
+    return at;
+}
+
+static size_t plan_host(struct wz_work *w, size_t n, char *block)
+{
+    size_t at = 0;
+
+    w->ids = carve(block, &at, n, sizeof(int));
+    w->seq = carve(block, &at, n, sizeof(int));
+    w->pos = carve(block, &at, n, sizeof(int));
+    w->rows = carve(block, &at, n, sizeof(int));
+    w->row_targets = carve(block, &at, n, sizeof(int));
+    w->row_a = carve(block, &at, n, sizeof(float));
+    w->row_b = carve(block, &at, n, sizeof(float));
+    w->row_c = carve(block, &at, n, sizeof(float));
+    w->head_lse = carve(block, &at, n, sizeof(float));
+    w->has_lse = carve(block, &at, n, sizeof(bool));
+    return at;
+}
+
+size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape)
+{
+    struct wz_work w;
+
+    return plan(&w, config, (size_t)max_rows, tape, NULL);
+}
+
+struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape)
+{
+    struct wz_work *w = wz_alloc(sizeof(*w));
+
+    assert(max_rows > 0);
+    w->model = model;
+    w->max_rows = max_rows;
+    w->tape = tape;
+    w->block = wz_backend_alloc(model->be, plan(w, &model->config, (size_t)max_rows, tape, NULL));
+    plan(w, &model->config, (size_t)max_rows, tape, w->block);
+    w->host = wz_alloc(plan_host(w, (size_t)max_rows, NULL));
+    plan_host(w, (size_t)max_rows, w->host);
+    return w;
+}
+
+void wz_work_destroy(struct wz_work *w)
+{
+    if (!w) return;
+    wz_backend_free(w->model->be, w->block);
+    free(w->host);
+    free(w->table);
+    free(w);
+}
+
+/* Where the batch's tokens stand. The pages they read must be of these weights (law 6), the pages they write their own. */
+static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+{
+    int n = 0, stride = 1, page = cache->page;
+
+    for (int s = 0; s < batch->n_seqs; s++)
+        if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
+    if (batch->n_seqs > w->table_cap / stride) {
+        w->table_cap = 2 * batch->n_seqs * stride;
+        w->table = wz_realloc(w->table, wz_mul((size_t)w->table_cap, sizeof(int)));
+    }
+    w->whole = true;
+    for (int s = 0; s < batch->n_seqs; s++) {
+        const struct wz_seq *seq = batch->seqs[s];
+        int end = seq->len + batch->count[s], first_new = seq->len / page;
+
+        assert(batch->count[s] > 0 && end <= seq->n_pages * page && n + batch->count[s] <= w->max_rows);
+        if (seq->len > 0) w->whole = false;
+        for (int p = 0; p * page < seq->len; p++)
+            if (cache->version[seq->pages[p]] != m->version)
+                wz_die("cache page %d was filled by weights version %llu and can't be read with version %llu", seq->pages[p],
+                       (unsigned long long)cache->version[seq->pages[p]], (unsigned long long)m->version);
+        for (int p = first_new; p * page < end; p++) {
+            assert(cache->uses[seq->pages[p]] == 1);
+            cache->version[seq->pages[p]] = m->version;
+        }
+        for (int p = 0; p < stride; p++) w->table[s * stride + p] = p < seq->n_pages ? seq->pages[p] : -1;
+        for (int i = 0; i < batch->count[s]; i++, n++) {
+            w->seq[n] = s;
+            w->pos[n] = seq->len + i;
+            w->has_lse[n] = false;
+        }
+    }
+    memcpy(w->ids, batch->ids, (size_t)n * sizeof(int));
+    w->batch = (struct wz_rows) { n, batch->n_seqs, stride, w->seq, w->pos, w->table };
+    w->version = m->version;
+}
+
+const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+{
+    const struct wz_config *c = &m->config;
+    struct wz_backend *be = m->be;
+    size_t hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn, dim = (size_t)c->dim;
+
+    assert(w->model == m && cache->layers == c->layers);
+    rows_place(m, cache, w, batch);
+    int n = w->batch.n;
+    wz_embed(be, wz_work_x(w, 0), &m->embed, w->ids, n);
+    for (int l = 0; l < c->layers; l++) {
+        struct wz_layer *y = &m->layers[l];
+        float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l), *out = wz_work_x(w, l + 1);
+        float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l);
+        float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
+
+        wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
+        wz_matmul(be, q, w->h, &y->q, n, false);
+        wz_matmul(be, w->k, w->h, &y->k, n, false);
+        wz_matmul(be, w->v, w->h, &y->v, n, false);
+        wz_rope(be, q, w->pos, m->freq, n, c->heads, c->head_dim, 1);
+        wz_rope(be, w->k, w->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
+        wz_kv_write(be, &cache->kv[l], w->k, w->v, &w->batch);
+        wz_attention(be, att, wz_work_at(w, w->lse, (size_t)c->heads, l), q, &cache->kv[l], &w->batch, c->heads);
+        wz_matmul(be, mid, att, &y->o, n, false);
+        wz_add(be, mid, x, (size_t)n * dim);
+
+        wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l), mid, y->norm2, n, c->dim, c->norm_eps);
+        wz_matmul(be, gate, w->h, &y->gate, n, false);
+        wz_matmul(be, up, w->h, &y->up, n, false);
+        wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
+        wz_matmul(be, out, w->act, &y->down, n, false);
+        wz_add(be, out, mid, (size_t)n * dim);
+    }
+    wz_rmsnorm(be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, n, c->dim, c->norm_eps);
+    for (int s = 0; s < batch->n_seqs; s++) batch->seqs[s]->len += batch->count[s];
+    return w->hidden;
+}
+
+const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, int n)
+{
+    /* looking up rows is what the embedding does; the table is the hidden states */
+    const struct wz_weight table = { (void *)(uintptr_t)hidden, WZ_F32, w->batch.n, w->model->config.dim, NULL };
+
+    assert(n <= w->max_rows);
+    if (n > 0) wz_embed(w->model->be, w->picked, &table, rows, n);
+    return w->picked;
+}
+
+int wz_work_targets(struct wz_work *w, const int *targets, int first, int n)
+{
+    int k = 0;
+
+    for (int i = first; i < first + n; i++)
+        if (targets[i] >= 0) {
+            w->rows[k] = i;
+            w->row_targets[k++] = targets[i];
+        }
+    wz_gather(w, w->hidden, w->rows, k);
+    return k;
+}
+
+void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp, float *entropy)
+{
+    int n = w->batch.n, k = wz_work_targets(w, targets, 0, n);
+
+    assert(w->model == m && w->version == m->version);
+    for (int i = 0; i < n; i++) {
+        logp[i] = 0;
+        if (entropy) entropy[i] = 0;
+        w->has_lse[i] = false;
+    }
+    wz_head_logprob(m->be, w->row_a, w->row_b, entropy ? w->row_c : NULL, w->picked, &m->head, w->row_targets, temperature, k);
+    for (int i = 0; i < k; i++) {
+        int row = w->rows[i];
+
+        logp[row] = w->row_a[i];
+        if (entropy) entropy[row] = w->row_c[i];
+        w->head_lse[row] = w->row_b[i];
+        w->has_lse[row] = true;
+    }
+    w->head_t = temperature;
+}

@@ -1,0 +1,253 @@
+/* hub: models in files. Reads a hub folder or a GGUF into a model, writes a hub folder.
+ *
+ * A GGUF's names map one to one, but its q and k rows are in the order of interleaved pairs:
+ *     ours   head h: first halves of the pairs, then second halves     row h D + s D/2 + i
+ *     GGUF   head h: pair by pair                                      row h D + 2 i + s       (s: 0 or 1)
+ * and are put back as they are read.
+ *
+ * All names, shapes and types are checked before memory is taken, so that a config that promises more than the files hold
+ * costs a sentence. In a bf16 or f16 folder norms stay f32, as in memory: nothing is rounded twice. */
+#include "model/inner.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CHUNK = 1 << 20 };      /* elements converted at a time, if a row is not longer */
+
+/* The GGUF name of a hub name. */
+static void gguf_name(char *out, size_t cap, const char *hub)
+{
+    static const char *const names[][2] = {
+        { "input_layernorm", "attn_norm" }, { "self_attn.q_proj", "attn_q" }, { "self_attn.k_proj", "attn_k" },
+        { "self_attn.v_proj", "attn_v" }, { "self_attn.o_proj", "attn_output" }, { "post_attention_layernorm", "ffn_norm" },
+        { "mlp.gate_proj", "ffn_gate" }, { "mlp.up_proj", "ffn_up" }, { "mlp.down_proj", "ffn_down" },
+    };
+    int layer;
+
+    if (sscanf(hub, "model.layers.%d.", &layer) == 1) {
+        for (size_t i = 0; i < WZ_COUNT(names); i++)
+            if (strstr(hub, names[i][0])) snprintf(out, cap, "blk.%d.%s.weight", layer, names[i][1]);
+        return;
+    }
+    snprintf(out, cap, "%s", !strcmp(hub, "model.norm.weight") ? "output_norm.weight"
+             : !strcmp(hub, "lm_head.weight") ? "output.weight" : "token_embd.weight");
+}
+
+/* Tensors that may lie beside a model's own: tables that are computed here, and the head's copy of a tied embedding. */
+static bool ignored(const char *name, const struct wz_config *c)
+{
+    const char *inv = "rotary_emb.inv_freq";
+    size_t n = strlen(name), k = strlen(inv);
+
+    return (n >= k && !strcmp(name + n - k, inv)) || !strcmp(name, "rope_freqs.weight")
+        || (c->tied && !strcmp(name, "lm_head.weight"));
+}
+
+/* Finds every tensor of the list (found[i], in its order) and checks shapes and types; then that nothing is left over. */
+static int match(const struct wz_tensors *set, const struct wz_config *c, const struct wz_param *list, int n, bool gguf,
+                 const char *path, const struct wz_tensor **found, struct wz_err *err)
+{
+    int known = 0;
+
+    for (int i = 0; i < n; i++) {
+        const struct wz_param *p = &list[i];
+        char name[64];
+
+        if (gguf) gguf_name(name, sizeof(name), p->name);
+        else snprintf(name, sizeof(name), "%s", p->name);
+        const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
+        if (!t) return wz_fail(err, "%s: the tensor %s is missing", path, name);
+        if (t->dtype == WZ_DT_OTHER)
+            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are", t->file, name);
+        bool fits = p->cols > 0 ? t->n_dims == 2 && t->shape[0] == (size_t)p->rows && t->shape[1] == (size_t)p->cols
+                                : t->n_dims == 1 && t->shape[0] == (size_t)p->rows;
+        if (!fits && p->cols > 0)
+            return wz_fail(err, "%s: %s must have the shape [%d, %d]; it has %d dimensions, the first %zu and the last %zu",
+                           t->file, name, p->rows, p->cols, t->n_dims, t->n_dims > 0 ? t->shape[0] : 0,
+                           t->n_dims > 0 ? t->shape[t->n_dims - 1] : 0);
+        if (!fits)
+            return wz_fail(err, "%s: %s must have the shape [%d]; it has %d dimensions and %zu elements", t->file, name, p->rows,
+                           t->n_dims, t->count);
+        bool blocks = t->dtype == WZ_DT_Q8_0 || t->dtype == WZ_DT_Q4_0 || t->dtype == WZ_DT_Q4_1;
+        if (blocks && t->shape[t->n_dims - 1] % 32 != 0)
+            return wz_fail(err, "%s: %s is of type %s, whose rows must be multiples of 32", t->file, name,
+                           wz_dtype_name(t->dtype));
+    }
+    for (int i = 0; i < wz_tensors_count(set); i++)
+        if (ignored(wz_tensors_at(set, i)->name, c)) known++;
+    if (known + n == wz_tensors_count(set)) return 0;
+    for (int i = 0; i < wz_tensors_count(set); i++) {
+        const struct wz_tensor *t = wz_tensors_at(set, i);
+        bool ours = ignored(t->name, c);
+
+        for (int k = 0; k < n && !ours; k++) ours = found[k] == t;
+        if (!ours) return wz_fail(err, "%s: the tensor %s is not part of a Llama of this config", t->file, t->name);
+    }
+    return wz_fail(err, "%s: two tensors have the same name", path);
+}
+
+/* The row of the file that holds our row r of a turned matrix (q or k). */
+static size_t gguf_row(int r, int head_dim)
+{
+    int h = r / head_dim, s = r % head_dim / (head_dim / 2), i = r % (head_dim / 2);
+
+    return (size_t)h * (size_t)head_dim + 2 * (size_t)i + (size_t)s;
+}
+
+static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values)
+{
+    const struct wz_param *p = &m->list[at];
+    bool turned = gguf && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
+    int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
+    int step = cols < CHUNK ? CHUNK / cols : 1;
+
+    for (int r = 0; r < rows; r += step) {
+        int k = rows - r < step ? rows - r : step;
+
+        for (int j = 0; turned && j < k; j++)
+            wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols, values + (size_t)j * (size_t)cols);
+        if (!turned) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+        wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+    }
+}
+
+struct wz_model *wz_model_load(const char *path, enum wz_type type, struct wz_backend *be, struct wz_err *err)
+{
+    bool gguf = !wz_is_dir(path);
+    struct wz_tensors *set = wz_tensors_open(path, err);
+    const struct wz_tensor **found = NULL;
+    struct wz_param *list = NULL;
+    struct wz_model *m = NULL;
+    struct wz_config c;
+    size_t total;
+    int n;
+
+    if (!set) return NULL;
+    if ((gguf ? wz_config_gguf(&c, set, path, err) : wz_config_hub(&c, path, err)) < 0) goto out;
+    list = wz_params_list(&c, &n, &total);
+    found = wz_alloc((size_t)n * sizeof(*found));
+    if (match(set, &c, list, n, gguf, path, found, err) < 0) goto out;
+
+    size_t widest = CHUNK;
+    for (int i = 0; i < n; i++) {
+        size_t cols = (size_t)(list[i].cols > 0 ? list[i].cols : list[i].rows);
+        if (cols > widest) widest = cols;
+    }
+    float *values = wz_alloc(widest * sizeof(float));
+    m = wz_model_create(&c, type, be);
+    for (int i = 0; i < n; i++) fill(m, i, found[i], gguf, values);
+    free(values);
+    wz_model_seal(m, 0);
+out:
+    free(list);
+    free(found);
+    wz_tensors_close(set);
+    return m;
+}
+
+/* ---- saving -------------------------------------------------------------------------------------------------- */
+
+static enum wz_dtype stored(const struct wz_param *p, enum wz_dtype dtype)
+{
+    return p->cols > 0 ? dtype : WZ_DT_F32;
+}
+
+/* Tensors [from, to) of the list into one file. */
+static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype dtype, const char *path, struct wz_err *err)
+{
+    struct wz_tensor_spec *specs = wz_alloc((size_t)(to - from) * sizeof(*specs));
+    float *values = NULL;
+    int rc = 0;
+
+    for (int i = from; i < to; i++) {
+        const struct wz_param *p = &m->list[i];
+        specs[i - from] = (struct wz_tensor_spec) { p->name, stored(p, dtype), p->cols > 0 ? 2 : 1,
+                                                    { (size_t)p->rows, (size_t)p->cols } };
+    }
+    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, to - from, err);
+    if (!out) {
+        rc = -1;
+        goto done;
+    }
+    values = wz_alloc(CHUNK * sizeof(float));
+    for (int i = from; i < to && rc == 0; i++)
+        for (size_t at = 0, all = wz_param_count(&m->list[i]); at < all && rc == 0; at += CHUNK) {
+            size_t k = all - at < CHUNK ? all - at : CHUNK;
+
+            wz_param_get(m, i, at, k, values);
+            rc = wz_safetensors_put(out, values, k, err);
+        }
+    if (rc == 0) rc = wz_safetensors_end(out, err);
+done:
+    free(values);
+    free(specs);
+    return rc;
+}
+
+/* A file of another way to save into the same folder would be read instead of, or beside, what was written now. */
+static int drop(const char *dir, const char *name, struct wz_err *err)
+{
+    char *path = wz_path("%s/%s", dir, name);
+    int rc = 0;
+
+    if (unlink(path) < 0 && errno != ENOENT) rc = wz_fail(err, "%s: %s", path, strerror(errno));
+    free(path);
+    return rc;
+}
+
+int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, enum wz_dtype dtype, struct wz_err *err)
+{
+    size_t width = dtype == WZ_DT_F32 ? 4 : 2, total = 0;
+    int *ends = wz_alloc((size_t)m->n_list * sizeof(int)), n = 0, rc = -1;
+    json_t *map = json_object(), *index = NULL;
+    char *path = NULL, *text = NULL;
+
+    assert(dtype == WZ_DT_F32 || dtype == WZ_DT_BF16 || dtype == WZ_DT_F16);
+    for (size_t i = 0, held = 0; i < (size_t)m->n_list; i++) {
+        size_t bytes = wz_param_count(&m->list[i]) * (m->list[i].cols > 0 ? width : 4);
+
+        if (n == 0 || (shard > 0 && held + bytes > shard)) {
+            n++;
+            held = 0;
+        }
+        held += bytes;
+        total += bytes;
+        ends[n - 1] = (int)i + 1;
+    }
+    if (wz_mkdirs(dir, err) < 0) goto out;
+    for (int s = 0; s < n; s++) {
+        char name[64];
+
+        if (shard > 0) snprintf(name, sizeof(name), "model-%05d-of-%05d.safetensors", s + 1, n);
+        else snprintf(name, sizeof(name), "model.safetensors");
+        free(path);
+        path = wz_path("%s/%s", dir, name);
+        if (shard_write(m, s > 0 ? ends[s - 1] : 0, ends[s], dtype, path, err) < 0) goto out;
+        for (int i = s > 0 ? ends[s - 1] : 0; i < ends[s]; i++) json_object_set_new(map, m->list[i].name, json_string(name));
+    }
+    if (wz_config_save(&m->config, dir, dtype, err) < 0) goto out;
+    if (shard > 0) {
+        index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+        text = json_dumps(index, JSON_INDENT(2));
+        if (!text) wz_die("no memory for an index of %d tensors", m->n_list);
+        free(path);
+        path = wz_path("%s/model.safetensors.index.json", dir);
+        if (wz_file_write(path, text, strlen(text), err) < 0) goto out;
+    }
+    rc = drop(dir, shard > 0 ? "model.safetensors" : "model.safetensors.index.json", err);
+out:
+    json_decref(map);
+    json_decref(index);
+    free(text);
+    free(path);
+    free(ends);
+    return rc;
+}
+
+int wz_model_save(const struct wz_model *m, const char *dir, size_t shard, struct wz_err *err)
+{
+    return wz_model_save_as(m, dir, shard, m->type == WZ_BF16 ? WZ_DT_BF16 : WZ_DT_F32, err);
+}

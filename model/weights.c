@@ -1,0 +1,228 @@
+/* weights: the blocks that hold a model's parameters.
+ *
+ *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
+ *   bf16  block   [ the same walk, matrices as bf16, a hole where a norm would be ][ all norms as f32 ]
+ *
+ * Every tensor begins on a multiple of 16 elements; what lies between is zero and stays zero under AdamW, so the
+ * optimizer, publishing and checkpoints can treat the block as one long vector. */
+#include "model/inner.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 1 << 16 };      /* elements that go between host and backend at a time */
+
+static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *fmt, int layer)
+{
+    struct wz_param *p = &list[(*n)++];
+
+    if (layer >= 0) {
+        int len = snprintf(p->name, sizeof(p->name), "model.layers.%d.", layer);
+        snprintf(p->name + len, sizeof(p->name) - (size_t)len, "%s.weight", fmt);
+    } else {
+        snprintf(p->name, sizeof(p->name), "%s.weight", fmt);
+    }
+    p->at = *at;
+    p->rows = rows;
+    p->cols = cols;
+    *at += (wz_param_count(p) + 15) / 16 * 16;
+}
+
+struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total)
+{
+    struct wz_param *list = wz_alloc(wz_mul((size_t)c->layers * 9 + 3, sizeof(*list)));
+    int hd = c->heads * c->head_dim, kd = c->kv_heads * c->head_dim;
+
+    *n = 0;
+    *total = 0;
+    param_add(list, n, total, c->vocab, c->dim, "model.embed_tokens", -1);
+    for (int l = 0; l < c->layers; l++) {
+        param_add(list, n, total, c->dim, 0, "input_layernorm", l);
+        param_add(list, n, total, hd, c->dim, "self_attn.q_proj", l);
+        param_add(list, n, total, kd, c->dim, "self_attn.k_proj", l);
+        param_add(list, n, total, kd, c->dim, "self_attn.v_proj", l);
+        param_add(list, n, total, c->dim, hd, "self_attn.o_proj", l);
+        param_add(list, n, total, c->dim, 0, "post_attention_layernorm", l);
+        param_add(list, n, total, c->ffn, c->dim, "mlp.gate_proj", l);
+        param_add(list, n, total, c->ffn, c->dim, "mlp.up_proj", l);
+        param_add(list, n, total, c->dim, c->ffn, "mlp.down_proj", l);
+    }
+    param_add(list, n, total, c->dim, 0, "model.norm", -1);
+    if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head", -1);
+    return list;
+}
+
+/* Where tensor i lies in the backend's memory; norms are f32 in every model. */
+static void *param_data(const struct wz_model *m, int i)
+{
+    const struct wz_param *p = &m->list[i];
+
+    if (m->type == WZ_F32) return m->params + p->at;
+    if (p->cols > 0) return (uint16_t *)m->block + p->at;
+    size_t norms = 0;
+    for (int j = 0; j < i; j++)
+        if (m->list[j].cols == 0) norms++;
+    return (float *)((uint16_t *)m->block + m->n_params) + norms * (((size_t)m->config.dim + 15) / 16 * 16);
+}
+
+static struct wz_weight param_weight(const struct wz_model *m, int i)
+{
+    return (struct wz_weight) { param_data(m, i), m->type, m->list[i].rows, m->list[i].cols, NULL };
+}
+
+struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, struct wz_backend *be)
+{
+    struct wz_model *m = wz_alloc(sizeof(*m));
+    size_t norms = ((size_t)config->dim + 15) / 16 * 16 * ((size_t)config->layers * 2 + 1);
+    int i = 0;
+
+    m->config = *config;
+    m->be = be;
+    m->type = type;
+    m->list = wz_params_list(config, &m->n_list, &m->n_params);
+    if (type == WZ_F32) m->params = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(float)));
+    else m->block = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(uint16_t)) + norms * sizeof(float));
+    m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
+    m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
+    wz_rope_freq(config, m->freq);
+
+    m->embed = param_weight(m, i++);
+    for (struct wz_layer *y = m->layers; y < m->layers + config->layers; y++) {
+        y->norm1 = param_data(m, i++);
+        y->q = param_weight(m, i++);
+        y->k = param_weight(m, i++);
+        y->v = param_weight(m, i++);
+        y->o = param_weight(m, i++);
+        y->norm2 = param_data(m, i++);
+        y->gate = param_weight(m, i++);
+        y->up = param_weight(m, i++);
+        y->down = param_weight(m, i++);
+    }
+    m->norm = param_data(m, i++);
+    m->head = config->tied ? m->embed : param_weight(m, i++);
+    assert(i == m->n_list);
+    return m;
+}
+
+/* The matrices that matmul and head read. The embedding is only looked up: where it is the head too, the head's packing is
+ * the only one. */
+static struct wz_weight *matrix(struct wz_model *m, int i)
+{
+    if (i == m->config.layers * 7) return &m->head;
+    struct wz_layer *y = &m->layers[i / 7];
+    struct wz_weight *const all[] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
+    return all[i % 7];
+}
+
+void wz_model_destroy(struct wz_model *m)
+{
+    if (!m) return;
+    for (int i = 0; i <= m->config.layers * 7; i++) wz_unpack(m->be, matrix(m, i));
+    if (m->params) wz_backend_free(m->be, m->params);
+    if (m->block) wz_backend_free(m->be, m->block);
+    free(m->list);
+    free(m->layers);
+    free(m->freq);
+    free(m);
+}
+
+void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float *out)
+{
+    bool half = m->type == WZ_BF16 && m->list[i].cols > 0;
+    uint16_t *bits = (uint16_t *)out;
+
+    assert(first + n <= wz_param_count(&m->list[i]));
+    if (!half) {
+        wz_download(m->be, out, (float *)param_data(m, i) + first, n * sizeof(float));
+        return;
+    }
+    wz_download(m->be, bits, (uint16_t *)param_data(m, i) + first, n * sizeof(uint16_t));
+    /* widened in place from the end, so that no value is overwritten before it is read */
+    for (size_t j = n; j-- > 0;) {
+        uint16_t b;
+        memcpy(&b, bits + j, sizeof(b));
+        float f = wz_bf16_to_f32(b);
+        memcpy(out + j, &f, sizeof(f));
+    }
+}
+
+void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float *values)
+{
+    bool half = m->type == WZ_BF16 && m->list[i].cols > 0;
+
+    assert(first + n <= wz_param_count(&m->list[i]));
+    if (!half) {
+        wz_upload(m->be, (float *)param_data(m, i) + first, values, n * sizeof(float));
+        return;
+    }
+    uint16_t *bits = wz_alloc(CHUNK * sizeof(*bits));
+    for (size_t at = 0; at < n; at += CHUNK) {
+        size_t k = n - at < CHUNK ? n - at : CHUNK;
+
+        for (size_t j = 0; j < k; j++) bits[j] = wz_f32_to_bf16(values[at + j]);
+        wz_upload(m->be, (uint16_t *)param_data(m, i) + first + at, bits, k * sizeof(*bits));
+    }
+    free(bits);
+}
+
+/* ---- random weights ------------------------------------------------------------------------------------------ */
+
+enum { SLICE = 1 << 12 };
+
+struct filling { float *out; size_t first, n; uint64_t seed, name; double std; };
+
+static void fill_slice(void *arg, int slice)
+{
+    struct filling *f = arg;
+    size_t from = (size_t)slice * SLICE, to = from + SLICE < f->n ? from + SLICE : f->n;
+
+    for (size_t j = from; j < to; j++) {
+        uint64_t e = f->first + j;
+        struct wz_key key = { f->seed, WZ_RNG_INIT, (uint32_t)f->name, (uint32_t)(f->name >> 32), (uint32_t)e,
+                              (uint32_t)(e >> 32) };
+        f->out[j] = (float)(f->std * wz_normal(key));
+    }
+}
+
+void wz_model_init(struct wz_model *m, uint64_t seed)
+{
+    float *values = wz_alloc(CHUNK * sizeof(*values));
+
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+        /* o and down write into the residual stream, 2 L times in all */
+        bool residual = strstr(p->name, "o_proj") || strstr(p->name, "down_proj");
+        double std = residual ? 0.02 / sqrt(2.0 * m->config.layers) : 0.02;
+        uint64_t name = wz_hash(p->name, strlen(p->name), 0);
+
+        for (size_t at = 0, all = wz_param_count(p); at < all; at += CHUNK) {
+            struct filling f = { values, at, all - at < CHUNK ? all - at : CHUNK, seed, name, std };
+
+            if (p->cols > 0) wz_pool_run(m->be->pool, (int)((f.n + SLICE - 1) / SLICE), fill_slice, &f);
+            else for (size_t j = 0; j < f.n; j++) values[j] = 1;
+            wz_param_put(m, i, at, f.n, values);
+        }
+    }
+    free(values);
+    wz_model_seal(m, 0);
+}
+
+void wz_model_seal(struct wz_model *m, uint64_t version)
+{
+    float *values = wz_alloc(CHUNK * sizeof(*values));
+    uint64_t hash = 0;
+
+    for (int i = 0; i <= m->config.layers * 7; i++) wz_pack(m->be, matrix(m, i));
+    for (int i = 0; i < m->n_list; i++)
+        for (size_t at = 0, all = wz_param_count(&m->list[i]); at < all; at += CHUNK) {
+            size_t k = all - at < CHUNK ? all - at : CHUNK;
+
+            wz_param_get(m, i, at, k, values);
+            hash = wz_hash(values, k * sizeof(float), hash);
+        }
+    free(values);
+    m->version = version;
+    m->hash = hash;
+}
