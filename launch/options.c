@@ -84,7 +84,7 @@ static void print_help(const struct wz_usage *u)
         const struct wz_option *o = &u->options[i];
         char left[96];
         int n = o->letter ? snprintf(left, sizeof left, "-%c, ", o->letter) : 0;
-        snprintf(left + n, sizeof left - (size_t)n, "--%s%s%s", o->name, o->type == WZ_FLAG ? "" : " ", o->type == WZ_FLAG ? "" : o->arg);
+        snprintf(left + n, sizeof left - (size_t)n, "--%s %s", o->name, o->type == WZ_FLAG ? "" : o->arg);
         printf("  %-26s %s", left, o->help);
         print_default(o);
         printf("\n");
@@ -92,8 +92,7 @@ static void print_help(const struct wz_usage *u)
     printf("  %-26s %s\n", "-h, --help", "print this and exit");
 }
 
-/* Is `word` one of the words of "a|b|c"? */
-static bool is_choice(const char *choices, const char *word)
+bool wz_is_choice(const char *choices, const char *word)
 {
     size_t n = strlen(word);
 
@@ -134,7 +133,7 @@ static int set_value(const struct wz_option *o, const char *text, struct wz_err 
         if (o->low == o->high || (x >= o->low && x <= o->high)) *(double *)o->value = x;
         break;
     case WZ_TEXT:
-        if (strchr(o->arg, '|') && !is_choice(o->arg, text))
+        if (strchr(o->arg, '|') && !wz_is_choice(o->arg, text))
             return wz_fail(err, "--%s: '%s' is none of %s", o->name, text, o->arg);
         *(const char **)o->value = text;
         return 0;

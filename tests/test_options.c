@@ -58,7 +58,8 @@ static void values_land(void **state)
     char *argv[32];
     int status;
 
-    assert_int_equal(parse("a --loud --rows 3 --seed=18446744073709551615 -o x b --temperature=0.5 --type bf16", argv, &status), 2);
+    assert_int_equal(parse("a --loud --rows 3 --seed=18446744073709551615 -o x b --temperature=0.5 --type bf16", argv,
+                           &status), 2);
     assert_string_equal(argv[0], "a");
     assert_string_equal(argv[1], "b");
     assert_true(loud);

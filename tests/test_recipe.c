@@ -1,0 +1,320 @@
+/* The promise: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is refused
+ * with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
+#include "test.h"
+
+#include <dirent.h>
+
+#include "launch/recipe.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static const char *corpus;         /* the folder of examples */
+
+static char *write_recipe(const char *text)
+{
+    char *path = test_scratch("recipe.yaml");
+    struct wz_err err;
+
+    assert_int_equal(wz_file_write(path, text, strlen(text), &err), 0);
+    return path;
+}
+
+static struct wz_recipe *load(const char *text, char *const *overrides, int n)
+{
+    char *path = write_recipe(text);
+    struct wz_recipe *recipe;
+    struct wz_err err = { "" };
+
+    if (wz_recipe_load(&recipe, path, overrides, n, &err) < 0) fail_msg("%s", err.text);
+    free(path);
+    return recipe;
+}
+
+#define HEAD \
+    "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: f, role: feedback, model: m}\n" \
+    "data: [{path: d.jsonl}]\n"
+
+static void absent_keys_have_defaults(void **state)
+{
+    struct wz_recipe *r = load(HEAD "stages:\n  - name: s\n    steps: 4\n"
+                                   "    agents: [{name: f}, {name: c, kl: 0, epsilon: 0.1, clip: 0}]\n", NULL, 0);
+    const struct wz_recipe_learn *f = wz_recipe_learn(&r->stages[0], "f"), *c = wz_recipe_learn(&r->stages[0], "c");
+
+    assert_string_equal(r->out, "runs/t");
+    assert_true(r->seed == 1);
+    assert_string_equal(r->backend, "auto");
+    assert_string_equal(r->link, "auto");
+    assert_true(r->deadline == 300);
+    assert_int_equal(r->rollout.rounds, 1);
+    assert_int_equal(r->rollout.page, 16);
+    assert_int_equal(r->rollout.rows, 64);
+    assert_string_equal(r->judge.name, "rules");
+    assert_int_equal(r->n_agents, 2);
+    assert_int_equal(wz_recipe_agent(r, "f"), 1);
+    assert_int_equal(wz_recipe_agent(r, "x"), -1);
+    assert_string_equal(r->agents[1].type, "f32");
+    assert_string_equal(r->agents[1].system, "");
+    assert_int_equal(r->agents[1].max_tokens, 512);
+    assert_true(r->agents[1].temperature == 1 && r->agents[1].top_p == 1 && r->agents[1].min_p == 0);
+    assert_string_equal(r->data[0].column, "prompt");
+    assert_int_equal(r->n_eval, 0);
+    assert_null(r->eval);
+    assert_int_equal(r->stages[0].batch, 32);
+    assert_int_equal(r->stages[0].n_mix, 0);
+    assert_true(f->beta1 == .9 && f->beta2 == .95 && f->eps == 1e-8 && f->decay == 0 && f->clip == 1 && f->lr == 5e-7);
+    assert_true(f->kl == .01 && f->epsilon == .2 && f->alpha == .65 && f->lambda == .25 && f->gamma == .1);
+    assert_true(f->revision == .5 && f->warmup == 0 && f->floor == .1);
+    assert_string_equal(f->loss, "sequence");
+    assert_string_equal(f->bonus, "dir");
+    assert_true(c->kl == 0 && c->epsilon == .1 && c->clip == 0);       /* a zero given is not an absent key */
+    assert_null(wz_recipe_learn(&r->stages[0], "x"));
+    wz_recipe_destroy(r);
+}
+
+static void wrong_is_named_with_its_line(void **state)
+{
+    static const struct { const char *text, *want; } cases[] = {
+        { "", "is empty" },
+        { "# nothing\n", "is empty" },
+        { "- a\n", ":1: the recipe: keys with values were expected" },
+        { "name: t\nstagess: []\n", ":2: the recipe has no key 'stagess'; did you mean 'stages'?" },
+        { "name: t\nqqqqqqqq: 1\n", ":2: the recipe has no key 'qqqqqqqq'" },
+        { "name: t\nseed: 1\nname: u\n", ":3: the recipe: key 'name' was given on line 1 already" },
+        { "seed: 1\n", ":1: name must be given" },
+        { "name:\n", "name must be given" },
+        { "name: ''\n", ":1: name: '' is not a name" },
+        { "name: a/b\n", ":1: name: 'a/b' is not a name" },
+        { "name: t\nseed: -1\n", ":2: seed: '-1' is not a whole number from 0 to 2^64-1" },
+        { "name: t\nseed: 18446744073709551616\n", ":2: seed: '18446744073709551616'" },
+        { "name: t\nthreads: two\n", ":2: threads: 'two' is not a whole number" },
+        { "name: t\nthreads: 1.5\n", ":2: threads: '1.5' is not a whole number" },
+        { "name: t\nthreads: 010\n", ":2: threads: '010' is not a whole number" },
+        { "name: t\nthreads: 99999999999999999999\n", ":2: threads: " },
+        { "name: t\nthreads: 3000000000\n", ":2: threads: 3000000000 is out of range, [0,4096] was expected" },
+        { "name: t\nthreads: [1]\n", ":2: threads: one value was expected, not a list" },
+        { "name: t\nthreads: {a: 1}\n", ":2: threads: one value was expected, not a mapping" },
+        { "name: t\ndeadline: 0\n", ":2: deadline: 0 is out of range, (0," },
+        { "name: t\ndeadline: nan\n", ":2: deadline: 'nan' is not a number" },
+        { "name: t\ndeadline: 1e999\n", ":2: deadline: '1e999' is not a number" },
+        { "name: t\ndeadline: 5s\n", ":2: deadline: '5s' is not a number" },
+        { "name: t\nbackend: gpu\n", ":2: backend: 'gpu' is none of auto|ref|cpu" },
+        { "name: t\njudge: {name: wildguard}\n", ":2: judge.name: 'wildguard' should be rules" },
+        { "name: t\njudge:\n  nme: rules\n", ":3: judge has no key 'nme'; did you mean 'name'?" },
+        { "name: t\njudge: rules\n", ":2: judge: keys with values were expected" },
+        { "name: t\nagents: c\n", ":2: agents: a list was expected" },
+        { "name: t\nagents:\n  - c\n", ":3: agents.0: keys with values were expected" },
+        { "name: t\nagents:\n  - name: c\n    role: conversation\n", ":3: agents.0.model must be given" },
+        { "name: t\nagents:\n  - name: c\n    role: boss\n    model: m\n",
+          ":4: agents.0.role: 'boss' is none of conversation|feedback" },
+        { "name: t\nagents: [{},{},{},{},{},{},{},{},{}]\n", ":2: agents: 9 elements, at most 8" },
+        { "name: t\n", "nothing to do" },
+        { "name: t\nagents: [{name: f, role: feedback, model: m}]\n", "none has the role conversation" },
+        { HEAD "stages:\n  - name: s\n    steps: -1\n", ":8: stages.0.steps: -1 is out of range" },
+        { HEAD "stages:\n  - name: s\n    steps: 1\n    batch: 0\n", ":9: stages.0.batch: 0 is out of range, [1,1e6]" },
+        { HEAD "stages:\n  - name: s\n    steps: 1\n    agents:\n      - name: f\n        lr: -1\n",
+          ":11: stages.0.agents.0.lr: -1 is" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, epsilon: 0}]}\n",
+          ":7: stages.0.agents.0.epsilon: 0 is out" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, epsilon: 1}]}\n",
+          ":7: stages.0.agents.0.epsilon: 1 is out" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, loss: mean}]}\n", "sequence|token" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, bonus: all}]}\n", "dir|outcome" },
+        { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 0}]}\n",
+          ":7: stages.0.mix.0.share: 0 is out of range" },
+        { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 1}, {kind: a, share: 1}]}\n",
+          ":7: stages.0.mix.1.kind: kind 'a'" },
+        { HEAD "stages:\n  - name: s\n    steps: 1\n    agents: [{name: g}]\n",
+          ":9: stages.0.agents.0.name: there is no agent 'g'" },
+        { HEAD "stages:\n  - name: s\n    steps: 1\n    agents:\n    - name: f\n    - name: f\n",
+          ":11: stages.0.agents.1.name: agent 'f' is in" },
+        { HEAD "stages:\n  - {name: s, steps: 1}\n  - {name: s, steps: 1}\n",
+          ":8: stages.1.name: there is a stage 's' already" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: c, role: feedback, model: m}\n",
+          ":4: agents.1.name: there is an agent 'c'" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m, type: bf16}\ndata: [{path: d}]\nstages:\n"
+          "  - {name: s, steps: 1, agents: [{name: c}]}\n",
+          "can't train" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\nstages: [{name: s, steps: 1}]\n", "no data" },
+        { "name: t\nagents: [\n", "not valid YAML" },
+        { "name: t\n\tx: 1\n", ":2: not valid YAML" },
+        { "name: t\nseed: *x\n", ":2: not valid YAML: found undefined alias" },
+        { "name: t\n---\nname: u\n", ":3: a second document begins here" },
+        { "name: \"a\\0b\"\n", ":1: name: holds a NUL byte" },
+        { "[a]: 1\n", ":1: the recipe: a key must be a word" },
+        { "name: \xff\n", "not valid YAML" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        char *path = write_recipe(cases[i].text);
+        struct wz_recipe *recipe;
+        struct wz_err err = { "" };
+        if (wz_recipe_load(&recipe, path, NULL, 0, &err) == 0) fail_msg("this was accepted:\n%s", cases[i].text);
+        assert_null(recipe);
+        if (!strstr(err.text, cases[i].want) || strncmp(err.text, path, strlen(path)))
+            fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+        free(path);
+    }
+}
+
+static void overrides_reach_every_key(void **state)
+{
+    char *const over[] = { "seed=7", "stages.0.steps=3", "stages.second.agents.f.lr=3e-5", "stages.second.agents.1.kl=0",
+                           "agents.f.model=a=b", "judge.tries=0", "evaluate.every=5", "seed=8",
+                           "stages.first.mix.bad.share=0.75",
+                           "agents.c.system=", "sft.steps=2" };
+    struct wz_recipe *r = load(HEAD "stages:\n  - {name: first, steps: 9, mix: [{kind: bad, share: 1}]}\n"
+                               "  - {name: second, steps: 9, agents: [{name: f}, {name: c}]}\n", over, WZ_COUNT(over));
+
+    assert_true(r->seed == 8);                 /* the last one counts */
+    assert_int_equal(r->stages[0].steps, 3);
+    assert_int_equal(r->stages[1].steps, 9);
+    assert_true(r->stages[1].agents[0].lr == 3e-5);
+    assert_true(r->stages[1].agents[1].kl == 0 && r->stages[1].agents[0].kl == .01);
+    assert_string_equal(r->agents[1].model, "a=b");
+    assert_string_equal(r->agents[0].system, "");
+    assert_int_equal(r->judge.tries, 0);
+    assert_int_equal(r->evaluate.every, 5);
+    assert_int_equal(r->sft.steps, 2);
+    assert_true(r->stages[0].mix[0].share == .75);
+    wz_recipe_destroy(r);
+}
+
+static void wrong_overrides_are_named(void **state)
+{
+    static const struct { const char *over, *want; } cases[] = {
+        { "seed", "override seed: key=value was expected" },
+        { "=3", "key=value was expected" },
+        { "sed=3", "the recipe has no key 'sed'; did you mean 'seed'?" },
+        { "seed.x=3", "override seed.x=3: seed is one value" },
+        { "seed=x", "override seed=x: seed: 'x' is not a whole number" },
+        { "stages=3", "stages has 1 elements" },
+        { "stages.1.steps=3", "override stages.1.steps=3: stages has 1 elements and none is '1'" },
+        { "stages.s2.steps=3", "none is 's2'" },
+        { "stages.s.stpes=3", "stages.0 has no key 'stpes'; did you mean 'steps'?" },
+        { "stages.s=3", "stages.0 holds keys; name one of them" },
+        { "judge=rules", "judge holds keys" },
+        { "eval.0.path=x", "eval has 0 elements" },
+        { "stages.0.agents.f.lr=2",
+          "override stages.0.agents.f.lr=2: stages.0.agents.0.lr: 2 is out of range, [0,1] was expected" },
+        { "stages.0.agents.0.name=g", "override stages.0.agents.0.name=g: stages.0.agents.0.name: there is no agent 'g'" },
+        { "agents.c.model=", "must not be empty" },
+        { "agents.c.model=\xff", "not UTF-8" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        char *path = write_recipe(HEAD "stages:\n  - {name: s, steps: 9, agents: [{name: f}]}\n");
+        char *const over[] = { (char *)(uintptr_t)cases[i].over };
+        struct wz_recipe *recipe;
+        struct wz_err err = { "" };
+        if (wz_recipe_load(&recipe, path, over, 1, &err) == 0) fail_msg("override %s was accepted", cases[i].over);
+        if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+        free(path);
+    }
+}
+
+static void saved_loads_the_same(void **state)
+{
+    char *from = wz_path("%s/full.yaml", corpus), *to = test_scratch("saved.yaml");
+    char *const over[] = { "name=again", "deadline=0.1", "stages.first.agents.feedback.lr=1e-300",
+                           "agents.feedback.system=a \"b\": \t\n# c",
+                           "sft.chat=null", "judge.phrases=yes", "agents.feedback.chat= x ", "data.0.kind=\xc3\xa9" };
+    struct wz_recipe *a, *b;
+    struct wz_err err = { "" };
+
+    if (wz_recipe_load(&a, from, over, WZ_COUNT(over), &err) < 0) fail_msg("%s", err.text);
+    assert_true(a->seed == UINT64_MAX);
+    assert_string_equal(a->agents[1].model, "models/tiny");
+    assert_string_equal(a->data[1].harm, "=benign");
+    if (wz_recipe_save(a, to, &err) < 0) fail_msg("%s", err.text);
+    if (wz_recipe_load(&b, to, NULL, 0, &err) < 0) fail_msg("%s", err.text);
+
+    /* The struct less its pointers is plain bytes; the lists are compared by hand. */
+    assert_string_equal(a->name, b->name);
+    assert_string_equal(a->out, b->out);
+    assert_true(a->seed == b->seed && a->deadline == b->deadline && a->threads == b->threads && a->micro == b->micro);
+    assert_memory_equal(&a->ranks, &b->ranks, sizeof a->ranks);
+    assert_memory_equal(&a->rollout, &b->rollout, sizeof a->rollout);
+    assert_memory_equal(&a->evaluate, &b->evaluate, sizeof a->evaluate);
+    assert_memory_equal(&a->checkpoint, &b->checkpoint, sizeof a->checkpoint);
+    assert_string_equal(a->judge.world, b->judge.world);
+    assert_string_equal(b->judge.phrases, "yes");
+    assert_string_equal(b->sft.chat, "null");
+    assert_string_equal(b->agents[1].system, "a \"b\": \t\n# c");
+    assert_string_equal(b->agents[1].chat, " x ");
+    assert_string_equal(b->data[0].kind, "\xc3\xa9");
+    assert_int_equal(a->n_agents, b->n_agents);
+    for (unsigned i = 0; i < a->n_agents; i++)
+        assert_true(a->agents[i].temperature == b->agents[i].temperature && a->agents[i].top_p == b->agents[i].top_p &&
+                    a->agents[i].max_tokens == b->agents[i].max_tokens);
+    assert_int_equal(a->n_stages, b->n_stages);
+    for (unsigned s = 0; s < a->n_stages; s++) {
+        const struct wz_recipe_stage *x = &a->stages[s], *y = &b->stages[s];
+        assert_string_equal(x->name, y->name);
+        assert_int_equal(x->steps, y->steps);
+        assert_int_equal(x->batch, y->batch);
+        assert_int_equal(x->n_mix, y->n_mix);
+        for (unsigned i = 0; i < x->n_mix; i++) assert_true(x->mix[i].share == y->mix[i].share);
+        assert_int_equal(x->n_agents, y->n_agents);
+        for (unsigned i = 0; i < x->n_agents; i++) {
+            /* lr to clip and alpha to gamma are runs of doubles */
+            assert_string_equal(x->agents[i].name, y->agents[i].name);
+            assert_memory_equal(&x->agents[i].lr, &y->agents[i].lr, 10 * sizeof(double));
+            assert_string_equal(x->agents[i].loss, y->agents[i].loss);
+            assert_memory_equal(&x->agents[i].alpha, &y->agents[i].alpha, 3 * sizeof(double));
+        }
+    }
+    assert_int_equal(a->sft.steps, b->sft.steps);
+    wz_recipe_destroy(a);
+    wz_recipe_destroy(b);
+    free(from);
+    free(to);
+}
+
+/* The corpus, and every example cut short and with bytes changed. */
+static void any_bytes_are_a_recipe_or_a_sentence(void **state)
+{
+    DIR *dir = opendir(corpus);
+    int seen = 0;
+
+    assert_non_null(dir);
+    for (struct dirent *d; (d = readdir(dir));) {
+        if (d->d_name[0] == '.') continue;
+        char *path = wz_path("%s/%s", corpus, d->d_name);
+        struct wz_map map;
+        struct wz_err err;
+        assert_int_equal(wz_map_open(&map, path, &err), 0);
+        uint8_t *copy = wz_alloc(map.len + 1);
+        LLVMFuzzerTestOneInput(map.bytes, map.len);
+        for (uint32_t i = 0; i < 200 && map.len; i++) {
+            struct wz_key key = { .seed = map.len, .purpose = WZ_RNG_TEST, .a = i };
+            size_t n = i & 1 ? map.len : wz_below(key, (uint32_t)map.len);
+            memcpy(copy, map.bytes, map.len);
+            for (key.b = 1; key.b <= (i & 3); key.b++) {
+                uint64_t bits = wz_random(key);
+                copy[bits % map.len] = bits & 1u << 20 ? (uint8_t)(bits >> 40) : (uint8_t)":-[]{}&*\"'#\n 0e~"[bits >> 40 & 15];
+            }
+            LLVMFuzzerTestOneInput(copy, n);
+        }
+        free(copy);
+        wz_map_close(&map);
+        free(path);
+        seen++;
+    }
+    closedir(dir);
+    assert_true(seen >= 5);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(absent_keys_have_defaults),
+        cmocka_unit_test(wrong_is_named_with_its_line),
+        cmocka_unit_test(overrides_reach_every_key),
+        cmocka_unit_test(wrong_overrides_are_named),
+        cmocka_unit_test(saved_loads_the_same),
+        cmocka_unit_test(any_bytes_are_a_recipe_or_a_sentence),
+    };
+
+    corpus = argc > 1 ? argv[1] : "tests/corpus/recipe";
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
