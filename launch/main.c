@@ -9,6 +9,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
+    { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
     { NULL, NULL, NULL },
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
