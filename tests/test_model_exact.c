@@ -1,0 +1,327 @@
+/* Promises: the bits of a token's hidden state, logits and log-probability are the same whether it was prefilled, decoded one
+ * by one, batched with strangers, read from a forked prefix, or scored in training, on every backend, weight type and number
+ * of threads (law 1); a gradient has the same bits however its sequences are cut into batches (law 2); and it is the gradient,
+ * held against finite differences. Pages of other weights are refused (law 6). */
+#include "model_help.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SEQS = 3, ROWS = 17 + 5 + 33 };
+static const int counts[SEQS] = { 17, 5, 33 };
+
+static const struct wz_config configs[] = {
+    { 2, 24, 2, 2, 8, 40, 61, 64, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 },
+    { 2, 24, 6, 2, 10, 36, 61, 64, 1e-5f, 500, WZ_ROPE_LLAMA3, 4, 1, 4, 16, false, 1, { 2 }, 1 },
+    { 1, 40, 8, 2, 64, 72, 130, 64, 1e-6f, 10000, WZ_ROPE_LINEAR, 2, 0, 0, 0, true, 1, { 2 }, 1 },
+};
+static const struct { const char *name; int threads; } rows[] = { { "ref", 1 }, { "cpu", 1 }, { "cpu", 2 } };
+
+/* Random weights ten times as large as a fresh model's, so that heads attend to something. */
+static struct wz_model *model_make(const struct wz_config *c, enum wz_type type, struct wz_backend *be)
+{
+    struct wz_model *m = wz_model_create(c, type, be);
+
+    wz_model_init(m, 7);
+    if (type == WZ_F32) {
+        for (size_t i = 0; i < m->n_params; i++) m->params[i] = m->params[i] == 1 ? 1.1f : 10 * m->params[i];
+        wz_model_seal(m, 3);
+    }
+    return m;
+}
+
+/* What must not depend on how a token was computed. */
+struct seen { float hidden[ROWS][40], logp[ROWS], entropy[ROWS], logits[ROWS][130]; };
+
+static void look(struct wz_model *m, struct wz_work *work, const float *h, int n, const int *targets, const int *at,
+                 struct seen *seen)
+{
+    float *hidden = wz_alloc(sizeof(float) * (size_t)(n * m->config.dim)), *logits = wz_alloc(sizeof(float) * (size_t)(n * m->config.vocab));
+    float logp[ROWS], entropy[ROWS];
+    int row_targets[ROWS];
+
+    for (int i = 0; i < n; i++) row_targets[i] = targets[at[i]];
+    wz_download(m->be, hidden, h, sizeof(float) * (size_t)(n * m->config.dim));
+    wz_head_logits(m->be, logits, h, &m->head, n);
+    wz_logprobs(m, work, row_targets, 0.7f, logp, entropy);
+    for (int i = 0; i < n; i++) {
+        memcpy(seen->hidden[at[i]], hidden + i * m->config.dim, sizeof(float) * (size_t)m->config.dim);
+        memcpy(seen->logits[at[i]], logits + i * m->config.vocab, sizeof(float) * (size_t)m->config.vocab);
+        seen->logp[at[i]] = logp[i];
+        seen->entropy[at[i]] = entropy[i];
+    }
+    free(hidden);
+    free(logits);
+}
+
+static void same(const struct seen *a, const struct seen *b, const char *way, const char *backend)
+{
+    for (int i = 0; i < ROWS; i++) {
+        if (memcmp(a->hidden[i], b->hidden[i], sizeof(a->hidden[i]))) fail_msg("%s, %s: hidden state of row %d differs", backend, way, i);
+        if (memcmp(a->logits[i], b->logits[i], sizeof(a->logits[i]))) fail_msg("%s, %s: logits of row %d differ", backend, way, i);
+        if (memcmp(&a->logp[i], &b->logp[i], sizeof(float)) || memcmp(&a->entropy[i], &b->entropy[i], sizeof(float)))
+            fail_msg("%s, %s: log-probability of row %d differs: %a %a", backend, way, i, (double)a->logp[i], (double)b->logp[i]);
+    }
+}
+
+static void one_way_or_another(const struct wz_config *c, enum wz_type type, struct wz_backend *be, struct seen *train)
+{
+    struct wz_model *m = model_make(c, type, be);
+    struct wz_cache *cache = wz_cache_create(m, 60, 4), *other = wz_cache_create(m, 9, 7);
+    struct wz_work *tape = wz_work_create(m, ROWS, true), *work = wz_work_create(m, ROWS + 3, false), *small = wz_work_create(m, 4, false);
+    struct wz_seq seqs[SEQS] = { 0 }, fork[SEQS] = { 0 }, *list[SEQS];
+    struct seen got = { 0 };
+    int ids[ROWS], targets[ROWS], at[ROWS], first[SEQS] = { 0, 17, 22 };
+
+    memset(train, 0, sizeof(*train));
+    ids_of(ids, ROWS, c->vocab, 1);
+    ids_of(targets, ROWS, c->vocab, 2);
+    targets[3] = targets[20] = targets[54] = -1;
+    for (int i = 0; i < ROWS; i++) at[i] = i;
+    look(m, tape, run(m, cache, tape, seqs, SEQS, ids, counts), ROWS, targets, at, train);
+    for (int i = 0; i < ROWS; i++) assert_true(targets[i] < 0 ? train->logp[i] == 0 : train->logp[i] < 0);
+
+    for (int s = 0; s < SEQS; s++) {       /* each alone, other pages */
+        struct wz_seq seq = { 0 };
+        look(m, work, run(m, other, work, &seq, 1, ids + first[s], counts + s), counts[s], targets, at + first[s], &got);
+        wz_seq_finish(other, &seq);
+    }
+    same(train, &got, "prefilled alone", be->name);
+
+    for (int s = 0; s < SEQS; s++) wz_seq_release(cache, &seqs[s]);
+    memset(&got, 0, sizeof(got));
+    for (int t = 0; t < 33; t++) {         /* token by token, together with whoever is still there */
+        int n = 0, count[SEQS] = { 1, 1, 1 }, row_ids[SEQS], row_at[SEQS];
+
+        for (int s = SEQS - 1; s >= 0; s--) {
+            if (t >= counts[s]) continue;
+            assert_true(wz_seq_reserve(cache, &seqs[s], 1));
+            list[n] = &seqs[s];
+            row_ids[n] = ids[first[s] + t];
+            row_at[n++] = first[s] + t;
+        }
+        look(m, small, wz_forward(m, cache, small, &(struct wz_batch) { n, list, count, row_ids }), n, targets, row_at, &got);
+    }
+    same(train, &got, "decoded", be->name);
+
+    for (int s = 0; s < SEQS; s++) {       /* the rest of each, from a prefix of 3 tokens that begins inside a page */
+        int rest = counts[s] - 3, len = seqs[s].len;
+
+        assert_true(wz_seq_fork(cache, &fork[s], &seqs[s], 3));
+        assert_true(wz_seq_reserve(cache, &fork[s], rest));
+        list[0] = &fork[s];
+        look(m, work, wz_forward(m, cache, work, &(struct wz_batch) { 1, list, &rest, ids + first[s] + 3 }), rest, targets,
+             at + first[s] + 3, &got);
+        assert_int_equal(seqs[s].len, len);
+    }
+    same(train, &got, "forked", be->name);
+
+    /* what sampling notes down is what scoring computes */
+    wz_seq_release(cache, &seqs[0]);
+    const float *h = run(m, cache, work, &seqs[0], 1, ids, counts);
+    struct wz_pick picks[17];
+    int token[17];
+    float logp[17], scored[17];
+    for (int i = 0; i < 17; i++) picks[i] = (struct wz_pick) { 0.7f, 0.9f, 0, 0, i / 17.0 };
+    wz_head_sample(be, token, logp, wz_gather(work, h, at, 17), &m->head, picks, 17);
+    wz_logprobs(m, work, token, 0.7f, scored, NULL);
+    assert_memory_equal(logp, scored, sizeof(logp));
+
+    for (int s = 0; s < SEQS; s++) {
+        wz_seq_finish(cache, &seqs[s]);
+        wz_seq_finish(cache, &fork[s]);
+    }
+    assert_int_equal(wz_cache_free_pages(cache), 60);
+    wz_work_destroy(tape);
+    wz_work_destroy(work);
+    wz_work_destroy(small);
+    wz_cache_destroy(cache);
+    wz_cache_destroy(other);
+    wz_model_destroy(m);
+}
+
+static void law_exact(void **state)
+{
+    static struct seen seen[WZ_COUNT(rows)];
+
+    for (size_t c = 0; c < WZ_COUNT(configs); c++)
+        for (int type = WZ_F32; type <= WZ_BF16; type++)
+            for (size_t r = 0; r < WZ_COUNT(rows); r++) {
+                struct wz_backend *be = backend_of(rows[r].name, rows[r].threads);
+                one_way_or_another(&configs[c], type, be, &seen[r]);
+                if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name)) same(&seen[r - 1], &seen[r], "other threads", be->name);
+                wz_backend_close(be);
+            }
+}
+
+/* ---- gradients ----------------------------------------------------------------------------------------------- */
+
+/* Adds the gradient of sequences [from, to) to d_params. For one sequence alone the scores are taken at another temperature
+ * first, so that backward can't use their normalisers and has to compute its own. */
+static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int from, int to, float *d_params)
+{
+    struct wz_seq seqs[SEQS] = { 0 };
+    int ids[ROWS], targets[ROWS], first = 0, n = 0;
+    float d_logp[ROWS], logp[ROWS];
+    double loss = 0;
+
+    ids_of(ids, ROWS, m->config.vocab, 1);
+    ids_of(targets, ROWS, m->config.vocab, 2);
+    targets[3] = targets[20] = targets[54] = -1;
+    for (int i = 0; i < ROWS; i++) d_logp[i] = (float)(wz_uniform((struct wz_key) { 5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0 }) - 0.3);
+    for (int s = 0; s < from; s++) first += counts[s];
+    for (int s = from; s < to; s++) n += counts[s];
+    run(m, cache, work, seqs, to - from, ids + first, counts + from);
+    wz_logprobs(m, work, targets + first, d_params && to - from == 1 ? 1.0f : 0.7f, logp, NULL);
+    for (int i = 0; i < n; i++) loss += (double)d_logp[first + i] * (double)logp[i];
+    if (d_params) wz_backward(m, cache, work, targets + first, d_logp + first, 0.7f, d_params);
+    for (int s = 0; s < to - from; s++) wz_seq_finish(cache, &seqs[s]);
+    return loss;
+}
+
+static void law_batches(void **state)
+{
+    static const int cuts[][SEQS + 1] = { { 0, 3 }, { 0, 1, 3 }, { 0, 2, 3 }, { 0, 1, 2, 3 } };
+
+    for (size_t c = 0; c < WZ_COUNT(configs); c++) {
+        float *before = NULL;
+
+        for (size_t r = 0; r < WZ_COUNT(rows); r++) {
+            struct wz_backend *be = backend_of(rows[r].name, rows[r].threads);
+            struct wz_model *m = model_make(&configs[c], WZ_F32, be);
+            struct wz_cache *cache = wz_cache_create(m, 20, 4);
+            struct wz_work *work = wz_work_create(m, ROWS, true);
+            size_t bytes = m->n_params * sizeof(float);
+            float *whole = NULL;
+
+            for (size_t k = 0; k < WZ_COUNT(cuts); k++) {
+                float *g = wz_alloc(bytes);
+
+                for (int j = 0; cuts[k][j] < SEQS; j++) gradient(m, cache, work, cuts[k][j], cuts[k][j + 1], g);
+                if (whole && memcmp(whole, g, bytes)) fail_msg("config %zu, %s: cut %zu gives another gradient", c, be->name, k);
+                if (whole) free(g);
+                else whole = g;
+            }
+            if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name) && memcmp(before, whole, bytes))
+                fail_msg("config %zu, %s: %d threads give another gradient", c, be->name, rows[r].threads);
+            free(before);
+            before = whole;
+            for (int i = 0; i < m->n_list; i++) {      /* the padding stays zero */
+                size_t end = m->list[i].at + (size_t)m->list[i].rows * (size_t)(m->list[i].cols > 0 ? m->list[i].cols : 1);
+                for (; end % 16 != 0; end++) assert_true(whole[end] == 0);
+            }
+            wz_work_destroy(work);
+            wz_cache_destroy(cache);
+            wz_model_destroy(m);
+            wz_backend_close(be);
+        }
+        free(before);
+    }
+}
+
+/* Along the gradient g of one tensor the loss climbs by |g|; along a random direction u, by g.u. */
+static void finite_differences(void **state)
+{
+    for (size_t c = 0; c < WZ_COUNT(configs); c++) {
+        struct wz_backend *be = backend_of("ref", 1);
+        struct wz_model *m = model_make(&configs[c], WZ_F32, be);
+        struct wz_cache *cache = wz_cache_create(m, 20, 4);
+        struct wz_work *work = wz_work_create(m, ROWS, true);
+        float *g = wz_alloc(m->n_params * sizeof(float)), *saved = wz_alloc(m->n_params * sizeof(float));
+
+        gradient(m, cache, work, 0, SEQS, g);
+        memcpy(saved, m->params, m->n_params * sizeof(float));
+        for (int i = 0; i < m->n_list; i++) {
+            const struct wz_param *p = &m->list[i];
+            size_t n = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
+            double norm = 0, step = 2e-3;
+
+            for (size_t j = 0; j < n; j++) norm += (double)g[p->at + j] * (double)g[p->at + j];
+            norm = sqrt(norm);
+            assert_true(norm > 0);
+            for (int way = 0; way < 2; way++) {
+                double want = 0, loss[2];
+
+                for (int side = 0; side < 2; side++) {
+                    want = 0;
+                    for (size_t j = 0; j < n; j++) {
+                        double along = (double)g[p->at + j] / norm;
+                        double random = wz_normal((struct wz_key) { 9, WZ_RNG_TEST, (uint32_t)i, (uint32_t)j, 0, 0 }) / sqrt((double)n);
+                        double u = way == 0 ? along : 0.7 * along + 0.7 * random;
+
+                        m->params[p->at + j] = saved[p->at + j] + (float)((side ? -step : step) * u);
+                        want += (double)g[p->at + j] * u;
+                    }
+                    wz_model_seal(m, 3);
+                    loss[side] = gradient(m, cache, work, 0, SEQS, NULL);
+                }
+                memcpy(m->params, saved, m->n_params * sizeof(float));
+                double slope = (loss[0] - loss[1]) / (2 * step);
+                if (!(fabs(slope - want) < 0.01 * norm + 1e-3))
+                    fail_msg("config %zu, %s: slope %g, gradient says %g (norm %g)", c, p->name, slope, want, norm);
+            }
+        }
+        free(g);
+        free(saved);
+        wz_work_destroy(work);
+        wz_cache_destroy(cache);
+        wz_model_destroy(m);
+        wz_backend_close(be);
+    }
+}
+
+/* ---- weights have an identity -------------------------------------------------------------------------------- */
+
+static void law_identity(void **state)
+{
+    struct wz_backend *be = backend_of("ref", 1);
+    struct wz_model *m = model_make(&configs[0], WZ_F32, be);
+    struct wz_cache *cache = wz_cache_create(m, 10, 4);
+    struct wz_work *work = wz_work_create(m, 8, false);
+    struct wz_seq seq = { 0 }, fresh = { 0 };
+    int ids[5] = { 1, 2, 3, 4, 5 }, five = 5, one = 1, out[2], status;
+    uint64_t hash = m->hash;
+    char line[512] = "";
+
+    run(m, cache, work, &seq, 1, ids, &five);
+    m->params[m->list[1].at] += 0.5f;
+    wz_model_seal(m, 4);
+    assert_true(m->hash != hash && m->version == 4);
+    run(m, cache, work, &fresh, 1, ids, &five);        /* a new sequence may begin with the new weights */
+    assert_int_equal(pipe(out), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(out[1], 2);
+        run(m, cache, work, &seq, 1, ids, &one);
+        _exit(0);
+    }
+    close(out[1]);
+    ssize_t n = read(out[0], line, sizeof(line) - 1);
+    close(out[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(n > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    assert_non_null(strstr(line, "version 3"));
+    assert_non_null(strstr(line, "version 4"));
+    m->params[m->list[1].at] -= 0.5f;
+    wz_model_seal(m, 5);
+    assert_true(m->hash == hash);
+
+    wz_seq_finish(cache, &seq);
+    wz_seq_finish(cache, &fresh);
+    wz_work_destroy(work);
+    wz_cache_destroy(cache);
+    wz_model_destroy(m);
+    wz_backend_close(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(law_exact),
+        cmocka_unit_test(law_batches),
+        cmocka_unit_test(finite_differences),
+        cmocka_unit_test(law_identity),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
