@@ -1,0 +1,203 @@
+/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte, and a bad row is named with its file and columns. */
+#include "test.h"
+
+#include <unistd.h>
+
+#include "store/store.h"
+
+static char *path;
+
+static void put(const char *ending, const char *text, size_t n)
+{
+    free(path);
+    char *stem = test_scratch("prompts");
+    path = wz_path("%s%s", stem, ending);
+    free(stem);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, n, f), n);
+    fclose(f);
+}
+
+static void is(const struct wz_prompt *p, const char *text, const char *id, const char *kind, enum wz_harm harm)
+{
+    assert_string_equal(p->text, text);
+    assert_string_equal(p->id, id);
+    assert_string_equal(p->kind, kind);
+    assert_int_equal(p->harm, harm);
+}
+
+static void loads(struct wz_prompts *set, const char *column, const char *harm, const char *kind, int n)
+{
+    struct wz_err err = { "" };
+
+    if (wz_prompts_load(set, path, column, harm, kind, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(set->n, n);
+}
+
+static void jsonl(void **state)
+{
+    static const char text[] = "\xef\xbb\xbf{\"id\": 7, \"prompt\": \"a\\nb\", \"harmful\": true, \"k\": \"x\"}\r\n"
+                               "\n  \t\n{\"prompt\": \"gr\xc3\xbc\xc3\x9f\", \"harmful\": 0, \"k\": 2}";
+    struct wz_prompts set;
+
+    put(".jsonl", text, sizeof text - 1);
+    loads(&set, "prompt", "harmful", "k", 2);
+    is(&set.list[0], "a\nb", "7", "x", WZ_HARMFUL);
+    is(&set.list[1], "gr\xc3\xbc\xc3\x9f", "4", "2", WZ_BENIGN);
+    uint64_t hash = set.hash;
+    wz_prompts_finish(&set);
+    loads(&set, "prompt", "=harmful", NULL, 2);
+    is(&set.list[1], "gr\xc3\xbc\xc3\x9f", "4", "prompts", WZ_HARMFUL);
+    assert_true(set.hash == hash);                             /* of the texts alone */
+    wz_prompts_finish(&set);
+    put(".jsonl", "{\"prompt\": \"a\\nb\"}\n{\"prompt\": \"gr\xc3\xbc\xc3\x9f!\"}\n", 40);
+    loads(&set, "prompt", "=benign", "=pets", 2);
+    is(&set.list[0], "a\nb", "1", "pets", WZ_BENIGN);
+    assert_true(set.hash != hash);
+    wz_prompts_finish(&set);
+}
+
+static void json(void **state)
+{
+    static const char objects[] = "[{\"q\": \"one\", \"label\": \"safe\"},\n {\"q\": \"two\", \"label\": \"Unsafe\"}]";
+    static const char strings[] = "[\"one\", \"two\\u00e9\"]";
+    struct wz_prompts set;
+    struct wz_err err;
+
+    put(".json", objects, sizeof objects - 1);
+    loads(&set, "q", "label", "", 2);
+    is(&set.list[0], "one", "1", "prompts", WZ_BENIGN);
+    is(&set.list[1], "two", "2", "prompts", WZ_HARMFUL);
+    wz_prompts_finish(&set);
+    put(".json", strings, sizeof strings - 1);
+    loads(&set, "ignored", "=harmful", NULL, 2);
+    is(&set.list[1], "two\xc3\xa9", "2", "prompts", WZ_HARMFUL);
+    wz_prompts_finish(&set);
+    assert_int_equal(wz_prompts_load(&set, path, "q", "label", NULL, &err), -1);
+    assert_non_null(strstr(err.text, "no column \"label\""));
+}
+
+static void csv(void **state)
+{
+    static const char text[] = "\xef\xbb\xbfid,\"the \"\"prompt\"\"\",harmful,,\r\n"
+                               "a-1,\"one, \"\"two\"\"\r\nthree\",1,x,\r\n"
+                               "\n"
+                               "a-2,pl\"ain ,0,\"\",\"y\"\n"
+                               "a-3,\"\xe2\x82\xac\",FALSE,,";
+    struct wz_prompts set;
+
+    put(".csv", text, sizeof text - 1);
+    loads(&set, "the \"prompt\"", "harmful", "=k", 3);
+    is(&set.list[0], "one, \"two\"\r\nthree", "a-1", "k", WZ_HARMFUL);
+    is(&set.list[1], "pl\"ain ", "a-2", "k", WZ_BENIGN);
+    is(&set.list[2], "\xe2\x82\xac", "a-3", "k", WZ_BENIGN);
+    wz_prompts_finish(&set);
+}
+
+static void bad_rows_are_named(void **state)
+{
+    static const struct { const char *ending, *text, *word; } rows[] = {
+        { ".txt", "hello", ".jsonl, .json or .csv" },
+        { ".jsonl", "", "no rows" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"text\":\"b\",\"other\":1}", "row 2: there is no column \"prompt\"; there are: text, other" },
+        { ".jsonl", "{\"prompt\":3,\"harmful\":1}", "row 1: column \"prompt\" must be a string" },
+        { ".jsonl", "{\"prompt\":\"\",\"harmful\":1}", "row 1: the prompt is empty" },
+        { ".jsonl", "{\"prompt\":\"a\"}", "row 1: there is no column \"harmful\"" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":\"maybe\"}", "'maybe'" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":2}", "'2'" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":null}", "row 1" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"prompt\"", "row 2:1:9: not valid JSON" },
+        { ".jsonl", "\n\"text\"", "row 2:1:6: not valid JSON" },
+        { ".jsonl", "[]", "row 1: an object" },
+        { ".jsonl", "{\"prompt\":\"a\xff\",\"harmful\":1}", "row 1: byte 13 of it is not valid UTF-8" },
+        { ".jsonl", "{\"prompt\":\"a\\u0000b\",\"harmful\":1}", "not valid JSON" },
+        { ".json", "{\"prompt\":\"a\"}", "an array of objects or of strings" },
+        { ".json", "[{\"prompt\":\"a\",\"harmful\":1}, 3]", "row 2: an object" },
+        { ".json", "[{\"prompt\":\"a\xff\"}]", "not valid JSON" },
+        { ".csv", "", "no rows" },
+        { ".csv", "prompt,harmful\n", "no rows" },
+        { ".csv", "text,harmful\na,1", "there are: text, harmful" },
+        { ".csv", "prompt,prompt\na,1", "\"prompt\" is there twice" },
+        { ".csv", "prompt,harmful\na,1\nb", "row 3 has 1 cells" },
+        { ".csv", "prompt,harmful\na,1,", "row 2 has 3 cells" },
+        { ".csv", "prompt,harmful\n\"a,1\nb,2\n", "row 2: a quoted cell does not end" },
+        { ".csv", "prompt,harmful\n\"a\"b,1", "row 2: after the closing quote" },
+        { ".csv", "prompt,harmful\n\"a\xc3\",1", "row 2: byte 2 of a cell is not valid UTF-8" },
+    };
+    struct wz_prompts set;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        put(rows[i].ending, rows[i].text, strlen(rows[i].text));
+        err.text[0] = 0;
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+        if (!strstr(err.text, rows[i].word) || !strstr(err.text, path)) fail_msg("'%s' was expected in: %s", rows[i].word, err.text);
+        assert_null(set.list);
+    }
+    put(".csv", "prompt,harmful\na\0b,1", 20);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+    assert_non_null(strstr(err.text, "NUL"));
+    unlink(path);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+}
+
+/* Every beginning of a file: rows up to there, or one sentence. */
+static void truncated(void **state)
+{
+    static const char *const texts[][2] = {
+        { ".jsonl", "{\"id\": 7, \"prompt\": \"a\\nb\xc3\xbc\", \"harmful\": true}\n{\"prompt\": \"b\", \"harmful\": false}\n" },
+        { ".json", "[{\"prompt\": \"one\", \"harmful\": \"safe\"}, {\"prompt\": \"two\", \"harmful\": 1}]" },
+        { ".csv", "prompt,harmful\r\n\"a\"\"\r\nb\xc3\xbc\",1\r\nc,\"safe\"\r\n" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(texts); i++) {
+        for (size_t n = 0; n <= strlen(texts[i][1]); n++) {
+            struct wz_prompts set;
+            struct wz_err err = { "" };
+            put(texts[i][0], texts[i][1], n);
+            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err) < 0) assert_non_null(strstr(err.text, path));
+            else assert_in_range(set.n, 1, 2);
+            wz_prompts_finish(&set);
+        }
+    }
+}
+
+/* Rows as counted by the data's own list. */
+static void real_data(void **state)
+{
+    static const struct { const char *name, *column, *harm, *kind; int rows, harmful; } sets[] = {
+        { "xstest/xstest_prompts.csv", "prompt", "label", "type", 450, 200 },
+        { "hatecheck/test_suite_cases.csv", "test_case", "=harmful", "functionality", 3728, 3728 },
+        { "harmbench/harmbench_behaviors_text_all.csv", "Behavior", "=harmful", "SemanticCategory", 399, 399 },
+        { "advbench/harmful_behaviors.csv", "goal", "=harmful", NULL, 513, 513 },
+        { "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv", "prompt_text", "=harmful", "hazard", 1090, 1090 },
+        { "multijail/MultiJail.csv", "zh", "=harmful", "source", 309, 309 },
+        { "ifeval/input_data.jsonl", "prompt", "=benign", NULL, 541, 0 },
+        { "cyberseceval/mitre_frr.json", "mutated_prompt", "is_malicious", "attack_type", 750, 0 },
+        { "inthewild_jailbreaks/inthewild_jailbreak_llms.json", "", "=harmful", NULL, 660, 660 },
+        { "gsm8k/test.jsonl", "question", "=benign", NULL, 1319, 0 },
+        { "star1/STAR-1.json", "question", "=harmful", "source", 994, 994 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(sets); i++) {
+        struct wz_prompts set;
+        int harmful = 0;
+        free(path);
+        path = test_data(sets[i].name);
+        loads(&set, sets[i].column, sets[i].harm, sets[i].kind, sets[i].rows);
+        for (int k = 0; k < set.n; k++) harmful += set.list[k].harm == WZ_HARMFUL;
+        assert_int_equal(harmful, sets[i].harmful);
+        wz_prompts_finish(&set);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(jsonl), cmocka_unit_test(json), cmocka_unit_test(csv), cmocka_unit_test(bad_rows_are_named),
+        cmocka_unit_test(truncated), cmocka_unit_test(real_data),
+    };
+
+    return cmocka_run_group_tests_name("store_prompts", tests, NULL, NULL);
+}
