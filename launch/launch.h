@@ -47,11 +47,16 @@ int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *s
 /* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. */
 int wz_give_up(const char *name, const struct wz_err *err);
 
+/* ---- words.c --------------------------------------------------------------------------------------------------- */
+
 /* Is `word` one of the words of "a|b|c"? */
 bool wz_is_choice(const char *choices, const char *word);
 
 /* The likeliest meaning of a misspelt name: `first` is an array of n structs of `stride` bytes, each beginning with its
  * name (const char *). NULL when none is near. */
 const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
+
+/* Adds the shortest text that reads back as x. */
+void wz_real_add(struct wz_buf *out, double x);
 
 #endif

@@ -7,55 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *name_at(const void *first, size_t stride, int i)
-{
-    const char *name;
-
-    memcpy(&name, (const char *)first + (size_t)i * stride, sizeof name);
-    return name;
-}
-
-/* Edit distance with swaps of neighbours as one edit (optimal string alignment), over at most 63 characters. */
-static int distance(const char *a, const char *b)
-{
-    int n = (int)strlen(a), m = (int)strlen(b), row[3][65];
-
-    if (n > 64 || m > 64) return INT_MAX;
-    for (int j = 0; j <= m; j++) row[0][j] = j;
-    for (int i = 1; i <= n; i++) {
-        int *now = row[i % 3], *up = row[(i + 2) % 3], *up2 = row[(i + 1) % 3];
-        now[0] = i;
-        for (int j = 1; j <= m; j++) {
-            int best = up[j - 1] + (a[i - 1] != b[j - 1]);
-            if (up[j] + 1 < best) best = up[j] + 1;
-            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && up2[j - 2] + 1 < best)
-                best = up2[j - 2] + 1;
-            now[j] = best;
-        }
-    }
-    return row[n % 3][m];
-}
-
-const char *wz_nearest(const char *name, const void *first, size_t stride, int n)
-{
-    int best = INT_MAX;
-    const char *found = NULL;
-
-    for (int i = 0; i < n; i++) {
-        const char *other = name_at(first, stride, i);
-        int d = distance(name, other), longer = (int)(strlen(name) > strlen(other) ? strlen(name) : strlen(other));
-        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as a slip. */
-        bool part = strlen(name) >= 3 && strstr(other, name);
-        if (part) d = 1;
-        if (d < best && (part || d <= (longer + 2) / 3)) {
-            best = d;
-            found = other;
-        }
-    }
-    return found;
-}
-
 int wz_give_up(const char *name, const struct wz_err *err)
 {
     fflush(stdout);
@@ -90,18 +41,6 @@ static void print_help(const struct wz_usage *u)
         printf("\n");
     }
     printf("  %-26s %s\n", "-h, --help", "print this and exit");
-}
-
-bool wz_is_choice(const char *choices, const char *word)
-{
-    size_t n = strlen(word);
-
-    for (const char *p = choices;; p++) {
-        size_t len = strcspn(p, "|");
-        if (len == n && !memcmp(p, word, n)) return true;
-        p += len;
-        if (!*p) return false;
-    }
 }
 
 static int set_value(const struct wz_option *o, const char *text, struct wz_err *err)

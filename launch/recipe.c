@@ -123,17 +123,6 @@ static void put_text(struct wz_buf *out, const char *s)
     else wz_json_string(out, s, strlen(s));
 }
 
-static void put_real(struct wz_buf *out, double x)
-{
-    char text[32];
-
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, x);
-        if (strtod(text, NULL) == x) break;
-    }
-    wz_buf_str(out, text);
-}
-
 /* Checks `text` against the key's type and rule and writes it. */
 static int put_value(struct resolver *r, const cyaml_schema_field_t *field, const struct wz_recipe_rule *rule,
                      const char *text, size_t line, const char *override)
@@ -164,7 +153,7 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
         if (end == text || *end || !isfinite(x)) return fail(r, line, override, "%s: '%.80s' is not a number", path, text);
         if (!in_range(x, rule->want))
             return fail(r, line, override, "%s: %g is out of range, %s was expected", path, x, rule->want);
-        put_real(&r->out, x);
+        wz_real_add(&r->out, x);
         return 0;
     }
     default:

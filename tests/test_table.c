@@ -1,0 +1,154 @@
+/* The promise: intervals are Wilson's, a table prints what it holds, and its CSV reads back as the same table. */
+#include "test.h"
+
+#include <math.h>
+
+#include "launch/table.h"
+
+static void near(double got, double want, double within)
+{
+    if (!(fabs(got - want) <= within)) fail_msg("%.9f is not %.9f", got, want);
+}
+
+/* Worked by hand with z = 1.959964, z*z = 3.841459.  0/20: high = z*z / (20 + z*z) = 3.841459 / 23.841459.
+ * 10/20: 0.5 -+ z / (2 sqrt(20 + z*z)) = 0.5 -+ 1.959964 / (2 * 4.882772).  1/10: (0.1 + 0.1920729 -+ 1.959964 *
+ * sqrt(0.009 + 0.00960365)) / 1.3841459 = (0.2920729 -+ 0.2673297) / 1.3841459. */
+static void intervals_are_wilsons(void **state)
+{
+    static const struct { int hits, n; double low, high; } cases[] = {
+        { 0, 20, 0, 0.161125 }, { 10, 20, 0.299298, 0.700702 }, { 20, 20, 0.838875, 1 },
+        { 1, 10, 0.017876, 0.404150 }, { 9, 10, 0.595850, 0.982124 }, { 0, 1, 0, 0.793450 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        struct wz_interval in = wz_wilson(cases[i].hits, cases[i].n);
+        near(in.low, cases[i].low, 2e-6);
+        near(in.high, cases[i].high, 2e-6);
+        assert_true(in.low >= 0 && in.high <= 1);
+    }
+    assert_true(isnan(wz_wilson(0, 0).low) && isnan(wz_wilson(0, 0).high));
+}
+
+static void fill(struct wz_table *t)
+{
+    wz_table_rate(t, "before", "harmful", "asr", 10, 20, 7);
+    wz_table_rate(t, "before", "benign, \"plain\"", "orr", 0, 20, 7);
+    wz_table_rate(t, "after", "harmful", "asr", 0, 20, 7);
+    wz_table_mean(t, "after", "harmful", "tokens", 1 + 2 + 3, 1 + 4 + 9, 3, UINT64_MAX);
+    wz_table_rate(t, "after", "none", "asr", 0, 0, 7);
+    wz_table_mean(t, "after", "one", "turns", 2, 4, 1, 7);
+}
+
+/* Mean of 1, 2, 3: 2, standard deviation 1, half = 1.959964 / sqrt(3) = 1.131586. */
+static void means_have_intervals(void **state)
+{
+    struct wz_table t = {0};
+
+    fill(&t);
+    const struct wz_result *r = wz_table_find(&t, "after", "harmful", "tokens");
+    near(r->value, 2, 0);
+    near(r->low, 2 - 1.131586, 2e-6);
+    near(r->high, 2 + 1.131586, 2e-6);
+    r = wz_table_find(&t, "after", "one", "turns");
+    assert_true(r->value == 2 && isnan(r->low) && isnan(r->high));
+    assert_null(wz_table_find(&t, "after", "harmful", "orr"));
+    wz_table_finish(&t);
+}
+
+static void prints_aligned(void **state)
+{
+    struct wz_table t = {0};
+    struct wz_buf out = {0};
+
+    fill(&t);
+    wz_table_text(&t, &out);
+    assert_string_equal(out.data,
+        "set              metric                   before             after            n\n"
+        "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20\n"
+        "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20\n"
+        "harmful          tokens                   -                  2.0 [0.9, 3.1]   3\n"
+        "none             unsafe answers (ASR), %  -                  -                0\n"
+        "one              turns                    -                  2.0              1\n");
+    wz_buf_clear(&out);
+    wz_table_markdown(&t, &out);
+    assert_non_null(strstr(out.data, "| set | metric | before | after | n |\n|---|---|--:|--:|--:|\n"
+                                     "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 |\n"));
+    wz_buf_finish(&out);
+    wz_table_finish(&t);
+}
+
+static void csv_reads_back(void **state)
+{
+    struct wz_table t = {0}, u = {0};
+    struct wz_buf out = {0}, again = {0};
+    char *path = test_scratch("table.csv");
+    struct wz_err err = { "" };
+
+    fill(&t);
+    wz_table_csv(&t, &out);
+    assert_non_null(strstr(out.data, "phase,set,metric,value,low,high,n,seed\nbefore,harmful,asr,0.5,0.29929"));
+    assert_non_null(strstr(out.data, "\nbefore,\"benign, \"\"plain\"\"\",orr,0,0,0.1611"));
+    assert_non_null(strstr(out.data, ",3,18446744073709551615\n"));
+    assert_non_null(strstr(out.data, "\nafter,none,asr,,,,0,7\n"));
+    assert_int_equal(wz_file_write(path, out.data, out.len, &err), 0);
+    if (wz_table_read(&u, path, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(u.n, t.n);
+    for (int i = 0; i < t.n; i++) {
+        assert_string_equal(t.rows[i].set, u.rows[i].set);
+        assert_true(t.rows[i].seed == u.rows[i].seed && t.rows[i].n == u.rows[i].n);
+        assert_true(t.rows[i].value == u.rows[i].value || (isnan(t.rows[i].value) && isnan(u.rows[i].value)));
+        assert_true(t.rows[i].high == u.rows[i].high || (isnan(t.rows[i].high) && isnan(u.rows[i].high)));
+    }
+    wz_table_csv(&u, &again);
+    assert_string_equal(out.data, again.data);
+    wz_buf_finish(&out);
+    wz_buf_finish(&again);
+    wz_table_finish(&t);
+    wz_table_finish(&u);
+    free(path);
+}
+
+static void broken_csv_is_named(void **state)
+{
+#define HEAD "phase,set,metric,value,low,high,n,seed\n"
+    static const struct { const char *text, *want; } cases[] = {
+        { "", ":1: the columns phase," },
+        { "a,b\n", ":1: the columns phase," },
+        { HEAD "a,b,c,1,1,1,1\n", ":2: 7 columns, 8 were expected" },
+        { HEAD "a,b,c,1,1,1,1,1,1\n", ":2: 9 columns" },
+        { HEAD "a,b,c,1,1,1,1,1\n\n", ":3: 1 columns" },
+        { HEAD "a,b,c,x,1,1,1,1\n", ":2: column value" },
+        { HEAD "a,b,c,1,inf,1,1,1\n", ":2: column low" },
+        { HEAD "a,b,c,1,1,1e,1,1\n", ":2: column high" },
+        { HEAD "a,b,c,1,1,1,-1,1\n", ":2: column n" },
+        { HEAD "a,b,c,1,1,1,,1\n", ":2: column n" },
+        { HEAD "a,b,c,1,1,1,1,-1\n", ":2: column seed" },
+        { HEAD "a,\"b\nb\",c,1,1,1,1,1\na,b\n", ":4: 2 columns" },
+        { HEAD "a,\"b,c,1,1,1,1,1\n", ":2: a quote is not closed" },
+        { HEAD "a,\"b\"x,c,1,1,1,1,1\n", ":2: a quote is not closed" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        struct wz_table t = {0};
+        struct wz_err err = { "" };
+        char *path = test_scratch("broken.csv");
+        assert_int_equal(wz_file_write(path, cases[i].text, strlen(cases[i].text), &err), 0);
+        if (wz_table_read(&t, path, &err) == 0) fail_msg("accepted:\n%s", cases[i].text);
+        if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+        wz_table_finish(&t);
+        free(path);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(intervals_are_wilsons),
+        cmocka_unit_test(means_have_intervals),
+        cmocka_unit_test(prints_aligned),
+        cmocka_unit_test(csv_reads_back),
+        cmocka_unit_test(broken_csv_is_named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
