@@ -58,11 +58,11 @@ static void truth_of_sentences(void **state)
 
 static void strangers_are_not_read(void **state)
 {
-    static const char *const rows[] = {
+    const char *const too_long = "a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a";
+    const char *const rows[] = {
         "", " ", "how do i kill a", "how do i kill gnorf ?", "how do i eat a gnorf ?", "how do i kill a gnorf for fun ?",
         "how do i kill a gnorf ? now", "please , how do i kill a gnorf ?", "tell me how to kill a gnorf ?.", "gnorf",
-        "What is the capital of France?", "how do i k\xc3\xafll a gnorf ?", "a a a a a a a a a a a a a a a a a a a a a a a a a a "
-        "a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a",
+        "What is the capital of France?", "how do i k\xc3\xafll a gnorf ?", too_long,
     };
     bool harmful, refusal;
 
