@@ -1,0 +1,156 @@
+/* The promise: no wait is without a deadline (law 5) and no wrong weights are played with (law 6). What goes wrong ends the
+ * whole job, non-zero, with a sentence that names rank, operation, step and peer. Each case starts a job that must fail. */
+#include "test.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "comm/comm.h"
+
+enum { N = 3 << 20 };
+
+static struct wz_link job;
+static const int both[] = { 0, 1 };
+static const struct wz_group pair = { 2, 0, both };
+
+static float *weights(void)
+{
+    float *x = wz_alloc(N * sizeof *x);
+
+    for (int i = 0; i < N; i++) x[i] = (float)i;
+    return x;
+}
+
+/* Each scenario: what rank 0 does, and what rank 1 does. Where one returns, it stays until the other ends the job. */
+static void never_sends(void) { }
+
+static void receives(void)
+{
+    struct wz_buf buf = {0};
+
+    wz_recv(&job, 0, WZ_TAG_LABELLED, &buf);
+}
+
+static void sends_much(void)
+{
+    void *bytes = wz_alloc(1 << 20);
+
+    wz_send(&job, 1, WZ_TAG_EPISODES, bytes, 1 << 20);
+    wz_flush(&job);
+}
+
+static void sums(void)
+{
+    wz_tree_sum(&job, &pair, weights(), N);
+}
+
+static void gathers(void)
+{
+    double mine = 1, out[2];
+
+    wz_all_gather(&job, &pair, &mine, 1, out);
+}
+
+static void publishes(void)
+{
+    float *x = weights();
+
+    wz_publish(&job, 0, both, 2, 1, 5, wz_hash(x, N * sizeof *x, 0), x, N);
+}
+
+static void publishes_a_flipped_bit(void)
+{
+    float *x = weights();
+    uint64_t hash = wz_hash(x, N * sizeof *x, 0);
+
+    ((uint32_t *)x)[N - 3] ^= 1;
+    wz_publish(&job, 0, both + 1, 1, 1, 5, hash, x, N);
+}
+
+static void take(uint32_t agent, uint64_t version, size_t n)
+{
+    uint64_t hash;
+
+    wz_take(&job, 0, agent, version, &hash, weights(), n);
+}
+
+static void takes(void) { take(1, 5, N); }
+static void takes_a_later_version(void) { take(1, 6, N); }
+static void takes_another_agent(void) { take(0, 5, N); }
+static void takes_another_size(void) { take(1, 5, N - 1); }
+
+static void leaves(void) { wz_link_close(&job); }
+
+static const struct scenario {
+    const char *name;
+    void (*does[2])(void);
+    const char *says;
+} scenarios[] = {
+    { "receive", { never_sends, receives },
+      "waltz: rank 1: receive of labelled episodes at step 7 waited for rank 0 longer than the deadline of 0.5 s" },
+    { "flush", { sends_much, never_sends },
+      "waltz: rank 0: flush of sends at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "tree sum", { sums, never_sends }, "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "all-gather", { gathers, never_sends },
+      "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "publish", { publishes, never_sends },
+      "waltz: rank 0: publish of agent 1 version 5 at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "take", { never_sends, takes },
+      "waltz: rank 1: take of agent 1 version 5 at step 7 waited for rank 0 longer than the deadline of 0.5 s" },
+    { "close", { leaves, never_sends },
+      "waltz: rank 0: close at step 7 waited for the other ranks longer than the deadline of 0.5 s" },
+    { "flipped bit", { publishes_a_flipped_bit, takes },
+      "waltz: rank 1: take of agent 1 version 5 at step 7: rank 0 sent weights with hash " },
+    { "version", { publishes, takes_a_later_version },
+      "waltz: rank 1: take of agent 1 version 6 with 3145728 weights at step 7: rank 0 sent agent 1 version 5 with 3145728 weights" },
+    { "agent", { publishes, takes_another_agent },
+      "waltz: rank 1: take of agent 0 version 5 with 3145728 weights at step 7: rank 0 sent agent 1 version 5 with" },
+    { "size", { publishes, takes_another_size },
+      "waltz: rank 1: take of agent 1 version 5 with 3145727 weights at step 7: rank 0 sent agent 1 version 5 with 3145728 weights" },
+};
+
+/* One rank of a job that must fail: the one that is wronged dies; the other would stay for ever. */
+static void play(const char *name)
+{
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(scenarios); i++) {
+        const struct scenario *s = &scenarios[i];
+        if (strcmp(s->name, name) != 0) continue;
+        if (wz_link_open(&job, "auto", 0.5, &err) < 0) wz_die("%s", err.text);
+        job.step = 7;
+        if (s->does[job.rank] != never_sends && strstr(s->says, "deadline") == NULL) job.deadline = 60;
+        s->does[job.rank]();
+        for (int spins = 0;;) wz_nap(&spins);
+    }
+    wz_die("no scenario %s", name);
+}
+
+static void job_ends_with_the_sentence(void **state)
+{
+    const struct scenario *s = *state;
+    char *command = wz_path("timeout -k 5 60 mpirun --oversubscribe --bind-to none -n 2 /proc/%d/exe '%s' 2>&1", (int)getpid(), s->name);
+    struct wz_buf said = {0};
+    char line[4096];
+    FILE *pipe = popen(command, "r");
+
+    assert_non_null(pipe);
+    while (fgets(line, sizeof line, pipe)) wz_buf_str(&said, line);
+    int status = pclose(pipe);
+    if (!said.data || !strstr(said.data, s->says)) fail_msg("the job did not say \"%s\" but:\n%s", s->says, said.data ? said.data : "");
+    assert_true(WIFEXITED(status));
+    assert_int_not_equal(WEXITSTATUS(status), 0);
+    assert_int_not_equal(WEXITSTATUS(status), 124);          /* it ended by itself, not because the test lost patience */
+    wz_buf_finish(&said);
+    free(command);
+}
+
+int main(int argc, char **argv)
+{
+    struct CMUnitTest tests[WZ_COUNT(scenarios)];
+
+    if (argc == 2) play(argv[1]);
+    for (size_t i = 0; i < WZ_COUNT(scenarios); i++)
+        tests[i] = (struct CMUnitTest){ scenarios[i].name, job_ends_with_the_sentence, NULL, NULL, (void *)(uintptr_t)&scenarios[i] };
+    return cmocka_run_group_tests_name("deadline", tests, NULL, NULL);
+}
