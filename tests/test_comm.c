@@ -58,6 +58,27 @@ static void messages_keep_their_order(void **state)
     free(bytes);
 }
 
+/* Receiving between the sends: what was already queued stays in its place. */
+static void messages_may_wait_while_others_pass(void **state)
+{
+    static const char *const words = "abcdefghij";
+    struct wz_buf buf = {0};
+
+    for (int i = 0; i < 10; i++) {
+        wz_send(&job, job.rank, i % 3 ? WZ_TAG_STATS : WZ_TAG_CONTROL, words + i, 1);
+        if (i % 2 == 0) continue;
+        wz_recv(&job, job.rank, WZ_TAG_STATS, &buf);         /* sent as b c e f h i; taken as b c e f h */
+        assert_int_equal(buf.data[0], "bcefh"[i / 2]);
+    }
+    for (const char *want = "adgj"; *want; want++) {
+        wz_recv(&job, job.rank, WZ_TAG_CONTROL, &buf);
+        assert_int_equal(buf.data[0], *want);
+    }
+    wz_recv(&job, job.rank, WZ_TAG_STATS, &buf);
+    assert_int_equal(buf.data[0], 'i');
+    wz_buf_finish(&buf);
+}
+
 /* Sizes around the parts that long messages are cut into. */
 static void long_messages_arrive_whole(void **state)
 {
@@ -184,8 +205,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_finds_the_link), cmocka_unit_test(messages_keep_their_order),
-        cmocka_unit_test(long_messages_arrive_whole), cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),
-        cmocka_unit_test(all_gather_is_in_order_of_rank), cmocka_unit_test(weights_arrive_with_their_identity),
+        cmocka_unit_test(messages_may_wait_while_others_pass), cmocka_unit_test(long_messages_arrive_whole),
+        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(all_gather_is_in_order_of_rank),
+        cmocka_unit_test(weights_arrive_with_their_identity),
     };
     struct wz_err err;
 
