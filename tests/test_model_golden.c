@@ -59,10 +59,16 @@ static void one(const char *name, const char *backend, int threads)
         d_logp[i] = (float)json_number_value(json_array_get(json_object_get(k, "d_logp"), (size_t)i));
     }
     for (int s = 0; s < n_seqs; s++) lens[s] = (int)json_integer_value(json_array_get(json_object_get(k, "lens"), (size_t)s));
-    wz_model_init(m, (uint64_t)number(k, "seed"));
-    for (int i = 0; i < m->n_list; i++)
-        for (size_t j = 0; m->list[i].cols > 0 && j < (size_t)m->list[i].rows * (size_t)m->list[i].cols; j++)
-            m->params[m->list[i].at + j] *= scale;
+    uint64_t seed = (uint64_t)number(k, "seed");
+    wz_model_init(m, seed);
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+        size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
+
+        for (size_t j = 0; j < count; j++)     /* norms that differ, so that one can't pass for another */
+            if (p->cols > 0) m->params[p->at + j] *= scale;
+            else m->params[p->at + j] = (float)(0.5 + wz_uniform((struct wz_key) { seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
+    }
     wz_model_seal(m, 1);
 
     struct wz_cache *cache = wz_cache_create(m, 24, 4);

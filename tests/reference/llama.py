@@ -78,9 +78,9 @@ def shapes(c):
 
 def weights(c, seed):
     out = {}
-    for name, shape in shapes(c):
-        if len(shape) == 1:
-            w = np.ones(shape, np.float32)
+    for index, (name, shape) in enumerate(shapes(c)):
+        if len(shape) == 1:     # not the ones of a fresh model: one norm must not pass for another
+            w = (0.5 + uniform(seed, TEST, np.arange(shape[0], dtype=np.uint64), 4, index, 0)).astype(np.float32)
         else:
             std = 0.02 / math.sqrt(2 * c["num_hidden_layers"]) if "o_proj" in name or "down_proj" in name else 0.02
             h = xxhash.xxh3_64_intdigest(name.encode(), 0)
