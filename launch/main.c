@@ -10,6 +10,7 @@ static const struct command {
     const char *help;
 } commands[] = {
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
+    { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { NULL, NULL, NULL },
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };

@@ -1,0 +1,131 @@
+/* Writing a tokenizer.json that the hub's `tokenizers` and Waltz read back to the same ids. Parts that came from a
+ * tokenizer.json go out as they came in; the other kinds of files were put into its terms when they were read. */
+#include "model/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int compare_merges(const void *x, const void *y)
+{
+    const struct wz_merge *a = x, *b = y;
+
+    if (a->rank != b->rank) return a->rank < b->rank ? -1 : 1;
+    if (a->left != b->left) return a->left < b->left ? -1 : 1;
+    return (a->right > b->right) - (a->right < b->right);
+}
+
+static void write_part(struct wz_buf *b, const char *key, const json_t *part)
+{
+    char *s = part ? json_dumps(part, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+
+    wz_buf_printf(b, "  \"%s\": %s,\n", key, s ? s : "null");
+    free(s);
+}
+
+static void write_piece(struct wz_buf *b, const struct wz_piece *p)
+{
+    wz_json_string(b, p->text, (size_t)p->n_text);
+}
+
+static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)
+{
+    const char *comma = "\n";
+
+    wz_buf_str(b, "  \"added_tokens\": [");
+    for (int id = 0; id < tok->n; id++) {
+        const struct wz_piece *p = &tok->pieces[id];
+        if (p->kind != WZ_PIECE_ADDED && p->kind != WZ_PIECE_SPECIAL) continue;
+        wz_buf_printf(b, "%s    {\"id\": %d, \"content\": ", comma, id);
+        write_piece(b, p);
+        wz_buf_printf(b, ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
+                      p->kind == WZ_PIECE_SPECIAL ? "true" : "false");
+        comma = ",\n";
+    }
+    wz_buf_str(b, "\n  ],\n");
+}
+
+/* Merges as pairs: pieces may hold blanks. */
+static void write_merges(const struct wz_tokenizer *tok, struct wz_buf *b)
+{
+    struct wz_merge *list = wz_alloc(wz_mul(tok->n_merges, sizeof *list));
+    size_t n = 0;
+
+    for (size_t i = 0; i < tok->merge_slots; i++)
+        if (tok->merges[i].left >= 0) list[n++] = tok->merges[i];
+    qsort(list, n, sizeof *list, compare_merges);
+    wz_buf_str(b, "    \"merges\": [");
+    for (size_t i = 0; i < n; i++) {
+        wz_buf_str(b, i ? ",\n      [" : "\n      [");
+        write_piece(b, &tok->pieces[list[i].left]);
+        wz_buf_str(b, ", ");
+        write_piece(b, &tok->pieces[list[i].right]);
+        wz_buf_str(b, "]");
+    }
+    wz_buf_str(b, "\n    ]\n");
+    free(list);
+}
+
+static int write_config(const struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+{
+    const struct wz_piece *bos = wz_vocab_at(tok, tok->bos), *eos = wz_vocab_at(tok, tok->eos);
+    struct wz_buf b = {0};
+
+    wz_buf_str(&b, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
+    if (bos) {
+        wz_buf_str(&b, ",\n  \"bos_token\": ");
+        write_piece(&b, bos);
+    }
+    if (eos) {
+        wz_buf_str(&b, ",\n  \"eos_token\": ");
+        write_piece(&b, eos);
+    }
+    if (tok->jinja) {
+        wz_buf_str(&b, ",\n  \"chat_template\": ");
+        wz_json_string(&b, tok->jinja, strlen(tok->jinja));
+    }
+    if (tok->template && strcmp(tok->template, "?") != 0) {
+        wz_buf_str(&b, ",\n  \"waltz_template\": ");
+        wz_json_string(&b, tok->template, strlen(tok->template));
+    }
+    wz_buf_str(&b, "\n}\n");
+    int rc = wz_file_write(path, b.data, b.len, err);
+    wz_buf_finish(&b);
+    return rc;
+}
+
+int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err)
+{
+    char *path = wz_path("%s/tokenizer.json", dir), *config = wz_path("%s/tokenizer_config.json", dir);
+    const struct wz_piece *unk = wz_vocab_at(tok, tok->unk);
+    const char *comma = "\n";
+    struct wz_buf b = {0};
+    int rc = -1;
+
+    wz_buf_str(&b, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
+    write_added(tok, &b);
+    write_part(&b, "normalizer", tok->normalizer);
+    write_part(&b, "pre_tokenizer", tok->pre);
+    write_part(&b, "post_processor", tok->post);
+    write_part(&b, "decoder", tok->decoder);
+    wz_buf_str(&b, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
+    if (unk) write_piece(&b, unk);
+    else wz_buf_str(&b, "null");
+    wz_buf_printf(&b, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": %s,\n"
+                  "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tok->fuse_unk ? "true" : "false",
+                  tok->byte_fallback ? "true" : "false", tok->ignore_merges ? "true" : "false");
+    for (int id = 0; id < tok->n; id++) {
+        if (tok->pieces[id].kind == WZ_PIECE_NONE) continue;
+        wz_buf_printf(&b, "%s      ", comma);
+        write_piece(&b, &tok->pieces[id]);
+        wz_buf_printf(&b, ": %d", id);
+        comma = ",\n";
+    }
+    wz_buf_str(&b, "\n    },\n");
+    write_merges(tok, &b);
+    wz_buf_str(&b, "  }\n}\n");
+    if (wz_mkdirs(dir, err) == 0 && wz_file_write(path, b.data, b.len, err) == 0) rc = write_config(tok, config, err);
+    wz_buf_finish(&b);
+    free(path);
+    free(config);
+    return rc;
+}
