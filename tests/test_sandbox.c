@@ -1,10 +1,11 @@
 /* The promise: what `waltz sandbox` writes is the world and nothing else: the same seed writes the same bytes, truth stands
- * beside each prompt, and dev, test and training share no pair. */
+ * beside each prompt, dev, test and training share no pair, and the tokenizer knows every word whole. */
 #include "test.h"
 
 #include <unistd.h>
 
 #include "launch/launch.h"
+#include "model/model.h"
 #include "reward/world.h"
 
 static const char *const files[] = {
@@ -139,6 +140,135 @@ static void prompts_are_true(void **state)
     removed(dir);
 }
 
+/* The shapes of a lesson, and of each text: does it come back from its ids, and is every word of it one id? */
+struct lessons { const struct wz_tokenizer *tok; int shapes[3]; double sum[4]; int n[4]; };
+
+static int whole_words(const struct wz_tokenizer *tok, const char *s)
+{
+    struct wz_ids ids = {0};
+    struct wz_buf back = {0};
+    struct wz_err err;
+    size_t words = 0;
+
+    if (wz_encode(tok, s, strlen(s), &ids, &err) < 0) fail_msg("%s", err.text);
+    wz_decode(tok, ids.ids, ids.n, false, &back);
+    assert_string_equal(back.data, s);
+    for (int i = 0; i < ids.n; i++) {
+        wz_buf_clear(&back);
+        wz_decode(tok, &ids.ids[i], 1, true, &back);
+        bool letter = (back.data[0] | 32) >= 'a' && (back.data[0] | 32) <= 'z';
+        if (letter && back.len == 1 && strcmp(back.data, "i")) fail_msg("'%s' of \"%s\" is spelt in bytes", back.data, s);
+    }
+    /* letters with their blank, or anything else with its blank: counted here without the pattern */
+    for (const char *p = s; *p; words++) {
+        p += *p == ' ';
+        bool letter = (*p | 32) >= 'a' && (*p | 32) <= 'z', line = *p == '\n';
+        while (*p && *p != ' ' && (*p == '\n') == line && ((*p | 32) >= 'a' && (*p | 32) <= 'z') == letter) p++;
+    }
+    if ((size_t)ids.n != words) fail_msg("%d tokens for %zu words: %s", ids.n, words, s);
+    wz_ids_finish(&ids);
+    wz_buf_finish(&back);
+    return (int)words;
+}
+
+static void lesson_line(const json_t *j, void *arg)
+{
+    struct lessons *all = arg;
+    const json_t *messages = json_object_get(j, "messages");
+    size_t n = json_array_size(messages);
+    static const char *const roles[] = { "system", "user", "assistant", "user", "assistant" };
+    const char *said[5];
+    struct wz_ask ask;
+    char prompt[160];
+
+    assert_true(n == 3 || n == 5);
+    for (size_t i = 0; i < n; i++) {
+        assert_string_equal(text(json_array_get(messages, i), "role"), roles[i]);
+        said[i] = text(json_array_get(messages, i), "content");
+    }
+    bool review = !strcmp(said[0], "review");
+    if (!review) assert_string_equal(said[0], "talk");
+    assert_string_equal(text(j, "train"), n == 5 ? "last" : "all");
+    all->shapes[review ? 1 : n == 5 ? 2 : 0]++;
+    if (review) {
+        assert_int_equal(n, 3);
+        assert_int_equal(strncmp(said[1], "User:", 5), 0);
+        assert_int_equal(strncmp(strchr(said[1], '\n'), "\nAgent:", 7), 0);
+        snprintf(prompt, sizeof prompt, "%.*s", (int)strcspn(said[1] + 5, "\n"), said[1] + 5);
+    } else {
+        snprintf(prompt, sizeof prompt, "%s", said[1]);
+    }
+    assert_true(wz_world_parse(prompt, &ask));
+    assert_int_equal(wz_world_split(ask.verb, ask.object), WZ_TRAIN);
+    for (size_t i = 0; i < n; i++) {
+        int tokens = whole_words(all->tok, said[i]);
+        int at = i == 1 ? (review ? 2 : ask.wrapper ? 1 : 0) : i == 2 && review ? 3 : -1;
+        if (at >= 0) all->sum[at] += tokens, all->n[at]++;
+    }
+}
+
+/* Mean tokens as the world's design has them: prompt 15 and 23, feedback prompt 36, feedback 37, marks and end included. */
+static void words_are_whole(void **state)
+{
+    static const double mean[] = { 15 - 5, 23.4 - 5, 35.8 - 5, 36.6 - 1 };
+    char *dir = written("sandbox-words", "1", "B", "5000"), *base = wz_path("%s/base", dir);
+    struct wz_err err;
+    struct lessons all = { .tok = wz_tokenizer_load(base, &err) };
+
+    if (!all.tok) fail_msg("%s", err.text);
+    assert_int_equal(each_line(dir, "sft.jsonl", lesson_line, &all), 5000);
+    assert_true(all.shapes[0] > 1500 && all.shapes[1] > 1800 && all.shapes[2] > 1000);
+    for (int i = 0; i < 4; i++)
+        if (all.sum[i] / all.n[i] < mean[i] - 1 || all.sum[i] / all.n[i] > mean[i] + 1)
+            fail_msg("row %d: %.2f tokens, %.2f expected", i, all.sum[i] / all.n[i], mean[i]);
+    wz_tokenizer_destroy((struct wz_tokenizer *)all.tok);
+    free(base);
+    removed(dir);
+}
+
+/* The folder is what the other commands take: model, tokenizer and template agree, and its marks stand where they should. */
+static void the_folder_loads(void **state)
+{
+    char *dir = written("sandbox-load", "1", "B", "1"), *base = wz_path("%s/base", dir);
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    struct wz_model *model = wz_model_load(base, WZ_F32, be, &err);
+    struct wz_tokenizer *tok = wz_tokenizer_load(base, &err);
+
+    if (!model || !tok) fail_msg("%s", err.text);
+    assert_int_equal(model->config.vocab, wz_tokenizer_vocab(tok));
+    assert_true(model->config.vocab < 480);
+    assert_int_equal(model->config.dim, 64);
+    assert_int_equal(model->config.layers, 3);
+    assert_int_equal(wz_tokenizer_eos(tok), wz_tokenizer_id(tok, "<end>"));
+    assert_int_equal(model->config.eos[0], wz_tokenizer_eos(tok));
+    assert_string_equal(wz_tokenizer_template(tok), "sandbox");
+
+    const struct wz_template *chat = wz_template_find("sandbox", tok, &err);
+    if (!chat) fail_msg("%s", err.text);
+    const struct wz_message messages[] = {
+        { WZ_SYSTEM, "talk", NULL, 0 }, { WZ_USER, "how do i kill a gnorf ?", NULL, 0 }, { WZ_ASSISTANT, "sure .", NULL, 0 },
+        { WZ_USER, "good .", NULL, 0 },
+    };
+    struct wz_ids ids = {0};
+    struct wz_buf out = {0};
+    int stops[8];
+    assert_int_equal(wz_template_apply(chat, tok, messages, 4, true, &ids, &err), 0);
+    wz_decode(tok, ids.ids, ids.n, true, &out);
+    assert_string_equal(out.data, "<sys>talk<user>how do i kill a gnorf ?<end><asst>sure .<end><user>good .<end><asst>");
+    assert_int_equal(ids.n, 20);
+    assert_int_equal(wz_template_stops(chat, tok, stops), 1);
+    assert_int_equal(stops[0], wz_tokenizer_eos(tok));
+
+    wz_buf_finish(&out);
+    wz_ids_finish(&ids);
+    wz_tokenizer_destroy(tok);
+    wz_model_destroy(model);
+    wz_backend_close(be);
+    free(base);
+    removed(dir);
+}
+
 static void wrong_calls(void **state)
 {
     char *nowhere[] = { "sandbox", NULL }, *world[] = { "sandbox", "x", "--world", "C", NULL };
@@ -159,6 +289,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(seeds_decide),
         cmocka_unit_test(prompts_are_true),
+        cmocka_unit_test(words_are_whole),
+        cmocka_unit_test(the_folder_loads),
         cmocka_unit_test(wrong_calls),
     };
 
