@@ -110,3 +110,13 @@ int wz_episodes_unpack(const void *bytes, size_t len, Wz__Episode ***out, int *n
     }
     return 0;
 }
+
+void wz_event_pack(const Wz__Event *event, struct wz_buf *out)
+{
+    size_t n = wz__event__get_packed_size(event);
+    uint8_t *bytes = wz_realloc(NULL, n);
+
+    wz__event__pack(event, bytes);
+    wz_buf_add(out, bytes, n);
+    free(bytes);
+}

@@ -5,6 +5,7 @@
 
 #include "base/base.h"
 #include "episode.pb-c.h"
+#include "event.pb-c.h"
 
 Wz__Episode *wz_episode_new(void);
 void wz_episode_free(Wz__Episode *e);                                  /* accepts NULL */
@@ -17,5 +18,8 @@ void wz_turn_add(Wz__Turn *t, int32_t id, float logp);                 /* within
 void wz_episodes_pack(Wz__Episode *const *episodes, int n, struct wz_buf *out);
 /* -1 when the bytes are not that. *out: heap array of heap messages. */
 int wz_episodes_unpack(const void *bytes, size_t len, Wz__Episode ***out, int *n, struct wz_err *err);
+
+/* A TensorBoard event (event.proto) as bytes, appended. */
+void wz_event_pack(const Wz__Event *event, struct wz_buf *out);
 
 #endif

@@ -24,7 +24,7 @@ static struct wz_model *model_make(const struct wz_config *c, enum wz_type type,
 
     wz_model_init(m, 7);
     if (type == WZ_F32) {
-        for (size_t i = 0; i < m->n_params; i++) m->params[i] = m->params[i] == 1 ? 1.1f : 10 * m->params[i];
+        for (size_t i = 0; i < m->n_params; i++) m->params[i] = m->params[i] == 1 ? 0.7f + 0.1f * (float)(i % 7) : 10 * m->params[i];
         wz_model_seal(m, 3);
     }
     return m;

@@ -1,0 +1,63 @@
+/* ledger.jsonl (law 4): what became of every sample, one line a step and agent.
+ *
+ *   {"step":3,"agent":"feedback","generated":64,"trained":60,"discarded":4,"in_flight":0,"reasons":"judge failed 4"}
+ *
+ * Lines of steps after the first one given, and of this step and agent, were written by a run that was killed and goes on
+ * from its checkpoint: they are cut off the end first. */
+#include "store/diary.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct given { const struct wz_ledger_line *lines; int n; };
+
+static bool played_again(const json_t *line, const void *arg)
+{
+    const struct given *g = arg;
+    const json_t *at = json_object_get(line, "step");
+    const char *agent = json_string_value(json_object_get(line, "agent"));
+
+    if (!json_is_integer(at) || json_integer_value(at) < g->lines[0].step) return false;
+    if (json_integer_value(at) > g->lines[0].step) return true;
+    for (int i = 0; i < g->n; i++)
+        if (agent && !strcmp(agent, g->lines[i].agent)) return true;
+    return false;
+}
+
+int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err)
+{
+    const struct given g = { lines, n };
+    struct wz_buf out = {0};
+    char *path = wz_path("%s/ledger.jsonl", dir);
+    int fd = n ? wz_diary_open(path, false, err) : -1, rc = n ? -1 : 0;
+
+    for (int i = 0; i < n; i++) {
+        const struct wz_ledger_line *l = &lines[i];
+        wz_buf_printf(&out, "{\"step\":%lld,\"agent\":", (long long)l->step);
+        wz_json_string(&out, l->agent, strlen(l->agent));
+        wz_buf_printf(&out, ",\"generated\":%lld,\"trained\":%lld,\"discarded\":%lld,\"in_flight\":%lld,\"reasons\":",
+                      (long long)l->generated, (long long)l->trained, (long long)l->discarded, (long long)l->in_flight);
+        wz_json_string(&out, l->reasons ? l->reasons : "", l->reasons ? strlen(l->reasons) : 0);
+        wz_buf_str(&out, "}\n");
+    }
+    if (fd < 0 || wz_diary_cut(fd, path, played_again, &g, err) < 0) goto out;
+    if (wz_diary_append(fd, out.data, out.len) < 0) {
+        wz_fail(err, "%s: %s", path, strerror(errno));
+        goto out;
+    }
+    rc = 0;
+    for (int i = 0; i < n && !rc; i++) {
+        const struct wz_ledger_line *l = &lines[i];
+        if (l->generated != l->trained + l->discarded + l->in_flight)
+            rc = wz_fail(err, "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld in flight",
+                         path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained,
+                         (long long)l->discarded, (long long)l->in_flight);
+    }
+out:
+    if (fd >= 0) close(fd);
+    wz_buf_finish(&out);
+    free(path);
+    return rc;
+}

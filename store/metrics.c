@@ -1,0 +1,122 @@
+/* The numbers of a run, twice: metrics.jsonl for programs, events.out.tfevents.* for TensorBoard.
+ *
+ *   {"step":3,"time":1790000000.25,"loss":0.5,"reward":null}        NaN and infinities are null
+ *
+ * Law 10: nothing here can fail a run. A file that can't be opened is tried again at each step; an entry that can't be
+ * written whole is left out, counted, and said at close. When a resumed run goes back, lines of the steps it plays again are
+ * cut off, and TensorBoard is told to forget them. */
+#include "store/diary.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct wz_metrics {
+    char *lines_path, *events_path;
+    int lines, events;                 /* descriptors, -1: not open */
+    bool append, begun;                /* begun: metrics.jsonl was opened once, and is never emptied again */
+    int lost;
+    struct wz_err why;                 /* of the last loss */
+};
+
+struct wz_metrics *wz_metrics_open(const char *dir, bool append)
+{
+    struct wz_metrics *m = wz_alloc(sizeof *m);
+    struct sigaction old;
+    char host[65] = "";
+
+    /* A limit on file sizes shall be a failed write, not a signal that ends the run. */
+    if (sigaction(SIGXFSZ, NULL, &old) == 0 && old.sa_handler == SIG_DFL) signal(SIGXFSZ, SIG_IGN);
+    gethostname(host, sizeof host - 1);
+    m->lines_path = wz_path("%s/metrics.jsonl", dir);
+    m->events_path = NULL;
+    for (int i = 0; !m->events_path || wz_file_exists(m->events_path); i++) {       /* a resumed run has several */
+        free(m->events_path);
+        m->events_path = wz_path("%s/events.out.tfevents.%010lld.%s.%d.%d", dir, (long long)wz_wall(), host, (int)getpid(), i);
+    }
+    m->lines = m->events = -1;
+    m->append = append;
+    return m;
+}
+
+static bool not_before(const json_t *line, const void *step)
+{
+    const json_t *at = json_object_get(line, "step");
+
+    return json_is_integer(at) && json_integer_value(at) >= *(const int64_t *)step;
+}
+
+static void open_lines(struct wz_metrics *m, int64_t step)
+{
+    m->lines = wz_diary_open(m->lines_path, !m->append && !m->begun, &m->why);
+    if (m->lines < 0) return;
+    if (wz_diary_cut(m->lines, m->lines_path, not_before, &step, &m->why) < 0) {
+        close(m->lines);
+        m->lines = -1;
+        return;
+    }
+    m->begun = true;
+}
+
+static void open_events(struct wz_metrics *m, int64_t step)
+{
+    struct wz_buf head = {0};
+
+    m->events = wz_diary_open(m->events_path, true, &m->why);
+    if (m->events < 0) return;
+    wz_events_version(&head, wz_wall());
+    if (m->append) wz_events_restart(&head, wz_wall(), step);
+    if (wz_diary_append(m->events, head.data, head.len) < 0) {
+        wz_fail(&m->why, "%s: %s", m->events_path, strerror(errno));
+        close(m->events);
+        m->events = -1;
+    }
+    wz_buf_finish(&head);
+}
+
+static void write_or_count(struct wz_metrics *m, int fd, const char *path, const struct wz_buf *entry)
+{
+    if (fd >= 0 && wz_diary_append(fd, entry->data, entry->len) == 0) return;
+    if (fd >= 0) wz_fail(&m->why, "%s: %s", path, strerror(errno));
+    m->lost++;
+}
+
+void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *names, const double *values, int n)
+{
+    struct wz_buf line = {0}, record = {0};
+    double wall = wz_wall();
+
+    if (m->lines < 0) open_lines(m, step);
+    if (m->events < 0) open_events(m, step);
+    wz_buf_printf(&line, "{\"step\":%lld,\"time\":%.6f", (long long)step, wall);
+    for (int i = 0; i < n; i++) {
+        wz_buf_str(&line, ",");
+        wz_json_string(&line, names[i], strlen(names[i]));
+        if (isfinite(values[i])) wz_buf_printf(&line, ":%.17g", values[i]);
+        else wz_buf_str(&line, ":null");
+    }
+    wz_buf_str(&line, "}\n");
+    wz_events_scalars(&record, wall, step, names, values, n);
+    write_or_count(m, m->lines, m->lines_path, &line);
+    write_or_count(m, m->events, m->events_path, &record);
+    wz_buf_finish(&line);
+    wz_buf_finish(&record);
+}
+
+int wz_metrics_close(struct wz_metrics *m)
+{
+    int lost;
+
+    if (!m) return 0;
+    lost = m->lost;
+    if (lost) wz_log("metrics lost %d writes, the last one: %s", lost, m->why.text);
+    if (m->lines >= 0 && close(m->lines) < 0) lost++;
+    if (m->events >= 0 && close(m->events) < 0) lost++;
+    free(m->lines_path);
+    free(m->events_path);
+    free(m);
+    return lost;
+}

@@ -1,0 +1,135 @@
+/* Promises: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came from; when
+ * pages run out the answer is no and nothing has changed. */
+#include "model_help.h"
+
+static const struct wz_config config = { 1, 8, 1, 1, 4, 8, 20, 40, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+
+struct rig { struct wz_backend *be; struct wz_model *m; struct wz_cache *cache; struct wz_work *work; };
+
+static int set_up(void **state)
+{
+    struct rig *r = wz_alloc(sizeof(*r));
+
+    r->be = backend_of("ref", 1);
+    r->m = wz_model_create(&config, WZ_F32, r->be);
+    wz_model_init(r->m, 1);
+    r->cache = wz_cache_create(r->m, 6, 4);
+    r->work = wz_work_create(r->m, 40, false);
+    *state = r;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct rig *r = *state;
+
+    wz_work_destroy(r->work);
+    wz_cache_destroy(r->cache);
+    wz_model_destroy(r->m);
+    wz_backend_close(r->be);
+    free(r);
+    return 0;
+}
+
+static void feed(struct rig *r, struct wz_seq *seq, int first, int n)
+{
+    int ids[40];
+
+    for (int i = 0; i < n; i++) ids[i] = (first + i) % config.vocab;
+    run(r->m, r->cache, r->work, seq, 1, ids, &n);
+}
+
+static void pages_counted(void **state)
+{
+    struct rig *r = *state;
+    struct wz_seq a = { 0 }, b = { 0 }, c = { 0 };
+
+    feed(r, &a, 0, 10);                                           /* 4 + 4 + 2 */
+    assert_int_equal(a.len, 10);
+    assert_int_equal(wz_cache_free_pages(r->cache), 3);
+    assert_true(wz_seq_fork(r->cache, &b, &a, 8));                /* two full pages: nothing is taken */
+    assert_int_equal(wz_cache_free_pages(r->cache), 3);
+    assert_int_equal(b.pages[0], a.pages[0]);
+    assert_int_equal(b.pages[1], a.pages[1]);
+    assert_true(wz_seq_fork(r->cache, &c, &a, 9));                /* and one token of the third: a copy */
+    assert_int_equal(wz_cache_free_pages(r->cache), 2);
+    assert_true(c.pages[2] != a.pages[2] && c.len == 9);
+    feed(r, &b, 5, 1);
+    assert_true(b.pages[2] != a.pages[2]);
+    assert_int_equal(wz_cache_free_pages(r->cache), 1);
+
+    wz_seq_release(r->cache, &a);                                 /* only its own page comes back */
+    assert_int_equal(wz_cache_free_pages(r->cache), 2);
+    assert_true(a.len == 0 && a.n_pages == 0);
+    wz_seq_release(r->cache, &a);
+    assert_int_equal(wz_cache_free_pages(r->cache), 2);
+    wz_seq_finish(r->cache, &b);
+    assert_int_equal(wz_cache_free_pages(r->cache), 3);
+    wz_seq_finish(r->cache, &c);
+    assert_int_equal(wz_cache_free_pages(r->cache), 6);
+    wz_seq_finish(r->cache, &a);
+    wz_seq_finish(r->cache, &a);
+}
+
+static void out_of_pages(void **state)
+{
+    struct rig *r = *state;
+    struct wz_seq a = { 0 }, b = { 0 }, c = { 0 };
+
+    feed(r, &a, 0, 17);                                           /* five pages */
+    assert_false(wz_seq_reserve(r->cache, &b, 5));
+    assert_true(b.n_pages == 0 && b.len == 0);
+    assert_int_equal(wz_cache_free_pages(r->cache), 1);
+    assert_true(wz_seq_reserve(r->cache, &b, 4));
+    assert_false(wz_seq_reserve(r->cache, &b, 5));
+    assert_int_equal(b.n_pages, 1);
+    assert_true(wz_seq_reserve(r->cache, &a, 3));                 /* room within the last page */
+    assert_false(wz_seq_reserve(r->cache, &a, 4));
+    assert_false(wz_seq_fork(r->cache, &c, &a, 6));
+    assert_true(c.n_pages == 0 && c.len == 0);
+    assert_true(wz_seq_fork(r->cache, &c, &a, 16));               /* full pages need none */
+    wz_seq_finish(r->cache, &a);
+    wz_seq_finish(r->cache, &b);
+    wz_seq_finish(r->cache, &c);
+    assert_int_equal(wz_cache_free_pages(r->cache), 6);
+}
+
+/* b leaves a at token 6, inside a page, and goes another way; a goes on as if b had never been. */
+static void fork_leaves_source(void **state)
+{
+    struct rig *r = *state;
+    struct wz_seq a = { 0 }, b = { 0 }, alone = { 0 };
+    float want[8], got[8];
+    int id = 11, one = 1;
+
+    feed(r, &alone, 0, 7);
+    wz_download(r->be, want, run(r->m, r->cache, r->work, &alone, 1, &id, &one), sizeof(want));
+    wz_seq_finish(r->cache, &alone);
+    feed(r, &a, 0, 7);
+    assert_true(wz_seq_fork(r->cache, &b, &a, 6));
+    feed(r, &b, 15, 5);
+    wz_download(r->be, got, run(r->m, r->cache, r->work, &a, 1, &id, &one), sizeof(got));
+    assert_memory_equal(want, got, sizeof(want));
+    wz_seq_finish(r->cache, &a);
+    wz_seq_finish(r->cache, &b);
+}
+
+/* The plan is the truth: what the functions that say sizes say. */
+static void sizes(void **state)
+{
+    assert_int_equal(wz_cache_bytes(&config, 6, 4), 6 * 4 * 4 * 2 * sizeof(float));
+    assert_true(wz_work_bytes(&config, 40, true) > wz_work_bytes(&config, 40, false));
+    assert_true(wz_work_bytes(&config, 80, true) > 3 * wz_work_bytes(&config, 20, true));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(pages_counted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(out_of_pages, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(fork_leaves_source, set_up, tear_down),
+        cmocka_unit_test(sizes),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,457 @@
+/* Promises: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same weights is the
+ * same model; every spelling of a config means what it should; and whatever is wrong with a folder is one sentence. */
+#include "model_help.h"
+
+#include <unistd.h>
+
+static const struct wz_config config = { 2, 32, 4, 2, 8, 64, 48, 128, 1e-5f, 500000, WZ_ROPE_LLAMA3, 8, 1, 4, 8192, false, 1, { 2, 3 }, 2 };
+static struct wz_backend *be;
+
+static int open_ref(void **state)
+{
+    be = backend_of("ref", 1);
+    return 0;
+}
+
+static int close_ref(void **state)
+{
+    wz_backend_close(be);
+    return 0;
+}
+
+static struct wz_model *model_make(const struct wz_config *c, enum wz_type type)
+{
+    struct wz_model *m = wz_model_create(c, type, be);
+
+    wz_model_init(m, 11);
+    return m;
+}
+
+static void saved(const struct wz_model *m, const char *dir, size_t shard)
+{
+    struct wz_err err;
+
+    if (wz_model_save(m, dir, shard, &err) < 0) fail_msg("%s", err.text);
+}
+
+static void same_config(const struct wz_config *a, const struct wz_config *b)
+{
+    assert_true(a->layers == b->layers && a->dim == b->dim && a->heads == b->heads && a->kv_heads == b->kv_heads);
+    assert_true(a->head_dim == b->head_dim && a->ffn == b->ffn && a->vocab == b->vocab && a->context == b->context);
+    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta && a->rope == b->rope && a->tied == b->tied);
+    assert_true(a->rope_factor == b->rope_factor && a->rope_low == b->rope_low && a->rope_high == b->rope_high);
+    assert_true(a->rope_original == b->rope_original && a->bos == b->bos && a->n_eos == b->n_eos);
+    assert_memory_equal(a->eos, b->eos, sizeof(int) * (size_t)a->n_eos);
+}
+
+static void loads_as(const char *path, enum wz_type type, const struct wz_model *m, uint64_t hash)
+{
+    struct wz_model *back = model_of(path, type, be);
+
+    same_config(&m->config, &back->config);
+    assert_true(back->hash == hash);
+    wz_model_destroy(back);
+}
+
+static void round_trips(void **state)
+{
+    char *dir = test_scratch("round"), *index = wz_path("%s/model.safetensors.index.json", dir), *one = wz_path("%s/model.safetensors", dir);
+    struct wz_config tied = config, plain = config;
+    struct wz_err err;
+
+    tied.tied = true;
+    tied.bos = -1;
+    tied.n_eos = 0;
+    tied.rope = WZ_ROPE_LINEAR;
+    tied.rope_low = tied.rope_high = 0;
+    tied.rope_original = 0;
+    plain.rope = WZ_ROPE_PLAIN;
+    plain.rope_factor = plain.rope_low = plain.rope_high = 0;
+    plain.rope_original = 0;
+    plain.n_eos = 1;
+    const struct wz_config *const all[] = { &config, &tied, &plain };
+    for (size_t i = 0; i < WZ_COUNT(all); i++) {
+        struct wz_model *m = model_make(all[i], WZ_F32), *half = model_make(all[i], WZ_BF16);
+
+        assert_true(m->hash != half->hash);
+        saved(m, dir, 0);
+        loads_as(dir, WZ_F32, m, m->hash);
+        loads_as(dir, WZ_BF16, m, half->hash);
+        saved(m, dir, 9000);
+        assert_true(wz_file_exists(index) && !wz_file_exists(one));
+        loads_as(dir, WZ_F32, m, m->hash);
+        saved(half, dir, 0);
+        assert_true(!wz_file_exists(index) && wz_file_exists(one));
+        loads_as(dir, WZ_F32, m, half->hash);          /* the same values, wider */
+        loads_as(dir, WZ_BF16, m, half->hash);
+
+        if (wz_model_save_as(m, dir, 0, WZ_DT_F16, &err) < 0) fail_msg("%s", err.text);
+        struct wz_model *f16 = model_of(dir, WZ_F32, be);
+        for (size_t j = 0; j < m->n_params; j++)
+            assert_true(fabsf(f16->params[j] - m->params[j]) <= fabsf(m->params[j]) / 2048 + 3e-8f);
+        assert_true(f16->hash != m->hash);
+        wz_model_destroy(f16);
+        wz_model_destroy(m);
+        wz_model_destroy(half);
+    }
+    free(dir);
+    free(index);
+    free(one);
+}
+
+/* ---- GGUF, written by hand ----------------------------------------------------------------------------------- */
+
+static void u32(struct wz_buf *b, uint32_t x) { wz_buf_add(b, &x, 4); }
+static void u64(struct wz_buf *b, uint64_t x) { wz_buf_add(b, &x, 8); }
+static void str(struct wz_buf *b, const char *s) { u64(b, strlen(s)); wz_buf_str(b, s); }
+static void key_u32(struct wz_buf *b, const char *key, uint32_t x) { str(b, key); u32(b, 4); u32(b, x); }
+static void key_f32(struct wz_buf *b, const char *key, float x) { str(b, key); u32(b, 6); wz_buf_add(b, &x, 4); }
+
+static void tensor_head(struct wz_buf *b, const char *name, int rows, int cols, size_t *at)
+{
+    str(b, name);
+    u32(b, cols > 0 ? 2 : 1);
+    if (cols > 0) u64(b, (uint64_t)cols);
+    u64(b, (uint64_t)rows);
+    u32(b, 0);                                         /* F32 */
+    u64(b, *at);
+    *at += ((size_t)rows * (size_t)(cols > 0 ? cols : 1) * 4 + 31) / 32 * 32;
+}
+
+static const char *gguf_names[][2] = {
+    { "model.embed_tokens.weight", "token_embd.weight" }, { "model.norm.weight", "output_norm.weight" }, { "lm_head.weight", "output.weight" },
+    { ".input_layernorm.", "attn_norm" }, { ".self_attn.q_proj.", "attn_q" }, { ".self_attn.k_proj.", "attn_k" },
+    { ".self_attn.v_proj.", "attn_v" }, { ".self_attn.o_proj.", "attn_output" }, { ".post_attention_layernorm.", "ffn_norm" },
+    { ".mlp.gate_proj.", "ffn_gate" }, { ".mlp.up_proj.", "ffn_up" }, { ".mlp.down_proj.", "ffn_down" },
+};
+
+/* llama.cpp's converter: q and k as [heads, 2, D/2, in], the middle two exchanged. */
+static void pairs(float *out, const float *in, int heads, int d, int cols)
+{
+    for (int h = 0; h < heads; h++)
+        for (int s = 0; s < 2; s++)
+            for (int i = 0; i < d / 2; i++)
+                memcpy(out + (h * d + i * 2 + s) * cols, in + (h * d + s * (d / 2) + i) * cols, sizeof(float) * (size_t)cols);
+}
+
+/* `divisors`: rope_freqs.weight, or NULL. */
+static void gguf_write(const struct wz_model *m, const char *path, const float *divisors, const char *arch)
+{
+    const struct wz_config *c = &m->config;
+    struct wz_buf b = { 0 };
+    struct wz_err err;
+    size_t at = 0;
+
+    wz_buf_str(&b, "GGUF");
+    u32(&b, 3);
+    u64(&b, (uint64_t)m->n_list + (divisors ? 1 : 0));
+    u64(&b, 13);
+    str(&b, "general.architecture"), u32(&b, 8), str(&b, arch);
+    key_u32(&b, "llama.embedding_length", (uint32_t)c->dim);
+    key_u32(&b, "llama.feed_forward_length", (uint32_t)c->ffn);
+    key_u32(&b, "llama.block_count", (uint32_t)c->layers);
+    key_u32(&b, "llama.attention.head_count", (uint32_t)c->heads);
+    key_u32(&b, "llama.attention.head_count_kv", (uint32_t)c->kv_heads);
+    key_u32(&b, "llama.attention.key_length", (uint32_t)c->head_dim);
+    key_u32(&b, "llama.context_length", (uint32_t)c->context);
+    key_f32(&b, "llama.attention.layer_norm_rms_epsilon", c->norm_eps);
+    key_f32(&b, "llama.rope.freq_base", c->rope_theta);
+    key_u32(&b, "tokenizer.ggml.bos_token_id", (uint32_t)c->bos);
+    key_u32(&b, "tokenizer.ggml.eos_token_id", (uint32_t)c->eos[0]);
+    key_u32(&b, "tokenizer.ggml.eot_token_id", (uint32_t)c->eos[1]);
+    if (divisors) tensor_head(&b, "rope_freqs.weight", c->head_dim / 2, 0, &at);
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+        char name[64];
+        int layer;
+
+        for (size_t k = 0; k < WZ_COUNT(gguf_names); k++)
+            if (strstr(p->name, gguf_names[k][0])) {
+                if (sscanf(p->name, "model.layers.%d.", &layer) == 1) snprintf(name, sizeof(name), "blk.%d.%s.weight", layer, gguf_names[k][1]);
+                else snprintf(name, sizeof(name), "%s", gguf_names[k][1]);
+            }
+        tensor_head(&b, name, p->rows, p->cols, &at);
+    }
+    while (b.len % 32 != 0) wz_buf_add(&b, "", 1);
+    size_t start = b.len;
+    if (divisors) wz_buf_add(&b, divisors, sizeof(float) * (size_t)(c->head_dim / 2));
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+        size_t n = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
+        float *values = wz_alloc(n * sizeof(float));
+
+        while ((b.len - start) % 32 != 0) wz_buf_add(&b, "", 1);
+        if (strstr(p->name, "q_proj")) pairs(values, m->params + p->at, c->heads, c->head_dim, p->cols);
+        else if (strstr(p->name, "k_proj")) pairs(values, m->params + p->at, c->kv_heads, c->head_dim, p->cols);
+        else memcpy(values, m->params + p->at, n * sizeof(float));
+        wz_buf_add(&b, values, n * sizeof(float));
+        free(values);
+    }
+    while ((b.len - start) % 32 != 0) wz_buf_add(&b, "", 1);
+    if (wz_file_write(path, b.data, b.len, &err) < 0) fail_msg("%s", err.text);
+    wz_buf_finish(&b);
+}
+
+static void refuses(const char *path, const char *what)
+{
+    struct wz_err err = { "" };
+    struct wz_model *m = wz_model_load(path, WZ_F32, be, &err);
+
+    if (m) fail_msg("%s loaded, though: %s", path, what);
+    if (!strstr(err.text, what)) fail_msg("the sentence should say \"%s\" but is: %s", what, err.text);
+    if (strchr(err.text, '\n') || !strchr(err.text, '/')) fail_msg("not one sentence with a file: %s", err.text);
+}
+
+static void gguf(void **state)
+{
+    char *path = test_scratch("model.gguf");
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_config plain = config;
+    float divisors[4];
+
+    /* llama3 scaling is only there as divisors; with theta 500000 and 8 channels they are 1, about 1, 8, 8 */
+    for (int i = 0; i < 4; i++) divisors[i] = (float)pow(config.rope_theta, -2.0 * i / 8) / m->freq[i];
+    gguf_write(m, path, divisors, "llama");
+    loads_as(path, WZ_F32, m, m->hash);
+    divisors[3] = 7;
+    gguf_write(m, path, divisors, "llama");
+    refuses(path, "rope_freqs.weight");
+    gguf_write(m, path, divisors, "qwen2");
+    refuses(path, "qwen2");
+    wz_model_destroy(m);
+
+    plain.rope = WZ_ROPE_PLAIN;
+    plain.rope_factor = plain.rope_low = plain.rope_high = 0;
+    plain.rope_original = 0;
+    plain.tied = true;
+    m = model_make(&plain, WZ_F32);
+    gguf_write(m, path, NULL, "llama");
+    loads_as(path, WZ_F32, m, m->hash);
+    for (long cut = 0; cut < 4000; cut += 37) {
+        gguf_write(m, path, NULL, "llama");
+        assert_int_equal(truncate(path, cut), 0);
+        refuses(path, "");
+    }
+    wz_model_destroy(m);
+    free(path);
+}
+
+static void gguf_of_llama_cpp(void **state)
+{
+    char *path = test_data("llama2_tiny_random_gguf/llama-2-tiny-random.gguf");
+    struct wz_model *m = model_of(path, WZ_F32, be);
+    struct wz_cache *cache = wz_cache_create(m, 2, 4);
+    struct wz_work *work = wz_work_create(m, 4, false);
+    struct wz_seq seq = { 0 };
+    int ids[4] = { 1, 15043, 3186, 29991 }, four = 4;
+    float logp[4];
+
+    assert_int_equal(m->config.vocab, 32000);
+    assert_true(m->config.bos == 1 && m->config.n_eos == 1 && m->config.eos[0] == 2);
+    run(m, cache, work, &seq, 1, ids, &four);
+    wz_logprobs(m, work, ids, 1, logp, NULL);
+    for (int i = 0; i < 4; i++) assert_true(logp[i] < 0 && logp[i] > -30);
+    wz_seq_finish(cache, &seq);
+    wz_work_destroy(work);
+    wz_cache_destroy(cache);
+    wz_model_destroy(m);
+    free(path);
+}
+
+/* ---- configs ------------------------------------------------------------------------------------------------- */
+
+/* config.json of `dir` with one key replaced by a JSON text, or dropped (NULL). */
+static void edit(const char *dir, const char *key, const char *value)
+{
+    char *path = wz_path("%s/config.json", dir);
+    struct wz_err err;
+    json_t *j = wz_json_load(path, &err);
+
+    assert_non_null(j);
+    json_object_del(j, key);
+    if (value) {
+        json_t *v = json_loads(value, JSON_DECODE_ANY, NULL);
+        assert_non_null(v);
+        json_object_set_new(j, key, v);
+    }
+    assert_int_equal(json_dump_file(j, path, 0), 0);
+    json_decref(j);
+    free(path);
+}
+
+static void spellings(void **state)
+{
+    char *dir = test_scratch("spell");
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_config c, want = config;
+    struct wz_err err;
+
+    saved(m, dir, 0);
+    edit(dir, "rope_scaling", "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}");
+    edit(dir, "head_dim", NULL);
+    edit(dir, "eos_token_id", "2");                     /* 3 comes from generation_config.json */
+    edit(dir, "unheard_of", "17");
+    if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+    same_config(&config, &c);
+    edit(dir, "rope_scaling", NULL);
+    edit(dir, "rope_theta", NULL);
+    edit(dir, "rope_parameters", "{\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}");
+    if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+    same_config(&config, &c);
+    edit(dir, "rope_parameters", "{\"rope_theta\": 20000, \"rope_type\": \"default\"}");
+    edit(dir, "bos_token_id", "null");
+    edit(dir, "num_key_value_heads", NULL);
+    edit(dir, "rms_norm_eps", NULL);
+    want.rope = WZ_ROPE_PLAIN;
+    want.rope_theta = 20000;
+    want.rope_factor = want.rope_low = want.rope_high = 0;
+    want.rope_original = 0;
+    want.bos = -1;
+    want.kv_heads = 4;
+    want.norm_eps = 1e-6f;
+    if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+    same_config(&want, &c);
+    wz_model_destroy(m);
+    free(dir);
+}
+
+static void bad_configs(void **state)
+{
+    static const struct { const char *key, *value, *what; } cases[] = {
+        { "hidden_size", NULL, "hidden_size is missing" },
+        { "hidden_size", "\"32\"", "hidden_size must be a whole number" },
+        { "hidden_size", "0", "hidden_size must be a whole number" },
+        { "hidden_size", "4611686018427387904", "hidden_size must be a whole number" },
+        { "num_hidden_layers", "16000000", "layers" },
+        { "num_attention_heads", "3", "evenly" },
+        { "head_dim", "7", "odd" },
+        { "head_dim", "16", "q_proj" },
+        { "vocab_size", "49", "embed_tokens" },
+        { "vocab_size", "3", "end token" },
+        { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
+        { "num_hidden_layers", "1", "model.layers.1" },
+        { "architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is" },
+        { "hidden_act", "\"gelu\"", "gelu" },
+        { "attention_bias", "true", "attention_bias" },
+        { "mlp_bias", "true", "mlp_bias" },
+        { "quantization_config", "{}", "quantization_config" },
+        { "rms_norm_eps", "-1", "rms_norm_eps" },
+        { "rope_theta", "\"big\"", "rope_theta" },
+        { "rope_scaling", "7", "rope_scaling" },
+        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn" },
+        { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
+        { "rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, \"original_max_position_embeddings\": 8192}", "high_freq_factor" },
+        { "eos_token_id", "[1, \"x\"]", "eos_token_id" },
+        { "eos_token_id", "48", "outside the vocabulary" },
+    };
+    char *dir = test_scratch("badconfig"), *path = wz_path("%s/config.json", dir);
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        saved(m, dir, 0);
+        edit(dir, cases[i].key, cases[i].value);
+        refuses(dir, cases[i].what);
+    }
+    assert_int_equal(wz_file_write(path, "{\"hidden_size\": 32,\n \"hidden_size\" 3}", 37, &err), 0);
+    refuses(dir, "config.json:2");
+    assert_int_equal(unlink(path), 0);
+    refuses(dir, "config.json");
+    refuses("/nowhere/at/all", "/nowhere/at/all");
+    wz_model_destroy(m);
+    free(dir);
+    free(path);
+}
+
+/* A folder whose model.safetensors has the tensors of m, one of them changed. */
+static void tensors_write(const struct wz_model *m, const char *dir, int change, const struct wz_tensor_spec *instead, int n_extra)
+{
+    struct wz_tensor_spec *specs = wz_alloc((size_t)(m->n_list + 1) * sizeof(*specs));
+    char *path = wz_path("%s/model.safetensors", dir);
+    float *zeros = wz_alloc(1 << 20);
+    struct wz_err err;
+    int n = 0;
+
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+
+        if (i != change) specs[n++] = (struct wz_tensor_spec) { p->name, WZ_DT_F32, p->cols > 0 ? 2 : 1, { (size_t)p->rows, (size_t)p->cols } };
+        else if (instead) specs[n++] = *instead;
+    }
+    for (int i = 0; i < n_extra; i++) specs[n++] = instead[i];
+    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, n, &err);
+    assert_non_null(out);
+    for (int i = 0; i < n; i++) {
+        size_t count = 1;
+        for (int d = 0; d < specs[i].n_dims; d++) count *= specs[i].shape[d];
+        assert_int_equal(wz_safetensors_put(out, zeros, count, &err), 0);
+    }
+    assert_int_equal(wz_safetensors_end(out, &err), 0);
+    free(zeros);
+    free(path);
+    free(specs);
+}
+
+static void bad_tensors(void **state)
+{
+    char *dir = test_scratch("badtensors"), *path = wz_path("%s/model.safetensors", dir);
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_tensor_spec turned = { "model.layers.0.mlp.gate_proj.weight", WZ_DT_F32, 2, { 32, 64 } };
+    struct wz_tensor_spec flat = { "model.norm.weight", WZ_DT_F32, 2, { 32, 1 } };
+    struct wz_tensor_spec bias = { "model.layers.0.self_attn.q_proj.bias", WZ_DT_F32, 1, { 32 } };
+    struct wz_tensor_spec inv = { "model.layers.0.self_attn.rotary_emb.inv_freq", WZ_DT_F32, 1, { 4 } };
+    struct wz_map map;
+    struct wz_err err;
+
+    saved(m, dir, 0);
+    assert_string_equal(m->list[7].name, turned.name);
+    tensors_write(m, dir, -1, NULL, 0);
+    wz_model_destroy(model_of(dir, WZ_F32, be));
+    tensors_write(m, dir, 7, NULL, 0);
+    refuses(dir, "model.layers.0.mlp.gate_proj.weight is missing");
+    tensors_write(m, dir, 7, &turned, 0);
+    refuses(dir, "model.layers.0.mlp.gate_proj.weight must have the shape [64, 32]");
+    tensors_write(m, dir, m->n_list - 2, &flat, 0);
+    refuses(dir, "model.norm.weight must have the shape [32]");
+    tensors_write(m, dir, -1, &bias, 1);
+    refuses(dir, "model.layers.0.self_attn.q_proj.bias is not part");
+    tensors_write(m, dir, -1, &inv, 1);
+    wz_model_destroy(model_of(dir, WZ_F32, be));
+
+    saved(m, dir, 0);
+    FILE *f = fopen(path, "r+");
+    char head[512];
+    assert_non_null(f);
+    assert_int_equal(fread(head, 1, sizeof(head) - 1, f), sizeof(head) - 1);
+    head[sizeof(head) - 1] = 0;
+    char *type = strstr(head + 8, "\"F32\"");         /* 8: the header's length, which has zeros */
+    assert_non_null(type);
+    assert_int_equal(fseek(f, type + 1 - head, SEEK_SET), 0);
+    assert_int_equal(fputc('I', f), 'I');
+    assert_int_equal(fclose(f), 0);
+    refuses(dir, "type");
+    assert_int_equal(wz_map_open(&map, path, &err), 0);
+    long len = (long)map.len;
+    wz_map_close(&map);
+    for (long cut = len - 1; cut >= 0; cut -= cut > 4000 ? 997 : 61) {
+        assert_int_equal(truncate(path, cut), 0);
+        refuses(dir, "");
+    }
+    wz_model_destroy(m);
+    free(dir);
+    free(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(round_trips),
+        cmocka_unit_test(gguf),
+        cmocka_unit_test(gguf_of_llama_cpp),
+        cmocka_unit_test(spellings),
+        cmocka_unit_test(bad_configs),
+        cmocka_unit_test(bad_tensors),
+    };
+
+    return cmocka_run_group_tests(tests, open_ref, close_ref);
+}
