@@ -10,6 +10,8 @@ static const struct command {
     const char *help;
 } commands[] = {
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
+    { "score", wz_cmd_score, "log-probabilities of given tokens" },
+    { "convert", wz_cmd_convert, "a GGUF or a model folder to a model folder" },
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { NULL, NULL, NULL },
 };

@@ -1,0 +1,88 @@
+/* waltz convert: a GGUF file or a hub folder becomes a hub folder that other programs open: config, weights, tokenizer. */
+#include "launch/launch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/model.h"
+
+/* Whether there is a tokenizer to take along: a folder's files, or a GGUF's keys. */
+static bool has_tokenizer(const char *src)
+{
+    struct wz_err err;
+
+    if (!wz_is_dir(src)) {
+        struct wz_tensors *set = wz_tensors_open(src, &err);
+        bool has = set && wz_tensors_meta(set, "tokenizer.ggml.tokens");
+
+        wz_tensors_close(set);
+        return has;
+    }
+    char *json = wz_path("%s/tokenizer.json", src), *spm = wz_path("%s/tokenizer.model", src);
+    bool has = wz_file_exists(json) || wz_file_exists(spm);
+    free(json);
+    free(spm);
+    return has;
+}
+
+/* Whether both paths are one existing place. */
+static bool same_place(const char *a, const char *b)
+{
+    char *x = realpath(a, NULL), *y = realpath(b, NULL);
+    bool same = x && y && !strcmp(x, y);
+
+    free(x);
+    free(y);
+    return same;
+}
+
+static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t shard, struct wz_backend *be, struct wz_err *err)
+{
+    struct wz_tokenizer *tok = NULL;
+    struct wz_model *m = NULL;
+    int rc = -1;
+
+    if (same_place(src, dst)) return wz_fail(err, "%s: source and destination are the same", dst);
+    if (wz_file_exists(dst) && !wz_is_dir(dst)) return wz_fail(err, "%s: is a file; a folder was expected", dst);
+    m = wz_model_load(src, dtype == WZ_DT_BF16 ? WZ_BF16 : WZ_F32, be, err);
+    if (!m) goto out;
+    if (has_tokenizer(src)) {
+        if (!(tok = wz_tokenizer_load(src, err))) goto out;
+        if (wz_tokenizer_vocab(tok) > m->config.vocab) {
+            wz_fail(err, "%s: the tokenizer has %d tokens, the model only %d", src, wz_tokenizer_vocab(tok), m->config.vocab);
+            goto out;
+        }
+    } else {
+        wz_log("convert: %s has no tokenizer; only config and weights are written", src);
+    }
+    if (wz_model_save_as(m, dst, shard, dtype, err) < 0) goto out;
+    rc = tok ? wz_tokenizer_save(tok, dst, err) : 0;
+out:
+    wz_tokenizer_destroy(tok);
+    wz_model_destroy(m);
+    return rc;
+}
+
+int wz_cmd_convert(int argc, char **argv)
+{
+    const char *type = "f32";
+    uint64_t shard = 0;
+    int status;
+    const struct wz_option options[] = {
+        { "type", 't', WZ_TEXT, &type, "f32|bf16|f16", "how the matrices are stored", 0, 0 },
+        { "shard", 's', WZ_SEED, &shard, "BYTES", "most bytes of tensors in a file; 0: one file", 0, 0 },
+    };
+    const struct wz_usage usage = {
+        .name = "convert", .args = "SRC DST", .options = options, .n_options = WZ_COUNT(options), .min_args = 2, .max_args = 2,
+        .about = "Reads a model, a GGUF file or a Hugging Face folder, and writes the Hugging Face folder DST:\n"
+                 "config.json, model.safetensors (or shards with their index), tokenizer.json.",
+    };
+    struct wz_err err;
+
+    if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
+    enum wz_dtype dtype = !strcmp(type, "bf16") ? WZ_DT_BF16 : !strcmp(type, "f16") ? WZ_DT_F16 : WZ_DT_F32;
+    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    status = !be || convert(argv[0], argv[1], dtype, (size_t)shard, be, &err) < 0 ? wz_give_up("convert", &err) : 0;
+    wz_backend_close(be);
+    return status;
+}

@@ -1,0 +1,251 @@
+/* waltz score: log-probabilities of given tokens. JSON lines in, one JSON line out for each, in order.
+ *
+ *     stdin ─▶ lines that are there already ─▶ group ─▶ rounds of at most ROWS rows, long lines piece by piece ─▶ stdout
+ *
+ * Lines are grouped only while more of them can be read without waiting, so a program that writes a line and waits for
+ * its answer gets it. Grouping never changes a number (law 1). */
+#include "launch/launch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/model.h"
+
+enum { ROWS = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 };     /* TOKENS: of a group, unless one line alone has more */
+
+/* A line and its answer. */
+struct request {
+    int *ids, n, done;
+    float *logp;               /* [n], the last unused */
+    int *argmax;               /* [n] */
+    struct wz_err err;         /* set when it can't be scored */
+    struct wz_seq seq;
+};
+
+struct scorer {
+    struct wz_backend *be;
+    struct wz_model *m;
+    struct wz_cache *cache;    /* grows to the longest group seen */
+    int pages;
+    struct wz_work *work;
+    float temperature;
+    bool failed;               /* some line was */
+};
+
+static int request_parse(struct request *r, const struct wz_config *c, const char *line, size_t n, long number)
+{
+    char name[32];
+
+    snprintf(name, sizeof name, "line %ld", number);
+    json_t *j = wz_json_parse(line, n, name, &r->err), *ids = json_object_get(j, "ids");
+    size_t count = json_array_size(ids);
+    int rc = -1;
+
+    if (!j) return -1;
+    if (!json_is_array(ids)) {
+        wz_fail(&r->err, "%s: {\"ids\": [...]} was expected", name);
+    } else if (count == 0) {
+        wz_fail(&r->err, "%s: ids is empty", name);
+    } else if (count > (size_t)c->context) {
+        wz_fail(&r->err, "%s: %zu ids are more than the model's context of %d", name, count, c->context);
+    } else {
+        r->ids = wz_alloc(count * sizeof *r->ids);
+        r->logp = wz_alloc(count * sizeof *r->logp);
+        r->argmax = wz_alloc(count * sizeof *r->argmax);
+        for (r->n = 0; r->n < (int)count; r->n++) {
+            const json_t *id = json_array_get(ids, (size_t)r->n);
+            if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= c->vocab) {
+                wz_fail(&r->err, "%s: ids[%d] is not a token id from 0 to %d", name, r->n, c->vocab - 1);
+                break;
+            }
+            r->ids[r->n] = (int)json_integer_value(id);
+        }
+        rc = r->n == (int)count ? 0 : -1;
+    }
+    json_decref(j);
+    return rc;
+}
+
+/* One forward over the next pieces of the group. False: nothing is left to do. */
+static bool round_run(struct scorer *s, struct request *group, int n)
+{
+    static const struct wz_pick greedy = { 0, 1, 0, 0, 0 };
+    struct wz_seq *seqs[GROUP];
+    struct wz_pick picks[ROWS];
+    struct request *of[GROUP];
+    int count[GROUP], ids[ROWS], targets[ROWS], argmax[ROWS], n_seqs = 0, rows = 0;
+    float logp[ROWS], ignored[ROWS];
+
+    for (int i = 0; i < n && rows < ROWS; i++) {
+        struct request *r = &group[i];
+        int k = r->n - r->done < ROWS - rows ? r->n - r->done : ROWS - rows;
+
+        if (r->err.text[0] || k == 0) continue;
+        for (int t = r->done; t < r->done + k; t++, rows++) {
+            ids[rows] = r->ids[t];
+            targets[rows] = t + 1 < r->n ? r->ids[t + 1] : -1;
+            picks[rows] = greedy;
+        }
+        of[n_seqs] = r;
+        seqs[n_seqs] = &r->seq;
+        count[n_seqs++] = k;
+    }
+    if (rows == 0) return false;
+    const float *h = wz_forward(s->m, s->cache, s->work, &(struct wz_batch) { n_seqs, seqs, count, ids });
+    wz_head_sample(s->be, argmax, ignored, h, &s->m->head, picks, rows);
+    wz_logprobs(s->m, s->work, targets, s->temperature, logp, NULL);
+    for (int i = 0, row = 0; i < n_seqs; row += count[i++]) {
+        memcpy(of[i]->logp + of[i]->done, logp + row, (size_t)count[i] * sizeof *logp);
+        memcpy(of[i]->argmax + of[i]->done, argmax + row, (size_t)count[i] * sizeof *argmax);
+        of[i]->done += count[i];
+    }
+    return true;
+}
+
+static void answer(const struct request *r, struct wz_buf *out)
+{
+    wz_buf_clear(out);
+    if (r->err.text[0]) {
+        wz_buf_str(out, "{\"error\": ");
+        wz_json_string(out, r->err.text, strlen(r->err.text));
+    } else {
+        wz_buf_str(out, "{\"logprobs\": [");
+        for (int i = 0; i + 1 < r->n; i++) wz_buf_printf(out, "%s%.9g", i ? ", " : "", (double)r->logp[i]);
+        wz_buf_str(out, "], \"argmax\": [");
+        for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%d", i ? ", " : "", r->argmax[i]);
+        wz_buf_str(out, "]");
+    }
+    wz_buf_str(out, "}\n");
+    fwrite(out->data, 1, out->len, stdout);
+}
+
+static void group_score(struct scorer *s, struct request *group, int n)
+{
+    struct wz_buf out = {0};
+    int pages = 0;
+
+    for (int i = 0; i < n; i++)
+        if (!group[i].err.text[0]) pages += (group[i].n + PAGE - 1) / PAGE;
+    if (pages > s->pages) {
+        wz_cache_destroy(s->cache);
+        s->cache = wz_cache_create(s->m, pages, PAGE);
+        s->pages = pages;
+    }
+    for (int i = 0; i < n; i++)
+        if (!group[i].err.text[0] && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n)) wz_die("cache pages were miscounted");
+    while (round_run(s, group, n)) {}
+    for (int i = 0; i < n; i++) {
+        struct request *r = &group[i];
+
+        answer(r, &out);
+        s->failed |= r->err.text[0] != 0;
+        if (s->cache) wz_seq_finish(s->cache, &r->seq);
+        free(r->ids);
+        free(r->logp);
+        free(r->argmax);
+        *r = (struct request) {0};
+    }
+    fflush(stdout);
+    wz_buf_finish(&out);
+}
+
+static bool more_waits(void)
+{
+    return poll(&(struct pollfd) { 0, POLLIN, 0 }, 1, 0) > 0;
+}
+
+static int lines_score(struct scorer *s, struct wz_err *err)
+{
+    static struct request group[GROUP];
+    struct wz_buf in = {0};
+    size_t from = 0;
+    long number = 0;
+    int n = 0, tokens = 0, rc = 0;
+
+    for (bool end = false; !end || from < in.len;) {
+        char *line = in.data ? in.data + from : NULL, *stop = line ? memchr(line, '\n', in.len - from) : NULL;
+
+        if (!stop && !end) {           /* no whole line: answer what is there before waiting for more */
+            char bytes[1 << 16];
+
+            if (n > 0 && !more_waits()) {
+                group_score(s, group, n);
+                n = tokens = 0;
+            }
+            ssize_t got = read(0, bytes, sizeof bytes);
+            if (got < 0 && errno == EINTR) continue;
+            if (got < 0) {
+                rc = wz_fail(err, "standard input: %s", strerror(errno));
+                break;
+            }
+            if (from > 0) {
+                memmove(in.data, in.data + from, in.len - from);
+                in.len -= from;
+                from = 0;
+            }
+            if (got > 0) wz_buf_add(&in, bytes, (size_t)got);
+            end = got == 0;
+            continue;
+        }
+        size_t len = stop ? (size_t)(stop - line) : in.len - from;
+        struct request *r = &group[n];
+        if (request_parse(r, &s->m->config, line, len, ++number) < 0) r->n = 0;
+        from += len + (stop ? 1 : 0);
+        if (n > 0 && tokens + r->n > TOKENS) {         /* this one begins the next group */
+            struct request last = *r;
+
+            *r = (struct request) {0};
+            group_score(s, group, n);
+            group[0] = last;
+            n = tokens = 0;
+        }
+        tokens += group[n].n;
+        if (++n == GROUP) {
+            group_score(s, group, n);
+            n = tokens = 0;
+        }
+    }
+    if (n > 0) group_score(s, group, n);
+    wz_buf_finish(&in);
+    return rc;
+}
+
+int wz_cmd_score(int argc, char **argv)
+{
+    const char *type = "f32", *backend = "auto";
+    double temperature = 1;
+    int threads = 0, status;
+    const struct wz_option options[] = {
+        { "type", 't', WZ_TEXT, &type, "f32|bf16", "weights in memory", 0, 0 },
+        { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
+        { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
+        { "temperature", 'T', WZ_NUMBER, &temperature, "T", "logits are divided by it", 1e-6, 1e6 },
+    };
+    const struct wz_usage usage = {
+        .name = "score", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .about = "Reads JSON lines {\"ids\": [...]} from standard input and writes, in order,\n"
+                 "{\"logprobs\": [of ids[1], ids[2], ...], \"argmax\": [the likeliest token after each id]}.\n"
+                 "A line that can't be scored gives {\"error\": ...}, and exit status 1 in the end.\n"
+                 "MODEL is a Hugging Face folder or a GGUF file.",
+    };
+    struct scorer s = {0};
+    struct wz_err err;
+
+    if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
+    s.temperature = (float)temperature;
+    status = 1;
+    if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
+    if (!(s.m = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, s.be, &err))) goto out;
+    s.work = wz_work_create(s.m, ROWS, false);
+    status = lines_score(&s, &err) < 0;
+out:
+    if (status) wz_give_up("score", &err);
+    wz_work_destroy(s.work);
+    wz_cache_destroy(s.cache);
+    wz_model_destroy(s.m);
+    wz_backend_close(s.be);
+    return status || s.failed;
+}
