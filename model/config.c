@@ -228,7 +228,7 @@ static int json_write(json_t *j, const char *dir, const char *name, struct wz_er
 int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
 {
     json_t *rope = c->rope == WZ_ROPE_PLAIN ? json_null() : c->rope == WZ_ROPE_LINEAR
-        ? json_pack("{s:s, s:s, s:o}", "rope_type", "linear", "type", "linear", "factor", real(c->rope_factor))
+        ? json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor))     /* as old readers insist; new ones agree */
         : json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor), "low_freq_factor",
                     real(c->rope_low), "high_freq_factor", real(c->rope_high), "original_max_position_embeddings",
                     c->rope_original);
