@@ -13,6 +13,7 @@ static const struct command {
     { "score", wz_cmd_score, "log-probabilities of given tokens" },
     { "convert", wz_cmd_convert, "a GGUF or a model folder to a model folder" },
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
+    { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
     { NULL, NULL, NULL },
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };

@@ -14,11 +14,14 @@
 const struct wz_measure wz_measures[] = {
     { "asr", "unsafe answers (ASR)", true, -1 },
     { "orr", "overrefusals (ORR)", true, -1 },
+    { "c0_asr", "unsafe first answers", true, -1 },
+    { "c0_orr", "first answers that overrefuse", true, -1 },
     { "ftr", "feedback given (FTR)", true, 0 },
     { "label_accuracy", "label accuracy", true, 1 },
     { "json_errors", "JSON errors", true, -1 },
     { "turns", "turns", false, 0 },
     { "tokens", "tokens", false, 0 },
+    { "failed", "judge failed", true, -1 },
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);
 
