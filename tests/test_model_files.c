@@ -107,15 +107,22 @@ static void str(struct wz_buf *b, const char *s) { u64(b, strlen(s)); wz_buf_str
 static void key_u32(struct wz_buf *b, const char *key, uint32_t x) { str(b, key); u32(b, 4); u32(b, x); }
 static void key_f32(struct wz_buf *b, const char *key, float x) { str(b, key); u32(b, 6); wz_buf_add(b, &x, 4); }
 
+/* Q8_0: blocks of 32 with one f16 scale, here always 2^-10. */
+static bool q8;
+enum { Q8_SCALE = 0x1400 };
+
 static void tensor_head(struct wz_buf *b, const char *name, int rows, int cols, size_t *at)
 {
+    size_t n = (size_t)rows * (size_t)(cols > 0 ? cols : 1);
+    bool blocks = q8 && cols > 0;
+
     str(b, name);
     u32(b, cols > 0 ? 2 : 1);
     if (cols > 0) u64(b, (uint64_t)cols);
     u64(b, (uint64_t)rows);
-    u32(b, 0);                                         /* F32 */
+    u32(b, blocks ? 8 : 0);
     u64(b, *at);
-    *at += ((size_t)rows * (size_t)(cols > 0 ? cols : 1) * 4 + 31) / 32 * 32;
+    *at += ((blocks ? n / 32 * 34 : n * 4) + 31) / 32 * 32;
 }
 
 static const char *gguf_names[][2] = {
@@ -184,7 +191,11 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         if (strstr(p->name, "q_proj")) pairs(values, m->params + p->at, c->heads, c->head_dim, p->cols);
         else if (strstr(p->name, "k_proj")) pairs(values, m->params + p->at, c->kv_heads, c->head_dim, p->cols);
         else memcpy(values, m->params + p->at, n * sizeof(float));
-        wz_buf_add(&b, values, n * sizeof(float));
+        if (!q8 || p->cols == 0) wz_buf_add(&b, values, n * sizeof(float));
+        for (size_t j = 0; q8 && p->cols > 0 && j < n; j++) {
+            if (j % 32 == 0) wz_buf_add(&b, &(uint16_t) { Q8_SCALE }, 2);
+            wz_buf_add(&b, &(int8_t) { (int8_t)lrintf(values[j] * 1024) }, 1);
+        }
         free(values);
     }
     while ((b.len - start) % 32 != 0) wz_buf_add(&b, "", 1);
@@ -226,6 +237,14 @@ static void gguf(void **state)
     plain.tied = true;
     m = model_make(&plain, WZ_F32);
     gguf_write(m, path, NULL, "llama");
+    loads_as(path, WZ_F32, m, m->hash);
+    for (int i = 0; i < m->n_list; i++)                /* rounded to what Q8_0 holds, the same again */
+        for (size_t j = 0; m->list[i].cols > 0 && j < (size_t)m->list[i].rows * (size_t)m->list[i].cols; j++)
+            m->params[m->list[i].at + j] = rintf(m->params[m->list[i].at + j] * 1024) / 1024 + 0.0f;
+    wz_model_seal(m, 0);
+    q8 = true;
+    gguf_write(m, path, NULL, "llama");
+    q8 = false;
     loads_as(path, WZ_F32, m, m->hash);
     for (long cut = 0; cut < 4000; cut += 37) {
         gguf_write(m, path, NULL, "llama");
