@@ -1,14 +1,310 @@
-/* cpu: the fast row. Every slot is ref's first, and faster ones are laid over them. */
+/* cpu: the fast row. Every slot is ref's first, and faster ones are laid over them.
+ *
+ * Work is cut by rows, panels or heads, never inside a sum, and small work stays on the caller's thread: a meeting of the
+ * pool costs some microseconds. The set of instructions is the best this machine has, or what WZ_ISA names. */
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "kernels/ref/ref.h"
+
+enum { GRAIN = 1 << 20, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
+
+static const struct hot *const hots[] = { &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
+
+void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
+{
+    struct scratch *s = &((struct cpu *)be->state)->scratch[which];
+
+    if (s->size < size) {
+        free(s->p);
+        s->p = wz_alloc(size + size / 2);
+        s->size = size + size / 2;
+    }
+    return s->p;
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------- */
+
+struct cut { const struct gemm *g; const struct hot *hot; int row_parts, col_parts, panels; };
+
+static void gemm_part(void *arg, int i)
+{
+    const struct cut *c = arg;
+    int r = i % c->row_parts, p = i / c->row_parts, panel = c->hot->panel;
+    int from = (int)((long)c->panels * p / c->col_parts) * panel, to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
+
+    c->hot->gemm(c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
+                 to < c->g->n ? to : c->g->n);
+}
+
+void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
+{
+    const struct hot *hot = wz_hot(be);
+    int threads = wz_pool_threads(be->pool), panels = (g->n + hot->panel - 1) / hot->panel, want = 4 * threads;
+    struct cut c = { g, hot, (g->m + 255) / 256, 1, panels };
+
+    if ((double)g->m * g->n * g->k < GRAIN || threads == 1) {
+        hot->gemm(g, 0, g->m, 0, g->n);
+        return;
+    }
+    while (c.row_parts * panels < want && g->m / (c.row_parts + 1) >= 24) c.row_parts++;
+    c.col_parts = (want + c.row_parts - 1) / c.row_parts;
+    c.col_parts = c.col_parts > panels ? panels : c.col_parts;
+    wz_pool_run(be->pool, c.row_parts * c.col_parts, gemm_part, &c);
+}
+
+static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+{
+    assert(w->packed);
+    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = x, .b = w->packed, .ldc = (size_t)w->out, .sm = (size_t)w->in, .sk = 1,
+                                    .m = n, .n = w->out, .k = w->in, .panels = true, .add = add, .type = w->type });
+}
+
+static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
+{
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_x, .a = d_y, .b = w->data, .ldc = (size_t)w->in, .sm = (size_t)w->out, .sk = 1,
+                                    .ldb = (size_t)w->in, .m = n, .n = w->in, .k = w->out, .add = add, .type = w->type });
+}
+
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+{
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_w, .a = d_y, .b = x, .ldc = (size_t)in, .sm = 1, .sk = (size_t)out,
+                                    .ldb = (size_t)in, .m = out, .n = in, .k = n, .add = true });
+}
+
+struct packing { const struct hot *hot; const struct wz_weight *w; size_t size; };
+
+static void pack_part(void *arg, int i)
+{
+    const struct packing *p = arg;
+
+    p->hot->pack((char *)p->w->packed + (size_t)i * p->size, p->w, i);
+}
+
+static void pack(struct wz_backend *be, struct wz_weight *w)
+{
+    const struct hot *hot = wz_hot(be);
+    int panels = (w->out + hot->panel - 1) / hot->panel;
+    struct packing p = { hot, w, wz_mul((size_t)hot->panel * wz_type_size(w->type), (size_t)w->in) };
+
+    if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
+    wz_pool_run((double)w->out * w->in < GRAIN ? NULL : be->pool, panels, pack_part, &p);
+}
+
+static void unpack(struct wz_backend *be, struct wz_weight *w)
+{
+    free(w->packed);
+    w->packed = NULL;
+}
+
+/* ---- rows and arrays --------------------------------------------------------------------------------------- */
+
+/* Arguments of the ops that are cut into pieces of an array or of rows. */
+struct walk {
+    const struct hot *hot;
+    float *out, *more;
+    const float *a, *b, *c, *d;
+    size_t n;
+    int rows, cols, step;
+    float eps;
+    double *sums;
+    const struct adamw *by;
+};
+
+static void walk_run(struct wz_backend *be, struct walk *w, void (*fn)(void *, int), size_t n, size_t step)
+{
+    w->hot = wz_hot(be);
+    wz_pool_run(n <= 4 * step ? NULL : be->pool, (int)((n + step - 1) / step), fn, w);
+}
+
+static size_t piece(const struct walk *w, int i, size_t step)
+{
+    size_t at = (size_t)i * step;
+
+    return w->n - at < step ? w->n - at : step;
+}
+
+static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
+{
+    size_t c = (size_t)table->in;
+
+    for (int i = 0; i < n; i++, out += c) {
+        size_t at = (size_t)ids[i] * c;
+        if (table->type == WZ_F32) memcpy(out, (const float *)table->data + at, c * sizeof *out);
+        else
+            for (size_t j = 0; j < c; j++) out[j] = wz_bf16_to_f32(((const uint16_t *)table->data)[at + j]);
+    }
+}
+
+static void embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
+{
+    for (int i = 0; i < n; i++)
+        wz_hot(be)->add(d_table + (size_t)ids[i] * (size_t)c, d_out + (size_t)i * (size_t)c, (size_t)c);
+}
+
+static int rows_of(const struct walk *w, int i)
+{
+    int left = w->rows - i * w->step;
+
+    return left < w->step ? left : w->step;
+}
+
+static void rmsnorm_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+    size_t row = (size_t)(i * w->step), at = row * (size_t)w->cols;
+
+    w->hot->rmsnorm(w->out + at, w->more + row, w->a + at, w->b, rows_of(w, i), w->cols, w->eps);
+}
+
+static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+{
+    int step = CHUNK / c + 1;
+    struct walk k = { .out = out, .more = rstd, .a = x, .b = w, .rows = n, .cols = c, .step = step, .eps = eps };
+
+    walk_run(be, &k, rmsnorm_part, (size_t)n, (size_t)step);
+}
+
+static void rmsnorm_back_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+    size_t row = (size_t)(i * w->step), at = row * (size_t)w->cols;
+
+    w->hot->rmsnorm_back(w->out + at, w->a + at, w->b + at, w->c, w->d + row, rows_of(w, i), w->cols);
+}
+
+static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x, const float *w,
+                         const float *rstd, int n, int c)
+{
+    int step = CHUNK / c + 1;
+    struct walk k = { .out = d_x, .a = d_out, .b = x, .c = w, .d = rstd, .rows = n, .cols = c, .step = step };
+
+    wz_hot(be)->rmsnorm_back_w(d_w, d_out, x, rstd, n, c, 0, c);
+    walk_run(be, &k, rmsnorm_back_part, (size_t)n, (size_t)step);
+}
+
+static void swiglu_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+    size_t at = (size_t)i * CHUNK;
+
+    w->hot->swiglu(w->out + at, w->a + at, w->b + at, piece(w, i, CHUNK));
+}
+
+static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+{
+    walk_run(be, &(struct walk){ .out = out, .a = gate, .b = up, .n = n }, swiglu_part, n, CHUNK);
+}
+
+static void swiglu_back_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+    size_t at = (size_t)i * CHUNK;
+
+    w->hot->swiglu_back(w->out + at, w->more + at, w->a + at, w->b + at, w->c + at, piece(w, i, CHUNK));
+}
+
+static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
+                        const float *up, size_t n)
+{
+    walk_run(be, &(struct walk){ .out = d_gate, .more = d_up, .a = d_out, .b = gate, .c = up, .n = n }, swiglu_back_part, n,
+             CHUNK);
+}
+
+static void add_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+
+    w->hot->add(w->out + (size_t)i * CHUNK, w->a + (size_t)i * CHUNK, piece(w, i, CHUNK));
+}
+
+static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
+{
+    walk_run(be, &(struct walk){ .out = dst, .a = src, .n = n }, add_part, n, CHUNK);
+}
+
+static void square_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+
+    w->sums[i] = w->hot->square(w->a + (size_t)i * SQUARE, piece(w, i, SQUARE));
+}
+
+static double sqnorm(struct wz_backend *be, const float *x, size_t n)
+{
+    size_t blocks = (n + SQUARE - 1) / SQUARE;
+    double total = 0, *sums = wz_cpu_scratch(be, 0, blocks * sizeof *sums);
+
+    walk_run(be, &(struct walk){ .a = x, .n = n, .sums = sums }, square_part, n, SQUARE);
+    for (size_t i = 0; i < blocks; i++) total += sums[i];
+    return total;
+}
+
+static void adamw_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+    size_t at = (size_t)i * CHUNK;
+
+    w->hot->adamw(w->out + at, w->a + at, w->more + at, (float *)w->b + at, piece(w, i, CHUNK), w->by);
+}
+
+static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
+                  float eps, float decay, float scale, int step)
+{
+    double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
+    struct adamw by = { b1, b2, (float)(1 - (double)b1), (float)(1 - (double)b2), (float)((double)lr / c1),
+                        (float)(1 / sqrt(c2)), eps, (float)((double)lr * (double)decay), scale };
+
+    walk_run(be, &(struct walk){ .out = w, .more = m, .a = g, .b = v, .n = n, .by = &by }, adamw_part, n, CHUNK);
+}
+
+/* ---- the row ----------------------------------------------------------------------------------------------- */
 
 static int open_cpu(struct wz_backend *be, struct wz_err *err)
 {
+    const char *want = getenv("WZ_ISA");
+    const struct hot *hot = NULL;
+
+    for (size_t i = 0; i < WZ_COUNT(hots) && !hot; i++)
+        if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) hot = hots[i];
+    if (!hot) return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512, avx2 or generic, as the machine has them", want);
+    struct cpu *cpu = wz_alloc(sizeof *cpu);
+    cpu->hot = hot;
+    be->state = cpu;
     wz_ops_ref(&be->ops);
+    be->ops.pack = pack;
+    be->ops.unpack = unpack;
+    be->ops.embed = embed;
+    be->ops.embed_back = embed_back;
+    be->ops.rmsnorm = rmsnorm;
+    be->ops.rmsnorm_back = rmsnorm_back;
+    be->ops.matmul = matmul;
+    be->ops.matmul_back_x = matmul_back_x;
+    be->ops.matmul_back_w = matmul_back_w;
+    be->ops.swiglu = swiglu;
+    be->ops.swiglu_back = swiglu_back;
+    be->ops.add = add;
+    be->ops.sqnorm = sqnorm;
+    be->ops.adamw = adamw;
+    wz_ops_cpu_attention(&be->ops);
+    wz_ops_cpu_head(&be->ops);
     return 0;
 }
 
 static void close_cpu(struct wz_backend *be)
 {
+    struct cpu *cpu = be->state;
+
+    for (int i = 0; i < cpu->n_turns; i++) {
+        free(cpu->turns[i].freq);
+        free(cpu->turns[i].turn);
+    }
+    free(cpu->turns);
+    for (size_t i = 0; i < WZ_COUNT(cpu->scratch); i++) free(cpu->scratch[i].p);
+    free(cpu);
     be->state = NULL;
 }
 

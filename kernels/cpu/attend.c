@@ -1,0 +1,229 @@
+/* Attention in steps of KEYS keys counted from position 0, with a running maximum (Milakov & Gimelshein 2018).
+ *
+ *   per row and head:  s = q . k * scale;  m' = max(m, s..);  out = out exp(m - m') + p v;  sum likewise;  p = exp(s - m')
+ *
+ * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D]. A step
+ * that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by the heads that
+ * share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit. */
+#include "kernels/cpu/hot.h"
+#include "kernels/cpu/tile.h"
+
+#include <math.h>
+
+enum { HALF = KEYS / 2, MOST_D = 256, MOST_ROWS = 12, MOST_STATE = 256 };
+
+/* One step's keys and values: two halves of 16 keys. */
+struct step {
+    const float *k[2], *v[2];
+    size_t ldk;
+    int d, count;
+    float scale;
+};
+
+struct state { float max, sum[16]; };
+
+static size_t page_at(const struct attend *a, int seq, int t, int kv_head)
+{
+    const struct wz_rows *r = a->rows;
+    size_t page = (size_t)r->table[(size_t)seq * (size_t)r->stride + (size_t)(t / a->kv->page)];
+
+    return (page * (size_t)a->kv->heads + (size_t)kv_head) * (size_t)a->kv->page * (size_t)a->kv->head_dim;
+}
+
+/* Copies `count` keys from position t on to k[D][KEYS], and values to v[KEYS][D]. */
+static void gather(float *k, float *v, const struct attend *a, int seq, int t, int count, int kv_head)
+{
+    int d = a->kv->head_dim, p = a->kv->page;
+
+    for (int i = 0; i < count; i++) {
+        size_t at = page_at(a, seq, t + i, kv_head), slot = (size_t)((t + i) % p);
+        for (int j = 0; j < d; j++) k[j * KEYS + i] = a->kv->k[at + (size_t)j * (size_t)p + slot];
+        memcpy(v + (size_t)i * (size_t)d, a->kv->v + at + slot * (size_t)d, (size_t)d * sizeof *v);
+    }
+}
+
+/* c[rows, n] = or += a b, n a multiple of 16, all of it near. */
+static void product(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const float *b, size_t ldb, int n,
+                    int k, bool from_c)
+{
+    for (int j = 0, nv; j < n; j += nv * W) {
+        nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
+        const void *col[4] = { b + j, b + j + W, b + j + 2 * W, b + j + 3 * W };
+        tiles_run(c + j, ldc, a, sm, sk, rows, col, ldb, k, from_c, nv, false);
+    }
+}
+
+/* s[rows][KEYS] = q k for the lanes that count. */
+static void scores(float *s, const float *q, size_t sq, int rows, const struct step *b)
+{
+    int n = b->count > HALF ? KEYS : HALF;
+
+    for (int j = 0, nv; j < n; j += nv * W) {
+        const void *col[4];
+        nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
+        for (int i = 0; i < nv; i++) {
+            int lane = j + i * W;
+            col[i] = lane < HALF ? b->k[0] + lane : b->k[1] + lane - HALF;
+        }
+        tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, false);
+    }
+}
+
+/* One step for up to MR2 rows: q and out are sq apart, states `apart` apart. */
+static void step(float *out, const float *q, size_t sq, int rows, const struct step *b, struct state *state, int apart, bool first)
+{
+    float s[MOST_ROWS * KEYS] __attribute__((aligned(64)));
+
+    scores(s, q, sq, rows, b);
+    for (int i = 0; i < rows; i++) {
+        struct state *st = &state[i * apart];
+        struct lanes sum, top = lanes_of(-INFINITY);
+        float *p = s + i * KEYS, *o = out + (size_t)i * sq;
+        for (int j = b->count; j < KEYS; j++) p[j] = -INFINITY;
+        for (int j = 0; j < KEYS; j += 16)
+            for (int l = 0; l < LANES; l++) top.v[l] = MAX(load(p + j + l * W) * b->scale, top.v[l]);
+        float max = lanes_max(top);
+        for (int l = 0; l < LANES; l++) sum.v[l] = load(st->sum + l * W);
+        if (first || max > st->max) {
+            vf shrink = first ? SPLAT(0.f) : exp_v(SPLAT(st->max - max));
+            for (int l = 0; l < LANES; l++) sum.v[l] = sum.v[l] * shrink;
+            for (int j = 0; j < b->d && !first; j += W) store(o + j, load(o + j) * shrink);
+            st->max = max;
+        }
+        for (int j = 0; j < KEYS; j += 16)
+            for (int l = 0; l < LANES; l++) {
+                vf e = exp_v(load(p + j + l * W) * b->scale - SPLAT(st->max));
+                store(p + j + l * W, e);
+                sum.v[l] = sum.v[l] + e;
+            }
+        for (int l = 0; l < LANES; l++) store(st->sum + l * W, sum.v[l]);
+    }
+    if (b->count <= HALF || b->v[1] == b->v[0] + HALF * b->d) {
+        product(out, sq, s, KEYS, 1, rows, b->v[0], (size_t)b->d, b->d, b->count, !first);
+    } else {
+        product(out, sq, s, KEYS, 1, rows, b->v[0], (size_t)b->d, b->d, HALF, !first);
+        product(out, sq, s + HALF, KEYS, 1, rows, b->v[1], (size_t)b->d, b->d, b->count - HALF, true);
+    }
+}
+
+void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
+{
+    const struct wz_rows *r = a->rows;
+    int d = a->kv->head_dim, p = a->kv->page, group = a->heads / a->kv->heads, seq = r->seq[row], low = INT32_MAX, high = 0;
+    size_t width = (size_t)a->heads * (size_t)d, at = (size_t)row * width + (size_t)(kv_head * group * d);
+    const float *q = a->q + at;
+    float *out = a->out + at, *keys = NULL, *values = NULL;
+    float near[2 * KEYS * MOST_D] __attribute__((aligned(64)));
+    struct state state[MOST_STATE];
+    struct step b = { .d = d, .scale = 1 / sqrtf((float)d), .ldk = (size_t)p };
+
+    assert(n <= MOST_ROWS && n * group <= MOST_STATE && d <= MOST_D);
+    for (int i = 0; i < n * group; i++) state[i] = (struct state){ .max = -INFINITY };
+    for (int i = row; i < row + n; i++) {
+        low = r->pos[i] < low ? r->pos[i] : low;
+        high = r->pos[i] > high ? r->pos[i] : high;
+    }
+    if (p % HALF) {
+        keys = near;
+        values = near + KEYS * d;
+        b.ldk = KEYS;
+    }
+    for (int t = 0; t <= high; t += KEYS) {
+        int count = high + 1 - t < KEYS ? high + 1 - t : KEYS;
+        for (int h = 0; h < 2; h++) {
+            int from = h * HALF < count ? t + h * HALF : t;      /* no second half: its page may not exist */
+            size_t page = page_at(a, seq, from, kv_head);
+            b.k[h] = keys ? keys + h * HALF : a->kv->k + page + from % p;
+            b.v[h] = keys ? values + h * HALF * d : a->kv->v + page + (size_t)(from % p) * (size_t)d;
+        }
+        if (keys) gather(keys, values, a, seq, t, count, kv_head);
+        if (n > 1 && low >= t + KEYS - 1) {
+            b.count = KEYS;
+            for (int g = 0; g < group; g++) step(out + g * d, q + g * d, width, n, &b, state + g, group, t == 0);
+            continue;
+        }
+        for (int i = 0; i < n; i++) {
+            b.count = r->pos[row + i] + 1 - t < KEYS ? r->pos[row + i] + 1 - t : KEYS;
+            for (int g = 0; b.count > 0 && g < group; g += MR2)
+                step(out + (size_t)i * width + (size_t)(g * d), q + (size_t)i * width + (size_t)(g * d), (size_t)d,
+                     group - g < MR2 ? group - g : MR2, &b, state + i * group + g, 1, t == 0);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int g = 0; g < group; g++) {
+            struct lanes l;
+            float *o = out + (size_t)i * width + (size_t)(g * d);
+            for (int j = 0; j < LANES; j++) l.v[j] = load(state[i * group + g].sum + j * W);
+            float sum = lanes_sum(l);
+            vf over = SPLAT(1 / sum);
+            for (int j = 0; j < d; j += W) store(o + j, load(o + j) * over);
+            if (a->lse)
+                a->lse[(size_t)(row + i) * (size_t)a->heads + (size_t)(kv_head * group + g)] =
+                    (float)((double)state[i * group + g].max + log((double)sum));
+        }
+}
+
+static float dot(const float *a, const float *b, int n)
+{
+    struct lanes sum = lanes_of(0);
+
+    for (int j = 0; j < n; j += 16)
+        for (int l = 0; l < LANES; l++) sum.v[l] = FMA(load(a + j + l * W), load(b + j + l * W), sum.v[l]);
+    return lanes_sum(sum);
+}
+
+/* s becomes p, dp becomes ds, for one row that sees `count` of the keys. */
+static void weigh(float *s, float *dp, int count, float scale, float lse, float delta)
+{
+    for (int j = count; j < KEYS; j++) s[j] = -INFINITY;
+    for (int j = 0; j < KEYS; j += W) {
+        vf p = exp_v(load(s + j) * scale - SPLAT(lse));
+        store(s + j, p);
+        store(dp + j, p * (load(dp + j) - SPLAT(delta)) * scale);
+    }
+}
+
+/* A whole sequence, one kv head. By steps of keys, so that their d_k and d_v stay near; d_q runs in the order of keys. */
+void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
+{
+    int d = a->kv->head_dim, group = a->heads / a->kv->heads;
+    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d, size = (size_t)(KEYS * d);
+    float near[6 * KEYS * MOST_D] __attribute__((aligned(64)));
+    float s[KEYS * KEYS] __attribute__((aligned(64))), dp[KEYS * KEYS] __attribute__((aligned(64)));
+    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size;
+    float scale = 1 / sqrtf((float)d);
+
+    assert(d <= MOST_D);
+    memset(near, 0, 4 * size * sizeof *near);
+    for (int t = 0; t < n; t += KEYS) {
+        int keys = n - t < KEYS ? n - t : KEYS;
+        gather(kt, v, a, a->rows->seq[row], t, keys, kv_head);
+        for (int i = 0; i < keys; i++)
+            for (int j = 0; j < d; j++) {
+                k[i * d + j] = kt[j * KEYS + i];
+                vt[j * KEYS + i] = v[i * d + j];
+            }
+        memset(d_k, 0, 2 * size * sizeof *d_k);
+        for (int h = kv_head * group; h < (kv_head + 1) * group; h++)
+            for (int i = t; i < n; i += KEYS) {
+                int rows = n - i < KEYS ? n - i : KEYS;
+                size_t at = (size_t)(row + i) * width + (size_t)(h * d);
+                product(s, KEYS, a->q + at, width, 1, rows, kt, KEYS, KEYS, d, false);
+                product(dp, KEYS, a->d_out + at, width, 1, rows, vt, KEYS, KEYS, d, false);
+                for (int j = 0; j < rows; j++) {
+                    size_t to = at + (size_t)j * width;
+                    int seen = i + j + 1 - t < keys ? i + j + 1 - t : keys;
+                    weigh(s + j * KEYS, dp + j * KEYS, seen, scale, a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
+                          dot(a->d_out + to, a->o + to, d));
+                }
+                product(d_v, (size_t)d, s, 1, KEYS, keys, a->d_out + at, width, d, rows, true);
+                product(d_k, (size_t)d, dp, 1, KEYS, keys, a->q + at, width, d, rows, true);
+                product(a->d_q + at, width, dp, KEYS, 1, rows, k, (size_t)d, d, keys, t > 0);
+            }
+        for (int i = 0; i < keys; i++) {
+            size_t to = (size_t)(row + t + i) * kv_width + (size_t)(kv_head * d);
+            memcpy(a->d_k + to, d_k + (size_t)(i * d), (size_t)d * sizeof *d_k);
+            memcpy(a->d_v + to, d_v + (size_t)(i * d), (size_t)d * sizeof *d_v);
+        }
+    }
+}

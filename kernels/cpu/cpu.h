@@ -1,0 +1,90 @@
+/* cpu: what the files of the fast row share: one product for all shapes, and the table of what is compiled for each set of
+ * instructions. */
+#ifndef WZ_CPU_H
+#define WZ_CPU_H
+
+#include "kernels/kernels.h"
+
+/* c[m, n] = sum_k a(m, k) b(k, n), or += when add: every element is one chain of FMAs over k in ascending order, whatever m
+ * and n and however they are cut, so a row's bits depend on nothing but itself.
+ *   a(m, k) = a[m * sm + k * sk]
+ *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16 */
+struct gemm {
+    float *c;
+    const float *a;
+    const void *b;
+    size_t ldc, sm, sk, ldb;
+    int m, n, k;
+    bool panels, add;
+    enum wz_type type;          /* of b */
+};
+
+enum {
+    KEYS = 32,                  /* keys in a step of attention, counted from position 0 */
+    VOCAB = 256,                /* rows of the head's matrix in a step of the softmax */
+    TILE = 128,                 /* rows of a head's tile */
+};
+
+/* What one block of the vocabulary adds to one row's softmax: z/t has maximum `max`, sum = sum exp(z/t - max),
+ * mean = sum exp(z/t - max) (z/t - max). */
+struct stat { float max, sum, mean; };
+
+/* Attention of `rows` rows of one sequence that stand one after another, for one kv head. */
+struct attend {
+    float *out, *lse;
+    const float *q;
+    const struct wz_kv *kv;
+    const struct wz_rows *rows;
+    int heads;
+    const float *d_out, *o;     /* backward only */
+    float *d_q, *d_k, *d_v;
+};
+
+struct adamw { float b1, b2, a1, a2, rate, root, eps, decay, scale; };
+
+struct hot {
+    const char *isa;
+    int panel;
+    bool (*runs)(void);
+    void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end);      /* col: a multiple of panel */
+    void (*pack)(void *dst, const struct wz_weight *w, int panel);                       /* one panel */
+    void (*exps)(float *out, const float *z, float scale, float max, int n);             /* exp(z * scale - max) */
+    struct stat (*stat)(const float *z, float scale, int n);
+    /* z[n] becomes g = d * (- exp(z * scale - lse)); the target's + d is the caller's */
+    void (*grad)(float *z, float scale, float lse, float d, int n);
+    void (*attend)(const struct attend *a, int row, int n, int kv_head);
+    void (*attend_back)(const struct attend *a, int row, int n, int kv_head);
+    void (*rmsnorm)(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps);
+    void (*rmsnorm_back)(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n, int c);
+    /* d_w[from, to) += d_out * x * rstd over n rows of c */
+    void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c, int from, int to);
+    void (*swiglu)(float *out, const float *gate, const float *up, size_t n);
+    void (*swiglu_back)(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n);
+    void (*rope)(float *x, const float *turn, int heads, int d, int sign);               /* one row; turn: [d/2] cos, [d/2] sin */
+    void (*add)(float *dst, const float *src, size_t n);
+    double (*square)(const float *x, size_t n);
+    void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct adamw *by);
+};
+
+extern const struct hot wz_hot_avx512, wz_hot_avx2, wz_hot_generic;
+
+struct turns { float *freq, *turn; int half, count; };      /* RoPE's cos and sin by position */
+
+struct cpu {
+    const struct hot *hot;
+    struct turns *turns;
+    int n_turns;
+    struct scratch { void *p; size_t size; } scratch[4];
+};
+
+static inline const struct hot *wz_hot(const struct wz_backend *be)
+{
+    return ((const struct cpu *)be->state)->hot;
+}
+
+void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size);      /* not zeroed; grows, never shrinks */
+void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);           /* over the pool */
+void wz_ops_cpu_attention(struct wz_ops *ops);
+void wz_ops_cpu_head(struct wz_ops *ops);
+
+#endif

@@ -1,0 +1,103 @@
+/* The one product behind matmul, both its backwards and the head: blocks of k, panels of columns, tiles of rows.
+ *
+ *   for k in blocks of KC:              a panel's block fits the first cache
+ *     for each panel of 2 W columns:    read once, used by all rows (few rows: two panels side by side)
+ *       for each tile of up to MR rows
+ *
+ * Between blocks of k the sums rest in c, which is exact. Rows of b that are not packed are copied into a strip first when
+ * several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. */
+#include "kernels/cpu/hot.h"
+#include "kernels/cpu/tile.h"
+
+enum { KC = 256, PANEL = 2 * W };
+
+/* The last columns are fewer than a panel: computed in a buffer. */
+static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b, size_t ldb, int k,
+                     bool from_c, bool half)
+{
+    float buf[MR2 * PANEL];
+
+    for (int at = 0; at < rows; at += MR2) {
+        int n = rows - at < MR2 ? rows - at : MR2;
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < PANEL; j++)
+                buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
+        wide[half][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
+        for (int i = 0; i < n; i++) memcpy(c + (size_t)(at + i) * g->ldc, buf + i * PANEL, (size_t)cols * sizeof *c);
+    }
+}
+
+/* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column. */
+static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int col, int cols)
+{
+    for (int i = 0; i < k; i++, strip += PANEL) {
+        size_t at = (size_t)(k0 + i) * g->ldb + (size_t)col;
+        if (g->type == WZ_BF16)
+            for (int j = 0; j < cols; j++) strip[j] = wz_bf16_to_f32(((const uint16_t *)g->b)[at + (size_t)j]);
+        else if (cols == PANEL)
+            for (int j = 0; j < PANEL; j += W) store(strip + j, load((const float *)g->b + at + j));
+        else memcpy(strip, (const float *)g->b + at, (size_t)cols * sizeof *strip);
+        for (int j = cols; j < PANEL; j++) strip[j] = 0;
+    }
+}
+
+void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
+{
+    int rows = row_end - row, blocks = (g->k + KC - 1) / KC;
+    bool half = g->panels && g->type == WZ_BF16;
+    float strip[KC * PANEL] __attribute__((aligned(64)));
+
+    if (g->k == 0 && !g->add)
+        for (int i = row; i < row_end; i++) memset(g->c + (size_t)i * g->ldc + col, 0, (size_t)(col_end - col) * sizeof *g->c);
+    for (int block = 0; block < blocks; block++) {
+        int k0 = (int)((long)g->k * block / blocks), k = (int)((long)g->k * (block + 1) / blocks) - k0;
+        const float *a = g->a + (size_t)row * g->sm + (size_t)k0 * g->sk;
+        bool from_c = g->add || block > 0;
+        for (int j = col, cols; j < col_end; j += cols) {
+            float *c = g->c + (size_t)row * g->ldc + (size_t)j;
+            const void *b[4];
+            size_t ldb = PANEL, size = half ? 2 : 4;
+            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && g->type == WZ_F32 && rows <= MR2;
+            cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
+            if (g->panels) {
+                const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
+                b[0] = p;
+                b[2] = p + (size_t)PANEL * (size_t)g->k * size;
+            } else if (direct && cols >= PANEL) {
+                const float *p = (const float *)g->b + (size_t)k0 * g->ldb + j;
+                b[0] = p;
+                b[2] = p + PANEL;
+                ldb = g->ldb;
+            } else {
+                pair = false;
+                cols = cols > PANEL ? PANEL : cols;
+                strip_fill(strip, g, k0, k, j, cols);
+                b[0] = strip;
+                b[2] = NULL;
+            }
+            b[1] = (const char *)b[0] + W * size;
+            b[3] = pair ? (const char *)b[2] + W * size : NULL;
+            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, k, from_c, half);
+            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, half);
+        }
+    }
+}
+
+/* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16 stays bf16. */
+void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
+{
+    int first = panel * PANEL, rows = w->out - first < PANEL ? w->out - first : PANEL;
+    size_t in = (size_t)w->in;
+
+    if (w->type == WZ_BF16) {
+        const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
+        uint16_t *to = dst;
+        for (size_t k = 0; k < in; k++, to += PANEL)
+            for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
+    } else {
+        const float *from = (const float *)w->data + (size_t)first * in;
+        float *to = dst;
+        for (size_t k = 0; k < in; k++, to += PANEL)
+            for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
+    }
+}

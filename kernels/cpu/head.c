@@ -1,0 +1,230 @@
+/* cpu, the head: tiles of rows by blocks of VOCAB rows of its matrix.
+ *
+ *   block b of a row:  m_b = max z/t,  s_b = sum exp(z/t - m_b)      lse = M + log sum_b s_b exp(m_b - M), in double, b ascending
+ *
+ * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Sampling keeps the
+ * logits of a tile; scoring keeps only a block; the backward keeps the gradients of WIDE columns for a tile. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/pick.h"
+
+enum { WIDE = 8 * VOCAB, GRAIN = 1 << 19 };      /* columns of gradients kept; multiply-adds a meeting is worth */
+
+/* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling. */
+struct pass {
+    const struct hot *hot;
+    const struct wz_weight *w;
+    const float *x;            /* [m, C] */
+    int m, blocks;
+    float scale[TILE], target[TILE];      /* 1/t; the target's z/t */
+    int id[TILE];              /* targets, -1: none */
+    struct stat *stats;        /* [m, blocks] */
+    float *z;                  /* [m, V], or NULL */
+};
+
+struct total { double max, sum, mean; };
+
+static int block_size(const struct wz_weight *w, int v)
+{
+    return w->out - v < VOCAB ? w->out - v : VOCAB;
+}
+
+/* z[m, n] of n rows of the matrix from v on; v is a multiple of VOCAB. */
+static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m, int n)
+{
+    struct gemm g = { .c = z, .a = x, .b = (const char *)w->packed + (size_t)v * (size_t)w->in * wz_type_size(w->type),
+                      .ldc = ldz, .sm = (size_t)w->in, .sk = 1, .m = m, .n = n, .k = w->in, .panels = true, .type = w->type };
+
+    hot->gemm(&g, 0, m, 0, n);
+}
+
+static void pass_block(void *arg, int b)
+{
+    struct pass *p = arg;
+    int v = b * VOCAB, n = block_size(p->w, v);
+    float near[TILE * VOCAB] __attribute__((aligned(64)));
+    float *z = p->z ? p->z + v : near;
+    size_t ldz = p->z ? (size_t)p->w->out : VOCAB;
+
+    logits(p->hot, z, ldz, p->x, p->w, v, p->m, n);
+    for (int i = 0; i < p->m; i++) {
+        p->stats[i * p->blocks + b] = p->hot->stat(z + (size_t)i * ldz, p->scale[i], n);
+        if (p->id[i] >= v && p->id[i] < v + n) p->target[i] = z[(size_t)i * ldz + (size_t)(p->id[i] - v)] * p->scale[i];
+    }
+}
+
+static bool small(const struct wz_weight *w, int m)
+{
+    return (double)m * w->in * w->out < GRAIN;
+}
+
+static void pass_run(struct wz_backend *be, struct pass *p)
+{
+    assert(p->w->packed);
+    p->hot = wz_hot(be);
+    p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
+    p->stats = wz_cpu_scratch(be, 0, (size_t)p->m * (size_t)p->blocks * sizeof *p->stats);
+    wz_pool_run(small(p->w, p->m) ? NULL : be->pool, p->blocks, pass_block, p);
+}
+
+static struct total total_of(const struct pass *p, int row)
+{
+    const struct stat *s = p->stats + (size_t)row * (size_t)p->blocks;
+    struct total t = { -INFINITY, 0, 0 };
+
+    for (int b = 0; b < p->blocks; b++) t.max = (double)s[b].max > t.max ? (double)s[b].max : t.max;
+    for (int b = 0; b < p->blocks; b++) {
+        double down = (double)s[b].max - t.max, share = exp(down);
+        t.sum += share * (double)s[b].sum;
+        if (share > 0) t.mean += share * ((double)s[b].mean + down * (double)s[b].sum);
+    }
+    return t;
+}
+
+static float logp_of(float z, const struct total *t)
+{
+    return (float)((double)z - (t->max + log(t->sum)));
+}
+
+/* The next rows that have a target, side by side: at most TILE of them from *at on. Returns how many. */
+static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int n, int *at)
+{
+    int m = 0;
+
+    for (; *at < n && m < TILE; ++*at)
+        if (targets[*at] >= 0 && (!d || d[*at] != 0)) {
+            memcpy(to + (size_t)m * c, x + (size_t)*at * c, c * sizeof *to);
+            row[m++] = *at;
+        }
+    return m;
+}
+
+static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
+                         const struct wz_weight *w, const int *targets, float temperature, int n)
+{
+    float *rows = wz_cpu_scratch(be, 2, TILE * (size_t)w->in * sizeof *rows);
+    int row[TILE];
+
+    memset(logp, 0, (size_t)n * sizeof *logp);
+    memset(lse, 0, (size_t)n * sizeof *lse);
+    if (entropy) memset(entropy, 0, (size_t)n * sizeof *entropy);
+    for (int at = 0; at < n;) {
+        struct pass p = { .w = w, .x = rows };
+        p.m = rows_gather(rows, row, x, (size_t)w->in, targets, NULL, n, &at);
+        for (int i = 0; i < p.m; i++) {
+            p.scale[i] = 1 / temperature;
+            p.id[i] = targets[row[i]];
+        }
+        pass_run(be, &p);
+        for (int i = 0; i < p.m; i++) {
+            struct total t = total_of(&p, i);
+            lse[row[i]] = (float)(t.max + log(t.sum));
+            logp[row[i]] = logp_of(p.target[i], &t);
+            if (entropy) entropy[row[i]] = (float)(log(t.sum) - t.mean / t.sum);
+        }
+    }
+}
+
+struct picking { struct pass *p; const struct wz_pick *picks; int *token; float *logp; char *room; size_t size; int parts; };
+
+static void pick_part(void *arg, int part)
+{
+    const struct picking *k = arg;
+    const struct pass *p = k->p;
+
+    for (int i = part; i < p->m; i += k->parts) {
+        const float *z = p->z + (size_t)i * (size_t)p->w->out;
+        struct total t = total_of(p, i);
+        k->token[i] = wz_cpu_pick(p->hot, z, p->w->out, p->stats + (size_t)i * (size_t)p->blocks, t.max, t.sum, &k->picks[i],
+                                  k->room ? k->room + (size_t)part * k->size : NULL);
+        k->logp[i] = logp_of(z[k->token[i]] * p->scale[i], &t);
+    }
+}
+
+static void head_sample(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
+                        const struct wz_pick *picks, int n)
+{
+    int threads = wz_pool_threads(be->pool);
+
+    for (int at = 0; at < n; at += TILE) {
+        struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = n - at < TILE ? n - at : TILE };
+        struct picking k = { &p, picks + at, token + at, logp + at, NULL, wz_cpu_pick_room(w->out), small(w, p.m) ? 1 : threads };
+        p.z = wz_cpu_scratch(be, 1, wz_mul((size_t)p.m * sizeof *p.z, (size_t)w->out));
+        for (int i = 0; i < p.m; i++) {
+            p.scale[i] = k.picks[i].temperature > 0 ? 1 / k.picks[i].temperature : 1;
+            p.id[i] = -1;
+            if (!k.room && wz_cpu_pick_filters(&k.picks[i])) k.room = wz_cpu_scratch(be, 3, (size_t)k.parts * k.size);
+        }
+        pass_run(be, &p);
+        wz_pool_run(be->pool, k.parts, pick_part, &k);
+    }
+}
+
+static void head_logits(struct wz_backend *be, float *out, const float *x, const struct wz_weight *w, int n)
+{
+    be->ops.matmul(be, out, x, w, n, false);
+}
+
+struct back { const struct pass *p; int first; float *g, *d_w; const float *d, *lse; };
+
+static void back_block(void *arg, int b)
+{
+    const struct back *k = arg;
+    const struct pass *p = k->p;
+    int v = k->first + b * VOCAB, n = block_size(p->w, v);
+    float *g = k->g + b * VOCAB;
+
+    logits(p->hot, g, WIDE, p->x, p->w, v, p->m, n);
+    for (int i = 0; i < p->m; i++) {
+        p->hot->grad(g + (size_t)i * WIDE, p->scale[i], k->lse[i], k->d[i], n);
+        if (p->id[i] >= v && p->id[i] < v + n) g[(size_t)i * WIDE + (size_t)(p->id[i] - v)] += k->d[i];
+    }
+    if (!k->d_w) return;
+    struct gemm w = { .c = k->d_w + (size_t)v * (size_t)p->w->in, .a = g, .b = p->x, .ldc = (size_t)p->w->in, .sm = 1,
+                      .sk = WIDE, .ldb = (size_t)p->w->in, .m = n, .n = p->w->in, .k = p->m, .add = true };
+    p->hot->gemm(&w, 0, n, 0, w.n);
+}
+
+static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
+                      const int *targets, const float *d_logp, const float *lse, float temperature, int n)
+{
+    size_t c = (size_t)w->in;
+    float *rows = wz_cpu_scratch(be, 2, 2 * TILE * c * sizeof *rows), *d_rows = rows + TILE * c;
+    float d[TILE], l[TILE];
+    int row[TILE];
+
+    assert(w->packed);
+    memset(d_x, 0, (size_t)n * c * sizeof *d_x);
+    for (int at = 0; at < n;) {
+        struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
+        struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
+        p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
+        k.g = wz_cpu_scratch(be, 1, (size_t)TILE * WIDE * sizeof *k.g);
+        for (int i = 0; i < p.m; i++) {
+            p.scale[i] = 1 / temperature;
+            p.id[i] = targets[row[i]];
+            d[i] = d_logp[row[i]] / temperature;
+            l[i] = lse[row[i]];
+        }
+        for (k.first = 0; k.first < w->out; k.first += WIDE) {
+            int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;
+            wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
+            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows, .a = k.g,
+                                            .b = (const char *)w->data + (size_t)k.first * c * wz_type_size(w->type),
+                                            .ldc = c, .sm = WIDE, .sk = 1, .ldb = c, .m = p.m, .n = w->in, .k = cols,
+                                            .add = k.first > 0, .type = w->type });
+        }
+        for (int i = 0; i < p.m; i++) memcpy(d_x + (size_t)row[i] * c, d_rows + (size_t)i * c, c * sizeof *d_x);
+    }
+}
+
+void wz_ops_cpu_head(struct wz_ops *ops)
+{
+    ops->head_logprob = head_logprob;
+    ops->head_sample = head_sample;
+    ops->head_logits = head_logits;
+    ops->head_back = head_back;
+}

@@ -1,0 +1,12 @@
+/* Declares, for one set of instructions, the functions that its three files share. */
+#ifndef WZ_HOT_H
+#define WZ_HOT_H
+
+#include "kernels/cpu/isa.h"
+
+void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end);
+void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel);
+void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head);
+void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head);
+
+#endif

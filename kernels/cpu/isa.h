@@ -1,0 +1,148 @@
+/* The vocabulary of vectors: W floats at a time, W being 16 (AVX-512), 8 (AVX2 and FMA) or 4 (anything).
+ *
+ * Files that include this are compiled once for each set of instructions, with WZ_ISA defined to its name; HOT(f) is f_avx512
+ * and so on. Two rules keep the bits of AVX2 and AVX-512 alike: what is one FMA in one is one FMA in the other, and sums
+ * across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree joins. */
+#ifndef WZ_ISA_H
+#define WZ_ISA_H
+
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define HOT_PASTE(name, isa) name##_##isa
+#define HOT_NAME(name, isa) HOT_PASTE(name, isa)
+#define HOT(name) HOT_NAME(name, WZ_ISA)
+
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+enum { W = 16, MR4 = 6, MR2 = 12 };      /* MR4, MR2: most rows of a register tile 4 and 2 vectors wide */
+#define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
+#define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define SPLAT(x) ((vf)_mm512_set1_ps(x))
+#elif defined(__AVX2__)
+#include <immintrin.h>
+enum { W = 8, MR4 = 2, MR2 = 6 };
+#define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
+#define MAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define MIN(a, b) ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define SPLAT(x) ((vf)_mm256_set1_ps(x))
+#else
+enum { W = 4, MR4 = 2, MR2 = 6 };
+#define FMA(a, b, c) ((a) * (b) + (c))
+#define SPLAT(x) ((vf){ (x), (x), (x), (x) })
+#endif
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint16_t vh_any __attribute__((vector_size(2 * W), aligned(2), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+
+#define PICK(mask, a, b) ((vf)(((mask) & (vi)(a)) | (~(mask) & (vi)(b))))
+#ifndef MAX      /* like the instructions: the second where one is NaN */
+#define MAX(a, b) PICK((vi)((a) > (b)), a, b)
+#define MIN(a, b) PICK((vi)((a) < (b)), a, b)
+#endif
+
+INLINE vf load(const float *p)
+{
+    return *(const vf_any *)p;
+}
+
+INLINE void store(float *p, vf x)
+{
+    *(vf_any *)p = x;
+}
+
+INLINE vf load_half(const uint16_t *p)      /* bf16 */
+{
+    return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16);
+}
+
+/* The first n < W of a vector, the rest `fill`. */
+INLINE vf load_part(const float *p, int n, float fill)
+{
+    float buf[W];
+
+    for (int i = 0; i < W; i++) buf[i] = i < n ? p[i] : fill;
+    return load(buf);
+}
+
+INLINE void store_part(float *p, vf x, int n)
+{
+    float buf[W];
+
+    store(buf, x);
+    for (int i = 0; i < n; i++) p[i] = buf[i];
+}
+
+/* exp, below 2 ulp in [-87.3, 88.3], 0 below, exp(88.3) above, NaN for NaN.
+ * x = n ln 2 + r with |r| <= ln 2 / 2: 2^n goes into the exponent, e^r is its series up to r^7. */
+INLINE vf exp_v(vf x)
+{
+    const float low = -87.33f;
+    vf magic = SPLAT(12582912.f), c = MIN(SPLAT(88.3f), MAX(SPLAT(low), x));
+    vf n = FMA(c, SPLAT(1.44269504f), magic) - magic;      /* nearest: 1.5 * 2^23 leaves no bits for a fraction */
+    vf r = FMA(n, SPLAT(-0.693359375f), c);
+    r = FMA(n, SPLAT(2.12194440e-4f), r);
+    vf p = SPLAT(1.f / 5040);
+    p = FMA(p, r, SPLAT(1.f / 720));
+    p = FMA(p, r, SPLAT(1.f / 120));
+    p = FMA(p, r, SPLAT(1.f / 24));
+    p = FMA(p, r, SPLAT(1.f / 6));
+    p = FMA(p, r, SPLAT(.5f));
+    p = FMA(p * r, r, r) + SPLAT(1.f);
+    vi e = __builtin_convertvector(n, vi) << 23;
+    return (vf)(((vi)p + e) & ~(vi)(x < SPLAT(low)));
+}
+
+/* Sixteen lanes as an array of vectors, and the tree that joins them. */
+enum { LANES = 16 / W };
+struct lanes { vf v[LANES]; };
+
+INLINE struct lanes lanes_of(float x)
+{
+    struct lanes l;
+
+    for (int i = 0; i < LANES; i++) l.v[i] = SPLAT(x);
+    return l;
+}
+
+INLINE float lanes_sum(struct lanes l)
+{
+    float a[16];
+
+    for (int i = 0; i < LANES; i++) store(a + i * W, l.v[i]);
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) a[i] += a[i + h];
+    return a[0];
+}
+
+INLINE float lanes_max(struct lanes l)
+{
+    float a[16];
+
+    for (int i = 0; i < LANES; i++) store(a + i * W, l.v[i]);
+    for (int h = 8; h > 0; h /= 2)
+        for (int i = 0; i < h; i++) a[i] = a[i] > a[i + h] ? a[i] : a[i + h];
+    return a[0];
+}
+
+/* Loads elements [at, at + W) of a row of n, `fill` past its end. */
+INLINE vf load_in(const float *row, size_t at, size_t n, float fill)
+{
+    if (at + W <= n) return load(row + at);
+    return at >= n ? SPLAT(fill) : load_part(row + at, (int)(n - at), fill);
+}
+
+INLINE void store_in(float *row, size_t at, size_t n, vf x)
+{
+    if (at + W <= n) store(row + at, x);
+    else if (at < n) store_part(row + at, x, (int)(n - at));
+}
+
+#endif

@@ -1,0 +1,164 @@
+/* cpu, the part with positions: RoPE from a table of turns, the cache with turned keys, attention cut into tiles.
+ *
+ * Inside a page keys lie [D, P] and values [P, D]: a vector of a key row is one channel of 16 neighbours in time. Heads whose
+ * size is no multiple of 16 take ref's layout and ops. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/ref/ref.h"
+
+enum { TILE_ROWS = 12, TILE_STATE = 256, GRAIN = 1 << 19 };
+
+static bool fast(const struct wz_kv *kv)
+{
+    return kv->head_dim % 16 == 0 && kv->head_dim <= 256;
+}
+
+/* cos and sin of all positions up to `last`, from a table that grows; one table for each set of frequencies. */
+static const float *turns_of(struct cpu *cpu, const float *freq, int half, int last)
+{
+    struct turns *t = NULL;
+    size_t size = (size_t)half * sizeof *freq;
+
+    for (int i = 0; i < cpu->n_turns && !t; i++)
+        if (cpu->turns[i].half == half && memcmp(cpu->turns[i].freq, freq, size) == 0) t = &cpu->turns[i];
+    if (!t) {
+        cpu->turns = wz_realloc(cpu->turns, (size_t)(cpu->n_turns + 1) * sizeof *t);
+        t = &cpu->turns[cpu->n_turns++];
+        *t = (struct turns){ .freq = wz_alloc(size), .half = half };
+        memcpy(t->freq, freq, size);
+    }
+    if (last >= t->count) {
+        int count = last + 1 + last / 2 < 64 ? 64 : last + 1 + last / 2;
+        t->turn = wz_realloc(t->turn, wz_mul((size_t)count, 2 * size));
+        for (int p = t->count; p < count; p++)
+            for (int j = 0; j < half; j++) {
+                double angle = (double)p * (double)freq[j];
+                t->turn[((size_t)p * 2) * (size_t)half + (size_t)j] = (float)cos(angle);
+                t->turn[((size_t)p * 2 + 1) * (size_t)half + (size_t)j] = (float)sin(angle);
+            }
+        t->count = count;
+    }
+    return t->turn;
+}
+
+static void rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
+{
+    int last = 0;
+
+    for (int i = 0; i < n; i++) last = pos[i] > last ? pos[i] : last;
+    const float *turn = turns_of(be->state, freq, d / 2, last);
+    for (int i = 0; i < n; i++)
+        wz_hot(be)->rope(x + (size_t)i * (size_t)(heads * d), turn + (size_t)pos[i] * (size_t)d, heads, d, sign);
+}
+
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *r)
+{
+    struct wz_ops ref;
+    size_t d = (size_t)kv->head_dim, p = (size_t)kv->page;
+
+    if (!fast(kv)) {
+        wz_ops_ref_attention(&ref);
+        ref.kv_write(be, kv, k, v, r);
+        return;
+    }
+    for (int i = 0; i < r->n; i++) {
+        size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p], slot = (size_t)r->pos[i] % p;
+        for (int h = 0; h < kv->heads; h++, k += d, v += d) {
+            size_t at = (page * (size_t)kv->heads + (size_t)h) * p * d;
+            for (size_t j = 0; j < d; j++) kv->k[at + j * p + slot] = k[j];
+            memcpy(kv->v + at + slot * d, v, d * sizeof *v);
+        }
+    }
+}
+
+static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+{
+    struct wz_ops ref;
+    size_t d = (size_t)kv->head_dim, p = (size_t)kv->page, n = (size_t)count * sizeof(float);
+
+    if (!fast(kv)) {
+        wz_ops_ref_attention(&ref);
+        ref.kv_copy(be, kv, dst, src, count);
+        return;
+    }
+    for (size_t h = 0; h < (size_t)kv->heads; h++) {
+        size_t to = ((size_t)dst * (size_t)kv->heads + h) * p * d, from = ((size_t)src * (size_t)kv->heads + h) * p * d;
+        for (size_t j = 0; j < d; j++) memcpy(kv->k + to + j * p, kv->k + from + j * p, n);
+        memcpy(kv->v + to, kv->v + from, n * d);
+    }
+}
+
+struct tiles { const struct hot *hot; const struct attend *a; const int *from, *count; int heads; };
+
+static void attend_part(void *arg, int i)
+{
+    const struct tiles *t = arg;
+
+    t->hot->attend(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
+}
+
+static void attend_back_part(void *arg, int i)
+{
+    const struct tiles *t = arg;
+
+    t->hot->attend_back(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
+}
+
+/* Runs fn over tiles of at most `most` neighbouring rows of one sequence, by kv heads. */
+static void tiles_run(struct wz_backend *be, const struct attend *a, int most, void (*fn)(void *, int))
+{
+    const struct wz_rows *r = a->rows;
+    int *from = wz_cpu_scratch(be, 0, 2 * (size_t)r->n * sizeof *from), *count = from + r->n, n = 0;
+    double work = 0;
+
+    for (int i = 0; i < r->n; i += count[n++]) {
+        from[n] = i;
+        count[n] = 1;
+        while (i + count[n] < r->n && count[n] < most && r->seq[i + count[n]] == r->seq[i]) count[n]++;
+        work += (double)count[n] * (r->pos[i + count[n] - 1] + 1);
+    }
+    struct tiles t = { wz_hot(be), a, from, count, a->kv->heads };
+    wz_pool_run(work * a->heads * a->kv->head_dim < GRAIN ? NULL : be->pool, n * a->kv->heads, fn, &t);
+}
+
+static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
+                      const struct wz_rows *rows, int heads)
+{
+    struct wz_ops ref;
+    int group = heads / kv->heads, most = TILE_STATE / group;
+
+    if (!fast(kv)) {
+        wz_ops_ref_attention(&ref);
+        ref.attention(be, out, lse, q, kv, rows, heads);
+        return;
+    }
+    assert(group <= TILE_STATE);
+    tiles_run(be, &(struct attend){ .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads },
+              most < TILE_ROWS ? most : TILE_ROWS, attend_part);
+}
+
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
+                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+{
+    struct wz_ops ref;
+
+    if (!fast(kv)) {
+        wz_ops_ref_attention(&ref);
+        ref.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
+        return;
+    }
+    tiles_run(be, &(struct attend){ .q = q, .kv = kv, .rows = rows, .heads = heads, .d_out = d_out, .o = out,
+                                    .lse = (float *)lse, .d_q = d_q, .d_k = d_k, .d_v = d_v }, INT32_MAX, attend_back_part);
+}
+
+void wz_ops_cpu_attention(struct wz_ops *ops)
+{
+    ops->rope = rope;
+    ops->kv_write = kv_write;
+    ops->kv_copy = kv_copy;
+    ops->attention = attention;
+    ops->attention_back = attention_back;
+}
