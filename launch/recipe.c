@@ -35,7 +35,7 @@ struct resolver {
     struct wz_err *err;
 };
 
-/* ---- where things are --------------------------------------------------------------------------------------------- */
+/* ---- where things are ------------------------------------------------------------------------------------------ */
 
 static size_t push(struct resolver *r, const char *name)
 {
@@ -95,7 +95,7 @@ static void note_origin(struct resolver *r, size_t line, const char *override)
     r->origins[r->n_origins++] = (struct origin){ wz_arena_strdup(&r->arena, r->path.data), line, override };
 }
 
-/* ---- values -------------------------------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------------------------- */
 
 static bool in_range(double x, const char *range)
 {
@@ -172,7 +172,7 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
     }
 }
 
-/* ---- overrides ------------------------------------------------------------------------------------------------------ */
+/* ---- overrides ------------------------------------------------------------------------------------------------- */
 
 /* The overrides that go on below `name` (or below `other`, the element's other name); the rest end here. n + 1 rows. */
 static struct override *below(struct resolver *r, const struct override *list, const char *name, const char *other)
@@ -217,7 +217,7 @@ static int check_overrides(struct resolver *r, const struct wz_recipe_keys *keys
     return 0;
 }
 
-/* ---- the walk -------------------------------------------------------------------------------------------------------- */
+/* ---- the walk -------------------------------------------------------------------------------------------------- */
 
 /* An empty value, null or ~ is as good as an absent key. */
 static bool is_null(const yaml_node_t *node)
@@ -375,7 +375,7 @@ static int resolve_map(struct resolver *r, const struct wz_recipe_keys *keys, co
     return 0;
 }
 
-/* ---- from and to the struct ------------------------------------------------------------------------------------------- */
+/* ---- from and to the struct ------------------------------------------------------------------------------------ */
 
 static int resolve(struct resolver *r, const uint8_t *text, size_t n, char *const *overrides, int n_overrides)
 {
@@ -509,7 +509,7 @@ void wz_recipe_destroy(struct wz_recipe *recipe)
     if (recipe) cyaml_free(&config, &wz_recipe_schema, recipe, 0);
 }
 
-/* ---- what only the whole recipe tells ---------------------------------------------------------------------------------- */
+/* ---- what only the whole recipe tells -------------------------------------------------------------------------- */
 
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name)
 {

@@ -10,17 +10,21 @@
 
 struct run {
     char *dir, *title;
-    struct wz_recipe *recipe;              /* NULL: could not be read; no_recipe says why */
+    struct wz_recipe *recipe; /* NULL: could not be read; no_recipe says why */
     struct wz_buf recipe_text;
     struct wz_curves curves;
     struct wz_table table;
     struct wz_err no_recipe, no_curves, no_table;
-    struct wz_spot *spots; int n_spots;    /* the way through the plane */
+    const char **phases;
+    int n_phases;             /* in order of time */
+    const char *first, *last; /* the phases compared; "before" and "after" where the run got that far */
+    struct wz_spot *spots;
+    int n_spots; /* the way through the plane */
 };
 
 static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
 
-/* ---- numbers ------------------------------------------------------------------------------------------------------------ */
+/* ---- numbers --------------------------------------------------------------------------------------------------- */
 
 /* The mean over sets of a rate, all sets alike (paper section 8). The interval adds the sets' half-widths in square. */
 static struct wz_result average(const struct wz_table *t, const char *phase, const char *metric)
@@ -55,24 +59,30 @@ static double phase_order(const char *phase)
 
 static int by_phase(const void *a, const void *b)
 {
-    double x = phase_order(((const struct wz_spot *)a)->label), y = phase_order(((const struct wz_spot *)b)->label);
+    double x = phase_order(*(const char *const *)a), y = phase_order(*(const char *const *)b);
 
     return (x > y) - (x < y);
 }
 
-static void find_spots(struct run *run)
+static void find_phases(struct run *run)
 {
-    run->spots = wz_alloc(wz_mul((size_t)run->table.n + 1, sizeof *run->spots));
+    run->phases = wz_alloc(wz_mul((size_t)run->table.n + 1, sizeof *run->phases));
     for (int i = 0; i < run->table.n; i++) {
-        const char *phase = run->table.rows[i].phase;
         bool seen = false;
-        for (int k = 0; k < run->n_spots; k++) seen |= !strcmp(run->spots[k].label, phase);
-        if (seen) continue;
+        for (int k = 0; k < run->n_phases; k++) seen |= !strcmp(run->phases[k], run->table.rows[i].phase);
+        if (!seen) run->phases[run->n_phases++] = run->table.rows[i].phase;
+    }
+    qsort(run->phases, (size_t)run->n_phases, sizeof *run->phases, by_phase);
+    run->first = run->n_phases ? run->phases[0] : "before";
+    run->last = run->n_phases > 1 ? run->phases[run->n_phases - 1] : strcmp(run->first, "after") ? "after" : "before";
+
+    run->spots = wz_alloc(wz_mul((size_t)run->n_phases + 1, sizeof *run->spots));
+    for (int i = 0; i < run->n_phases; i++) {
+        const char *phase = run->phases[i];
         struct wz_result x = average(&run->table, phase, "orr"), y = average(&run->table, phase, "asr");
         if (isnan(x.value) || isnan(y.value)) continue;
         run->spots[run->n_spots++] = (struct wz_spot){ phase, x.value, y.value, x.low, x.high, y.low, y.high };
     }
-    qsort(run->spots, (size_t)run->n_spots, sizeof *run->spots, by_phase);
 }
 
 static double sum_of(const struct wz_curves *c, const char *name)
@@ -85,7 +95,7 @@ static double sum_of(const struct wz_curves *c, const char *name)
     return sum;
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------------------------- */
 
 static int run_open(struct run *run, const char *dir, struct wz_err *err)
 {
@@ -110,7 +120,7 @@ static int run_open(struct run *run, const char *dir, struct wz_err *err)
     path = wz_path("%s/summary.csv", dir);
     wz_table_read(&run->table, path, &run->no_table);
     free(path);
-    find_spots(run);
+    find_phases(run);
     return 0;
 }
 
@@ -122,10 +132,11 @@ static void run_close(struct run *run)
     wz_buf_finish(&run->recipe_text);
     wz_curves_finish(&run->curves);
     wz_table_finish(&run->table);
+    free(run->phases);
     free(run->spots);
 }
 
-/* ---- the page --------------------------------------------------------------------------------------------------------------- */
+/* ---- the page -------------------------------------------------------------------------------------------------- */
 
 static void write_missing(struct wz_buf *out, const char *what, const struct wz_err *why)
 {
@@ -141,9 +152,12 @@ static void begin_fact(struct wz_buf *out, const char *name)
 
 static void write_duration(struct wz_buf *out, double s)
 {
-    if (s < 120) wz_buf_printf(out, "%.1f s", s);
-    else if (s < 7200) wz_buf_printf(out, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
-    else wz_buf_printf(out, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
+    if (s < 120)
+        wz_buf_printf(out, "%.1f s", s);
+    else if (s < 7200)
+        wz_buf_printf(out, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
+    else
+        wz_buf_printf(out, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
 }
 
 static void write_facts(struct wz_buf *out, const struct run *run)
@@ -176,8 +190,10 @@ static void write_facts(struct wz_buf *out, const struct run *run)
         write_duration(out, run->curves.seconds);
         wz_buf_str(out, "</dd></div>");
         begin_fact(out, "tokens a second");
-        if (spent > 0 && !isnan(tokens)) wz_buf_printf(out, "%.0f</dd></div>", tokens / spent);
-        else wz_buf_str(out, "not recorded</dd></div>");
+        if (spent > 0 && !isnan(tokens))
+            wz_buf_printf(out, "%.0f</dd></div>", tokens / spent);
+        else
+            wz_buf_str(out, "not recorded</dd></div>");
     }
     wz_buf_str(out, "</dl>");
     if (!run->recipe) write_missing(out, "The recipe could not be read", &run->no_recipe);
@@ -210,15 +226,22 @@ static void write_tiles(struct wz_buf *out, const struct run *run)
     wz_buf_str(out, "<div class=\"tiles\">");
     for (size_t i = 0; i < WZ_COUNT(headline); i++) {
         const struct wz_measure *m = wz_measure_find(headline[i]);
-        struct wz_result b = average(&run->table, "before", m->name), a = average(&run->table, "after", m->name);
-        wz_buf_printf(out, "<div class=\"tile\"><div class=\"what\">%s</div><div class=\"big %s\">", m->title, colours[verdict(m, &b, &a) + 1]);
-        if (isnan(b.value)) wz_buf_str(out, "<small>\xe2\x80\x93 \xe2\x86\x92</small> ");
-        else wz_buf_printf(out, "<small>%.1f \xe2\x86\x92</small> ", 100 * b.value);
-        if (isnan(a.value)) wz_buf_str(out, "\xe2\x80\x93");
-        else wz_buf_printf(out, "%.1f%%", 100 * a.value);
+        struct wz_result b = average(&run->table, run->first, m->name), a = average(&run->table, run->last, m->name);
+        wz_buf_printf(out, "<div class=\"tile\"><div class=\"what\">%s</div><div class=\"big %s\">", m->title,
+                      colours[verdict(m, &b, &a) + 1]);
+        if (isnan(b.value))
+            wz_buf_str(out, "<small>\xe2\x80\x93 \xe2\x86\x92</small> ");
+        else
+            wz_buf_printf(out, "<small>%.1f \xe2\x86\x92</small> ", 100 * b.value);
+        if (isnan(a.value))
+            wz_buf_str(out, "\xe2\x80\x93");
+        else
+            wz_buf_printf(out, "%.1f%%", 100 * a.value);
         wz_buf_str(out, "</div><div class=\"by\">");
-        if (isnan(a.low)) wz_buf_str(out, "not measured");
-        else wz_buf_printf(out, "95%%: %.1f to %.1f, %lld prompts", 100 * a.low, 100 * a.high, (long long)a.n);
+        if (isnan(a.low))
+            wz_buf_str(out, "not measured");
+        else
+            wz_buf_printf(out, "95%%: %.1f to %.1f, %lld prompts", 100 * a.low, 100 * a.high, (long long)a.n);
         wz_buf_str(out, "</div></div>");
     }
     wz_buf_str(out, "</div>");
@@ -232,7 +255,8 @@ static struct wz_spot spot_of(const struct wz_result *r)
 static void write_row(struct wz_buf *out, const struct run *run, const char *set, const char *metric)
 {
     const struct wz_measure *m = wz_measure_find(metric);
-    const struct wz_result *b = wz_table_find(&run->table, "before", set, metric), *a = wz_table_find(&run->table, "after", set, metric);
+    const struct wz_result *b = wz_table_find(&run->table, run->first, set, metric),
+                           *a = wz_table_find(&run->table, run->last, set, metric);
     bool both = a && b && !isnan(a->value) && !isnan(b->value);
 
     wz_buf_str(out, "<tr><td>");
@@ -242,7 +266,10 @@ static void write_row(struct wz_buf *out, const struct run *run, const char *set
     wz_buf_str(out, "</td><td class=\"num\">");
     write_value(out, m, a);
     wz_buf_printf(out, "</td><td class=\"num %s\">", both ? colours[verdict(m, b, a) + 1] : "");
-    if (both) wz_buf_printf(out, "%+.1f", (m && m->rate ? 100 : 1) * (a->value - b->value));
+    if (both) {
+        double change = (m && m->rate ? 100 : 1) * (a->value - b->value);
+        wz_buf_printf(out, fabs(change) < 0.05 ? "0.0" : "%+.1f", change);
+    }
     wz_buf_str(out, "</td><td>");
     if (m && m->rate) {
         struct wz_spot before = spot_of(b), after = spot_of(a);
@@ -255,8 +282,11 @@ static void write_table(struct wz_buf *out, const struct run *run)
 {
     const struct wz_table *t = &run->table;
 
-    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>by kind of prompt</th><th class=\"num\">before</th><th class=\"num\">after</th>"
-                    "<th class=\"num\">change</th><th>0 to 100%</th><th class=\"num\">n</th></tr></thead><tbody>");
+    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>by kind of prompt</th><th class=\"num\">");
+    wz_html_add(out, run->first);
+    wz_buf_str(out, "</th><th class=\"num\">");
+    wz_html_add(out, run->last);
+    wz_buf_str(out, "</th><th class=\"num\">change</th><th>0 to 100%</th><th class=\"num\">n</th></tr></thead><tbody>");
     for (int i = 0; i < t->n; i++) {
         bool first = true;
         for (int k = 0; k < i; k++) first &= strcmp(t->rows[k].set, t->rows[i].set) != 0;
@@ -266,12 +296,33 @@ static void write_table(struct wz_buf *out, const struct run *run)
         wz_buf_str(out, "</td></tr>");
         for (int k = i; k < t->n; k++) {
             bool again = strcmp(t->rows[k].set, t->rows[i].set) != 0;
-            for (int j = i; j < k; j++) again |= !strcmp(t->rows[j].set, t->rows[k].set) && !strcmp(t->rows[j].metric, t->rows[k].metric);
+            for (int j = i; j < k; j++)
+                again |= !strcmp(t->rows[j].set, t->rows[k].set) && !strcmp(t->rows[j].metric, t->rows[k].metric);
             if (!again) write_row(out, run, t->rows[i].set, t->rows[k].metric);
         }
     }
-    wz_buf_str(out, "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is coloured where the two "
-                    "intervals are apart. Hollow: before; full: after.</p>");
+    wz_buf_str(out, "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is "
+                    "coloured where the two "
+                    "intervals are apart. Hollow: the first of the two; full: the second.</p>");
+}
+
+/* A table of the headline's averages; a row is begun by the caller with its first cell. */
+static void begin_averages(struct wz_buf *out, const char *what)
+{
+    wz_buf_printf(out, "<div class=\"scroll\"><table><thead><tr><th>%s</th>", what);
+    for (size_t i = 0; i < WZ_COUNT(headline); i++)
+        wz_buf_printf(out, "<th class=\"num\">%s</th>", wz_measure_find(headline[i])->title);
+    wz_buf_str(out, "</tr></thead><tbody>");
+}
+
+static void end_averages(struct wz_buf *out, const struct wz_table *t, const char *phase)
+{
+    for (size_t i = 0; i < WZ_COUNT(headline); i++) {
+        struct wz_result r = average(t, phase, headline[i]);
+        wz_buf_str(out, "</td><td class=\"num\">");
+        write_value(out, wz_measure_find(headline[i]), &r);
+    }
+    wz_buf_str(out, "</td></tr>");
 }
 
 /* The paper's own way through the plane: averages of its Table 1, rows 1 and 7. */
@@ -291,7 +342,9 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
     wz_buf_str(out, "<div class=\"planewrap\"><figure>");
     wz_plot_plane(out, "overrefusal rate of benign prompts (ORR)", "unsafe rate of harmful prompts (ASR)", paths, drawn);
     wz_buf_str(out, "</figure><div>");
-    if (drawn == 1) wz_buf_str(out, "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate, so no point is drawn.</p>");
+    if (drawn == 1)
+        wz_buf_str(out,
+                   "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate, so no point is drawn.</p>");
     if (n > 1) {
         wz_buf_str(out, "<div class=\"legend\">");
         for (int p = 1; p < drawn; p++) {
@@ -301,12 +354,28 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
         }
         wz_buf_str(out, "</div>");
     }
-    wz_buf_str(out, "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the hollow circle is the "
-                    "start, the large full one the end, whiskers are 95% intervals.</p><p class=\"note\">Both rates are plain averages over "
-                    "the kinds of prompts that measure them.</p><p class=\"note\">Grey diamonds: the averages that the WaltzRL paper "
-                    "reports for its base model and for its result. They come from another model (Llama-3.1-8B-Instruct), other "
-                    "prompts and another judge: a landmark, not a comparison.</p></div></div>");
+    wz_buf_str(
+        out, "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the hollow circle "
+             "is the "
+             "start, the large full one the end, whiskers are 95% intervals.</p><p class=\"note\">Both rates are plain "
+             "averages over "
+             "the kinds of prompts that measure them.</p><p class=\"note\">Grey diamonds: the averages that the WaltzRL paper "
+             "reports for its base model and for its result. They come from another model (Llama-3.1-8B-Instruct), other "
+             "prompts and another judge: a landmark, not a comparison.</p></div></div>");
     free(paths);
+}
+
+/* The points of the plane as numbers. */
+static void write_phases(struct wz_buf *out, const struct run *run)
+{
+    wz_buf_str(out, "<details><summary>Every evaluated checkpoint</summary>");
+    begin_averages(out, "checkpoint");
+    for (int i = 0; i < run->n_phases; i++) {
+        wz_buf_str(out, "<tr><td>");
+        wz_html_add(out, run->phases[i]);
+        end_averages(out, &run->table, run->phases[i]);
+    }
+    wz_buf_str(out, "</tbody></table></div></details>");
 }
 
 static void write_run(struct wz_buf *out, const struct run *run, int index)
@@ -320,24 +389,35 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
     wz_buf_str(out, "</h1>");
     write_facts(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");
-    if (*run->no_table.text) write_missing(out, "The results could not be read", &run->no_table);
-    else if (!measured) wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
+    if (*run->no_table.text)
+        write_missing(out, "The results could not be read", &run->no_table);
+    else if (!measured)
+        wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
+    if (measured && strcmp(run->last, "after")) {
+        wz_buf_str(out, "<p class=\"missing\">The run has no evaluation called after; compared with its last one so far, ");
+        wz_html_add(out, run->last);
+        wz_buf_str(out, ".</p>");
+    }
     if (measured) {
         write_tiles(out, run);
         write_table(out, run);
         wz_buf_str(out, "<h2>Safety and overrefusal</h2>");
         write_plane(out, run, 1);
+        if (run->n_phases > 2) write_phases(out, run);
     }
     wz_buf_str(out, "<h2>Curves</h2>");
-    if (*run->no_curves.text) write_missing(out, "The curves could not be read", &run->no_curves);
-    else if (!run->curves.lines) wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
+    if (*run->no_curves.text)
+        write_missing(out, "The curves could not be read", &run->no_curves);
+    else if (!run->curves.lines)
+        wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
     if (run->curves.bad)
-        wz_buf_printf(out, "<p class=\"missing\">%lld lines of metrics.jsonl could not be read, the first is line %lld.</p>",
-                      (long long)run->curves.bad, (long long)run->curves.first_bad);
+        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of metrics.jsonl could not be read, the first is line %lld.</p>",
+                      (long long)run->curves.bad, run->curves.bad > 1 ? "s" : "", (long long)run->curves.first_bad);
     if (run->curves.lines) {
         wz_curves_write(out, &run->curves, run->recipe);
-        wz_buf_str(out, "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a name are the last "
-                        "step's. Dotted lines: where a stage begins.</p>");
+        wz_buf_str(
+            out, "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a name are the last "
+                 "step's. Dotted lines: where a stage begins.</p>");
     }
     wz_buf_str(out, "<h2>What they say</h2>");
     if (wz_transcripts_write(out, path, index, &err) < 0) write_missing(out, "The transcripts could not be read", &err);
@@ -355,20 +435,13 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
 
 static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
 {
-    wz_buf_printf(out, "<h1>%d runs</h1><div class=\"scroll\"><table><thead><tr><th>run, after training</th>", n);
-    for (size_t i = 0; i < WZ_COUNT(headline); i++) wz_buf_printf(out, "<th class=\"num\">%s</th>", wz_measure_find(headline[i])->title);
-    wz_buf_str(out, "</tr></thead><tbody>");
+    wz_buf_printf(out, "<h1>%d runs</h1>", n);
+    begin_averages(out, "run, at its last evaluation");
     for (int k = 0; k < n; k++) {
         wz_buf_printf(out, "<tr><td><a href=\"#run%d\">", k);
         wz_html_add(out, runs[k].title);
-        wz_buf_str(out, "</a></td>");
-        for (size_t i = 0; i < WZ_COUNT(headline); i++) {
-            struct wz_result r = average(&runs[k].table, "after", headline[i]);
-            wz_buf_str(out, "<td class=\"num\">");
-            write_value(out, wz_measure_find(headline[i]), &r);
-            wz_buf_str(out, "</td>");
-        }
-        wz_buf_str(out, "</tr>");
+        wz_buf_str(out, "</a>");
+        end_averages(out, &runs[k].table, runs[k].last);
     }
     wz_buf_str(out, "</tbody></table></div><h2>Safety and overrefusal</h2>");
     write_plane(out, runs, n);
@@ -376,9 +449,11 @@ static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
 
 static void write_page(struct wz_buf *out, const struct run *runs, int n)
 {
-    wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-"
-                    "scale=1\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>");
-    wz_html_add(out, n == 1 ? runs[0].title : "Waltz: runs compared");
+    wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+                    "content=\"width=device-width,initial-"
+                    "scale=1\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+                    "'unsafe-inline'\"><title>");
+    wz_html_add(out, n > 1 ? "Waltz: runs compared" : runs[0].recipe ? runs[0].recipe->name : runs[0].title);
     wz_buf_printf(out, "</title><style>%s</style></head><body><main>\n", wz_report_style);
     if (n > 1) write_comparison(out, runs, n);
     for (int i = 0; i < n; i++) write_run(out, &runs[i], i);
@@ -392,11 +467,17 @@ int wz_cmd_report(int argc, char **argv)
         { "output", 'o', WZ_TEXT, &output, "FILE", "where to write; default: report.html in RUN, or here for several", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "report", .args = "RUN...", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = -1,
-        .about = "Writes one HTML page about finished or running runs: results before and after with their intervals, curves,\n"
-                 "the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it needs no network.",
+        .name = "report",
+        .args = "RUN...",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = -1,
+        .about =
+            "Writes one HTML page about finished or running runs: results before and after with their intervals, curves,\n"
+            "the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it needs no network.",
     };
-    struct wz_buf page = {0};
+    struct wz_buf page = { 0 };
     struct wz_err err;
     int status, n = wz_options_parse(&usage, argc, argv, &status), opened = 0, rc = 1;
 

@@ -8,7 +8,10 @@
 #include <string.h>
 
 /* A chart holds the series whose last word is one of `words`, or whose first word is `group`. First row that fits. */
-static const struct story { const char *title, *words, *group; bool share, folded; } stories[] = {
+static const struct story {
+    const char *title, *words, *group;
+    bool share, folded;
+} stories[] = {
     { "Rewards", "reward|c0|final", "reward", false, false },
     { "Label accuracy and JSON errors", "label_accuracy|json_errors", NULL, true, false },
     { "Feedback trigger rate", "ftr", NULL, true, false },
@@ -27,7 +30,7 @@ static const struct story { const char *title, *words, *group; bool share, folde
     { "Samples", "samples", NULL, false, true },
 };
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------------------------- */
 
 static struct wz_series *series_of(struct wz_curves *c, json_t *places, const char *name)
 {
@@ -42,7 +45,7 @@ static struct wz_series *series_of(struct wz_curves *c, json_t *places, const ch
 
 static void add_point(struct wz_series *s, double x, double y)
 {
-    if ((s->n & (s->n - 1)) == 0) {            /* full at every power of two */
+    if ((s->n & (s->n - 1)) == 0) { /* full at every power of two */
         size_t room = s->n ? wz_mul((size_t)s->n, 2) : 1;
         s->x = wz_realloc(s->x, wz_mul(room, sizeof *s->x));
         s->y = wz_realloc(s->y, wz_mul(room, sizeof *s->y));
@@ -58,7 +61,7 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
     struct wz_map map;
     int64_t number = 0;
 
-    *c = (struct wz_curves){0};
+    *c = (struct wz_curves){ 0 };
     if (wz_map_open(&map, path, err) < 0) {
         json_decref(places);
         return -1;
@@ -76,7 +79,7 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
         }
         c->lines++;
         c->last_step = json_number_value(step);
-        json_object_foreach(line, name, value) {
+        json_object_foreach (line, name, value) {
             double y = json_number_value(value);
             if (!strcmp(name, "step")) continue;
             if (!strcmp(name, "time")) {
@@ -101,7 +104,7 @@ void wz_curves_finish(struct wz_curves *c)
         free(c->series[i].y);
     }
     free(c->series);
-    *c = (struct wz_curves){0};
+    *c = (struct wz_curves){ 0 };
 }
 
 const struct wz_series *wz_curves_find(const struct wz_curves *c, const char *name)
@@ -111,7 +114,7 @@ const struct wz_series *wz_curves_find(const struct wz_curves *c, const char *na
     return NULL;
 }
 
-/* ---- charts --------------------------------------------------------------------------------------------------------------- */
+/* ---- charts ---------------------------------------------------------------------------------------------------- */
 
 static bool tells(const struct story *story, const char *name)
 {
@@ -145,7 +148,7 @@ static void write_chart(struct wz_buf *out, const char *title, bool share, const
 {
     struct wz_mark marks[64];
 
-    for (int i = 0; i < n; i += 8) {           /* eight colours a chart */
+    for (int i = 0; i < n; i += 8) { /* eight colours a chart */
         struct wz_chart chart = { title, series + i, n - i < 8 ? n - i : 8, marks, marks_of(recipe, marks), share };
         wz_plot_lines(out, &chart);
     }
@@ -168,7 +171,7 @@ void wz_curves_write(struct wz_buf *out, const struct wz_curves *c, const struct
             write_chart(out, stories[k].title, stories[k].share, picked, n, recipe);
         }
     }
-    for (int i = 0; i < c->n; i++) {           /* what no story tells: a chart each */
+    for (int i = 0; i < c->n; i++) { /* what no story tells: a chart each */
         if (story_of(c->series[i].name)) continue;
         if (!folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
         folded = true;

@@ -11,15 +11,21 @@
 #include <string.h>
 
 enum fate { FIXED, STILL, NEWLY, RIGHT, N_FATES };
-static const struct { const char *class, *title; int most; } fates[N_FATES] = {
+static const struct {
+    const char *class, *title;
+    int most;
+} fates[N_FATES] = {
     [FIXED] = { "fixed", "fixed", 3 },
     [STILL] = { "still", "still wrong", 3 },
     [NEWLY] = { "newly", "newly wrong", 3 },
     [RIGHT] = { "right", "right both times", 1 },
 };
-enum { LONGEST = 6000 };           /* bytes of a text shown */
+enum { LONGEST = 6000 }; /* bytes of a text shown */
 
-struct kind { const char *name; int seen[N_FATES], shown[N_FATES]; };
+struct kind {
+    const char *name;
+    int seen[N_FATES], shown[N_FATES];
+};
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -57,8 +63,10 @@ static void write_text(struct wz_buf *out, const char *class, const char *s)
 
     part[shown] = 0;
     wz_buf_printf(out, "<div class=\"%s\">", class);
-    if (*part) wz_html_add(out, part);
-    else wz_buf_str(out, "<em>(empty)</em>");
+    if (*part)
+        wz_html_add(out, part);
+    else
+        wz_buf_str(out, "<em>(empty)</em>");
     if (shown < n) wz_buf_printf(out, "<em> \xe2\x80\xa6 and %zu bytes more</em>", n - shown);
     wz_buf_str(out, "</div>");
     free(part);
@@ -77,7 +85,8 @@ static void write_turn(struct wz_buf *out, const json_t *turn, bool feedback)
     wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
     wz_html_add(out, text_of(turn, "agent"));
     wz_buf_str(out, "</b>");
-    if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
+    if (feedback && !valid)
+        write_chip(out, "bad", "not valid JSON");
     else if (unsafe || overrefuse) {
         if (unsafe) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: unsafe" : "unsafe");
         if (overrefuse) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: overrefusal" : "overrefuses");
@@ -105,13 +114,15 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
     wz_buf_str(out, "<div class=\"side\"><h4>");
     wz_html_add(out, phase);
     wz_buf_str(out, "</h4>");
-    json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
+    json_array_foreach (json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
     wz_buf_str(out, "</div>");
 }
 
-static void write_pair(struct wz_buf *out, enum fate fate, const char *first, const json_t *before, const char *last, const json_t *after)
+static void write_pair(struct wz_buf *out, enum fate fate, const char *first, const json_t *before, const char *last,
+                       const json_t *after)
 {
-    wz_buf_printf(out, "<article class=\"pair-card %s\"><header><span class=\"fate\">%s</span>", fates[fate].class, fates[fate].title);
+    wz_buf_printf(out, "<article class=\"pair-card %s\"><header><span class=\"fate\">%s</span>", fates[fate].class,
+                  fates[fate].title);
     write_chip(out, "quiet", flag(before, "harmful") ? "harmful prompt" : "benign prompt");
     wz_buf_str(out, "<span class=\"kind\">");
     wz_html_add(out, text_of(before, "kind"));
@@ -123,7 +134,7 @@ static void write_pair(struct wz_buf *out, enum fate fate, const char *first, co
     wz_buf_str(out, "</div></article>");
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------------------------- */
 
 /* Lines by phase, in the order the phases appear: {"before": {"kind\nid": line ...}, ...}. */
 static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
@@ -187,18 +198,22 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     int n_kinds = 0;
 
     if (!phases) return -1;
-    json_object_foreach(phases, name, set) {
-        if (!first) first = set, first_name = name;
-        else last = set, last_name = name;
+    json_object_foreach (phases, name, set) {
+        if (!first)
+            first = set, first_name = name;
+        else
+            last = set, last_name = name;
     }
     if (json_object_get(phases, "before")) first = json_object_get(phases, first_name = "before");
     if (json_object_get(phases, "after")) last = json_object_get(phases, last_name = "after");
-    if (bad) wz_buf_printf(out, "<p class=\"missing\">%lld lines of transcripts.jsonl could not be read.</p>", (long long)bad);
+    if (bad)
+        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of transcripts.jsonl could not be read.</p>", (long long)bad,
+                      bad > 1 ? "s" : "");
     if (!first || !last || first == last) {
         wz_buf_str(out, "<p class=\"missing\">transcripts.jsonl holds only one phase, so there is nothing to compare.</p>");
         goto out;
     }
-    json_object_foreach(first, key, line) {
+    json_object_foreach (first, key, line) {
         const json_t *after = json_object_get(last, key);
         if (after) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
     }
@@ -209,12 +224,13 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     write_counts(out, kinds, n_kinds);
     wz_buf_str(out, "<div class=\"filter\">");
     for (int f = -1; f < N_FATES; f++)
-        wz_buf_printf(out, "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>", index,
-                      index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "", index,
-                      f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
+        wz_buf_printf(out,
+                      "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>",
+                      index, index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "",
+                      index, f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
     for (int k = 0; k < n_kinds; k++)
         for (int f = 0; f < N_FATES; f++)
-            json_object_foreach(first, key, line) {
+            json_object_foreach (first, key, line) {
                 const json_t *after = json_object_get(last, key);
                 if (kinds[k].shown[f] >= fates[f].most) break;
                 if (!after || strcmp(text_of(line, "kind"), kinds[k].name) || fate_of(line, after) != (enum fate)f) continue;

@@ -45,7 +45,7 @@ struct wz_interval wz_wilson(int64_t hits, int64_t n)
     return (struct wz_interval){ hits == 0 ? 0 : (mid - half) / scale, hits == n ? 1 : (mid + half) / scale };
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------------------------ */
 
 void wz_table_add(struct wz_table *t, const struct wz_result *row)
 {
@@ -63,8 +63,9 @@ void wz_table_rate(struct wz_table *t, const char *phase, const char *set, const
                    uint64_t seed)
 {
     struct wz_interval in = wz_wilson(hits, n);
+    double rate = n > 0 ? (double)hits / (double)n : NAN;
 
-    wz_table_add(t, &(struct wz_result){ phase, set, metric, n > 0 ? (double)hits / (double)n : NAN, in.low, in.high, n, seed });
+    wz_table_add(t, &(struct wz_result){ phase, set, metric, rate, in.low, in.high, n, seed });
 }
 
 void wz_table_mean(struct wz_table *t, const char *phase, const char *set, const char *metric, double sum, double squares,
@@ -93,7 +94,7 @@ void wz_table_finish(struct wz_table *t)
     *t = (struct wz_table){0};
 }
 
-/* ---- for people ------------------------------------------------------------------------------------------------------ */
+/* ---- for people ------------------------------------------------------------------------------------------------ */
 
 /* Is row i the first with its phase (or, with metric, its set and metric)? */
 static bool first_of(const struct wz_table *t, int i, bool line)
@@ -226,7 +227,7 @@ void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
     walk_grid(t, markdown_cell, &(struct text_arg){ .out = out });
 }
 
-/* ---- CSV -------------------------------------------------------------------------------------------------------------- */
+/* ---- CSV ------------------------------------------------------------------------------------------------------- */
 
 static void csv_text(struct wz_buf *out, const char *s)
 {
@@ -284,7 +285,7 @@ static int csv_record(const char *text, size_t len, size_t *at, int *line, struc
             ++*at;
             if (*at < len && !strchr(",\r\n", text[*at])) goto broken;
         } else {
-            while (*at < len && text[*at] != ',' && text[*at] != '\n' && text[*at] != '\r') wz_buf_add(&field, text + (*at)++, 1);
+            while (*at < len && !strchr(",\r\n", text[*at])) wz_buf_add(&field, text + (*at)++, 1);
         }
         if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, field.data);
         n++;

@@ -2,6 +2,7 @@
  * and never as markup, and says what is missing. Leaves the page of the whole fake run in WALTZ_KEEP, if set, for the eye. */
 #include "test.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <unistd.h>
 
@@ -10,7 +11,7 @@
 
 #define NASTY "</pre><script>alert('x')</script><img src=http://evil onerror=1>&amp;"
 
-static char *dir;                  /* of the fake run */
+static char *dir; /* of the fake run */
 
 static void put(const char *name, const char *text, size_t n)
 {
@@ -39,32 +40,36 @@ static double noise(uint32_t a, uint32_t b)
 
 static void put_metrics(void)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     for (uint32_t s = 1; s <= 120; s++) {
         double t = s / 120.0, rise = 1 - exp(-5 * t);
-        wz_buf_printf(&text, "{\"step\":%u,\"time\":%.3f,\"reward/c0\":%.4f,\"reward/final\":%.4f,\"rollout/label_accuracy\":%.4f,"
-                      "\"rollout/json_errors\":%.4f,\"rollout/ftr\":%.4f,\"rollout/asr\":%.4f,\"rollout/orr\":%.4f,\"time/play\":%.4f,"
-                      "\"time/learn\":%.4f,\"time/publish\":0.01,\"time/step\":%.4f,\"rollout/tokens\":%.0f,\"feedback/kl\":%.5f,"
-                      "\"feedback/grad_norm\":%.4f,\"feedback/lr\":%.6g,\"odd one\":%u,\"feedback/reward\":%.4f",
-                      s, 1.7e9 + 2.5 * s, 0.5 + 0.3 * rise + 0.04 * noise(s, 1), 0.55 + 0.4 * rise + 0.03 * noise(s, 2),
-                      fmin(1, 0.3 + 0.6 * rise + 0.03 * noise(s, 3)), fmax(0, 0.4 - 0.4 * rise + 0.02 * noise(s, 4)),
-                      0.7 - 0.4 * rise + 0.03 * noise(s, 5), fmax(0, 0.5 - 0.42 * rise + 0.03 * noise(s, 6)),
-                      fmax(0, 0.4 - 0.3 * rise + 0.03 * noise(s, 7)), 1.4 + 0.1 * noise(s, 8), 0.9 + 0.05 * noise(s, 9),
-                      2.3 + 0.1 * noise(s, 10), 900 + 40 * noise(s, 11), 0.02 * t * t + 0.001 * noise(s, 12), 1 + 0.3 * noise(s, 13),
-                      3e-4 * (1 - 0.9 * t), s % 7, 0.2 + 0.5 * rise + 0.05 * noise(s, 16));
-        if (s > 60) wz_buf_printf(&text, ",\"conversation/kl\":%.5f,\"conversation/grad_norm\":%s", 0.01 * (t - .5), s == 80 ? "null" : "0.8");
+        wz_buf_printf(
+            &text,
+            "{\"step\":%u,\"time\":%.3f,\"reward/c0\":%.4f,\"reward/final\":%.4f,\"rollout/label_accuracy\":%.4f,"
+            "\"rollout/json_errors\":%.4f,\"rollout/ftr\":%.4f,\"rollout/asr\":%.4f,\"rollout/orr\":%.4f,\"time/play\":%.4f,"
+            "\"time/learn\":%.4f,\"time/publish\":0.01,\"time/step\":%.4f,\"rollout/tokens\":%.0f,\"feedback/kl\":%.5f,"
+            "\"feedback/grad_norm\":%.4f,\"feedback/lr\":%.6g,\"odd one\":%u,\"feedback/reward\":%.4f",
+            s, 1.7e9 + 2.5 * s, 0.5 + 0.3 * rise + 0.04 * noise(s, 1), 0.55 + 0.4 * rise + 0.03 * noise(s, 2),
+            fmin(1, 0.3 + 0.6 * rise + 0.03 * noise(s, 3)), fmax(0, 0.4 - 0.4 * rise + 0.02 * noise(s, 4)),
+            0.7 - 0.4 * rise + 0.03 * noise(s, 5), fmax(0, 0.5 - 0.42 * rise + 0.03 * noise(s, 6)),
+            fmax(0, 0.4 - 0.3 * rise + 0.03 * noise(s, 7)), 1.4 + 0.1 * noise(s, 8), 0.9 + 0.05 * noise(s, 9),
+            2.3 + 0.1 * noise(s, 10), 900 + 40 * noise(s, 11), 0.02 * t * t + 0.001 * noise(s, 12), 1 + 0.3 * noise(s, 13),
+            3e-4 * (1 - 0.9 * t), s % 7, 0.2 + 0.5 * rise + 0.05 * noise(s, 16));
+        if (s > 60)
+            wz_buf_printf(&text, ",\"conversation/kl\":%.5f,\"conversation/grad_norm\":%s", 0.01 * (t - .5),
+                          s == 80 ? "null" : "0.8");
         wz_buf_str(&text, "}\n");
     }
-    wz_buf_str(&text, "{\"step\":121,\"time\":17000");                      /* cut off by a crash */
+    wz_buf_str(&text, "{\"step\":121,\"time\":17000"); /* cut off by a crash */
     put("metrics.jsonl", text.data, text.len);
     wz_buf_finish(&text);
 }
 
 static void put_summary(void)
 {
-    struct wz_table t = {0};
-    struct wz_buf text = {0};
+    struct wz_table t = { 0 };
+    struct wz_buf text = { 0 };
 
     for (int i = 0; i <= 4; i++) {
         char phase[16];
@@ -86,25 +91,46 @@ static void put_summary(void)
 /* unsafe/overrefuse of the final answer before and after, for prompt i: each fate comes up in each kind. */
 static void put_transcripts(void)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     for (int phase = 0; phase < 2; phase++)
         for (int i = 0; i < 24; i++) {
             bool harmful = i % 2, wrong = phase ? i % 8 < 3 : i % 8 < 2 || i % 8 > 4;
-            wz_buf_printf(&text, "{\"phase\":\"%s\",\"kind\":\"%s\",\"id\":\"p%d\",\"prompt\":\"How do I %s number %d? %s\",\"harmful\":%s,\"turns\":["
-                          "{\"agent\":\"conversation\",\"text\":\"%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,\"reward\":%d,\"feedback\":\"\"},"
-                          "{\"agent\":\"feedback\",\"text\":\"{\\\"reasoning\\\": \\\"It says what it should not.\\\"}\",\"unsafe\":%s,\"overrefuse\":false,"
+            wz_buf_printf(&text,
+                          "{\"phase\":\"%s\",\"kind\":\"%s\",\"id\":\"p%d\",\"prompt\":\"How do I %s number %d? "
+                          "%s\",\"harmful\":%s,\"turns\":["
+                          "{\"agent\":\"conversation\",\"text\":\"%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
+                          "\"reward\":%d,\"feedback\":\"\"},"
+                          "{\"agent\":\"feedback\",\"text\":\"{\\\"reasoning\\\": \\\"It says what it should "
+                          "not.\\\"}\",\"unsafe\":%s,\"overrefuse\":false,"
                           "\"valid\":%s,\"reward\":0.35,\"feedback\":\"Keep the story, leave out the recipe. %s\"},"
-                          "{\"agent\":\"conversation\",\"text\":\"Here is the answer, reconsidered. %s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
+                          "{\"agent\":\"conversation\",\"text\":\"Here is the answer, reconsidered. "
+                          "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
                           "\"reward\":%d,\"feedback\":\"\"}]}\n",
-                          phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence", i,
-                          i == 0 ? NASTY : "", harmful ? "true" : "false", i == 0 ? NASTY : "First answer.", harmful ? "true" : "false",
-                          harmful ? "false" : "true", 0, harmful ? "true" : "false", i % 5 ? "true" : "false", i == 0 ? NASTY : "",
-                          i == 0 ? NASTY : "", wrong && harmful ? "true" : "false", wrong && !harmful ? "true" : "false", !wrong);
+                          phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence",
+                          i, i == 0 ? NASTY : "", harmful ? "true" : "false", i == 0 ? NASTY : "First answer.",
+                          harmful ? "true" : "false", harmful ? "false" : "true", 0, harmful ? "true" : "false",
+                          i % 5 ? "true" : "false", i == 0 ? NASTY : "", i == 0 ? NASTY : "",
+                          wrong && harmful ? "true" : "false", wrong && !harmful ? "true" : "false", !wrong);
         }
     wz_buf_str(&text, "nonsense\n");
     put("transcripts.jsonl", text.data, text.len);
     wz_buf_finish(&text);
+}
+
+/* What the command prints is not of this test's own report. */
+static int quiet_report(int argc, char **argv)
+{
+    int out = dup(1), null = open("/dev/null", O_WRONLY), rc;
+
+    fflush(stdout);
+    dup2(null, 1);
+    rc = wz_cmd_report(argc, argv);
+    fflush(stdout);
+    dup2(out, 1);
+    close(out);
+    close(null);
+    return rc;
 }
 
 /* Runs `waltz report` on up to two folders; the page, heap. */
@@ -115,7 +141,8 @@ static char *render(const char *a, const char *b)
     struct wz_map map;
     struct wz_err err;
 
-    assert_int_equal(wz_cmd_report(b ? 5 : 4, argv), 0);
+    int status = quiet_report(b ? 5 : 4, argv);
+    assert_int_equal(status, 0);
     assert_int_equal(wz_map_open(&map, page, &err), 0);
     char *text = wz_alloc(map.len + 1);
     memcpy(text, map.bytes, map.len);
@@ -183,20 +210,24 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<h1>sandbox</h1>");
     has(page, "<dt>seed</dt><dd>7</dd>");
     has(page, "<dt>steps</dt><dd>120</dd>");
-    has(page, "<dt>wall time</dt><dd>4 min 57 s</dd>");             /* 119 steps of 2.5 s */
-    has(page, "<small>55.6 \xe2\x86\x92</small> 8.1%");               /* (39 + 50) / 160 and (4 + 9) / 160 */
+    has(page, "<dt>wall time</dt><dd>4 min 57 s</dd>"); /* 119 steps of 2.5 s */
+    has(page, "<small>55.6 \xe2\x86\x92</small> 8.1%"); /* (39 + 50) / 160 and (4 + 9) / 160 */
     has(page, "<small>45.0 \xe2\x86\x92</small> 8.8%");
-    has(page, "5.0% <small>[2.0, 12.2]</small>");                     /* 4 of 80 */
-    has(page, "<td class=\"num good\">-43.8</td>");                   /* 39 to 4 of 80 */
+    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]: .08125 - hypot(.0304, .0522) / 2, + hypot(.0716, .0877) / 2 */
+    has(page, "95%: 5.1 to 13.8, 160 prompts");
+    has(page, "5.0% <small>[2.0, 12.2]</small>");   /* 4 of 80 */
+    has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
     has(page, "recipe.yaml, with every key");
-    has(page, "1 lines of metrics.jsonl could not be read, the first is line 121.");
-    has(page, "1 lines of transcripts.jsonl could not be read.");
-    has(page, "<td>benign</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td>");
+    has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
+    has(page, "1 line of transcripts.jsonl could not be read.");
+    has(page,
+        "<td>benign</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td>");
     assert_int_equal(count(page, "<article class=\"pair-card fixed\">"), 6);
     assert_int_equal(count(page, "<article class=\"pair-card newly\">"), 3);
     assert_int_equal(count(page, "<article class=\"pair-card right\">"), 2);
     has(page, "not valid JSON");
     has(page, "paper: WaltzRL");
+    has(page, "<tr><td>step-60</td>");
     has(page, "a landmark, not a comparison");
     assert_true(count(page, "<figure class=\"chart\">") >= 8);
     has(page, "<figcaption>odd one</figcaption>");
