@@ -461,6 +461,69 @@ static void bad_tensors(void **state)
     free(path);
 }
 
+/* Without a wait for the disk: there are many of these. */
+static void rewrite(const char *path, const void *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* The first `head` bytes of a file with up to four of them changed, many times over: a model or a sentence, never a crash. */
+static void scramble(const char *load, const char *file, size_t head, uint32_t which)
+{
+    const char *often = getenv("WALTZ_FUZZ");          /* how many times; a long run is a matter of patience */
+    uint32_t times = often ? (uint32_t)strtoul(often, NULL, 10) : 300;
+    struct wz_map map;
+    struct wz_err err;
+
+    assert_int_equal(wz_map_open(&map, file, &err), 0);
+    uint8_t *bytes = wz_alloc(map.len), *kept = wz_alloc(map.len);
+    size_t len = map.len;
+    memcpy(kept, map.bytes, len);
+    wz_map_close(&map);
+    if (head > len) head = len;
+    for (uint32_t i = 0; i < times; i++) {
+        memcpy(bytes, kept, len);
+        for (uint32_t k = 0; k <= (i & 3); k++) {
+            uint64_t r = wz_random((struct wz_key) { 1, WZ_RNG_TEST, which, i, k, 0 });
+            bytes[r % head] = r & 1u << 30 ? (uint8_t)(r >> 40) : (uint8_t)"0123456789-e.,:[]{}\"nu"[(r >> 40) % 22];
+        }
+        rewrite(file, bytes, len);
+        err.text[0] = 0;
+        struct wz_model *m = wz_model_load(load, WZ_F32, be, &err);
+        if (!m && !err.text[0]) fail_msg("%s, change %u: refused without a sentence", file, i);
+        wz_model_destroy(m);
+    }
+    rewrite(file, kept, len);
+    free(bytes);
+    free(kept);
+}
+
+static void any_bytes(void **state)
+{
+    char *dir = test_scratch("bytes"), *gguf_path = test_scratch("bytes.gguf");
+    struct wz_model *m = model_make(&config, WZ_F32);
+    float divisors[4];
+
+    saved(m, dir, 20000);
+    for (int i = 0; i < 4; i++) divisors[i] = (float)pow(config.rope_theta, -2.0 * i / 8) / m->freq[i];
+    gguf_write(m, gguf_path, divisors, "llama");
+    static const char *const files[] = { "config.json", "generation_config.json", "model.safetensors.index.json", "model-00001-of-00006.safetensors" };
+    for (uint32_t i = 0; i < WZ_COUNT(files); i++) {
+        char *path = wz_path("%s/%s", dir, files[i]);
+        scramble(dir, path, 900, i);
+        wz_model_destroy(model_of(dir, WZ_F32, be));   /* put back */
+        free(path);
+    }
+    scramble(gguf_path, gguf_path, 2000, 9);
+    wz_model_destroy(m);
+    free(dir);
+    free(gguf_path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -470,6 +533,7 @@ int main(void)
         cmocka_unit_test(spellings),
         cmocka_unit_test(bad_configs),
         cmocka_unit_test(bad_tensors),
+        cmocka_unit_test(any_bytes),
     };
 
     return cmocka_run_group_tests(tests, open_ref, close_ref);
