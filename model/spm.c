@@ -14,7 +14,7 @@
 void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze)
 {
     static const struct { const char *kind, *pattern, *content; } squeezes[] = {
-        {"Regex", "\\A +| +\\z", ""}, {"Regex", " {2,}", " "}};
+        {"Regex", "\\A +|[ \xe2\x96\x81]+\\z", ""}, {"Regex", " {2,}", " "}};
     json_t *parts = json_array(), *decoders = json_array();
 
     for (size_t i = 0; squeeze && i < WZ_COUNT(squeezes); i++)

@@ -90,8 +90,9 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
         config = slash ? wz_path("%.*s/tokenizer_config.json", (int)(slash - path), path) : wz_strdup("tokenizer_config.json");
     }
     if (load_file(tok, err) < 0) goto out;
-    bool lone = ends_with(tok->name, ".bin") || ends_with(tok->name, ".gguf");      /* those say all themselves */
-    if (!lone && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
+    /* A tokenizer_config.json speaks of the file with the hub's name, not of what else lies beside it. */
+    bool hub = ends_with(tok->name, "/tokenizer.json") || ends_with(tok->name, "/tokenizer.model") || !strchr(tok->name, '/');
+    if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
     rc = wz_vocab_seal(tok, err);
 out:
     free(config);

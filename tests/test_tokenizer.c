@@ -201,8 +201,17 @@ static void llama2_from_bin(void **state)
     vectors("tok_llama2/tokenizer.bin", "tok_llama2/ggml-vocab-llama-spm.gguf.inp", 32000);
 }
 
-int main(void)
+/* With two arguments, MODEL and DIR, the program saves the tokenizer there instead: tests/reference/tokenizer.py. */
+int main(int argc, char **argv)
 {
+    if (argc == 3) {
+        struct wz_err err;
+        struct wz_tokenizer *tok = wz_tokenizer_load(argv[1], &err);
+        if (tok && wz_tokenizer_save(tok, argv[2], &err) == 0) return 0;
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_is_worked_out_by_hand),
         cmocka_unit_test(invalid_utf8_names_the_byte),
