@@ -12,7 +12,8 @@
 
 #include "model/tokenizer.h"
 
-enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30 };
+/* U+FFFF, which is no character, stands in piece texts for U+0000, which a jansson key and a C string can't hold. */
+enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30, WZ_NUL_CHAR = 0xffff };
 
 enum wz_piece_kind {
     WZ_PIECE_NONE,         /* a hole: no piece has this id */

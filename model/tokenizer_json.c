@@ -3,8 +3,7 @@
  *
  *   model.vocab       {"piece": id}            model.merges   ["a b", ...] or [["a", "b"], ...], lowest rank first
  *   added_tokens      [{id, content, special}] normalizer, pre_tokenizer, decoder, post_processor
- *
- * A vocabulary may have U+0000 as a piece, which a jansson key can't hold; U+FFFF, no character at all, stands in. */
+ */
 #include "model/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -37,22 +36,12 @@ static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *er
 {
     const char *key;
     json_t *value;
-    char *text;
 
     json_object_foreach(vocab, key, value) {
-        size_t n = strlen(key), m = 0;
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= WZ_VOCAB_MAX)
             return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key, WZ_VOCAB_MAX - 1);
-        text = wz_realloc(NULL, n + 1);
-        for (size_t i = 0; i < n; i++) {
-            bool nul = n - i >= 3 && memcmp(key + i, "\xef\xbf\xbf", 3) == 0;
-            text[m++] = nul ? 0 : key[i];
-            if (nul) i += 2;
-        }
-        int rc = wz_vocab_add(tok, (int)id, text, m, WZ_PIECE_NORMAL, 0, err);
-        free(text);
-        if (rc < 0) return -1;
+        if (wz_vocab_add(tok, (int)id, key, strlen(key), WZ_PIECE_NORMAL, 0, err) < 0) return -1;
     }
     return 0;
 }
@@ -126,9 +115,8 @@ int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct w
     int rc = -1;
 
     wz_buf_add(&b, bytes, n);
-    for (char *p = b.data; p && (p = memchr(p, '\\', n - (size_t)(p - b.data))); p += 2)
-        if (n - (size_t)(p - b.data) >= 6 && memcmp(p, "\\u0000", 6) == 0) memcpy(p, "\\uffff", 6);
-        else if (n - (size_t)(p - b.data) < 2) break;
+    for (char *p = b.data, *end = p + n; (p = memchr(p, '\\', (size_t)(end - p))) && end - p >= 6; p += 2)
+        if (memcmp(p, "\\u0000", 6) == 0) memcpy(p, "\\uffff", 6);                   /* WZ_NUL_CHAR */
     root = wz_json_parse(b.data, n, tok->name, err);
     wz_buf_finish(&b);
     if (!root) return -1;

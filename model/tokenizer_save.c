@@ -24,7 +24,16 @@ static void write_part(struct wz_buf *b, const char *key, const json_t *part)
 
 static void write_piece(struct wz_buf *b, const struct wz_piece *p)
 {
-    wz_json_string(b, p->text, (size_t)p->n_text);
+    struct wz_buf text = {0};
+    const char *end = p->text + p->n_text, *s = p->text;
+
+    for (const char *nul; (nul = memmem(s, (size_t)(end - s), "\xef\xbf\xbf", 3)); s = nul + 3) {
+        wz_buf_add(&text, s, (size_t)(nul - s));
+        wz_buf_add(&text, "", 1);
+    }
+    wz_buf_add(&text, s, (size_t)(end - s));
+    wz_json_string(b, text.data, text.len);
+    wz_buf_finish(&text);
 }
 
 static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)

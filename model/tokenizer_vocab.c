@@ -67,7 +67,7 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
     if (id < 0 || id >= WZ_VOCAB_MAX)
         return wz_fail(err, "%s: piece \"%.*s\" has id %d, 0 to %d was expected", tok->name, shown, text, id, WZ_VOCAB_MAX - 1);
     if (n == 0 || n > 4096) return wz_fail(err, "%s: piece %d is %zu bytes long, 1 to 4096 were expected", tok->name, id, n);
-    if (wz_utf8_valid(text, n) < n) return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
+    if (wz_utf8_valid(text, n) < n || memchr(text, 0, n)) return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
     if (wz_vocab_at(tok, id)) return wz_fail(err, "%s: id %d has two pieces, the second is \"%.*s\"", tok->name, id, shown, text);
     int other = wz_vocab_find(tok, text, n);
     if (other >= 0) return wz_fail(err, "%s: piece \"%.*s\" has two ids, %d and %d", tok->name, shown, text, other, id);
@@ -229,23 +229,26 @@ static int hex(char c)
  * a character outside the alphabet. */
 static void decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_buf *b)
 {
-    bool itself = p->kind == WZ_PIECE_ADDED || p->kind == WZ_PIECE_SPECIAL;
+    bool bytes = tok->byte_level && p->kind == WZ_PIECE_NORMAL;
     int len;
 
+    for (int at = 0; at < p->n_text && bytes; at += len)
+        bytes = wz_char_byte(wz_utf8_get(p->text + at, (size_t)(p->n_text - at), &len)) >= 0;
     wz_buf_clear(b);
-    for (int at = 0; at < p->n_text && p->kind == WZ_PIECE_NORMAL && !itself; at += len) {
+    for (int at = 0; at < p->n_text; at += len) {
         uint32_t code = wz_utf8_get(p->text + at, (size_t)(p->n_text - at), &len);
-        char byte = (char)wz_char_byte(code);
-        if (!tok->byte_level && code != 0x2581) wz_buf_add(b, p->text + at, (size_t)len);
-        else wz_buf_add(b, tok->byte_level ? &byte : " ", 1);
-        itself = tok->byte_level && wz_char_byte(code) < 0;
+        char byte = bytes ? (char)wz_char_byte(code) : ' ';
+        if (code == WZ_NUL_CHAR) wz_buf_add(b, "", 1);
+        else if (bytes || (code == 0x2581 && !tok->byte_level && p->kind == WZ_PIECE_NORMAL)) wz_buf_add(b, &byte, 1);
+        else wz_buf_add(b, p->text + at, (size_t)len);
     }
     if (p->kind == WZ_PIECE_BYTE) {
         char byte = (char)(hex(p->text[3]) << 4 | hex(p->text[4]));
+        wz_buf_clear(b);
         wz_buf_add(b, &byte, 1);
     }
-    p->bytes = itself ? p->text : keep(tok, b->data, b->len);
-    p->n_bytes = itself ? p->n_text : (int)b->len;
+    p->bytes = keep(tok, b->data, b->len);
+    p->n_bytes = (int)b->len;
 }
 
 /* Where the files don't say: the names that models of these families use. */

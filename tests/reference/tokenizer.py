@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Holds `waltz tokenize` against the hub's own libraries, token for token.
 
-usage: tokenizer.py BUILD DATA [SMOLLM2.gguf]
+usage: tokenizer.py BUILD DATA [SMOLLM2.gguf [GOLDEN.jsonl]]
 
-BUILD is the build folder, DATA the test data. Needs the packages tokenizers, sentencepiece and jinja2, and gguf for the last
-argument. Texts are made here from a seed: words, blanks of all kinds, digits, scripts, emoji, control characters. Compared:
+BUILD is the build folder, DATA the test data. Needs the packages tokenizers, sentencepiece and jinja2, and gguf for the third
+argument. With the fourth, also writes golden vectors: texts of our own and the ids that the hub's libraries gave. Texts are made here from a seed: words, blanks of all kinds, digits, scripts, emoji, control characters. Compared:
   - every kind of file with the library that owns it, and
   - the folder that Waltz saves from it, read by `tokenizers`;
   - chat templates, rendered by jinja2 and encoded with special tokens as such.
 Exit status 1 and the first differences when something differs."""
-import json, os, random, subprocess, sys, tempfile
+import json, os, random, subprocess, sys, tempfile, unicodedata
 import jinja2, sentencepiece, tokenizers
 
 BUILD, DATA = sys.argv[1:3]
 failures = 0
+golden = []
 
 
 def waltz(model, lines, *options):
@@ -52,7 +53,16 @@ def texts(n, seed):
     some = ["".join(rng.choice(PARTS) + (" " if rng.random() < 0.4 else "") for _ in range(rng.randint(1, 24))) for _ in range(n)]
     some += ["".join(chr(c) for c in (rng.choice([rng.randrange(0x20, 0x250), rng.randrange(0x250, 0xd800), rng.randrange(0xe000, 0x11000),
              rng.randrange(0x1f000, 0x1fb00)]) for _ in range(rng.randint(1, 40)))) for _ in range(n // 2)]
-    return [""] + PARTS + some
+    # Characters younger than the Unicode of PCRE2 (and of Python's tables) may be of another class in newer libraries.
+    return [""] + PARTS + ["".join(c for c in t if unicodedata.category(c) != "Cn") for t in some]
+
+
+OWN = ["Two agents dance: one answers, the other listens.", "  It's 2024-07-26, isn't it?\n\n\tYes!  ", "Größe Straße naïve — «да», 日本語 ไทย",
+       "x = {\"unsafe\": false, \"overrefuse\": true}\r\n", "<|eot_id|><s>[INST]<|im_end|>", "😀👩‍👩‍👧 e\u0301 ½ ²", "1234567890 12 3", "     ", "\n\n\n", "a"]
+
+
+def keep_texts(model, hub):
+    golden.extend({"model": model, "text": t, "ids": hub.encode(t, add_special_tokens=False).ids} for t in OWN)
 
 
 def compare_hub(what, model, folder, sample):
@@ -145,6 +155,8 @@ def compare_chat(name, model, hub, jinja, bos, eos):
             lines.append({"messages": messages, "generate": generate})
             wanted.append(ids)
     report(f"template {name} of {model}", lines, waltz(model, lines, "--template", name), wanted)
+    key = model[len(DATA) + 1:] if model.startswith(DATA) else "smollm2"
+    golden.extend({"model": key, "template": name, **line, "ids": ids} for line, ids in zip(lines[:8], wanted))
 
 
 def compare_variants(folder, key, variants, added, sample):
@@ -214,6 +226,11 @@ def main():
         plain = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" \
                 "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
         compare_chat("chatml", sys.argv[3], smol, plain, "<|im_start|>", "<|im_end|>")
+        for model, library in (("tok_llama3/tokenizer.json", hub), ("tok_llama2/tokenizer.model", llama2), ("smollm2", smol)):
+            keep_texts(model, library)
+    if len(sys.argv) > 4:
+        with open(sys.argv[4], "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in golden)
     sys.exit(failures > 0)
 
 

@@ -1,0 +1,287 @@
+/* The promise: a conversation becomes the ids that the model's own chat template would give; only the template writes special
+ * tokens, and ids that a model wrote go in as they are. */
+#include "tokenizer_help.h"
+
+static const struct wz_template *found(const char *name, const struct wz_tokenizer *tok)
+{
+    struct wz_err err = {""};
+    const struct wz_template *t = wz_template_find(name, tok, &err);
+
+    if (!t) fail_msg("%s", err.text);
+    return t;
+}
+
+/* Wanted ids: a number is an id, in a string every byte is its own id ('\0' ends the list). */
+static void want_text(struct wz_ids *ids, const char *text)
+{
+    for (; *text; text++) wz_ids_add(ids, (unsigned char)*text);
+}
+
+static void applied(const struct wz_tokenizer *tok, const char *name, const struct wz_message *messages, int n, bool generate,
+                    struct wz_ids *want)
+{
+    struct wz_ids got = {0};
+    struct wz_err err = {""};
+
+    if (wz_template_apply(found(name, tok), tok, messages, n, generate, &got, &err) < 0) fail_msg("%s: %s", name, err.text);
+    check_ids(name, &got, want->ids, want->n);
+    wz_ids_finish(&got);
+    wz_ids_finish(want);
+}
+
+static void sandbox_by_hand(void **state)
+{
+    struct wz_tokenizer *tok = tiny_load(false);
+    const int wrote[] = {T_HELLO, 'x', T_END};
+    const struct wz_message messages[] = {
+        {.role = WZ_SYSTEM, .text = "be"}, {.role = WZ_USER, .text = " <end>"}, {.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 3},
+        {.role = WZ_USER, .text = ""}, {.role = WZ_ASSISTANT, .text = "y"},
+    };
+    struct wz_ids want = {0};
+
+    wz_ids_add(&want, T_SYS);
+    want_text(&want, "be");
+    wz_ids_add(&want, T_USER);
+    want_text(&want, " <end>");                            /* text, not the token */
+    wz_ids_append(&want, (const int[]){T_END, T_ASST, T_HELLO, 'x', T_END, T_USER, T_END, T_ASST, 'y', T_END, T_ASST}, 11);
+    applied(tok, "sandbox", messages, 5, true, &want);
+
+    wz_ids_add(&want, T_ASST);                             /* ids without an end token; one end token is taken off, not two */
+    wz_ids_append(&want, (const int[]){T_HELLO, 'x', T_END, T_ASST, T_END, T_END}, 6);
+    const struct wz_message two[] = {{.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 2},
+                                     {.role = WZ_ASSISTANT, .ids = (const int[]){T_END, T_END}, .n_ids = 2}};
+    applied(tok, "sandbox", two, 2, false, &want);
+    wz_tokenizer_destroy(tok);
+}
+
+static void llama3_by_hand(void **state)
+{
+    struct wz_tokenizer *tok = tiny_load(false);
+    const struct wz_message messages[] = {{.role = WZ_USER, .text = "\xc2\xa0\n hello world \t"}};
+    struct wz_ids want = {0};
+
+    wz_ids_append(&want, (const int[]){T_BOS, T_HEAD}, 2);
+    want_text(&want, "user");
+    wz_ids_append(&want, (const int[]){T_UNHEAD, '\n', '\n', T_HELLO, T_WORLD, T_EOT, T_HEAD}, 7);
+    want_text(&want, "assistant");
+    wz_ids_append(&want, (const int[]){T_UNHEAD, T_LF2}, 2);
+    applied(tok, "llama3", messages, 1, true, &want);
+    wz_tokenizer_destroy(tok);
+}
+
+static void chatml_by_hand(void **state)
+{
+    struct wz_tokenizer *tok = tiny_load(false);
+    const struct wz_message messages[] = {{.role = WZ_USER, .text = " hello"}};
+    struct wz_ids want = {0}, plain = {0}, with = {0}, system = {0};
+    struct wz_err err;
+
+    wz_ids_add(&want, T_IM_START);
+    want_text(&want, "user\n ");
+    wz_ids_append(&want, (const int[]){T_HELLO, T_IM_END, '\n', T_IM_START}, 4);
+    want_text(&want, "assistant\n");
+    applied(tok, "chatml", messages, 1, true, &want);
+
+    /* smollm2 is chatml with a system turn in front. */
+    const struct wz_message both[] = {
+        {.role = WZ_SYSTEM, .text = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}, messages[0]};
+    assert_int_equal(wz_template_apply(found("smollm2", tok), tok, messages, 1, true, &plain, &err), 0);
+    assert_int_equal(wz_template_apply(found("smollm2", tok), tok, both, 2, true, &with, &err), 0);
+    assert_int_equal(wz_template_apply(found("chatml", tok), tok, both, 2, true, &system, &err), 0);
+    check_ids("smollm2 without a system turn", &plain, system.ids, system.n);
+    check_ids("smollm2 with a system turn", &with, system.ids, system.n);
+    wz_ids_finish(&plain);
+    wz_ids_finish(&with);
+    wz_ids_finish(&system);
+    wz_tokenizer_destroy(tok);
+}
+
+static void stops_are_end_tokens(void **state)
+{
+    static const struct { const char *name; int n, stops[2]; } rows[] = {
+        {"llama3", 2, {T_EOT, T_EOS}}, {"chatml", 1, {T_IM_END}}, {"sandbox", 1, {T_END}}, {"llama2", 1, {T_EOS}}, {"mistral", 1, {T_EOS}}};
+    struct wz_tokenizer *tok = tiny_load(false);
+    int stops[8];
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        assert_int_equal(wz_template_stops(found(rows[i].name, tok), tok, stops), rows[i].n);
+        assert_memory_equal(stops, rows[i].stops, (size_t)rows[i].n * sizeof *stops);
+        assert_string_equal(wz_template_name(found(rows[i].name, tok)), rows[i].name);
+    }
+    wz_tokenizer_destroy(tok);
+}
+
+static void what_does_not_fit_is_a_sentence(void **state)
+{
+    static const char bare[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<sys>\": 1}, \"merges\": []}}";
+    struct wz_tokenizer *tok = tiny_load(false);
+    const struct wz_message twice[] = {{.role = WZ_USER, .text = "a"}, {.role = WZ_USER, .text = "b"}},
+                            bad[] = {{.role = WZ_USER, .text = "a\x80"}}, system[] = {{.role = WZ_SYSTEM, .text = "a"}, twice[0]};
+    struct wz_ids ids = {0};
+    struct wz_err err;
+
+    wz_ids_add(&ids, 5);
+    assert_null(wz_template_find("lama3", tok, &err));
+    assert_non_null(strstr(err.text, "lama3"));
+    assert_non_null(strstr(err.text, "llama3, llama3.1, chatml"));
+    assert_int_equal(wz_template_apply(found("llama2", tok), tok, twice, 2, true, &ids, &err), -1);
+    assert_non_null(strstr(err.text, "message 2"));
+    assert_int_equal(wz_template_apply(found("mistral", tok), tok, system, 2, true, &ids, &err), -1);
+    assert_non_null(strstr(err.text, "system"));
+    assert_int_equal(wz_template_apply(found("llama2", tok), tok, system, 1, true, &ids, &err), -1);
+    assert_int_equal(wz_template_apply(found("sandbox", tok), tok, bad, 1, true, &ids, &err), -1);
+    assert_non_null(strstr(err.text, "byte 1"));
+    assert_int_equal(ids.n, 1);                            /* nothing of a failed rendering stays */
+    wz_tokenizer_destroy(tok);
+
+    tok = load_text("bare.json", bare, sizeof bare - 1, &err);
+    assert_non_null(tok);
+    assert_null(wz_template_find("sandbox", tok, &err));
+    assert_non_null(strstr(err.text, "<user>"));
+    assert_null(wz_template_find("llama2", tok, &err));
+    assert_null(wz_tokenizer_template(tok));
+    wz_tokenizer_destroy(tok);
+    wz_ids_finish(&ids);
+}
+
+/* What the chat_template of a tokenizer_config.json is taken for, before and after saving. */
+static void templates_are_told_by_their_text(void **state)
+{
+    static const struct { const char *config, *name; } rows[] = {
+        {"{}", NULL},
+        {"{\"chat_template\": \"something else\"}", "?"},
+        {"{\"chat_template\": \"<|start_header_id|> <|eot_id|>\"}", "llama3"},
+        {"{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}", "llama3.1"},
+        {"{\"chat_template\": \"<|im_start|> <|im_end|>\"}", "chatml"},
+        {"{\"chat_template\": \"<|im_start|> You are Qwen <|im_end|>\"}", "?"},
+        {"{\"chat_template\": [{\"name\": \"default\", \"template\": \"<sys> <user> <asst>\"}]}", "sandbox"},
+        {"{\"waltz_template\": \"mistral\", \"chat_template\": \"<|im_start|> <|im_end|>\"}", "mistral"},
+        {"{\"waltz_template\": \"no such\"}", "?"},
+    };
+    char *dir = test_scratch("detect"), *model = test_scratch("detect/tokenizer.json"), *saved = test_scratch("detect-saved");
+    char *config = test_scratch("detect/tokenizer_config.json");
+    struct wz_buf b = {0};
+    struct wz_err err = {""};
+
+    tiny_json(&b, true, false);
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    assert_int_equal(wz_file_write(model, b.data, b.len, &err), 0);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        assert_int_equal(wz_file_write(config, rows[i].config, strlen(rows[i].config), &err), 0);
+        for (int again = 0; again < 2; again++) {
+            struct wz_tokenizer *tok = wz_tokenizer_load(again ? saved : dir, &err);
+            if (!tok) fail_msg("%s", err.text);
+            const char *name = wz_tokenizer_template(tok);
+            /* An unknown name is not written, so that only the text speaks after saving. */
+            if (again && i + 1 == WZ_COUNT(rows)) assert_null(name);
+            else if (rows[i].name) assert_string_equal(name, rows[i].name);
+            else assert_null(name);
+            if (!again) assert_int_equal(wz_tokenizer_save(tok, saved, &err), 0);
+            wz_tokenizer_destroy(tok);
+        }
+    }
+    free(dir);
+    free(model);
+    free(config);
+    free(saved);
+    wz_buf_finish(&b);
+}
+
+/* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids}; SmolLM2 is looked for in WALTZ_SMOLLM2 ---- */
+
+static const char *const role_names[] = {[WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant"};
+
+static void golden_line(const struct wz_tokenizer *tok, const json_t *line)
+{
+    const json_t *list = json_object_get(line, "messages"), *wanted = json_object_get(line, "ids"), *item;
+    const char *name = json_string_value(json_object_get(line, "template")), *text = json_string_value(json_object_get(line, "text"));
+    struct wz_message messages[16] = {0};
+    struct wz_ids want = {0}, got = {0};
+    struct wz_err err = {""};
+    size_t i;
+
+    json_array_foreach(wanted, i, item) wz_ids_add(&want, (int)json_integer_value(item));
+    json_array_foreach(list, i, item) {
+        assert_true(i < WZ_COUNT(messages));
+        messages[i].text = json_string_value(json_object_get(item, "content"));
+        for (int r = WZ_SYSTEM; r <= WZ_ASSISTANT; r++)
+            if (!strcmp(role_names[r], json_string_value(json_object_get(item, "role")))) messages[i].role = (enum wz_role)r;
+    }
+    int rc = name ? wz_template_apply(found(name, tok), tok, messages, (int)json_array_size(list),
+                                      json_is_true(json_object_get(line, "generate")), &got, &err)
+                  : wz_encode(tok, text, strlen(text), &got, &err);
+    if (rc < 0) fail_msg("%s", err.text);
+    check_ids(name ? name : text, &got, want.ids, want.n);
+    wz_ids_finish(&want);
+    wz_ids_finish(&got);
+}
+
+static int golden(const char *model, const char *path)
+{
+    char *file = wz_path("%s/tokenizer/vectors.jsonl", getenv("WALTZ_GOLDEN") ? getenv("WALTZ_GOLDEN") : "tests/golden");
+    struct wz_err err = {""};
+    struct wz_tokenizer *tok = wz_tokenizer_load(path, &err);
+    FILE *f = fopen(file, "r");
+    char *text = NULL;
+    size_t cap = 0;
+    ssize_t n;
+    int seen = 0;
+
+    if (!tok) fail_msg("%s", err.text);
+    assert_non_null(f);
+    while ((n = getline(&text, &cap, f)) >= 0) {
+        json_t *line = wz_json_parse(text, (size_t)n, file, &err);
+        assert_non_null(line);
+        if (strcmp(json_string_value(json_object_get(line, "model")), model) == 0) {
+            golden_line(tok, line);
+            seen++;
+        }
+        json_decref(line);
+    }
+    fclose(f);
+    free(text);
+    free(file);
+    wz_tokenizer_destroy(tok);
+    return seen;
+}
+
+static void golden_llama3(void **state)
+{
+    char *path = test_data("tok_llama3/tokenizer.json");
+
+    assert_true(golden("tok_llama3/tokenizer.json", path) >= 20);
+    free(path);
+}
+
+static void golden_llama2(void **state)
+{
+    char *path = test_data("tok_llama2/tokenizer.model");
+
+    assert_true(golden("tok_llama2/tokenizer.model", path) >= 20);
+    free(path);
+}
+
+static void golden_smollm2(void **state)
+{
+    const char *path = getenv("WALTZ_SMOLLM2");
+
+    if (!path) SKIP("WALTZ_SMOLLM2 does not name SmolLM2-135M-Instruct as a GGUF file or a folder");
+    assert_true(golden("smollm2", path) >= 20);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sandbox_by_hand),
+        cmocka_unit_test(llama3_by_hand),
+        cmocka_unit_test(chatml_by_hand),
+        cmocka_unit_test(stops_are_end_tokens),
+        cmocka_unit_test(what_does_not_fit_is_a_sentence),
+        cmocka_unit_test(templates_are_told_by_their_text),
+        cmocka_unit_test(golden_llama3),
+        cmocka_unit_test(golden_llama2),
+        cmocka_unit_test(golden_smollm2),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
