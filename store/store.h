@@ -41,6 +41,7 @@ struct wz_tensor_spec { const char *name; enum wz_dtype dtype; int n_dims; size_
 struct wz_safetensors_out;
 struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n, struct wz_err *err);
 int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size_t n, struct wz_err *err);  /* cast to spec's type */
+/* Always frees `out`. -1 and no file when a put failed or values are missing: also the way to give up. */
 int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err);
 
 /* ---- prompts.c: data sets ----------------------------------------------------------------------------------- */
@@ -57,7 +58,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
                     struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
-/* ---- record.c, events.c, ledger.c: a run's diary ------------------------------------------------------------ */
+/* ---- record.c, metrics.c, ledger.c: a run's diary ----------------------------------------------------------- */
 
 /* metrics.jsonl and events.out.tfevents.*: numbers by name, one line a step. Never fails a run (law 10): what could not
  * be written is counted and said at close. */
@@ -69,14 +70,17 @@ int wz_metrics_close(struct wz_metrics *m);          /* how many writes were los
 /* episodes-<rank>.h5: schema in the header of record.c; opens in h5py and pandas. Append-only; a step is flushed whole. */
 struct wz_record;
 struct wz_record *wz_record_open(const char *path, struct wz_err *err);        /* creates, or opens to append after a check */
+/* All of them or, on -1, none. Steps must not go back: truncate first. */
 int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n, struct wz_err *err);
 int wz_record_close(struct wz_record *r, struct wz_err *err);
-/* Reads back the episodes of one step; unpacked into *out (heap array of heap messages), *n of them. */
+/* Reads back the episodes of one step; unpacked into *out (heap array of heap messages), *n of them: 0 if it has none. */
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err);
+/* The steps that it holds, ascending, each once: heap array. */
+int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err);
 /* Drops every episode of steps > last: what a killed run wrote after its checkpoint. */
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 
-/* ledger.jsonl (law 4): one line a step and agent. */
+/* ledger.jsonl (law 4): one line a step and agent. -1 also, after writing, when a line's numbers do not add up. */
 struct wz_ledger_line { int64_t step; const char *agent; int64_t generated, trained, discarded, in_flight; const char *reasons; };
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err);
 

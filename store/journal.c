@@ -1,0 +1,371 @@
+/* An HDF5 file driver with a journal, because HDF5 alone writes its metadata in place and in no promised order: a process
+ * killed in a flush leaves a file that no one can open.
+ *
+ *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync   ◀─ from here on the step counts
+ *                                                     pages written to FILE, fsync
+ *                                                     FILE.journal removed
+ *
+ *   "WZJOURN1" │ u64 length of FILE after it │ u64 pages │ (u64 page number, 4096 bytes) * pages │ u64 XXH3 of all before
+ *
+ * Killed before the journal is whole, its hash is wrong and FILE is untouched; killed after, whoever opens FILE next through
+ * us writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where FILE.journal lies beside it
+ * does it need to be opened by us once (`waltz inspect FILE` does).
+ *
+ * A commit holds an exclusive flock, a reader a shared one, so that a report on a living run never sees half a commit. The
+ * writer waits a little for readers, then goes on (law 10: a viewer can't stop a run); readers give up with a sentence. */
+#include "store/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if H5_VERSION_GE(1, 13, 0)
+#include <H5FDdevelop.h>
+#endif
+
+enum { PAGE = 4096, HEAD = 24, ENTRY = 8 + PAGE };
+static const double patience = 2;      /* seconds that a lock is waited for */
+
+struct page { uint64_t key; uint8_t *bytes; };       /* key: page number + 1; 0: free */
+
+struct journal {
+    H5FD_t base;                       /* first: HDF5 knows us by it */
+    char *path;
+    int fd;
+    haddr_t eoa, end;                  /* what HDF5 has given out; how long the file will be */
+    struct page *pages;                /* hash table of pages not committed yet, cap a power of two, at most half full */
+    size_t n, cap;
+    struct wz_arena arena;             /* their bytes */
+};
+
+static bool lock(int fd, int how)
+{
+    double until = wz_now() + patience;
+    int spins = 0;
+
+    while (flock(fd, how | LOCK_NB) < 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return true;          /* a file system without locks */
+        if (wz_now() > until) return false;
+        wz_nap(&spins);
+    }
+    return true;
+}
+
+static int pwrite_all(int fd, const uint8_t *bytes, size_t n, uint64_t at)
+{
+    while (n) {
+        ssize_t k = pwrite(fd, bytes, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return -1;
+        bytes += k;
+        n -= (size_t)k;
+        at += (uint64_t)k;
+    }
+    return 0;
+}
+
+/* What is not in the file reads as zeros. */
+static int pread_all(int fd, uint8_t *bytes, size_t n, uint64_t at)
+{
+    while (n) {
+        ssize_t k = pread(fd, bytes, n, (off_t)at);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return -1;
+        if (k == 0) return memset(bytes, 0, n), 0;
+        bytes += k;
+        n -= (size_t)k;
+        at += (uint64_t)k;
+    }
+    return 0;
+}
+
+/* ---- the journal file ----------------------------------------------------------------------------------------- */
+
+static uint64_t get_u64(const uint8_t *p)
+{
+    uint64_t v;
+
+    memcpy(&v, p, 8);
+    return v;
+}
+
+static bool is_whole(const uint8_t *b, size_t len)
+{
+    if (len < HEAD + 8 || memcmp(b, "WZJOURN1", 8)) return false;
+    return (len - HEAD - 8) % ENTRY == 0 && get_u64(b + 16) == (len - HEAD - 8) / ENTRY &&
+           get_u64(b + len - 8) == wz_hash(b, len - 8, 0);
+}
+
+/* Writes a whole journal's pages to the file. Doing it twice does no harm. */
+static int apply(int fd, const uint8_t *b, size_t len)
+{
+    for (const uint8_t *p = b + HEAD; p < b + len - 8; p += ENTRY)
+        if (pwrite_all(fd, p + 8, PAGE, get_u64(p) * PAGE) < 0) return -1;
+    return ftruncate(fd, (off_t)get_u64(b + 8)) < 0 || fsync(fd) < 0 ? -1 : 0;
+}
+
+int wz_journal_recover(const char *path, struct wz_err *err)
+{
+    char *name = wz_path("%s.journal", path);
+    struct wz_map map = {0};
+    int fd = -1, rc = 0;
+
+    if (!wz_file_exists(name)) goto out;
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        rc = wz_fail(err, "%s: %s, to finish what %s holds", path, strerror(errno), name);
+        goto out;
+    }
+    if (!lock(fd, LOCK_EX)) {
+        rc = wz_fail(err, "%s: another program is writing to it", path);
+        goto out;
+    }
+    if (!wz_file_exists(name)) goto out;                       /* its writer was alive, and done meanwhile */
+    if ((rc = wz_map_open(&map, name, err)) < 0) goto out;
+    if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
+        rc = wz_fail(err, "%s: %s, finishing what %s holds", path, strerror(errno), name);
+out:
+    wz_map_close(&map);
+    if (fd >= 0) close(fd);
+    free(name);
+    return rc;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const struct page *x = a, *y = b;
+
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+static void put_journal(struct journal *j, struct wz_buf *out)
+{
+    uint64_t head[2] = { j->end, j->n }, hash;
+    size_t n = 0;
+
+    for (size_t i = 0; i < j->cap; i++)
+        if (j->pages[i].key) j->pages[n++] = j->pages[i];
+    qsort(j->pages, n, sizeof *j->pages, by_key);
+    wz_buf_add(out, "WZJOURN1", 8);
+    wz_buf_add(out, head, sizeof head);
+    for (size_t i = 0; i < n; i++) {
+        uint64_t number = j->pages[i].key - 1;
+        wz_buf_add(out, &number, 8);
+        wz_buf_add(out, j->pages[i].bytes, PAGE);
+    }
+    hash = wz_hash(out->data, out->len, 0);
+    wz_buf_add(out, &hash, 8);
+    memset(j->pages, 0, sizeof *j->pages * j->cap);
+    j->n = 0;
+    wz_arena_reset(&j->arena);
+}
+
+int wz_journal_commit(hid_t file, struct wz_err *err)
+{
+    void *handle;
+    struct wz_buf out = {0};
+    int rc = -1, fd = -1;
+
+    if (H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) < 0) wz_die("a record was opened without its journal");
+    struct journal *j = handle;
+    struct stat st;
+    char *name = wz_path("%s.journal", j->path);
+    put_journal(j, &out);
+    lock(j->fd, LOCK_EX);
+    /* Room is taken first: after the journal counts, a full disk must not stop the pages from being written. Not in a new
+     * file, which is empty until its first commit. */
+    if (fstat(j->fd, &st) < 0) goto fail;
+    off_t more = (off_t)((j->end + PAGE - 1) / PAGE * PAGE) - st.st_size;
+    if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
+    fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) goto fail;
+    if (pwrite_all(fd, (const uint8_t *)out.data, out.len, 0) < 0 || fsync(fd) < 0) {
+        int why = errno;
+        unlink(name);
+        errno = why;
+        goto fail;
+    }
+    if (apply(j->fd, (const uint8_t *)out.data, out.len) < 0 || unlink(name) < 0) goto fail;
+    rc = 0;
+fail:
+    if (rc < 0) wz_fail(err, "%s: %s", j->path, strerror(errno));
+    if (fd >= 0) close(fd);
+    flock(j->fd, LOCK_UN);
+    wz_buf_finish(&out);
+    free(name);
+    return rc;
+}
+
+/* ---- pages in memory -------------------------------------------------------------------------------------------- */
+
+static struct page *slot_of(const struct journal *j, uint64_t key)
+{
+    size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> 20) & (j->cap - 1);
+
+    while (j->pages[i].key && j->pages[i].key != key) i = (i + 1) & (j->cap - 1);
+    return &j->pages[i];
+}
+
+static const uint8_t *page_find(const struct journal *j, uint64_t number)
+{
+    return j->n ? slot_of(j, number + 1)->bytes : NULL;
+}
+
+static void pages_grow(struct journal *j)
+{
+    struct page *old = j->pages;
+    size_t cap = j->cap;
+
+    j->cap = cap ? 2 * cap : 256;
+    j->pages = wz_alloc(wz_mul(sizeof *j->pages, j->cap));
+    for (size_t i = 0; i < cap; i++)
+        if (old[i].key) *slot_of(j, old[i].key) = old[i];
+    free(old);
+}
+
+/* The page to write into, filled with what the file has; NULL: it can't be read. */
+static uint8_t *page_take(struct journal *j, uint64_t number)
+{
+    if (2 * (j->n + 1) > j->cap) pages_grow(j);
+    struct page *p = slot_of(j, number + 1);
+    if (p->key) return p->bytes;
+    uint8_t *bytes = wz_arena_alloc(&j->arena, PAGE);
+    if (pread_all(j->fd, bytes, PAGE, number * PAGE) < 0) return NULL;
+    *p = (struct page){ number + 1, bytes };
+    j->n++;
+    return bytes;
+}
+
+/* ---- what HDF5 calls ---------------------------------------------------------------------------------------------- */
+
+static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
+{
+    bool writing = flags & H5F_ACC_RDWR;
+    int how = (writing ? O_RDWR : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
+    int fd = open(path, how | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC, 0666);
+    struct stat st;
+
+    if (fd < 0) return NULL;
+    if (fstat(fd, &st) < 0 || (!writing && !lock(fd, LOCK_SH))) {
+        close(fd);
+        return NULL;
+    }
+    struct journal *j = wz_alloc(sizeof *j);
+    j->path = wz_strdup(path);
+    j->fd = fd;
+    j->end = (haddr_t)st.st_size;
+    return &j->base;
+}
+
+static herr_t file_close(H5FD_t *file)
+{
+    struct journal *j = (struct journal *)file;
+
+    close(j->fd);
+    free(j->path);
+    free(j->pages);
+    wz_arena_finish(&j->arena);
+    free(j);
+    return 0;
+}
+
+static herr_t file_query(const H5FD_t *file, unsigned long *flags)
+{
+    *flags = H5FD_FEAT_AGGREGATE_METADATA | H5FD_FEAT_ACCUMULATE_METADATA | H5FD_FEAT_DATA_SIEVE | H5FD_FEAT_AGGREGATE_SMALLDATA |
+             H5FD_FEAT_DEFAULT_VFD_COMPATIBLE;
+    return 0;
+}
+
+static haddr_t get_eoa(const H5FD_t *file, H5FD_mem_t type)
+{
+    return ((const struct journal *)file)->eoa;
+}
+
+static herr_t set_eoa(H5FD_t *file, H5FD_mem_t type, haddr_t at)
+{
+    ((struct journal *)file)->eoa = at;
+    return 0;
+}
+
+static haddr_t get_eof(const H5FD_t *file, H5FD_mem_t type)
+{
+    return ((const struct journal *)file)->end;
+}
+
+static herr_t get_handle(H5FD_t *file, hid_t access, void **handle)
+{
+    *handle = file;
+    return 0;
+}
+
+static herr_t file_read(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t at, size_t size, void *out)
+{
+    const struct journal *j = (const struct journal *)file;
+    uint8_t *to = out;
+
+    if (at > j->eoa || size > j->eoa - at) return -1;
+    while (size) {
+        const uint8_t *page = page_find(j, at / PAGE);
+        size_t n = PAGE - at % PAGE < size ? PAGE - at % PAGE : size;
+        if (page) {
+            memcpy(to, page + at % PAGE, n);
+        } else {
+            while (n < size && !page_find(j, (at + n) / PAGE)) n += size - n < PAGE ? size - n : PAGE;
+            if (pread_all(j->fd, to, n, at) < 0) return -1;
+        }
+        to += n;
+        at += n;
+        size -= n;
+    }
+    return 0;
+}
+
+static herr_t file_write(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t at, size_t size, const void *bytes)
+{
+    struct journal *j = (struct journal *)file;
+    const uint8_t *from = bytes;
+
+    if (at > j->eoa || size > j->eoa - at) return -1;
+    while (size) {
+        size_t n = PAGE - at % PAGE < size ? PAGE - at % PAGE : size;
+        uint8_t *page = page_take(j, at / PAGE);
+        if (!page) return -1;
+        memcpy(page + at % PAGE, from, n);
+        from += n;
+        at += n;
+        size -= n;
+    }
+    if (at > j->end) j->end = at;
+    return 0;
+}
+
+static herr_t file_truncate(H5FD_t *file, hid_t transfer, hbool_t closing)
+{
+    struct journal *j = (struct journal *)file;
+
+    j->end = j->eoa;
+    return 0;
+}
+
+hid_t wz_journal_access(void)
+{
+    static const H5FD_class_t driver = {
+#if H5_VERSION_GE(1, 13, 0)
+        .version = H5FD_CLASS_VERSION, .value = (H5FD_class_value_t)600,
+#endif
+        .name = "waltz-journal", .maxaddr = (haddr_t)1 << 62, .fc_degree = H5F_CLOSE_STRONG,
+        .open = file_open, .close = file_close, .query = file_query, .get_eoa = get_eoa, .set_eoa = set_eoa,
+        .get_eof = get_eof, .get_handle = get_handle, .read = file_read, .write = file_write, .truncate = file_truncate,
+        .fl_map = H5FD_FLMAP_DICHOTOMY,
+    };
+    static hid_t id;
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+
+    if (!id) id = H5FDregister(&driver);
+    if (id < 0 || H5Pset_driver(access, id, NULL) < 0) wz_die("HDF5 does not take a file driver");
+    return access;
+}

@@ -1,0 +1,532 @@
+/* The promise: a record gives back every episode bit for bit, opens in h5py, and whatever instant a writer is killed at, its
+ * file holds whole steps only: all that were appended before, and the one being appended entirely or not at all. */
+#include "test.h"
+
+#include <math.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "store/store.h"
+
+/* ---- a process that dies at its n-th change to a file (linked with --wrap) ---------------------------------------- */
+
+static int die_at;                 /* counts down; 0: never */
+static bool die_torn;              /* a write is half done first */
+
+static int *changes;               /* shared with the child: how many it made */
+
+static void maybe_die(void)
+{
+    ++*changes;
+    if (die_at && --die_at == 0) raise(SIGKILL);
+}
+
+ssize_t __real_pwrite64(int fd, const void *bytes, size_t n, off_t at);
+ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at);
+int __real_ftruncate64(int fd, off_t len);
+int __wrap_ftruncate64(int fd, off_t len);
+int __wrap_fsync(int fd);
+int __real_unlink(const char *path);
+int __wrap_unlink(const char *path);
+int __real_posix_fallocate64(int fd, off_t at, off_t n);
+int __wrap_posix_fallocate64(int fd, off_t at, off_t n);
+
+ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at)
+{
+    if (die_torn && die_at == 1) __real_pwrite64(fd, bytes, n / 2 + 1, at);
+    maybe_die();
+    return __real_pwrite64(fd, bytes, n, at);
+}
+
+int __wrap_ftruncate64(int fd, off_t len)
+{
+    maybe_die();
+    return __real_ftruncate64(fd, len);
+}
+
+int __wrap_fsync(int fd)
+{
+    maybe_die();
+    return 0;                      /* a killed process loses nothing that it wrote: the disk need not turn for us */
+}
+
+int __wrap_unlink(const char *path)
+{
+    maybe_die();
+    return __real_unlink(path);
+}
+
+int __wrap_posix_fallocate64(int fd, off_t at, off_t n)
+{
+    maybe_die();
+    return __real_posix_fallocate64(fd, at, n);
+}
+
+/* ---- episodes ------------------------------------------------------------------------------------------------------ */
+
+static uint32_t draw(int64_t step, uint32_t i, uint32_t what, uint32_t n)
+{
+    return wz_below((struct wz_key){ 5, WZ_RNG_TEST, (uint32_t)step, i, what, 0 }, n);
+}
+
+static void text(char **field, uint32_t a, uint32_t n)
+{
+    char s[64];
+    int len = n ? snprintf(s, sizeof s, "\xc3\xa4 \"%u\"\n\xe2\x82\xac%*u", a, (int)n, n) : 0;
+
+    wz_set_string(field, s, (size_t)len);
+}
+
+/* Episode i of a step, always the same one: every field used, lengths that vary, zero among them. */
+static Wz__Episode *make(int64_t step, uint32_t i)
+{
+    Wz__Episode *e = wz_episode_new();
+    uint32_t n_turns = draw(step, i, 1, 5);
+
+    e->step = step;
+    e->index = i;
+    text(&e->prompt, i, 10);
+    text(&e->prompt_id, i, draw(step, i, 2, 3));
+    text(&e->kind, (uint32_t)step, 3);
+    e->harmful = i % 2;
+    text(&e->discard, i, i % 3 ? 0 : 2);
+    for (uint32_t k = 0; k < n_turns; k++) {
+        Wz__Turn *t = wz_episode_turn(e);
+        uint32_t n = draw(step, i, 100 + k, 40), m = draw(step, i, 200 + k, 60);
+        t->agent = k % 2;
+        t->round = k / 2;
+        t->version = (uint64_t)step << 33;
+        t->weights = ~0ull - i;
+        t->truncated = k & 1;
+        text(&t->text, k, 8);
+        t->valid = t->label = !(k & 1);
+        t->unsafe = t->judged_overrefuse = k & 1;
+        t->overrefuse = t->judged_unsafe = t->trained = k > 1;
+        text(&t->feedback, k, k), text(&t->reason, k, 1), text(&t->judge_error, k, 0);
+        t->verdict = (Wz__Verdict)(k % 3);
+        t->reward = -0.1 * (double)k;
+        t->dir = 1e-300;
+        if (m) t->context = wz_realloc(NULL, 4 * m);
+        for (t->n_context = 0; t->n_context < m; t->n_context++) t->context[t->n_context] = (int32_t)(t->n_context * 3 + i);
+        if (!n) continue;
+        wz_turn_reserve(t, n);
+        for (uint32_t q = 0; q < n; q++) wz_turn_add(t, (int32_t)(q * 7), q ? -1.0f / (float)q : -0.0f);
+        if (k < 2) {
+            t->ref_logp = wz_realloc(NULL, 4 * n);
+            for (; t->n_ref_logp < n; t->n_ref_logp++) t->ref_logp[t->n_ref_logp] = -(float)t->n_ref_logp;
+        }
+        if (k == 1) {
+            t->advantage = wz_realloc(NULL, 4 * n);
+            for (; t->n_advantage < n; t->n_advantage++) t->advantage[t->n_advantage] = NAN;
+        }
+    }
+    return e;
+}
+
+enum { BATCH = 7 };
+
+static void make_step(int64_t step, Wz__Episode **out)
+{
+    for (uint32_t i = 0; i < BATCH; i++) out[i] = make(step, i);
+}
+
+static void free_all(Wz__Episode **list, int n)
+{
+    for (int i = 0; i < n; i++) wz_episode_free(list[i]);
+}
+
+static int append(struct wz_record *r, int64_t step, struct wz_err *err)
+{
+    Wz__Episode *list[BATCH];
+
+    make_step(step, list);
+    int rc = wz_record_episodes(r, list, BATCH, err);
+    free_all(list, BATCH);
+    return rc;
+}
+
+static void write_steps(const char *path, int64_t from, int64_t to)
+{
+    struct wz_err err = { "" };
+    struct wz_record *r = wz_record_open(path, &err);
+
+    if (!r) fail_msg("%s", err.text);
+    for (int64_t s = from; s < to; s++)
+        if (append(r, s, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(wz_record_close(r, &err), 0);
+}
+
+/* The file holds steps [0, n) and nothing else, each as it was made. */
+static void holds_steps(const char *path, int64_t n)
+{
+    struct wz_err err = { "" };
+    int64_t *steps;
+    int n_steps;
+
+    if (wz_record_steps(path, &steps, &n_steps, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(n_steps, n);
+    for (int64_t s = 0; s < n; s++) {
+        Wz__Episode *want[BATCH], **got;
+        struct wz_buf a = {0}, b = {0};
+        int k;
+        assert_int_equal(steps[s], s);
+        if (wz_record_read(path, s, &got, &k, &err) < 0) fail_msg("%s", err.text);
+        assert_int_equal(k, BATCH);
+        make_step(s, want);
+        wz_episodes_pack(want, BATCH, &a);
+        wz_episodes_pack(got, k, &b);
+        assert_int_equal(a.len, b.len);
+        assert_memory_equal(a.data, b.data, a.len);
+        free_all(want, BATCH);
+        free_all(got, k);
+        free(got);
+        wz_buf_finish(&a);
+        wz_buf_finish(&b);
+    }
+    free(steps);
+}
+
+static char *path, *journal;
+
+static int setup(void **state)
+{
+    static int n;
+    char name[40];
+
+    snprintf(name, sizeof name, "episodes-%d-%d.h5", (int)getpid(), n++);
+    path = test_scratch(name);
+    journal = wz_path("%s.journal", path);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    unlink(path);
+    unlink(journal);
+    free(path);
+    free(journal);
+    return 0;
+}
+
+/* ---- cases --------------------------------------------------------------------------------------------------------- */
+
+static void what_goes_in_comes_out(void **state)
+{
+    struct wz_err err;
+    Wz__Episode **got;
+    int n;
+
+    write_steps(path, 0, 3);
+    write_steps(path, 3, 5);                                   /* opened again to append */
+    holds_steps(path, 5);
+    assert_int_equal(wz_record_read(path, 9, &got, &n, &err), 0);
+    assert_int_equal(n, 0);
+    free(got);
+    assert_false(wz_file_exists(journal));
+}
+
+static void steps_do_not_go_back(void **state)
+{
+    struct wz_err err;
+    Wz__Episode *e = make(0, 3);
+
+    write_steps(path, 0, 2);
+    struct wz_record *r = wz_record_open(path, &err);
+    assert_int_equal(append(r, 0, &err), -1);
+    assert_non_null(strstr(err.text, "step 0 can't follow step 1"));
+    e->step = 2;
+    e->turns[0]->n_logp--;
+    assert_int_equal(wz_record_episodes(r, &e, 1, &err), -1);
+    assert_non_null(strstr(err.text, "step 2, episode 3"));
+    assert_int_equal(wz_record_episodes(r, NULL, 0, &err), 0);
+    assert_int_equal(append(r, 2, &err), 0);
+    wz_record_close(r, &err);
+    holds_steps(path, 3);
+    e->turns[0]->n_logp++;
+    wz_episode_free(e);
+}
+
+static void truncation_drops_what_came_after(void **state)
+{
+    struct wz_err err = { "" };
+
+    assert_int_equal(wz_record_truncate(path, 3, &err), 0);    /* nothing there, nothing to drop */
+    write_steps(path, 0, 6);
+    assert_int_equal(wz_record_truncate(path, 9, &err), 0);
+    holds_steps(path, 6);
+    assert_int_equal(wz_record_truncate(path, 3, &err), 0);
+    holds_steps(path, 4);
+    write_steps(path, 4, 7);
+    holds_steps(path, 7);
+    assert_int_equal(wz_record_truncate(path, -1, &err), 0);
+    holds_steps(path, 0);
+    write_steps(path, 0, 2);
+    holds_steps(path, 2);
+}
+
+/* Runs fn in a child that is killed at its n-th change to a file; true: it was. */
+static bool killed_at(int n, bool torn, void (*fn)(void))
+{
+    int status;
+    pid_t child = fork();
+
+    assert_true(child >= 0);
+    if (child == 0) {
+        *changes = 0;
+        die_at = n;
+        die_torn = torn;
+        fn();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (WIFSIGNALED(status)) assert_int_equal(WTERMSIG(status), SIGKILL);
+    else assert_int_equal(WEXITSTATUS(status), 0);
+    return WIFSIGNALED(status);
+}
+
+/* The next place to die after n of `total`: every one at both ends, some of the many pages between; total + 1: no more. */
+static int next_death(int n, int total)
+{
+    do n++;
+    while (n > 8 && n < total - 4 && n % 9);
+    return n;
+}
+
+static int64_t child_step;
+
+static void child_appends(void)
+{
+    struct wz_err err;
+    struct wz_record *r = wz_record_open(path, &err);
+
+    if (!r || append(r, child_step, &err) < 0 || wz_record_close(r, &err) < 0) _exit(9);
+}
+
+static void child_truncates(void)
+{
+    struct wz_err err;
+
+    if (wz_record_truncate(path, 1, &err) < 0) _exit(9);
+}
+
+static void child_recovers(void)
+{
+    struct wz_err err;
+    int64_t *steps;
+    int n;
+
+    if (wz_record_steps(path, &steps, &n, &err) < 0) _exit(9);
+}
+
+/* How many whole steps there are; each must be intact. */
+static int64_t whole_steps(void)
+{
+    struct wz_err err = { "" };
+    int64_t *steps;
+    int n;
+
+    if (wz_record_steps(path, &steps, &n, &err) < 0) fail_msg("%s", err.text);
+    free(steps);
+    holds_steps(path, n);
+    return n;
+}
+
+static void killed_anywhere_steps_stay_whole(void **state)
+{
+    struct wz_err err;
+    int kept = 0, lost = 0;
+
+    child_step = 2;
+    write_steps(path, 0, 2);
+    assert_false(killed_at(0, false, child_appends));
+    int total = *changes;
+    assert_true(total > 12);
+    for (int torn = 0; torn < 2; torn++) {
+        for (int n = 1; n <= total; n = next_death(n, total)) {
+            assert_int_equal(wz_record_truncate(path, 1, &err), 0);
+            if (!killed_at(n, torn, child_appends)) continue;          /* fewer pages than the first time */
+            if (n % 3 == 0) killed_at(1 + n % 4, torn, child_recovers);      /* killed again while mending */
+            int64_t have = whole_steps();
+            assert_in_range(have, 2, 3);
+            kept += have == 3;
+            lost += have == 2;
+            write_steps(path, have, 4);                                /* the run goes on */
+            holds_steps(path, 4);
+        }
+    }
+    assert_true(kept > 5 && lost > 3);                                 /* both outcomes were seen */
+}
+
+static void killed_in_truncation_steps_stay_whole(void **state)
+{
+    int kept = 0, dropped = 0;
+
+    write_steps(path, 0, 4);
+    assert_false(killed_at(0, false, child_truncates));
+    int total = *changes;
+    for (int n = 1; n <= total; n = next_death(n, total)) {
+        __real_unlink(path);
+        write_steps(path, 0, 4);
+        assert_true(killed_at(n, n & 1, child_truncates));
+        int64_t have = whole_steps();
+        assert_true(have == 4 || have == 2);
+        kept += have == 4;
+        dropped += have == 2;
+    }
+    assert_true(kept > 1 && dropped > 1);
+}
+
+static void killed_at_birth_begins_anew(void **state)
+{
+    struct wz_err err;
+    char *aside = wz_path("%s.broken", path);
+
+    child_step = 0;
+    assert_false(killed_at(0, false, child_appends));
+    int total = *changes;
+    for (int n = 1; n <= total; n = next_death(n, total)) {
+        __real_unlink(path);
+        assert_true(killed_at(n, n & 1, child_appends));
+        struct wz_record *r = wz_record_open(path, &err);
+        assert_non_null(r);
+        assert_false(wz_file_exists(aside));
+        wz_record_close(r, &err);
+        assert_in_range(whole_steps(), 0, 1);
+    }
+    free(aside);
+}
+
+/* Files stop growing: the step is refused, nothing of it is there, and with room again the run goes on. */
+static void a_full_disk_refuses_the_step(void **state)
+{
+    struct rlimit old, small;
+    struct wz_err err = { "" };
+    struct stat st;
+
+    write_steps(path, 0, 2);
+    assert_int_equal(stat(path, &st), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    struct wz_record *r = wz_record_open(path, &err);
+    getrlimit(RLIMIT_FSIZE, &old);
+    small = old;
+    int64_t step = 2;
+    for (rlim_t room = 0; room < 3; room++) {                  /* no room for the journal, or none for the file */
+        small.rlim_cur = room == 2 ? (rlim_t)st.st_size + 100 : 10000 * room + 100;
+        setrlimit(RLIMIT_FSIZE, &small);
+        int rc = 0;
+        for (int tries = 0; rc == 0 && tries < 50; tries++) {
+            rc = append(r, step, &err);
+            if (rc == 0) step++;
+        }
+        setrlimit(RLIMIT_FSIZE, &old);
+        assert_int_equal(rc, -1);
+        assert_non_null(strstr(err.text, path));
+        holds_steps(path, step);
+    }
+    assert_int_equal(append(r, step, &err), 0);
+    wz_record_close(r, &err);
+    holds_steps(path, step + 1);
+}
+
+static void put(const char *name, const void *bytes, size_t n)
+{
+    FILE *f = fopen(name, "wb");
+
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+/* Cut off at many places: reading is one sentence; opening to write keeps the old file and begins a new one. */
+static void a_broken_file_is_set_aside(void **state)
+{
+    struct wz_err err;
+    struct wz_map map;
+    Wz__Episode **got;
+    int n, broken = 0;
+    char *whole = wz_path("%s.whole", path);
+
+    write_steps(path, 0, 2);
+    assert_int_equal(rename(path, whole), 0);
+    assert_int_equal(wz_map_open(&map, whole, &err), 0);
+    for (size_t len = 1; len < map.len; len += len < 600 ? 1 : 4999) {
+        put(path, map.bytes, len);
+        err.text[0] = 0;
+        assert_int_equal(wz_record_read(path, 0, &got, &n, &err), -1);
+        assert_non_null(strstr(err.text, path));
+        assert_null(got);
+    }
+    put(path, map.bytes, map.len - 1);
+    char *aside = wz_path("%s.broken", path), *aside2 = wz_path("%s.broken.2", path);
+    struct stat st;
+    for (broken = 0; broken < 2; broken++) {
+        struct wz_record *r = wz_record_open(path, &err);
+        assert_non_null(r);
+        wz_record_close(r, &err);
+        holds_steps(path, 0);
+        assert_int_equal(stat(broken ? aside2 : aside, &st), 0);
+        put(path, "not HDF5", 8);
+    }
+    assert_int_equal(wz_record_truncate(path, 3, &err), 0);
+    assert_false(wz_file_exists(path));
+    char *aside3 = wz_path("%s.broken.3", path);
+    assert_true(wz_file_exists(aside3));
+    unlink(aside), unlink(aside2), unlink(aside3), unlink(whole);
+    free(aside), free(aside2), free(aside3), free(whole);
+    wz_map_close(&map);
+    assert_int_equal(wz_record_read("/no/such/record.h5", 0, &got, &n, &err), -1);
+    assert_null(wz_record_open("/no/such/record.h5", &err));
+}
+
+/* h5py as its users write it. */
+static void h5py_opens_it(void **state)
+{
+    static const char script[] =
+        "import h5py, numpy as np, sys\n"
+        "f = h5py.File(sys.argv[1], 'r')\n"
+        "assert f.attrs['schema'] == 1\n"
+        "e, t, k = f['episodes'], f['turns'], f['tokens']\n"
+        "assert list(e['step'][:]) == [s for s in range(3) for _ in range(7)]\n"
+        "assert e['harmful'].dtype == bool and list(e['harmful'][:7]) == [i % 2 == 1 for i in range(7)]\n"
+        "assert e['prompt'].asstr()[3].startswith('\\u00e4 \"3\"\\n\\u20ac')\n"
+        "assert t['weights'].dtype == np.uint64 and t['reward'].dtype == np.float64\n"
+        "assert h5py.check_enum_dtype(t['verdict'].dtype) == {'NONE': 0, 'JUDGED': 1, 'FAILED': 2}\n"
+        "assert sum(e['n_turns'][:]) == len(t['agent'])\n"
+        "for i in range(len(t['agent'])):\n"
+        "    a, n = t['ids_at'][i], t['n_ids'][i]\n"
+        "    assert list(k['ids'][a:a + n]) == [7 * q for q in range(n)]\n"
+        "    assert all(k['logp'][a + 1:a + n] == np.float32(-1) / np.arange(1, n, dtype=np.float32)) if n else True\n"
+        "    a, n = t['context_at'][i], t['n_context'][i]\n"
+        "    assert all(np.diff(k['context'][a:a + n]) == 3)\n"
+        "assert len(k['ids']) == len(k['logp']) == len(k['ref_logp']) == len(k['advantage']) == sum(t['n_ids'][:])\n";
+
+    if (system("/usr/bin/python3 -c 'import h5py' 2>/dev/null")) SKIP("/usr/bin/python3 has no h5py");
+    write_steps(path, 0, 3);
+    char *name = wz_path("%s.py", path), *command = wz_path("/usr/bin/python3 '%s' '%s'", name, path);
+    put(name, script, sizeof script - 1);
+    assert_int_equal(system(command), 0);
+    unlink(name);
+    free(name), free(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_goes_in_comes_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(steps_do_not_go_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(truncation_drops_what_came_after, setup, teardown),
+        cmocka_unit_test_setup_teardown(killed_anywhere_steps_stay_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(killed_in_truncation_steps_stay_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(killed_at_birth_begins_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_full_disk_refuses_the_step, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_broken_file_is_set_aside, setup, teardown),
+        cmocka_unit_test_setup_teardown(h5py_opens_it, setup, teardown),
+    };
+
+    changes = mmap(NULL, sizeof *changes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return cmocka_run_group_tests_name("store_record", tests, NULL, NULL);
+}
