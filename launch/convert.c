@@ -36,7 +36,8 @@ static bool same_place(const char *a, const char *b)
     return same;
 }
 
-static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t shard, struct wz_backend *be, struct wz_err *err)
+static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t shard, struct wz_backend *be,
+                   struct wz_err *err)
 {
     struct wz_tokenizer *tok = NULL;
     struct wz_model *m = NULL;

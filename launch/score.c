@@ -135,7 +135,8 @@ static void group_score(struct scorer *s, struct request *group, int n)
         s->pages = pages;
     }
     for (int i = 0; i < n; i++)
-        if (!group[i].err.text[0] && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n)) wz_die("cache pages were miscounted");
+        if (!group[i].err.text[0] && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n))
+            wz_die("cache pages were miscounted");
     while (round_run(s, group, n)) {}
     for (int i = 0; i < n; i++) {
         struct request *r = &group[i];

@@ -227,15 +227,19 @@ static int json_write(json_t *j, const char *dir, const char *name, struct wz_er
 
 int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
 {
-    json_t *rope = c->rope == WZ_ROPE_PLAIN ? json_null() : c->rope == WZ_ROPE_LINEAR
-        ? json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor))     /* as old readers insist; new ones agree */
-        : json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor), "low_freq_factor",
-                    real(c->rope_low), "high_freq_factor", real(c->rope_high), "original_max_position_embeddings",
-                    c->rope_original);
+    json_t *rope = json_null();
     json_t *bos = c->bos < 0 ? json_null() : json_integer(c->bos);
     const char *type = dtype == WZ_DT_BF16 ? "bfloat16" : dtype == WZ_DT_F16 ? "float16" : "float32";
     json_t *gen = json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
-    json_t *j = json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:s}",
+
+    if (c->rope == WZ_ROPE_LINEAR)     /* "type" and these two keys, as old readers insist; new ones agree */
+        rope = json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor));
+    if (c->rope == WZ_ROPE_LLAMA3)
+        rope = json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor), "low_freq_factor",
+                         real(c->rope_low), "high_freq_factor", real(c->rope_high), "original_max_position_embeddings",
+                         c->rope_original);
+    json_t *j = json_pack(
+        "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:s}",
         "architectures", "LlamaForCausalLM", "model_type", "llama", "hidden_size", c->dim, "intermediate_size", c->ffn,
         "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
         c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->context, "rms_norm_eps", real(c->norm_eps),
@@ -312,7 +316,8 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
         { "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos },
     };
     for (size_t i = 0; i < WZ_COUNT(sizes); i++)
-        if (get_int(wz_tensors_meta(set, sizes[i].key), path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out, err) < 0)
+        if (get_int(wz_tensors_meta(set, sizes[i].key), path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out,
+                    err) < 0)
             return -1;
     if (experts) return wz_fail(err, "%s: a mixture of %d experts is not supported", path, experts);
     if (c.bos == INT_MAX) c.bos = -1;
@@ -327,8 +332,8 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
         return -1;
     if (turned != c.head_dim)
         return wz_fail(err, "%s: llama.rope.dimension_count %d must be the head size %d", path, turned, c.head_dim);
-    if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path, "llama.attention.layer_norm_rms_epsilon",
-                  0, &c.norm_eps, err) < 0)
+    if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path,
+                  "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0)
         return -1;
     if (get_float(wz_tensors_meta(set, "llama.rope.freq_base"), path, "llama.rope.freq_base", 10000, &c.rope_theta, err) < 0)
         return -1;

@@ -61,7 +61,8 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
         const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
         if (!t) return wz_fail(err, "%s: the tensor %s is missing", path, name);
         if (t->dtype == WZ_DT_OTHER)
-            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are", t->file, name);
+            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are", t->file,
+                           name);
         bool fits = p->cols > 0 ? t->n_dims == 2 && t->shape[0] == (size_t)p->rows && t->shape[1] == (size_t)p->cols
                                 : t->n_dims == 1 && t->shape[0] == (size_t)p->rows;
         if (!fits && p->cols > 0)
@@ -69,8 +70,8 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
                            t->file, name, p->rows, p->cols, t->n_dims, t->n_dims > 0 ? t->shape[0] : 0,
                            t->n_dims > 0 ? t->shape[t->n_dims - 1] : 0);
         if (!fits)
-            return wz_fail(err, "%s: %s must have the shape [%d]; it has %d dimensions and %zu elements", t->file, name, p->rows,
-                           t->n_dims, t->count);
+            return wz_fail(err, "%s: %s must have the shape [%d]; it has %d dimensions and %zu elements", t->file, name,
+                           p->rows, t->n_dims, t->count);
         bool blocks = t->dtype == WZ_DT_Q8_0 || t->dtype == WZ_DT_Q4_0 || t->dtype == WZ_DT_Q4_1;
         if (blocks && t->shape[t->n_dims - 1] % 32 != 0)
             return wz_fail(err, "%s: %s is of type %s, whose rows must be multiples of 32", t->file, name,
@@ -108,7 +109,8 @@ static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool ggu
         int k = rows - r < step ? rows - r : step;
 
         for (int j = 0; turned && j < k; j++)
-            wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols, values + (size_t)j * (size_t)cols);
+            wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols,
+                             values + (size_t)j * (size_t)cols);
         if (!turned) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
         wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
     }

@@ -43,7 +43,8 @@ static inline const float *run(struct wz_model *m, struct wz_cache *cache, struc
 /* Keyed pseudo-random token ids. */
 static inline void ids_of(int *ids, int n, int vocab, uint64_t seed)
 {
-    for (int i = 0; i < n; i++) ids[i] = (int)wz_below((struct wz_key) { seed, WZ_RNG_TEST, (uint32_t)i, 1, 0, 0 }, (uint32_t)vocab);
+    for (int i = 0; i < n; i++)
+        ids[i] = (int)wz_below((struct wz_key){seed, WZ_RNG_TEST, (uint32_t)i, 1, 0, 0}, (uint32_t)vocab);
 }
 
 #endif

@@ -24,7 +24,8 @@ static struct wz_model *model_make(const struct wz_config *c, enum wz_type type,
 
     wz_model_init(m, 7);
     if (type == WZ_F32) {
-        for (size_t i = 0; i < m->n_params; i++) m->params[i] = m->params[i] == 1 ? 0.7f + 0.1f * (float)(i % 7) : 10 * m->params[i];
+        for (size_t i = 0; i < m->n_params; i++)
+            m->params[i] = m->params[i] == 1 ? 0.7f + 0.1f * (float)(i % 7) : 10 * m->params[i];
         wz_model_seal(m, 3);
     }
     return m;
@@ -36,7 +37,8 @@ struct seen { float hidden[ROWS][40], logp[ROWS], entropy[ROWS], logits[ROWS][13
 static void look(struct wz_model *m, struct wz_work *work, const float *h, int n, const int *targets, const int *at,
                  struct seen *seen)
 {
-    float *hidden = wz_alloc(sizeof(float) * (size_t)(n * m->config.dim)), *logits = wz_alloc(sizeof(float) * (size_t)(n * m->config.vocab));
+    float *hidden = wz_alloc(sizeof(float) * (size_t)(n * m->config.dim)),
+          *logits = wz_alloc(sizeof(float) * (size_t)(n * m->config.vocab));
     float logp[ROWS], entropy[ROWS];
     int row_targets[ROWS];
 
@@ -57,10 +59,13 @@ static void look(struct wz_model *m, struct wz_work *work, const float *h, int n
 static void same(const struct seen *a, const struct seen *b, const char *way, const char *backend)
 {
     for (int i = 0; i < ROWS; i++) {
-        if (memcmp(a->hidden[i], b->hidden[i], sizeof(a->hidden[i]))) fail_msg("%s, %s: hidden state of row %d differs", backend, way, i);
-        if (memcmp(a->logits[i], b->logits[i], sizeof(a->logits[i]))) fail_msg("%s, %s: logits of row %d differ", backend, way, i);
+        if (memcmp(a->hidden[i], b->hidden[i], sizeof(a->hidden[i])))
+            fail_msg("%s, %s: hidden state of row %d differs", backend, way, i);
+        if (memcmp(a->logits[i], b->logits[i], sizeof(a->logits[i])))
+            fail_msg("%s, %s: logits of row %d differ", backend, way, i);
         if (memcmp(&a->logp[i], &b->logp[i], sizeof(float)) || memcmp(&a->entropy[i], &b->entropy[i], sizeof(float)))
-            fail_msg("%s, %s: log-probability of row %d differs: %a %a", backend, way, i, (double)a->logp[i], (double)b->logp[i]);
+            fail_msg("%s, %s: log-probability of row %d differs: %a %a", backend, way, i, (double)a->logp[i],
+                     (double)b->logp[i]);
     }
 }
 
@@ -68,7 +73,8 @@ static void one_way_or_another(const struct wz_config *c, enum wz_type type, str
 {
     struct wz_model *m = model_make(c, type, be);
     struct wz_cache *cache = wz_cache_create(m, 60, 4), *other = wz_cache_create(m, 9, 7);
-    struct wz_work *tape = wz_work_create(m, ROWS, true), *work = wz_work_create(m, ROWS + 3, false), *small = wz_work_create(m, 4, false);
+    struct wz_work *tape = wz_work_create(m, ROWS, true), *work = wz_work_create(m, ROWS + 3, false),
+                   *small = wz_work_create(m, 4, false);
     struct wz_seq seqs[SEQS] = { 0 }, fork[SEQS] = { 0 }, *list[SEQS];
     struct seen got = { 0 };
     int ids[ROWS], targets[ROWS], at[ROWS], first[SEQS] = { 0, 17, 22 };
@@ -168,7 +174,7 @@ static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     ids_of(ids, ROWS, m->config.vocab, 1);
     ids_of(targets, ROWS, m->config.vocab, 2);
     targets[3] = targets[20] = targets[54] = -1;
-    for (int i = 0; i < ROWS; i++) d_logp[i] = (float)(wz_uniform((struct wz_key) { 5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0 }) - 0.3);
+    for (int i = 0; i < ROWS; i++) d_logp[i] = (float)(wz_uniform((struct wz_key){5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0}) - 0.3);
     for (int s = 0; s < from; s++) first += counts[s];
     for (int s = from; s < to; s++) n += counts[s];
     run(m, cache, work, seqs, to - from, ids + first, counts + from);
@@ -198,7 +204,8 @@ static void law_batches(void **state)
                 float *g = wz_alloc(bytes);
 
                 for (int j = 0; cuts[k][j] < SEQS; j++) gradient(m, cache, work, cuts[k][j], cuts[k][j + 1], g);
-                if (whole && memcmp(whole, g, bytes)) fail_msg("config %zu, %s: cut %zu gives another gradient", c, be->name, k);
+                if (whole && memcmp(whole, g, bytes))
+                    fail_msg("config %zu, %s: cut %zu gives another gradient", c, be->name, k);
                 if (whole) free(g);
                 else whole = g;
             }
@@ -246,7 +253,8 @@ static void finite_differences(void **state)
                     want = 0;
                     for (size_t j = 0; j < n; j++) {
                         double along = (double)g[p->at + j] / norm;
-                        double random = wz_normal((struct wz_key) { 9, WZ_RNG_TEST, (uint32_t)i, (uint32_t)j, 0, 0 }) / sqrt((double)n);
+                        double random =
+                            wz_normal((struct wz_key){9, WZ_RNG_TEST, (uint32_t)i, (uint32_t)j, 0, 0}) / sqrt((double)n);
                         double u = way == 0 ? along : 0.7 * along + 0.7 * random;
 
                         m->params[p->at + j] = saved[p->at + j] + (float)((side ? -step : step) * u);

@@ -4,7 +4,8 @@
 
 #include <unistd.h>
 
-static const struct wz_config config = { 2, 32, 4, 2, 8, 64, 48, 128, 1e-5f, 500000, WZ_ROPE_LLAMA3, 8, 1, 4, 8192, false, 1, { 2, 3 }, 2 };
+static const struct wz_config config = {2, 32, 4, 2,    8,     64, 48,     128, 1e-5f, 500000, WZ_ROPE_LLAMA3,
+                                        8, 1,  4, 8192, false, 1,  {2, 3}, 2};
 static struct wz_backend *be;
 
 static int open_ref(void **state)
@@ -55,7 +56,8 @@ static void loads_as(const char *path, enum wz_type type, const struct wz_model 
 
 static void round_trips(void **state)
 {
-    char *dir = test_scratch("round"), *index = wz_path("%s/model.safetensors.index.json", dir), *one = wz_path("%s/model.safetensors", dir);
+    char *dir = test_scratch("round"), *index = wz_path("%s/model.safetensors.index.json", dir),
+         *one = wz_path("%s/model.safetensors", dir);
     struct wz_config tied = config, plain = config;
     struct wz_err err;
 
@@ -126,10 +128,18 @@ static void tensor_head(struct wz_buf *b, const char *name, int rows, int cols, 
 }
 
 static const char *gguf_names[][2] = {
-    { "model.embed_tokens.weight", "token_embd.weight" }, { "model.norm.weight", "output_norm.weight" }, { "lm_head.weight", "output.weight" },
-    { ".input_layernorm.", "attn_norm" }, { ".self_attn.q_proj.", "attn_q" }, { ".self_attn.k_proj.", "attn_k" },
-    { ".self_attn.v_proj.", "attn_v" }, { ".self_attn.o_proj.", "attn_output" }, { ".post_attention_layernorm.", "ffn_norm" },
-    { ".mlp.gate_proj.", "ffn_gate" }, { ".mlp.up_proj.", "ffn_up" }, { ".mlp.down_proj.", "ffn_down" },
+    {"model.embed_tokens.weight", "token_embd.weight"},
+    {"model.norm.weight", "output_norm.weight"},
+    {"lm_head.weight", "output.weight"},
+    {".input_layernorm.", "attn_norm"},
+    {".self_attn.q_proj.", "attn_q"},
+    {".self_attn.k_proj.", "attn_k"},
+    {".self_attn.v_proj.", "attn_v"},
+    {".self_attn.o_proj.", "attn_output"},
+    {".post_attention_layernorm.", "ffn_norm"},
+    {".mlp.gate_proj.", "ffn_gate"},
+    {".mlp.up_proj.", "ffn_up"},
+    {".mlp.down_proj.", "ffn_down"},
 };
 
 /* llama.cpp's converter: q and k as [heads, 2, D/2, in], the middle two exchanged. */
@@ -174,7 +184,8 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
 
         for (size_t k = 0; k < WZ_COUNT(gguf_names); k++)
             if (strstr(p->name, gguf_names[k][0])) {
-                if (sscanf(p->name, "model.layers.%d.", &layer) == 1) snprintf(name, sizeof(name), "blk.%d.%s.weight", layer, gguf_names[k][1]);
+                if (sscanf(p->name, "model.layers.%d.", &layer) == 1)
+                    snprintf(name, sizeof(name), "blk.%d.%s.weight", layer, gguf_names[k][1]);
                 else snprintf(name, sizeof(name), "%s", gguf_names[k][1]);
             }
         tensor_head(&b, name, p->rows, p->cols, &at);
@@ -306,7 +317,9 @@ static void spellings(void **state)
     struct wz_err err;
 
     saved(m, dir, 0);
-    edit(dir, "rope_scaling", "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}");
+    edit(dir, "rope_scaling",
+         "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
+         "\"original_max_position_embeddings\": 8192}");
     edit(dir, "head_dim", NULL);
     edit(dir, "eos_token_id", "2");                     /* 3 comes from generation_config.json */
     edit(dir, "unheard_of", "17");
@@ -314,7 +327,9 @@ static void spellings(void **state)
     same_config(&config, &c);
     edit(dir, "rope_scaling", NULL);
     edit(dir, "rope_theta", NULL);
-    edit(dir, "rope_parameters", "{\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, \"original_max_position_embeddings\": 8192}");
+    edit(dir, "rope_parameters",
+         "{\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": "
+         "4, \"original_max_position_embeddings\": 8192}");
     if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
     same_config(&config, &c);
     edit(dir, "rope_parameters", "{\"rope_theta\": 20000, \"rope_type\": \"default\"}");
@@ -337,31 +352,34 @@ static void spellings(void **state)
 static void bad_configs(void **state)
 {
     static const struct { const char *key, *value, *what; } cases[] = {
-        { "hidden_size", NULL, "hidden_size is missing" },
-        { "hidden_size", "\"32\"", "hidden_size must be a whole number" },
-        { "hidden_size", "0", "hidden_size must be a whole number" },
-        { "hidden_size", "4611686018427387904", "hidden_size must be a whole number" },
-        { "num_hidden_layers", "16000000", "layers" },
-        { "num_attention_heads", "3", "evenly" },
-        { "head_dim", "7", "odd" },
-        { "head_dim", "16", "q_proj" },
-        { "vocab_size", "49", "embed_tokens" },
-        { "vocab_size", "3", "end token" },
-        { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
-        { "num_hidden_layers", "1", "model.layers.1" },
-        { "architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is" },
-        { "hidden_act", "\"gelu\"", "gelu" },
-        { "attention_bias", "true", "attention_bias" },
-        { "mlp_bias", "true", "mlp_bias" },
-        { "quantization_config", "{}", "quantization_config" },
-        { "rms_norm_eps", "-1", "rms_norm_eps" },
-        { "rope_theta", "\"big\"", "rope_theta" },
-        { "rope_scaling", "7", "rope_scaling" },
-        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn" },
-        { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
-        { "rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, \"original_max_position_embeddings\": 8192}", "high_freq_factor" },
-        { "eos_token_id", "[1, \"x\"]", "eos_token_id" },
-        { "eos_token_id", "48", "outside the vocabulary" },
+        {"hidden_size", NULL, "hidden_size is missing"},
+        {"hidden_size", "\"32\"", "hidden_size must be a whole number"},
+        {"hidden_size", "0", "hidden_size must be a whole number"},
+        {"hidden_size", "4611686018427387904", "hidden_size must be a whole number"},
+        {"num_hidden_layers", "16000000", "layers"},
+        {"num_attention_heads", "3", "evenly"},
+        {"head_dim", "7", "odd"},
+        {"head_dim", "16", "q_proj"},
+        {"vocab_size", "49", "embed_tokens"},
+        {"vocab_size", "3", "end token"},
+        {"num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing"},
+        {"num_hidden_layers", "1", "model.layers.1"},
+        {"architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is"},
+        {"hidden_act", "\"gelu\"", "gelu"},
+        {"attention_bias", "true", "attention_bias"},
+        {"mlp_bias", "true", "mlp_bias"},
+        {"quantization_config", "{}", "quantization_config"},
+        {"rms_norm_eps", "-1", "rms_norm_eps"},
+        {"rope_theta", "\"big\"", "rope_theta"},
+        {"rope_scaling", "7", "rope_scaling"},
+        {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn"},
+        {"rope_scaling", "{\"rope_type\": \"linear\"}", "factor"},
+        {"rope_scaling",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
+         "\"original_max_position_embeddings\": 8192}",
+         "high_freq_factor"},
+        {"eos_token_id", "[1, \"x\"]", "eos_token_id"},
+        {"eos_token_id", "48", "outside the vocabulary"},
     };
     char *dir = test_scratch("badconfig"), *path = wz_path("%s/config.json", dir);
     struct wz_model *m = model_make(&config, WZ_F32);
@@ -383,7 +401,8 @@ static void bad_configs(void **state)
 }
 
 /* A folder whose model.safetensors has the tensors of m, one of them changed. */
-static void tensors_write(const struct wz_model *m, const char *dir, int change, const struct wz_tensor_spec *instead, int n_extra)
+static void tensors_write(const struct wz_model *m, const char *dir, int change, const struct wz_tensor_spec *instead,
+                          int n_extra)
 {
     struct wz_tensor_spec *specs = wz_alloc((size_t)(m->n_list + 1) * sizeof(*specs));
     char *path = wz_path("%s/model.safetensors", dir);
@@ -394,7 +413,8 @@ static void tensors_write(const struct wz_model *m, const char *dir, int change,
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
 
-        if (i != change) specs[n++] = (struct wz_tensor_spec) { p->name, WZ_DT_F32, p->cols > 0 ? 2 : 1, { (size_t)p->rows, (size_t)p->cols } };
+        if (i != change)
+            specs[n++] = (struct wz_tensor_spec){p->name, WZ_DT_F32, p->cols > 0 ? 2 : 1, {(size_t)p->rows, (size_t)p->cols}};
         else if (instead) specs[n++] = *instead;
     }
     for (int i = 0; i < n_extra; i++) specs[n++] = instead[i];
@@ -511,7 +531,8 @@ static void any_bytes(void **state)
     saved(m, dir, 20000);
     for (int i = 0; i < 4; i++) divisors[i] = (float)pow(config.rope_theta, -2.0 * i / 8) / m->freq[i];
     gguf_write(m, gguf_path, divisors, "llama");
-    static const char *const files[] = { "config.json", "generation_config.json", "model.safetensors.index.json", "model-00001-of-00006.safetensors" };
+    static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors.index.json",
+                                        "model-00001-of-00006.safetensors"};
     for (uint32_t i = 0; i < WZ_COUNT(files); i++) {
         char *path = wz_path("%s/%s", dir, files[i]);
         scramble(dir, path, 900, i);

@@ -34,7 +34,8 @@ static void one(const char *name, const char *backend, int threads)
 {
     const char *golden = getenv("WALTZ_GOLDEN");
     assert_non_null(golden);
-    char *dir = wz_path("%s/model/%s", golden, name), *json = wz_path("%s/case.json", dir), *raw = wz_path("%s/values.f32", dir);
+    char *dir = wz_path("%s/model/%s", golden, name), *json = wz_path("%s/case.json", dir),
+         *raw = wz_path("%s/values.f32", dir);
     struct wz_err err = { "" };
     struct wz_config c;
     struct wz_map map;
@@ -67,7 +68,9 @@ static void one(const char *name, const char *backend, int threads)
 
         for (size_t j = 0; j < count; j++)     /* norms that differ, so that one can't pass for another */
             if (p->cols > 0) m->params[p->at + j] *= scale;
-            else m->params[p->at + j] = (float)(0.5 + wz_uniform((struct wz_key) { seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
+            else
+                m->params[p->at + j] =
+                    (float)(0.5 + wz_uniform((struct wz_key){seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0}));
     }
     wz_model_seal(m, 1);
 

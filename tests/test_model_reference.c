@@ -25,7 +25,8 @@ static void sequences(const char *name, double bound)
             const json_t *tokens = json_object_get(s, "tokens"), *next = json_object_get(s, "logprob_of_next_token");
             int n = (int)json_array_size(tokens), ids[128], targets[128];
             size_t at = (size_t)json_integer_value(json_object_get(s, "logits_offset_floats"));
-            float *logits = wz_alloc((size_t)(n * vocab) * sizeof(float)), *want = wz_alloc((size_t)(n * vocab) * sizeof(float));
+            float *logits = wz_alloc((size_t)(n * vocab) * sizeof(float)),
+                  *want = wz_alloc((size_t)(n * vocab) * sizeof(float));
             float logp[128];
             struct wz_seq seq = { 0 };
 

@@ -93,7 +93,8 @@ static void they_read_ours(void **state)
 
 static void we_read_theirs(void **state)
 {
-    char *dir = test_scratch("theirs"), *stem = test_scratch("theirs-out"), *json = wz_path("%s.json", stem), *raw = wz_path("%s.f32", stem);
+    char *dir = test_scratch("theirs"), *stem = test_scratch("theirs-out"), *json = wz_path("%s.json", stem),
+         *raw = wz_path("%s.f32", stem);
     struct wz_backend *be = backend_of("cpu", 1);
     struct wz_err err;
     int ids[N];

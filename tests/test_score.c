@@ -6,7 +6,7 @@
 #include "launch/launch.h"
 #include "model_help.h"
 
-static const struct wz_config config = { 2, 16, 4, 2, 8, 24, 40, 700, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+static const struct wz_config config = {2, 16, 4, 2, 8, 24, 40, 700, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, {2}, 1};
 
 /* Runs a command of words with `input` on its standard input; returns its status, what it printed in *out. */
 static int command(int (*run_command)(int, char **), const char *words, const char *input, struct wz_buf *out)
@@ -21,7 +21,8 @@ static int command(int (*run_command)(int, char **), const char *words, const ch
     for (char *w = strtok(line, " "); w; w = strtok(NULL, " ")) argv[argc++] = w;
     argv[argc] = NULL;
     fflush(stdout);
-    int in = open(in_path, O_RDONLY), to = open(out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600), null = open("/dev/null", O_WRONLY);
+    int in = open(in_path, O_RDONLY), to = open(out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600),
+        null = open("/dev/null", O_WRONLY);
     dup2(in, 0);
     dup2(to, 1);
     dup2(null, 2);
@@ -132,11 +133,20 @@ static void grouping(void **state)
 
 static void bad_lines(void **state)
 {
-    static const struct { const char *line, *says; } lines[] = {
-        { "{\"ids\": [1, 2, 3]}", NULL }, { "", "line 2" }, { "{\"ids\": [1, 40]}", "ids[1]" }, { "{\"ids\": []}", "empty" },
-        { "{\"ids\": [1, 2", "line 5" }, { "{\"ids\": 3}", "expected" }, { "[1, 2]", "expected" }, { "{\"ids\": [1, -1]}", "ids[1]" },
-        { "{\"ids\": [1, 2.5]}", "ids[1]" }, { "{\"ids\": [1, 99999999999999999999]}", "line 10" }, { "\xff\xfe", "line 11" },
-        { "{\"ids\": [1, 2, 3]}", NULL },
+    static const struct { const char *line, *says;
+    } lines[] = {
+        {"{\"ids\": [1, 2, 3]}", NULL},
+        {"", "line 2"},
+        {"{\"ids\": [1, 40]}", "ids[1]"},
+        {"{\"ids\": []}", "empty"},
+        {"{\"ids\": [1, 2", "line 5"},
+        {"{\"ids\": 3}", "expected"},
+        {"[1, 2]", "expected"},
+        {"{\"ids\": [1, -1]}", "ids[1]"},
+        {"{\"ids\": [1, 2.5]}", "ids[1]"},
+        {"{\"ids\": [1, 99999999999999999999]}", "line 10"},
+        {"\xff\xfe", "line 11"},
+        {"{\"ids\": [1, 2, 3]}", NULL},
     };
     char *dir = model_folder(), words[512];
     struct wz_buf in = {0}, out = {0};
@@ -151,7 +161,8 @@ static void bad_lines(void **state)
         json_t *j = line_of(&out, (int)i);
         const char *error = json_string_value(json_object_get(j, "error"));
 
-        if (says && (!error || !strstr(error, says))) fail_msg("line %zu should say \"%s\" but says: %s", i + 1, says, error ? error : "nothing");
+        if (says && (!error || !strstr(error, says)))
+            fail_msg("line %zu should say \"%s\" but says: %s", i + 1, says, error ? error : "nothing");
         assert_true(says ? json_object_size(j) == 1 : json_array_size(json_object_get(j, "logprobs")) == 2);
         json_decref(j);
     }
@@ -202,7 +213,10 @@ static void reference(const char *model, const char *ref_path, double bound)
 static void trained(void **state)
 {
     char *dir = test_data("stories260k"), *ref = wz_path("%s/reference.json", dir), *dst = test_scratch("converted");
-    static const struct { const char *options; double bound; } ways[] = { { "", 2e-5 }, { "--type f16 --shard 100000", 0.05 }, { "--type bf16", 0.2 } };
+    static const struct {
+        const char *options;
+        double bound;
+    } ways[] = {{"", 2e-5}, {"--type f16 --shard 100000", 0.05}, {"--type bf16", 0.2}};
     struct wz_buf out = {0};
     char words[512];
 
