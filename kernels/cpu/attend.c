@@ -79,9 +79,12 @@ static void step(float *out, const float *q, size_t sq, int rows, const struct s
         struct state *st = &state[i * apart];
         struct lanes sum, top = lanes_of(-INFINITY);
         float *p = s + i * KEYS, *o = out + (size_t)i * sq;
-        for (int j = b->count; j < KEYS; j++) p[j] = -INFINITY;
-        for (int j = 0; j < KEYS; j += 16)
-            for (int l = 0; l < LANES; l++) top.v[l] = MAX(load(p + j + l * W) * b->scale, top.v[l]);
+        vf x[KEYS / W];
+#pragma GCC unroll 8
+        for (int j = 0; j < KEYS / W; j++) {
+            x[j] = PICK(before(j * W, b->count), load(p + j * W) * b->scale, SPLAT(-INFINITY));
+            top.v[j % LANES] = MAX(x[j], top.v[j % LANES]);
+        }
         float max = lanes_max(top);
         for (int l = 0; l < LANES; l++) sum.v[l] = load(st->sum + l * W);
         if (first || max > st->max) {
@@ -90,12 +93,12 @@ static void step(float *out, const float *q, size_t sq, int rows, const struct s
             for (int j = 0; j < b->d && !first; j += W) store(o + j, load(o + j) * shrink);
             st->max = max;
         }
-        for (int j = 0; j < KEYS; j += 16)
-            for (int l = 0; l < LANES; l++) {
-                vf e = exp_v(load(p + j + l * W) * b->scale - SPLAT(st->max));
-                store(p + j + l * W, e);
-                sum.v[l] = sum.v[l] + e;
-            }
+#pragma GCC unroll 8
+        for (int j = 0; j < KEYS / W; j++) {
+            vf e = exp_v(x[j] - SPLAT(st->max));
+            store(p + j * W, e);
+            sum.v[j % LANES] = sum.v[j % LANES] + e;
+        }
         for (int l = 0; l < LANES; l++) store(st->sum + l * W, sum.v[l]);
     }
     if (b->count <= HALF || b->v[1] == b->v[0] + HALF * b->d) {
@@ -175,9 +178,8 @@ static float dot(const float *a, const float *b, int n)
 /* s becomes p, dp becomes ds, for one row that sees `count` of the keys. */
 static void weigh(float *s, float *dp, int count, float scale, float lse, float delta)
 {
-    for (int j = count; j < KEYS; j++) s[j] = -INFINITY;
     for (int j = 0; j < KEYS; j += W) {
-        vf p = exp_v(load(s + j) * scale - SPLAT(lse));
+        vf p = PICK(before(j, count), exp_v(load(s + j) * scale - SPLAT(lse)), SPLAT(0.f));
         store(s + j, p);
         store(dp + j, p * (load(dp + j) - SPLAT(delta)) * scale);
     }

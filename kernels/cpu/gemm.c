@@ -83,21 +83,42 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
     }
 }
 
+/* to[k][PANEL] = from[row][k]: blocks of 4 by 4 turned in registers, ends one by one. */
+static void turn_f32(float *to, const float *from, size_t in, int rows)
+{
+    typedef float v4f_any __attribute__((vector_size(16), aligned(4), may_alias));
+    int whole = rows / 4 * 4;
+    size_t k = 0;
+
+    for (; k + 4 <= in; k += 4)
+        for (int j = 0; j < whole; j += 4) {
+            const float *f = from + (size_t)j * in + k;
+            v4f a = *(const v4f_any *)f, b = *(const v4f_any *)(f + in), c = *(const v4f_any *)(f + 2 * in),
+                d = *(const v4f_any *)(f + 3 * in);
+            v4f ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+            v4f ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            float *t = to + k * PANEL + j;
+            *(v4f_any *)t = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+            *(v4f_any *)(t + PANEL) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+            *(v4f_any *)(t + 2 * PANEL) = __builtin_shufflevector(ef, gh, 0, 1, 4, 5);
+            *(v4f_any *)(t + 3 * PANEL) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
+        }
+    for (size_t i = 0; i < in; i++)
+        for (int j = i < k ? whole : 0; j < PANEL; j++) to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
+}
+
 /* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16 stays bf16. */
 void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
 {
     int first = panel * PANEL, rows = w->out - first < PANEL ? w->out - first : PANEL;
     size_t in = (size_t)w->in;
 
-    if (w->type == WZ_BF16) {
-        const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
-        uint16_t *to = dst;
-        for (size_t k = 0; k < in; k++, to += PANEL)
-            for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
-    } else {
-        const float *from = (const float *)w->data + (size_t)first * in;
-        float *to = dst;
-        for (size_t k = 0; k < in; k++, to += PANEL)
-            for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
+    if (w->type == WZ_F32) {
+        turn_f32(dst, (const float *)w->data + (size_t)first * in, in, rows);
+        return;
     }
+    const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
+    uint16_t *to = dst;
+    for (size_t k = 0; k < in; k++, to += PANEL)
+        for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
 }

@@ -64,7 +64,7 @@ INLINE vf load_half(const uint16_t *p)      /* bf16 */
 }
 
 /* The first n < W of a vector, the rest `fill`. */
-INLINE vf load_part(const float *p, int n, float fill)
+static inline vf load_part(const float *p, int n, float fill)
 {
     float buf[W];
 
@@ -72,7 +72,7 @@ INLINE vf load_part(const float *p, int n, float fill)
     return load(buf);
 }
 
-INLINE void store_part(float *p, vf x, int n)
+static inline void store_part(float *p, vf x, int n)
 {
     float buf[W];
 
@@ -112,36 +112,61 @@ INLINE struct lanes lanes_of(float x)
     return l;
 }
 
+typedef float v8f __attribute__((vector_size(32)));
+typedef float v4f __attribute__((vector_size(16)));
+#define LOW8(x) __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7)
+#define HIGH8(x) __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)
+#define LOW4(x) __builtin_shufflevector(x, x, 0, 1, 2, 3)
+#define HIGH4(x) __builtin_shufflevector(x, x, 4, 5, 6, 7)
+
+/* Lanes i and i + 8, then i + 4, then i + 2, then the last two: the same tree whatever W is. */
 INLINE float lanes_sum(struct lanes l)
 {
-    float a[16];
-
-    for (int i = 0; i < LANES; i++) store(a + i * W, l.v[i]);
-    for (int h = 8; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) a[i] += a[i + h];
-    return a[0];
+#if defined(__AVX512F__)
+    v8f e = LOW8(l.v[0]) + HIGH8(l.v[0]);
+    v4f f = LOW4(e) + HIGH4(e);
+#elif defined(__AVX2__)
+    v8f e = l.v[0] + l.v[1];
+    v4f f = LOW4(e) + HIGH4(e);
+#else
+    v4f f = (l.v[0] + l.v[2]) + (l.v[1] + l.v[3]);
+#endif
+    f += __builtin_shufflevector(f, f, 2, 3, 2, 3);
+    return f[0] + f[1];
 }
 
 INLINE float lanes_max(struct lanes l)
 {
-    float a[16];
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)l.v[0]);
+#else
+    vf x = l.v[0];
+    for (int i = 1; i < LANES; i++) x = MAX(x, l.v[i]);
+    float top = x[0];
+    for (int i = 1; i < W; i++) top = top > x[i] ? top : x[i];
+    return top;
+#endif
+}
 
-    for (int i = 0; i < LANES; i++) store(a + i * W, l.v[i]);
-    for (int h = 8; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) a[i] = a[i] > a[i + h] ? a[i] : a[i + h];
-    return a[0];
+/* Which lanes of elements [at, at + W) come before `count`. */
+INLINE vi before(int at, int count)
+{
+    vi lane;
+
+    for (int i = 0; i < W; i++) lane[i] = i;
+    return lane < (vi)(lane - lane + (count - at));
 }
 
 /* Loads elements [at, at + W) of a row of n, `fill` past its end. */
 INLINE vf load_in(const float *row, size_t at, size_t n, float fill)
 {
-    if (at + W <= n) return load(row + at);
+    if (__builtin_expect(at + W <= n, 1)) return load(row + at);
     return at >= n ? SPLAT(fill) : load_part(row + at, (int)(n - at), fill);
 }
 
 INLINE void store_in(float *row, size_t at, size_t n, vf x)
 {
-    if (at + W <= n) store(row + at, x);
+    if (__builtin_expect(at + W <= n, 1)) store(row + at, x);
     else if (at < n) store_part(row + at, x, (int)(n - at));
 }
 

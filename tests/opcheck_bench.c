@@ -1,0 +1,185 @@
+/* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s where it
+ * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one
+ * (64 wide). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/opcheck.h"
+
+static struct wz_backend *be;
+static float *x, *y, *z, *weights, *grads;
+static struct wz_weight w;
+static int n, in, out, ids[4096];
+static struct wz_pick picks[1024];
+static float lse[4096], logp[4096];
+static struct wz_kv kv;
+static struct wz_rows rows;
+static int heads;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(be->pool ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Best seconds of one call: repeats fill about 0.2 s. */
+static double best(void (*fn)(void))
+{
+    double top = 1e9, start = wz_now();
+
+    for (int i = 0; i < 5 || wz_now() - start < 0.2; i++) {
+        double t = now();
+        int times = top < 1e-4 ? 10 : 1;
+        for (int j = 0; j < times; j++) fn();
+        t = (now() - t) / times;
+        top = t < top ? t : top;
+    }
+    return top;
+}
+
+static void rate(const char *op, double amount, const char *unit, void (*fn)(void))
+{
+    double s = best(fn);
+
+    printf("%-16s n %4d  in %5d  out %6d  %9.1f us  %7.1f %s\n", op, n, in, out, s * 1e6, amount / s * 1e-9, unit);
+    fflush(stdout);
+}
+
+static void matmul(void) { wz_matmul(be, y, x, &w, n, false); }
+static void back_x(void) { wz_matmul_back_x(be, x, y, &w, n, false); }
+static void back_w(void) { wz_matmul_back_w(be, grads, y, x, n, out, in); }
+static void pack(void) { wz_pack(be, &w); }
+static void rmsnorm(void) { wz_rmsnorm(be, y, lse, x, weights, n, in, 1e-5f); }
+static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
+static void adamw(void) { wz_adamw(be, x, y, z, grads, (size_t)n * (size_t)in, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1); }
+static void sqnorm(void) { lse[0] += (float)wz_sqnorm(be, x, (size_t)n * (size_t)in); }
+static void attention(void) { wz_attention(be, y, NULL, x, &kv, &rows, heads); }
+static void attention_back(void) { wz_attention_back(be, grads, grads + 4000000, grads + 8000000, x, y, lse, z, &kv, &rows, heads); }
+static void logprob(void) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
+static void sample(void) { int token[1024]; wz_head_sample(be, token, logp, x, &w, picks, n); }
+static void head_back(void) { wz_head_back(be, y, grads, x, &w, ids, logp, lse, 1, n); }
+
+static void products(int rows_n, int from, int to, enum wz_type type)
+{
+    double flop;
+
+    n = rows_n;
+    in = from;
+    out = to;
+    flop = 2.0 * n * in * out;
+    w = (struct wz_weight){ weights, type, out, in, NULL };
+    wz_pack(be, &w);
+    rate(type == WZ_BF16 ? "matmul bf16" : "matmul", flop, "GFLOP/s", matmul);
+    if (type == WZ_F32) {
+        rate("matmul_back_x", flop, "GFLOP/s", back_x);
+        rate("matmul_back_w", flop, "GFLOP/s", back_w);
+    }
+    wz_unpack(be, &w);
+}
+
+static void attends(int seqs, int len, bool whole)
+{
+    enum { PAGE = 16, KV = 3, D = 64 };
+    int stride = (len + PAGE - 1) / PAGE, *seq, *pos, *table;
+
+    heads = 9;
+    n = whole ? seqs * len : seqs;
+    in = len;
+    out = heads * D;
+    seq = wz_alloc((size_t)(seqs * len) * sizeof *seq);
+    pos = wz_alloc((size_t)(seqs * len) * sizeof *pos);
+    table = wz_alloc((size_t)(seqs * stride) * sizeof *table);
+    for (int i = 0; i < seqs * stride; i++) table[i] = i;
+    for (int i = 0; i < seqs * len; i++) {
+        seq[i] = i / len;
+        pos[i] = i % len;
+    }
+    kv = (struct wz_kv){ wz_alloc((size_t)(seqs * stride * PAGE * KV * D) * 4), wz_alloc((size_t)(seqs * stride * PAGE * KV * D) * 4),
+                         seqs * stride, PAGE, KV, D };
+    rows = (struct wz_rows){ seqs * len, seqs, stride, seq, pos, table };
+    wz_kv_write(be, &kv, x, y, &rows);
+    for (int i = 0; i < seqs && !whole; i++) {
+        seq[i] = i;
+        pos[i] = len - 1;
+    }
+    rows.n = n;
+    double pairs = whole ? seqs * (len * (len + 1) / 2.0) : (double)seqs * len;
+    rate(whole ? "attention" : "attention decode", pairs * heads * D * 4, "GFLOP/s", attention);
+    if (whole) rate("attention_back", pairs * heads * D * 10, "GFLOP/s", attention_back);
+    free(kv.k);
+    free(kv.v);
+    free(seq);
+    free(pos);
+    free(table);
+}
+
+static void head(int rows_n, int width, int vocab)
+{
+    n = rows_n;
+    in = width;
+    out = vocab;
+    w = (struct wz_weight){ weights, WZ_F32, out, in, NULL };
+    wz_pack(be, &w);
+    for (int i = 0; i < n; i++) picks[i] = (struct wz_pick){ 1, 1, 0, 0, i / 1024. };
+    rate("head_sample", 2.0 * n * in * out, "GFLOP/s", sample);
+    for (int i = 0; i < n; i++) picks[i].top_p = 0.9f;
+    rate("  with top_p", 2.0 * n * in * out, "GFLOP/s", sample);
+    rate("head_logprob", 2.0 * n * in * out, "GFLOP/s", logprob);
+    rate("head_back", 6.0 * n * in * out, "GFLOP/s", head_back);
+    wz_unpack(be, &w);
+}
+
+static float **const all[] = { &x, &y, &z, &weights, &grads };
+static const size_t most = 49152 * 576;
+
+static void fill(void)
+{
+    for (size_t i = 0; i < WZ_COUNT(all); i++)
+        for (size_t j = 0; j < most; j++) (*all[i])[j] = (float)((j * 2654435761u >> 8) % 1024) / 8192 - 0.0625f;
+}
+
+int opcheck_bench(int threads, const char *backend)
+{
+    static const int counts[] = { 1, 8, 64, 512 };
+    struct wz_err err;
+
+    be = wz_backend_open(backend, threads, &err);
+    if (!be) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    for (size_t i = 0; i < WZ_COUNT(all); i++) *all[i] = wz_backend_alloc(be, most * sizeof(float));
+    fill();
+    for (int i = 0; i < 4096; i++) ids[i] = i % 64;
+    for (size_t i = 0; i < WZ_COUNT(counts); i++) products(counts[i], 576, 1536, WZ_F32);
+    for (size_t i = 0; i < WZ_COUNT(counts); i++) products(counts[i], 576, 1536, WZ_BF16);
+    products(64, 64, 192, WZ_F32);
+    products(64, 1536, 576, WZ_F32);
+    products(64, 576, 49152, WZ_F32);
+    w = (struct wz_weight){ weights, WZ_F32, 49152, 576, NULL };
+    rate("pack", 8.0 * 49152 * 576, "GB/s", pack);
+    wz_unpack(be, &w);
+    fill();      /* what products left behind may be huge or denormal */
+    n = 64, in = 576, out = 0;
+    rate("rmsnorm", 8.0 * n * in, "GB/s", rmsnorm);
+    n = 64, in = 1536;
+    rate("swiglu", 12.0 * n * in, "GB/s", swiglu);
+    n = 4096, in = 4096;
+    rate("adamw", 28.0 * n * in, "GB/s", adamw);
+    rate("sqnorm", 4.0 * n * in, "GB/s", sqnorm);
+    fill();
+    attends(32, 40, true);
+    attends(1, 512, true);
+    attends(64, 40, false);
+    attends(64, 512, false);
+    head(1, 576, 49152);
+    head(64, 576, 49152);
+    head(64, 64, 512);
+    for (size_t i = 0; i < WZ_COUNT(all); i++) wz_backend_free(be, *all[i]);
+    wz_backend_close(be);
+    return 0;
+}
