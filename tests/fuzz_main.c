@@ -5,7 +5,7 @@
 #include <dirent.h>
 #include <signal.h>
 
-enum { CUTS = 64, CHANGES = 256 };
+enum { CUTS = 32, CHANGES = 96 };
 
 static char doing[512];
 
