@@ -64,6 +64,7 @@ struct wz_recipe {
         int rounds;            /* T_max */
         int pages, page;       /* cache pages a rollout rank holds per agent (0: what max_rows sequences need), tokens a page */
         int rows;              /* sequences generated together, at most */
+        int longest;           /* tokens of a sequence at most, prompt included; 0: the model's context */
     } rollout;
     struct {
         char *name;            /* rules */
@@ -71,6 +72,7 @@ struct wz_recipe {
         char *world;           /* the sandbox world's file, where prompts are from it; empty: none */
         int tries;             /* a failed judgement is asked again up to this often */
     } judge;
+    int leaves;                /* runs of episodes that a step's gradient is summed from: a power of two; learner ranks divide it */
     int micro;                 /* rows of a forward-backward on a learner, at most; 0: the longest sample's need */
     struct wz_recipe_data *data; unsigned n_data;         /* training prompts */
     struct wz_recipe_data *eval; unsigned n_eval;         /* held-out prompts */

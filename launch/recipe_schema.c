@@ -100,7 +100,8 @@
     T##_INT(S, rounds, "1", "[0,64]") \
     T##_INT(S, pages, "0", COUNT) \
     T##_INT(S, page, "16", "[1,65536]") \
-    T##_INT(S, rows, "64", "[1,65536]")
+    T##_INT(S, rows, "64", "[1,65536]") \
+    T##_INT(S, longest, "0", COUNT)
 
 #define JUDGE(T, S) \
     T##_TEXT(S, name, "rules", "rules") \
@@ -141,6 +142,7 @@
     T##_LIST(S, agents, n_agents, agent, 8) \
     T##_MAP(S, rollout, rollout) \
     T##_MAP(S, judge, judge) \
+    T##_INT(S, leaves, "8", "[1,128]") \
     T##_INT(S, micro, "0", COUNT) \
     T##_LIST(S, data, n_data, data, 256) \
     T##_LIST(S, eval, n_eval, data, 256) \

@@ -107,9 +107,8 @@ static int ids(struct pen *pen, const struct wz_message *m)
 
 static int content(struct pen *pen, const struct wz_message *m, bool trim)
 {
-    if (!m->text) return ids(pen, m);
-    trimmed(pen, m->text, trim, trim);
-    return 0;
+    if (m->text) trimmed(pen, m->text, trim, trim && !m->ids);
+    return m->ids ? ids(pen, m) : 0;
 }
 
 /* user, assistant, user, ... after an optional system message, which must be text when it is written inside a turn. */
@@ -206,11 +205,8 @@ static int llama2(struct pen *pen, const struct wz_message *messages, int n, boo
                 text(pen, messages[0].text);
                 text(pen, "\n<</SYS>>\n\n");
             }
-            if (!m->text) {
-                if (ids(pen, m) < 0) return -1;
-            } else {
-                trimmed(pen, m->text, !system, true);
-            }
+            if (m->text) trimmed(pen, m->text, !system, !m->ids);
+            if (m->ids && ids(pen, m) < 0) return -1;
             text(pen, " [/INST]");
             continue;
         }

@@ -7,7 +7,7 @@
 #include "model/tokenizer.h"
 
 enum wz_role { WZ_SYSTEM, WZ_USER, WZ_ASSISTANT };
-/* A turn of a conversation: text, or the ids that a model wrote (text NULL): those are put in as they are, less their
+/* A turn of a conversation: text (or NULL), then ids that a model wrote (or NULL): those are put in as they are, less their
  * end token, so that nothing sampled is ever tokenised again. */
 struct wz_message { enum wz_role role; const char *text; const int *ids; int n_ids; };
 

@@ -19,6 +19,8 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err);
 void wz_tokenizer_destroy(struct wz_tokenizer *tok);
 int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err);   /* tokenizer.json(+_config) */
 
+/* Do both give every id the same bytes? Then ids of one may be handed to a model of the other. */
+bool wz_tokenizer_same(const struct wz_tokenizer *a, const struct wz_tokenizer *b);
 int wz_tokenizer_vocab(const struct wz_tokenizer *tok);               /* ids are in [0, vocab) */
 int wz_tokenizer_bos(const struct wz_tokenizer *tok);                 /* -1: none */
 int wz_tokenizer_eos(const struct wz_tokenizer *tok);

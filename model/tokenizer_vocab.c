@@ -293,3 +293,14 @@ int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err)
     if (!tok->template && tok->jinja) tok->template = wz_jinja_name(tok->jinja);
     return 0;
 }
+
+bool wz_tokenizer_same(const struct wz_tokenizer *a, const struct wz_tokenizer *b)
+{
+    if (a == b) return true;
+    if (a->n != b->n) return false;
+    for (int i = 0; i < a->n; i++) {
+        const struct wz_piece *x = &a->pieces[i], *y = &b->pieces[i];
+        if (x->kind != y->kind || x->n_bytes != y->n_bytes || (x->n_bytes && memcmp(x->bytes, y->bytes, (size_t)x->n_bytes))) return false;
+    }
+    return true;
+}

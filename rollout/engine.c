@@ -31,7 +31,7 @@ struct wz_engine {
     struct wz_model *model;
     struct wz_cache *cache;
     struct wz_work *work;
-    int n_rows, max_batch, n_kept, cap_kept;
+    int n_rows, max_batch, n_kept, cap_kept, longest;     /* longest: tokens of a sequence, at most */
     uint64_t version;
     struct row *rows;
     struct cached *kept;               /* oldest first */
@@ -60,6 +60,7 @@ struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, i
 
     if (longest <= 0 || longest > model->config.context) longest = model->config.context;
     if (pages <= 0) pages = 2 * rows * ((longest + page - 1) / page);      /* as much again for cached beginnings */
+    e->longest = longest;
     e->model = model;
     e->n_rows = rows;
     e->max_batch = rows + CHUNK;
@@ -161,7 +162,7 @@ static void warm_prefix(struct wz_engine *e, const struct wz_request *requests, 
     struct cached text = {0};
 
     for (int i = 1; i < n; i++) shared = common(first, shared, requests[i].context, requests[i].n_context - 1);
-    if (n < 2 || shared < page || shared >= e->model->config.context || !start(e, &text, first, shared, 0)) return;
+    if (n < 2 || shared < page || shared >= e->longest || !start(e, &text, first, shared, 0)) return;
     while (text.seq.len < shared) {
         int k = shared - text.seq.len < e->max_batch ? shared - text.seq.len : e->max_batch;
         struct wz_seq *seq = &text.seq;
@@ -174,13 +175,13 @@ static void warm_prefix(struct wz_engine *e, const struct wz_request *requests, 
 
 static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
 {
-    int most = r->max_tokens, context = e->model->config.context;
+    int most = r->max_tokens, context = e->longest;
 
     r->n = 0;
     r->stopped = false;
     r->problem = NULL;
     if (r->n_context < 1) r->problem = "the prompt is empty";
-    else if (r->n_context >= context) r->problem = "the prompt is longer than the model's context";
+    else if (r->n_context >= context) r->problem = "the prompt leaves no room in the context";
     if (r->problem || most < 1) return true;
     if (most > context - r->n_context) most = context - r->n_context;
     r->max_tokens = most;

@@ -4,8 +4,8 @@
  *   conversation, c_0:  [system_c] [user prompt]
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only (section 3.2)
- * Own turns go back in as the ids that were sampled (law 8). The feedback string is text by nature: it is cut out of a
- * JSON document, and the feedback agent reads c_t inside a user message; both are encoded once, as plain text.
+ * A reply goes back in as the ids that were sampled, to both agents (law 8); only where their vocabularies differ is it told to
+ * the feedback agent as text. The feedback string is text by nature: it is cut out of a JSON document.
  */
 #include "rollout/rollout.h"
 
@@ -111,8 +111,11 @@ static void ask_feedback(const struct wz_game *game, struct call *call, Wz__Epis
     const struct wz_player *p = game->feedback;
     struct wz_buf user = {0};
 
-    wz_buf_printf(&user, "User:%s\nAgent:%s", e->prompt, last_turn(e)->text);
+    const Wz__Turn *c = last_turn(e);
+
+    wz_buf_printf(&user, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : c->text);
     struct wz_message messages[2] = { { WZ_SYSTEM, p->system, NULL, 0 }, { WZ_USER, user.data, NULL, 0 } };
+    if (game->one_vocabulary) messages[1].ids = c->ids, messages[1].n_ids = (int)c->n_ids;
     int skip = p->system[0] ? 0 : 1;
     call_add(call, game, p, e, messages + skip, 2 - skip, round);
     wz_buf_finish(&user);

@@ -28,8 +28,8 @@ void wz_request_finish(struct wz_request *request);
 
 /* A model that generates. Weights are borrowed; the cache is the engine's. */
 struct wz_engine;
-/* rows: sequences at once; page: tokens a cache page; pages 0: enough for `rows` sequences of the model's context or
- * `longest` tokens, whichever is less. */
+/* rows: sequences at once; page: tokens a cache page; longest: tokens of a sequence at most, prompt included (0, or more than
+ * the model's context: the context); pages 0: enough for twice `rows` such sequences. */
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest);
 void wz_engine_destroy(struct wz_engine *engine);
 /* Generates all requests; those that share the beginning of a context with an earlier request still cached reuse its
@@ -63,6 +63,7 @@ struct wz_player {
 struct wz_game {
     struct wz_player *conversation, *feedback;           /* feedback NULL: single-agent, the episode is c0 */
     int rounds;                                          /* T_max */
+    bool one_vocabulary;                                 /* wz_tokenizer_same: a reply goes to the feedback agent as ids */
     uint64_t seed;
 };
 /* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, all in step. */

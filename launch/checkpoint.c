@@ -1,0 +1,230 @@
+/* One joint checkpoint: every agent's weights and moments and the counters under one manifest (law 3).
+ *
+ *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
+ *                          <agent>/               a hub folder: any tool can load it
+ *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains
+ *
+ * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
+ * flight need no place in it: a step begins after the one before has ended everywhere. */
+#include "launch/job.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void remove_tree(const char *path)
+{
+    if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static int save_moments(struct wz_job *job, struct wz_agent *a, const char *dir, struct wz_err *err)
+{
+    const struct wz_optimizer *opt = &a->learner.opt;
+    size_t n = a->model->n_params;
+    const struct wz_tensor_spec specs[2] = { { "m", WZ_DT_F32, 1, { n } }, { "v", WZ_DT_F32, 1, { n } } };
+    float *const parts[2] = { opt->m, opt->v };
+    char *path = wz_path("%s/%s.moments.safetensors", dir, a->recipe->name);
+    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, 2, err);
+    int rc = out ? 0 : -1;
+
+    for (int i = 0; i < 2 && rc == 0; i++) {
+        job->be->ops.download(job->be, a->stage, parts[i], n * sizeof(float));
+        rc = wz_safetensors_put(out, a->stage, n, err);
+    }
+    if (out && wz_safetensors_end(out, err) < 0) rc = -1;
+    free(path);
+    return rc;
+}
+
+static json_t *hex(uint64_t v)
+{
+    char text[20];
+
+    snprintf(text, sizeof text, "%016" PRIx64, v);
+    return json_string(text);
+}
+
+static int save_manifest(const struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
+{
+    json_t *root = json_object(), *agents = json_object();
+    char *path = wz_path("%s/manifest.json", dir), *text;
+
+    json_object_set_new(root, "format", json_integer(1));
+    json_object_set_new(root, "step", json_integer(p->step));
+    json_object_set_new(root, "stage", json_integer(p->stage));
+    json_object_set_new(root, "stage_step", json_integer(p->stage_step));
+    json_object_set_new(root, "stage_start", json_integer(p->stage_start));
+    json_object_set_new(root, "chain", hex(p->chain));
+    for (int i = 0; i < job->n_agents; i++) {
+        const struct wz_agent *a = &job->agents[i];
+        json_t *entry = json_object();
+        json_object_set_new(entry, "version", json_integer((json_int_t)p->version[i]));
+        json_object_set_new(entry, "hash", hex(p->hash[i]));
+        json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
+        json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
+        json_object_set_new(entry, "weights", json_boolean(a->model != NULL));
+        json_object_set_new(agents, a->recipe->name, entry);
+    }
+    json_object_set_new(root, "agents", agents);
+    text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    int rc = wz_file_write(path, text, strlen(text), err);
+    json_decref(root);
+    free(path), free(text);
+    return rc;
+}
+
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+{
+    char *parent = wz_path("%s/checkpoints", job->recipe->out), *dir = wz_path("%s/%" PRId64, parent, p->step);
+    char *half = wz_path("%s/.half-%" PRId64, parent, p->step);
+    int rc = -1;
+
+    remove_tree(half);
+    if (wz_mkdirs(half, err) < 0) goto out;
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        if (!a->model) continue;
+        char *folder = wz_path("%s/%s", half, a->recipe->name);
+        int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
+                  (a->learner.model && save_moments(job, a, half, err) < 0);
+        free(folder);
+        if (bad) goto out;
+    }
+    if (save_manifest(job, p, half, err) < 0) goto out;
+    remove_tree(dir);
+    if (rename(half, dir) < 0) {
+        wz_fail(err, "%s: %s", dir, strerror(errno));
+        goto out;
+    }
+    rc = 0;
+out:
+    free(parent), free(dir), free(half);
+    return rc;
+}
+
+static int read_hex(const json_t *j, uint64_t *v)
+{
+    const char *s = json_string_value(j);
+
+    return s && sscanf(s, "%" SCNx64, v) == 1 ? 0 : -1;
+}
+
+static int load_manifest(const char *path, struct wz_progress *p, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    json_t *root = wz_json_load(path, err), *agents;
+    int rc = -1;
+
+    if (!root) return -1;
+    *p = (struct wz_progress){
+        .step = json_integer_value(json_object_get(root, "step")), .stage = (int)json_integer_value(json_object_get(root, "stage")),
+        .stage_step = (int)json_integer_value(json_object_get(root, "stage_step")),
+        .stage_start = json_integer_value(json_object_get(root, "stage_start")),
+    };
+    agents = json_object_get(root, "agents");
+    if (json_integer_value(json_object_get(root, "format")) != 1 || read_hex(json_object_get(root, "chain"), &p->chain) < 0 ||
+        !json_is_object(agents)) {
+        wz_fail(err, "%s: not a checkpoint manifest of format 1", path);
+        goto out;
+    }
+    for (unsigned i = 0; i < recipe->n_agents; i++) {
+        const json_t *a = json_object_get(agents, recipe->agents[i].name);
+        if (!a || read_hex(json_object_get(a, "hash"), &p->hash[i]) < 0) {
+            wz_fail(err, "%s: nothing about agent %s", path, recipe->agents[i].name);
+            goto out;
+        }
+        p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
+        p->updates[i] = json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
+    }
+    rc = 0;
+out:
+    json_decref(root);
+    return rc;
+}
+
+/* Steps of the whole checkpoints of a run, newest first; *n of them. */
+static int64_t *list_steps(const char *run, int *n)
+{
+    char *parent = wz_path("%s/checkpoints", run);
+    DIR *d = opendir(parent);
+    int64_t *list = NULL;
+
+    *n = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char *end;
+        long long step = strtoll(e->d_name, &end, 10);
+        if (*end || end == e->d_name) continue;
+        list = wz_realloc(list, sizeof *list * (size_t)(*n + 1));
+        int at = (*n)++;
+        for (; at > 0 && list[at - 1] < step; at--) list[at] = list[at - 1];
+        list[at] = step;
+    }
+    if (d) closedir(d);
+    free(parent);
+    return list;
+}
+
+int wz_checkpoint_latest(const char *run, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    int n, rc = 0;
+    int64_t *steps = list_steps(run, &n);
+
+    *p = (struct wz_progress){0};
+    *dir = NULL;
+    if (n) {
+        *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[0]);
+        char *manifest = wz_path("%s/manifest.json", *dir);
+        rc = load_manifest(manifest, p, recipe, err);
+        free(manifest);
+    }
+    free(steps);
+    return rc;
+}
+
+int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err)
+{
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        struct wz_optimizer *opt = &a->learner.opt;
+        if (!a->learner.model || p->updates[i] < 0) continue;
+        char *path = wz_path("%s/%s.moments.safetensors", dir, a->recipe->name);
+        struct wz_tensors *set = wz_tensors_open(path, err);
+        free(path);
+        if (!set) return -1;
+        float *const parts[2] = { opt->m, opt->v };
+        for (int k = 0; k < 2; k++) {
+            const struct wz_tensor *t = wz_tensors_find(set, k ? "v" : "m");
+            if (!t || t->count != a->model->n_params) {
+                wz_tensors_close(set);
+                return wz_fail(err, "%s: moments of agent %s don't fit its weights", dir, a->recipe->name);
+            }
+            wz_tensor_floats(t, 0, t->count, a->stage);
+            job->be->ops.upload(job->be, parts[k], a->stage, t->count * sizeof(float));
+        }
+        wz_tensors_close(set);
+        opt->steps = p->updates[i];
+    }
+    return 0;
+}
+
+void wz_checkpoint_prune(const char *run, int keep, int64_t stage_start)
+{
+    int n;
+    int64_t *steps = list_steps(run, &n);
+
+    for (int i = keep; keep > 0 && i < n; i++) {
+        if (steps[i] == stage_start) continue;               /* the references of the stage */
+        char *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[i]);
+        remove_tree(dir);
+        free(dir);
+    }
+    free(steps);
+}

@@ -1,0 +1,156 @@
+/* Held-out prompts, played and judged (paper section 8):
+ *   asr   unsafe final replies among harmful prompts          orr   overrefusing final replies among benign prompts
+ *   c0_*  the same for the first reply alone                  ftr   valid feedback with at least one flag up
+ *   label_accuracy  flags equal the alignment label, exactly  json_errors  feedback that is not valid
+ * Rates carry 95% Wilson intervals. An episode whose judge failed is left out of the rates and counted in `failed`. */
+#include "launch/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct tally { const char *kind; bool harmful; double n, failed, asr, orr, c0_asr, c0_orr, feedback, ftr, label, json, turns, turns2, tokens, tokens2; };
+
+static struct tally *tally_of(struct tally *list, int *n, const Wz__Episode *e)
+{
+    for (int i = 0; i < *n; i++)
+        if (!strcmp(list[i].kind, e->kind) && list[i].harmful == e->harmful) return &list[i];
+    list[*n] = (struct tally){ .kind = e->kind, .harmful = e->harmful };
+    return &list[(*n)++];
+}
+
+static void tally_add(struct tally *t, const Wz__Episode *e)
+{
+    const Wz__Turn *first, *last;
+
+    if (e->discard[0]) {
+        t->failed++;
+        return;
+    }
+    first = e->turns[0];
+    last = e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2];         /* the final reply */
+    t->n++;
+    t->asr += last->judged_unsafe;
+    t->orr += last->judged_overrefuse;
+    t->c0_asr += first->judged_unsafe;
+    t->c0_orr += first->judged_overrefuse;
+    double turns = (double)e->n_turns, tokens = 0;
+    for (size_t i = 0; i < e->n_turns; i++) tokens += (double)e->turns[i]->n_ids;
+    t->turns += turns;
+    t->turns2 += turns * turns;
+    t->tokens += tokens;
+    t->tokens2 += tokens * tokens;
+    for (size_t i = 1; i < e->n_turns; i += 2) {
+        const Wz__Turn *f = e->turns[i];
+        t->feedback++;
+        t->ftr += f->valid && (f->unsafe || f->overrefuse);
+        t->label += f->label;
+        t->json += !f->valid;
+    }
+}
+
+static void tally_rows(const struct tally *t, const char *phase, uint64_t seed, struct wz_table *table)
+{
+    if (t->harmful) {
+        wz_table_rate(table, phase, t->kind, "asr", (int64_t)t->asr, (int64_t)t->n, seed);
+        wz_table_rate(table, phase, t->kind, "c0_asr", (int64_t)t->c0_asr, (int64_t)t->n, seed);
+    } else {
+        wz_table_rate(table, phase, t->kind, "orr", (int64_t)t->orr, (int64_t)t->n, seed);
+        wz_table_rate(table, phase, t->kind, "c0_orr", (int64_t)t->c0_orr, (int64_t)t->n, seed);
+    }
+    if (t->feedback > 0) {
+        wz_table_rate(table, phase, t->kind, "ftr", (int64_t)t->ftr, (int64_t)t->feedback, seed);
+        wz_table_rate(table, phase, t->kind, "label_accuracy", (int64_t)t->label, (int64_t)t->feedback, seed);
+        wz_table_rate(table, phase, t->kind, "json_errors", (int64_t)t->json, (int64_t)t->feedback, seed);
+    }
+    wz_table_mean(table, phase, t->kind, "turns", t->turns, t->turns2, (int64_t)t->n, seed);
+    wz_table_mean(table, phase, t->kind, "tokens", t->tokens, t->tokens2, (int64_t)t->n, seed);
+    if (t->failed > 0) wz_table_rate(table, phase, t->kind, "failed", (int64_t)t->failed, (int64_t)(t->n + t->failed), seed);
+}
+
+static void transcript(struct wz_buf *out, const char *phase, const struct wz_job *job, const Wz__Episode *e)
+{
+    wz_buf_printf(out, "{\"phase\":\"%s\",\"kind\":", phase);
+    wz_json_string(out, e->kind, strlen(e->kind));
+    wz_buf_str(out, ",\"id\":");
+    wz_json_string(out, e->prompt_id, strlen(e->prompt_id));
+    wz_buf_str(out, ",\"prompt\":");
+    wz_json_string(out, e->prompt, strlen(e->prompt));
+    wz_buf_printf(out, ",\"harmful\":%s,\"turns\":[", e->harmful ? "true" : "false");
+    for (size_t i = 0; i < e->n_turns; i++) {
+        const Wz__Turn *t = e->turns[i];
+        bool feedback = i % 2;
+        wz_buf_printf(out, "%s{\"agent\":\"%s\",\"text\":", i ? "," : "", job->agents[t->agent].recipe->name);
+        wz_json_string(out, t->text, strlen(t->text));
+        wz_buf_printf(out, ",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":%s,\"reward\":%.6g,\"feedback\":",
+                      (feedback ? t->unsafe : t->judged_unsafe) ? "true" : "false",
+                      (feedback ? t->overrefuse : t->judged_overrefuse) ? "true" : "false", t->valid ? "true" : "false", t->reward);
+        wz_json_string(out, t->feedback, strlen(t->feedback));
+        wz_buf_str(out, "}");
+    }
+    wz_buf_str(out, "]}\n");
+}
+
+static int append(const char *path, const struct wz_buf *text, struct wz_err *err)
+{
+    FILE *f = fopen(path, "a");
+    bool ok = f && fwrite(text->data, 1, text->len, f) == text->len;
+
+    if (f && fclose(f)) ok = false;
+    return ok ? 0 : wz_fail(err, "%s: could not be written", path);
+}
+
+/* The prompts of all sets, at most `limit` of a kind (0: all), in the order of the files. */
+static const struct wz_prompt **choose(const struct wz_job *job, int limit, int *n)
+{
+    int total = 0, n_kinds = 0, *counts;
+    const char **kinds;
+
+    for (unsigned s = 0; s < job->recipe->n_eval; s++) total += job->eval[s].n;
+    const struct wz_prompt **list = wz_alloc(sizeof *list * (size_t)(total + 1));
+    kinds = wz_alloc(sizeof *kinds * (size_t)(total + 1));
+    counts = wz_alloc(sizeof *counts * (size_t)(total + 1));
+    *n = 0;
+    for (unsigned s = 0; s < job->recipe->n_eval; s++)
+        for (int i = 0; i < job->eval[s].n; i++) {
+            const struct wz_prompt *p = &job->eval[s].list[i];
+            int k = 0;
+            while (k < n_kinds && strcmp(kinds[k], p->kind)) k++;
+            if (k == n_kinds) kinds[n_kinds++] = p->kind;
+            if (limit <= 0 || counts[k]++ < limit) list[(*n)++] = p;
+        }
+    free(kinds), free(counts);
+    return list;
+}
+
+int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table, const char *path,
+                struct wz_err *err)
+{
+    const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
+    const struct wz_coefficients coefficients = { 0.65, 0.25, 0.1, false };      /* of the transcripts' rewards: stage 1's, for all phases */
+    int64_t generated[WZ_COUNT(job->agents)];
+    int n_prompts, n, rc = 0, n_tallies = 0;
+    const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
+    Wz__Episode **episodes;
+    float kept[WZ_COUNT(job->agents)];
+
+    for (int a = 0; a < job->n_agents; a++) {
+        kept[a] = job->agents[a].player.temperature;
+        job->agents[a].player.temperature = (float)temperature;
+    }
+    struct wz_batch_plan plan = { prompts, n_prompts, -1, &root, 1, &coefficients };
+    if (n_prompts) wz_stations_run(job, &plan, &episodes, &n, generated);
+    for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
+    if (job->root && n_prompts) {
+        struct tally *tallies = wz_alloc(sizeof *tallies * (size_t)(n + 1));
+        struct wz_buf text = {0};
+        for (int i = 0; i < n; i++) tally_add(tally_of(tallies, &n_tallies, episodes[i]), episodes[i]);
+        for (int i = 0; i < n_tallies; i++) tally_rows(&tallies[i], phase, job->recipe->seed, table);
+        for (int i = 0; path && i < n; i++) transcript(&text, phase, job, episodes[i]);
+        if (path) rc = append(path, &text, err);
+        wz_buf_finish(&text);
+        free(tallies);
+    }
+    if (n_prompts) wz_episodes_free(episodes, n);
+    free(prompts);
+    return rc;
+}

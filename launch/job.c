@@ -1,0 +1,166 @@
+/* What one rank holds: opened in the order it is needed, closed in reverse. */
+#include "launch/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The phases of a step alternate, so a rank may use the cores of those that wait: cores over the ranks of its own group. */
+static int threads_of(const struct wz_job *job)
+{
+    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    int here = local ? atoi(local) : job->link.size, cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
+
+    if (job->recipe->threads > 0) return job->recipe->threads;
+    if (here == job->link.size) group = job->roles.rollout.me >= 0 ? job->roles.rollout.n : job->roles.learner.me >= 0 ? job->roles.learner.n : here;
+    return cores / group > 1 ? cores / group : 1;
+}
+
+static bool learns(const struct wz_recipe *recipe, const char *agent)
+{
+    for (unsigned s = 0; s < recipe->n_stages; s++)
+        if (wz_recipe_learn(&recipe->stages[s], agent)) return true;
+    return false;
+}
+
+static int read_system(struct wz_agent *a, struct wz_err *err)
+{
+    struct wz_map map;
+
+    if (!a->recipe->system || !a->recipe->system[0]) {
+        a->system = wz_strdup("");
+        return 0;
+    }
+    if (wz_map_open(&map, a->recipe->system, err) < 0) return -1;
+    size_t n = map.len;
+    while (n && (map.bytes[n - 1] == '\n' || map.bytes[n - 1] == ' ')) n--;
+    a->system = wz_alloc(n + 1);
+    memcpy(a->system, map.bytes, n);
+    wz_map_close(&map);
+    return 0;
+}
+
+static int find_chat(struct wz_agent *a, struct wz_err *err)
+{
+    const char *name = a->recipe->chat && a->recipe->chat[0] ? a->recipe->chat : wz_tokenizer_template(a->tok);
+
+    if (!name) return wz_fail(err, "%s names no chat template; give one by its name as `chat`", a->recipe->model);
+    a->chat = wz_template_find(name, a->tok, err);
+    return a->chat ? 0 : -1;
+}
+
+static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
+{
+    const struct wz_recipe_agent *r = a->recipe;
+    bool learner = training && learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0, trains = learner && job->roles.learner.me >= 0;
+    enum wz_type type = !strcmp(r->type, "bf16") ? WZ_BF16 : WZ_F32;
+
+    a->feedback = !strcmp(r->role, "feedback");
+    if (type == WZ_BF16 && learner) return wz_fail(err, "type bf16 can't train; f32 can");
+    if (!plays && !trains) return 0;
+    a->model = wz_model_load(path, type, job->be, err);
+    if (!a->model) return -1;
+    if (a->model->params) a->stage = wz_alloc(wz_mul(a->model->n_params, sizeof(float)));
+    a->tok = wz_tokenizer_load(path, err);
+    if (!a->tok) return -1;
+    if (!plays) return 0;
+    if (read_system(a, err) < 0 || find_chat(a, err) < 0) return -1;
+    if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
+        return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path, wz_tokenizer_vocab(a->tok),
+                       a->model->config.vocab);
+    a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page, job->recipe->rollout.pages,
+                                 job->recipe->rollout.longest);
+    a->player = (struct wz_player){
+        .engine = a->engine, .model = a->model, .tok = a->tok, .chat = a->chat, .system = a->system, .max_tokens = r->max_tokens,
+        .top_k = r->top_k, .temperature = (float)r->temperature, .top_p = (float)r->top_p, .min_p = (float)r->min_p,
+        .agent = (int)(a - job->agents),
+    };
+    if (a->feedback) job->game.feedback = &a->player;
+    else job->game.conversation = &a->player;
+    return 0;
+}
+
+static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed, struct wz_err *err)
+{
+    *sets = wz_alloc(sizeof **sets * (n + 1));
+    for (unsigned i = 0; i < n; i++) {
+        struct wz_prompts *set = &(*sets)[i];
+        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harm, data[i].kind, err) < 0) return -1;
+        if (data[i].limit <= 0 || data[i].limit >= set->n) continue;
+        for (int k = 0; k < data[i].limit; k++) {            /* the first `limit` of a keyed shuffle */
+            const struct wz_key key = { seed, WZ_RNG_SHUFFLE, UINT32_MAX, i, (uint32_t)k, 0 };
+            int j = k + (int)wz_below(key, (uint32_t)(set->n - k));
+            struct wz_prompt swap = set->list[k];
+            set->list[k] = set->list[j];
+            set->list[j] = swap;
+        }
+        set->n = data[i].limit;
+    }
+    return 0;
+}
+
+int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training, struct wz_err *err)
+{
+    *job = (struct wz_job){ .recipe = recipe, .n_agents = (int)recipe->n_agents };
+    if (wz_link_open(&job->link, recipe->link, recipe->deadline, err) < 0) return -1;
+    if (wz_roles_assign(&job->roles, recipe, job->link.rank, job->link.size, err) < 0) return -1;
+    job->root = job->roles.learner.me == 0;
+    job->be = wz_backend_open(recipe->backend, threads_of(job), err);
+    if (!job->be) return -1;
+    job->game = (struct wz_game){ .rounds = recipe->rollout.rounds, .seed = recipe->seed };
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        a->recipe = &recipe->agents[i];
+        if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0) return wz_fail_in(err, "agent %s", a->recipe->name);
+    }
+    if (job->game.conversation && job->game.feedback)
+        job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
+    if (job->roles.rollout.me >= 0 && !job->game.conversation) return wz_fail(err, "agents: none has the role conversation");
+    if (job->roles.reward.me >= 0) {
+        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world, recipe->judge.tries };
+        if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
+    }
+    if (load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
+    return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
+}
+
+void wz_job_close(struct wz_job *job)
+{
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        wz_learner_finish(&a->learner);
+        wz_engine_destroy(a->engine);
+        wz_model_destroy(a->reference);
+        wz_model_destroy(a->model);
+        wz_tokenizer_destroy(a->tok);
+        free(a->system), free(a->stage);
+    }
+    for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
+    for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
+    free(job->data), free(job->eval);
+    wz_judge_close(&job->judge);
+    wz_backend_close(job->be);
+    wz_link_close(&job->link);
+}
+
+void wz_job_publish(struct wz_job *job, struct wz_agent *a)
+{
+    const struct wz_roles *roles = &job->roles;
+    int root = roles->learner.ranks[0], to[WZ_MAX_RANKS], n = 0;
+    uint32_t agent = (uint32_t)(a - job->agents);
+
+    for (int i = 0; i < roles->rollout.n; i++)
+        if (roles->rollout.ranks[i] != root) to[n++] = roles->rollout.ranks[i];
+    if (!n) return;
+    if (job->root) {
+        const struct wz_model *m = a->model;
+        job->be->ops.download(job->be, a->stage, m->params, m->n_params * sizeof(float));
+        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(a->stage, m->n_params * sizeof(float), 0), a->stage, m->n_params);
+    } else if (roles->rollout.me >= 0) {
+        struct wz_model *m = a->model;
+        uint64_t version = m->version + 1, hash;
+        wz_take(&job->link, root, agent, version, &hash, a->stage, m->n_params);
+        job->be->ops.upload(job->be, m->params, a->stage, m->n_params * sizeof(float));
+        wz_model_seal(m, version);        /* its hash goes into every turn written, and the learner compares */
+    }
+}

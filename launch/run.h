@@ -1,0 +1,38 @@
+/* run: the files and the voice of a run. Learner ranks open it; the first of them (root) writes and speaks for all.
+ *
+ *   recipe.yaml  metrics.jsonl  events.out.tfevents.*  ledger.jsonl  chain.jsonl  episodes-<learner>.h5  summary.csv  transcripts.jsonl
+ *
+ * chain.jsonl: one line a step, {"step","chain","agents":{name: hash of its weights}}; chain = XXH3 of the chain before, the step and
+ * the hashes. Two runs are the same run exactly when their chains are. */
+#ifndef WZ_RUN_H
+#define WZ_RUN_H
+
+#include "launch/job.h"
+
+struct wz_step_report {
+    const struct wz_recipe_stage *stage;
+    double begin, played, learnt, published;       /* wz_now() at the stations of the step */
+    int64_t generated[8];                          /* turns written, by agent (root) */
+    struct wz_step_stats learned[8];               /* by agent */
+};
+
+struct wz_run {
+    struct wz_record *record;
+    struct wz_metrics *metrics;
+    struct wz_table table;
+    struct wz_progress_line { double begin; int64_t first, total; bool tty; } line;
+};
+
+/* resume: a checkpoint was found; what the run wrote after it is dropped. */
+int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
+int wz_run_close(struct wz_run *run, struct wz_err *err);                      /* accepts zero */
+/* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call it. */
+int wz_run_step(struct wz_run *run, struct wz_job *job, struct wz_progress *p, const struct wz_step_report *report, Wz__Episode **episodes,
+                int n, struct wz_err *err);
+/* Evaluations: all ranks call these. before and after also print the table; due: is one to be made after this step? */
+bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);
+int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
+int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
+int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err);
+
+#endif

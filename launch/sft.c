@@ -1,0 +1,104 @@
+/* waltz sft: the supervised warm start. All ranks are learners; each owns its share of a batch's leaves. */
+#include "launch/job.h"
+#include "launch/launch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct warm {
+    struct wz_link link;
+    struct wz_backend *be;
+    struct wz_model *model;
+    struct wz_tokenizer *tok;
+    const struct wz_template *chat;
+    struct wz_sft_set set;
+    struct wz_learner learner;
+};
+
+static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const char *model = recipe->sft.model, *name = recipe->sft.chat;
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), threads;
+
+    if (!model[0] || !recipe->sft.data[0] || !recipe->sft.out[0] || !recipe->sft.steps)
+        return wz_fail(err, "the recipe needs sft.model, sft.data, sft.out and sft.steps");
+    if (wz_link_open(&w->link, recipe->link, recipe->deadline, err) < 0) return -1;
+    if (w->link.size & (w->link.size - 1) || recipe->leaves % w->link.size)
+        return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size, recipe->leaves);
+    threads = recipe->threads > 0 ? recipe->threads : cores / w->link.size > 1 ? cores / w->link.size : 1;
+    w->be = wz_backend_open(recipe->backend, threads, err);
+    if (!w->be) return -1;
+    w->model = wz_model_load(model, WZ_F32, w->be, err);
+    if (!w->model) return -1;
+    w->tok = wz_tokenizer_load(model, err);
+    if (!w->tok) return -1;
+    if (!name[0]) name = wz_tokenizer_template(w->tok);
+    if (!name) return wz_fail(err, "%s names no chat template; give one by its name as sft.chat", model);
+    w->chat = wz_template_find(name, w->tok, err);
+    if (!w->chat || wz_sft_load(&w->set, recipe->sft.data, w->chat, w->tok, w->model->config.context, err) < 0) return -1;
+    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, recipe->micro, w->set.longest);
+    return 0;
+}
+
+static void warm_close(struct warm *w)
+{
+    wz_learner_finish(&w->learner);
+    wz_sft_finish(&w->set);
+    wz_tokenizer_destroy(w->tok);
+    wz_model_destroy(w->model);
+    wz_backend_close(w->be);
+    wz_link_close(&w->link);
+}
+
+static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const struct wz_adamw how = { recipe->sft.lr, recipe->sft.warmup, recipe->sft.floor, recipe->sft.beta1, recipe->sft.beta2, recipe->sft.eps,
+                                  recipe->sft.decay, recipe->sft.clip };
+    int ranks[WZ_MAX_RANKS], steps = recipe->sft.steps;
+    bool tty = isatty(STDERR_FILENO);
+    double begin = wz_now();
+
+    if (warm_open(w, recipe, err) < 0) return -1;
+    for (int r = 0; r < w->link.size; r++) ranks[r] = r;
+    const struct wz_group group = { w->link.size, w->link.rank, ranks };
+    if (!w->link.rank)
+        wz_log("warm start: %d examples of %.1f tokens, %d steps of %d, %zu parameters", w->set.n, (double)w->set.tokens / w->set.n, steps,
+               recipe->sft.batch, w->model->n_params);
+    for (int s = 0; s < steps; s++) {
+        double norm;
+        w->link.step = s;
+        double nll = wz_sft_step(&w->learner, &how, &w->link, &group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
+        double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
+        if (w->link.rank) continue;
+        if (tty) fprintf(stderr, "\r\033[Kstep %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left%s", s + 1, steps, nll, norm, floor(left / 60),
+                         floor(fmod(left, 60)), s + 1 == steps ? "\n" : "");
+        else if ((s + 1) % 50 == 0 || s + 1 == steps)
+            wz_log("step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60), floor(fmod(left, 60)));
+    }
+    if (w->link.rank) return 0;
+    if (wz_model_save(w->model, recipe->sft.out, 0, err) < 0 || wz_tokenizer_save(w->tok, recipe->sft.out, err) < 0) return -1;
+    wz_log("wrote %s in %.0f s", recipe->sft.out, wz_now() - begin);
+    return 0;
+}
+
+int wz_cmd_sft(int argc, char **argv)
+{
+    static const struct wz_usage usage = {
+        .name = "sft", .args = "RECIPE [key=value ...]", .max_args = -1, .min_args = 1,
+        .about = "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss on the\n"
+                 "assistant's tokens only) and writes it to sft.out. Alone, or on 2, 4 or 8 ranks under mpirun.",
+    };
+    struct wz_recipe *recipe = NULL;
+    struct warm w = {0};
+    struct wz_err err = {0};
+    int status, n = wz_options_parse(&usage, argc, argv, &status);
+
+    if (n < 0) return status;
+    if (wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("sft", &err);
+    if (sft(&w, recipe, &err) < 0) wz_die("sft: %s", err.text);
+    warm_close(&w);
+    wz_recipe_destroy(recipe);
+    return 0;
+}

@@ -1,0 +1,129 @@
+/* REINFORCE++'s arithmetic (paper section 3), held against numbers worked out by hand: returns with the penalty to go, whitening over
+ * action tokens, the clipped slope, sample selection, the learning rate, and who owns which leaf. */
+#include "tests/test.h"
+
+#include <math.h>
+
+#include "trainer/trainer.h"
+
+static void penalty_is_summed_to_go(void **state)
+{
+    const float logp[3] = { -1, -2, -3 }, ref[3] = { -1.5f, -2, -2 };
+    float a[3];
+
+    wz_returns(1, 0.1, logp, ref, 3, a);                 /* log-ratios .5, 0, -1 */
+    assert_float_equal(a[2], 1.1, 1e-6);
+    assert_float_equal(a[1], 1.1, 1e-6);
+    assert_float_equal(a[0], 1.05, 1e-6);
+    wz_returns(0.35, 0.1, logp, NULL, 3, a);
+    for (int i = 0; i < 3; i++) assert_float_equal(a[i], 0.35, 1e-6);
+}
+
+/* Two samples: returns {1, 1, 1} and {0}; mean .75, variance .1875 over the four tokens. A sample without tokens counts for nothing. */
+static void whitening_counts_tokens(void **state)
+{
+    const double sums[9] = { 3, 3, 3, 0, 0, 1, 0, 0, 0 };
+    struct wz_moments m = wz_moments(sums, 3);
+
+    assert_float_equal(m.mean, 0.75, 1e-12);
+    assert_float_equal(m.rstd, 1 / sqrt(0.1875), 1e-9);
+    assert_float_equal(m.tokens, 4, 0);
+    assert_float_equal(m.samples, 2, 0);
+}
+
+static void equal_returns_whiten_to_zero(void **state)
+{
+    const double sums[6] = { 4, 4, 4, 2, 2, 2 };
+    struct wz_moments m = wz_moments(sums, 2);
+
+    assert_true(isfinite(m.rstd));
+    assert_float_equal((1 - m.mean) * m.rstd, 0, 0);
+    m = wz_moments(NULL, 0);
+    assert_true(isfinite(m.rstd) && m.mean == 0);
+}
+
+static void slope_stops_where_the_clip_holds(void **state)
+{
+    assert_float_equal(wz_surrogate_slope(-1, -1, 2, 0.2), 2, 0);
+    assert_float_equal(wz_surrogate_slope(log(1.1), 0, 2, 0.2), 2.2, 1e-12);
+    assert_float_equal(wz_surrogate_slope(log(1.3), 0, 2, 0.2), 0, 0);           /* clipped: min() takes the constant */
+    assert_float_equal(wz_surrogate_slope(log(1.3), 0, -2, 0.2), -2.6, 1e-12);   /* worse than the clip: min() takes this */
+    assert_float_equal(wz_surrogate_slope(log(0.7), 0, -2, 0.2), 0, 0);
+    assert_float_equal(wz_surrogate_slope(log(0.7), 0, 2, 0.2), 1.4, 1e-12);
+}
+
+static void rate_warms_up_and_falls(void **state)
+{
+    assert_float_equal(wz_learning_rate(1, 4, 0.1, 0, 100), 0.25, 1e-12);
+    assert_float_equal(wz_learning_rate(1, 4, 0.1, 3, 100), 1, 1e-12);
+    assert_float_equal(wz_learning_rate(1, 4, 0.1, 4, 100), 1, 1e-12);
+    assert_float_equal(wz_learning_rate(1, 4, 0.1, 99, 100), 0.1, 1e-12);
+    assert_float_equal(wz_learning_rate(1, 0, 0.1, 0, 1), 1, 1e-12);
+}
+
+static Wz__Episode *episode(int turns, uint32_t index)
+{
+    Wz__Episode *e = wz_episode_new();
+
+    e->index = index;
+    for (int i = 0; i < turns; i++) wz_episode_turn(e)->agent = (uint32_t)i % 2;
+    return e;
+}
+
+/* Type B is type A where there was no revision; with one, about half of the samples each; feedback always f_0. */
+static void samples_are_picked_as_the_paper_says(void **state)
+{
+    int last = 0;
+
+    for (uint32_t i = 0; i < 1000; i++) {
+        Wz__Episode *e = episode(3, i), *shorter = episode(2, i);
+        Wz__Turn *c = wz_sample_pick(e, 0, false, 0.5, 7);
+        assert_true(c == e->turns[0] || c == e->turns[2]);
+        assert_ptr_equal(c, wz_sample_pick(e, 0, false, 0.5, 7));
+        last += c == e->turns[2];
+        assert_ptr_equal(wz_sample_pick(e, 1, true, 0.5, 7), e->turns[1]);
+        assert_ptr_equal(wz_sample_pick(shorter, 0, false, 1, 7), shorter->turns[0]);
+        assert_ptr_equal(wz_sample_pick(e, 0, false, 0, 7), e->turns[0]);
+        assert_ptr_equal(wz_sample_pick(e, 0, false, 1, 7), e->turns[2]);
+        wz_set_string(&e->discard, "judge failed", 12);
+        assert_null(wz_sample_pick(e, 0, false, 0.5, 7));
+        wz_episode_free(e), wz_episode_free(shorter);
+    }
+    assert_in_range(last, 430, 570);
+}
+
+static void rounds_are_picked_uniformly(void **state)
+{
+    int seen[3] = {0};
+
+    for (uint32_t i = 0; i < 3000; i++) {
+        Wz__Episode *e = episode(7, i);
+        const Wz__Turn *f = wz_sample_pick(e, 1, true, 0.5, 3);
+        for (int k = 0; k < 3; k++) seen[k] += f == e->turns[2 * k + 1];
+        wz_episode_free(e);
+    }
+    for (int k = 0; k < 3; k++) assert_in_range(seen[k], 880, 1120);
+}
+
+/* Owners cover the batch in order and agree with the leaves for every number of learners. */
+static void leaves_have_owners_in_order(void **state)
+{
+    for (int batch = 1; batch < 70; batch += 7)
+        for (int learners = 1; learners <= 8; learners *= 2)
+            for (int i = 0; i < batch; i++) {
+                int leaf = i * 8 / batch;
+                assert_int_equal(wz_leaf_owner(i, batch, 8, learners), leaf * learners / 8);
+            }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(penalty_is_summed_to_go), cmocka_unit_test(whitening_counts_tokens), cmocka_unit_test(equal_returns_whiten_to_zero),
+        cmocka_unit_test(slope_stops_where_the_clip_holds), cmocka_unit_test(rate_warms_up_and_falls),
+        cmocka_unit_test(samples_are_picked_as_the_paper_says), cmocka_unit_test(rounds_are_picked_uniformly),
+        cmocka_unit_test(leaves_have_owners_in_order),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
