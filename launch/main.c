@@ -15,6 +15,7 @@ static const struct command {
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
     { "score", wz_cmd_score, "log-probabilities of given tokens" },
     { "convert", wz_cmd_convert, "a GGUF or a model folder to a model folder" },
+    { "inspect", wz_cmd_inspect, "what a model, a checkpoint, a record or a file of prompts holds" },
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
     { NULL, NULL, NULL },

@@ -128,7 +128,7 @@ struct wz_safetensors_out {
     FILE *f;
     struct { enum wz_dtype dtype; size_t left; } *todo;    /* per tensor: values still to come */
     int n, at;
-    bool failed;
+    struct wz_err why;                                     /* of the first failure; empty: none */
 };
 
 static void out_free(struct wz_safetensors_out *out)
@@ -199,8 +199,8 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
             half[i] = dtype == WZ_DT_F16 ? wz_f16_from(values[i]) : wz_bf16_from(values[i]);
         const void *bytes = dtype == WZ_DT_F32 ? (const void *)values : half;
         if (fwrite(bytes, wz_dtypes[dtype].bytes, k, out->f) != k) {
-            out->failed = true;
-            return wz_fail(err, "%s: %s", out->tmp, strerror(errno));
+            wz_fail(&out->why, "%s: %s", out->tmp, strerror(errno));
+            return wz_fail(err, "%s", out->why.text);
         }
         out->todo[out->at].left -= k;
         values += k;
@@ -214,7 +214,9 @@ int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err)
     int rc = -1;
 
     while (out->at < out->n && !out->todo[out->at].left) out->at++;
-    if (out->failed || out->at < out->n) {
+    if (*out->why.text) {
+        wz_fail(err, "%s", out->why.text);
+    } else if (out->at < out->n) {
         wz_fail(err, "%s: given up: not all values were written", out->path);
     } else if (fflush(out->f) || fsync(fileno(out->f)) < 0 || rename(out->tmp, out->path) < 0) {
         wz_fail(err, "%s: %s", out->path, strerror(errno));

@@ -1,0 +1,324 @@
+/* waltz inspect: what a file or a folder holds, for people or as JSON.
+ *
+ * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, and without it show() prints the same in words.
+ * Opening a record through us also finishes a commit that a killed run left half done. */
+#include "launch/launch.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "store/store.h"
+
+struct job { const char *path, *column, *harm, *prompt_kind; struct wz_err *err; };
+
+static json_t *object(const char *kind)
+{
+    json_t *out = json_object();
+
+    json_object_set_new(out, "kind", json_string(kind));
+    return out;
+}
+
+/* Adds n to the number `key` of the object `name` in `groups`, which are made as needed. */
+static void count(json_t *groups, const char *name, const char *key, int64_t n)
+{
+    json_t *group = json_object_get(groups, name);
+
+    if (!group) json_object_set_new(groups, name, group = json_object());
+    json_object_set_new(group, key, json_integer(json_integer_value(json_object_get(group, key)) + n));
+}
+
+/* ---- tensors -------------------------------------------------------------------------------------------------- */
+
+/* Scalars as they are, strings cut, lists and objects by their length. */
+static json_t *brief(const json_t *value)
+{
+    const char *s = json_string_value(value);
+    json_t *out;
+    char *text;
+
+    if (json_is_array(value)) text = wz_path("[%zu values]", json_array_size(value));
+    else if (json_is_object(value)) text = wz_path("{%zu keys}", json_object_size(value));
+    else if (s && strlen(s) > 64) text = wz_path("%.*s...", (int)wz_utf8_valid(s, 60), s);
+    else return json_incref((json_t *)(uintptr_t)value);
+    out = json_string(text);
+    free(text);
+    return out;
+}
+
+static void add_brief(json_t *out, const char *name, const json_t *from)
+{
+    json_t *to = json_object(), *value;
+    const char *key;
+
+    json_object_foreach((json_t *)(uintptr_t)from, key, value) json_object_set_new(to, key, brief(value));
+    json_object_set_new(out, name, to);
+}
+
+static json_t *read_tensors(const struct job *job)
+{
+    struct wz_tensors *set = wz_tensors_open(job->path, job->err);
+    size_t numbers = 0, bytes = 0;
+
+    if (!set) return NULL;
+    bool folder = wz_is_dir(job->path);
+    const json_t *meta = wz_tensors_metadata(set);
+    json_t *out = object(folder ? "model folder" : meta ? "gguf" : "safetensors"), *list = json_array(), *types = json_object();
+    for (int i = 0; i < wz_tensors_count(set); i++) {
+        const struct wz_tensor *t = wz_tensors_at(set, i);
+        json_t *row = json_object(), *shape = json_array();
+        for (int k = 0; k < t->n_dims; k++) json_array_append_new(shape, json_integer((json_int_t)t->shape[k]));
+        json_object_set_new(row, "name", json_string(t->name));
+        json_object_set_new(row, "type", json_string(wz_dtype_name(t->dtype)));
+        json_object_set_new(row, "shape", shape);
+        json_array_append_new(list, row);
+        count(types, wz_dtype_name(t->dtype), "tensors", 1);
+        count(types, wz_dtype_name(t->dtype), "numbers", (int64_t)t->count);
+        count(types, wz_dtype_name(t->dtype), "bytes", (int64_t)t->bytes);
+        numbers += t->count;
+        bytes += t->bytes;
+    }
+    if (meta) add_brief(out, "metadata", meta);
+    if (folder) {
+        char *path = wz_path("%s/config.json", job->path);
+        json_t *config = wz_file_exists(path) ? wz_json_load(path, job->err) : json_object();
+        free(path);
+        if (!config) {
+            json_decref(out);
+            json_decref(list);
+            json_decref(types);
+            wz_tensors_close(set);
+            return NULL;
+        }
+        add_brief(out, "config", config);
+        json_decref(config);
+    }
+    json_object_set_new(out, "tensors", list);
+    json_object_set_new(out, "numbers", json_integer((json_int_t)numbers));
+    json_object_set_new(out, "bytes", json_integer((json_int_t)bytes));
+    json_object_set_new(out, "by type", types);
+    wz_tensors_close(set);
+    return out;
+}
+
+/* ---- records, prompts, checkpoints ---------------------------------------------------------------------------- */
+
+static json_t *read_record(const struct job *job)
+{
+    int64_t *steps;
+    int n_steps, n = 0;
+
+    if (wz_record_steps(job->path, &steps, &n_steps, job->err) < 0) return NULL;
+    json_t *out = object("record"), *kinds = json_object();
+    int64_t episodes = 0, turns = 0, tokens = 0;
+    for (int i = 0; i < n_steps; i++) {
+        Wz__Episode **list;
+        if (wz_record_read(job->path, steps[i], &list, &n, job->err) < 0) {
+            json_decref(out);
+            json_decref(kinds);
+            free(steps);
+            return NULL;
+        }
+        for (int k = 0; k < n; k++) {
+            const Wz__Episode *e = list[k];
+            count(kinds, e->kind, "episodes", 1);
+            count(kinds, e->kind, "harmful", e->harmful);
+            count(kinds, e->kind, "discarded", *e->discard != 0);
+            turns += (int64_t)e->n_turns;
+            for (size_t q = 0; q < e->n_turns; q++) tokens += (int64_t)e->turns[q]->n_ids;
+            wz_episode_free(list[k]);
+        }
+        episodes += n;
+        free(list);
+    }
+    json_object_set_new(out, "steps", json_integer(n_steps));
+    json_object_set_new(out, "first step", n_steps ? json_integer(steps[0]) : json_null());
+    json_object_set_new(out, "last step", n_steps ? json_integer(steps[n_steps - 1]) : json_null());
+    json_object_set_new(out, "episodes", json_integer(episodes));
+    json_object_set_new(out, "turns", json_integer(turns));
+    json_object_set_new(out, "sampled tokens", json_integer(tokens));
+    json_object_set_new(out, "by kind", kinds);
+    free(steps);
+    return out;
+}
+
+static json_t *read_prompts(const struct job *job)
+{
+    struct wz_prompts set;
+    char hash[20];
+
+    if (wz_prompts_load(&set, job->path, job->column, job->harm, job->prompt_kind, job->err) < 0) return NULL;
+    json_t *out = object("prompts"), *kinds = json_object();
+    for (int i = 0; i < set.n; i++) {
+        count(kinds, set.list[i].kind, "rows", 1);
+        count(kinds, set.list[i].kind, "harmful", set.list[i].harm == WZ_HARMFUL);
+    }
+    snprintf(hash, sizeof hash, "%016" PRIx64, set.hash);
+    json_object_set_new(out, "rows", json_integer(set.n));
+    json_object_set_new(out, "hash of the texts", json_string(hash));
+    json_object_set_new(out, "by kind", kinds);
+    wz_prompts_finish(&set);
+    return out;
+}
+
+/* The manifest as it is, and what the folder of each agent holds. */
+static json_t *read_checkpoint(const struct job *job)
+{
+    char *path = wz_path("%s/manifest.json", job->path);
+    json_t *manifest = wz_json_load(path, job->err), *out = NULL, *models = json_object(), *model;
+    const char *name;
+    json_t *entry;
+
+    if (!manifest) goto out;
+    json_object_foreach(json_object_get(manifest, "agents"), name, entry) {
+        struct job one = *job;
+        char *folder = wz_path("%s/%s", job->path, name);
+        one.path = folder;
+        model = wz_is_dir(folder) ? read_tensors(&one) : json_null();
+        free(folder);
+        if (!model) goto out;
+        json_object_del(model, "tensors");
+        json_object_del(model, "config");
+        json_object_set_new(models, name, model);
+    }
+    out = object("checkpoint");
+    json_object_set(out, "manifest", manifest);
+    json_object_set(out, "by agent", models);
+out:
+    json_decref(manifest);
+    json_decref(models);
+    free(path);
+    return out;
+}
+
+/* By file ending; what has none of these is tensors. */
+static const struct { const char *ending; json_t *(*read)(const struct job *job); } readers[] = {
+    { ".h5", read_record },      { ".hdf5", read_record },  { ".jsonl", read_prompts },
+    { ".ndjson", read_prompts }, { ".json", read_prompts }, { ".csv", read_prompts },
+};
+
+static json_t *read_any(const struct job *job)
+{
+    const char *dot = strrchr(job->path, '.');
+    char *manifest = wz_path("%s/manifest.json", job->path);
+    bool checkpoint = wz_file_exists(manifest);
+
+    free(manifest);
+    if (checkpoint) return read_checkpoint(job);
+    for (size_t i = 0; dot && !wz_is_dir(job->path) && i < WZ_COUNT(readers); i++)
+        if (!strcasecmp(dot, readers[i].ending)) return readers[i].read(job);
+    return read_tensors(job);
+}
+
+/* ---- in words --------------------------------------------------------------------------------------------------- */
+
+/* Strings bare, unless they hold what a terminal would obey. */
+static void show_value(const json_t *value)
+{
+    const char *s = json_string_value(value);
+    size_t i = 0;
+
+    while (s && (unsigned char)s[i] >= 0x20 && s[i] != 0x7f) i++;
+    if (s && !s[i]) {
+        printf("%s", s);
+        return;
+    }
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9) | JSON_COMPACT);
+    printf("%s", text);
+    free(text);
+}
+
+/* Counts of one thing: on one line. */
+static bool show_counts(const json_t *j)
+{
+    const char *key;
+    json_t *value;
+    bool first = true;
+
+    json_object_foreach((json_t *)(uintptr_t)j, key, value)
+        if (!json_is_integer(value)) return false;
+    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+        printf("%s%s %lld", first ? "" : ", ", key, (long long)json_integer_value(value));
+        first = false;
+    }
+    printf("\n");
+    return true;
+}
+
+static void show_name(const char *name, int width)
+{
+    json_t *j = json_string(name);
+
+    show_value(j);
+    printf("%*s", width > (int)strlen(name) ? width - (int)strlen(name) : 0, "");
+    json_decref(j);
+}
+
+static void show(const json_t *j, int indent)
+{
+    const char *key;
+    json_t *value, *row;
+    size_t i;
+    int width = 0;
+
+    json_object_foreach((json_t *)(uintptr_t)j, key, value)
+        if ((int)strlen(key) > width && (int)strlen(key) <= 48) width = (int)strlen(key);
+    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+        printf("%*s", indent, "");
+        show_name(key, width);
+        if (json_is_object(value)) {
+            printf("  ");
+            if (show_counts(value)) continue;
+            printf("\n");
+            show(value, indent + 2);
+        } else if (json_is_object(json_array_get(value, 0))) {         /* the tensors: one a line */
+            printf("  %zu\n", json_array_size(value));
+            json_array_foreach(value, i, row) {
+                printf("%*s  %-5s ", indent, "", json_string_value(json_object_get(row, "type")));
+                show_value(json_object_get(row, "name"));
+                printf("  ");
+                show_value(json_object_get(row, "shape"));
+                printf("\n");
+            }
+        } else {
+            printf("  ");
+            show_value(value);
+            printf("\n");
+        }
+    }
+}
+
+int wz_cmd_inspect(int argc, char **argv)
+{
+    struct wz_err err;
+    struct job job = { .column = "prompt", .harm = "harmful", .prompt_kind = "", .err = &err };
+    bool as_json = false;
+    int status;
+    const struct wz_option options[] = {
+        { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object", 0, 0 },
+        { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
+        { "harm", 0, WZ_TEXT, &job.harm, "NAME", "prompts: the column that says harmful or not; =harmful, =benign: all", 0, 0 },
+        { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
+    };
+    const struct wz_usage usage = {
+        .name = "inspect", .args = "FILE|FOLDER", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .about = "Says what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
+                 "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
+    };
+
+    if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
+    job.path = argv[0];
+    json_t *out = read_any(&job);
+    if (!out) return wz_give_up("inspect", &err);
+    if (as_json) {
+        char *text = json_dumps(out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+        puts(text);
+        free(text);
+    } else {
+        show(out, 0);
+    }
+    json_decref(out);
+    return 0;
+}
