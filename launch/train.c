@@ -144,6 +144,11 @@ static int train(struct wz_job *job, struct wz_recipe *recipe, struct wz_err *er
             goto out;
         }
     }
+    for (int s = 0; s < (int)recipe->n_stages; s++) {              /* a stage that can't be drawn is told now, not after an hour */
+        struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
+        if (!draw) goto out;
+        wz_draw_destroy(draw);
+    }
     if (wz_run_open(&run, job, &p, dir != NULL, err) < 0) goto out;
     if (!dir && recipe->n_eval && wz_run_before(&run, job, err) < 0) goto out;
     while (p.stage < (int)recipe->n_stages)
