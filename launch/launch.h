@@ -5,6 +5,7 @@
 #define WZ_LAUNCH_H
 
 #include "base/base.h"
+#include "model/tokenizer.h"
 
 int wz_cmd_train(int argc, char **argv);
 int wz_cmd_sft(int argc, char **argv);
@@ -46,6 +47,22 @@ int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *s
 
 /* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. */
 int wz_give_up(const char *name, const struct wz_err *err);
+
+/* ---- lines.c --------------------------------------------------------------------------------------------------- */
+
+/* Lines of a descriptor. Begin with { .fd = 0 }. */
+struct wz_lines { int fd; struct wz_buf in; size_t from; bool end; };
+/* 1: *line (not NUL-terminated, without the line break) lives until the next call; 0: the end; -1: reading failed. */
+int wz_lines_next(struct wz_lines *lines, const char **line, size_t *n, struct wz_err *err);
+/* Can the next call be made without waiting for whoever writes? So that one who waits for an answer gets it. */
+bool wz_lines_ready(const struct wz_lines *lines);
+void wz_lines_finish(struct wz_lines *lines);
+
+/* ---- tokenize.c ------------------------------------------------------------------------------------------------ */
+
+/* A JSON array of {"role", "content"} to ids, by the named template (NULL: the one the model's files ask for). */
+int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
+                       struct wz_ids *ids, struct wz_err *err);
 
 /* ---- words.c --------------------------------------------------------------------------------------------------- */
 

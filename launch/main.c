@@ -17,6 +17,7 @@ static const struct command {
     { "convert", wz_cmd_convert, "a GGUF or a model folder to a model folder" },
     { "inspect", wz_cmd_inspect, "what a model, a checkpoint, a record or a file of prompts holds" },
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
+    { "generate", wz_cmd_generate, "continue conversations or token ids" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
     { NULL, NULL, NULL },
 };

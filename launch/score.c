@@ -6,11 +6,8 @@
  * its answer gets it. Grouping never changes a number (law 1). */
 #include "launch/launch.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "model/model.h"
 
@@ -153,48 +150,18 @@ static void group_score(struct scorer *s, struct request *group, int n)
     wz_buf_finish(&out);
 }
 
-static bool more_waits(void)
-{
-    return poll(&(struct pollfd) { 0, POLLIN, 0 }, 1, 0) > 0;
-}
-
 static int lines_score(struct scorer *s, struct wz_err *err)
 {
     static struct request group[GROUP];
-    struct wz_buf in = {0};
-    size_t from = 0;
+    struct wz_lines lines = { .fd = 0 };
+    const char *text;
+    size_t len;
     long number = 0;
-    int n = 0, tokens = 0, rc = 0;
+    int n = 0, tokens = 0, rc;
 
-    for (bool end = false; !end || from < in.len;) {
-        char *line = in.data ? in.data + from : NULL, *stop = line ? memchr(line, '\n', in.len - from) : NULL;
-
-        if (!stop && !end) {           /* no whole line: answer what is there before waiting for more */
-            char bytes[1 << 16];
-
-            if (n > 0 && !more_waits()) {
-                group_score(s, group, n);
-                n = tokens = 0;
-            }
-            ssize_t got = read(0, bytes, sizeof bytes);
-            if (got < 0 && errno == EINTR) continue;
-            if (got < 0) {
-                rc = wz_fail(err, "standard input: %s", strerror(errno));
-                break;
-            }
-            if (from > 0) {
-                memmove(in.data, in.data + from, in.len - from);
-                in.len -= from;
-                from = 0;
-            }
-            if (got > 0) wz_buf_add(&in, bytes, (size_t)got);
-            end = got == 0;
-            continue;
-        }
-        size_t len = stop ? (size_t)(stop - line) : in.len - from;
+    while ((rc = wz_lines_next(&lines, &text, &len, err)) > 0) {
         struct request *r = &group[n];
-        if (request_parse(r, &s->m->config, line, len, ++number) < 0) r->n = 0;
-        from += len + (stop ? 1 : 0);
+        if (request_parse(r, &s->m->config, text, len, ++number) < 0) r->n = 0;
         if (n > 0 && tokens + r->n > TOKENS) {         /* this one begins the next group */
             struct request last = *r;
 
@@ -203,14 +170,13 @@ static int lines_score(struct scorer *s, struct wz_err *err)
             group[0] = last;
             n = tokens = 0;
         }
-        tokens += group[n].n;
-        if (++n == GROUP) {
-            group_score(s, group, n);
-            n = tokens = 0;
-        }
+        tokens += group[n++].n;
+        if (n < GROUP && wz_lines_ready(&lines)) continue;
+        group_score(s, group, n);
+        n = tokens = 0;
     }
     if (n > 0) group_score(s, group, n);
-    wz_buf_finish(&in);
+    wz_lines_finish(&lines);
     return rc;
 }
 

@@ -29,9 +29,10 @@ static int read_role(const json_t *message, enum wz_role *role, struct wz_err *e
     return wz_fail(err, "role \"%.40s\", system, user or assistant was expected", name ? name : "");
 }
 
-static int encode_messages(const struct job *job, const json_t *list, bool generate, struct wz_ids *ids, struct wz_err *err)
+int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
+                       struct wz_ids *ids, struct wz_err *err)
 {
-    const char *name = job->template ? job->template : wz_tokenizer_template(job->tok);
+    const char *name = template ? template : wz_tokenizer_template(tok);
     int n = (int)json_array_size(list), rc = -1;
     struct wz_message *messages = wz_alloc(wz_mul((size_t)n, sizeof *messages));
 
@@ -39,7 +40,7 @@ static int encode_messages(const struct job *job, const json_t *list, bool gener
         wz_fail(err, "the model names no chat template; give one with --template");
         goto out;
     }
-    const struct wz_template *t = wz_template_find(name, job->tok, err);
+    const struct wz_template *t = wz_template_find(name, tok, err);
     if (!t) goto out;
     for (int i = 0; i < n; i++) {
         const json_t *message = json_array_get(list, (size_t)i);
@@ -53,7 +54,7 @@ static int encode_messages(const struct job *job, const json_t *list, bool gener
             goto out;
         }
     }
-    rc = wz_template_apply(t, job->tok, messages, n, generate, ids, err);
+    rc = wz_template_apply(t, tok, messages, n, generate, ids, err);
 out:
     free(messages);
     return rc;
@@ -66,7 +67,8 @@ static int encode_line(const struct job *job, const json_t *line, struct wz_buf 
     int rc = -1;
 
     if (json_is_array(messages)) {
-        rc = encode_messages(job, messages, json_is_true(json_object_get(line, "generate")), &ids, err);
+        rc = wz_messages_encode(job->tok, job->template, messages, json_is_true(json_object_get(line, "generate")), &ids,
+                                err);
     } else if (!json_is_string(text)) {
         wz_fail(err, "{\"text\": \"...\"} or {\"messages\": [...]} was expected");
     } else if (job->bos && wz_tokenizer_bos(job->tok) < 0) {

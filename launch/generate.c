@@ -1,0 +1,227 @@
+/* waltz generate: conversations or token ids continued, a JSON line for a JSON line, in order.
+ *
+ *     {"messages": [{"role", "content"} ...]}  ─ chat template ─▶  ids ─▶ engine ─▶  {"text", "ids", "logprobs", "finish"}
+ *     {"ids": [1, 2, 3]}                       ─ as they are ───▶
+ *
+ * Lines that are there already are generated together. What a line gives does not depend on its neighbours: its randomness
+ * is keyed by the seed and the line's number (law 2). */
+#include "launch/launch.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "rollout/rollout.h"
+
+enum { GROUP = 256, PAGE = 16 };
+
+/* A line and its answer. */
+struct line { struct wz_ids context; struct wz_request request; struct wz_err err; };
+
+struct generator {
+    struct wz_backend *be;
+    struct wz_model *model;
+    struct wz_tokenizer *tok;              /* NULL: no_tok says why; lines of ids go on without text */
+    struct wz_err no_tok;
+    struct wz_engine *engine;              /* grows to the longest line seen */
+    const char *template;                  /* NULL: the model's own */
+    int longest, rows, max_tokens, top_k;
+    double temperature, top_p, min_p;
+    uint64_t seed;
+    int stops[24], n_stops;
+    bool failed;                           /* some line was */
+};
+
+static int read_ids(const json_t *list, struct wz_ids *out, struct wz_err *err)
+{
+    const json_t *item;
+    size_t i;
+
+    json_array_foreach(list, i, item) {
+        json_int_t id = json_integer_value(item);
+        if (!json_is_integer(item) || id < 0 || id > INT32_MAX) return wz_fail(err, "ids[%zu] is not a token id", i);
+        wz_ids_add(out, (int)id);
+    }
+    return 0;
+}
+
+static int read_line(const struct generator *g, const char *text, size_t n, struct line *line)
+{
+    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *messages = json_object_get(j, "messages"), *ids = json_object_get(j, "ids");
+    const struct wz_config *c = &g->model->config;
+    int rc = -1;
+
+    if (!json_is_array(messages) == !json_is_array(ids))
+        wz_fail(&line->err, "{\"messages\": [...]} or {\"ids\": [...]} was expected");
+    else if (ids)
+        rc = read_ids(ids, &line->context, &line->err);
+    else if (!g->tok)
+        wz_fail(&line->err, "messages need a tokenizer: %.400s", g->no_tok.text);
+    else
+        rc = wz_messages_encode(g->tok, g->template, messages, true, &line->context, &line->err);
+    json_decref(j);
+    if (rc < 0) return -1;
+    if (!line->context.n) return wz_fail(&line->err, "the prompt is empty");
+    if (line->context.n >= c->context)
+        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->context.n, c->context);
+    for (int i = 0; i < line->context.n; i++)
+        if (line->context.ids[i] >= c->vocab)
+            return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->context.ids[i], c->vocab - 1);
+    return 0;
+}
+
+static void write_answer(const struct generator *g, const struct line *line, struct wz_buf *out)
+{
+    const struct wz_request *r = &line->request;
+    struct wz_buf text = {0};
+
+    wz_buf_clear(out);
+    if (*line->err.text) {
+        wz_buf_str(out, "{\"error\": ");
+        wz_json_string(out, line->err.text, strlen(line->err.text));
+        wz_buf_str(out, "}\n");
+        return;
+    }
+    wz_buf_str(out, "{\"text\": ");
+    if (g->tok) {
+        wz_buf_str(&text, "");
+        wz_decode(g->tok, r->ids, r->n - r->stopped, false, &text);
+        wz_json_string(out, text.data, text.len);
+        wz_buf_finish(&text);
+    } else {
+        wz_buf_str(out, "null");
+    }
+    wz_buf_str(out, ", \"ids\": [");
+    for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%d", i ? ", " : "", r->ids[i]);
+    wz_buf_str(out, "], \"logprobs\": [");
+    for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%.9g", i ? ", " : "", (double)r->logp[i]);
+    wz_buf_printf(out, "], \"finish\": \"%s\"}\n", r->stopped ? "stop" : "length");
+}
+
+/* An engine for sequences of `longest` tokens; a longer one replaces it. */
+static void fit_engine(struct generator *g, int longest)
+{
+    if (longest > g->model->config.context) longest = g->model->config.context;
+    if (g->engine && longest <= g->longest) return;
+    wz_engine_destroy(g->engine);
+    g->engine = wz_engine_create(g->model, g->rows, PAGE, 0, longest);
+    g->longest = longest;
+}
+
+/* Generates and answers lines [0, n); the first has this number in the input. */
+static void run_group(struct generator *g, struct line *lines, int n, uint32_t first)
+{
+    struct wz_request *requests = wz_alloc(wz_mul((size_t)n, sizeof *requests));
+    struct wz_buf out = {0};
+    int count = 0, longest = 0;
+
+    for (int i = 0; i < n; i++) {
+        if (*lines[i].err.text) continue;
+        if (lines[i].context.n + g->max_tokens > longest) longest = lines[i].context.n + g->max_tokens;
+        requests[count++] = (struct wz_request){
+            .context = lines[i].context.ids, .n_context = lines[i].context.n, .max_tokens = g->max_tokens,
+            .temperature = (float)g->temperature, .top_p = (float)g->top_p, .min_p = (float)g->min_p, .top_k = g->top_k,
+            .key = { .seed = g->seed, .purpose = WZ_RNG_TOKEN, .a = first + (uint32_t)i },
+        };
+    }
+    if (count) {
+        fit_engine(g, longest);
+        wz_engine_run(g->engine, requests, count, g->stops, g->n_stops);
+    }
+    for (int i = 0, k = 0; i < n; i++) {
+        if (!*lines[i].err.text) {
+            lines[i].request = requests[k++];
+            if (lines[i].request.problem) wz_fail(&lines[i].err, "line %u: %s", first + (uint32_t)i, lines[i].request.problem);
+        }
+        write_answer(g, &lines[i], &out);
+        fwrite(out.data, 1, out.len, stdout);
+        g->failed |= *lines[i].err.text != 0;
+        wz_request_finish(&lines[i].request);
+        wz_ids_finish(&lines[i].context);
+        lines[i] = (struct line){0};
+    }
+    fflush(stdout);
+    free(requests);
+    wz_buf_finish(&out);
+}
+
+static int run_lines(struct generator *g, struct wz_err *err)
+{
+    struct line *group = wz_alloc(GROUP * sizeof *group);
+    struct wz_lines lines = { .fd = 0 };
+    const char *text;
+    size_t len;
+    uint32_t number = 0;
+    int n = 0, rc;
+
+    while ((rc = wz_lines_next(&lines, &text, &len, err)) > 0) {
+        number++;
+        if (read_line(g, text, len, &group[n]) < 0) wz_fail_in(&group[n].err, "line %u", number);
+        if (++n < GROUP && wz_lines_ready(&lines)) continue;
+        run_group(g, group, n, number - (uint32_t)n + 1);
+        n = 0;
+    }
+    if (n) run_group(g, group, n, number - (uint32_t)n + 1);
+    wz_lines_finish(&lines);
+    free(group);
+    return rc;
+}
+
+/* What ends a turn: the template's stops, and the ends that the model and the tokenizer name. */
+static int find_stops(struct generator *g, struct wz_err *err)
+{
+    const char *name = g->template ? g->template : g->tok ? wz_tokenizer_template(g->tok) : NULL;
+    const struct wz_config *c = &g->model->config;
+
+    if (g->tok && name && (g->template || strcmp(name, "?"))) {
+        const struct wz_template *t = wz_template_find(name, g->tok, err);
+        if (t) g->n_stops = wz_template_stops(t, g->tok, g->stops);
+        else if (g->template) return -1;
+    }
+    for (int i = 0; i < c->n_eos; i++) g->stops[g->n_stops++] = c->eos[i];
+    if (g->tok && wz_tokenizer_eos(g->tok) >= 0) g->stops[g->n_stops++] = wz_tokenizer_eos(g->tok);
+    return 0;
+}
+
+int wz_cmd_generate(int argc, char **argv)
+{
+    struct generator g = { .rows = 16, .max_tokens = 256, .top_p = 1, .seed = 1 };
+    const char *type = "f32", *backend = "auto";
+    int threads = 0, status;
+    const struct wz_option options[] = {
+        { "max-tokens", 'n', WZ_INT, &g.max_tokens, "N", "tokens to generate, at most", 1, 1e7 },
+        { "temperature", 'T', WZ_NUMBER, &g.temperature, "T", "of sampling; 0: always the likeliest token", 0, 100 },
+        { "top-k", 0, WZ_INT, &g.top_k, "K", "sample among the K likeliest; 0: all", 0, 1e9 },
+        { "top-p", 0, WZ_NUMBER, &g.top_p, "P", "sample among the likeliest that make up P", 1e-6, 1 },
+        { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample among those at least P times as likely as the likeliest", 0, 1 },
+        { "seed", 's', WZ_SEED, &g.seed, "N", "of sampling", 0, 0 },
+        { "template", 0, WZ_TEXT, &g.template, "NAME", "chat template, where the model's own is not meant", 0, 0 },
+        { "type", 't', WZ_TEXT, &type, "f32|bf16", "weights in memory", 0, 0 },
+        { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
+        { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
+        { "rows", 0, WZ_INT, &g.rows, "N", "lines generated together, at most", 1, 4096 },
+    };
+    const struct wz_usage usage = {
+        .name = "generate", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input and writes,\n"
+                 "in order, {\"text\": ..., \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or \"length\"}. Ids are continued as\n"
+                 "they are, without template or BOS. A line that can't be read gives {\"error\": ...}, and exit status 1 in the\n"
+                 "end. MODEL is a Hugging Face folder or a GGUF file.",
+    };
+    struct wz_err err;
+
+    if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
+    status = 1;
+    if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
+    if (!(g.model = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, g.be, &err))) goto out;
+    g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
+    if (find_stops(&g, &err) < 0) goto out;
+    status = run_lines(&g, &err) < 0;
+out:
+    if (status) wz_give_up("generate", &err);
+    wz_engine_destroy(g.engine);
+    wz_tokenizer_destroy(g.tok);
+    wz_model_destroy(g.model);
+    wz_backend_close(g.be);
+    return status || g.failed;
+}
