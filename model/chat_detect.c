@@ -1,6 +1,7 @@
 /* Which of our templates a model's own Jinja text is. Told by the marks that it writes; a text with marks of ours but also
  * with something that ours does not write (another default system message, spaces elsewhere) is "?": better none than
- * one that is almost right. */
+ * one that is almost right. Llama 3.2's text asks the clock for its date where the renderer has one; it counts as llama3.1,
+ * whose fixed date both have. Llama Guard's lists categories from S1 on and is no chat template. */
 #include <string.h>
 
 #include "model/tokenizer_inside.h"

@@ -70,32 +70,32 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
 {
     struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
     const char *slash = strrchr(path, '/');
-    char *config;
+    char *dir = wz_is_dir(path) ? wz_strdup(path) : slash ? wz_path("%.*s", (int)(slash - path), path) : wz_strdup(".");
+    char *config = wz_path("%s/tokenizer_config.json", dir), *jinja = wz_path("%s/chat_template.jinja", dir);
     int rc = -1;
 
     tok->bos = tok->eos = tok->unk = -1;
-    if (wz_is_dir(path)) {
-        tok->name = wz_path("%s/tokenizer.json", path);
-        config = wz_path("%s/tokenizer_config.json", path);
-        if (!wz_file_exists(tok->name)) {
-            free(tok->name);
-            tok->name = wz_path("%s/tokenizer.model", path);
-        }
+    tok->name = wz_is_dir(path) ? wz_path("%s/tokenizer.json", path) : wz_strdup(path);
+    if (wz_is_dir(path) && !wz_file_exists(tok->name)) {
+        free(tok->name);
+        tok->name = wz_path("%s/tokenizer.model", path);
         if (!wz_file_exists(tok->name)) {
             wz_fail(err, "%s: has neither tokenizer.json nor tokenizer.model", path);
             goto out;
         }
-    } else {
-        tok->name = wz_strdup(path);
-        config = slash ? wz_path("%.*s/tokenizer_config.json", (int)(slash - path), path) : wz_strdup("tokenizer_config.json");
     }
     if (load_file(tok, err) < 0) goto out;
-    /* A tokenizer_config.json speaks of the file with the hub's name, not of what else lies beside it. */
-    bool hub = ends_with(tok->name, "/tokenizer.json") || ends_with(tok->name, "/tokenizer.model") || !strchr(tok->name, '/');
+    /* What lies beside it speaks of the file with the hub's name, not of others in the folder. */
+    const char *base = strrchr(tok->name, '/');
+    base = base ? base + 1 : tok->name;
+    bool hub = strcmp(base, "tokenizer.json") == 0 || strcmp(base, "tokenizer.model") == 0;
     if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
+    if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
     rc = wz_vocab_seal(tok, err);
 out:
+    free(dir);
     free(config);
+    free(jinja);
     if (rc == 0) return tok;
     wz_tokenizer_destroy(tok);
     return NULL;

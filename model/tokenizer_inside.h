@@ -15,6 +15,9 @@
 /* U+FFFF, which is no character, stands in piece texts for U+0000, which a jansson key and a C string can't hold. */
 enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30, WZ_NUL_CHAR = 0xffff };
 
+/* BOS or EOS that a file says there is not, while -1 is one that nothing was said of. */
+enum { WZ_NO_ID = -2 };
+
 enum wz_piece_kind {
     WZ_PIECE_NONE,         /* a hole: no piece has this id */
     WZ_PIECE_NORMAL,
@@ -110,6 +113,7 @@ void wz_bpe_finish(struct wz_bpe *work);
 
 int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);      /* tokenizer_json.c */
 int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);               /* tokenizer_config.json */
+int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err);                /* chat_template.jinja */
 int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);     /* tokenizer_ranks.c */
 int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);    /* spm.c */
 int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);

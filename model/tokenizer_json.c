@@ -141,14 +141,14 @@ out:
     return rc;
 }
 
-/* A special token by key: its text, or an added token's object. */
+/* A special token by key: its text, or an added token's object; null says that there is none. */
 static int special_id(const struct wz_tokenizer *tok, const json_t *config, const char *key, int otherwise)
 {
     const json_t *value = json_object_get(config, key);
     const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
     int id = text ? wz_tokenizer_id(tok, text) : -1;
 
-    return id >= 0 ? id : otherwise;
+    return json_is_null(value) ? WZ_NO_ID : id >= 0 ? id : otherwise;
 }
 
 int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
@@ -184,4 +184,15 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
 out:
     json_decref(config);
     return rc;
+}
+
+int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+{
+    struct wz_map map;
+
+    if (wz_map_open(&map, path, err) < 0) return -1;
+    free(tok->jinja);
+    tok->jinja = strndup((const char *)map.bytes, map.len);
+    wz_map_close(&map);
+    return 0;
 }

@@ -80,14 +80,12 @@ static int write_config(const struct wz_tokenizer *tok, const char *path, struct
     struct wz_buf b = {0};
 
     wz_buf_str(&b, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
-    if (bos) {
-        wz_buf_str(&b, ",\n  \"bos_token\": ");
-        write_piece(&b, bos);
-    }
-    if (eos) {
-        wz_buf_str(&b, ",\n  \"eos_token\": ");
-        write_piece(&b, eos);
-    }
+    wz_buf_str(&b, ",\n  \"bos_token\": ");
+    if (bos) write_piece(&b, bos);
+    else wz_buf_str(&b, "null");
+    wz_buf_str(&b, ",\n  \"eos_token\": ");
+    if (eos) write_piece(&b, eos);
+    else wz_buf_str(&b, "null");
     if (tok->jinja) {
         wz_buf_str(&b, ",\n  \"chat_template\": ");
         wz_json_string(&b, tok->jinja, strlen(tok->jinja));

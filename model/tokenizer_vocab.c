@@ -285,8 +285,8 @@ int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err)
     }
     wz_buf_finish(&b);
     added_list(tok);
-    if (tok->bos < 0) tok->bos = known_id(tok, bos);
-    if (tok->eos < 0) tok->eos = known_id(tok, eos);
+    if (tok->bos == -1) tok->bos = known_id(tok, bos);
+    if (tok->eos == -1) tok->eos = known_id(tok, eos);
     if (!wz_vocab_at(tok, tok->bos)) tok->bos = -1;
     if (!wz_vocab_at(tok, tok->eos)) tok->eos = -1;
     if (!wz_vocab_at(tok, tok->unk)) tok->unk = -1;

@@ -1,12 +1,8 @@
 /* Fuzz target: a kind byte ('j' tokenizer.json, 'm' .model, 'b' .bin, 'g' .gguf, 'c' tokenizer_config.json) and a file's bytes.
  * What loads must encode or say why not, decode, save, and load again with the same vocabulary. */
+#include "fuzz.h"
+
 #include "model/chat.h"
-
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void must(bool ok, const char *what, const struct wz_err *err)
 {
@@ -63,8 +59,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         struct wz_tokenizer *tok = wz_tokenizer_load(data[0] == 'c' ? model : path, &err);
         must(tok || err.text[0], "no sentence", &err);
-        if (tok) {
-            use(tok);
+        if (tok) use(tok);
+        if (tok && wz_hash(data, size, 0) % 4 == 0) {          /* writing files to the disk takes its time */
             must(wz_tokenizer_save(tok, saved, &err) == 0, "what loaded does not save", &err);
             struct wz_tokenizer *again = wz_tokenizer_load(saved, &err);
             must(again != NULL, "what was saved does not load", &err);

@@ -96,6 +96,46 @@ static void chatml_by_hand(void **state)
     wz_tokenizer_destroy(tok);
 }
 
+/* A rendering as text, special tokens written out. */
+static void rendered_as_text(void **state)
+{
+    const struct wz_message talk[] = {{.role = WZ_SYSTEM, .text = " S "}, {.role = WZ_USER, .text = " u\n"},
+                                      {.role = WZ_ASSISTANT, .text = " a "}, {.role = WZ_USER, .text = " v "}};
+    const struct wz_message wrote[] = {{.role = WZ_USER, .text = "u"}, {.role = WZ_ASSISTANT, .ids = (const int[]){' ', 'a', T_EOS}, .n_ids = 3}};
+#define B "<|begin_of_text|>"
+#define E "<|end_of_text|>"
+#define HEAD(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+    const struct { const char *name; const struct wz_message *messages; int n; bool generate; const char *want; } rows[] = {
+        {"llama2", talk, 4, true, B "[INST] <<SYS>>\n S \n<</SYS>>\n\n u [/INST] a " E B "[INST] v [/INST]"},
+        {"llama2", talk + 1, 2, false, B "[INST] u [/INST] a " E},
+        {"llama2", wrote, 2, false, B "[INST] u [/INST] a" E},
+        {"mistral", talk + 1, 3, true, B "[INST]  u\n [/INST] a " E "[INST]  v  [/INST]"},
+        {"mistral", wrote, 2, true, B "[INST] u [/INST] a" E},
+        {"llama3", talk, 2, true, B HEAD("system") "S<|eot_id|>" HEAD("user") "u<|eot_id|>" HEAD("assistant")},
+        {"llama3.1", talk, 2, true, B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|>"
+         HEAD("user") "u<|eot_id|>" HEAD("assistant")},
+        {"llama3.1", talk + 1, 1, false, B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+         HEAD("user") "u<|eot_id|>"},
+        {"smollm2", talk, 2, true, "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n"},
+        {"sandbox", talk, 3, true, "<sys> S <user> u\n<end><asst> a <end><asst>"},
+        {"smollm2", talk, 0, true, "<|im_start|>assistant\n"},
+    };
+    struct wz_tokenizer *tok = tiny_load(true);
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_ids ids = {0};
+        struct wz_buf out = {0};
+        struct wz_err err = {""};
+        if (wz_template_apply(found(rows[i].name, tok), tok, rows[i].messages, rows[i].n, rows[i].generate, &ids, &err) < 0)
+            fail_msg("%s", err.text);
+        wz_decode(tok, ids.ids, ids.n, true, &out);
+        assert_string_equal(out.data, rows[i].want);
+        wz_ids_finish(&ids);
+        wz_buf_finish(&out);
+    }
+    wz_tokenizer_destroy(tok);
+}
+
 static void stops_are_end_tokens(void **state)
 {
     static const struct { const char *name; int n, stops[2]; } rows[] = {
@@ -159,7 +199,7 @@ static void templates_are_told_by_their_text(void **state)
         {"{\"waltz_template\": \"no such\"}", "?"},
     };
     char *dir = test_scratch("detect"), *model = test_scratch("detect/tokenizer.json"), *saved = test_scratch("detect-saved");
-    char *config = test_scratch("detect/tokenizer_config.json");
+    char *config = test_scratch("detect/tokenizer_config.json"), *jinja = test_scratch("detect/chat_template.jinja");
     struct wz_buf b = {0};
     struct wz_err err = {""};
 
@@ -180,9 +220,29 @@ static void templates_are_told_by_their_text(void **state)
             wz_tokenizer_destroy(tok);
         }
     }
+
+    /* A chat_template.jinja beside it speaks before the config; bos_token null means none. */
+    static const char none[] = "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": {\"content\": \"<end>\"}}";
+    assert_int_equal(wz_file_write(config, none, sizeof none - 1, &err), 0);
+    assert_int_equal(wz_file_write(jinja, "[INST] [/INST]", 14, &err), 0);
+    struct wz_tokenizer *tok = wz_tokenizer_load(model, &err);
+    assert_non_null(tok);
+    assert_string_equal(wz_tokenizer_template(tok), "mistral");
+    assert_int_equal(wz_tokenizer_bos(tok), -1);
+    assert_int_equal(wz_tokenizer_eos(tok), T_END);
+    assert_int_equal(wz_tokenizer_save(tok, saved, &err), 0);
+    wz_tokenizer_destroy(tok);
+    tok = wz_tokenizer_load(saved, &err);
+    assert_non_null(tok);
+    assert_string_equal(wz_tokenizer_template(tok), "mistral");
+    assert_int_equal(wz_tokenizer_bos(tok), -1);
+    assert_int_equal(wz_tokenizer_eos(tok), T_END);
+    wz_tokenizer_destroy(tok);
+    remove(jinja);
     free(dir);
     free(model);
     free(config);
+    free(jinja);
     free(saved);
     wz_buf_finish(&b);
 }
@@ -275,6 +335,7 @@ int main(void)
         cmocka_unit_test(sandbox_by_hand),
         cmocka_unit_test(llama3_by_hand),
         cmocka_unit_test(chatml_by_hand),
+        cmocka_unit_test(rendered_as_text),
         cmocka_unit_test(stops_are_end_tokens),
         cmocka_unit_test(what_does_not_fit_is_a_sentence),
         cmocka_unit_test(templates_are_told_by_their_text),

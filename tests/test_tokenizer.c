@@ -236,6 +236,7 @@ static void whole_pieces_can_go_before_merges(void **state)
         struct wz_ids ids = {0};
         assert_int_equal(wz_encode(tok, "hix", 3, &ids, &err), -1);
         assert_non_null(strstr(err.text, "\"x\" (U+0078)"));
+        assert_int_equal(wz_encode(tok, "hi hi", 5, &ids, &err), -1);      /* no blank either; what was begun is taken back */
         assert_int_equal(ids.n, 0);
         wz_ids_finish(&ids);
         wz_tokenizer_destroy(tok);

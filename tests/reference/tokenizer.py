@@ -58,7 +58,7 @@ def texts(n, seed):
 
 
 OWN = ["Two agents dance: one answers, the other listens.", "  It's 2024-07-26, isn't it?\n\n\tYes!  ", "Größe Straße naïve — «да», 日本語 ไทย",
-       "x = {\"unsafe\": false, \"overrefuse\": true}\r\n", "<|eot_id|><s>[INST]<|im_end|>", "😀👩‍👩‍👧 e\u0301 ½ ²", "1234567890 12 3", "     ", "\n\n\n", "a"]
+       "x = {\"unsafe\": false, \"overrefuse\": true}\r\n", "<|eot_id|><s>[INST]<|im_end|>", "😀👩‍👩‍👧 e\u0301 ½ ²", "1234567890 12 3", "     ", "\n\n\n", "a", "a \u180e!b\u180e \u0085\u3000"]
 
 
 def keep_texts(model, hub):
