@@ -1,7 +1,7 @@
 /* One joint checkpoint: every agent's weights and moments and the counters under one manifest (law 3).
  *
  *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
- *                          <agent>/               a hub folder: any tool can load it
+ *                          <agent>/               a hub folder: any tool can load it; agents that learn in some stage
  *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains
  *
  * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
@@ -71,7 +71,6 @@ static int save_manifest(const struct wz_job *job, const struct wz_progress *p, 
         json_object_set_new(entry, "hash", hex(p->hash[i]));
         json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
-        json_object_set_new(entry, "weights", json_boolean(a->model != NULL));
         json_object_set_new(agents, a->recipe->name, entry);
     }
     json_object_set_new(root, "agents", agents);
@@ -92,7 +91,7 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     if (wz_mkdirs(half, err) < 0) goto out;
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
-        if (!a->model) continue;
+        if (!a->model || !wz_recipe_learns(job->recipe, a->recipe->name)) continue;
         char *folder = wz_path("%s/%s", half, a->recipe->name);
         int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
                   (a->learner.model && save_moments(job, a, half, err) < 0);
@@ -172,20 +171,42 @@ static int64_t *list_steps(const char *run, int *n)
     return list;
 }
 
-int wz_checkpoint_latest(const char *run, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err)
+int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err)
 {
-    int n, rc = 0;
+    int n, i = 0, rc = 0;
     int64_t *steps = list_steps(run, &n);
 
     *p = (struct wz_progress){0};
     *dir = NULL;
-    if (n) {
-        *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[0]);
+    while (i < n && steps[i] > most) i++;
+    if (i < n) {
+        *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[i]);
         char *manifest = wz_path("%s/manifest.json", *dir);
         rc = load_manifest(manifest, p, recipe, err);
         free(manifest);
     }
     free(steps);
+    return rc;
+}
+
+int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p, bool training, struct wz_err *err)
+{
+    char *models[WZ_COUNT(job->agents)] = {0};
+
+    for (unsigned i = 0; dir && i < recipe->n_agents; i++) {
+        models[i] = wz_path("%s/%s", dir, recipe->agents[i].name);
+        if (!wz_is_dir(models[i])) free(models[i]), models[i] = NULL;      /* an agent that never learns has no weights there */
+    }
+    int rc = wz_job_open(job, recipe, (const char *const *)models, training, err);
+    for (int i = 0; rc == 0 && i < job->n_agents; i++) {
+        struct wz_model *m = job->agents[i].model;
+        if (!m || !models[i]) continue;
+        wz_model_seal(m, p->version[i]);
+        if (m->hash != p->hash[i])
+            rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir, recipe->agents[i].name, m->hash,
+                         p->hash[i]);
+    }
+    for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;
 }
 

@@ -2,7 +2,6 @@
 #include "launch/job.h"
 #include "launch/launch.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,11 +22,12 @@ int wz_cmd_eval(int argc, char **argv)
 {
     const char *format = "text", *phase = "eval", *transcripts = NULL;
     double temperature = -1;
-    int limit = 0;
+    int limit = 0, most = -1;
     const struct wz_option options[] = {
         { "format", 0, WZ_TEXT, &format, "text|markdown|csv", "how the table is printed", 0, 0 },
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says", -1, 100 },
         { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all", 0, 1e9 },
+        { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1, 2e9 },
         { "phase", 0, WZ_TEXT, &phase, "NAME", "what the table calls these results", 0, 0 },
         { "transcripts", 0, WZ_TEXT, &transcripts, "FILE", "append every episode to FILE as JSON lines", 0, 0 },
     };
@@ -42,24 +42,18 @@ int wz_cmd_eval(int argc, char **argv)
     struct wz_table table = {0};
     struct wz_progress p = {0};
     struct wz_err err = {0};
-    char *path = NULL, *dir = NULL, *models[WZ_COUNT(job.agents)] = {0};
+    char *path = NULL, *dir = NULL;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
     path = wz_is_dir(argv[0]) ? wz_path("%s/recipe.yaml", argv[0]) : wz_strdup(argv[0]);
     if (wz_recipe_load(&recipe, path, argv + 1, n - 1, &err) < 0) return wz_give_up("eval", &err);
-    if (wz_is_dir(argv[0])) {
-        if (wz_checkpoint_latest(argv[0], &p, &dir, recipe, &err) < 0) return wz_give_up("eval", &err);
-        for (unsigned i = 0; dir && i < recipe->n_agents; i++) {
-            models[i] = wz_path("%s/%s", dir, recipe->agents[i].name);
-            if (!wz_is_dir(models[i])) free(models[i]), models[i] = NULL;
-        }
-    }
+    if (wz_is_dir(argv[0]) && wz_checkpoint_find(argv[0], most < 0 ? INT64_MAX : most, &p, &dir, recipe, &err) < 0) return wz_give_up("eval", &err);
     if (!recipe->n_eval) {
         wz_fail(&err, "%s: no held-out prompts (key eval)", path);
         return wz_give_up("eval", &err);
     }
-    if (wz_job_open(&job, recipe, (const char *const *)models, false, &err) < 0 ||
+    if (wz_checkpoint_open(&job, recipe, dir, &p, false, &err) < 0 ||
         wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit ? limit : recipe->evaluate.limit, &table,
                     transcripts, &err) < 0 ||
         (job.root && print(&table, format, &err) < 0))
@@ -67,7 +61,6 @@ int wz_cmd_eval(int argc, char **argv)
     wz_table_finish(&table);
     wz_job_close(&job);
     wz_recipe_destroy(recipe);
-    for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     free(path), free(dir);
     return 0;
 }

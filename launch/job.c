@@ -16,13 +16,6 @@ static int threads_of(const struct wz_job *job)
     return cores / group > 1 ? cores / group : 1;
 }
 
-static bool learns(const struct wz_recipe *recipe, const char *agent)
-{
-    for (unsigned s = 0; s < recipe->n_stages; s++)
-        if (wz_recipe_learn(&recipe->stages[s], agent)) return true;
-    return false;
-}
-
 static int read_system(struct wz_agent *a, struct wz_err *err)
 {
     struct wz_map map;
@@ -52,7 +45,7 @@ static int find_chat(struct wz_agent *a, struct wz_err *err)
 static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
 {
     const struct wz_recipe_agent *r = a->recipe;
-    bool learner = training && learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0, trains = learner && job->roles.learner.me >= 0;
+    bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0, trains = learner && job->roles.learner.me >= 0;
     enum wz_type type = !strcmp(r->type, "bf16") ? WZ_BF16 : WZ_F32;
 
     a->feedback = !strcmp(r->role, "feedback");

@@ -105,8 +105,11 @@ struct wz_progress {
     int updates[8];                        /* optimizer updates in this stage */
 };
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* root */
-/* The newest whole checkpoint of a run: *p and its folder (heap), or 0 with *dir NULL where there is none. */
-int wz_checkpoint_latest(const char *run, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err);
+/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap), or 0 with *dir NULL
+ * where there is none. */
+int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err);
+/* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and holds them to the manifest's hashes (law 6). */
+int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p, bool training, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err);     /* learner ranks */
 void wz_checkpoint_prune(const char *run, int keep, int64_t stage_start);
 

@@ -525,6 +525,13 @@ const struct wz_recipe_learn *wz_recipe_learn(const struct wz_recipe_stage *stag
     return NULL;
 }
 
+bool wz_recipe_learns(const struct wz_recipe *recipe, const char *agent)
+{
+    for (unsigned s = 0; s < recipe->n_stages; s++)
+        if (wz_recipe_learn(&recipe->stages[s], agent)) return true;
+    return false;
+}
+
 static int check_stage(struct resolver *r, const struct wz_recipe *recipe, unsigned s)
 {
     const struct wz_recipe_stage *stage = &recipe->stages[s];

@@ -95,6 +95,7 @@ void wz_recipe_destroy(struct wz_recipe *recipe);
 
 /* Lookups that die never: NULL / -1 when absent. */
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name);
+bool wz_recipe_learns(const struct wz_recipe *recipe, const char *agent);      /* in any stage */
 const struct wz_recipe_learn *wz_recipe_learn(const struct wz_recipe_stage *stage, const char *agent);
 
 #endif

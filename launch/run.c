@@ -191,19 +191,12 @@ static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *g
     return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
 }
 
-static int write_chain(const struct wz_job *job, struct wz_progress *p, int64_t step, struct wz_err *err)
+static int write_chain(const struct wz_job *job, const struct wz_progress *p, int64_t step, struct wz_err *err)
 {
     char *path = wz_path("%s/chain.jsonl", job->recipe->out);
-    uint64_t link[2 + WZ_COUNT(job->agents)] = { p->chain, (uint64_t)step };
     FILE *f = fopen(path, "a");
     int rc = -1;
 
-    for (int a = 0; a < job->n_agents; a++) {
-        const struct wz_model *m = job->agents[a].model;
-        p->version[a] = m ? m->version : 0;
-        p->hash[a] = link[2 + a] = m ? m->hash : 0;
-    }
-    p->chain = wz_hash(link, sizeof(uint64_t) * (size_t)(2 + job->n_agents), 0);
     if (f) {
         fprintf(f, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
         for (int a = 0; a < job->n_agents; a++) fprintf(f, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
@@ -274,8 +267,7 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
     else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text);
 }
 
-int wz_run_step(struct wz_run *run, struct wz_job *job, struct wz_progress *p, const struct wz_step_report *report, Wz__Episode **episodes,
-                int n, struct wz_err *err)
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err)
 {
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     int64_t step = p->step - 1;
@@ -283,15 +275,15 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, struct wz_progress *p, c
     enum { WIDTH = sizeof mine / sizeof(double) };
     int rc = -1;
 
-    for (int i = 0; i < n; i++) {
-        add_episode(&mine.sums, episodes[i]);
-        add_fates(mine.fate, job, episodes[i]);
+    for (int i = 0; i < report->n; i++) {
+        add_episode(&mine.sums, report->episodes[i]);
+        add_fates(mine.fate, job, report->episodes[i]);
     }
     wz_all_gather(&job->link, &group, (double *)&mine, WIDTH, (double *)all);
     memset(&mine, 0, sizeof mine);
     for (int r = 0; r < group.n; r++)
         for (int k = 0; k < WIDTH; k++) ((double *)&mine)[k] += ((double *)&all[r])[k];
-    if (wz_record_episodes(run->record, episodes, n, err) < 0) goto out;
+    if (wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
     if (job->root) {
         if (write_ledger(job, step, report->generated, mine.fate, err) < 0 || write_chain(job, p, step, err) < 0) goto out;
         write_metrics(run, job, step, report, &mine.sums);

@@ -7,14 +7,7 @@
 #ifndef WZ_RUN_H
 #define WZ_RUN_H
 
-#include "launch/job.h"
-
-struct wz_step_report {
-    const struct wz_recipe_stage *stage;
-    double begin, played, learnt, published;       /* wz_now() at the stations of the step */
-    int64_t generated[8];                          /* turns written, by agent (root) */
-    struct wz_step_stats learned[8];               /* by agent */
-};
+#include "launch/stage.h"
 
 struct wz_run {
     struct wz_record *record;
@@ -27,8 +20,7 @@ struct wz_run {
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
 int wz_run_close(struct wz_run *run, struct wz_err *err);                      /* accepts zero */
 /* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call it. */
-int wz_run_step(struct wz_run *run, struct wz_job *job, struct wz_progress *p, const struct wz_step_report *report, Wz__Episode **episodes,
-                int n, struct wz_err *err);
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err);
 /* Evaluations: all ranks call these. before and after also print the table; due: is one to be made after this step? */
 bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
