@@ -63,7 +63,8 @@ static int read_line(const struct generator *g, const char *text, size_t n, stru
     if (rc < 0) return -1;
     if (!line->context.n) return wz_fail(&line->err, "the prompt is empty");
     if (line->context.n >= c->context)
-        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->context.n, c->context);
+        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->context.n,
+                       c->context);
     for (int i = 0; i < line->context.n; i++)
         if (line->context.ids[i] >= c->vocab)
             return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->context.ids[i], c->vocab - 1);

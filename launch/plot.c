@@ -205,7 +205,7 @@ void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
         double x = at_x(&f, c->marks[i].x);
         if (c->marks[i].x < f.x0 || c->marks[i].x > f.x1) continue;
         wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", x, f.top, f.h);
-        wz_buf_printf(out, "<text class=\"name\" text-anchor=\"start\" x=\"%.1f\" y=\"%.1f\">", x + 3, f.top + 2);
+        wz_buf_printf(out, "<text class=\"name\" text-anchor=\"start\" x=\"%.1f\" y=\"%.1f\">", x + 3, f.top - 3);
         wz_html_add(out, c->marks[i].label);
         wz_buf_str(out, "</text>");
     }

@@ -185,7 +185,7 @@ static void write_facts(struct wz_buf *out, const struct run *run)
     wz_buf_str(out, "</code></dd></div>");
     if (run->curves.lines) {
         begin_fact(out, "steps");
-        wz_buf_printf(out, "%.0f</dd></div>", run->curves.last_step);
+        wz_buf_printf(out, "%.0f</dd></div>", run->curves.last_step - run->curves.first_step + 1);
         begin_fact(out, "wall time");
         write_duration(out, run->curves.seconds);
         wz_buf_str(out, "</dd></div>");

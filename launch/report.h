@@ -11,7 +11,7 @@ struct wz_curves {
     struct wz_series *series;
     int n;
     int64_t lines, bad, first_bad; /* lines that are not JSON objects with a step; the first one's number */
-    double last_step, seconds;     /* seconds: from the first line to the last, by their times */
+    double first_step, last_step, seconds;     /* seconds: from the first line to the last, by their times */
 };
 int wz_curves_read(struct wz_curves *curves, const char *path, struct wz_err *err);
 void wz_curves_finish(struct wz_curves *curves);

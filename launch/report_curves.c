@@ -77,8 +77,8 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
             json_decref(line);
             continue;
         }
-        c->lines++;
         c->last_step = json_number_value(step);
+        if (!c->lines++) c->first_step = c->last_step;
         json_object_foreach (line, name, value) {
             double y = json_number_value(value);
             if (!strcmp(name, "step")) continue;

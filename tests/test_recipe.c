@@ -2,11 +2,7 @@
  * with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
 #include "test.h"
 
-#include <dirent.h>
-
 #include "launch/recipe.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *corpus;         /* the folder of examples */
 
@@ -270,40 +266,6 @@ static void saved_loads_the_same(void **state)
     free(to);
 }
 
-/* The corpus, and every example cut short and with bytes changed. */
-static void any_bytes_are_a_recipe_or_a_sentence(void **state)
-{
-    DIR *dir = opendir(corpus);
-    int seen = 0;
-
-    assert_non_null(dir);
-    for (struct dirent *d; (d = readdir(dir));) {
-        if (d->d_name[0] == '.') continue;
-        char *path = wz_path("%s/%s", corpus, d->d_name);
-        struct wz_map map;
-        struct wz_err err;
-        assert_int_equal(wz_map_open(&map, path, &err), 0);
-        uint8_t *copy = wz_alloc(map.len + 1);
-        LLVMFuzzerTestOneInput(map.bytes, map.len);
-        for (uint32_t i = 0; i < 200 && map.len; i++) {
-            struct wz_key key = { .seed = map.len, .purpose = WZ_RNG_TEST, .a = i };
-            size_t n = i & 1 ? map.len : wz_below(key, (uint32_t)map.len);
-            memcpy(copy, map.bytes, map.len);
-            for (key.b = 1; key.b <= (i & 3); key.b++) {
-                uint64_t bits = wz_random(key);
-                copy[bits % map.len] = bits & 1u << 20 ? (uint8_t)(bits >> 40) : (uint8_t)":-[]{}&*\"'#\n 0e~"[bits >> 40 & 15];
-            }
-            LLVMFuzzerTestOneInput(copy, n);
-        }
-        free(copy);
-        wz_map_close(&map);
-        free(path);
-        seen++;
-    }
-    closedir(dir);
-    assert_true(seen >= 5);
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -312,7 +274,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(overrides_reach_every_key),
         cmocka_unit_test(wrong_overrides_are_named),
         cmocka_unit_test(saved_loads_the_same),
-        cmocka_unit_test(any_bytes_are_a_recipe_or_a_sentence),
     };
 
     corpus = argc > 1 ? argv[1] : "tests/corpus/recipe";

@@ -213,7 +213,8 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<dt>wall time</dt><dd>4 min 57 s</dd>"); /* 119 steps of 2.5 s */
     has(page, "<small>55.6 \xe2\x86\x92</small> 8.1%"); /* (39 + 50) / 160 and (4 + 9) / 160 */
     has(page, "<small>45.0 \xe2\x86\x92</small> 8.8%");
-    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]: .08125 - hypot(.0304, .0522) / 2, + hypot(.0716, .0877) / 2 */
+    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]; their mean .08125 less hypot(.0304, .0522) / 2 and
+     * plus hypot(.0716, .0877) / 2 */
     has(page, "95%: 5.1 to 13.8, 160 prompts");
     has(page, "5.0% <small>[2.0, 12.2]</small>");   /* 4 of 80 */
     has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
