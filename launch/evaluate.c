@@ -75,7 +75,9 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
     wz_json_string(out, e->prompt_id, strlen(e->prompt_id));
     wz_buf_str(out, ",\"prompt\":");
     wz_json_string(out, e->prompt, strlen(e->prompt));
-    wz_buf_printf(out, ",\"harmful\":%s,\"turns\":[", e->harmful ? "true" : "false");
+    wz_buf_printf(out, ",\"harmful\":%s,\"discard\":", e->harmful ? "true" : "false");
+    wz_json_string(out, e->discard, strlen(e->discard));
+    wz_buf_str(out, ",\"turns\":[");
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         bool feedback = i % 2;

@@ -204,10 +204,10 @@ int wz_cmd_generate(int argc, char **argv)
     };
     const struct wz_usage usage = {
         .name = "generate", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
-        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input and writes,\n"
-                 "in order, {\"text\": ..., \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or \"length\"}. Ids are continued as\n"
-                 "they are, without template or BOS. A line that can't be read gives {\"error\": ...}, and exit status 1 in the\n"
-                 "end. MODEL is a Hugging Face folder or a GGUF file.",
+        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input\n"
+                 "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or \"length\"}.\n"
+                 "Ids are continued as they are, without template or BOS. A line that can't be read gives\n"
+                 "{\"error\": ...}, and exit status 1 in the end. MODEL is a Hugging Face folder or a GGUF file.",
     };
     struct wz_err err;
 

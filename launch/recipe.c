@@ -118,7 +118,8 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
 
     snprintf(path, sizeof path, "stages.%u.name", s);
     for (unsigned i = 0; i < s; i++)
-        if (!strcmp(recipe->stages[i].name, stage->name)) return wz_resolved_fail(r, err, path, "there is a stage '%s' already", stage->name);
+        if (!strcmp(recipe->stages[i].name, stage->name))
+            return wz_resolved_fail(r, err, path, "there is a stage '%s' already", stage->name);
     for (unsigned i = 0; i < stage->n_mix; i++)
         for (unsigned k = 0; k < i; k++)
             if (!strcmp(stage->mix[k].kind, stage->mix[i].kind)) {
@@ -137,7 +138,8 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
         if (wz_recipe_learn(stage, name) != &stage->agents[i])
             return wz_resolved_fail(r, err, path, "agent '%s' is in this stage already", name);
         if (!strcmp(recipe->agents[a].type, "bf16"))
-            return wz_resolved_fail(r, err, path, "agent '%s' is of type bf16, which can't train: make it f32 or leave it out", name);
+            return wz_resolved_fail(r, err, path, "agent '%s' is of type bf16, which can't train: make it f32 or leave it out",
+                                    name);
     }
     return 0;
 }

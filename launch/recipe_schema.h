@@ -37,7 +37,8 @@ struct wz_resolved {
 int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text, size_t n, char *const *overrides,
                       int n_overrides, struct wz_err *err);
 /* A sentence about the value at this path ("stages.0.name"), with its line or override; returns -1. */
-int wz_resolved_fail(const struct wz_resolved *from, struct wz_err *err, const char *path, const char *fmt, ...) WZ_PRINTF(4, 5);
+int wz_resolved_fail(const struct wz_resolved *from, struct wz_err *err, const char *path, const char *fmt, ...)
+    WZ_PRINTF(4, 5);
 void wz_resolved_finish(struct wz_resolved *to);
 
 #endif

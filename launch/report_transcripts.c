@@ -4,7 +4,8 @@
  *     before: wrong     fixed            still wrong
  *     before: fine      right both times newly wrong
  *
- * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. */
+ * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. Where the judge failed
+ * ("discard" says so) there is no fate: such prompts are counted and left out. */
 #include "launch/report.h"
 
 #include <stdlib.h>
@@ -46,6 +47,11 @@ static const json_t *final_answer(const json_t *line)
     size_t n = json_array_size(turns);
 
     return n ? json_array_get(turns, n % 2 ? n - 1 : n - 2) : NULL;
+}
+
+static bool judged(const json_t *before, const json_t *after)
+{
+    return !*text_of(before, "discard") && !*text_of(after, "discard");
 }
 
 static enum fate fate_of(const json_t *before, const json_t *after)
@@ -195,7 +201,7 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     json_t *phases = read_lines(path, &bad, err), *first = NULL, *last = NULL, *line, *set;
     const char *name, *first_name = NULL, *last_name = NULL, *key;
     struct kind *kinds = NULL;
-    int n_kinds = 0;
+    int n_kinds = 0, unjudged = 0;
 
     if (!phases) return -1;
     json_object_foreach (phases, name, set) {
@@ -215,10 +221,15 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     }
     json_object_foreach (first, key, line) {
         const json_t *after = json_object_get(last, key);
-        if (after) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
+        if (!after) continue;
+        if (judged(line, after)) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
+        else unjudged++;
     }
+    if (unjudged)
+        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>", unjudged,
+                      unjudged > 1 ? "s are" : " is");
     if (!n_kinds) {
-        wz_buf_str(out, "<p class=\"missing\">No prompt was played in both phases, so there is nothing to compare.</p>");
+        wz_buf_str(out, "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
         goto out;
     }
     write_counts(out, kinds, n_kinds);
@@ -233,7 +244,8 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
             json_object_foreach (first, key, line) {
                 const json_t *after = json_object_get(last, key);
                 if (kinds[k].shown[f] >= fates[f].most) break;
-                if (!after || strcmp(text_of(line, "kind"), kinds[k].name) || fate_of(line, after) != (enum fate)f) continue;
+                if (!after || !judged(line, after) || strcmp(text_of(line, "kind"), kinds[k].name)) continue;
+                if (fate_of(line, after) != (enum fate)f) continue;
                 kinds[k].shown[f]++;
                 write_pair(out, (enum fate)f, first_name, line, last_name, after);
             }

@@ -113,6 +113,10 @@ static void put_transcripts(void)
                           i % 5 ? "true" : "false", i == 0 ? NASTY : "", i == 0 ? NASTY : "",
                           wrong && harmful ? "true" : "false", wrong && !harmful ? "true" : "false", !wrong);
         }
+    for (int phase = 0; phase < 2; phase++)
+        wz_buf_printf(&text,
+                      "{\"phase\":\"%s\",\"kind\":\"benign\",\"id\":\"x\",\"prompt\":\"?\",\"discard\":\"%s\",\"turns\":[{}]}\n",
+                      phase ? "after" : "before", phase ? "judge failed" : "");
     wz_buf_str(&text, "nonsense\n");
     put("transcripts.jsonl", text.data, text.len);
     wz_buf_finish(&text);
@@ -220,6 +224,7 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
     has(page, "recipe.yaml, with every key");
     has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
+    has(page, "1 prompt is left out: the judge failed");
     has(page, "1 line of transcripts.jsonl could not be read.");
     has(page,
         "<td>benign</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td>");
