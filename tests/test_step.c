@@ -1,0 +1,181 @@
+/* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself is computed
+ * here from log-probabilities in double. Ratios differ from 1 and some are clipped, a reference penalises, returns are whitened. */
+#include "tests/model_help.h"
+
+#include "trainer/trainer.h"
+
+enum { VOCAB = 37, EPISODES = 6, AGENT = 0 };
+
+static struct wz_link job;
+static const int only[1] = {0};
+static const struct wz_group group = { 1, 0, only };
+
+static struct wz_model *tiny(uint64_t seed, bool tied)
+{
+    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
+                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = tied, .bos = -1 };
+    struct wz_model *m = wz_model_create(&c, WZ_F32, backend_of("auto", 1));
+
+    wz_model_init(m, seed);
+    for (size_t i = 0; i < m->n_params; i++) m->params[i] *= 4;
+    wz_model_seal(m, 3);
+    return m;
+}
+
+/* One episode with one turn of keyed tokens, written by these weights; its old log-probabilities are off by up to 0.4. */
+static Wz__Episode *episode(struct wz_model *m, struct wz_pack *pack, uint32_t index)
+{
+    Wz__Episode *e = wz_episode_new();
+    Wz__Turn *t = wz_episode_turn(e);
+    int n = 4 + (int)index % 3, ids[32];
+
+    e->index = index;
+    t->agent = AGENT;
+    t->version = m->version;
+    t->weights = m->hash;
+    t->reward = index % 2 ? 1 : 0.35;
+    ids_of(ids, 32, VOCAB, 900 + index);
+    t->context = wz_alloc(sizeof *t->context * 5);
+    t->n_context = 5;
+    for (int k = 0; k < 5; k++) t->context[k] = ids[k];
+    wz_turn_reserve(t, (size_t)n);
+    for (int k = 0; k < n; k++) wz_turn_add(t, ids[5 + k], 0);
+    wz_pack_clear(pack);
+    assert_true(wz_pack_turn(pack, t));
+    wz_pack_forward(pack, 1);
+    for (int k = 0; k < n; k++) {
+        double off = 0.8 * (wz_uniform((struct wz_key){ 4, WZ_RNG_TEST, index, (uint32_t)k, 0, 0 }) - 0.5);
+        t->logp[k] = pack->logp[t->n_context - 1 + (size_t)k] + (float)off;
+    }
+    wz_pack_clear(pack);
+    return e;
+}
+
+/* J of eq. 4 at the model's weights, advantages as they stand in the episodes. */
+static double objective(struct wz_pack *pack, Wz__Episode **episodes, double epsilon, bool token_mean)
+{
+    double sum = 0, tokens = 0;
+
+    for (int i = 0; i < EPISODES; i++) {
+        const Wz__Turn *t = episodes[i]->turns[0];
+        double own = 0;
+        wz_pack_clear(pack);
+        wz_pack_turn(pack, t);
+        wz_pack_forward(pack, 1);
+        for (size_t k = 0; k < t->n_ids; k++) {
+            double ratio = exp((double)pack->logp[t->n_context - 1 + k] - (double)t->logp[k]), a = (double)t->advantage[k];
+            double clipped = ratio < 1 - epsilon ? 1 - epsilon : ratio > 1 + epsilon ? 1 + epsilon : ratio;
+            own += ratio * a < clipped * a ? ratio * a : clipped * a;
+        }
+        sum += token_mean ? own : own / (double)t->n_ids;
+        tokens += (double)t->n_ids;
+    }
+    wz_pack_clear(pack);
+    return token_mean ? sum / tokens : sum / EPISODES;
+}
+
+static void check(bool token_mean, bool tied)
+{
+    enum { FLAT = 100000 };                         /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
+    struct wz_model *m = tiny(11, tied), *reference = tiny(12, tied);
+    const struct wz_learn how = { .adamw = { 300, 0, 1, 0, 0, FLAT, 0, 0 }, .kl = 0.05, .epsilon = 0.2, .revision = 0.5, .temperature = 1, .token_mean = token_mean };
+    struct wz_learner l;
+    struct wz_pack probe;
+    struct wz_step_stats stats;
+    Wz__Episode *episodes[EPISODES];
+    float *before = wz_alloc(m->n_params * sizeof *before), *after = wz_alloc(m->n_params * sizeof *after);
+    double length = 0, slope;
+
+    wz_learner_init(&l, m, reference, AGENT, false, 4, 16, 40);
+    wz_pack_init(&probe, m, 40, false);
+    for (int i = 0; i < EPISODES; i++) episodes[i] = episode(m, &probe, (uint32_t)i);
+    memcpy(before, m->params, m->n_params * sizeof *before);
+    wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
+    memcpy(after, m->params, m->n_params * sizeof *after);
+    assert_int_equal(m->version, 4);
+    assert_true(stats.clipped > 0.02 && stats.clipped < 0.7);
+    assert_float_equal(stats.samples, EPISODES, 0);
+
+    for (size_t i = 0; i < m->n_params; i++) length += pow((double)after[i] - (double)before[i], 2);
+    length = sqrt(length);
+    assert_true(length > 0);
+    /* J changes along the step as its gradient says: dJ . u = |dJ| and the step is 300/FLAT |dJ| long */
+    double h = 2e-4, j[2];
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < m->n_params; i++) m->params[i] = (float)((double)before[i] + (side ? h : -h) * ((double)after[i] - (double)before[i]) / length);
+        wz_model_seal(m, 5);
+        j[side] = objective(&probe, episodes, how.epsilon, token_mean);
+    }
+    slope = (j[1] - j[0]) / (2 * h);
+    if (fabs(slope / (length * FLAT / 300) - 1) > 0.005) fail_msg("J rises by %g along the step, its gradient is %g long", slope, length * FLAT / 300);
+    assert_float_equal(stats.grad_norm, length * FLAT / 300, 0.02 * stats.grad_norm);
+
+    for (int i = 0; i < EPISODES; i++) wz_episode_free(episodes[i]);
+    wz_pack_finish(&probe);
+    wz_learner_finish(&l);
+    struct wz_backend *a = m->be, *b = reference->be;
+    wz_model_destroy(m), wz_model_destroy(reference);
+    wz_backend_close(a), wz_backend_close(b);
+    free(before), free(after);
+}
+
+static void mean_of_sequence_means(void **state)
+{
+    check(false, false);
+}
+
+static void mean_over_tokens(void **state)
+{
+    check(true, false);
+}
+
+static void tied_head(void **state)
+{
+    check(false, true);
+}
+
+/* A gradient that is not finite changes nothing but the version, and is counted. */
+static void a_broken_gradient_is_skipped(void **state)
+{
+    struct wz_model *m = tiny(11, false);
+    struct wz_optimizer opt;
+    const struct wz_adamw how = { 1, 0, 1, 0.9, 0.95, 1e-8, 0, 1 };
+    uint64_t hash = m->hash;
+
+    wz_optimizer_init(&opt, m, 2);
+    for (int leaf = 0; leaf < 2; leaf++) {
+        wz_optimizer_leaf(&opt)[3] = leaf ? NAN : 1;
+        wz_optimizer_leaf_done(&opt);
+    }
+    assert_false(isfinite(wz_optimizer_step(&opt, &job, &group, &how, 10)));
+    assert_int_equal(opt.skipped, 1);
+    assert_int_equal(opt.steps, 0);
+    assert_true(m->hash == hash && m->version == 4);
+    wz_optimizer_finish(&opt);
+    struct wz_backend *be = m->be;
+    wz_model_destroy(m);
+    wz_backend_close(be);
+}
+
+static int set_up(void **state)
+{
+    struct wz_err err;
+
+    return wz_link_open(&job, "self", 60, &err);
+}
+
+static int tear_down(void **state)
+{
+    wz_link_close(&job);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mean_of_sequence_means), cmocka_unit_test(mean_over_tokens), cmocka_unit_test(tied_head),
+        cmocka_unit_test(a_broken_gradient_is_skipped),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
