@@ -1,0 +1,133 @@
+/* The warm start learns from the assistant's tokens and nothing else: every turn or only the last, end token included; a broken line is
+ * named; a model learns by heart what it is shown. */
+#include "tests/tokenizer_help.h"
+
+#include <math.h>
+
+#include "trainer/trainer.h"
+
+static struct wz_tokenizer *tok;
+static const struct wz_template *chat;
+
+static int load(struct wz_sft_set *set, const char *text, int context, struct wz_err *err)
+{
+    char *path = test_scratch("sft.jsonl");
+    FILE *f = fopen(path, "w");
+
+    assert_true(f && fputs(text, f) >= 0 && fclose(f) == 0);
+    int rc = wz_sft_load(set, path, chat, tok, context, err);
+    remove(path);
+    free(path);
+    return rc;
+}
+
+#define TALK "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"ab\"}," \
+             "{\"role\":\"user\",\"content\":\"v\"},{\"role\":\"assistant\",\"content\":\"c\"}]"
+
+/* <sys>s<user>u<end><asst>ab<end><user>v<end><asst>c<end>: '.' no loss, the letter or E where there is one */
+static void shape(const struct wz_sft_example *x, const char *want)
+{
+    char got[64] = "";
+
+    for (int i = 0; i < x->n; i++) {
+        char c = x->ids[i] < 256 ? (char)x->ids[i] : x->ids[i] == T_END ? 'E' : '<';
+        got[i] = x->loss[i] ? c : '.';
+    }
+    assert_string_equal(got, want);
+}
+
+static void loss_is_on_answers(void **state)
+{
+    struct wz_sft_set set;
+    struct wz_err err;
+
+    if (load(&set, TALK "}\n\n" TALK ",\"train\":\"last\"}\n", 64, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(set.n, 2);
+    shape(&set.list[0], "......abE....cE");
+    shape(&set.list[1], ".............cE");
+    assert_int_equal(set.longest, 15);
+    wz_sft_finish(&set);
+}
+
+static void bad_lines_are_named(void **state)
+{
+    static const struct { const char *line, *says; } rows[] = {
+        { "{", "line 2" }, { "{\"text\":1}", "line 2: no \"messages\"" }, { "{\"messages\":[]}", "line 2: no \"messages\"" },
+        { "{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}", "line 2: message 1: role \"bot\"" },
+        { "{\"messages\":[{\"role\":\"user\"}]}", "line 2: message 1: no \"content\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}", "line 2: no assistant" },
+        { TALK ",\"train\":\"some\"}", "line 2: \"train\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"uuuuuuuuuuuuuuuuuuuuuuuuu\"},{\"role\":\"assistant\",\"content\":\"\"}]}", "line 2: 29 tokens" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_sft_set set;
+        struct wz_err err;
+        struct wz_buf text = {0};
+        wz_buf_printf(&text, "%s}\n%s\n", TALK, rows[i].line);
+        assert_int_equal(load(&set, text.data, 20, &err), -1);
+        if (!strstr(err.text, rows[i].says)) fail_msg("row %zu says: %s", i, err.text);
+        wz_buf_finish(&text);
+    }
+    struct wz_sft_set set;
+    struct wz_err err;
+    assert_int_equal(load(&set, "\n", 20, &err), -1);
+    assert_non_null(strstr(err.text, "no examples"));
+}
+
+static void a_model_learns_by_heart(void **state)
+{
+    struct wz_config c = { .layers = 1, .dim = 32, .heads = 2, .kv_heads = 2, .head_dim = 16, .ffn = 48, .vocab = T_VOCAB, .context = 32,
+                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+    const struct wz_adamw how = { 1e-2, 0, 0.1, 0.9, 0.95, 1e-8, 0, 1 };
+    const int only[1] = {0};
+    const struct wz_group group = { 1, 0, only };
+    struct wz_err err;
+    struct wz_sft_set set;
+    struct wz_link job;
+    struct wz_learner l;
+    struct wz_backend *be = wz_backend_open("auto", 1, &err);
+    struct wz_model *m = wz_model_create(&c, WZ_F32, be);
+    double first = 0, last = 0, norm;
+
+    assert_int_equal(wz_link_open(&job, "self", 60, &err), 0);
+    assert_int_equal(load(&set, TALK "}\n", 32, &err), 0);
+    wz_model_init(m, 1);
+    wz_learner_init(&l, m, NULL, 0, false, 2, 20, set.longest);
+    for (int s = 0; s < 60; s++) {
+        last = wz_sft_step(&l, &how, &job, &group, &set, 3, s, 60, 1, &norm);
+        if (!s) first = last;
+    }
+    assert_float_equal(first, log(T_VOCAB), 0.5);             /* nothing known yet */
+    assert_true(last < 0.05);
+    assert_int_equal(m->version, 60);
+    wz_learner_finish(&l);
+    wz_sft_finish(&set);
+    wz_model_destroy(m);
+    wz_backend_close(be);
+    wz_link_close(&job);
+}
+
+static int set_up(void **state)
+{
+    struct wz_err err;
+
+    tok = tiny_load(false);
+    chat = wz_template_find("sandbox", tok, &err);
+    return tok && chat ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    wz_tokenizer_destroy(tok);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(loss_is_on_answers), cmocka_unit_test(bad_lines_are_named), cmocka_unit_test(a_model_learns_by_heart),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
