@@ -54,7 +54,7 @@ bool wz_tensor_count(struct wz_tensor *t)
 {
     t->count = 1;
     for (int i = 0; i < t->n_dims; i++)
-        if (__builtin_mul_overflow(t->count, t->shape[i], &t->count)) return false;
+        if (t->shape[i] > INT64_MAX || __builtin_mul_overflow(t->count, t->shape[i], &t->count)) return false;
     return true;
 }
 

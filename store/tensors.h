@@ -20,7 +20,8 @@ enum { WZ_MAX_DIMS = 4, WZ_MAX_NAME = 65535 };
 const struct wz_map *wz_tensors_map(struct wz_tensors *set, const char *path, struct wz_err *err);
 /* Appends a zeroed tensor; the pointer is valid until the next one. */
 struct wz_tensor *wz_tensors_add(struct wz_tensors *set);
-/* shape[0] * shape[1] * ... into t->count. False: more than a size_t counts. */
+/* shape[0] * shape[1] * ... into t->count. False: more than a size_t counts, or a size past what
+ * JSON can say. */
 bool wz_tensor_count(struct wz_tensor *t);
 
 /* Elements and bytes of a block of each type; 1 element where it is not quantised. WZ_DT_OTHER has none. */
