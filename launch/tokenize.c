@@ -164,9 +164,10 @@ int wz_cmd_tokenize(int argc, char **argv)
     };
     const struct wz_usage usage = {
         .name = "tokenize", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
-        .about = "Reads JSON lines and answers each: {\"text\": ...} or {\"messages\": [{\"role\", \"content\"}], \"generate\": true}\n"
-                 "with {\"ids\": [...]}; with --decode, {\"ids\": [...]} with {\"text\": ...}. MODEL is a folder or any tokenizer\n"
-                 "file. A bad line is answered with {\"error\": ...}, the others go on, and the exit status is 1.",
+        .about = "Reads JSON lines and answers each: {\"text\": ...} or {\"messages\": [{\"role\", \"content\"}],\n"
+                 "\"generate\": true} with {\"ids\": [...]}; with --decode, {\"ids\": [...]} with {\"text\": ...}.\n"
+                 "MODEL is a folder or any tokenizer file. A bad line is answered with {\"error\": ...}, the others\n"
+                 "go on, and the exit status is 1.",
     };
     struct wz_err err;
 

@@ -75,8 +75,8 @@ static void text(struct pen *pen, const char *s)
 /* What Python's str.strip() takes away. */
 static bool is_space(uint32_t c)
 {
-    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 static void trimmed(struct pen *pen, const char *s, bool left, bool right)
@@ -248,8 +248,14 @@ static int sandbox(struct pen *pen, const struct wz_message *messages, int n, bo
 }
 
 static const struct wz_template templates[] = {
-    {"llama3", {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"}, llama3},
-    {"llama3.1", {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"}, llama31},
+    {"llama3",
+     {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+     {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"},
+     llama3},
+    {"llama3.1",
+     {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+     {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"},
+     llama31},
     {"chatml", {"<|im_start|>", "<|im_end|>"}, {"<|im_end|>", "<|endoftext|>"}, chatml},
     {"smollm2", {"<|im_start|>", "<|im_end|>"}, {"<|im_end|>", "<|endoftext|>"}, smollm2},
     {"llama2", {""}, {NULL}, llama2},

@@ -61,7 +61,8 @@ static int compile(const struct wz_stages *s, struct stage *st, const char *patt
             wz_buf_add(&b, p, 1);
         }
     }
-    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code,
+                           &at, NULL);
     wz_buf_finish(&b);
     if (!st->re) {
         pcre2_get_error_message(code, why, sizeof why);

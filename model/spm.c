@@ -29,7 +29,8 @@ void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze)
     json_array_append_new(decoders, json_pack("{s:s}", "type", "ByteFallback"));
     json_array_append_new(decoders, json_pack("{s:s}", "type", "Fuse"));
     if (prefix)
-        json_array_append_new(decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+        json_array_append_new(decoders,
+                              json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
     tok->decoder = json_pack("{s:s, s:o}", "type", "Sequence", "decoders", decoders);
     tok->strip = prefix;
     tok->fuse_unk = true;
@@ -110,8 +111,8 @@ int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, st
         wz_buf_clear(&b);
         if (id < 3) wz_buf_str(&b, first[id]);
         else
-            for (size_t i = at + 8; i < at + 8 + len; i++) wz_buf_add(&b, bytes[i] == ' ' ? "\xe2\x96\x81" : (const char *)bytes + i,
-                                                                     bytes[i] == ' ' ? 3 : 1);
+            for (size_t i = at + 8; i < at + 8 + len; i++)
+                wz_buf_add(&b, bytes[i] == ' ' ? "\xe2\x96\x81" : (const char *)bytes + i, bytes[i] == ' ' ? 3 : 1);
         if (b.len == 6 && memcmp(b.data, "<0x", 3) == 0 && b.data[5] == '>') {
             kind = WZ_PIECE_BYTE;
             tok->byte_fallback = true;

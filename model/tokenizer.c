@@ -58,7 +58,8 @@ static int load_file(struct wz_tokenizer *tok, struct wz_err *err)
     const uint8_t *s = map.bytes;
     while (i < map.len && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r' || s[i] == '\n')) i++;
     if (map.len >= 4 && memcmp(s, "GGUF", 4) == 0) rc = wz_load_gguf(tok, tok->name, err);
-    else if (ends_with(tok->name, ".json") || (i < map.len && s[i] == '{')) rc = wz_load_json(tok, (const char *)s, map.len, err);
+    else if (ends_with(tok->name, ".json") || (i < map.len && s[i] == '{'))
+        rc = wz_load_json(tok, (const char *)s, map.len, err);
     else if (is_ranks(s, map.len)) rc = wz_load_ranks(tok, (const char *)s, map.len, err);
     else if (!ends_with(tok->name, ".bin") && map.len && s[0] == 0x0a) rc = wz_load_spm(tok, s, map.len, err);
     else rc = wz_load_llama2c(tok, s, map.len, err);
@@ -158,7 +159,8 @@ static int encode_segment(const struct wz_tokenizer *tok, const char *s, size_t 
     return 0;
 }
 
-int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out, struct wz_err *err)
+int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
+                   struct wz_err *err)
 {
     size_t valid = wz_utf8_valid(text, n), done = 0;
     int before = out->n, rc = 0, id;

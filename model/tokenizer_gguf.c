@@ -49,7 +49,8 @@ static int read_pieces(struct wz_tokenizer *tok, const json_t *all, struct wz_er
         if (!json_is_string(token) || type < 0 || type >= (json_int_t)WZ_COUNT(kinds))
             return wz_fail(err, "%s: tokenizer.ggml.tokens: item %zu is no text or of an unknown type", tok->name, i);
         if (type == 2) tok->unk = (int)i;
-        if (wz_vocab_add(tok, (int)i, json_string_value(token), json_string_length(token), kinds[type], score, err) < 0) return -1;
+        if (wz_vocab_add(tok, (int)i, json_string_value(token), json_string_length(token), kinds[type], score, err) < 0)
+            return -1;
     }
     return 0;
 }

@@ -40,7 +40,8 @@ static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *er
     json_object_foreach(vocab, key, value) {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= WZ_VOCAB_MAX)
-            return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key, WZ_VOCAB_MAX - 1);
+            return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key,
+                           WZ_VOCAB_MAX - 1);
         if (wz_vocab_add(tok, (int)id, key, strlen(key), WZ_PIECE_NORMAL, 0, err) < 0) return -1;
     }
     return 0;
@@ -69,7 +70,8 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
     json_array_foreach(merges, i, merge) {
         const char *s = json_string_value(merge), *gap = s ? strchr(s, ' ') : NULL, *right = gap ? gap + 1 : NULL;
         size_t n_left = gap ? (size_t)(gap - s) : 0, n_right = right ? strlen(right) : 0;
-        if (json_array_size(merge) == 2 && json_is_string(json_array_get(merge, 0)) && json_is_string(json_array_get(merge, 1))) {
+        if (json_array_size(merge) == 2 && json_is_string(json_array_get(merge, 0)) &&
+            json_is_string(json_array_get(merge, 1))) {
             s = json_string_value(json_array_get(merge, 0));
             n_left = json_string_length(json_array_get(merge, 0));
             right = json_string_value(json_array_get(merge, 1));

@@ -46,7 +46,8 @@ static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)
         if (p->kind != WZ_PIECE_ADDED && p->kind != WZ_PIECE_SPECIAL) continue;
         wz_buf_printf(b, "%s    {\"id\": %d, \"content\": ", comma, id);
         write_piece(b, p);
-        wz_buf_printf(b, ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
+        wz_buf_printf(b,
+                      ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
                       p->kind == WZ_PIECE_SPECIAL ? "true" : "false");
         comma = ",\n";
     }

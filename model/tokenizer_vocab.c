@@ -17,7 +17,8 @@ uint32_t wz_byte_char(unsigned char byte)
 
 int wz_char_byte(uint32_t code)
 {
-    if (code >= 0x100) return code <= 0x120 ? (int)code - 0x100 : code <= 0x142 ? (int)code - 0x121 + 127 : code == 0x143 ? 173 : -1;
+    if (code >= 0x100)
+        return code <= 0x120 ? (int)code - 0x100 : code <= 0x142 ? (int)code - 0x121 + 127 : code == 0x143 ? 173 : -1;
     return code <= 32 || (code >= 127 && code <= 160) || code == 173 ? -1 : (int)code;
 }
 
@@ -68,7 +69,8 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
         return wz_fail(err, "%s: piece \"%.*s\" has id %d, 0 to %d was expected", tok->name, shown, text, id, WZ_VOCAB_MAX - 1);
     if (n == 0 || n > 4096) return wz_fail(err, "%s: piece %d is %zu bytes long, 1 to 4096 were expected", tok->name, id, n);
     if (wz_utf8_valid(text, n) < n || memchr(text, 0, n)) return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
-    if (wz_vocab_at(tok, id)) return wz_fail(err, "%s: id %d has two pieces, the second is \"%.*s\"", tok->name, id, shown, text);
+    if (wz_vocab_at(tok, id))
+        return wz_fail(err, "%s: id %d has two pieces, the second is \"%.*s\"", tok->name, id, shown, text);
     int other = wz_vocab_find(tok, text, n);
     if (other >= 0) return wz_fail(err, "%s: piece \"%.*s\" has two ids, %d and %d", tok->name, shown, text, other, id);
     if (!isfinite(score)) return wz_fail(err, "%s: piece %d has no finite score", tok->name, id);
@@ -300,7 +302,8 @@ bool wz_tokenizer_same(const struct wz_tokenizer *a, const struct wz_tokenizer *
     if (a->n != b->n) return false;
     for (int i = 0; i < a->n; i++) {
         const struct wz_piece *x = &a->pieces[i], *y = &b->pieces[i];
-        if (x->kind != y->kind || x->n_bytes != y->n_bytes || (x->n_bytes && memcmp(x->bytes, y->bytes, (size_t)x->n_bytes))) return false;
+        if (x->kind != y->kind || x->n_bytes != y->n_bytes || (x->n_bytes && memcmp(x->bytes, y->bytes, (size_t)x->n_bytes)))
+            return false;
     }
     return true;
 }

@@ -40,10 +40,14 @@ static void use(const struct wz_tokenizer *tok)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char plain[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<s>\": 1, \"[INST]\": 2}, \"merges\": []}}";
-    static const struct { char kind; const char *name; } kinds[] = {
-        {'j', "tokenizer.json"}, {'m', "tokenizer.model"}, {'b', "fuzz.bin"}, {'g', "fuzz.gguf"}, {'c', "tokenizer_config.json"}};
+    static const struct { char kind; const char *name; } kinds[] = {{'j', "tokenizer.json"},
+                 {'m', "tokenizer.model"},
+                 {'b', "fuzz.bin"},
+                 {'g', "fuzz.gguf"},
+                 {'c', "tokenizer_config.json"}};
     const char *scratch = getenv("WALTZ_SCRATCH");
-    char *dir = wz_path("%s/fuzz-%d", scratch ? scratch : "/tmp", (int)getpid()), *saved = wz_path("%s/saved", dir), *path = NULL;
+    char *dir = wz_path("%s/fuzz-%d", scratch ? scratch : "/tmp", (int)getpid()), *saved = wz_path("%s/saved", dir),
+         *path = NULL;
     char *model = wz_path("%s/tokenizer.json", dir);
     struct wz_err err = {""};
 

@@ -34,8 +34,11 @@ static void sandbox_by_hand(void **state)
     struct wz_tokenizer *tok = tiny_load(false);
     const int wrote[] = {T_HELLO, 'x', T_END};
     const struct wz_message messages[] = {
-        {.role = WZ_SYSTEM, .text = "be"}, {.role = WZ_USER, .text = " <end>"}, {.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 3},
-        {.role = WZ_USER, .text = ""}, {.role = WZ_ASSISTANT, .text = "y"},
+        {.role = WZ_SYSTEM, .text = "be"},
+        {.role = WZ_USER, .text = " <end>"},
+        {.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 3},
+        {.role = WZ_USER, .text = ""},
+        {.role = WZ_ASSISTANT, .text = "y"},
     };
     struct wz_ids want = {0};
 
@@ -101,7 +104,8 @@ static void rendered_as_text(void **state)
 {
     const struct wz_message talk[] = {{.role = WZ_SYSTEM, .text = " S "}, {.role = WZ_USER, .text = " u\n"},
                                       {.role = WZ_ASSISTANT, .text = " a "}, {.role = WZ_USER, .text = " v "}};
-    const struct wz_message wrote[] = {{.role = WZ_USER, .text = "u"}, {.role = WZ_ASSISTANT, .ids = (const int[]){' ', 'a', T_EOS}, .n_ids = 3}};
+    const struct wz_message wrote[] = {{.role = WZ_USER, .text = "u"},
+                                       {.role = WZ_ASSISTANT, .ids = (const int[]){' ', 'a', T_EOS}, .n_ids = 3}};
 #define B "<|begin_of_text|>"
 #define E "<|end_of_text|>"
 #define HEAD(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
@@ -112,11 +116,14 @@ static void rendered_as_text(void **state)
         {"mistral", talk + 1, 3, true, B "[INST]  u\n [/INST] a " E "[INST]  v  [/INST]"},
         {"mistral", wrote, 2, true, B "[INST] u [/INST] a" E},
         {"llama3", talk, 2, true, B HEAD("system") "S<|eot_id|>" HEAD("user") "u<|eot_id|>" HEAD("assistant")},
-        {"llama3.1", talk, 2, true, B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|>"
+        {"llama3.1", talk, 2, true,
+         B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|>"
          HEAD("user") "u<|eot_id|>" HEAD("assistant")},
-        {"llama3.1", talk + 1, 1, false, B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+        {"llama3.1", talk + 1, 1, false,
+         B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
          HEAD("user") "u<|eot_id|>"},
-        {"smollm2", talk, 2, true, "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n"},
+        {"smollm2", talk, 2, true,
+         "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n"},
         {"sandbox", talk, 3, true, "<sys> S <user> u\n<end><asst> a <end><asst>"},
         {"smollm2", talk, 0, true, "<|im_start|>assistant\n"},
     };
@@ -138,8 +145,11 @@ static void rendered_as_text(void **state)
 
 static void stops_are_end_tokens(void **state)
 {
-    static const struct { const char *name; int n, stops[2]; } rows[] = {
-        {"llama3", 2, {T_EOT, T_EOS}}, {"chatml", 1, {T_IM_END}}, {"sandbox", 1, {T_END}}, {"llama2", 1, {T_EOS}}, {"mistral", 1, {T_EOS}}};
+    static const struct { const char *name; int n, stops[2]; } rows[] = {{"llama3", 2, {T_EOT, T_EOS}},
+                {"chatml", 1, {T_IM_END}},
+                {"sandbox", 1, {T_END}},
+                {"llama2", 1, {T_EOS}},
+                {"mistral", 1, {T_EOS}}};
     struct wz_tokenizer *tok = tiny_load(false);
     int stops[8];
 
@@ -156,7 +166,8 @@ static void what_does_not_fit_is_a_sentence(void **state)
     static const char bare[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<sys>\": 1}, \"merges\": []}}";
     struct wz_tokenizer *tok = tiny_load(false);
     const struct wz_message twice[] = {{.role = WZ_USER, .text = "a"}, {.role = WZ_USER, .text = "b"}},
-                            bad[] = {{.role = WZ_USER, .text = "a\x80"}}, system[] = {{.role = WZ_SYSTEM, .text = "a"}, twice[0]};
+                            bad[] = {{.role = WZ_USER, .text = "a\x80"}},
+                            system[] = {{.role = WZ_SYSTEM, .text = "a"}, twice[0]};
     struct wz_ids ids = {0};
     struct wz_err err;
 
@@ -191,7 +202,8 @@ static void templates_are_told_by_their_text(void **state)
         {"{}", NULL},
         {"{\"chat_template\": \"something else\"}", "?"},
         {"{\"chat_template\": \"<|start_header_id|> <|eot_id|>\"}", "llama3"},
-        {"{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}", "llama3.1"},
+        {"{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}",
+         "llama3.1"},
         {"{\"chat_template\": \"<|im_start|> <|im_end|>\"}", "chatml"},
         {"{\"chat_template\": \"<|im_start|> You are Qwen <|im_end|>\"}", "?"},
         {"{\"chat_template\": [{\"name\": \"default\", \"template\": \"<sys> <user> <asst>\"}]}", "sandbox"},
@@ -222,7 +234,8 @@ static void templates_are_told_by_their_text(void **state)
     }
 
     /* A chat_template.jinja beside it speaks before the config; bos_token null means none. */
-    static const char none[] = "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": {\"content\": \"<end>\"}}";
+    static const char none[] =
+        "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": {\"content\": \"<end>\"}}";
     assert_int_equal(wz_file_write(config, none, sizeof none - 1, &err), 0);
     assert_int_equal(wz_file_write(jinja, "[INST] [/INST]", 14, &err), 0);
     struct wz_tokenizer *tok = wz_tokenizer_load(model, &err);
@@ -247,14 +260,15 @@ static void templates_are_told_by_their_text(void **state)
     wz_buf_finish(&b);
 }
 
-/* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids}; SmolLM2 is looked for in WALTZ_SMOLLM2 ---- */
+/* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids} ---- */
 
 static const char *const role_names[] = {[WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant"};
 
 static void golden_line(const struct wz_tokenizer *tok, const json_t *line)
 {
     const json_t *list = json_object_get(line, "messages"), *wanted = json_object_get(line, "ids"), *item;
-    const char *name = json_string_value(json_object_get(line, "template")), *text = json_string_value(json_object_get(line, "text"));
+    const char *name = json_string_value(json_object_get(line, "template")),
+               *text = json_string_value(json_object_get(line, "text"));
     struct wz_message messages[16] = {0};
     struct wz_ids want = {0}, got = {0};
     struct wz_err err = {""};

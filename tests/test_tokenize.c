@@ -1,4 +1,5 @@
-/* The promise: `waltz tokenize` answers every line in its place, a bad one with its number and a sentence, and then ends with 1. */
+/* The promise: `waltz tokenize` answers every line in its place, a bad one with its number and a sentence, and then ends
+ * with 1. */
 #include "tokenizer_help.h"
 
 #include <fcntl.h>
@@ -11,7 +12,8 @@ static int tokenize(const char *option, const char *value, const char *in, char 
 {
     char *model = test_scratch("tiny.json"), *paths[3] = {test_scratch("in"), test_scratch("out"), test_scratch("err")};
     char *argv[] = {"tokenize", model, (char *)option, (char *)value, NULL}, **texts[] = {NULL, out, err};
-    int saved[3], argc = 2 + (option != NULL) + (value != NULL), flags[] = {O_RDONLY, O_RDWR | O_CREAT | O_TRUNC, O_RDWR | O_CREAT | O_TRUNC};
+    int saved[3], argc = 2 + (option != NULL) + (value != NULL),
+                  flags[] = {O_RDONLY, O_RDWR | O_CREAT | O_TRUNC, O_RDWR | O_CREAT | O_TRUNC};
     struct wz_buf b = {0};
     struct wz_err e;
 
@@ -63,8 +65,10 @@ static void texts_and_conversations(void **state)
 {
     check(NULL, NULL, "{\"text\": \"hello world\"}\n{\"text\": \"\"}\n", 0, "{\"ids\": [259, 264]}\n{\"ids\": []}\n", NULL);
     check("--bos", NULL, "{\"text\": \"hello\"}", 0, "{\"ids\": [268, 259]}\n", NULL);
-    check("--template", "sandbox", "{\"messages\": [{\"role\": \"system\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"hello\"}], "
-          "\"generate\": true}\n{\"messages\": []}\n", 0, "{\"ids\": [275, 97, 276, 259, 277, 278]}\n{\"ids\": []}\n", NULL);
+    check("--template", "sandbox",
+          "{\"messages\": [{\"role\": \"system\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"hello\"}], "
+          "\"generate\": true}\n{\"messages\": []}\n",
+          0, "{\"ids\": [275, 97, 276, 259, 277, 278]}\n{\"ids\": []}\n", NULL);
     check("--decode", NULL, "{\"ids\": [259, 264, 277]}\n", 0, "{\"text\": \"hello world<end>\"}\n", NULL);
 }
 
@@ -72,9 +76,12 @@ static void bad_lines_are_answered_in_place(void **state)
 {
     check(NULL, NULL, "{\"text\": \"hello\"}\nnonsense\n{\"text\": 7}\n{\"text\": \"1\"}\n", 1,
           "{\"ids\": [259]}\n{\"error\": \"line 2:1:8: not valid JSON: '[' or '{' expected near 'nonsense'\"}\n"
-          "{\"error\": \"line 3: {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]} was expected\"}\n{\"ids\": [49]}\n", "line 2");
-    check("--decode", NULL, "{\"ids\": [99999]}\n{\"ids\": 5}\n{\"ids\": [97]}\n", 1, "{\"error\": \"line 1: ids: item 1 is no id from 0 to 278\"}\n"
-          "{\"error\": \"line 2: {\\\"ids\\\": [...]} was expected\"}\n{\"text\": \"a\"}\n", "line 1");
+          "{\"error\": \"line 3: {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]} was expected\"}\n{\"ids\": [49]}\n",
+          "line 2");
+    check("--decode", NULL, "{\"ids\": [99999]}\n{\"ids\": 5}\n{\"ids\": [97]}\n", 1,
+          "{\"error\": \"line 1: ids: item 1 is no id from 0 to 278\"}\n"
+          "{\"error\": \"line 2: {\\\"ids\\\": [...]} was expected\"}\n{\"text\": \"a\"}\n",
+          "line 1");
     check("--template", "llama2", "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}\n", 1,
           "{\"error\": \"line 1: message 1: role \\\"tool\\\", system, user or assistant was expected\"}\n", "tool");
     check(NULL, NULL, "{\"messages\": []}\n", 1,

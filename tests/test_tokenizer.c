@@ -111,7 +111,9 @@ static void bin_of(struct wz_buf *out, const struct tiny_piece *pieces, int n)
     for (int i = 0; i < 259 + n; i++) {
         char byte[8];
         snprintf(byte, sizeof byte, "<0x%02X>", (unsigned)(i - 3) & 0xff);
-        struct tiny_piece p = i < 3 ? (struct tiny_piece){first[i], 0} : i < 259 ? (struct tiny_piece){byte, 0} : pieces[i - 259];
+        struct tiny_piece p = i < 3     ? (struct tiny_piece){first[i], 0}
+                              : i < 259 ? (struct tiny_piece){byte, 0}
+                                        : pieces[i - 259];
         int32_t len = (int32_t)strlen(p.text);
         wz_buf_add(out, &p.score, 4);
         wz_buf_add(out, &len, 4);
@@ -122,8 +124,8 @@ static void bin_of(struct wz_buf *out, const struct tiny_piece *pieces, int n)
 static void sentencepiece_merges_by_score(void **state)
 {
     /* 259 " a", 260 "ab", 261 " ab", 262 "bb", 263 "abb", 264 " ", 265 "a", 266 "b", 267 "  " */
-    static const struct tiny_piece pieces[] = {{" a", -3}, {"ab", -1}, {" ab", -4}, {"bb", -2}, {"abb", -9}, {" ", -20}, {"a", -21},
-                                               {"b", -22}, {"  ", -1e9f}};
+    static const struct tiny_piece pieces[] = {{" a", -3}, {"ab", -1}, {" ab", -4}, {"bb", -2},   {"abb", -9},
+                                               {" ", -20}, {"a", -21}, {"b", -22},  {"  ", -1e9f}};
     struct wz_buf b = {0};
     struct wz_err err = {""};
 
@@ -196,7 +198,8 @@ static void *encode_again(void *arg)
     for (int i = 0; i < 500; i++) {
         struct wz_ids ids = {0};
         struct wz_err err;
-        if (wz_encode(shared, "hello world12\xc3\xa9", 15, &ids, &err) < 0 || ids.n != 5 || memcmp(ids.ids, want, sizeof want)) return arg;
+        if (wz_encode(shared, "hello world12\xc3\xa9", 15, &ids, &err) < 0 || ids.n != 5 || memcmp(ids.ids, want, sizeof want))
+            return arg;
         wz_ids_finish(&ids);
     }
     return NULL;
@@ -225,9 +228,12 @@ static void whole_pieces_can_go_before_merges(void **state)
     /* "hih" is a piece that no merge reaches. */
     for (int ignore = 0; ignore < 2; ignore++) {
         wz_buf_clear(&b);
-        wz_buf_printf(&b, "{\"added_tokens\": [{\"id\": 4, \"content\": \"zz\", \"special\": false}], \"pre_tokenizer\": {\"type\": "
-                      "\"ByteLevel\", \"add_prefix_space\": false}, \"model\": {\"ignore_merges\": %s, \"vocab\": {\"h\": 0, \"i\": 1, "
-                      "\"hi\": 2, \"hih\": 3, \"z\": 5}, \"merges\": [\"h i\"]}}", ignore ? "true" : "false");
+        wz_buf_printf(
+            &b,
+            "{\"added_tokens\": [{\"id\": 4, \"content\": \"zz\", \"special\": false}], \"pre_tokenizer\": {\"type\": "
+            "\"ByteLevel\", \"add_prefix_space\": false}, \"model\": {\"ignore_merges\": %s, \"vocab\": {\"h\": 0, \"i\": 1, "
+            "\"hi\": 2, \"hih\": 3, \"z\": 5}, \"merges\": [\"h i\"]}}",
+            ignore ? "true" : "false");
         struct wz_tokenizer *tok = load_text("whole.json", b.data, b.len, &err);
         if (!tok) fail_msg("%s", err.text);
         if (ignore) ENCODES(tok, "hih", 3);
@@ -274,7 +280,9 @@ static void broken_files_are_a_sentence(void **state)
         {"x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Whitespace\"}}", "Whitespace is not known"},
         {"x.json", MODEL "[]}, \"normalizer\": {\"type\": \"NFC\"}}", "NFC is not known"},
         {"x.json", MODEL "[]}, \"normalizer\": {}}", "has no type"},
-        {"x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"(a\"}}}", "\"(a\""},
+        {"x.json",
+         MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"(a\"}}}",
+         "\"(a\""},
         {"x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Isolated\"}}", "no pattern"},
         {"x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Lost\"}}", "behavior"},
         {"x.json", MODEL "[]}, \"added_tokens\": [{\"id\": 2, \"content\": \"c\"}]}", "id 2 has two pieces"},
@@ -430,7 +438,8 @@ static void llama2_from_bin(void **state)
 /* tok512_vectors.jsonl: no repeated blanks in it, so .model and .bin agree. Saved, they say the same. */
 static void tok512_from(const char *file)
 {
-    char *path = test_data(file), *rows = test_data("stories260k/tok512_vectors.jsonl"), *dir = test_scratch("saved"), *text = NULL;
+    char *path = test_data(file), *rows = test_data("stories260k/tok512_vectors.jsonl"), *dir = test_scratch("saved"),
+         *text = NULL;
     struct wz_tokenizer *tok = load(path);
     struct wz_err err;
     size_t cap = 0;

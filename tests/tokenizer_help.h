@@ -14,8 +14,8 @@ static const char *const tiny_merges[][2] = {
 };
 enum { T_HELLO = 256 + 3, T_WORLD = 256 + 8, T_12 = 256 + 9, T_E_ACUTE = 256 + 10, T_LF2 = 256 + 11, T_SPECIAL = 256 + 12 };
 static const char *const tiny_specials[] = {
-    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>",
-    "<sys>", "<user>", "<end>", "<asst>",
+    "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>",
+    "<|im_end|>", "<sys>", "<user>", "<end>", "<asst>",
 };
 enum { T_BOS = T_SPECIAL, T_EOS, T_HEAD, T_UNHEAD, T_EOT, T_IM_START, T_IM_END, T_SYS, T_USER, T_END, T_ASST, T_VOCAB };
 
@@ -37,11 +37,14 @@ static inline void tiny_json(struct wz_buf *out, bool pairs, bool ignore_merges)
 {
     wz_buf_str(out, "{\"version\": \"1.0\", \"added_tokens\": [");
     for (size_t i = 0; i < WZ_COUNT(tiny_specials); i++)
-        wz_buf_printf(out, "%s{\"id\": %zu, \"content\": \"%s\", \"special\": true}", i ? ", " : "", T_SPECIAL + i, tiny_specials[i]);
-    wz_buf_printf(out, "], \"normalizer\": null, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", "
-                  "\"individual_digits\": true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}]}, "
-                  "\"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"ignore_merges\": %s, \"vocab\": {",
-                  ignore_merges ? "true" : "false");
+        wz_buf_printf(out, "%s{\"id\": %zu, \"content\": \"%s\", \"special\": true}", i ? ", " : "", T_SPECIAL + i,
+                      tiny_specials[i]);
+    wz_buf_printf(
+        out,
+        "], \"normalizer\": null, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", "
+        "\"individual_digits\": true}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true}]}, "
+        "\"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"ignore_merges\": %s, \"vocab\": {",
+        ignore_merges ? "true" : "false");
     for (int b = 0; b < 256; b++) {
         tiny_byte(out, b);
         wz_buf_printf(out, ": %d, ", b);

@@ -4,7 +4,8 @@
 usage: tokenizer.py BUILD DATA [SMOLLM2.gguf [GOLDEN.jsonl]]
 
 BUILD is the build folder, DATA the test data. Needs the packages tokenizers, sentencepiece and jinja2, and gguf for the third
-argument. With the fourth, also writes golden vectors: texts of our own and the ids that the hub's libraries gave. Texts are made here from a seed: words, blanks of all kinds, digits, scripts, emoji, control characters. Compared:
+argument. With the fourth, also writes golden vectors: texts of our own and the ids that the hub's libraries gave.
+Texts are made here from a seed: words, blanks of all kinds, digits, scripts, emoji, control characters. Compared:
   - every kind of file with the library that owns it, and
   - the folder that Waltz saves from it, read by `tokenizers`;
   - chat templates, rendered by jinja2 and encoded with special tokens as such.
@@ -41,24 +42,34 @@ def report(what, texts, got, want):
         print(f"  {t!r}\n    waltz {g}\n    hub   {w}")
 
 
-PARTS = ["the", "The", "ing", "WaltzRL", "safe", "can't", "I'LL", "we've", "'s", "'ſ", "don’t", "naïve", "Straße", "ß", "ÅNGSTRÖM",
-         "1", "12", "123", "2024", "3.14", "१२३", "Ⅷ", "½", "²", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000",
-         "\u2003", "\u180e", "\u200b", "\u200d", "\u0085", "\u2028", "\x1c", "\x7f", "\x01", "\u1680", "\ufeff", "日本語", "中文", "한국어",
-         "ไทย", "العربية", "עברית", "हिन्दी", "Ελλάδα", "Привет", "😀", "👩‍👩‍👧", "🇩🇪", "e\u0301", "́", "{\"a\": true}", "<|eot_id|>", "<s>",
-         "</s>", "<0x41>", "<unk>", "[INST]", "▁", "▁▁", "__", "==", "()", "\\n", "://", "a", "b", "aaaa", "zzzzzzz", "zzqqq", "2024x", " safe, ", "\U0010ffff", "\ue000"]
+PARTS = ["the", "The", "ing", "WaltzRL", "safe", "can't", "I'LL", "we've", "'s", "'ſ", "don’t", "naïve", "Straße",
+         "ß", "ÅNGSTRÖM", "1", "12", "123", "2024", "3.14", "१२३", "Ⅷ", "½", "²", " ", "  ", "   ", "\n", "\n\n",
+         "\r\n", "\t", "\u00a0", "\u3000", "\u2003", "\u180e", "\u200b", "\u200d", "\u0085", "\u2028", "\x1c",
+         "\x7f", "\x01", "\u1680", "\ufeff", "日本語", "中文", "한국어", "ไทย", "العربية", "עברית", "हिन्दी", "Ελλάδα",
+         "Привет", "😀", "👩‍👩‍👧", "🇩🇪", "e\u0301", "́", "{\"a\": true}", "<|eot_id|>", "<s>", "</s>", "<0x41>",
+         "<unk>", "[INST]", "▁", "▁▁", "__", "==", "()", "\\n", "://", "a", "b", "aaaa", "zzzzzzz", "zzqqq", "2024x",
+         " safe, ", "\U0010ffff", "\ue000"]
 
 
 def texts(n, seed):
     rng = random.Random(seed)
-    some = ["".join(rng.choice(PARTS) + (" " if rng.random() < 0.4 else "") for _ in range(rng.randint(1, 24))) for _ in range(n)]
-    some += ["".join(chr(c) for c in (rng.choice([rng.randrange(0x20, 0x250), rng.randrange(0x250, 0xd800), rng.randrange(0xe000, 0x11000),
-             rng.randrange(0x1f000, 0x1fb00)]) for _ in range(rng.randint(1, 40)))) for _ in range(n // 2)]
+    ranges = [(0x20, 0x250), (0x250, 0xd800), (0xe000, 0x11000), (0x1f000, 0x1fb00)]
+
+    def words():
+        return "".join(rng.choice(PARTS) + (" " if rng.random() < 0.4 else "") for _ in range(rng.randint(1, 24)))
+
+    def characters():
+        return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randint(1, 40)))
+
+    some = [words() for _ in range(n)] + [characters() for _ in range(n // 2)]
     # Characters younger than the Unicode of PCRE2 (and of Python's tables) may be of another class in newer libraries.
     return [""] + PARTS + ["".join(c for c in t if unicodedata.category(c) != "Cn") for t in some]
 
 
-OWN = ["Two agents dance: one answers, the other listens.", "  It's 2024-07-26, isn't it?\n\n\tYes!  ", "Größe Straße naïve — «да», 日本語 ไทย",
-       "x = {\"unsafe\": false, \"overrefuse\": true}\r\n", "<|eot_id|><s>[INST]<|im_end|>", "😀👩‍👩‍👧 e\u0301 ½ ²", "1234567890 12 3", "     ", "\n\n\n", "a", "a \u180e!b\u180e \u0085\u3000"]
+OWN = ["Two agents dance: one answers, the other listens.", "  It's 2024-07-26, isn't it?\n\n\tYes!  ",
+       "Größe Straße naïve — «да», 日本語 ไทย", "x = {\"unsafe\": false, \"overrefuse\": true}\r\n",
+       "<|eot_id|><s>[INST]<|im_end|>", "😀👩‍👩‍👧 e\u0301 ½ ²", "1234567890 12 3", "     ", "\n\n\n", "a",
+       "a \u180e!b\u180e \u0085\u3000"]
 
 
 def keep_texts(model, hub):
@@ -68,7 +79,8 @@ def keep_texts(model, hub):
 def compare_hub(what, model, folder, sample):
     hub = tokenizers.Tokenizer.from_file(folder + "/tokenizer.json")
     hub.encode_special_tokens = True
-    report(what, sample, waltz(model, [{"text": t} for t in sample]), [hub.encode(t, add_special_tokens=False).ids for t in sample])
+    report(what, sample, waltz(model, [{"text": t} for t in sample]),
+           [hub.encode(t, add_special_tokens=False).ids for t in sample])
     return hub
 
 
@@ -79,7 +91,8 @@ def compare_sentencepiece(model, sample):
 
 TURNS = {"system": "  Be kind.\nBe short. ", "user": " What is 2 + 2?\n", "assistant": "\tIt is 4. "}
 CHATS = [[(r, TURNS[r] + "!" * k) for k, r in enumerate(roles)] for roles in (
-    ["user"], ["system", "user"], ["user", "assistant"], ["system", "user", "assistant", "user"], ["user", "assistant"] * 3 + ["user"],
+    ["user"], ["system", "user"], ["user", "assistant"], ["system", "user", "assistant", "user"],
+    ["user", "assistant"] * 3 + ["user"],
     ["system"])] + [[("user", "")], [("system", "\u00a0x\u3000"), ("user", "<|eot_id|> <|im_end|> [INST]")]]
 LLAMA3 = ("{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
           "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
@@ -107,7 +120,8 @@ LLAMA31 = """{{- bos_token }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """
-LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
+LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+          "{% set system_message = messages[0]['content'] %}"
           "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
           "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
           "{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + "
@@ -115,14 +129,15 @@ LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messag
           "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
           "{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
 MISTRAL = ("{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-           "{{ raise_exception('alternate') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-           "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% else %}{{ raise_exception('roles') }}{% endif %}{% endfor %}")
+           "{{ raise_exception('alternate') }}{% endif %}{% if message['role'] == 'user' %}"
+           "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+           "{{ message['content'] + eos_token}}{% else %}{{ raise_exception('roles') }}{% endif %}{% endfor %}")
 
 
 def compare_chat(name, model, hub, jinja, bos, eos):
     """What is special is marked by characters of private use before rendering, so that special tokens written in a message
     stay text: the rendering is cut at the marks, and each part encoded as `tokenizers` would."""
-    special = [t.content for t in hub.get_added_tokens_decoder().values() if t.special] if hasattr(hub, "get_added_tokens_decoder") else []
+    special = [t.content for t in hub.get_added_tokens_decoder().values() if t.special]
 
     def fail(why):
         raise ValueError(why)
@@ -136,7 +151,8 @@ def compare_chat(name, model, hub, jinja, bos, eos):
         for generate in (False, True):
             messages = [{"role": r, "content": c} for r, c in chat]
             try:
-                text = template.render(messages=messages, add_generation_prompt=generate, bos_token=marks.get(bos, ""), eos_token=marks.get(eos, ""))
+                text = template.render(messages=messages, add_generation_prompt=generate, bos_token=marks.get(bos, ""),
+                                       eos_token=marks.get(eos, ""))
             except ValueError:
                 continue
             if name in ("llama2", "mistral") and messages[-1]["role"] == "system":
@@ -191,9 +207,10 @@ def main():
     llama3 = DATA + "/tok_llama3"
     hub = compare_hub("llama3 tokenizer.json", llama3 + "/tokenizer.json", llama3, sample)
     compare_hub("llama3 ranks", llama3 + "/tokenizer.model", llama3, sample)
-    for model in ("/tok_llama3/tokenizer.json", "/tok_llama3/tokenizer.model", "/tok_gpt2/ggml-vocab-gpt-2.gguf", "/tok_llama2/tokenizer.model",
-                  "/tok_llama2/ggml-vocab-llama-spm.gguf", "/tok_llama2/tokenizer.bin", "/tok_stories/tok4096.bin", "/stories260k/tok512.bin",
-                  "/stories260k/tok512.model", "/tok_tiny/test_tiktoken.model"):
+    for model in ("/tok_llama3/tokenizer.json", "/tok_llama3/tokenizer.model", "/tok_gpt2/ggml-vocab-gpt-2.gguf",
+                  "/tok_llama2/tokenizer.model", "/tok_llama2/ggml-vocab-llama-spm.gguf", "/tok_llama2/tokenizer.bin",
+                  "/tok_stories/tok4096.bin", "/stories260k/tok512.bin", "/stories260k/tok512.model",
+                  "/tok_tiny/test_tiktoken.model"):
         saved = save(DATA + model)
         compare_hub(model + " and what was saved of it", DATA + model, saved, sample)
         compare_hub(model + ", saved, read by both", saved, saved, sample[::4])
@@ -223,7 +240,8 @@ def main():
                [smol.encode(t, add_special_tokens=False).ids for t in sample])
         compare_hub("SmolLM2 and what was saved of it", sys.argv[3], save(sys.argv[3]), sample)
         compare_chat("smollm2", sys.argv[3], smol, field("chat_template"), "<|im_start|>", "<|im_end|>")
-        plain = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}" \
+        plain = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + " \
+                "'<|im_end|>' + '\n'}}{% endfor %}" \
                 "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
         compare_chat("chatml", sys.argv[3], smol, plain, "<|im_start|>", "<|im_end|>")
         for model, library in (("tok_llama3/tokenizer.json", hub), ("tok_llama2/tokenizer.model", llama2), ("smollm2", smol)):
