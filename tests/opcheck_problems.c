@@ -367,6 +367,7 @@ static bool attention_shape(struct problem *p, bool whole)
 {
     static const struct { int heads, kv_heads, d, page; } all[] = {
         { 4, 4, 16, 16 }, { 6, 2, 64, 16 }, { 4, 1, 80, 32 }, { 3, 1, 128, 48 }, { 6, 2, 16, 5 }, { 13, 1, 32, 64 }, { 2, 1, 12, 7 },
+        { 8, 4, 8, 16 }, { 2, 2, 258, 16 },
     };
     static const int lens[][4] = { { 1 }, { 5, 1, 1 }, { 40, 1, 70, 33 }, { 17, 100, 16, 2 } };
 

@@ -4,7 +4,8 @@
  *
  * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D]. A step
  * that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by the heads that
- * share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit. */
+ * share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit.
+ * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd lengths. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
@@ -16,7 +17,7 @@ enum { HALF = KEYS / 2, MOST_D = 256, MOST_ROWS = 12, MOST_STATE = 256 };
 struct step {
     const float *k[2], *v[2];
     size_t ldk;
-    int d, count;
+    int d, wide, count;      /* wide: d up to a multiple of 16, the width of values and sums */
     float scale;
 };
 
@@ -30,15 +31,16 @@ static size_t page_at(const struct attend *a, int seq, int t, int kv_head)
     return (page * (size_t)a->kv->heads + (size_t)kv_head) * (size_t)a->kv->page * (size_t)a->kv->head_dim;
 }
 
-/* Copies `count` keys from position t on to k[D][KEYS], and values to v[KEYS][D]. */
-static void gather(float *k, float *v, const struct attend *a, int seq, int t, int count, int kv_head)
+/* Copies `count` keys from position t on to k[D][KEYS], and values to v[KEYS][wide]. */
+static void gather(float *k, float *v, const struct attend *a, int seq, int t, int count, int kv_head, int wide)
 {
     int d = a->kv->head_dim, p = a->kv->page;
 
     for (int i = 0; i < count; i++) {
         size_t at = page_at(a, seq, t + i, kv_head), slot = (size_t)((t + i) % p);
         for (int j = 0; j < d; j++) k[j * KEYS + i] = a->kv->k[at + (size_t)j * (size_t)p + slot];
-        memcpy(v + (size_t)i * (size_t)d, a->kv->v + at + slot * (size_t)d, (size_t)d * sizeof *v);
+        memcpy(v + i * wide, a->kv->v + at + slot * (size_t)d, (size_t)d * sizeof *v);
+        for (int j = d; j < wide; j++) v[i * wide + j] = 0;
     }
 }
 
@@ -69,16 +71,18 @@ static void scores(float *s, const float *q, size_t sq, int rows, const struct s
     }
 }
 
-/* One step for up to MR2 rows: q and out are sq apart, states `apart` apart. */
-static void step(float *out, const float *q, size_t sq, int rows, const struct step *b, struct state *state, int apart, bool first)
+/* One step for up to MR2 rows: q are sq apart, sums so, states `apart`. */
+static void step(float *out, size_t so, const float *q, size_t sq, int rows, const struct step *b, struct state *state, int apart,
+                 bool first)
 {
     float s[MOST_ROWS * KEYS] __attribute__((aligned(64)));
+    size_t wide = (size_t)b->wide;
 
     scores(s, q, sq, rows, b);
     for (int i = 0; i < rows; i++) {
         struct state *st = &state[i * apart];
         struct lanes sum, top = lanes_of(-INFINITY);
-        float *p = s + i * KEYS, *o = out + (size_t)i * sq;
+        float *p = s + i * KEYS, *o = out + (size_t)i * so;
         vf x[KEYS / W];
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS / W; j++) {
@@ -90,7 +94,7 @@ static void step(float *out, const float *q, size_t sq, int rows, const struct s
         if (first || max > st->max) {
             vf shrink = first ? SPLAT(0.f) : exp_v(SPLAT(st->max - max));
             for (int l = 0; l < LANES; l++) sum.v[l] = sum.v[l] * shrink;
-            for (int j = 0; j < b->d && !first; j += W) store(o + j, load(o + j) * shrink);
+            for (int j = 0; j < b->wide && !first; j += W) store(o + j, load(o + j) * shrink);
             st->max = max;
         }
 #pragma GCC unroll 8
@@ -101,11 +105,11 @@ static void step(float *out, const float *q, size_t sq, int rows, const struct s
         }
         for (int l = 0; l < LANES; l++) store(st->sum + l * W, sum.v[l]);
     }
-    if (b->count <= HALF || b->v[1] == b->v[0] + HALF * b->d) {
-        product(out, sq, s, KEYS, 1, rows, b->v[0], (size_t)b->d, b->d, b->count, !first);
+    if (b->count <= HALF || b->v[1] == b->v[0] + HALF * b->wide) {
+        product(out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, b->count, !first);
     } else {
-        product(out, sq, s, KEYS, 1, rows, b->v[0], (size_t)b->d, b->d, HALF, !first);
-        product(out, sq, s + HALF, KEYS, 1, rows, b->v[1], (size_t)b->d, b->d, b->count - HALF, true);
+        product(out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, HALF, !first);
+        product(out, so, s + HALF, KEYS, 1, rows, b->v[1], wide, b->wide, b->count - HALF, true);
     }
 }
 
@@ -113,12 +117,15 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
 {
     const struct wz_rows *r = a->rows;
     int d = a->kv->head_dim, p = a->kv->page, group = a->heads / a->kv->heads, seq = r->seq[row], low = INT32_MAX, high = 0;
+    int wide = (d + 15) / 16 * 16;
     size_t width = (size_t)a->heads * (size_t)d, at = (size_t)row * width + (size_t)(kv_head * group * d);
     const float *q = a->q + at;
-    float *out = a->out + at, *keys = NULL, *values = NULL;
-    float near[2 * KEYS * MOST_D] __attribute__((aligned(64)));
+    float near[2 * KEYS * MOST_D] __attribute__((aligned(64))), sums[MOST_STATE * MOST_D] __attribute__((aligned(64)));
     struct state state[MOST_STATE];
-    struct step b = { .d = d, .scale = 1 / sqrtf((float)d), .ldk = (size_t)p };
+    struct step b = { .d = d, .wide = wide, .scale = 1 / sqrtf((float)d), .ldk = (size_t)p };
+    bool ragged = wide > d, copied = ragged || p % HALF;
+    float *out = ragged ? sums : a->out + at, *keys = near, *values = near + KEYS * d;
+    size_t out_head = (size_t)wide, out_row = ragged ? (size_t)(group * wide) : width;
 
     assert(n <= MOST_ROWS && n * group <= MOST_STATE && d <= MOST_D);
     for (int i = 0; i < n * group; i++) state[i] = (struct state){ .max = -INFINITY };
@@ -126,40 +133,38 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
         low = r->pos[i] < low ? r->pos[i] : low;
         high = r->pos[i] > high ? r->pos[i] : high;
     }
-    if (p % HALF) {
-        keys = near;
-        values = near + KEYS * d;
-        b.ldk = KEYS;
-    }
+    if (copied) b.ldk = KEYS;
     for (int t = 0; t <= high; t += KEYS) {
         int count = high + 1 - t < KEYS ? high + 1 - t : KEYS;
         for (int h = 0; h < 2; h++) {
             int from = h * HALF < count ? t + h * HALF : t;      /* no second half: its page may not exist */
             size_t page = page_at(a, seq, from, kv_head);
-            b.k[h] = keys ? keys + h * HALF : a->kv->k + page + from % p;
-            b.v[h] = keys ? values + h * HALF * d : a->kv->v + page + (size_t)(from % p) * (size_t)d;
+            b.k[h] = copied ? keys + h * HALF : a->kv->k + page + from % p;
+            b.v[h] = copied ? values + h * HALF * wide : a->kv->v + page + (size_t)(from % p) * (size_t)d;
         }
-        if (keys) gather(keys, values, a, seq, t, count, kv_head);
+        if (copied) gather(keys, values, a, seq, t, count, kv_head, wide);
         if (n > 1 && low >= t + KEYS - 1) {
             b.count = KEYS;
-            for (int g = 0; g < group; g++) step(out + g * d, q + g * d, width, n, &b, state + g, group, t == 0);
+            for (int g = 0; g < group; g++)
+                step(out + (size_t)g * out_head, out_row, q + g * d, width, n, &b, state + g, group, t == 0);
             continue;
         }
         for (int i = 0; i < n; i++) {
             b.count = r->pos[row + i] + 1 - t < KEYS ? r->pos[row + i] + 1 - t : KEYS;
             for (int g = 0; b.count > 0 && g < group; g += MR2)
-                step(out + (size_t)i * width + (size_t)(g * d), q + (size_t)i * width + (size_t)(g * d), (size_t)d,
-                     group - g < MR2 ? group - g : MR2, &b, state + i * group + g, 1, t == 0);
+                step(out + (size_t)i * out_row + (size_t)g * out_head, out_head, q + (size_t)i * width + (size_t)(g * d),
+                     (size_t)d, group - g < MR2 ? group - g : MR2, &b, state + i * group + g, 1, t == 0);
         }
     }
     for (int i = 0; i < n; i++)
         for (int g = 0; g < group; g++) {
             struct lanes l;
-            float *o = out + (size_t)i * width + (size_t)(g * d);
+            float *o = out + (size_t)i * out_row + (size_t)g * out_head;
             for (int j = 0; j < LANES; j++) l.v[j] = load(state[i * group + g].sum + j * W);
             float sum = lanes_sum(l);
             vf over = SPLAT(1 / sum);
-            for (int j = 0; j < d; j += W) store(o + j, load(o + j) * over);
+            for (int j = 0; j < wide; j += W) store(o + j, load(o + j) * over);
+            if (ragged) memcpy(a->out + at + (size_t)i * width + (size_t)(g * d), o, (size_t)d * sizeof *o);
             if (a->lse)
                 a->lse[(size_t)(row + i) * (size_t)a->heads + (size_t)(kv_head * group + g)] =
                     (float)((double)state[i * group + g].max + log((double)sum));
@@ -171,7 +176,10 @@ static float dot(const float *a, const float *b, int n)
     struct lanes sum = lanes_of(0);
 
     for (int j = 0; j < n; j += 16)
-        for (int l = 0; l < LANES; l++) sum.v[l] = FMA(load(a + j + l * W), load(b + j + l * W), sum.v[l]);
+        for (int l = 0; l < LANES; l++) {
+            size_t at = (size_t)(j + l * W), n_d = (size_t)n;
+            sum.v[l] = FMA(load_in(a, at, n_d, 0), load_in(b, at, n_d, 0), sum.v[l]);
+        }
     return lanes_sum(sum);
 }
 
@@ -185,47 +193,66 @@ static void weigh(float *s, float *dp, int count, float scale, float lse, float 
     }
 }
 
+/* to[rows][wide] = from's rows of d floats, ld apart, zeros behind them. */
+static const float *widen(float *to, const float *from, size_t ld, int rows, int d, int wide)
+{
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < wide; j++) to[i * wide + j] = j < d ? from[(size_t)i * ld + (size_t)j] : 0;
+    return to;
+}
+
 /* A whole sequence, one kv head. By steps of keys, so that their d_k and d_v stay near; d_q runs in the order of keys. */
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 {
-    int d = a->kv->head_dim, group = a->heads / a->kv->heads;
-    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d, size = (size_t)(KEYS * d);
-    float near[6 * KEYS * MOST_D] __attribute__((aligned(64)));
+    int d = a->kv->head_dim, wide = (d + 15) / 16 * 16, group = a->heads / a->kv->heads;
+    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d, size = (size_t)(KEYS * wide);
+    float near[9 * KEYS * MOST_D] __attribute__((aligned(64)));
     float s[KEYS * KEYS] __attribute__((aligned(64))), dp[KEYS * KEYS] __attribute__((aligned(64)));
-    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size;
+    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size, *copies = d_v + size;
     float scale = 1 / sqrtf((float)d);
 
     assert(d <= MOST_D);
     memset(near, 0, 4 * size * sizeof *near);
     for (int t = 0; t < n; t += KEYS) {
         int keys = n - t < KEYS ? n - t : KEYS;
-        gather(kt, v, a, a->rows->seq[row], t, keys, kv_head);
+        gather(kt, v, a, a->rows->seq[row], t, keys, kv_head, wide);
         for (int i = 0; i < keys; i++)
             for (int j = 0; j < d; j++) {
-                k[i * d + j] = kt[j * KEYS + i];
-                vt[j * KEYS + i] = v[i * d + j];
+                k[i * wide + j] = kt[j * KEYS + i];
+                vt[j * KEYS + i] = v[i * wide + j];
             }
         memset(d_k, 0, 2 * size * sizeof *d_k);
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++)
             for (int i = t; i < n; i += KEYS) {
                 int rows = n - i < KEYS ? n - i : KEYS;
-                size_t at = (size_t)(row + i) * width + (size_t)(h * d);
-                product(s, KEYS, a->q + at, width, 1, rows, kt, KEYS, KEYS, d, false);
-                product(dp, KEYS, a->d_out + at, width, 1, rows, vt, KEYS, KEYS, d, false);
+                size_t at = (size_t)(row + i) * width + (size_t)(h * d), ld = width;
+                const float *q = a->q + at, *d_out = a->d_out + at;
+                float *d_q = a->d_q + at;
+                if (wide > d) {
+                    q = widen(copies, q, width, rows, d, wide);
+                    d_out = widen(copies + size, d_out, width, rows, d, wide);
+                    d_q = copies + 2 * size;
+                    if (t > 0) widen(d_q, a->d_q + at, width, rows, d, wide);
+                    ld = (size_t)wide;
+                }
+                product(s, KEYS, q, ld, 1, rows, kt, KEYS, KEYS, d, false);
+                product(dp, KEYS, d_out, ld, 1, rows, vt, KEYS, KEYS, d, false);
                 for (int j = 0; j < rows; j++) {
                     size_t to = at + (size_t)j * width;
                     int seen = i + j + 1 - t < keys ? i + j + 1 - t : keys;
                     weigh(s + j * KEYS, dp + j * KEYS, seen, scale, a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
                           dot(a->d_out + to, a->o + to, d));
                 }
-                product(d_v, (size_t)d, s, 1, KEYS, keys, a->d_out + at, width, d, rows, true);
-                product(d_k, (size_t)d, dp, 1, KEYS, keys, a->q + at, width, d, rows, true);
-                product(a->d_q + at, width, dp, KEYS, 1, rows, k, (size_t)d, d, keys, t > 0);
+                product(d_v, (size_t)wide, s, 1, KEYS, keys, d_out, ld, wide, rows, true);
+                product(d_k, (size_t)wide, dp, 1, KEYS, keys, q, ld, wide, rows, true);
+                product(d_q, ld, dp, KEYS, 1, rows, k, (size_t)wide, wide, keys, t > 0);
+                for (int j = 0; j < rows && wide > d; j++)
+                    memcpy(a->d_q + at + (size_t)j * width, d_q + j * wide, (size_t)d * sizeof *d_q);
             }
         for (int i = 0; i < keys; i++) {
             size_t to = (size_t)(row + t + i) * kv_width + (size_t)(kv_head * d);
-            memcpy(a->d_k + to, d_k + (size_t)(i * d), (size_t)d * sizeof *d_k);
-            memcpy(a->d_v + to, d_v + (size_t)(i * d), (size_t)d * sizeof *d_v);
+            memcpy(a->d_k + to, d_k + i * wide, (size_t)d * sizeof *d_k);
+            memcpy(a->d_v + to, d_v + i * wide, (size_t)d * sizeof *d_v);
         }
     }
 }

@@ -10,7 +10,7 @@
 
 #include "kernels/ref/ref.h"
 
-enum { GRAIN = 1 << 20, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
+enum { GRAIN = 1 << 22, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
 
 static const struct hot *const hots[] = { &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
 
@@ -117,7 +117,7 @@ struct walk {
 static void walk_run(struct wz_backend *be, struct walk *w, void (*fn)(void *, int), size_t n, size_t step)
 {
     w->hot = wz_hot(be);
-    wz_pool_run(n <= 4 * step ? NULL : be->pool, (int)((n + step - 1) / step), fn, w);
+    wz_pool_run(n <= 8 * step ? NULL : be->pool, (int)((n + step - 1) / step), fn, w);
 }
 
 static size_t piece(const struct walk *w, int i, size_t step)

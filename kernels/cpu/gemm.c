@@ -22,7 +22,7 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
         for (int i = 0; i < n; i++)
             for (int j = 0; j < PANEL; j++)
                 buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
-        wide[half][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
+        by_2[half][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
         for (int i = 0; i < n; i++) memcpy(c + (size_t)(at + i) * g->ldc, buf + i * PANEL, (size_t)cols * sizeof *c);
     }
 }

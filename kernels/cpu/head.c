@@ -11,7 +11,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pick.h"
 
-enum { WIDE = 8 * VOCAB, GRAIN = 1 << 19 };      /* columns of gradients kept; multiply-adds a meeting is worth */
+enum { WIDE = 8 * VOCAB, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
 
 /* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling. */
 struct pass {

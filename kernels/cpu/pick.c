@@ -17,7 +17,7 @@ bool wz_cpu_pick_filters(const struct wz_pick *pick)
 
 size_t wz_cpu_pick_room(int vocab)
 {
-    return (size_t)vocab * (sizeof(struct candidate) + sizeof(float));
+    return ((size_t)vocab * (sizeof(struct candidate) + sizeof(float)) + 63) / 64 * 64;
 }
 
 static uint64_t key_of(float z, int id)

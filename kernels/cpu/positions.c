@@ -1,7 +1,7 @@
 /* cpu, the part with positions: RoPE from a table of turns, the cache with turned keys, attention cut into tiles.
  *
- * Inside a page keys lie [D, P] and values [P, D]: a vector of a key row is one channel of 16 neighbours in time. Heads whose
- * size is no multiple of 16 take ref's layout and ops. */
+ * Inside a page keys lie [D, P] and values [P, D]: a vector of keys is one channel of 16 neighbours in time. Heads wider than
+ * 256 take ref's layout and ops. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +9,11 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/ref/ref.h"
 
-enum { TILE_ROWS = 12, TILE_STATE = 256, GRAIN = 1 << 19 };
+enum { TILE_ROWS = 12, TILE_STATE = 256, GRAIN = 1 << 20 };
 
 static bool fast(const struct wz_kv *kv)
 {
-    return kv->head_dim % 16 == 0 && kv->head_dim <= 256;
+    return kv->head_dim <= 256;
 }
 
 /* cos and sin of all positions up to `last`, from a table that grows; one table for each set of frequencies. */

@@ -76,15 +76,15 @@ TILE_MORE(1, 0) TILE_MORE(2, 0) TILE_MORE(2, 1)
 #else
 #define TILE_ALL_OF(nv, half) { TILE_FEW_OF(nv, half) }
 #endif
-static tile_fn *const thin[MR2] = TILE_ALL_OF(1, 0), *const wide[2][MR2] = { TILE_ALL_OF(2, 0), TILE_ALL_OF(2, 1) };
-static tile_fn *const broad[2][6] = { { TILE_FEW_OF(4, 0) }, { TILE_FEW_OF(4, 1) } };
+static tile_fn *const by_1[MR2] = TILE_ALL_OF(1, 0), *const by_2[2][MR2] = { TILE_ALL_OF(2, 0), TILE_ALL_OF(2, 1) };
+static tile_fn *const by_4[2][6] = { { TILE_FEW_OF(4, 0) }, { TILE_FEW_OF(4, 1) } };
 
 /* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; 1 is f32 only. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
                       int k, bool from_c, int nv, bool half)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
-    tile_fn *const *fn = nv == 4 ? broad[half] : nv == 2 ? wide[half] : thin;
+    tile_fn *const *fn = nv == 4 ? by_4[half] : nv == 2 ? by_2[half] : by_1;
 
     for (int t = 0; t < tiles; t++) {
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;
