@@ -28,6 +28,10 @@ void wz_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, s
 void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
 void wz_flush(struct wz_link *link);                                   /* until all sends have left */
 
+/* All ranks come with their own rc. 0 when none has failed; else -1 on all, and only the lowest rank that failed keeps its sentence in
+ * err: one speaks, all leave. */
+int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err);
+
 /* A group: ranks in ascending order that work together; the caller is one of them. */
 struct wz_group { int n, me; const int *ranks; };
 

@@ -93,3 +93,26 @@ void wz_all_gather(struct wz_link *link, const struct wz_group *group, const dou
     }
     free(all);
 }
+
+int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err)
+{
+    int32_t first = rc < 0 ? link->rank : INT32_MAX;
+    struct wz_buf bytes = {0};
+
+    for (int r = 1; r < link->size && !link->rank; r++) {
+        wz_recv_for(link, r, WZ_TAG_CONTROL, &bytes, "agreement");
+        int32_t his = INT32_MAX;
+        if (bytes.len == sizeof his) memcpy(&his, bytes.data, sizeof his);
+        if (his < first) first = his;
+    }
+    if (link->rank) {
+        wz_send(link, 0, WZ_TAG_CONTROL, &first, sizeof first);
+        wz_recv_for(link, 0, WZ_TAG_CONTROL, &bytes, "agreement");
+        if (bytes.len == sizeof first) memcpy(&first, bytes.data, sizeof first);
+    }
+    for (int r = 1; r < link->size && !link->rank; r++) wz_send(link, r, WZ_TAG_CONTROL, &first, sizeof first);
+    wz_flush(link);
+    wz_buf_finish(&bytes);
+    if (first != link->rank && first != INT32_MAX) err->text[0] = 0;
+    return first == INT32_MAX ? 0 : -1;
+}

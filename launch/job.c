@@ -94,8 +94,8 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
 
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training, struct wz_err *err)
 {
-    *job = (struct wz_job){ .recipe = recipe, .n_agents = (int)recipe->n_agents };
-    if (wz_link_open(&job->link, recipe->link, recipe->deadline, err) < 0) return -1;
+    job->recipe = recipe;
+    job->n_agents = (int)recipe->n_agents;
     if (wz_roles_assign(&job->roles, recipe, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_backend_open(recipe->backend, threads_of(job), err);
@@ -115,6 +115,15 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     }
     if (load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
+}
+
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n, struct wz_err *err)
+{
+    struct wz_err other;
+    int rc = wz_recipe_load(recipe, path, overrides, n, err);
+
+    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60, rc == 0 ? err : &other) < 0) return -1;
+    return wz_link_agree(link, rc, err);
 }
 
 void wz_job_close(struct wz_job *job)

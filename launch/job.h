@@ -55,7 +55,11 @@ struct wz_job {
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
-/* models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the recipe's
+/* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
+ * both went well (wz_link_agree). */
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n, struct wz_err *err);
+/* job->link must be open. Speaks with no other rank: the caller agrees when all is open.
+ * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the recipe's
  * stages will be run; else learner ranks hold no weights and nothing need be trainable. */
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training, struct wz_err *err);
 void wz_job_close(struct wz_job *job);

@@ -46,7 +46,8 @@ struct wz_usage {
  * -1: nothing more to do, *status is the exit status (0: --help was printed; 2: a sentence was). */
 int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
 
-/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. */
+/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty sentence prints
+ * nothing: another rank speaks (wz_link_agree). */
 int wz_give_up(const char *name, const struct wz_err *err);
 
 /* ---- lines.c --------------------------------------------------------------------------------------------------- */

@@ -10,7 +10,7 @@
 int wz_give_up(const char *name, const struct wz_err *err)
 {
     fflush(stdout);
-    fprintf(stderr, "waltz %s: %s\n", name, err->text);
+    if (err->text[0]) fprintf(stderr, "waltz %s: %s\n", name, err->text);
     return 1;
 }
 

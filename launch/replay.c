@@ -183,11 +183,11 @@ int wz_cmd_replay(int argc, char **argv)
         return 2;
     }
     char *path = wz_path("%s/recipe.yaml", argv[0]);
-    int rc = wz_recipe_load(&recipe, path, self, (int)WZ_COUNT(self), &err);
+    int rc = wz_job_recipe(&recipe, &job.link, path, self, (int)WZ_COUNT(self), &err);
     free(path);
     if (rc == 0) rc = replay(&job, recipe, argv[0], step, &err);
     if (rc < 0) wz_give_up("replay", &err);
-    if (recipe) wz_job_close(&job);
+    wz_job_close(&job);
     wz_recipe_destroy(recipe);
     return rc ? 1 : 0;
 }

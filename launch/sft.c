@@ -24,7 +24,6 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
 
     if (!model[0] || !recipe->sft.data[0] || !recipe->sft.out[0] || !recipe->sft.steps)
         return wz_fail(err, "the recipe needs sft.model, sft.data, sft.out and sft.steps");
-    if (wz_link_open(&w->link, recipe->link, recipe->deadline, err) < 0) return -1;
     if (w->link.size & (w->link.size - 1) || recipe->leaves % w->link.size)
         return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size, recipe->leaves);
     threads = recipe->threads > 0 ? recipe->threads : cores / w->link.size > 1 ? cores / w->link.size : 1;
@@ -60,7 +59,6 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
     bool tty = isatty(STDERR_FILENO);
     double begin = wz_now();
 
-    if (warm_open(w, recipe, err) < 0) return -1;
     for (int r = 0; r < w->link.size; r++) ranks[r] = r;
     const struct wz_group group = { w->link.size, w->link.rank, ranks };
     if (!w->link.rank)
@@ -96,9 +94,12 @@ int wz_cmd_sft(int argc, char **argv)
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
-    if (wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("sft", &err);
-    if (sft(&w, recipe, &err) < 0) wz_die("sft: %s", err.text);
+    status = 1;
+    if (wz_job_recipe(&recipe, &w.link, argv[0], argv + 1, n - 1, &err) < 0 || wz_link_agree(&w.link, warm_open(&w, recipe, &err), &err) < 0)
+        wz_give_up("sft", &err);
+    else if (sft(&w, recipe, &err) < 0) wz_die("sft: %s", err.text);
+    else status = 0;
     warm_close(&w);
     wz_recipe_destroy(recipe);
-    return 0;
+    return status;
 }

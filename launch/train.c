@@ -29,29 +29,25 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc;
 }
 
-static int train(struct wz_job *job, struct wz_recipe *recipe, struct wz_err *err)
+/* Opens all there is to open, without a word to other ranks. */
+static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_run *run, struct wz_progress *p, char **dir, struct wz_err *err)
 {
-    struct wz_progress p;
-    struct wz_run run = {0};
-    char *dir = NULL;
-    int rc = -1;
-
-    if (wz_checkpoint_find(recipe->out, INT64_MAX, &p, &dir, recipe, err) < 0) goto out;
-    if (wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0) goto out;
+    if (wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err) < 0) return -1;
+    if (wz_checkpoint_open(job, recipe, *dir, p, true, err) < 0) return -1;
     for (int s = 0; s < (int)recipe->n_stages; s++) {              /* a stage that can't be drawn is told now, not after an hour */
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
-        if (!draw) goto out;
+        if (!draw) return -1;
         wz_draw_destroy(draw);
     }
-    if (wz_run_open(&run, job, &p, dir != NULL, err) < 0) goto out;
-    if (!dir && recipe->n_eval && wz_run_before(&run, job, err) < 0) goto out;
-    while (p.stage < (int)recipe->n_stages)
-        if (train_stage(job, &run, &p, dir, err) < 0) goto out;
-    rc = wz_run_after(&run, job, err);
-out:
-    if (wz_run_close(&run, err) < 0) rc = -1;
-    free(dir);
-    return rc;
+    return wz_run_open(run, job, p, *dir != NULL, err);
+}
+
+static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
+{
+    if (!dir && job->recipe->n_eval && wz_run_before(run, job, err) < 0) return -1;
+    while (p->stage < (int)job->recipe->n_stages)
+        if (train_stage(job, run, p, dir, err) < 0) return -1;
+    return wz_run_after(run, job, err);
 }
 
 int wz_cmd_train(int argc, char **argv)
@@ -64,13 +60,22 @@ int wz_cmd_train(int argc, char **argv)
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};
+    struct wz_run run = {0};
+    struct wz_progress p;
     struct wz_err err = {0};
+    char *dir = NULL;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
-    if (wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("train", &err);
-    if (train(&job, recipe, &err) < 0) wz_die("train: %s", err.text);      /* one rank's end is the job's */
+    status = 1;
+    if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
+        wz_link_agree(&job.link, open_all(&job, recipe, &run, &p, &dir, &err), &err) < 0)
+        wz_give_up("train", &err);
+    else if (train(&job, &run, &p, dir, &err) < 0) wz_die("train: %s", err.text);          /* one rank's end is the job's */
+    else status = 0;
+    if (wz_run_close(&run, &err) < 0) status = wz_give_up("train", &err);
     wz_job_close(&job);
     wz_recipe_destroy(recipe);
-    return 0;
+    free(dir);
+    return status;
 }
