@@ -303,7 +303,8 @@ int wz_cmd_inspect(int argc, char **argv)
         { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "inspect", .args = "FILE|FOLDER", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .name = "inspect", .args = "FILE|FOLDER", .options = options, .n_options = WZ_COUNT(options),
+        .min_args = 1, .max_args = 1,
         .about = "Says what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
                  "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
     };

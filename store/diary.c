@@ -21,7 +21,8 @@ int wz_diary_open(const char *path, bool fresh, struct wz_err *err)
     return fd;
 }
 
-int wz_diary_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg, struct wz_err *err)
+int wz_diary_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg,
+                 struct wz_err *err)
 {
     struct wz_map map;
     const uint8_t *nl;

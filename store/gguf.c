@@ -17,7 +17,7 @@
 #include <string.h>
 
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, N_TYPES };
-static const uint8_t type_size[N_TYPES] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 };       /* of strings and arrays: at least */
+static const uint8_t type_size[N_TYPES] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 }; /* of strings and arrays: at least */
 
 /* By ggml's number: ours, and the block (elements, bytes) that the size is checked with. Zero: no such type (any more). */
 static const struct { enum wz_dtype dtype; uint16_t elements, bytes; } ggml[] = {
@@ -110,8 +110,8 @@ static json_t *take_array(struct cursor *c, const char *key, size_t n_key)
 
     if (take(c, &type, 4, "the type of an array") < 0 || take(c, &count, 8, "the count of an array") < 0) return NULL;
     if (type >= N_TYPES || type == ARRAY || count > c->left / type_size[type]) {
-        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path, (int)(n_key > 200 ? 200 : n_key), key,
-                (unsigned long long)count, type);
+        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path, (int)(n_key > 200 ? 200 : n_key),
+                key, (unsigned long long)count, type);
         return NULL;
     }
     list = json_array();
@@ -218,9 +218,9 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     if (version != 2 && version != 3)
         return wz_fail(err, "%s: GGUF version %u, versions 2 and 3 (little endian) are known", path, version);
     if (take(&c, &n_tensors, 8, "the count of tensors") < 0 || take(&c, &n_keys, 8, "the count of keys") < 0) return -1;
-    if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24)        /* the least that a tensor info, a key takes */
-        return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path, (unsigned long long)n_tensors,
-                       (unsigned long long)n_keys, map->len);
+    if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24) /* the least that a tensor info, a key takes */
+        return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path,
+                       (unsigned long long)n_tensors, (unsigned long long)n_keys, map->len);
     set->meta = json_object();
     if (take_keys(&c, set->meta, n_keys) < 0) return -1;
     const json_t *a = json_object_get(set->meta, "general.alignment");
@@ -240,7 +240,8 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     for (int i = 0; i < set->n; i++) {
         struct wz_tensor *t = &set->list[i];
         if (offsets[i] % align || offsets[i] > data_len || t->bytes > data_len - offsets[i]) {
-            wz_fail(err, "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
+            wz_fail(err,
+                    "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
                     path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
             goto out;
         }

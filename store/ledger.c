@@ -51,9 +51,10 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
     for (int i = 0; i < n && !rc; i++) {
         const struct wz_ledger_line *l = &lines[i];
         if (l->generated != l->trained + l->discarded + l->in_flight)
-            rc = wz_fail(err, "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld in flight",
-                         path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained,
-                         (long long)l->discarded, (long long)l->in_flight);
+            rc = wz_fail(
+                err, "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld in flight",
+                path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained, (long long)l->discarded,
+                (long long)l->in_flight);
     }
 out:
     if (fd >= 0) close(fd);

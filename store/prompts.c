@@ -59,7 +59,8 @@ static int no_column(const struct reader *r, json_t *row, int at, const char *co
         wz_buf_printf(&names, "%s%s", names.len ? ", " : "", name);
         if (names.len > 400) break;
     }
-    wz_fail(r->err, "%s: row %d: there is no column \"%.100s\"; there are: %.400s", r->path, at, column, names.len ? names.data : "none");
+    wz_fail(r->err, "%s: row %d: there is no column \"%.100s\"; there are: %.400s", r->path, at, column,
+            names.len ? names.data : "none");
     wz_buf_finish(&names);
     return -1;
 }
@@ -75,8 +76,9 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
         set->list = wz_realloc(set->list, wz_mul(sizeof *set->list, (size_t)r->cap));
     }
     snprintf(number, sizeof number, "%d", at);
-    set->list[set->n++] = (struct wz_prompt){ wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
-                                              kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind), harm };
+    set->list[set->n++] = (struct wz_prompt){
+        wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
+        kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind), harm };
     set->hash = wz_hash(text, strlen(text) + 1, set->hash);
     return 0;
 }
@@ -102,7 +104,8 @@ static int add_row(struct reader *r, json_t *row, int at)
         json_t *cell = json_object_get(row, r->kind);
         if (!cell) return no_column(r, row, at, r->kind);
         kind = cell_text(cell, kind_room);
-        if (!kind) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at, r->kind);
+        if (!kind)
+            return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at, r->kind);
     }
     if (!word) {
         json_t *cell = json_object_get(row, r->harm);
@@ -110,8 +113,8 @@ static int add_row(struct reader *r, json_t *row, int at)
         word = cell_text(cell, harm_room);
     }
     if (!word || !harm_of(word, &harm))
-        return wz_fail(r->err, "%s: row %d: \"%.100s\" says '%.100s', not harmful/benign, unsafe/safe, true/false or 1/0", r->path,
-                       at, r->harm, word ? word : "something else");
+        return wz_fail(r->err, "%s: row %d: \"%.100s\" says '%.100s', not harmful/benign, unsafe/safe, true/false or 1/0",
+                       r->path, at, r->harm, word ? word : "something else");
     return add(r, text, id, kind, harm, at);
 }
 
@@ -177,7 +180,8 @@ static int take_cell(const struct reader *r, const char **s, const char *end, st
         }
         if (end - p >= 2 && p[0] == '\r' && p[1] == '\n') p++;
         if (p < end && *p != ',' && *p != '\n')
-            return wz_fail(r->err, "%s: row %d: after the closing quote of a cell a comma or the line's end was expected", r->path, at);
+            return wz_fail(r->err, "%s: row %d: after the closing quote of a cell a comma or the line's end was expected",
+                           r->path, at);
     } else {
         const char *from = p;
         while (p < end && *p != ',' && *p != '\n') p++;
@@ -264,7 +268,8 @@ static const struct { const char *ending; int (*read)(struct reader *r, const ch
     { ".jsonl", read_jsonl }, { ".ndjson", read_jsonl }, { ".json", read_json }, { ".csv", read_csv },
 };
 
-int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind, struct wz_err *err)
+int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
+                    struct wz_err *err)
 {
     const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path, *dot = strrchr(base, '.');
     struct reader r = { .set = set, .path = path, .column = column, .harm = harm, .kind = kind, .err = err };

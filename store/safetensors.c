@@ -50,7 +50,8 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
             return wz_fail(err, "%s: tensor %.200s: \"shape\" must hold whole numbers >= 0", file, name);
     if (json_array_size(offsets) != 2 || !get_size(json_array_get(offsets, 0), &begin) ||
         !get_size(json_array_get(offsets, 1), &end) || begin > end || end > len)
-        return wz_fail(err, "%s: tensor %.200s: \"data_offsets\" must be [begin, end] within the %zu bytes of data", file, name, len);
+        return wz_fail(err, "%s: tensor %.200s: \"data_offsets\" must be [begin, end] within the %zu bytes of data", file, name,
+                       len);
     t->dtype = WZ_DT_OTHER;
     for (size_t i = 0; i < WZ_COUNT(types); i++) {
         if (strcmp(type, types[i].name)) continue;

@@ -32,15 +32,18 @@ const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out);
 const char *wz_dtype_name(enum wz_dtype dtype);
 
-/* GGUF metadata (NULL/absent for safetensors): values by key as JSON scalars or arrays; borrowed. */
+/* GGUF metadata (NULL/absent for safetensors): values by key as JSON scalars or arrays; borrowed. How bytes that are not
+ * UTF-8 stand in its strings, and come back, is said at the top of gguf.c. */
 const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key);
 const json_t *wz_tensors_metadata(const struct wz_tensors *set);       /* the whole object; NULL when the file has none */
 
 /* Writing safetensors: begin with all names and shapes, then the data in that order, then end (renamed into place). */
 struct wz_tensor_spec { const char *name; enum wz_dtype dtype; int n_dims; size_t shape[4]; };
 struct wz_safetensors_out;
-struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n, struct wz_err *err);
-int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size_t n, struct wz_err *err);  /* cast to spec's type */
+struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n,
+                                                 struct wz_err *err);
+/* The next n values, cast to the spec's type. */
+int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size_t n, struct wz_err *err);
 /* Always frees `out`. -1 and no file when a put failed or values are missing: also the way to give up. */
 int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err);
 
@@ -81,7 +84,12 @@ int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *er
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 
 /* ledger.jsonl (law 4): one line a step and agent. -1 also, after writing, when a line's numbers do not add up. */
-struct wz_ledger_line { int64_t step; const char *agent; int64_t generated, trained, discarded, in_flight; const char *reasons; };
+struct wz_ledger_line {
+    int64_t step;
+    const char *agent;
+    int64_t generated, trained, discarded, in_flight;
+    const char *reasons;
+};
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err);
 
 #endif

@@ -24,7 +24,8 @@ static void loads_the_same(const struct wz_prompts *a, const char *ending, const
     fuzz_must(a->n == b.n && a->hash == b.hash, "other texts");
     for (int i = 0; i < a->n; i++) {
         const struct wz_prompt *x = &a->list[i], *y = &b.list[i];
-        fuzz_must(!strcmp(x->text, y->text) && !strcmp(x->id, y->id) && !strcmp(x->kind, y->kind) && x->harm == y->harm, "another prompt");
+        fuzz_must(!strcmp(x->text, y->text) && !strcmp(x->id, y->id) && !strcmp(x->kind, y->kind) && x->harm == y->harm,
+                  "another prompt");
     }
     wz_prompts_finish(&b);
     free(path);

@@ -107,7 +107,8 @@ static void event_golden_bytes(void **state)
     assert_int_equal(wz_crc32c("123456789", 9), 0xe3069283);
     wz_events_version(&out, wall);
     wz_events_restart(&out, wall, 300);
-    wz_events_scalars(&out, wall, 300, (const char *const[]){ "loss/policy", "reward", "zero" }, (const double[]){ 0.5, -2, 0 }, 3);
+    wz_events_scalars(&out, wall, 300, (const char *const[]){ "loss/policy", "reward", "zero" },
+                      (const double[]){ 0.5, -2, 0 }, 3);
     assert_int_equal(out.len, sizeof golden - 1);
     assert_memory_equal(out.data, golden, out.len);
     wz_buf_finish(&out);
@@ -210,7 +211,9 @@ static void no_folder_is_counted(void **state)
 static void ledger_accounts_for_every_sample(void **state)
 {
     struct wz_err err = { "" };
-    struct wz_ledger_line two[] = { { 0, "conversation", 8, 6, 2, 0, "judge failed 2" }, { 0, "feed\"back", 4, 3, 0, 1, NULL } };
+    struct wz_ledger_line two[] = {
+        { 0, "conversation", 8, 6, 2, 0, "judge failed 2" }, { 0, "feed\"back", 4, 3, 0, 1, NULL },
+    };
 
     for (int s = 0; s < 4; s++) {
         two[0].step = two[1].step = s;
@@ -232,13 +235,15 @@ static void ledger_accounts_for_every_sample(void **state)
         if (i % 2) assert_int_equal(int_at(lines, i, "in_flight"), 1);
         const char *reasons = json_string_value(json_object_get(json_array_get(lines, i), "reasons"));
         assert_string_equal(reasons, i % 2 ? "" : "judge failed 2");
-        assert_string_equal(json_string_value(json_object_get(json_array_get(lines, i), "agent")), i % 2 ? "feed\"back" : "conversation");
+        assert_string_equal(json_string_value(json_object_get(json_array_get(lines, i), "agent")),
+                            i % 2 ? "feed\"back" : "conversation");
     }
     json_decref(lines);
     two[1].step = 4;
     two[1].trained = 4;
     assert_int_equal(wz_ledger_append(dir, two + 1, 1, &err), -1);
-    assert_non_null(strstr(err.text, "step 4, agent feed\"back: 4 samples generated are not 4 trained + 0 discarded + 1 in flight"));
+    assert_non_null(
+        strstr(err.text, "step 4, agent feed\"back: 4 samples generated are not 4 trained + 0 discarded + 1 in flight"));
     lines = lines_of("ledger.jsonl");
     assert_int_equal(json_array_size(lines), 9);              /* it is written all the same: the proof of the error */
     json_decref(lines);

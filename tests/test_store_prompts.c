@@ -1,4 +1,4 @@
-/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte, and a bad row is named with its file and columns. */
+/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and columns. */
 #include "test.h"
 
 #include <unistd.h>
@@ -100,7 +100,8 @@ static void bad_rows_are_named(void **state)
     static const struct { const char *ending, *text, *word; } rows[] = {
         { ".txt", "hello", ".jsonl, .json or .csv" },
         { ".jsonl", "", "no rows" },
-        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"text\":\"b\",\"other\":1}", "row 2: there is no column \"prompt\"; there are: text, other" },
+        { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"text\":\"b\",\"other\":1}",
+          "row 2: there is no column \"prompt\"; there are: text, other" },
         { ".jsonl", "{\"prompt\":3,\"harmful\":1}", "row 1: column \"prompt\" must be a string" },
         { ".jsonl", "{\"prompt\":\"\",\"harmful\":1}", "row 1: the prompt is empty" },
         { ".jsonl", "{\"prompt\":\"a\"}", "row 1: there is no column \"harmful\"" },
@@ -132,7 +133,8 @@ static void bad_rows_are_named(void **state)
         put(rows[i].ending, rows[i].text, strlen(rows[i].text));
         err.text[0] = 0;
         assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
-        if (!strstr(err.text, rows[i].word) || !strstr(err.text, path)) fail_msg("'%s' was expected in: %s", rows[i].word, err.text);
+        if (!strstr(err.text, rows[i].word) || !strstr(err.text, path))
+            fail_msg("'%s' was expected in: %s", rows[i].word, err.text);
         assert_null(set.list);
     }
     put(".csv", "prompt,harmful\na\0b,1", 20);
@@ -146,7 +148,8 @@ static void bad_rows_are_named(void **state)
 static void truncated(void **state)
 {
     static const char *const texts[][2] = {
-        { ".jsonl", "{\"id\": 7, \"prompt\": \"a\\nb\xc3\xbc\", \"harmful\": true}\n{\"prompt\": \"b\", \"harmful\": false}\n" },
+        { ".jsonl",
+          "{\"id\": 7, \"prompt\": \"a\\nb\xc3\xbc\", \"harmful\": true}\n{\"prompt\": \"b\", \"harmful\": false}\n" },
         { ".json", "[{\"prompt\": \"one\", \"harmful\": \"safe\"}, {\"prompt\": \"two\", \"harmful\": 1}]" },
         { ".csv", "prompt,harmful\r\n\"a\"\"\r\nb\xc3\xbc\",1\r\nc,\"safe\"\r\n" },
     };

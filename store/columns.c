@@ -1,0 +1,138 @@
+/* The columns of a record: which there are, and how HDF5 reads and writes one. Its errors become our sentences. */
+#include "store/record.h"
+
+#include <string.h>
+
+const size_t wz_kind_size[] = { 8, 4, 8, 8, 1, 1, sizeof(char *), 4, 4 };
+
+#define E(field) offsetof(Wz__Episode, field)
+static const struct wz_column episode_columns[] = {
+    { "step", I64, E(step) },           { "index", U32, E(index) },       { "prompt", STR, E(prompt) },
+    { "prompt_id", STR, E(prompt_id) }, { "kind", STR, E(kind) },         { "harmful", BOOL, E(harmful) },
+    { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 }, { "n_turns", I64, PLACE + 1 },
+};
+#define T(field) offsetof(Wz__Turn, field)
+static const struct wz_column turn_columns[] = {
+    { "agent", U32, T(agent) },         { "round", U32, T(round) },       { "version", U64, T(version) },
+    { "weights", U64, T(weights) },     { "truncated", BOOL, T(truncated) }, { "text", STR, T(text) },
+    { "valid", BOOL, T(valid) },        { "unsafe", BOOL, T(unsafe) },    { "overrefuse", BOOL, T(overrefuse) },
+    { "feedback", STR, T(feedback) },   { "reason", STR, T(reason) },     { "verdict", VERDICT, T(verdict) },
+    { "judged_unsafe", BOOL, T(judged_unsafe) }, { "judged_overrefuse", BOOL, T(judged_overrefuse) },
+    { "reward", F64, T(reward) },       { "dir", F64, T(dir) },           { "label", BOOL, T(label) },
+    { "trained", BOOL, T(trained) },    { "judge_error", STR, T(judge_error) },
+    { "context_at", I64, PLACE + 0 },   { "n_context", I64, PLACE + 1 },  { "ids_at", I64, PLACE + 2 },
+    { "n_ids", I64, PLACE + 3 },        { "n_ref_logp", I64, PLACE + 4 }, { "n_advantage", I64, PLACE + 5 },
+};
+static const struct wz_column context_columns[] = { { "context", I32, 0 } };
+static const struct wz_column ids_columns[] = {
+    { "ids", I32, 0 }, { "logp", F32, 0 }, { "ref_logp", F32, 0 }, { "advantage", F32, 0 },
+};
+
+const struct wz_table wz_tables[N_TABLES] = {
+    [EPISODES] = { "episodes", episode_columns, WZ_COUNT(episode_columns), 512 },
+    [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 1024 },
+    [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 32768 },
+    [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 16384 },
+};
+_Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more columns than room");
+
+/* ---- HDF5 with sentences ------------------------------------------------------------------------------------------ */
+
+static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
+{
+    snprintf(out, 200, "%s", e->desc ? e->desc : "");
+    return 1;
+}
+
+int wz_record_fail(const struct wz_record *r, const char *what, struct wz_err *err)
+{
+    char why[200] = "";
+
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, why);
+    return wz_fail(err, "%s: %s: HDF5 says: %s", r->path, what, *why ? why : "nothing");
+}
+
+hid_t wz_column_type(enum wz_kind kind)
+{
+    static const char *const words[][3] = { { "FALSE", "TRUE" }, { "NONE", "JUDGED", "FAILED" } };
+    hid_t t;
+
+    switch (kind) {
+    case I64: return H5Tcopy(H5T_STD_I64LE);
+    case U32: return H5Tcopy(H5T_STD_U32LE);
+    case U64: return H5Tcopy(H5T_STD_U64LE);
+    case F64: return H5Tcopy(H5T_IEEE_F64LE);
+    case I32: return H5Tcopy(H5T_STD_I32LE);
+    case F32: return H5Tcopy(H5T_IEEE_F32LE);
+    case STR:
+        t = H5Tcopy(H5T_C_S1);
+        H5Tset_size(t, H5T_VARIABLE);
+        H5Tset_cset(t, H5T_CSET_UTF8);
+        return t;
+    default:
+        t = H5Tenum_create(H5T_STD_I8LE);
+        for (int8_t i = 0; i < (kind == BOOL ? 2 : 3); i++) H5Tenum_insert(t, words[kind == VERDICT][i], &i);
+        return t;
+    }
+}
+
+static hid_t rows_of(hid_t set, hsize_t at, hsize_t n)
+{
+    hid_t space = H5Dget_space(set);
+
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, &at, NULL, &n, NULL);
+    return space;
+}
+
+int wz_column_append(struct wz_record *r, int t, int c, hsize_t n, const void *values, struct wz_err *err)
+{
+    hid_t set = r->set[t][c], type = wz_column_type(wz_tables[t].columns[c].kind), from, to;
+    hsize_t len = r->len[t] + n;
+    int rc = H5Dset_extent(set, &len) < 0 ? wz_record_fail(r, "making room for rows", err) : 0;
+
+    if (n && !rc) {
+        from = H5Screate_simple(1, &n, NULL);
+        to = rows_of(set, r->len[t], n);
+        if (H5Dwrite(set, type, from, to, H5P_DEFAULT, values) < 0) rc = wz_record_fail(r, "appending rows", err);
+        H5Sclose(from);
+        H5Sclose(to);
+    }
+    H5Tclose(type);
+    return rc;
+}
+
+int wz_column_read(const struct wz_record *r, int t, int c, hsize_t at, hsize_t n, void *values, struct wz_err *err)
+{
+    hid_t set = r->set[t][c], type, from, to;
+    int rc;
+
+    if (!n) return 0;
+    type = wz_column_type(wz_tables[t].columns[c].kind);
+    to = H5Screate_simple(1, &n, NULL);
+    from = rows_of(set, at, n);
+    rc = H5Dread(set, type, to, from, H5P_DEFAULT, values) < 0 ? wz_record_fail(r, wz_tables[t].columns[c].name, err) : 0;
+    H5Sclose(from);
+    H5Sclose(to);
+    H5Tclose(type);
+    return rc;
+}
+
+void wz_column_reclaim(enum wz_kind kind, hsize_t n, void *values)
+{
+    hid_t type, space;
+
+    if (kind != STR || !n) return;
+    type = wz_column_type(STR);
+    space = H5Screate_simple(1, &n, NULL);
+    H5Dvlen_reclaim(type, space, H5P_DEFAULT, values);
+    H5Sclose(space);
+    H5Tclose(type);
+}
+
+int wz_column_index(int t, const char *name)
+{
+    int c = 0;
+
+    while (strcmp(wz_tables[t].columns[c].name, name)) c++;
+    return c;
+}
