@@ -26,7 +26,8 @@ struct wz_weight {
     void *packed;
 };
 
-/* One layer's share of a paged key/value cache: k and v are [pages, K, P, D]. */
+/* One layer's share of a paged key/value cache: k and v are [pages, K, P, D] floats. How P and D lie inside one [P, D] is the
+ * row's own affair: only kv_write, kv_copy and the attentions touch it. */
 struct wz_kv {
     float *k, *v;
     int pages, page, heads, head_dim;      /* page: P, tokens a page; heads: K */

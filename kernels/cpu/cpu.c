@@ -20,8 +20,8 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 
     if (s->size < size) {
         free(s->p);
-        s->p = wz_alloc(size + size / 2);
-        s->size = size + size / 2;
+        s->p = wz_alloc(size);
+        s->size = size;
     }
     return s->p;
 }
