@@ -11,14 +11,17 @@
 /* Runs a command of words with `input` on its standard input; returns its status, what it printed in *out. */
 static inline int command(int (*run_command)(int, char **), const char *words, const char *input, struct wz_buf *out)
 {
-    char *in_path = test_scratch("stdin"), *out_path = test_scratch("stdout"), line[4096], *argv[16];
+    char *in_path = test_scratch("stdin"), *out_path = test_scratch("stdout"), line[4096], *argv[48];
     struct wz_err err;
     struct wz_map map;
     int argc = 0, status, keep[3] = { dup(0), dup(1), dup(2) };
 
     assert_int_equal(wz_file_write(in_path, input, strlen(input), &err), 0);
     snprintf(line, sizeof line, "%s", words);
-    for (char *w = strtok(line, " "); w; w = strtok(NULL, " ")) argv[argc++] = w;
+    for (char *w = strtok(line, " "); w; w = strtok(NULL, " ")) {
+        assert_true(argc < (int)WZ_COUNT(argv) - 1);
+        argv[argc++] = w;
+    }
     argv[argc] = NULL;
     fflush(stdout);
     int in = open(in_path, O_RDONLY), to = open(out_path, O_WRONLY | O_CREAT | O_TRUNC, 0600),
