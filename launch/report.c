@@ -386,6 +386,11 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
 
     wz_buf_printf(out, "<section class=\"run\" id=\"run%d\"><h1>", index);
     wz_html_add(out, run->recipe ? run->recipe->name : run->title);
+    if (run->recipe && strcmp(run->recipe->name, run->title)) {
+        wz_buf_str(out, " <small>");
+        wz_html_add(out, run->title);
+        wz_buf_str(out, "</small>");
+    }
     wz_buf_str(out, "</h1>");
     write_facts(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");

@@ -211,7 +211,7 @@ static void a_whole_run_is_shown(void **state)
 
     if (getenv("WALTZ_KEEP")) wz_file_write(getenv("WALTZ_KEEP"), page, strlen(page), &err);
     check_tags(page);
-    has(page, "<h1>sandbox</h1>");
+    has(page, "<h1>sandbox <small>run</small></h1>");
     has(page, "<dt>seed</dt><dd>7</dd>");
     has(page, "<dt>steps</dt><dd>120</dd>");
     has(page, "<dt>wall time</dt><dd>4 min 57 s</dd>"); /* 119 steps of 2.5 s */
