@@ -210,6 +210,18 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
     return rc;
 }
 
+int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err)
+{
+    struct wz_progress p = {0};
+    char *dir = NULL;
+    int rc = 0;
+
+    if (wz_is_dir(path)) rc = wz_checkpoint_find(path, most < 0 ? INT64_MAX : most, &p, &dir, recipe, err);
+    if (rc == 0) rc = wz_checkpoint_open(job, recipe, dir, &p, false, err);
+    free(dir);
+    return rc;
+}
+
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err)
 {
     for (int i = 0; i < job->n_agents; i++) {

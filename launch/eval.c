@@ -18,20 +18,6 @@ static int print(const struct wz_table *table, const char *format, struct wz_err
     return rc;
 }
 
-/* run: a run's folder (its newest checkpoint after at most `most` steps; -1: any), or a recipe's file (the models it names). */
-static int open_all(struct wz_job *job, struct wz_recipe *recipe, const char *run, int most, struct wz_err *err)
-{
-    struct wz_progress p = {0};
-    char *dir = NULL;
-    int rc = 0;
-
-    if (!recipe->n_eval) return wz_fail(err, "%s: no held-out prompts (key eval)", run);
-    if (wz_is_dir(run)) rc = wz_checkpoint_find(run, most < 0 ? INT64_MAX : most, &p, &dir, recipe, err);
-    if (rc == 0) rc = wz_checkpoint_open(job, recipe, dir, &p, false, err);
-    free(dir);
-    return rc;
-}
-
 int wz_cmd_eval(int argc, char **argv)
 {
     const char *format = "text", *phase = "eval", *transcripts = NULL;
@@ -62,9 +48,12 @@ int wz_cmd_eval(int argc, char **argv)
     status = 1;
     path = wz_is_dir(argv[0]) ? wz_path("%s/recipe.yaml", argv[0]) : wz_strdup(argv[0]);
     if (wz_job_recipe(&recipe, &job.link, path, argv + 1, n - 1, &err) < 0 ||
-        wz_link_agree(&job.link, open_all(&job, recipe, argv[0], most, &err), &err) < 0)
+        wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], most, &err), &err) < 0)
         wz_give_up("eval", &err);
-    else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit ? limit : recipe->evaluate.limit,
+    else if (!recipe->n_eval) {
+        wz_fail(&err, "%s: no held-out prompts (key eval)", path);
+        wz_give_up("eval", &err);
+    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit ? limit : recipe->evaluate.limit,
                          &table, transcripts, &err) < 0 ||
              (job.root && print(&table, format, &err) < 0))
         wz_die("eval: %s", err.text);

@@ -113,7 +113,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
         const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world, recipe->judge.tries };
         if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
     }
-    if (load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
+    if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
 }
 

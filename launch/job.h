@@ -51,7 +51,7 @@ struct wz_job {
     int n_agents;
     struct wz_judge judge;                 /* reward ranks */
     struct wz_game game;                   /* rollout ranks */
-    struct wz_prompts *data, *eval;        /* [n_data], [n_eval] */
+    struct wz_prompts *data, *eval;        /* [n_data], where the job trains; [n_eval] */
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
@@ -114,6 +114,9 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
 int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err);
 /* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and holds them to the manifest's hashes (law 6). */
 int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p, bool training, struct wz_err *err);
+/* The same to play with only. path: a run's folder (its newest checkpoint after at most `most` steps; -1: any) or a recipe's file (the
+ * models it names). */
+int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err);     /* learner ranks */
 void wz_checkpoint_prune(const char *run, int keep, int64_t stage_start);
 

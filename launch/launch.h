@@ -11,6 +11,7 @@ int wz_cmd_train(int argc, char **argv);
 int wz_cmd_sft(int argc, char **argv);
 int wz_cmd_eval(int argc, char **argv);
 int wz_cmd_replay(int argc, char **argv);
+int wz_cmd_chat(int argc, char **argv);
 int wz_cmd_report(int argc, char **argv);
 int wz_cmd_generate(int argc, char **argv);
 int wz_cmd_score(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct command {
     { "train", wz_cmd_train, "train the agents of a recipe by reinforcement learning" },
     { "sft", wz_cmd_sft, "supervised warm start of a model on conversations" },
     { "eval", wz_cmd_eval, "play held-out prompts; attack success, overrefusal and more, with intervals" },
+    { "chat", wz_cmd_chat, "talk with the agents of a run: the reply, and what the feedback agent said of it" },
     { "replay", wz_cmd_replay, "recompute a recorded step and compare it bit by bit" },
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
     { "score", wz_cmd_score, "log-probabilities of given tokens" },

@@ -1,0 +1,82 @@
+/* waltz chat: both agents deployed together, by hand. A line in is a prompt; out comes the game that training plays: the first reply, the
+ * feedback agent's reading of it, and the revision where it asked for one. Every prompt stands alone, as in training. */
+#include "launch/job.h"
+#include "launch/launch.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void print_turns(const struct wz_job *job, const Wz__Episode *e)
+{
+    for (size_t i = 0; i < e->n_turns; i++) {
+        const Wz__Turn *t = e->turns[i];
+        printf("%-12s  %s%s\n", job->agents[t->agent].recipe->name, t->text, t->truncated ? " ..." : "");
+        if (i % 2 == 0) continue;
+        if (!t->valid) printf("%-12s  (not readable: %s)\n", "", t->reason);
+        else printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
+                    t->overrefuse ? "overrefuses" : t->unsafe ? "" : "satisfied");
+    }
+}
+
+static void answer(struct wz_job *job, const char *text, size_t n, int64_t number, bool all)
+{
+    Wz__Episode *e = wz_episode_new();
+
+    e->step = number;
+    wz_set_string(&e->prompt, text, n);
+    wz_play(&job->game, &e, 1);
+    if (e->discard[0]) printf("(%s)\n", e->discard);
+    else if (all) print_turns(job, e);
+    else printf("%s\n", e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2]->text);
+    fflush(stdout);
+    wz_episode_free(e);
+}
+
+int wz_cmd_chat(int argc, char **argv)
+{
+    bool brief = false;
+    double temperature = 0;
+    const struct wz_option options[] = {
+        { "brief", 0, WZ_FLAG, &brief, NULL, "print the final reply only", 0, 0 },
+        { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature of both agents; 0 is greedy", 0, 100 },
+    };
+    const struct wz_usage usage = {
+        .name = "chat", .args = "RUN|RECIPE [key=value ...]", .options = options, .n_options = (int)WZ_COUNT(options), .min_args = 1, .max_args = -1,
+        .about = "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a prompt; each\n"
+                 "stands alone.",
+    };
+    struct wz_recipe *recipe = NULL;
+    struct wz_job job = {0};
+    struct wz_lines lines = { .fd = STDIN_FILENO };
+    struct wz_err err = {0};
+    char **keys = wz_alloc(sizeof *keys * (size_t)(argc + 1)), *path;
+    const char *line;
+    size_t len;
+    int status, n = wz_options_parse(&usage, argc, argv, &status), more = 0;
+
+    if (n < 0) goto out;
+    status = 1;
+    path = wz_is_dir(argv[0]) ? wz_path("%s/recipe.yaml", argv[0]) : wz_strdup(argv[0]);
+    memcpy(keys, argv + 1, sizeof *keys * (size_t)(n - 1));
+    keys[n - 1] = (char[]){ "link=self" };
+    if (wz_job_recipe(&recipe, &job.link, path, keys, n, &err) < 0 || wz_checkpoint_play(&job, recipe, argv[0], -1, &err) < 0)
+        wz_give_up("chat", &err);
+    else {
+        for (int a = 0; a < job.n_agents; a++) job.agents[a].player.temperature = (float)temperature;
+        for (int64_t number = 0;; number++) {
+            if (isatty(STDIN_FILENO)) fprintf(stderr, "> ");
+            more = wz_lines_next(&lines, &line, &len, &err);
+            if (more <= 0) break;
+            if (len) answer(&job, line, len, number, !brief);
+        }
+        status = more < 0 ? wz_give_up("chat", &err) : 0;
+    }
+    wz_lines_finish(&lines);
+    wz_job_close(&job);
+    wz_recipe_destroy(recipe);
+    free(path);
+out:
+    free(keys);
+    return status;
+}
