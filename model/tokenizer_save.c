@@ -54,24 +54,46 @@ static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)
     wz_buf_str(b, "\n  ],\n");
 }
 
-/* Merges as pairs: pieces may hold blanks. */
+/* Whether "left right" could not be told apart again: a blank in the piece, or a NUL (which is kept as U+FFFF). */
+static bool needs_pair(const struct wz_piece *p)
+{
+    return memchr(p->text, ' ', (size_t)p->n_text) || memmem(p->text, (size_t)p->n_text, "\xef\xbf\xbf", 3);
+}
+
+/* Merges as "left right", which all versions of the hub's library read; where a piece does not allow it, all as pairs. */
 static void write_merges(const struct wz_tokenizer *tok, struct wz_buf *b)
 {
     struct wz_merge *list = wz_alloc(wz_mul(tok->n_merges, sizeof *list));
+    struct wz_buf text = {0};
+    bool pairs = false;
     size_t n = 0;
 
-    for (size_t i = 0; i < tok->merge_slots; i++)
-        if (tok->merges[i].left >= 0) list[n++] = tok->merges[i];
+    for (size_t i = 0; i < tok->merge_slots; i++) {
+        if (tok->merges[i].left < 0) continue;
+        pairs = pairs || needs_pair(&tok->pieces[tok->merges[i].left]) || needs_pair(&tok->pieces[tok->merges[i].right]);
+        list[n++] = tok->merges[i];
+    }
     qsort(list, n, sizeof *list, compare_merges);
     wz_buf_str(b, "    \"merges\": [");
     for (size_t i = 0; i < n; i++) {
-        wz_buf_str(b, i ? ",\n      [" : "\n      [");
-        write_piece(b, &tok->pieces[list[i].left]);
-        wz_buf_str(b, ", ");
-        write_piece(b, &tok->pieces[list[i].right]);
-        wz_buf_str(b, "]");
+        const struct wz_piece *left = &tok->pieces[list[i].left], *right = &tok->pieces[list[i].right];
+        wz_buf_str(b, i ? ",\n      " : "\n      ");
+        if (pairs) {
+            wz_buf_str(b, "[");
+            write_piece(b, left);
+            wz_buf_str(b, ", ");
+            write_piece(b, right);
+            wz_buf_str(b, "]");
+        } else {
+            wz_buf_clear(&text);
+            wz_buf_add(&text, left->text, (size_t)left->n_text);
+            wz_buf_str(&text, " ");
+            wz_buf_add(&text, right->text, (size_t)right->n_text);
+            wz_json_string(b, text.data, text.len);
+        }
     }
     wz_buf_str(b, "\n    ]\n");
+    wz_buf_finish(&text);
     free(list);
 }
 
