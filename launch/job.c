@@ -16,21 +16,19 @@ static int threads_of(const struct wz_job *job)
     return cores / group > 1 ? cores / group : 1;
 }
 
-static int read_system(struct wz_agent *a, struct wz_err *err)
+char *wz_system_read(const char *path, struct wz_err *err)
 {
     struct wz_map map;
+    char *text;
 
-    if (!a->recipe->system || !a->recipe->system[0]) {
-        a->system = wz_strdup("");
-        return 0;
-    }
-    if (wz_map_open(&map, a->recipe->system, err) < 0) return -1;
+    if (!path || !path[0]) return wz_strdup("");
+    if (wz_map_open(&map, path, err) < 0) return NULL;
     size_t n = map.len;
     while (n && (map.bytes[n - 1] == '\n' || map.bytes[n - 1] == ' ')) n--;
-    a->system = wz_alloc(n + 1);
-    memcpy(a->system, map.bytes, n);
+    text = wz_alloc(n + 1);
+    memcpy(text, map.bytes, n);
     wz_map_close(&map);
-    return 0;
+    return text;
 }
 
 static int find_chat(struct wz_agent *a, struct wz_err *err)
@@ -57,7 +55,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays) return 0;
-    if (read_system(a, err) < 0 || find_chat(a, err) < 0) return -1;
+    if (!(a->system = wz_system_read(r->system, err)) || find_chat(a, err) < 0) return -1;
     if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path, wz_tokenizer_vocab(a->tok),
                        a->model->config.vocab);

@@ -63,6 +63,8 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
  * stages will be run; else learner ranks hold no weights and nothing need be trainable. */
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training, struct wz_err *err);
 void wz_job_close(struct wz_job *job);
+/* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a sentence on error. */
+char *wz_system_read(const char *path, struct wz_err *err);
 /* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
 void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
 

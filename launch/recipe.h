@@ -81,6 +81,7 @@ struct wz_recipe {
     struct wz_recipe_stage *stages; unsigned n_stages;
     struct {
         char *model, *data, *out;                         /* start folder, JSONL conversations, folder to write */
+        char *system;                                     /* file with the system prompt of conversations that have none; empty: none */
         char *chat;
         int steps, batch;
         double lr, warmup, floor, beta1, beta2, eps, decay, clip;

@@ -122,6 +122,7 @@
     T##_TEXT(S, model, "", NULL) \
     T##_TEXT(S, data, "", NULL) \
     T##_TEXT(S, out, "", NULL) \
+    T##_TEXT(S, system, "", NULL) \
     T##_TEXT(S, chat, "", NULL) \
     T##_INT(S, steps, "0", COUNT) \
     T##_INT(S, batch, "32", "[1,1e6]") \

@@ -13,6 +13,7 @@ struct warm {
     struct wz_model *model;
     struct wz_tokenizer *tok;
     const struct wz_template *chat;
+    char *system;
     struct wz_sft_set set;
     struct wz_learner learner;
 };
@@ -36,7 +37,8 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     if (!name[0]) name = wz_tokenizer_template(w->tok);
     if (!name) return wz_fail(err, "%s names no chat template; give one by its name as sft.chat", model);
     w->chat = wz_template_find(name, w->tok, err);
-    if (!w->chat || wz_sft_load(&w->set, recipe->sft.data, w->chat, w->tok, w->model->config.context, err) < 0) return -1;
+    if (!w->chat || !(w->system = wz_system_read(recipe->sft.system, err))) return -1;
+    if (wz_sft_load(&w->set, recipe->sft.data, w->system, w->chat, w->tok, w->model->config.context, err) < 0) return -1;
     wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, recipe->micro, w->set.longest);
     return 0;
 }
@@ -45,6 +47,7 @@ static void warm_close(struct warm *w)
 {
     wz_learner_finish(&w->learner);
     wz_sft_finish(&w->set);
+    free(w->system);
     wz_tokenizer_destroy(w->tok);
     wz_model_destroy(w->model);
     wz_backend_close(w->be);

@@ -1,5 +1,5 @@
 /* The warm start learns from the assistant's tokens and nothing else: every turn or only the last, end token included; a broken line is
- * named; a model learns by heart what it is shown. */
+ * named; a system prompt goes before the conversations that have none; a model learns by heart what it is shown. */
 #include "tests/tokenizer_help.h"
 
 #include <math.h>
@@ -9,20 +9,26 @@
 static struct wz_tokenizer *tok;
 static const struct wz_template *chat;
 
-static int load(struct wz_sft_set *set, const char *text, int context, struct wz_err *err)
+static int load_with(struct wz_sft_set *set, const char *text, const char *system, int context, struct wz_err *err)
 {
     char *path = test_scratch("sft.jsonl");
     FILE *f = fopen(path, "w");
 
     assert_true(f && fputs(text, f) >= 0 && fclose(f) == 0);
-    int rc = wz_sft_load(set, path, chat, tok, context, err);
+    int rc = wz_sft_load(set, path, system, chat, tok, context, err);
     remove(path);
     free(path);
     return rc;
 }
 
-#define TALK "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"ab\"}," \
-             "{\"role\":\"user\",\"content\":\"v\"},{\"role\":\"assistant\",\"content\":\"c\"}]"
+static int load(struct wz_sft_set *set, const char *text, int context, struct wz_err *err)
+{
+    return load_with(set, text, "", context, err);
+}
+
+#define TURNS "{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"ab\"}," \
+              "{\"role\":\"user\",\"content\":\"v\"},{\"role\":\"assistant\",\"content\":\"c\"}]"
+#define TALK "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"}," TURNS
 
 /* <sys>s<user>u<end><asst>ab<end><user>v<end><asst>c<end>: '.' no loss, the letter or E where there is one */
 static void shape(const struct wz_sft_example *x, const char *want)
@@ -46,6 +52,21 @@ static void loss_is_on_answers(void **state)
     shape(&set.list[0], "......abE....cE");
     shape(&set.list[1], ".............cE");
     assert_int_equal(set.longest, 15);
+    wz_sft_finish(&set);
+}
+
+static void the_system_prompt_goes_first(void **state)
+{
+    struct wz_sft_set set;
+    struct wz_err err;
+
+    if (load_with(&set, TALK "}\n{\"messages\":[" TURNS "}\n", "s", 64, &err) < 0) fail_msg("%s", err.text);
+    shape(&set.list[1], "......abE....cE");
+    assert_int_equal(set.list[1].n, set.list[0].n);
+    assert_memory_equal(set.list[1].ids, set.list[0].ids, sizeof(int) * (size_t)set.list[0].n);
+    wz_sft_finish(&set);
+    if (load_with(&set, TALK "}\n", "other", 64, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(set.longest, 15);                        /* it has its own */
     wz_sft_finish(&set);
 }
 
@@ -126,7 +147,8 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_is_on_answers), cmocka_unit_test(bad_lines_are_named), cmocka_unit_test(a_model_learns_by_heart),
+        cmocka_unit_test(loss_is_on_answers), cmocka_unit_test(the_system_prompt_goes_first),
+        cmocka_unit_test(bad_lines_are_named), cmocka_unit_test(a_model_learns_by_heart),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -31,31 +31,33 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
     return 0;
 }
 
-static int parse_messages(json_t *line, struct wz_message *messages, int most, struct wz_err *err)
+static int parse_messages(json_t *line, const char *system, struct wz_message *messages, int most, struct wz_err *err)
 {
     static const char *const roles[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
     json_t *list = json_object_get(line, "messages"), *m;
+    int n = 0;
     size_t i;
 
     if (!json_is_array(list) || !json_array_size(list)) return wz_fail(err, "no \"messages\" list");
-    if (json_array_size(list) > (size_t)most) return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most);
+    if (json_array_size(list) >= (size_t)most) return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most - 1);
     json_array_foreach(list, i, m) {
         const char *role = json_string_value(json_object_get(m, "role")), *text = json_string_value(json_object_get(m, "content"));
         size_t r = 0;
         while (role && r < WZ_COUNT(roles) && strcmp(role, roles[r])) r++;
         if (!role || r == WZ_COUNT(roles)) return wz_fail(err, "message %zu: role \"%s\" is not system, user or assistant", i + 1, role ? role : "");
         if (!text) return wz_fail(err, "message %zu: no \"content\" text", i + 1);
-        messages[i] = (struct wz_message){ (enum wz_role)r, text, NULL, 0 };
+        if (!i && *system && r != WZ_SYSTEM) messages[n++] = (struct wz_message){ WZ_SYSTEM, system, NULL, 0 };
+        messages[n++] = (struct wz_message){ (enum wz_role)r, text, NULL, 0 };
     }
-    return (int)json_array_size(list);
+    return n;
 }
 
-static int parse_line(struct wz_sft_example *x, json_t *line, const struct wz_template *chat, const struct wz_tokenizer *tok, int context,
-                      struct wz_ids *all, struct wz_ids *scratch, struct wz_err *err)
+static int parse_line(struct wz_sft_example *x, json_t *line, const char *system, const struct wz_template *chat,
+                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch, struct wz_err *err)
 {
-    struct wz_message messages[64];
+    struct wz_message messages[65];        /* 64 of the line, and a system message */
     const char *train = json_string_value(json_object_get(line, "train"));
-    int n = parse_messages(line, messages, (int)WZ_COUNT(messages), err), last = -1;
+    int n = parse_messages(line, system, messages, (int)WZ_COUNT(messages), err), last = -1;
     bool only_last = train && !strcmp(train, "last");
 
     if (n < 0) return -1;
@@ -74,8 +76,8 @@ static int parse_line(struct wz_sft_example *x, json_t *line, const struct wz_te
     return 0;
 }
 
-int wz_sft_load(struct wz_sft_set *set, const char *path, const struct wz_template *chat, const struct wz_tokenizer *tok, int context,
-                struct wz_err *err)
+int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat, const struct wz_tokenizer *tok,
+                int context, struct wz_err *err)
 {
     struct wz_ids all = {0}, scratch = {0};
     struct wz_map map;
@@ -100,7 +102,7 @@ int wz_sft_load(struct wz_sft_set *set, const char *path, const struct wz_templa
         }
         struct wz_sft_example *x = &set->list[set->n++];
         *x = (struct wz_sft_example){0};
-        int bad = parse_line(x, line, chat, tok, context, &all, &scratch, err);
+        int bad = parse_line(x, line, system, chat, tok, context, &all, &scratch, err);
         json_decref(line);
         if (bad < 0) {
             wz_fail_in(err, "%s", place);

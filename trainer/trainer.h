@@ -111,10 +111,10 @@ int wz_leaf_owner(int index, int batch, int leaves, int learners);
 /* Conversations as token ids with a mask: loss on assistant turns only (their end token included). */
 struct wz_sft_example { int *ids; bool *loss; int n; };
 struct wz_sft_set { struct wz_sft_example *list; int n, longest; int64_t tokens; };
-/* JSONL lines {"messages": [{"role","content"}...], "train": "all"|"last"}. Errors name file and line; examples longer than
- * `context` are errors too. */
-int wz_sft_load(struct wz_sft_set *set, const char *path, const struct wz_template *chat, const struct wz_tokenizer *tok, int context,
-                struct wz_err *err);
+/* JSONL lines {"messages": [{"role","content"}...], "train": "all"|"last"}. `system` is put before conversations that do not
+ * begin with a system message; "": nothing is. Errors name file and line; examples longer than `context` are errors too. */
+int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat, const struct wz_tokenizer *tok,
+                int context, struct wz_err *err);
 void wz_sft_finish(struct wz_sft_set *set);
 /* One update on batch examples drawn by (seed, step); mean over answer tokens. Returns the mean negative log-likelihood. */
 double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_link *link, const struct wz_group *group,
