@@ -98,15 +98,18 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
     if (job->roles.learner.me < 0) return 0;
     if (wz_mkdirs(job->recipe->out, err) < 0) return -1;
-    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, job->roles.learner.me);
+    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, job->roles.learner.me), *journal = wz_path("%s.journal", path);
     int rc = -1;
-    if (!resume && wz_file_exists(path)) unlink(path);
+    if (!resume) {
+        unlink(journal);       /* what a killed run had not finished; first, for a journal without its file is refused */
+        unlink(path);
+    }
     if (resume && wz_file_exists(path) && wz_record_truncate(path, p->step - 1, err) < 0) goto out;
     run->record = wz_record_open(path, err);
     if (!run->record) goto out;
     rc = job->root ? open_files(run, job, p, resume, err) : 0;
 out:
-    free(path);
+    free(path), free(journal);
     return rc;
 }
 
