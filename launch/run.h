@@ -27,4 +27,10 @@ int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
 int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 
+/* ---- signals.c: a polite end ----------------------------------------------------------------------------------------- */
+
+enum { WZ_EXIT_AGAIN = 75 };               /* EX_TEMPFAIL: stopped with a checkpoint, run it again */
+void wz_stop_watch(void);                  /* from here on SIGTERM, SIGINT and SIGUSR1 ask for a stop; a second one ends at once */
+bool wz_stop_asked(struct wz_link *link);  /* has any rank been asked? All ranks call it and all get the same answer */
+
 #endif

@@ -6,27 +6,30 @@
 
 #include <stdlib.h>
 
+/* 0: the stage is done; 1: stopped before that, with a checkpoint; -1: it failed. */
 static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
 {
     const int every = job->recipe->checkpoint.every;
+    bool stop = false;
     struct wz_stage stage = {0};
     struct wz_step_report report;
     int rc = wz_stage_open(&stage, job, p, dir, err);
     bool ends = rc == 0 && wz_stage_ends(&stage, p);           /* a stage may have no steps */
 
-    while (rc == 0 && !ends) {
+    while (rc == 0 && !ends && !stop) {
         wz_stage_step(&stage, p, &report);
         if (job->roles.learner.me >= 0) rc = wz_run_step(run, job, p, &report, err);
         wz_episodes_free(report.episodes, report.n);
         if (rc == 0 && wz_run_due(job, p)) rc = wz_run_evaluate(run, job, p, err);
         ends = wz_stage_ends(&stage, p);
-        if (rc == 0 && job->root && (ends || (every > 0 && p->step % every == 0))) {
+        stop = rc == 0 && wz_stop_asked(&job->link);
+        if (rc == 0 && job->root && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_checkpoint_save(job, p, err);
             wz_checkpoint_prune(job->recipe->out, job->recipe->checkpoint.keep, p->stage_start);
         }
     }
     wz_stage_close(&stage);
-    return rc;
+    return rc < 0 ? rc : stop;
 }
 
 /* Opens all there is to open, without a word to other ranks. */
@@ -44,10 +47,14 @@ static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_run 
 
 static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
 {
+    int rc = 0;
+
     if (!dir && job->recipe->n_eval && wz_run_before(run, job, err) < 0) return -1;
-    while (p->stage < (int)job->recipe->n_stages)
-        if (train_stage(job, run, p, dir, err) < 0) return -1;
-    return wz_run_after(run, job, err);
+    wz_stop_watch();
+    while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, err);
+    if (rc == 0) return wz_run_after(run, job, err);
+    if (rc > 0 && job->root) wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there", (long long)p->step);
+    return rc;
 }
 
 int wz_cmd_train(int argc, char **argv)
@@ -56,7 +63,8 @@ int wz_cmd_train(int argc, char **argv)
         .name = "train", .args = "RECIPE [key=value ...]", .max_args = -1, .min_args = 1,
         .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
                  "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
-                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR",
+                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it after the\n"
+                 "step it is in, with a checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};
@@ -71,8 +79,11 @@ int wz_cmd_train(int argc, char **argv)
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
         wz_link_agree(&job.link, open_all(&job, recipe, &run, &p, &dir, &err), &err) < 0)
         wz_give_up("train", &err);
-    else if (train(&job, &run, &p, dir, &err) < 0) wz_die("train: %s", err.text);          /* one rank's end is the job's */
-    else status = 0;
+    else {
+        int rc = train(&job, &run, &p, dir, &err);
+        if (rc < 0) wz_die("train: %s", err.text);                 /* one rank's end is the job's */
+        status = rc ? WZ_EXIT_AGAIN : 0;
+    }
     if (wz_run_close(&run, &err) < 0) status = wz_give_up("train", &err);
     wz_job_close(&job);
     wz_recipe_destroy(recipe);
