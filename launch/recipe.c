@@ -140,6 +140,9 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
         if (!strcmp(recipe->agents[a].type, "bf16"))
             return wz_resolved_fail(r, err, path, "agent '%s' is of type bf16, which can't train: make it f32 or leave it out",
                                     name);
+        if (recipe->agents[a].temperature == 0)
+            return wz_resolved_fail(r, err, path, "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
+                                    "expected, or leave it out", name);
     }
     return 0;
 }
@@ -149,11 +152,18 @@ static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, st
     bool answers = false;
     char path[64];
 
+    if (recipe->leaves & (recipe->leaves - 1)) return wz_resolved_fail(r, err, "leaves", "%d is not a power of two", recipe->leaves);
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         snprintf(path, sizeof path, "agents.%u.name", i);
         if (wz_recipe_agent(recipe, recipe->agents[i].name) != (int)i)
             return wz_resolved_fail(r, err, path, "there is an agent '%s' already", recipe->agents[i].name);
         answers |= !strcmp(recipe->agents[i].role, "conversation");
+        for (unsigned k = 0; k < i; k++)
+            if (!strcmp(recipe->agents[k].role, recipe->agents[i].role)) {
+                snprintf(path, sizeof path, "agents.%u.role", i);
+                return wz_resolved_fail(r, err, path, "agent '%s' has the role %s already, and the game has one of each",
+                                        recipe->agents[k].name, recipe->agents[k].role);
+            }
     }
     if (!recipe->n_agents && !*recipe->sft.model)
         return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", r->file);

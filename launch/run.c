@@ -251,23 +251,32 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
     wz_metrics_step(run->metrics, step, names, values, n);
 }
 
+/* Why samples of the step were lost, as the first of the root's own says it. */
+static const char *first_discard(const struct wz_step_report *r)
+{
+    for (int i = 0; i < r->n; i++)
+        if (r->episodes[i]->discard[0]) return r->episodes[i]->discard;
+    return "on another rank";
+}
+
 static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *r, const struct sums *s)
 {
-    char text[512];
     double spent = wz_now() - run->line.begin, left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
-    int n = snprintf(text, sizeof text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps, share(s->c0, s->judged),
-                     share(s->final, s->judged));
+    struct wz_buf text = {0};
 
+    wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps, share(s->c0, s->judged),
+                  share(s->final, s->judged));
     if (s->feedback > 0)
-        n += snprintf(text + n, sizeof text - (size_t)n, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
-                      s->json_errors / s->feedback, s->triggered / s->feedback);
-    for (int a = 0; a < job->n_agents && n < 400; a++)
+        wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback, s->json_errors / s->feedback,
+                      s->triggered / s->feedback);
+    for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model)
-            n += snprintf(text + n, sizeof text - (size_t)n, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl, r->learned[a].grad_norm);
-    snprintf(text + n, sizeof text - (size_t)n, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60),
-             floor(fmod(left, 60)));
-    if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text, p->stage_step == r->stage->steps ? "\n" : "");
-    else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text);
+            wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl, r->learned[a].grad_norm);
+    if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
+    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60), floor(fmod(left, 60)));
+    if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
+    else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
+    wz_buf_finish(&text);
 }
 
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err)

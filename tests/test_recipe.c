@@ -130,6 +130,12 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents:\n  - {name: c, role: conversation, model: m, type: bf16}\ndata: [{path: d}]\nstages:\n"
           "  - {name: s, steps: 1, agents: [{name: c}]}\n",
           "can't train" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m, temperature: 0}\ndata: [{path: d}]\nstages:\n"
+          "  - {name: s, steps: 1, agents: [{name: c}]}\n",
+          ":6: stages.0.agents.0.name: agent 'c' has temperature 0" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: d, role: conversation, model: m}\n",
+          ":4: agents.1.role: agent 'c' has the role conversation already" },
+        { HEAD "leaves: 6\n", ":6: leaves: 6 is not a power of two" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nstages: [{name: s, steps: 1}]\n", "no data" },
         { "name: t\nagents: [\n", "not valid YAML" },
         { "name: t\n\tx: 1\n", ":2: not valid YAML" },

@@ -5,7 +5,7 @@
 
 double wz_learning_rate(double peak, double warmup, double floor, int step, int steps)
 {
-    if (step < warmup) return peak * (step + 1) / warmup;
+    if (step < warmup) return peak * (step + 1 < warmup ? (step + 1) / warmup : 1);
     double left = steps - warmup, done = left > 1 ? (step - warmup) / (left - 1) : 0;
 
     if (done > 1) done = 1;
