@@ -256,7 +256,7 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
 int wz_cmd_sandbox(int argc, char **argv)
 {
     uint64_t seed = 1;
-    int lessons = 44800, status;
+    int lessons = 89600, status;
     const char *world = "B";
     const struct wz_option options[] = {
         { "seed", 's', WZ_SEED, &seed, "N", "prompts, lessons and first weights; held-out pairs stay the same", 0, 0 },
