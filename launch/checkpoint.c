@@ -37,8 +37,8 @@ static int save_moments(struct wz_job *job, struct wz_agent *a, const char *dir,
     int rc = out ? 0 : -1;
 
     for (int i = 0; i < 2 && rc == 0; i++) {
-        job->be->ops.download(job->be, a->stage, parts[i], n * sizeof(float));
-        rc = wz_safetensors_put(out, a->stage, n, err);
+        job->be->ops.download(job->be, job->stage, parts[i], n * sizeof(float));
+        rc = wz_safetensors_put(out, job->stage, n, err);
     }
     if (out && wz_safetensors_end(out, err) < 0) rc = -1;
     free(path);
@@ -239,8 +239,8 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
                 wz_tensors_close(set);
                 return wz_fail(err, "%s: moments of agent %s don't fit its weights", dir, a->recipe->name);
             }
-            wz_tensor_floats(t, 0, t->count, a->stage);
-            job->be->ops.upload(job->be, parts[k], a->stage, t->count * sizeof(float));
+            wz_tensor_floats(t, 0, t->count, job->stage);
+            job->be->ops.upload(job->be, parts[k], job->stage, t->count * sizeof(float));
         }
         wz_tensors_close(set);
         opt->steps = p->updates[i];

@@ -51,7 +51,10 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (!plays && !trains) return 0;
     a->model = wz_model_load(path, type, job->be, err);
     if (!a->model) return -1;
-    if (a->model->params) a->stage = wz_alloc(wz_mul(a->model->n_params, sizeof(float)));
+    if (a->model->params && a->model->n_params > job->n_stage) {
+        job->n_stage = a->model->n_params;
+        job->stage = wz_realloc(job->stage, wz_mul(job->n_stage, sizeof(float)));
+    }
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays) return 0;
@@ -133,11 +136,11 @@ void wz_job_close(struct wz_job *job)
         wz_model_destroy(a->reference);
         wz_model_destroy(a->model);
         wz_tokenizer_destroy(a->tok);
-        free(a->system), free(a->stage);
+        free(a->system);
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
     for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
-    free(job->data), free(job->eval);
+    free(job->data), free(job->eval), free(job->stage);
     wz_judge_close(&job->judge);
     wz_backend_close(job->be);
     wz_link_close(&job->link);
@@ -154,13 +157,13 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     if (!n) return;
     if (job->root) {
         const struct wz_model *m = a->model;
-        job->be->ops.download(job->be, a->stage, m->params, m->n_params * sizeof(float));
-        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(a->stage, m->n_params * sizeof(float), 0), a->stage, m->n_params);
+        job->be->ops.download(job->be, job->stage, m->params, m->n_params * sizeof(float));
+        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(job->stage, m->n_params * sizeof(float), 0), job->stage, m->n_params);
     } else if (roles->rollout.me >= 0) {
         struct wz_model *m = a->model;
         uint64_t version = m->version + 1, hash;
-        wz_take(&job->link, root, agent, version, &hash, a->stage, m->n_params);
-        job->be->ops.upload(job->be, m->params, a->stage, m->n_params * sizeof(float));
+        wz_take(&job->link, root, agent, version, &hash, job->stage, m->n_params);
+        job->be->ops.upload(job->be, m->params, job->stage, m->n_params * sizeof(float));
         wz_model_seal(m, version);        /* its hash goes into every turn written, and the learner compares */
     }
 }

@@ -38,7 +38,6 @@ struct wz_agent {
     struct wz_model *reference;            /* of the stage; learner ranks, where kl > 0 */
     struct wz_learner learner;             /* learner.model NULL: not learning in this stage */
     struct wz_learn how;
-    float *stage;                          /* host copy for publish and take [n_params] */
 };
 
 struct wz_job {
@@ -49,6 +48,8 @@ struct wz_job {
     struct wz_pool *pool;
     struct wz_agent agents[8];
     int n_agents;
+    float *stage;                          /* host copy of one agent's weights or moments, in passing: [n_stage], the most of any agent */
+    size_t n_stage;
     struct wz_judge judge;                 /* reward ranks */
     struct wz_game game;                   /* rollout ranks */
     struct wz_prompts *data, *eval;        /* [n_data], where the job trains; [n_eval] */

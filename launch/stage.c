@@ -21,8 +21,8 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
 {
     if (p->stage_step == 0) {
         a->reference = wz_model_create(&a->model->config, WZ_F32, job->be);
-        job->be->ops.download(job->be, a->stage, a->model->params, a->model->n_params * sizeof(float));
-        job->be->ops.upload(job->be, a->reference->params, a->stage, a->model->n_params * sizeof(float));
+        job->be->ops.download(job->be, job->stage, a->model->params, a->model->n_params * sizeof(float));
+        job->be->ops.upload(job->be, a->reference->params, job->stage, a->model->n_params * sizeof(float));
         wz_model_seal(a->reference, a->model->version);
         return 0;
     }
