@@ -37,7 +37,7 @@ static Wz__Episode *episode(struct wz_model *m, struct wz_pack *pack, uint32_t i
     ids_of(ids, 32, VOCAB, 900 + index);
     t->context = wz_alloc(sizeof *t->context * 5);
     t->n_context = 5;
-    for (int k = 0; k < 5; k++) t->context[k] = ids[k];
+    for (int k = 0; k < 5; k++) t->context[k] = k < 3 ? k + 1 : ids[k];      /* contexts begin alike */
     wz_turn_reserve(t, (size_t)n);
     for (int k = 0; k < n; k++) wz_turn_add(t, ids[5 + k], 0);
     wz_pack_clear(pack);
@@ -74,6 +74,23 @@ static double objective(struct wz_pack *pack, Wz__Episode **episodes, double eps
     return token_mean ? sum / tokens : sum / EPISODES;
 }
 
+/* Whatever the learner shares between samples, the reference's log-probabilities are those of the whole sequence alone. */
+static void check_reference(struct wz_model *reference, Wz__Episode **episodes)
+{
+    struct wz_pack pack;
+
+    wz_pack_init(&pack, reference, 40, false);
+    for (int i = 0; i < EPISODES; i++) {
+        const Wz__Turn *t = episodes[i]->turns[0];
+        wz_pack_clear(&pack);
+        assert_true(wz_pack_turn(&pack, t));
+        wz_pack_forward(&pack, 1);
+        assert_int_equal(t->n_ref_logp, t->n_ids);
+        assert_memory_equal(t->ref_logp, pack.logp + t->n_context - 1, sizeof *t->ref_logp * t->n_ids);
+    }
+    wz_pack_finish(&pack);
+}
+
 static void check(bool token_mean, bool tied)
 {
     enum { FLAT = 100000 };                         /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
@@ -93,6 +110,7 @@ static void check(bool token_mean, bool tied)
     wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
     memcpy(after, m->params, m->n_params * sizeof *after);
     assert_int_equal(m->version, 4);
+    check_reference(reference, episodes);
     assert_true(stats.clipped > 0.02 && stats.clipped < 0.7);
     assert_float_equal(stats.samples, EPISODES, 0);
 

@@ -28,6 +28,7 @@ void wz_pack_finish(struct wz_pack *p)
 {
     if (!p->model) return;
     for (int i = 0; i < p->rows; i++) wz_seq_finish(p->cache, &p->seqs[i]);
+    wz_seq_finish(p->cache, &p->prefix);
     wz_work_destroy(p->work);
     wz_cache_destroy(p->cache);
     free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp), free(p->logp);
@@ -40,12 +41,21 @@ void wz_pack_clear(struct wz_pack *p)
     p->n_seqs = p->n_rows = 0;
 }
 
+/* Pages for the prefix and `rows` more. */
+static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
+{
+    if (p->prefix.len && !wz_seq_fork(p->cache, seq, &p->prefix, p->prefix.len)) return false;
+    if (wz_seq_reserve(p->cache, seq, rows)) return true;
+    wz_seq_release(p->cache, seq);
+    return false;
+}
+
 bool wz_pack_begin(struct wz_pack *p, int rows)
 {
     struct wz_seq *seq = &p->seqs[p->n_seqs];
 
     assert(rows > 0);
-    if (p->n_rows + rows > p->rows || !wz_seq_reserve(p->cache, seq, rows)) {
+    if (p->n_rows + rows > p->rows || !reserve(p, seq, rows)) {
         if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
         return false;
     }
@@ -63,10 +73,11 @@ void wz_pack_token(struct wz_pack *p, int id, int target)
 
 bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t)
 {
-    size_t n = t->n_context + t->n_ids;
+    size_t n = t->n_context + t->n_ids, from = (size_t)p->prefix.len;
 
-    if (!wz_pack_begin(p, (int)n - 1)) return false;       /* the last token is only a target */
-    for (size_t i = 0; i + 1 < n; i++) {
+    assert(from < t->n_context);
+    if (!wz_pack_begin(p, (int)(n - 1 - from))) return false;       /* the last token is only a target */
+    for (size_t i = from; i + 1 < n; i++) {
         int id = i < t->n_context ? t->context[i] : t->ids[i - t->n_context];
         wz_pack_token(p, id, i + 1 < t->n_context ? -1 : t->ids[i + 1 - t->n_context]);
     }
@@ -84,4 +95,17 @@ void wz_pack_forward(struct wz_pack *p, float temperature)
 void wz_pack_backward(struct wz_pack *p, float temperature, float *d_params)
 {
     wz_backward(p->model, p->cache, p->work, p->targets, p->d_logp, temperature, d_params);
+}
+
+void wz_pack_share(struct wz_pack *p, const int *ids, int n)
+{
+    struct wz_seq *prefix = &p->prefix;
+    struct wz_batch batch = { 1, &prefix, &n, ids };
+
+    assert(n < p->rows);
+    wz_pack_clear(p);
+    wz_seq_release(p->cache, prefix);
+    if (!n) return;
+    if (!wz_seq_reserve(p->cache, prefix, n)) wz_die("trainer: no room for a prefix of %d tokens", n);
+    wz_forward(p->model, p->cache, p->work, &batch);
 }

@@ -42,8 +42,26 @@ static int pack_turns(struct wz_pack *p, Wz__Turn **turns, int from, int to)
     return from;
 }
 
+/* What all contexts begin with, a system prompt most often, is read once: a feedback agent's is most of its context. */
+static void share_prefix(struct wz_pack *p, Wz__Turn **turns, int n)
+{
+    const Wz__Turn *first = NULL;
+    size_t shared = 0, k;
+    int count = 0;
+
+    for (int i = 0; i < n; i++) {
+        const Wz__Turn *t = turns[i];
+        if (!t) continue;
+        if (!count++) first = t, shared = t->n_context - 1;
+        for (k = 0; k < shared && k < t->n_context - 1 && t->context[k] == first->context[k];) k++;
+        shared = k;
+    }
+    if (count > 1) wz_pack_share(p, first->context, (int)shared);
+}
+
 static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **turns, int n)
 {
+    share_prefix(p, turns, n);
     for (int from = 0; from < n;) {
         int to = pack_turns(p, turns, from, n), s = 0;
         if (p->n_seqs) wz_pack_forward(p, temperature);
@@ -52,10 +70,10 @@ static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **tur
             if (!t) continue;
             t->ref_logp = wz_realloc(t->ref_logp, sizeof *t->ref_logp * t->n_ids);
             t->n_ref_logp = t->n_ids;
-            memcpy(t->ref_logp, p->logp + p->first[s++] + t->n_context - 1, sizeof *t->ref_logp * t->n_ids);
+            memcpy(t->ref_logp, p->logp + p->first[s++] + t->n_context - 1 - p->prefix.len, sizeof *t->ref_logp * t->n_ids);
         }
     }
-    wz_pack_clear(p);
+    wz_pack_share(p, NULL, 0);
 }
 
 /* Law 6: what was written by other weights than these is not trained on, ever. */

@@ -60,7 +60,7 @@ struct wz_pack {
     struct wz_model *model;                        /* not owned */
     struct wz_cache *cache;
     struct wz_work *work;
-    struct wz_seq *seqs, **seq_list;
+    struct wz_seq *seqs, **seq_list, prefix;       /* prefix: what all sequences begin with, in the cache and not in the rows */
     int rows, n_seqs, n_rows;
     int *count, *first;                            /* of sequence i: its rows, its first row */
     int *ids, *targets;                            /* of row i; target -1: no loss */
@@ -71,7 +71,8 @@ void wz_pack_finish(struct wz_pack *pack);
 void wz_pack_clear(struct wz_pack *pack);
 bool wz_pack_begin(struct wz_pack *pack, int rows);        /* the next sequence, of `rows` tokens; false: full, run first */
 void wz_pack_token(struct wz_pack *pack, int id, int target);
-bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);         /* context and ids, loss on ids; false: full */
+bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);         /* context and ids less the prefix, loss on ids; false: full */
+void wz_pack_share(struct wz_pack *pack, const int *ids, int n);       /* reads the prefix (0: none); a pack with a tape has none */
 void wz_pack_forward(struct wz_pack *pack, float temperature);         /* fills logp */
 void wz_pack_backward(struct wz_pack *pack, float temperature, float *d_params);
 
