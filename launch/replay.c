@@ -3,7 +3,6 @@
 #include "launch/launch.h"
 #include "launch/stage.h"
 
-#include <glob.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,26 +17,29 @@ static int by_index(const void *a, const void *b)
 /* The step's episodes from the record of every learner, in order of index. */
 static Wz__Episode **recorded(const char *run, int64_t step, int *n, struct wz_err *err)
 {
-    char *pattern = wz_path("%s/episodes-*.h5", run);
     Wz__Episode **all = NULL, **part;
-    glob_t files = {0};
     int rc = 0, k;
 
     *n = 0;
-    glob(pattern, 0, NULL, &files);
-    for (size_t f = 0; rc == 0 && f < files.gl_pathc; f++) {
-        rc = wz_record_read(files.gl_pathv[f], step, &part, &k, err);
-        if (rc < 0) break;
+    for (int learner = 0; rc == 0; learner++) {
+        char *path = wz_path("%s/episodes-%d.h5", run, learner);
+        bool there = wz_file_exists(path);
+        rc = there ? wz_record_read(path, step, &part, &k, err) : 0;
+        free(path);
+        if (!there) break;
+        if (rc < 0) continue;
         all = wz_realloc(all, sizeof *all * (size_t)(*n + k + 1));
         if (k) memcpy(all + *n, part, sizeof *all * (size_t)k);
         *n += k;
         free(part);
     }
-    if (rc == 0 && !*n) rc = wz_fail(err, "%s: no episodes of step %" PRId64 " are recorded", pattern, step);
-    globfree(&files);
-    free(pattern);
-    if (rc == 0) qsort(all, (size_t)*n, sizeof *all, by_index);
-    return rc == 0 ? all : NULL;
+    if (rc == 0 && !*n) rc = wz_fail(err, "%s/episodes-*.h5: no episodes of step %" PRId64 " are recorded", run, step);
+    if (rc < 0) {
+        wz_episodes_free(all, *n);
+        return NULL;
+    }
+    qsort(all, (size_t)*n, sizeof *all, by_index);
+    return all;
 }
 
 /* The first place where two runs of n items of `size` bytes differ; n where they don't. */
@@ -173,7 +175,6 @@ int wz_cmd_replay(int argc, char **argv)
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};
     struct wz_err err = {0};
-    char *self[] = { "link=self", "ranks.rollout=0", "ranks.reward=0", "ranks.learner=0" };
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
@@ -182,9 +183,10 @@ int wz_cmd_replay(int argc, char **argv)
         wz_give_up("replay", &err);
         return 2;
     }
-    char *path = wz_path("%s/recipe.yaml", argv[0]);
-    int rc = wz_job_recipe(&recipe, &job.link, path, self, (int)WZ_COUNT(self), &err);
-    free(path);
+    char *path = wz_path("%s/recipe.yaml", argv[0]), *out = wz_path("out=%s", argv[0]);        /* the folder may have been moved */
+    char *const here[] = { "link=self", "ranks.rollout=0", "ranks.reward=0", "ranks.learner=0", out };
+    int rc = wz_job_recipe(&recipe, &job.link, path, here, (int)WZ_COUNT(here), &err);
+    free(path), free(out);
     if (rc == 0) rc = replay(&job, recipe, argv[0], step, &err);
     if (rc < 0) wz_give_up("replay", &err);
     wz_job_close(&job);

@@ -9,8 +9,8 @@
 
 /* ---- open and close --------------------------------------------------------------------------------------------- */
 
-/* Drops the lines of a JSONL file whose "step" is past `last`: what a killed run wrote after its checkpoint. */
-static int lines_truncate(const char *dir, const char *name, int64_t last, struct wz_err *err)
+/* Drops the lines of a JSONL file that are not to stay: what a killed run wrote after its checkpoint. */
+static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg), const void *arg, struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
     struct wz_buf kept = {0};
@@ -23,7 +23,7 @@ static int lines_truncate(const char *dir, const char *name, int64_t last, struc
             const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
             size_t len = end ? (size_t)(end - text) : map.len - at;
             json_t *line = end ? json_loadb(text, len, 0, NULL) : NULL;          /* a half-written last line is dropped too */
-            if (line && json_integer_value(json_object_get(line, "step")) <= last) {
+            if (line && stays(line, arg)) {
                 wz_buf_add(&kept, text, len);
                 wz_buf_str(&kept, "\n");
             }
@@ -36,6 +36,45 @@ static int lines_truncate(const char *dir, const char *name, int64_t last, struc
         }
     }
     wz_buf_finish(&kept);
+    free(path);
+    return rc;
+}
+
+static bool step_stays(const json_t *line, const void *last)
+{
+    return json_integer_value(json_object_get(line, "step")) <= *(const int64_t *)last;
+}
+
+static bool has_phase(const struct wz_table *table, const char *phase)
+{
+    for (int i = 0; i < table->n; i++)
+        if (!strcmp(table->rows[i].phase, phase)) return true;
+    return false;
+}
+
+/* An evaluation's transcripts are written before its rows: without rows it will be made again. */
+static bool phase_stays(const json_t *line, const void *table)
+{
+    const char *phase = json_string_value(json_object_get(line, "phase"));
+
+    return phase && has_phase(table, phase);
+}
+
+/* The rows of summary.csv less those of evaluations that are still to come. */
+static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p, struct wz_err *err)
+{
+    char *path = wz_path("%s/summary.csv", recipe->out);
+    struct wz_table all = {0};
+    int rc = wz_file_exists(path) ? wz_table_read(&all, path, err) : 0;
+
+    for (int i = 0; rc == 0 && i < all.n; i++) {
+        const char *phase = all.rows[i].phase;
+        int64_t step = 0;
+        bool made = strcmp(phase, "after") || p->stage == (int)recipe->n_stages;
+        if (sscanf(phase, "step-%" SCNd64, &step) == 1) made = step <= p->step;
+        if (made) wz_table_add(table, &all.rows[i]);
+    }
+    wz_table_finish(&all);
     free(path);
     return rc;
 }
@@ -67,28 +106,59 @@ out:
     return rc;
 }
 
+/* A learner's file of episodes, up to the checkpoint; of a run that begins, or of a learner that is no more: nothing beyond it. */
+static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_err *err)
+{
+    if (resume) return wz_file_exists(path) ? wz_record_truncate(path, last, err) : 0;
+    char *journal = wz_path("%s.journal", path);
+    unlink(journal);           /* what a killed run had not finished; first, for a journal without its file is refused */
+    unlink(path);
+    free(journal);
+    return 0;
+}
+
+static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
+{
+    const struct wz_ranks *learners = &job->roles.learner;
+    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, learners->me);
+    int rc = cut_episodes(path, p->step - 1, resume, err);
+
+    if (rc == 0) run->record = wz_record_open(path, err);
+    free(path);
+    if (!run->record) return -1;
+    for (int k = learners->n; job->root && rc == 0; k++) {         /* the run may have had more learners before */
+        path = wz_path("%s/episodes-%d.h5", job->recipe->out, k);
+        bool there = wz_file_exists(path);
+        if (there) rc = cut_episodes(path, p->step - 1, resume, err);
+        free(path);
+        if (!there) break;
+    }
+    return rc;
+}
+
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
 {
+    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl" };
     const char *dir = job->recipe->out;
-    char *recipe = wz_path("%s/recipe.yaml", dir), *csv = wz_path("%s/summary.csv", dir), *said = wz_path("%s/transcripts.jsonl", dir);
-    int rc = -1;
+    const int64_t last = p->step - 1;
+    char *path = wz_path("%s/recipe.yaml", dir);
+    int rc = resume ? 0 : wz_recipe_save(job->recipe, path, err);
 
-    if (wz_mkdirs(dir, err) < 0) goto out;
-    if (resume) {
-        if (same_recipe(job->recipe, recipe, err) < 0) goto out;
-        if (wz_file_exists(csv) && wz_table_read(&run->table, csv, err) < 0) goto out;
-        wz_log("going on from step %" PRId64 " of %s", p->step, dir);
-    } else {
-        if (wz_recipe_save(job->recipe, recipe, err) < 0) goto out;
-        unlink(said);
-    }
-    const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl" };
-    for (size_t i = 0; i < WZ_COUNT(logs); i++)
-        if (lines_truncate(dir, logs[i], p->step - 1, err) < 0) goto out;
-    run->metrics = wz_metrics_open(dir, resume);
-    rc = 0;
-out:
-    free(recipe), free(csv), free(said);
+    free(path);
+    for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
+    if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
+    if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
+    if (resume) wz_log("going on from step %" PRId64 " of %s", p->step, dir);
+    return rc;
+}
+
+/* Before anything is touched: is this the run's recipe? */
+static int open_folder(const struct wz_job *job, bool resume, struct wz_err *err)
+{
+    char *path = wz_path("%s/recipe.yaml", job->recipe->out);
+    int rc = resume ? same_recipe(job->recipe, path, err) : wz_mkdirs(job->recipe->out, err);
+
+    free(path);
     return rc;
 }
 
@@ -96,21 +166,11 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
 {
     run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
-    if (job->roles.learner.me < 0) return 0;
-    if (wz_mkdirs(job->recipe->out, err) < 0) return -1;
-    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, job->roles.learner.me), *journal = wz_path("%s.journal", path);
-    int rc = -1;
-    if (!resume) {
-        unlink(journal);       /* what a killed run had not finished; first, for a journal without its file is refused */
-        unlink(path);
-    }
-    if (resume && wz_file_exists(path) && wz_record_truncate(path, p->step - 1, err) < 0) goto out;
-    run->record = wz_record_open(path, err);
-    if (!run->record) goto out;
-    rc = job->root ? open_files(run, job, p, resume, err) : 0;
-out:
-    free(path), free(journal);
-    return rc;
+    if (wz_link_agree(&job->link, job->root ? open_folder(job, resume, err) : 0, err) < 0) return -1;
+    int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
+    if (rc == 0 && job->roles.learner.me >= 0) rc = open_record(run, job, p, resume, err);
+    if (rc == 0 && job->root) rc = open_files(run, job, p, resume, err);
+    return wz_link_agree(&job->link, rc, err);
 }
 
 int wz_run_close(struct wz_run *run, struct wz_err *err)
@@ -370,5 +430,8 @@ int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_prog
 
 int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
-    return job->recipe->n_eval ? evaluate(run, job, "after", job->recipe->evaluate.limit, true, err) : 0;
+    if (!job->recipe->n_eval) return 0;
+    if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", job->recipe->evaluate.limit, true, err);
+    if (job->root) print_ends(&run->table);                /* made by an earlier start */
+    return 0;
 }

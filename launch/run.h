@@ -12,16 +12,18 @@
 struct wz_run {
     struct wz_record *record;
     struct wz_metrics *metrics;
-    struct wz_table table;
+    struct wz_table table;                 /* summary.csv; on other ranks than root as it was when the run was opened */
     struct wz_progress_line { double begin; int64_t first, total; bool tty; } line;
 };
 
-/* resume: a checkpoint was found; what the run wrote after it is dropped. */
+/* resume: a checkpoint was found; what the run wrote after it is dropped, once all ranks agree that the recipe is the run's. All ranks
+ * call it, and fail together. */
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
 int wz_run_close(struct wz_run *run, struct wz_err *err);                      /* accepts zero */
 /* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call it. */
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err);
-/* Evaluations: all ranks call these. before and after also print the table; due: is one to be made after this step? */
+/* Evaluations: all ranks call these. before and after also print the table, and after is not made twice; due: is one to be made after
+ * this step? */
 bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);

@@ -19,6 +19,10 @@ static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz
 /* The reference is the agent as the stage began: these weights now, or, resumed in mid-stage, the checkpoint of then. */
 static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
 {
+    const char *name = a->recipe->name;
+    struct wz_progress then;
+    char *dir;
+
     if (p->stage_step == 0) {
         a->reference = wz_model_create(&a->model->config, WZ_F32, job->be);
         job->be->ops.download(job->be, job->stage, a->model->params, a->model->n_params * sizeof(float));
@@ -26,10 +30,20 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
         wz_model_seal(a->reference, a->model->version);
         return 0;
     }
-    char *dir = wz_path("%s/checkpoints/%" PRId64 "/%s", job->recipe->out, p->stage_start, a->recipe->name);
-    a->reference = wz_model_load(wz_is_dir(dir) ? dir : a->recipe->model, WZ_F32, job->be, err);
-    free(dir);
-    return a->reference ? 0 : -1;
+    if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
+    char *path = dir ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
+    if (then.step != p->stage_start)
+        wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out, p->stage_start, name);
+    else a->reference = wz_model_load(path, WZ_F32, job->be, err);
+    int rc = a->reference ? 0 : -1;
+    if (rc == 0 && dir) {
+        wz_model_seal(a->reference, then.version[a - job->agents]);
+        if (a->reference->hash != then.hash[a - job->agents])
+            rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path, a->reference->hash,
+                         then.hash[a - job->agents]);
+    }
+    free(dir), free(path);
+    return rc;
 }
 
 static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_progress *p, const char *dir, struct wz_err *err)

@@ -32,8 +32,8 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Opens all there is to open, without a word to other ranks. */
-static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_run *run, struct wz_progress *p, char **dir, struct wz_err *err)
+/* Opens all there is to read, without a word to other ranks. */
+static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
     if (wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err) < 0) return -1;
     if (wz_checkpoint_open(job, recipe, *dir, p, true, err) < 0) return -1;
@@ -42,7 +42,7 @@ static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_run 
         if (!draw) return -1;
         wz_draw_destroy(draw);
     }
-    return wz_run_open(run, job, p, *dir != NULL, err);
+    return 0;
 }
 
 static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
@@ -77,7 +77,7 @@ int wz_cmd_train(int argc, char **argv)
     if (n < 0) return status;
     status = 1;
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
-        wz_link_agree(&job.link, open_all(&job, recipe, &run, &p, &dir, &err), &err) < 0)
+        wz_link_agree(&job.link, open_all(&job, recipe, &p, &dir, &err), &err) < 0 || wz_run_open(&run, &job, &p, dir != NULL, &err) < 0)
         wz_give_up("train", &err);
     else {
         int rc = train(&job, &run, &p, dir, &err);
