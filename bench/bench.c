@@ -1,0 +1,261 @@
+/* A model of a known shape with weights that need no file, and the counters of the kernel and of the heap.
+ *
+ * Random weights cost a bench its time to start, so they are not the keyed normals of wz_model_init: a cheap hash of the
+ * element's number, uniform with the same variance. They are never zero, which processors and caches would reward. */
+#include "bench/bench.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "model/inner.h"
+
+static const struct shape { const char *name; struct wz_config config; } shapes[] = {
+    { "tiny", { .layers = 2, .dim = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 192, .vocab = 1024, .tied = true } },
+    { "15m", { .layers = 6, .dim = 288, .heads = 6, .kv_heads = 6, .head_dim = 48, .ffn = 768, .vocab = 32000, .tied = true } },
+    { "135m", { .layers = 30, .dim = 576, .heads = 9, .kv_heads = 3, .head_dim = 64, .ffn = 1536, .vocab = 49152, .tied = true } },
+    { "1b", { .layers = 16, .dim = 2048, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .vocab = 128256, .tied = true } },
+    { "8b", { .layers = 32, .dim = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256 } },
+};
+
+/* ---- the heap: the program is linked with --wrap for these four ----------------------------------------------- */
+
+static atomic_long allocations;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_realloc(p, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_aligned_alloc(alignment, size);
+}
+
+/* ---- meters ---------------------------------------------------------------------------------------------------- */
+
+static double own_seconds(const struct rusage *u)
+{
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) + 1e-6 * (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec);
+}
+
+/* Seconds that all cores together were busy since they started; idle and waiting do not count. */
+static double busy_seconds(void)
+{
+    FILE *f = fopen("/proc/stat", "r");
+    double t[8] = {0};
+
+    if (!f) return 0;
+    int n = fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7);
+    fclose(f);
+    return n == 8 ? (t[0] + t[1] + t[2] + t[5] + t[6] + t[7]) / (double)sysconf(_SC_CLK_TCK) : 0;
+}
+
+void wz_meter_start(struct wz_meter *m)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    *m = (struct wz_meter){ .own = own_seconds(&u), .cores = busy_seconds(), .faults = u.ru_minflt, .allocations = atomic_load(&allocations) };
+    m->seconds = wz_now();
+}
+
+struct wz_cost wz_meter_read(const struct wz_meter *m)
+{
+    struct rusage u;
+    double now = wz_now();
+
+    getrusage(RUSAGE_SELF, &u);
+    return (struct wz_cost){ now - m->seconds, u.ru_minflt - m->faults, atomic_load(&allocations) - m->allocations };
+}
+
+double wz_meter_others(const struct wz_meter *m)
+{
+    struct rusage u;
+    double all = (wz_now() - m->seconds) * (double)sysconf(_SC_NPROCESSORS_ONLN), busy = busy_seconds() - m->cores;
+
+    getrusage(RUSAGE_SELF, &u);
+    double others = busy - (own_seconds(&u) - m->own);
+    return others > 0 ? 100 * others / all : 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+double wz_median(double *x, int n)
+{
+    qsort(x, (size_t)n, sizeof *x, by_size);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* ---- the model --------------------------------------------------------------------------------------------------- */
+
+static uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static void fill(struct wz_model *m)
+{
+    enum { PIECE = 1 << 16 };
+    float *x = wz_alloc(PIECE * sizeof *x);
+
+    for (int i = 0; i < m->n_list; i++) {
+        const struct wz_param *p = &m->list[i];
+        float width = 0.02f * sqrtf(12);       /* of a uniform with deviation 0.02 */
+        for (size_t at = 0, all = wz_param_count(p); at < all; at += PIECE) {
+            size_t n = all - at < PIECE ? all - at : PIECE;
+            for (size_t j = 0; j < n; j++)
+                x[j] = p->cols ? width * ((float)(mixed(p->at + at + j + 1) >> 40) * 0x1p-24f - 0.5f) : 1;
+            wz_param_put(m, i, at, n, x);
+        }
+    }
+    free(x);
+    wz_model_seal(m, 1);
+}
+
+int *wz_bench_ids(const struct wz_bench *b, int n, uint32_t which)
+{
+    int *ids = wz_alloc(wz_mul((size_t)n, sizeof *ids));
+
+    for (int i = 0; i < n; i++)
+        ids[i] = (int)wz_below((struct wz_key){ 1, WZ_RNG_TEST, which, (uint32_t)i, 0, 0 }, (uint32_t)b->model->config.vocab);
+    return ids;
+}
+
+static size_t n_weights(const struct wz_config *c, bool table)
+{
+    size_t d = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim), v = (size_t)c->vocab;
+
+    return (size_t)c->layers * d * (2 * hd + 2 * kd + 3 * (size_t)c->ffn) + v * d * (table && !c->tied ? 2 : 1);
+}
+
+double wz_bench_flops(const struct wz_bench *b, double at)
+{
+    const struct wz_config *c = &b->model->config;
+
+    return 2 * (double)n_weights(c, false) + 4.0 * c->layers * c->heads * c->head_dim * at;
+}
+
+double wz_bench_bytes(const struct wz_bench *b)
+{
+    return (double)n_weights(&b->model->config, false) * (double)wz_type_size(b->model->type);
+}
+
+/* What is in memory must not push others out of it: weights and their panels, and for each trained weight two moments
+ * and a tree of gradients. */
+static int check_memory(const struct wz_bench *b, const struct wz_config *c, double copies, struct wz_err *err)
+{
+    double need = (double)n_weights(c, true) * copies, free_kb = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lf", &free_kb) == 1) break;
+    if (f) fclose(f);
+    if (need < 0.9 * 1024 * free_kb) return 0;
+    return wz_fail(err, "the weights of %s as %s need %.1f GB, %.1f GB are free", b->shape, b->type, need * 1e-9, free_kb * 1024e-9);
+}
+
+int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
+{
+    bool trains = !strcmp(b->program, "step");
+    const struct wz_option options[] = {
+        { "shape", 0, WZ_TEXT, &b->shape, "tiny|15m|135m|1b|8b", "of the model", 0, 0 },
+        { "type", 0, WZ_TEXT, &b->type, "f32|bf16|int8", "of the weights", 0, 0 },
+        { "batch", 0, WZ_INT, &b->batch, "N", "sequences", 1, 65536 },
+        { "prompt", 0, WZ_INT, &b->prompt, "P", "tokens of a prompt", 1, 1 << 20 },
+        { "new", 0, WZ_INT, &b->more, "G", trains ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
+        { "seq", 0, WZ_INT, &b->seq, "S", "tokens of a sequence in all, instead of --new", 0, 1 << 20 },
+        { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
+        { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
+        { "backend", 0, WZ_TEXT, &b->backend, "NAME", "of the op table", 0, 0 },
+        { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
+    };
+    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) };
+    struct wz_config c = {0};
+    struct wz_err err;
+
+    *status = 1;
+    if (wz_options_parse(&usage, argc, argv, status) < 0) return -1;
+    for (size_t i = 0; i < WZ_COUNT(shapes); i++)
+        if (!strcmp(b->shape, shapes[i].name)) c = shapes[i].config;
+    if (!strcmp(b->type, "int8")) {
+        wz_fail(&err, "the cpu row has no int8 products: --type f32 or bf16");
+        return *status = wz_give_up(b->program, &err), -1;
+    }
+    bool half = !strcmp(b->type, "bf16");
+    if (half && trains) {
+        wz_fail(&err, "bf16 models can't train: --type f32");
+        return *status = wz_give_up(b->program, &err), -1;
+    }
+    if (b->seq && b->seq <= b->prompt) b->prompt = b->seq > 1 ? 1 : b->seq;
+    if (b->seq) b->more = b->seq - b->prompt;
+    b->seq = b->prompt + b->more;
+    c.context = b->seq + 1;
+    c.norm_eps = 1e-5f;
+    c.rope_theta = 1e4f;
+    c.bos = -1;
+    if (check_memory(b, &c, (half ? 2 : 4) * (trains ? 5 : 2), &err) < 0 || !(b->be = wz_backend_open(b->backend, b->threads, &err)))
+        return *status = wz_give_up(b->program, &err), -1;
+    b->threads = wz_pool_threads(b->be->pool);
+    b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, b->be);
+    fill(b->model);
+    return 0;
+}
+
+void wz_bench_close(struct wz_bench *b)
+{
+    wz_model_destroy(b->model);
+    wz_backend_close(b->be);
+}
+
+void wz_bench_print(const struct wz_bench *b, const struct wz_bench_result *r)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    double peak = (double)u.ru_maxrss / 1024;
+    if (b->csv) {
+        printf("program,shape,type,batch,prompt,new,threads,prefill_tok_s,tok_s,peak_mb,faults_step,allocations_step,gb_s,gflop_s,others_percent\n");
+        printf("waltz %s,%s,%s,%d,%d,%d,%d,%.1f,%.1f,%.0f,%.1f,%.1f,%.2f,%.1f,%.0f\n", b->program, b->shape, b->type, b->batch, b->prompt, b->more,
+               b->threads, r->prefill, r->rate, peak, r->faults, r->allocations, r->bytes_rate * 1e-9, r->flops_rate * 1e-9, r->others);
+        return;
+    }
+    printf("%s %s, %d x (%d + %d) tokens, %d threads: ", b->shape, b->type, b->batch, b->prompt, b->more, b->threads);
+    if (r->prefill > 0) printf("prefill %.1f tokens/s, decode ", r->prefill);
+    printf("%.1f tokens/s (%.2f GB/s, %.1f GFLOP/s), peak %.0f MB, a steady step %.1f page faults and %.1f allocations; others used %.0f %% of the machine\n",
+           r->rate, r->bytes_rate * 1e-9, r->flops_rate * 1e-9, peak, r->faults, r->allocations, r->others);
+}
