@@ -10,7 +10,8 @@
 
 #include "kernels/ref/ref.h"
 
-enum { GRAIN = 1 << 22, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
+enum { GRAIN = 1 << 21, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
+enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
 
 static const struct hot *const hots[] = { &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
 
@@ -46,7 +47,7 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     int threads = wz_pool_threads(be->pool), panels = (g->n + hot->panel - 1) / hot->panel, want = 4 * threads;
     struct cut c = { g, hot, (g->m + 255) / 256, 1, panels };
 
-    if ((double)g->m * g->n * g->k < GRAIN || threads == 1) {
+    if ((double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN || threads == 1) {
         hot->gemm(g, 0, g->m, 0, g->n);
         return;
     }
@@ -91,7 +92,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
     struct packing p = { hot, w, wz_mul((size_t)hot->panel * wz_type_size(w->type), (size_t)w->in) };
 
     if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
-    wz_pool_run((double)w->out * w->in < GRAIN ? NULL : be->pool, panels, pack_part, &p);
+    wz_pool_run((double)w->out * w->in * READ < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
 
 static void unpack(struct wz_backend *be, struct wz_weight *w)
