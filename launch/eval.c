@@ -22,11 +22,11 @@ int wz_cmd_eval(int argc, char **argv)
 {
     const char *format = "text", *phase = "eval", *transcripts = NULL;
     double temperature = -1;
-    int limit = 0, most = -1;
+    int limit = -1, most = -1;
     const struct wz_option options[] = {
         { "format", 0, WZ_TEXT, &format, "text|markdown|csv", "how the table is printed", 0, 0 },
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says", -1, 100 },
-        { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all", 0, 1e9 },
+        { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all; -1: what the recipe says", -1, 1e9 },
         { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1, 2e9 },
         { "phase", 0, WZ_TEXT, &phase, "NAME", "what the table calls these results", 0, 0 },
         { "transcripts", 0, WZ_TEXT, &transcripts, "FILE", "append every episode to FILE as JSON lines", 0, 0 },
@@ -53,7 +53,7 @@ int wz_cmd_eval(int argc, char **argv)
     else if (!recipe->n_eval) {
         wz_fail(&err, "%s: no held-out prompts (key eval)", path);
         wz_give_up("eval", &err);
-    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit ? limit : recipe->evaluate.limit,
+    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit < 0 ? recipe->evaluate.limit : limit,
                          &table, transcripts, &err) < 0 ||
              (job.root && print(&table, format, &err) < 0))
         wz_die("eval: %s", err.text);

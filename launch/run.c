@@ -189,8 +189,7 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
 /* ---- a step -------------------------------------------------------------------------------------------------------- */
 
 /* What the episodes of a step say, as sums that add up over the learners. */
-struct sums { double episodes, judged, c0, final, triggered, feedback, label, json_errors, improved, worsened, tokens, harmful, unsafe, benign, overrefuse; };
-enum { N_SUMS = sizeof(struct sums) / sizeof(double) };
+struct sums { double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens, harmful, unsafe, benign, overrefuse; };
 
 static void add_episode(struct sums *s, const Wz__Episode *e)
 {
@@ -205,12 +204,13 @@ static void add_episode(struct sums *s, const Wz__Episode *e)
     s->worsened += last->reward < e->turns[0]->reward;
     if (e->harmful) s->harmful++, s->unsafe += last->judged_unsafe;
     else s->benign++, s->overrefuse += last->judged_overrefuse;
+    s->asked += e->n_turns > 1;
     for (size_t i = 1; i < e->n_turns; i += 2) {
         const Wz__Turn *f = e->turns[i];
         s->feedback++;
         s->label += f->label;
         s->json_errors += !f->valid;
-        s->triggered += f->valid && (f->unsafe || f->overrefuse);
+        s->triggered += i == 1 && f->valid && (f->unsafe || f->overrefuse);        /* a share of prompts, whatever the rounds */
     }
 }
 
@@ -285,7 +285,7 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
     int n = 0;
     const struct { const char *name; double value; } common[] = {
         { "reward/c0", share(s->c0, s->judged) }, { "reward/final", share(s->final, s->judged) }, { "rollout/label_accuracy", share(s->label, s->feedback) },
-        { "rollout/json_errors", share(s->json_errors, s->feedback) }, { "rollout/ftr", share(s->triggered, s->feedback) },
+        { "rollout/json_errors", share(s->json_errors, s->feedback) }, { "rollout/ftr", share(s->triggered, s->asked) },
         { "rollout/asr", share(s->unsafe, s->harmful) }, { "rollout/orr", share(s->overrefuse, s->benign) },
         { "rollout/improved", share(s->improved, s->judged) }, { "rollout/worsened", share(s->worsened, s->judged) },
         { "rollout/judge_failed", s->episodes - s->judged }, { "rollout/tokens", s->tokens },
@@ -328,7 +328,7 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
                   share(s->final, s->judged));
     if (s->feedback > 0)
         wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback, s->json_errors / s->feedback,
-                      s->triggered / s->feedback);
+                      s->triggered / s->asked);
     for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model)
             wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl, r->learned[a].grad_norm);

@@ -175,6 +175,37 @@ static void a_broken_gradient_is_skipped(void **state)
     wz_backend_close(be);
 }
 
+/* Of a step whose episodes were all lost the weights learn nothing, not even from what the moments remember. */
+static void a_step_without_samples_is_skipped(void **state)
+{
+    struct wz_model *m = tiny(11, false);
+    const struct wz_learn how = { .adamw = { 0.1, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 }, .epsilon = 0.2, .temperature = 1 };
+    struct wz_learner l;
+    struct wz_pack probe;
+    struct wz_step_stats stats;
+    uint64_t hash = m->hash;
+
+    wz_learner_init(&l, m, NULL, AGENT, false, 4, 16, 40);
+    wz_pack_init(&probe, m, 40, false);
+    for (int step = 0; step < 2; step++) {
+        Wz__Episode *episodes[EPISODES];
+        for (int i = 0; i < EPISODES; i++) {
+            episodes[i] = episode(m, &probe, (uint32_t)i);
+            if (step) wz_set_string(&episodes[i]->discard, "lost", 4);
+        }
+        wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
+        assert_true((m->hash == hash) == (step == 1));
+        hash = m->hash;
+        for (int i = 0; i < EPISODES; i++) wz_episode_free(episodes[i]);
+    }
+    assert_true(stats.samples == 0 && l.opt.skipped == 1 && l.opt.steps == 1 && m->version == 5);
+    wz_pack_finish(&probe);
+    wz_learner_finish(&l);
+    struct wz_backend *be = m->be;
+    wz_model_destroy(m);
+    wz_backend_close(be);
+}
+
 static int set_up(void **state)
 {
     struct wz_err err;
@@ -192,7 +223,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mean_of_sequence_means), cmocka_unit_test(mean_over_tokens), cmocka_unit_test(tied_head),
-        cmocka_unit_test(a_broken_gradient_is_skipped),
+        cmocka_unit_test(a_broken_gradient_is_skipped), cmocka_unit_test(a_step_without_samples_is_skipped),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -66,6 +66,12 @@ void wz_optimizer_leaf_done(struct wz_optimizer *opt)
     opt->leaf++;
 }
 
+void wz_optimizer_skip(struct wz_optimizer *opt)
+{
+    opt->skipped++;
+    wz_model_seal(opt->model, opt->model->version + 1);
+}
+
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const struct wz_adamw *how, int steps)
 {
     struct wz_model *model = opt->model;
@@ -78,8 +84,7 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     wz_tree_sum(link, group, g, model->n_params);
     double norm = sqrt(be->ops.sqnorm(be, g, model->n_params));
     if (!isfinite(norm)) {
-        opt->skipped++;
-        wz_model_seal(model, model->version + 1);
+        wz_optimizer_skip(opt);
         return norm;
     }
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;

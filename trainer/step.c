@@ -195,19 +195,20 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
     }
     if (l->reference.model) reference_logps(&l->reference, (float)how->temperature, turns, n);
     struct wz_moments m = whiten(l, how, link, group, episodes, turns, n, batch);      /* returns, then mean 0 and variance 1 */
-    for (int leaf = group->me * l->opt.leaves; leaf < (group->me + 1) * l->opt.leaves; leaf++) {
+    for (int leaf = group->me * l->opt.leaves; m.samples > 0 && leaf < (group->me + 1) * l->opt.leaves; leaf++) {
         int to = from;
         while (to < n && (int)((int64_t)episodes[to]->index * leaves / batch) == leaf) to++;
         leaf_gradient(l, how, &m, turns, from, to, wz_optimizer_leaf(&l->opt), stats);
         wz_optimizer_leaf_done(&l->opt);
         from = to;
     }
-    assert(from == n);
+    assert(from == n || !(m.samples > 0));
     stats->samples = m.samples;
     stats->tokens = m.tokens;
     stats->advantage_std = 1 / m.rstd;
     stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
-    stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps);    /* tree sum, clip, AdamW, seal */
+    if (m.samples > 0) stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps);     /* tree sum, clip, AdamW, seal */
+    else wz_optimizer_skip(&l->opt);                                                   /* all were lost: nothing was learnt */
     sum_stats(l, link, group, turns, n, stats);
     free(turns);
     stats->seconds = wz_now() - begin;

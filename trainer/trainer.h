@@ -44,7 +44,7 @@ struct wz_optimizer {
     float *m, *v, *grad[8];
     int levels, leaves, leaf, steps;       /* steps: updates done */
     bool filled[8];
-    int64_t skipped;                       /* updates not made because the gradient was not finite */
+    int64_t skipped;                       /* updates not made: the gradient was not finite, or there was no sample */
 };
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves);      /* leaves: of this rank, power of two */
 void wz_optimizer_finish(struct wz_optimizer *opt);
@@ -53,6 +53,8 @@ void wz_optimizer_leaf_done(struct wz_optimizer *opt);     /* joins it to the tr
 /* Sums over the group, clips, updates, seals the model as its next version. Returns the norm before clipping; where it
  * is not finite nothing changes but the version, and `skipped` counts it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const struct wz_adamw *how, int steps);
+/* The update of a step without samples: the next version of the same weights, the moments as they were. */
+void wz_optimizer_skip(struct wz_optimizer *opt);
 
 /* ---- pack.c: whole sequences as the rows of one forward ------------------------------------------------------------ */
 
