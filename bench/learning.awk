@@ -22,6 +22,7 @@ function verdict(how, column, goal) {
     return median(how, "full", column) <= goal ? "met by the median, **not by the worst**" : "**not met**"
 }
 function order(column, a, b, paper_a, paper_b,    h, x, y, i, less, same) {
+    if (!n["greedy", a, column] || !n["greedy", b, column]) return
     printf "| %s: %s, %s | %s %s %s |", columns[column], title[a], title[b], paper_a, (paper_a < paper_b ? "<" : ">"), paper_b
     for (h = 1; h <= 2; h++) {
         x = median(hows[h], a, column); y = median(hows[h], b, column)
@@ -73,7 +74,8 @@ END {
         for (c = 1; c <= 10; c++) printf "---|"
         print ""
         for (i = 1; i <= 7; i++) {
-            printf "| %s |", names[i] == "full" ? "**both stages**" : title[names[i]]
+            m = n[hows[h], names[i], "wj"]
+            printf "| %s%s |", (names[i] == "full" ? "**both stages**" : title[names[i]]), (m < seeds ? " [" m + 0 " of " seeds " seeds]" : "")
             for (c = 1; c <= 10; c++) printf " %s |", cell(hows[h], names[i], order_of[c])
             print ""
         }
