@@ -21,19 +21,21 @@ function verdict(how, column, goal) {
     if (worst(how, "full", column) <= goal) return "met by all seeds"
     return median(how, "full", column) <= goal ? "met by the median, **not by the worst**" : "**not met**"
 }
-function order(column, a, b, paper_a, paper_b,    h, x, y, i, less, same) {
+function order(column, a, b, paper_a, paper_b,    h, x, y, i, less, more, both) {
     if (!n["greedy", a, column] || !n["greedy", b, column]) return
     printf "| %s: %s, %s | %s %s %s |", columns[column], title[a], title[b], paper_a, (paper_a < paper_b ? "<" : ">"), paper_b
     for (h = 1; h <= 2; h++) {
         x = median(hows[h], a, column); y = median(hows[h], b, column)
-        less = same = 0
+        less = more = both = 0
         for (i = 1; i <= seeds; i++) {
-            same += of[hows[h], a, column, seed[i]] == of[hows[h], b, column, seed[i]]
+            if (!((hows[h], a, column, seed[i]) in of) || !((hows[h], b, column, seed[i]) in of)) continue
+            both++
             less += of[hows[h], a, column, seed[i]] < of[hows[h], b, column, seed[i]]
+            more += of[hows[h], a, column, seed[i]] > of[hows[h], b, column, seed[i]]
         }
         printf " %.1f %s %.1f: %s (%d of %d seeds) |", x, (x < y ? "<" : x > y ? ">" : "="), y,
             (x == y ? "a tie" : (x < y) == (paper_a < paper_b) ? "agrees" : "**differs**"),
-            (paper_a < paper_b ? less : seeds - same - less), seeds
+            (paper_a < paper_b ? less : more), both
     }
     print ""
 }
