@@ -79,30 +79,59 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
     return rc;
 }
 
+/* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never the bits. */
+static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
+{
+    free(was->out), free(was->link);
+    was->out = wz_strdup(now->out);
+    was->link = wz_strdup(now->link);
+    was->threads = now->threads;
+    was->deadline = now->deadline;
+    was->ranks = now->ranks;
+    was->micro = now->micro;
+    was->rollout.rows = now->rollout.rows;
+    was->checkpoint = now->checkpoint;
+}
+
+/* The first line in which two files differ, 0 where they don't; *a: where it begins, in both. */
+static int first_difference(const struct wz_map *x, const struct wz_map *y, size_t *a)
+{
+    size_t i = 0;
+    int line = 1;
+
+    *a = 0;
+    for (; i < x->len && i < y->len && x->bytes[i] == y->bytes[i]; i++)
+        if (x->bytes[i] == '\n') line++, *a = i + 1;
+    return i == x->len && i == y->len ? 0 : line;
+}
+
+static int line_length(const struct wz_map *x, size_t from)
+{
+    const uint8_t *end = memchr(x->bytes + from, '\n', x->len - from);
+
+    return (int)(end ? (size_t)(end - x->bytes) - from : x->len - from);
+}
+
 /* A run is one recipe: going on with another one is refused, naming the first line that differs. */
 static int same_recipe(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
 {
-    char *now = wz_path("%s.now", path);
-    struct wz_map a, b;
-    int rc = -1, line = 1;
+    char *was_path = wz_path("%s.was", path), *now_path = wz_path("%s.now", path);
+    struct wz_recipe *was = NULL;
+    struct wz_map a = {0}, b = {0};
+    size_t at;
+    int rc = wz_recipe_load(&was, path, NULL, 0, err), line;
 
-    if (wz_recipe_save(recipe, now, err) < 0 || wz_map_open(&a, path, err) < 0) goto out;
-    if (wz_map_open(&b, now, err) < 0) goto close_a;
-    size_t i = 0, start = 0;
-    for (; i < a.len && i < b.len && a.bytes[i] == b.bytes[i]; i++)
-        if (a.bytes[i] == '\n') line++, start = i + 1;
-    if (i == a.len && i == b.len) rc = 0;
-    else {
-        int na = (int)strcspn((const char *)a.bytes + start, "\n"), nb = (int)strcspn((const char *)b.bytes + start, "\n");
-        wz_fail(err, "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the same settings", path, line, na,
-                (const char *)a.bytes + start, nb, (const char *)b.bytes + start);
-    }
-    wz_map_close(&b);
-close_a:
-    wz_map_close(&a);
-out:
-    unlink(now);
-    free(now);
+    if (rc == 0) take_layout(was, recipe);
+    if (rc < 0 || wz_recipe_save(was, was_path, err) < 0 || wz_recipe_save(recipe, now_path, err) < 0 || wz_map_open(&a, was_path, err) < 0 ||
+        wz_map_open(&b, now_path, err) < 0)
+        rc = -1;
+    else if ((line = first_difference(&a, &b, &at)))
+        rc = wz_fail(err, "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the same settings", path, line,
+                     line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at), (const char *)b.bytes + at);
+    wz_map_close(&a), wz_map_close(&b);
+    wz_recipe_destroy(was);
+    unlink(was_path), unlink(now_path);
+    free(was_path), free(now_path);
     return rc;
 }
 
@@ -142,7 +171,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     const char *dir = job->recipe->out;
     const int64_t last = p->step - 1;
     char *path = wz_path("%s/recipe.yaml", dir);
-    int rc = resume ? 0 : wz_recipe_save(job->recipe, path, err);
+    int rc = wz_recipe_save(job->recipe, path, err);
 
     free(path);
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
