@@ -248,16 +248,28 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
     return 0;
 }
 
-void wz_checkpoint_prune(const char *run, int keep, int64_t stage_start)
+void wz_checkpoint_prune(const struct wz_recipe *recipe)
 {
-    int n;
-    int64_t *steps = list_steps(run, &n);
+    const int keep = recipe->checkpoint.keep;
+    int n, kept;
+    int64_t *steps = list_steps(recipe->out, &n);
 
-    for (int i = keep; keep > 0 && i < n; i++) {
-        if (steps[i] == stage_start) continue;               /* the references of the stage */
-        char *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[i]);
+    kept = keep > 0 && keep < n ? keep : n;
+    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1));         /* where the stage of a kept checkpoint began */
+    for (int i = 0; i < kept; i++) {
+        char *manifest = wz_path("%s/checkpoints/%" PRId64 "/manifest.json", recipe->out, steps[i]);
+        struct wz_progress p;
+        struct wz_err err;
+        start[i] = load_manifest(manifest, &p, recipe, &err) == 0 && p.stage_step ? p.stage_start : -1;
+        free(manifest);
+    }
+    for (int i = kept; i < n; i++) {
+        bool reference = false;
+        for (int k = 0; k < kept; k++) reference |= start[k] == steps[i];
+        if (reference) continue;
+        char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, steps[i]);
         remove_tree(dir);
         free(dir);
     }
-    free(steps);
+    free(start), free(steps);
 }

@@ -121,6 +121,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
  * models it names). */
 int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err);     /* learner ranks */
-void wz_checkpoint_prune(const char *run, int keep, int64_t stage_start);
+/* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references). */
+void wz_checkpoint_prune(const struct wz_recipe *recipe);
 
 #endif

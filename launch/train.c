@@ -25,7 +25,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         stop = rc == 0 && wz_stop_asked(&job->link);
         if (rc == 0 && job->root && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_checkpoint_save(job, p, err);
-            wz_checkpoint_prune(job->recipe->out, job->recipe->checkpoint.keep, p->stage_start);
+            wz_checkpoint_prune(job->recipe);
         }
     }
     wz_stage_close(&stage);
