@@ -1,10 +1,12 @@
 /* The files and the voice of a run. */
 #include "launch/run.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 /* ---- open and close --------------------------------------------------------------------------------------------- */
@@ -181,13 +183,18 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     return rc;
 }
 
-/* Before anything is touched: is this the run's recipe? */
-static int open_folder(const struct wz_job *job, bool resume, struct wz_err *err)
+/* Before anything is touched: is this the run's recipe, and nobody else at it? The lock ends with the process, however it ends. */
+static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume, struct wz_err *err)
 {
-    char *path = wz_path("%s/recipe.yaml", job->recipe->out);
-    int rc = resume ? same_recipe(job->recipe, path, err) : wz_mkdirs(job->recipe->out, err);
+    const char *dir = job->recipe->out;
+    char *path = wz_path("%s/recipe.yaml", dir), *lock = wz_path("%s/.lock", dir);
+    int rc = wz_mkdirs(dir, err);
 
-    free(path);
+    if (rc == 0 && !(run->lock = fopen(lock, "a"))) rc = wz_fail(err, "%s: %s", lock, strerror(errno));
+    if (rc == 0 && flock(fileno(run->lock), LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        rc = wz_fail(err, "%s: another waltz train is writing this run; wait for its end or choose another `out`", dir);
+    if (rc == 0 && resume) rc = same_recipe(job->recipe, path, err);
+    free(path), free(lock);
     return rc;
 }
 
@@ -195,7 +202,7 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
 {
     run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
-    if (wz_link_agree(&job->link, job->root ? open_folder(job, resume, err) : 0, err) < 0) return -1;
+    if (wz_link_agree(&job->link, job->root ? open_folder(run, job, resume, err) : 0, err) < 0) return -1;
     int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
     if (rc == 0 && job->roles.learner.me >= 0) rc = open_record(run, job, p, resume, err);
     if (rc == 0 && job->root) rc = open_files(run, job, p, resume, err);
@@ -211,6 +218,7 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
         if (lost) wz_log("metrics lost %d writes; the run went on", lost);
     }
     wz_table_finish(&run->table);
+    if (run->lock) fclose(run->lock);
     *run = (struct wz_run){0};
     return rc;
 }

@@ -10,6 +10,7 @@
 #include "launch/stage.h"
 
 struct wz_run {
+    FILE *lock;                            /* RUN/.lock: one process at a time writes a run */
     struct wz_record *record;
     struct wz_metrics *metrics;
     struct wz_table table;                 /* summary.csv; on other ranks than root as it was when the run was opened */
