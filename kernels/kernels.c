@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backend_cpu };
+static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backend_cpu, &wz_backend_cuda };
 
 struct opened {
     struct wz_backend be;
@@ -14,7 +14,7 @@ struct opened {
 
 const char *wz_backend_names(void)
 {
-    return "ref, cpu";
+    return "ref, cpu, cuda";
 }
 
 static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, struct wz_err *err)
@@ -23,12 +23,13 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
 
     o->row = row;
     o->be.name = row->name;
+    if (row->open(&o->be, err) < 0) {
+        free(o);
+        return NULL;
+    }
     o->pool = threads == 1 ? NULL : wz_pool_create(threads);
     o->be.pool = o->pool;
-    if (row->open(&o->be, err) == 0) return &o->be;
-    wz_pool_destroy(o->pool);
-    free(o);
-    return NULL;
+    return &o->be;
 }
 
 struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err)

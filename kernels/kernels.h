@@ -9,11 +9,12 @@
 
 #include "kernels/ops.h"
 
-/* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "auto": the best that opens here.
+/* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "cuda": one NVIDIA GPU.  "auto": the best that
+ * opens here.
  * NULL and a sentence that names the choices on error. threads <= 0: all cores this process may use. */
 struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err);
 void wz_backend_close(struct wz_backend *be);      /* accepts NULL */
-const char *wz_backend_names(void);                /* "ref, cpu" */
+const char *wz_backend_names(void);                /* "ref, cpu, cuda" */
 
 static inline float wz_bf16_to_f32(uint16_t b)
 {

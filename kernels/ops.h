@@ -140,6 +140,6 @@ struct wz_backend_row {
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
 };
-extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu;
+extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda;
 
 #endif

@@ -54,7 +54,7 @@ struct wz_recipe {
     char *name;
     uint64_t seed;
     char *out;                 /* the run's folder */
-    char *backend;             /* auto | ref | cpu */
+    char *backend;             /* auto | ref | cpu | cuda */
     char *link;                /* auto | self | mpi */
     int threads;               /* a rank; 0: the machine's cores over its ranks */
     double deadline;           /* seconds any wait may last */

@@ -135,7 +135,7 @@
     T##_TEXT(S, name, NULL, "name") \
     T##_SEED(S, seed, "1", NULL) \
     T##_TEXT(S, out, "", NULL) \
-    T##_TEXT(S, backend, "auto", "auto|ref|cpu") \
+    T##_TEXT(S, backend, "auto", "auto|ref|cpu|cuda") \
     T##_TEXT(S, link, "auto", "auto|self|mpi") \
     T##_INT(S, threads, "0", "[0,4096]") \
     T##_REAL(S, deadline, "300", "(0,1e9]") \

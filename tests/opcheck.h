@@ -26,12 +26,14 @@ struct problem {
     struct wz_kv kv;                             /* made anew for every run */
 };
 
-/* One row for each slot: makes the problem of p->shape (0, 1, ..; false past the last) and calls the op. */
+/* One row for each slot: makes the problem of p->shape (0, 1, ..; false past the last) and calls the op. costly: slow targets
+ * take fewer problems. */
 struct row {
     const char *op;
     size_t slot;
     bool (*make)(struct problem *p);
     void (*call)(const struct problem *p, struct wz_backend *be, float **a, int from, int to);
+    bool costly;
 };
 extern const struct row opcheck_rows[];
 extern const size_t opcheck_n_rows;

@@ -18,11 +18,20 @@
 
 #include "tests/opcheck.h"
 
-static const struct target { const char *name, *row, *isa; } targets[] = {
-    { "ref", "ref", NULL },
-    { "cpu-generic", "cpu", "generic" },
-    { "cpu-avx2", "cpu", "avx2" },
-    { "cpu-avx512", "cpu", "avx512" },
+/* A backend and the environment it is opened in. cuda-shim is cuda with its kernels on the host (tests/shim), in the module that
+ * WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded: instead of 1, 2 and 3 threads it has three
+ * schedules. cuda needs a GPU and is tried only when named. */
+static const struct target {
+    const char *name, *row, *isa, *schedule[3];
+    bool shim, named;
+    int every, draws;
+} targets[] = {
+    { "ref", "ref", .every = 1, .draws = 20000 },
+    { "cpu-generic", "cpu", .isa = "generic", .every = 1, .draws = 20000 },
+    { "cpu-avx2", "cpu", .isa = "avx2", .every = 1, .draws = 20000 },
+    { "cpu-avx512", "cpu", .isa = "avx512", .every = 1, .draws = 20000 },
+    { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
+    { "cuda", "cuda", .named = true, .every = 1, .draws = 20000 },
 };
 
 struct wz_backend *opcheck_ref;
@@ -30,10 +39,17 @@ static const struct target *under_test;
 
 static struct wz_backend *target_open(const struct target *t, int threads)
 {
+    const char *shim = getenv("WALTZ_SHIM");
     struct wz_err err;
 
+    if (t->shim && !shim) {
+        print_message("skipped: %s: it was not built\n", t->name);
+        return NULL;
+    }
     if (t->isa) setenv("WZ_ISA", t->isa, 1);
     else unsetenv("WZ_ISA");
+    if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
+    if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
     struct wz_backend *be = wz_backend_open(t->row, threads, &err);
     if (!be) print_message("skipped: %s: %s\n", t->name, err.text);
     return be;
@@ -194,7 +210,7 @@ static void every_slot_has_a_case(void **state)
         for (size_t i = 0; i < WZ_COUNT(used_by_harness); i++) found += used_by_harness[i] == at;
         if (found != 1) fail_msg("slot %zu of struct wz_ops has %d cases", at / sizeof(void *), found);
         for (size_t t = 0; t < WZ_COUNT(targets); t++) {
-            struct wz_backend *be = target_open(&targets[t], 1);
+            struct wz_backend *be = targets[t].named ? NULL : target_open(&targets[t], 1);
             if (be && !*(void **)((char *)&be->ops + at)) fail_msg("%s leaves slot %zu empty", targets[t].name, at / sizeof(void *));
             wz_backend_close(be);
         }
@@ -207,12 +223,12 @@ static void check_row(void **state)
 {
     const struct subject *s = *state;
     struct problem p = { .op = s->row->op, .call = s->row->call };
-    int shapes = 0;
+    int shapes = 0, every = s->row->costly ? s->target->every : 1;
 
     under_test = s->target;
     for (int t = 0; t < 3; t++)
         if (!(on_threads[t] = target_open(s->target, t + 1))) skip();
-    for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + 1 }) {
+    for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + every }) {
         check_problem(&p);
         opcheck_finish(&p);
         shapes++;
@@ -242,35 +258,47 @@ static void check_memory(void **state)
     wz_backend_close(be);
 }
 
+/* n floats of the host in the backend's memory, new or at `p`. */
+static float *sent(struct wz_backend *be, float *p, const float *host, size_t n)
+{
+    if (!p) p = wz_backend_alloc(be, n * sizeof *p);
+    wz_upload(be, p, host, n * sizeof *p);
+    return p;
+}
+
 /* After the weights change, pack again and the product changes; a row's bits are those of a fresh pack. */
 static void check_repack(void **state)
 {
     const struct subject *s = *state;
     struct wz_backend *be = target_open(s->target, 1);
-    float data[70 * 9], x[9], y[70], again[70];
+    float data[70 * 9], x[9], y[3][70];
 
     if (!be) skip();
-    struct wz_weight w = { data, WZ_F32, 70, 9, NULL }, fresh = w;
     for (int i = 0; i < 70 * 9; i++) data[i] = (float)(i % 13) - 6;
     for (int i = 0; i < 9; i++) x[i] = (float)i + 0.5f;
-    wz_pack(be, &w);
-    wz_matmul(be, y, x, &w, 1, false);
-    for (int i = 0; i < 70 * 9; i++) data[i] += (float)(i % 5);
-    wz_pack(be, &w);
-    wz_pack(be, &fresh);
-    wz_matmul(be, again, x, &w, 1, false);
-    assert_memory_not_equal(y, again, sizeof y);
-    wz_matmul(be, y, x, &fresh, 1, false);
-    assert_memory_equal(y, again, sizeof y);
+    float *d_x = sent(be, NULL, x, 9), *d_y = wz_backend_alloc(be, sizeof y[0]);
+    struct wz_weight w = { sent(be, NULL, data, 70 * 9), WZ_F32, 70, 9, NULL }, fresh = w;
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < 70 * 9 && k == 1; i++) data[i] += (float)(i % 5);
+        sent(be, w.data, data, 70 * 9);
+        wz_pack(be, k < 2 ? &w : &fresh);
+        wz_matmul(be, d_y, d_x, k < 2 ? &w : &fresh, 1, false);
+        wz_download(be, y[k], d_y, sizeof y[k]);
+    }
+    assert_memory_not_equal(y[0], y[1], sizeof y[0]);
+    assert_memory_equal(y[1], y[2], sizeof y[0]);
     wz_unpack(be, &w);
     wz_unpack(be, &fresh);
     assert_null(w.packed);
+    wz_backend_free(be, w.data);
+    wz_backend_free(be, d_x);
+    wz_backend_free(be, d_y);
     wz_backend_close(be);
 }
 
 /* ---- samplers ------------------------------------------------------------------------------------------------- */
 
-enum { DRAWS = 20000, SMALL = 23 };
+enum { SMALL = 23 };
 
 /* Which tokens the filters leave, from exact probabilities in the order the header states; renormalised. */
 static void filtered(double *q, const double *z, const struct wz_pick *pick)
@@ -307,35 +335,36 @@ static void check_samplers(void **state)
     float data[SMALL], *x, *logp, *want, *lse;
     double z[SMALL], q[SMALL];
     struct wz_pick *picks;
-    int *token;
+    int *token, draws = s->target->draws;
 
     if (!be) skip();
-    x = wz_alloc(DRAWS * sizeof *x);
-    logp = wz_alloc(3 * DRAWS * sizeof *logp);
-    want = logp + DRAWS;
-    lse = want + DRAWS;
-    picks = wz_alloc(DRAWS * sizeof *picks);
-    token = wz_alloc(DRAWS * sizeof *token);
+    x = wz_alloc((size_t)draws * sizeof *x);
+    logp = wz_alloc(3 * (size_t)draws * sizeof *logp);
+    want = logp + draws;
+    lse = want + draws;
+    picks = wz_alloc((size_t)draws * sizeof *picks);
+    token = wz_alloc((size_t)draws * sizeof *token);
     for (int v = 0; v < SMALL; v++) z[v] = (double)(data[v] = (float)wz_normal((struct wz_key){ 11, WZ_RNG_TEST, 0, (uint32_t)v, 0, 4 }) * 1.5f);
-    struct wz_weight w = { data, WZ_F32, SMALL, 1, NULL };
+    struct wz_weight w = { sent(be, NULL, data, SMALL), WZ_F32, SMALL, 1, NULL };
     wz_pack(be, &w);
-    for (int i = 0; i < DRAWS; i++) x[i] = 1;
+    for (int i = 0; i < draws; i++) x[i] = 1;
+    float *d_x = sent(be, NULL, x, (size_t)draws);
     for (size_t k = 0; k < WZ_COUNT(kinds); k++) {
         int seen[SMALL] = { 0 }, cells = 0;
         double chi = 0;
-        for (int i = 0; i < DRAWS; i++) {
+        for (int i = 0; i < draws; i++) {
             picks[i] = kinds[k];
             picks[i].u = wz_uniform((struct wz_key){ 13, WZ_RNG_TEST, (uint32_t)k, (uint32_t)i, 0, 5 });
         }
-        wz_head_sample(be, token, logp, x, &w, picks, DRAWS);
-        wz_head_logprob(be, want, lse, NULL, x, &w, token, kinds[k].temperature, DRAWS);
-        if (memcmp(logp, want, DRAWS * sizeof *logp)) fail_msg("%s, filter %zu: logp of sample and logprob differ", s->target->name, k);
+        wz_head_sample(be, token, logp, d_x, &w, picks, draws);
+        wz_head_logprob(be, want, lse, NULL, d_x, &w, token, kinds[k].temperature, draws);
+        if (memcmp(logp, want, (size_t)draws * sizeof *logp)) fail_msg("%s, filter %zu: logp of sample and logprob differ", s->target->name, k);
         filtered(q, z, &kinds[k]);
-        for (int i = 0; i < DRAWS; i++) seen[token[i]]++;
+        for (int i = 0; i < draws; i++) seen[token[i]]++;
         for (int v = 0; v < SMALL; v++) {
             if (q[v] == 0 && seen[v]) fail_msg("%s, filter %zu: token %d is filtered out and was drawn", s->target->name, k, v);
             if (q[v] == 0) continue;
-            chi += (seen[v] - q[v] * DRAWS) * (seen[v] - q[v] * DRAWS) / (q[v] * DRAWS);
+            chi += (seen[v] - q[v] * draws) * (seen[v] - q[v] * draws) / (q[v] * draws);
             cells++;
         }
         /* Wilson & Hilferty: (chi/f)^(1/3) is nearly normal; 4 sigma */
@@ -343,6 +372,8 @@ static void check_samplers(void **state)
         if (chi > limit) fail_msg("%s, filter %zu: chi-square %.1f over %d tokens, limit %.1f", s->target->name, k, chi, cells, limit);
     }
     wz_unpack(be, &w);
+    wz_backend_free(be, w.data);
+    wz_backend_free(be, d_x);
     wz_backend_close(be);
     free(x);
     free(logp);
@@ -356,31 +387,35 @@ static void check_inverse(void **state)
     const struct subject *s = *state;
     struct wz_backend *be = target_open(s->target, 1);
     enum { V = 1000 };
-    float *data, x = 1, logp, last;
+    float *data, one = 1, *x, logp, last;
     int token;
 
     if (!be) skip();
     data = wz_alloc(V * sizeof *data);
-    struct wz_weight w = { data, WZ_F32, V, 1, NULL };      /* all equal: token t for u in [t/V, (t+1)/V) */
+    x = sent(be, NULL, &one, 1);
+    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1, NULL };      /* all equal: token t for u in [t/V, (t+1)/V) */
     wz_pack(be, &w);
     for (int t = 0; t < V; t += 37)
         for (int kind = 0; kind < 2; kind++) {
             struct wz_pick pick = { 1, kind ? 0.9995f : 1, 0, 0, (t + 0.5) / V };
-            wz_head_sample(be, &token, &logp, &x, &w, &pick, 1);
+            wz_head_sample(be, &token, &logp, x, &w, &pick, 1);
             assert_int_equal(token, t);
         }
-    wz_head_sample(be, &token, &logp, &x, &w, &(struct wz_pick){ 1, 1, 0, 0, 1 - 0x1p-53 }, 1);
+    wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 1 - 0x1p-53 }, 1);
     assert_int_equal(token, V - 1);
-    wz_head_sample(be, &token, &logp, &x, &w, &(struct wz_pick){ 1, 1, 0, 10, 1 - 0x1p-53 }, 1);
+    wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 10, 1 - 0x1p-53 }, 1);
     assert_int_equal(token, 9);
     data[700] = data[301] = 2;
+    sent(be, w.data, data, V);
     wz_pack(be, &w);
-    wz_head_sample(be, &token, &last, &x, &w, &(struct wz_pick){ 0, 1, 0, 0, 0.9 }, 1);
+    wz_head_sample(be, &token, &last, x, &w, &(struct wz_pick){ 0, 1, 0, 0, 0.9 }, 1);
     assert_int_equal(token, 301);
-    wz_head_sample(be, &token, &logp, &x, &w, &(struct wz_pick){ 1, 1, 0, 1, 0.9 }, 1);
+    wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 1, 0.9 }, 1);
     assert_int_equal(token, 301);
     assert_memory_equal(&logp, &last, sizeof logp);      /* greedy reports logp at temperature 1 */
     wz_unpack(be, &w);
+    wz_backend_free(be, w.data);
+    wz_backend_free(be, x);
     wz_backend_close(be);
     free(data);
 }
@@ -429,7 +464,7 @@ int main(int argc, char **argv)
         tests[n++] = (struct CMUnitTest)cmocka_unit_test(opcheck_gradients);
     }
     for (size_t t = 0; t < WZ_COUNT(targets); t++) {
-        if (only_row && strcmp(only_row, targets[t].name)) continue;
+        if (only_row ? strcmp(only_row, targets[t].name) != 0 : targets[t].named) continue;
         for (size_t i = 0; i < opcheck_n_rows + WZ_COUNT(others); i++, n += 1) {
             bool row = i < opcheck_n_rows;
             const char *name = row ? opcheck_rows[i].op : others[i - opcheck_n_rows].name;

@@ -93,7 +93,7 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\ndeadline: nan\n", ":2: deadline: 'nan' is not a number" },
         { "name: t\ndeadline: 1e999\n", ":2: deadline: '1e999' is not a number" },
         { "name: t\ndeadline: 5s\n", ":2: deadline: '5s' is not a number" },
-        { "name: t\nbackend: gpu\n", ":2: backend: 'gpu' is none of auto|ref|cpu" },
+        { "name: t\nbackend: gpu\n", ":2: backend: 'gpu' is none of auto|ref|cpu|cuda" },
         { "name: t\njudge: {name: wildguard}\n", ":2: judge.name: 'wildguard' should be rules" },
         { "name: t\njudge:\n  nme: rules\n", ":3: judge has no key 'nme'; did you mean 'name'?" },
         { "name: t\njudge: rules\n", ":2: judge: keys with values were expected" },

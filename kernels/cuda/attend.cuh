@@ -1,0 +1,92 @@
+/* attend: what attention and its backward share: queries in tiles, rows in shared memory, and two small products.
+ *
+ * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by row, heads of
+ * the group within. A tile is QUERIES of them from `first` on, out of the rows [row, row + rows) of one sequence. */
+#ifndef WZ_CUDA_ATTEND_H
+#define WZ_CUDA_ATTEND_H
+
+#include "kernels/cuda/cuda.cuh"
+
+enum { QUERIES = 16, THREADS = 128, MOST_SHARED = 160 * 1024 };
+
+struct tile { int row, rows, first; };
+
+/* Where rows stand, on the device. */
+struct places { const int *seq, *pos, *table; const struct tile *tiles; int stride; };
+
+struct attend {
+    struct wz_kv kv;
+    struct places at;
+    int heads, group;
+    float scale;
+    float *out, *lse;
+    const float *q;
+};
+
+/* Sends rows and tiles to the device; *tiles of them. whole: only sequences' first rows begin a tile's rows. */
+struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows, int group, int *tiles);
+
+/* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks ---- */
+
+/* How many queries tile t has. */
+INLINE int queries_of(const struct tile *t, int group)
+{
+    int n = t->rows * group - t->first;
+
+    return n < QUERIES ? n : QUERIES;
+}
+
+/* Where head `h` of the row of query i begins in an array [N, H, D]; likewise the row and the head. */
+INLINE int row_of(const struct tile *t, int i, int group)
+{
+    return t->row + (t->first + i) / group;
+}
+
+INLINE size_t query_at(const struct attend *a, const struct tile *t, int i, int kv_head)
+{
+    return (size_t)row_of(t, i, a->group) * (size_t)a->heads + (size_t)(kv_head * a->group + (t->first + i) % a->group);
+}
+
+INLINE void load_queries(float *near, const float *from, const struct attend *a, const struct tile *t,
+                                                    int n, int kv_head)
+{
+    int d = a->kv.head_dim;
+
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS)
+        near[e / d * (d + 1) + e % d] = from[query_at(a, t, e / d, kv_head) * (size_t)d + (size_t)(e % d)];
+}
+
+/* Keys or values of positions [t0, t0 + n) of a sequence. */
+INLINE void load_cache(float *near, const float *from, const struct attend *a, int seq, int t0, int n,
+                                                  int kv_head)
+{
+    int d = a->kv.head_dim, p = a->kv.page;
+
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
+        int t = t0 + e / d;
+        size_t page = (size_t)a->at.table[(size_t)seq * (size_t)a->at.stride + (size_t)(t / p)];
+        near[e / d * (d + 1) + e % d] =
+            from[((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d + (size_t)(e % d)];
+    }
+}
+
+/* s[QUERIES][KEYS] = a[i] . b[j], each a chain over d. A thread has one key and every THREADS / KEYS-th query. */
+template <int KEYS> INLINE void dots(float *s, const float *a, const float *b, int n, int keys, int d)
+{
+    constexpr int STEP = THREADS / KEYS, MOST = (QUERIES + STEP - 1) / STEP;
+    int j = (int)threadIdx.x % KEYS, first = (int)threadIdx.x / KEYS;
+    float sum[MOST] = { 0 };
+
+    if (j >= keys) return;
+    for (int c = 0; c < d; c++) {
+        float y = b[j * (d + 1) + c];
+#pragma unroll
+        for (int k = 0; k < MOST; k++)
+            if (first + k * STEP < n) sum[k] = fmaf(a[(first + k * STEP) * (d + 1) + c], y, sum[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < MOST; k++)
+        if (first + k * STEP < n) s[(first + k * STEP) * KEYS + j] = sum[k];
+}
+
+#endif

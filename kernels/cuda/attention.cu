@@ -1,0 +1,217 @@
+/* attention over pages, in steps of KEYS keys counted from position 0:
+ *
+ *   s_j = q . k_j scale;   of step i: m_i = max s_j, p_j = exp(s_j - m_i), l_i = sum p_j, o_i = sum_j p_j v_j
+ *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l, lse = m + log l
+ *
+ *   block    QUERIES queries of one sequence that share a key/value head: a prefill's rows, or the heads of one row of a decode
+ *   thread   of a step: dot products of one key; then lanes over the keys of a query; then one channel of the sums
+ *   shared   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
+ *
+ * With few blocks each step runs in a block of its own and a second kernel puts them together by the same formula in the same
+ * order, so a row has the same bits alone and among others. Prefill is bound by FMAs, decode by reading the cache. */
+#include "kernels/cuda/attend.cuh"
+
+enum { KEYS = 64 };
+
+/* ---- rows and cache -------------------------------------------------------------------------------------------- */
+
+struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows, int group, int *tiles)
+{
+    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride;
+    size_t most = n * (size_t)group / QUERIES + n + 1;      /* each run of rows ends in a tile of its own */
+    int *list = (int *)malloc((2 * n + entries) * sizeof *list + most * sizeof(struct tile));
+
+    if (!list) wz_cuda_plugin.die("cuda: no memory for %zu rows", n);
+    memcpy(list, rows->seq, n * sizeof *list);
+    memcpy(list + n, rows->pos, n * sizeof *list);
+    memcpy(list + 2 * n, rows->table, entries * sizeof *list);
+    struct tile *tile = (struct tile *)(list + 2 * n + entries);
+    *tiles = 0;
+    for (int i = 0, count; i < rows->n; i += count) {
+        for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
+        for (int first = 0; first < count * group; first += QUERIES) tile[(*tiles)++] = (struct tile){ i, count, first };
+    }
+    const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, (2 * n + entries) * sizeof *list + (size_t)*tiles * sizeof *tile);
+    free(list);
+    return (struct places){ at, at + n, at + 2 * n, (const struct tile *)(at + 2 * n + entries), rows->stride };
+}
+
+static __global__ void write_rows(struct wz_kv kv, const float *k, const float *v, struct places at, int n)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, d = (size_t)kv.head_dim, width = (size_t)kv.heads * d;
+
+    if (i >= (size_t)n * width) return;
+    size_t row = i / width, head = i % width / d;
+    int pos = at.pos[row];
+    size_t page = (size_t)at.table[(size_t)at.seq[row] * (size_t)at.stride + (size_t)(pos / kv.page)];
+    size_t to = ((page * (size_t)kv.heads + head) * (size_t)kv.page + (size_t)(pos % kv.page)) * d + i % d;
+    kv.k[to] = k[i];
+    kv.v[to] = v[i];
+}
+
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *rows)
+{
+    int tiles;
+    struct places at = wz_cuda_places(be, rows, 1, &tiles);
+
+    LAUNCH(be, write_rows, ((size_t)rows->n * (size_t)kv->heads * (size_t)kv->head_dim + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
+}
+
+static __global__ void copy_slots(struct wz_kv kv, int dst, int src, int count)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, n = (size_t)count * (size_t)kv.head_dim;
+    size_t step = (size_t)kv.page * (size_t)kv.head_dim, head = i / n;
+
+    if (head >= (size_t)kv.heads) return;
+    size_t to = ((size_t)dst * (size_t)kv.heads + head) * step + i % n, from = ((size_t)src * (size_t)kv.heads + head) * step + i % n;
+    kv.k[to] = kv.k[from];
+    kv.v[to] = kv.v[from];
+}
+
+static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+{
+    LAUNCH(be, copy_slots, ((size_t)count * (size_t)(kv->heads * kv->head_dim) + 255) / 256, 256, 0, *kv, dst, src, count);
+}
+
+/* ---- the forward ----------------------------------------------------------------------------------------------- */
+
+/* A query's steps so far, and their weights when one more is added. */
+struct sum { float m, l; };
+
+INLINE struct sum sum_add(struct sum *sum, struct sum step)
+{
+    float m = fmaxf(sum->m, step.m);
+    struct sum weight = { expf(sum->m - m), expf(step.m - m) };      /* of what was, of the step */
+
+    sum->l = fmaf(sum->l, weight.m, step.l * weight.l);
+    sum->m = m;
+    return weight;
+}
+
+INLINE float weigh(float o, float step, struct sum weight)
+{
+    return fmaf(o, weight.m, step * weight.l);
+}
+
+/* p and (m, l) of a step from its scores: a warp takes every fourth query. count: keys that a query sees. */
+INLINE struct sum soften(float *s, int count, float scale)
+{
+    int lane = (int)threadIdx.x % 32;
+    float x[KEYS / 32], m = -INFINITY, l = 0;
+
+    for (int k = 0; k < KEYS / 32; k++) {
+        int j = lane + 32 * k;
+        x[k] = j < count ? s[j] * scale : -INFINITY;
+        m = fmaxf(m, x[k]);
+    }
+    m = warp_max(m);
+    for (int k = 0; k < KEYS / 32; k++) {
+        x[k] = lane + 32 * k < count ? expf(x[k] - m) : 0;
+        s[lane + 32 * k] = x[k];
+        l += x[k];
+    }
+    return (struct sum){ m, warp_sum(l) };
+}
+
+/* Block b: tile b / K / parts, head b / parts % K, steps [part * each, ..). partial [blocks, QUERIES, D + 2], or NULL: no parts. */
+static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend a, int parts, float *partial)
+{
+    SHARED(float, near);
+    int d = a.kv.head_dim, part = (int)blockIdx.x % parts, head = (int)blockIdx.x / parts % a.kv.heads;
+    struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
+    float *q = near, *sums = q + QUERIES * (d + 1), *kv = sums + QUERIES * (d + 1), *s = kv + KEYS * (d + 1);
+    struct sum *all = (struct sum *)(s + QUERIES * KEYS), *weight = all + QUERIES;
+    int *pos = (int *)(weight + QUERIES), n = queries_of(&t, a.group), warp = (int)threadIdx.x / 32, last = 0;
+    int seq = a.at.seq[t.row];
+
+    if (threadIdx.x < (unsigned)n) {
+        pos[threadIdx.x] = a.at.pos[row_of(&t, (int)threadIdx.x, a.group)];
+        all[threadIdx.x] = (struct sum){ -INFINITY, 0 };
+    }
+    for (int e = (int)threadIdx.x; e < QUERIES * (d + 1); e += THREADS) sums[e] = 0;
+    load_queries(q, a.q, &a, &t, n, head);
+    __syncthreads();
+    for (int i = 0; i < n; i++) last = pos[i] > last ? pos[i] : last;
+    for (int t0 = part * KEYS; t0 <= last; t0 += partial ? last + 1 : KEYS) {
+        int keys = last + 1 - t0 < KEYS ? last + 1 - t0 : KEYS;
+        load_cache(kv, a.kv.k, &a, seq, t0, keys, head);
+        __syncthreads();
+        dots<KEYS>(s, q, kv, n, keys, d);
+        __syncthreads();
+        load_cache(kv, a.kv.v, &a, seq, t0, keys, head);
+        for (int i = warp; i < n; i += THREADS / 32) {
+            int count = pos[i] + 1 - t0;
+            if (count <= 0) continue;
+            struct sum step = soften(s + i * KEYS, count, a.scale);
+            if (threadIdx.x % 32 == 0) weight[i] = sum_add(&all[i], step);
+        }
+        __syncthreads();
+        for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
+            int i = e / d, c = e % d, count = pos[i] + 1 - t0 < KEYS ? pos[i] + 1 - t0 : KEYS;
+            float o = 0;
+            for (int j = 0; j < count; j++) o = fmaf(s[i * KEYS + j], kv[j * (d + 1) + c], o);
+            if (count > 0) sums[i * (d + 1) + c] = partial ? o : weigh(sums[i * (d + 1) + c], o, weight[i]);
+        }
+        __syncthreads();
+    }
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
+        int i = e / d, c = e % d;
+        if (partial) partial[((size_t)blockIdx.x * QUERIES + (size_t)i) * (size_t)(d + 2) + (size_t)c] = sums[i * (d + 1) + c];
+        else a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = sums[i * (d + 1) + c] / all[i].l;
+    }
+    if (threadIdx.x >= (unsigned)n) return;
+    struct sum mine = all[threadIdx.x];
+    if (partial) {
+        float *to = partial + ((size_t)blockIdx.x * QUERIES + threadIdx.x) * (size_t)(d + 2) + d;
+        to[0] = mine.m;
+        to[1] = mine.l;
+    } else if (a.lse) {
+        a.lse[query_at(&a, &t, (int)threadIdx.x, head)] = (float)((double)mine.m + log((double)mine.l));
+    }
+}
+
+/* Puts the parts together: a block a tile and head, a thread a channel of a query. */
+static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a, int parts, const float *partial)
+{
+    int d = a.kv.head_dim, head = (int)blockIdx.x % a.kv.heads;
+    struct tile t = a.at.tiles[(int)blockIdx.x / a.kv.heads];
+    int n = queries_of(&t, a.group);
+
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
+        int i = e / d, c = e % d, steps = a.at.pos[row_of(&t, i, a.group)] / KEYS + 1;
+        const float *from = partial + ((size_t)blockIdx.x * (size_t)parts * QUERIES + (size_t)i) * (size_t)(d + 2);
+        struct sum all = { -INFINITY, 0 };
+        float o = 0;
+        for (int k = 0; k < steps; k++, from += QUERIES * (d + 2)) o = weigh(o, from[c], sum_add(&all, (struct sum){ from[d], from[d + 1] }));
+        a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = o / all.l;
+        if (a.lse && c == 0) a.lse[query_at(&a, &t, i, head)] = (float)((double)all.m + log((double)all.l));
+    }
+}
+
+static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
+                      const struct wz_rows *rows, int heads)
+{
+    struct attend a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads, .scale = 1 / sqrtf((float)kv->head_dim),
+                        .out = out, .lse = lse, .q = q };
+    int d = kv->head_dim, tiles, last = 0, parts = 1;
+    size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
+    float *partial = NULL;
+
+    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
+    a.at = wz_cuda_places(be, rows, a.group, &tiles);
+    for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
+    if (tiles * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;
+    size_t blocks = (size_t)tiles * (size_t)kv->heads;
+    if (parts > 1)
+        partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * (size_t)parts * QUERIES * (size_t)(d + 2) * sizeof *partial);
+    CHECK(cudaFuncSetAttribute(attend_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    LAUNCH(be, attend_tiles, blocks * (size_t)parts, THREADS, shared, a, parts, partial);
+    if (partial) LAUNCH(be, attend_join, blocks, THREADS, 0, a, parts, partial);
+}
+
+void wz_cuda_ops_attention(struct wz_ops *ops)
+{
+    ops->kv_write = kv_write;
+    ops->kv_copy = kv_copy;
+    ops->attention = attention;
+}

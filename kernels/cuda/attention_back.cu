@@ -1,0 +1,173 @@
+/* attention's backward for whole sequences, without atomics: one kernel for d_q, one for d_k and d_v.
+ *
+ *   delta = d_out . out;  p_j = exp(q . k_j scale - lse);  ds_j = p_j (d_out . v_j - delta) scale
+ *   d_q = sum_j ds_j k_j, keys in order;  d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over rows in order and a row's heads within
+ *
+ *   block    of d_q: a tile of queries, walking the keys it sees; of d_k and d_v: KEYS keys of a sequence, walking the tiles that
+ *            see them. Both make s, p and ds of a tile and KEYS keys again
+ *   thread   dot products of one key; then one channel of the sums
+ *   shared   for each of q, d_out, k, v and the sums a [.., D + 1], and p, ds [QUERIES, KEYS]
+ *
+ * Bound by FMAs. */
+#include "kernels/cuda/attend.cuh"
+
+enum { KEYS = 16 };
+
+struct back {
+    struct attend a;
+    float *d_q, *d_k, *d_v, *delta;
+    const float *d_out, *out;
+    const int *blocks;                                 /* of d_k and d_v: the first tile of the sequence, the first key */
+};
+
+/* A warp a query. */
+static __global__ void deltas(float *delta, const float *d_out, const float *out, size_t n, int d)
+{
+    size_t i = (size_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    float sum = 0;
+
+    if (i >= n) return;
+    for (int c = (int)threadIdx.x % 32; c < d; c += 32) sum = fmaf(d_out[i * (size_t)d + (size_t)c], out[i * (size_t)d + (size_t)c], sum);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) delta[i] = sum;
+}
+
+/* Shared memory of both kernels. */
+struct near { float *q, *d_out, *k, *v, *p, *ds, *sums; };
+
+INLINE struct near carve(float *at, int d)
+{
+    int queries = QUERIES * (d + 1), keys = KEYS * (d + 1);
+
+    return (struct near){ at, at + queries, at + 2 * queries, at + 2 * queries + keys, at + 2 * queries + 2 * keys,
+                          at + 2 * queries + 2 * keys + QUERIES * KEYS, at + 2 * queries + 2 * keys + 2 * QUERIES * KEYS };
+}
+
+/* p and ds of a tile's queries and the keys from t0 on; 0 where a query does not see a key. Ends with a barrier. */
+INLINE void pairs(const struct near *m, const struct back *b, const struct tile *t, int n, int t0, int keys,
+                                             int head)
+{
+    int d = b->a.kv.head_dim;
+
+    dots<KEYS>(m->p, m->q, m->k, n, keys, d);
+    dots<KEYS>(m->ds, m->d_out, m->v, n, keys, d);
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < n * KEYS; e += THREADS) {
+        int i = e / KEYS, j = e % KEYS;
+        bool seen = j < keys && t0 + j <= b->a.at.pos[row_of(t, i, b->a.group)];
+        size_t at = query_at(&b->a, t, i, head);
+        float p = seen ? expf(m->p[e] * b->a.scale - b->a.lse[at]) : 0;
+        m->ds[e] = seen ? p * (m->ds[e] - b->delta[at]) * b->a.scale : 0;
+        m->p[e] = p;
+    }
+    __syncthreads();
+}
+
+INLINE void load_tile(const struct near *m, const struct back *b, const struct tile *t, int n, int head)
+{
+    load_queries(m->q, b->a.q, &b->a, t, n, head);
+    load_queries(m->d_out, b->d_out, &b->a, t, n, head);
+}
+
+INLINE void load_keys(const struct near *m, const struct back *b, int seq, int t0, int keys, int head)
+{
+    load_cache(m->k, b->a.kv.k, &b->a, seq, t0, keys, head);
+    load_cache(m->v, b->a.kv.v, &b->a, seq, t0, keys, head);
+}
+
+static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
+{
+    SHARED(float, shared);
+    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
+    struct tile t = b.a.at.tiles[(int)blockIdx.x / b.a.kv.heads];
+    struct near m = carve(shared, d);
+    int n = queries_of(&t, b.a.group), seq = b.a.at.seq[t.row], last = b.a.at.pos[row_of(&t, n - 1, b.a.group)];
+
+    load_tile(&m, &b, &t, n, head);
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS) m.sums[e] = 0;
+    for (int t0 = 0; t0 <= last; t0 += KEYS) {
+        int keys = last + 1 - t0 < KEYS ? last + 1 - t0 : KEYS;
+        load_keys(&m, &b, seq, t0, keys, head);
+        __syncthreads();
+        pairs(&m, &b, &t, n, t0, keys, head);
+        for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
+            int i = e / d, c = e % d;
+            float sum = m.sums[e];
+            for (int j = 0; j < keys; j++) sum = fmaf(m.ds[i * KEYS + j], m.k[j * (d + 1) + c], sum);
+            m.sums[e] = sum;
+        }
+        __syncthreads();
+    }
+    for (int e = (int)threadIdx.x; e < n * d; e += THREADS)
+        b.d_q[query_at(&b.a, &t, e / d, head) * (size_t)d + (size_t)(e % d)] = m.sums[e];
+}
+
+static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
+{
+    SHARED(float, shared);
+    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads, t0 = b.blocks[(int)blockIdx.x / b.a.kv.heads * 2 + 1];
+    const struct tile *of = b.a.at.tiles + b.blocks[(int)blockIdx.x / b.a.kv.heads * 2];
+    struct near m = carve(shared, d);
+    int row = of->row, rows = of->rows, keys = rows - t0 < KEYS ? rows - t0 : KEYS;
+    float *d_k = m.sums, *d_v = d_k + KEYS * d;
+
+    load_keys(&m, &b, b.a.at.seq[row], t0, keys, head);
+    for (int e = (int)threadIdx.x; e < 2 * KEYS * d; e += THREADS) m.sums[e] = 0;
+    for (int first = t0 * b.a.group / QUERIES * QUERIES; first < rows * b.a.group; first += QUERIES) {
+        struct tile t = { row, rows, first };
+        int n = queries_of(&t, b.a.group);
+        load_tile(&m, &b, &t, n, head);
+        __syncthreads();
+        pairs(&m, &b, &t, n, t0, keys, head);
+        for (int e = (int)threadIdx.x; e < keys * d; e += THREADS) {
+            int j = e / d, c = e % d;
+            float k = d_k[e], v = d_v[e];
+            for (int i = 0; i < n; i++) {
+                k = fmaf(m.ds[i * KEYS + j], m.q[i * (d + 1) + c], k);
+                v = fmaf(m.p[i * KEYS + j], m.d_out[i * (d + 1) + c], v);
+            }
+            d_k[e] = k;
+            d_v[e] = v;
+        }
+        __syncthreads();
+    }
+    for (int e = (int)threadIdx.x; e < keys * d; e += THREADS) {
+        size_t to = ((size_t)(row + t0 + e / d) * (size_t)b.a.kv.heads + (size_t)head) * (size_t)d + (size_t)(e % d);
+        b.d_k[to] = d_k[e];
+        b.d_v[to] = d_v[e];
+    }
+}
+
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
+                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+{
+    struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads, .scale = 1 / sqrtf((float)kv->head_dim),
+                             .out = NULL, .lse = (float *)lse, .q = q },
+                      .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
+    int d = kv->head_dim, tiles, blocks = 0, *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
+    size_t queries = (size_t)rows->n * (size_t)heads, shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
+
+    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
+    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
+    b.a.at = wz_cuda_places(be, rows, b.a.group, &tiles);
+    for (int i = 0, count, tile = 0; i < rows->n; i += count, tile += (count * b.a.group + QUERIES - 1) / QUERIES) {
+        for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
+        for (int t0 = 0; t0 < count; t0 += KEYS, blocks++) {
+            list[2 * blocks] = tile;
+            list[2 * blocks + 1] = t0;
+        }
+    }
+    b.blocks = (const int *)wz_cuda_mirror(be, IDS, list, 2 * (size_t)blocks * sizeof *list);
+    b.delta = (float *)wz_cuda_scratch(be, SMALL, queries * sizeof *b.delta);
+    free(list);
+    LAUNCH(be, deltas, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b.delta, d_out, out, queries, d);
+    CHECK(cudaFuncSetAttribute(back_queries, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    CHECK(cudaFuncSetAttribute(back_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    LAUNCH(be, back_queries, (size_t)tiles * (size_t)kv->heads, THREADS, shared, b);
+    LAUNCH(be, back_keys, (size_t)blocks * (size_t)kv->heads, THREADS, shared, b);
+}
+
+void wz_cuda_ops_attention_back(struct wz_ops *ops)
+{
+    ops->attention_back = attention_back;
+}

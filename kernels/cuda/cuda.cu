@@ -1,0 +1,156 @@
+/* cuda: a row of the table of backends for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
+ *
+ * WZ_CUDA_MATH says how products are made: exact (default), blas or bf16; see enum math. Ranks of a node share its devices by
+ * their local number. Everything runs in one stream; host arrays are copied before a call returns, so callers may reuse them. */
+#include "kernels/cuda/cuda.cuh"
+
+void wz_cuda_check(cudaError_t error, const char *call)
+{
+    if (error != cudaSuccess) wz_cuda_plugin.die("cuda: %s: %s", call, cudaGetErrorString(error));
+}
+
+static cudaStream_t stream_of(struct wz_backend *be)
+{
+    return cuda_of(be)->stream;
+}
+
+static void *take(size_t size)
+{
+    void *p = NULL;
+
+    CHECK(cudaMalloc(&p, size ? size : 1));
+    return p;
+}
+
+void *wz_cuda_scratch(struct wz_backend *be, enum scratch_for what, size_t size)
+{
+    auto *s = &cuda_of(be)->scratch[what];
+
+    if (s->size < size || !s->p) {
+        CHECK(cudaStreamSynchronize(stream_of(be)));
+        CHECK(cudaFree(s->p));
+        s->size = size + size / 2;
+        s->p = take(s->size);
+    }
+    return s->p;
+}
+
+const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const void *host, size_t size)
+{
+    auto *m = &cuda_of(be)->mirror[what];
+
+    if (m->device && m->size == size && memcmp(m->host, host, size) == 0) return m->device;
+    if (m->room < size || !m->device) {
+        CHECK(cudaStreamSynchronize(stream_of(be)));
+        CHECK(cudaFree(m->device));
+        free(m->host);
+        m->room = size + size / 2;
+        m->device = take(m->room);
+        if (!(m->host = malloc(m->room ? m->room : 1))) wz_cuda_plugin.die("cuda: no memory for %zu bytes", m->room);
+    }
+    m->size = size;
+    memcpy(m->host, host, size);
+    if (size) CHECK(cudaMemcpyAsync(m->device, m->host, size, cudaMemcpyHostToDevice, stream_of(be)));
+    return m->device;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------------------- */
+
+static void zero(struct wz_backend *be, void *p, size_t n)
+{
+    if (n) CHECK(cudaMemsetAsync(p, 0, n, stream_of(be)));
+}
+
+static void *alloc(struct wz_backend *be, size_t size)
+{
+    void *p = take(size);
+
+    zero(be, p, size);
+    return p;
+}
+
+static void release(struct wz_backend *be, void *p)
+{
+    CHECK(cudaStreamSynchronize(stream_of(be)));
+    CHECK(cudaFree(p));
+}
+
+static void upload(struct wz_backend *be, void *dst, const void *host, size_t n)
+{
+    if (!n) return;
+    CHECK(cudaMemcpyAsync(dst, host, n, cudaMemcpyHostToDevice, stream_of(be)));
+    CHECK(cudaStreamSynchronize(stream_of(be)));
+}
+
+void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n)
+{
+    if (!n) return;
+    CHECK(cudaMemcpyAsync(host, src, n, cudaMemcpyDeviceToHost, stream_of(be)));
+    CHECK(cudaStreamSynchronize(stream_of(be)));
+}
+
+/* ---- the row --------------------------------------------------------------------------------------------------- */
+
+static int refuse(struct wz_err *err, const char *why)
+{
+    snprintf(err->text, sizeof err->text, "backend \"cuda\": %s", why);
+    return -1;
+}
+
+static void close_cuda(struct wz_backend *be)
+{
+    struct cuda *cuda = cuda_of(be);
+
+    for (int i = 0; i < SCRATCHES; i++) cudaFree(cuda->scratch[i].p);
+    for (int i = 0; i < MIRRORS; i++) {
+        cudaFree(cuda->mirror[i].device);
+        free(cuda->mirror[i].host);
+    }
+    if (cuda->blas) cublasDestroy(cuda->blas);
+    cudaStreamDestroy(cuda->stream);
+    free(cuda);
+    be->state = NULL;
+}
+
+static int open_cuda(struct wz_backend *be, struct wz_err *err)
+{
+    const char *math = getenv("WZ_CUDA_MATH"), *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    int devices = 0, device, how = !math || strcmp(math, "exact") == 0 ? EXACT : strcmp(math, "blas") == 0 ? BLAS : BF16;
+    cudaError_t error = cudaGetDeviceCount(&devices);
+
+    if (error != cudaSuccess) return refuse(err, cudaGetErrorString(error));
+    if (devices == 0) return refuse(err, "this machine has no NVIDIA GPU");
+    if (how == BF16 && strcmp(math, "bf16")) return refuse(err, "WZ_CUDA_MATH: expected exact, blas or bf16");
+    if (!rank) rank = getenv("SLURM_LOCALID");
+    device = rank ? atoi(rank) % devices : 0;
+    if ((error = cudaSetDevice(device)) != cudaSuccess) return refuse(err, cudaGetErrorString(error));
+
+    struct cuda *cuda = (struct cuda *)calloc(1, sizeof *cuda);
+    if (!cuda) wz_cuda_plugin.die("cuda: no memory for %zu bytes", sizeof *cuda);
+    be->state = cuda;
+    cuda->math = (enum math)how;
+    CHECK(cudaDeviceGetAttribute(&cuda->processors, cudaDevAttrMultiProcessorCount, device));
+    CHECK(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    if (how != EXACT && (cublasCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS
+                         || cublasSetStream(cuda->blas, cuda->stream) != CUBLAS_STATUS_SUCCESS)) {
+        close_cuda(be);
+        return refuse(err, "cuBLAS does not start");
+    }
+    be->ops.alloc = alloc;
+    be->ops.free = release;
+    be->ops.upload = upload;
+    be->ops.download = wz_cuda_download;
+    be->ops.zero = zero;
+    wz_cuda_ops_vectors(&be->ops);
+    wz_cuda_ops_products(&be->ops);
+    wz_cuda_ops_attention(&be->ops);
+    wz_cuda_ops_attention_back(&be->ops);
+    wz_cuda_ops_head(&be->ops);
+    return 0;
+}
+
+extern "C" {
+__attribute__((visibility("default"))) struct wz_cuda_plugin wz_cuda_plugin = {
+    sizeof(struct wz_ops), sizeof(struct wz_weight), open_cuda, close_cuda, NULL,
+};
+}

@@ -1,0 +1,52 @@
+/* row: cuda's row in the table of backends. The row itself is a module beside the program, opened when it is asked for, so that
+ * the program starts where there is nothing of CUDA. WZ_CUDA_PLUGIN names another module (the tests' runs on the host). */
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/cuda/plugin.h"
+
+static const struct wz_cuda_plugin *opened;      /* for good: CUDA does not bear being closed and opened again */
+
+static int open_module(struct wz_err *err)
+{
+    char self[PATH_MAX] = "", *path = NULL;
+    const char *named = getenv("WZ_CUDA_PLUGIN");
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    struct wz_cuda_plugin *plugin;
+    int rc = -1;
+
+    if (n > 0) *strrchr(self, '/') = '\0';
+    if (named && !*named) named = NULL;
+    path = named ? wz_strdup(named) : wz_path("%s/libwaltz_cuda.so", self);
+    void *module = NULL;
+    if (!wz_file_exists(path)) wz_fail(err, "backend \"cuda\": there is no %s: this Waltz was built without nvcc", path);
+    else if (!named && !dlopen("libcuda.so.1", RTLD_LAZY))
+        wz_fail(err, "backend \"cuda\": this machine has no NVIDIA driver (%s)", dlerror());
+    else if (!(module = dlopen(path, RTLD_NOW | RTLD_LOCAL))) wz_fail(err, "backend \"cuda\": %s", dlerror());
+    else if (!(plugin = dlsym(module, "wz_cuda_plugin")) || plugin->ops != sizeof(struct wz_ops)
+             || plugin->weight != sizeof(struct wz_weight))
+        wz_fail(err, "backend \"cuda\": %s is of another version of Waltz", path);
+    else {
+        plugin->die = wz_die;
+        opened = plugin;
+        rc = 0;
+    }
+    free(path);
+    return rc;
+}
+
+static int open_cuda(struct wz_backend *be, struct wz_err *err)
+{
+    if (!opened && open_module(err) < 0) return -1;
+    return opened->open(be, err);
+}
+
+static void close_cuda(struct wz_backend *be)
+{
+    opened->close(be);
+}
+
+const struct wz_backend_row wz_backend_cuda = { "cuda", open_cuda, close_cuda };

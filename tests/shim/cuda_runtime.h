@@ -1,0 +1,119 @@
+/* shim: CUDA on the host, so that the kernels of kernels/cuda run, and fail, where there is no GPU.
+ *
+ * A kernel's threads are fibres of one OS thread: each runs until it must wait for others (__syncthreads, a warp's exchange) and
+ * then hands over to the next that can run: ascending, descending, or as a seed says (shim.cpp). What a GPU would not forgive is
+ * an error here:
+ *   memory    device memory can't be touched outside of kernels and copies; it and shared memory begin as NaN, and under
+ *             AddressSanitizer an access beyond either is reported
+ *   waiting   a barrier or exchange that some thread never comes to ends the program with every thread's state
+ *   copies    what an asynchronous copy has not been waited for is NaN
+ * Blocks run one after another, warps are whole (threads a multiple of 32, full masks). Nothing here says how fast a GPU is. */
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+struct shim_index { unsigned x; };
+extern struct shim_index threadIdx, blockIdx, blockDim, gridDim;
+struct alignas(16) float4 { float x, y, z, w; };
+
+/* ---- inside a kernel ------------------------------------------------------------------------------------------- */
+
+void __syncthreads(void);
+void *shim_shared(void);
+/* All lanes of a warp show a value and read lane `from`'s. `what` names the exchange, for lanes that are at different ones. */
+uint64_t shim_exchange(const char *what, unsigned mask, uint64_t mine, unsigned from);
+unsigned shim_lane(void);
+
+template <class T> inline T shim_shuffle(const char *what, unsigned mask, T v, unsigned from)
+{
+    uint64_t bits = 0;
+
+    static_assert(sizeof v <= sizeof bits, "a lane shows at most 8 bytes");
+    memcpy(&bits, &v, sizeof v);
+    bits = shim_exchange(what, mask, bits, from & 31);
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+template <class T> inline T __shfl_sync(unsigned mask, T v, int from)
+{
+    return shim_shuffle("__shfl_sync", mask, v, (unsigned)from);
+}
+
+template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int with)
+{
+    return shim_shuffle("__shfl_xor_sync", mask, v, shim_lane() ^ (unsigned)with);
+}
+
+unsigned __ballot_sync(unsigned mask, int predicate);
+
+inline void __syncwarp(unsigned mask = ~0u)
+{
+    shim_exchange("__syncwarp", mask, 0, 0);
+}
+
+template <class T> inline T atomicAdd(T *p, T v)
+{
+    T old = *p;
+
+    *p = old + v;
+    return old;
+}
+
+template <class T> inline T atomicMin(T *p, T v)
+{
+    T old = *p;
+
+    if (v < old) *p = v;
+    return old;
+}
+
+inline unsigned __float_as_uint(float f)
+{
+    unsigned u;
+
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+/* ---- the runtime ----------------------------------------------------------------------------------------------- */
+
+typedef int cudaError_t;
+typedef struct shim_stream *cudaStream_t;
+enum { cudaSuccess, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaDevAttrMultiProcessorCount = 16, cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
+cudaError_t cudaGetLastError(void);
+const char *cudaGetErrorString(cudaError_t error);
+cudaError_t cudaMalloc(void **p, size_t size);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream);
+/* The schedule is WZ_SHIM as it is now: "up" (default), "down" or a number, the seed. */
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attribute, int value)
+{
+    return value <= 227 * 1024 ? cudaSuccess : 1;
+}
+
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
+                 const std::function<void()> &body);
+/* Opens device memory to the host's stand-ins for libraries, and closes it. */
+void shim_device_open(bool open);

@@ -1,0 +1,408 @@
+/* shim: fibres, their schedule, warps' exchanges, device memory. See cuda_runtime.h. */
+#include <cuda_runtime.h>
+#include <cuda_ptx.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <map>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define __asan_poison_memory_region(p, n) ((void)(p), (void)(n))
+#define __asan_unpoison_memory_region(p, n) ((void)(p), (void)(n))
+#define __sanitizer_start_switch_fiber(fake, bottom, size) ((void)(fake))
+#define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake))
+#endif
+
+enum { THREADS = 1024, STACK = 128 << 10, GUARD = 4096 };
+static const long UP = -1, DOWN = -2;
+
+enum state { READY, AT_BARRIER, AT_EXCHANGE, ENDED };
+static const char *const states[] = { "ready", "at __syncthreads", "at", "ended" };
+
+struct copy { void *dst; const void *src; size_t size, n; };
+
+struct fibre {
+    void *sp, *fake;
+    const void *stack;
+    size_t stack_size;
+    enum state state;
+    const char *what;                                /* the exchange it waits in */
+    unsigned exchanges;                              /* it has been through */
+    std::vector<copy> open;
+    std::vector<std::vector<copy>> in_flight;
+};
+
+/* Two, taken in turn: a lane that reads one can be overtaken by at most one exchange. */
+struct exchange { const char *what; unsigned arrived; uint64_t shown[32]; };
+
+struct shim_stream { long order; };      /* UP, DOWN or a seed */
+
+struct shim_index threadIdx, blockIdx, blockDim, gridDim;
+
+static struct fibre fibres[THREADS], home, *running;
+static struct exchange exchanges[THREADS / 32][2];
+static unsigned count, alive, waiting, noise;
+static long order;
+static const char *kernel = "none";
+static const std::function<void()> *body;
+static void *shared_memory;
+
+[[noreturn]] static void die(const char *what)
+{
+    fprintf(stderr, "shim: %s, in kernel %s, block %u of %u\n", what, kernel, blockIdx.x, gridDim.x);
+    for (unsigned i = 0; i < count; i++) {
+        const struct fibre *f = &fibres[i], *before = i ? &fibres[i - 1] : NULL;
+        if (before && f->state == before->state && (f->state != AT_EXCHANGE || f->what == before->what)) continue;
+        fprintf(stderr, "shim:   from thread %u on: %s %s\n", i, states[f->state], f->state == AT_EXCHANGE ? f->what : "");
+    }
+    abort();
+}
+
+/* ---- fibres ---------------------------------------------------------------------------------------------------- */
+
+/* Saves what a call must keep, notes the stack in *from and goes on with another. */
+extern "C" void shim_switch(void **from, void *to);
+asm(R"(
+    .text
+    .hidden shim_switch
+    .globl shim_switch
+shim_switch:
+    push %rbp
+    push %rbx
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbx
+    pop %rbp
+    ret
+)");
+
+static void jump(struct fibre *to)
+{
+    struct fibre *from = running;
+
+    running = to;
+    threadIdx.x = (unsigned)(to - fibres);
+    __sanitizer_start_switch_fiber(from->state == ENDED ? NULL : &from->fake, to->stack, to->stack_size);
+    shim_switch(&from->sp, to->sp);
+    __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
+}
+
+/* Hands over to the next fibre that can run. */
+static void yield(void)
+{
+    unsigned at = (unsigned)(running - fibres), first = at + 1;
+
+    if (order >= 0) first = (noise = noise * 1664525 + 1013904223) >> 8;
+    for (unsigned i = 0; i < count; i++) {
+        struct fibre *f = &fibres[order == DOWN ? (at + 2 * count - 1 - i) % count : (first + i) % count];
+        if (f->state != READY) continue;
+        if (f != running) jump(f);
+        return;
+    }
+    if (alive > 0) die("no thread can go on: a barrier or an exchange that some of them never come to");
+    jump(&home);
+}
+
+static void barrier_open(void)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (fibres[i].state == AT_BARRIER) fibres[i].state = READY;
+    waiting = 0;
+}
+
+void __syncthreads(void)
+{
+    if (++waiting == alive) {
+        barrier_open();
+        if (order >= 0) yield();
+        return;
+    }
+    running->state = AT_BARRIER;
+    yield();
+}
+
+static void fibre_main(void)
+{
+    __sanitizer_finish_switch_fiber(NULL, &home.stack, &home.stack_size);
+    (*body)();
+    running->state = ENDED;
+    alive--;
+    if (alive && waiting == alive) barrier_open();
+    yield();
+}
+
+static void fibre_start(struct fibre *f, char *stack)
+{
+    void **sp = (void **)(stack + STACK) - 8;
+
+    *--sp = NULL;                                    /* where fibre_main would return to */
+    *--sp = (void *)fibre_main;
+    for (int i = 0; i < 6; i++) *--sp = NULL;
+    f->sp = sp;
+    f->fake = NULL;
+    f->stack = stack;
+    f->stack_size = STACK;
+    f->state = READY;
+    f->exchanges = 0;
+    f->open.clear();
+    f->in_flight.clear();
+}
+
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, const std::function<void()> &fn)
+{
+    static char *stacks;
+
+    if (!stacks) {
+        stacks = (char *)mmap(NULL, (size_t)THREADS * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        for (size_t i = 0; i < THREADS; i++) mprotect(stacks + i * STACK, GUARD, PROT_NONE);
+    }
+    kernel = name;
+    body = &fn;
+    order = stream->order;
+    count = threads;
+    if (threads == 0 || threads > THREADS || threads % 32 || blocks > INT32_MAX) die("a launch that no GPU takes");
+    blockDim.x = threads;
+    gridDim.x = (unsigned)blocks;
+    shared_memory = malloc(size);
+    shim_device_open(true);
+    for (unsigned b = 0; b < blocks; b++) {
+        blockIdx.x = b;
+        alive = count;
+        waiting = 0;
+        noise = (unsigned)order * 2654435761u + b;
+        memset(shared_memory, 0xff, size);
+        for (unsigned i = 0; i < count; i++) fibre_start(&fibres[i], stacks + (size_t)i * STACK);
+        for (unsigned i = 0; i < count / 32; i++) exchanges[i][0].arrived = exchanges[i][1].arrived = 0;
+        running = &home;
+        home.state = READY;
+        jump(&fibres[order == DOWN ? count - 1 : 0]);
+    }
+    shim_device_open(false);
+    free(shared_memory);
+    count = 0;
+}
+
+void *shim_shared(void)
+{
+    return shared_memory;
+}
+
+/* ---- warps ----------------------------------------------------------------------------------------------------- */
+
+unsigned shim_lane(void)
+{
+    return threadIdx.x % 32;
+}
+
+static struct exchange *meet(const char *what, unsigned mask, uint64_t mine)
+{
+    unsigned lane = shim_lane(), first = threadIdx.x - lane;
+    struct exchange *e = &exchanges[first / 32][running->exchanges++ % 2];
+
+    running->what = what;
+    running->state = AT_EXCHANGE;
+    if (mask != ~0u) die("an exchange with less than a full mask");
+    if (e->arrived == ~0u) e->arrived = 0;           /* the one before the last: all have read it */
+    if (e->arrived && e->what != what) die("lanes of a warp at different exchanges");
+    e->what = what;
+    e->shown[lane] = mine;
+    e->arrived |= 1u << lane;
+    if (e->arrived == ~0u) {
+        for (unsigned i = 0; i < 32; i++) fibres[first + i].state = READY;
+    } else {
+        yield();
+    }
+    return e;
+}
+
+uint64_t shim_exchange(const char *what, unsigned mask, uint64_t mine, unsigned from)
+{
+    return meet(what, mask, mine)->shown[from];
+}
+
+unsigned __ballot_sync(unsigned mask, int predicate)
+{
+    const struct exchange *e = meet("__ballot_sync", mask, predicate != 0);
+    unsigned bits = 0;
+
+    for (unsigned i = 0; i < 32; i++) bits |= (unsigned)e->shown[i] << i;
+    return bits;
+}
+
+/* ---- asynchronous copies --------------------------------------------------------------------------------------- */
+
+void shim_copy_async(void *dst, const void *src, size_t size, size_t n)
+{
+    if ((uintptr_t)dst % size || (uintptr_t)src % size) die("an asynchronous copy that is not aligned");
+    memset(dst, 0xff, size);
+    running->open.push_back({ dst, src, size, n });
+}
+
+void shim_copy_commit(void)
+{
+    running->in_flight.push_back(std::move(running->open));
+    running->open.clear();
+}
+
+void shim_copy_wait(size_t groups)
+{
+    while (running->in_flight.size() > groups) {
+        for (const copy &c : running->in_flight.front()) {
+            memcpy(c.dst, c.src, c.n);
+            memset((char *)c.dst + c.n, 0, c.size - c.n);
+        }
+        running->in_flight.erase(running->in_flight.begin());
+    }
+}
+
+/* ---- device memory --------------------------------------------------------------------------------------------- */
+
+/* One stretch of addresses under a key of the processor that is turned only for kernels and copies; open where processor or system
+ * have no such keys. Freed pieces are kept by their size. */
+static const size_t DEVICE = (size_t)8 << 30, ALIGN = 256;
+static char *device;
+static size_t used;
+static int lock = -1;
+static std::multimap<size_t, char *> unused;
+static std::map<char *, size_t> held;
+
+void shim_device_open(bool open)
+{
+    if (lock >= 0) pkey_set(lock, open ? 0 : PKEY_DISABLE_ACCESS);
+}
+
+static bool device_create(void)
+{
+    device = (char *)mmap(NULL, DEVICE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    lock = pkey_alloc(0, 0);
+    if (device != MAP_FAILED && lock >= 0) pkey_mprotect(device, DEVICE, PROT_READ | PROT_WRITE, lock);
+    return device != MAP_FAILED;
+}
+
+cudaError_t cudaMalloc(void **p, size_t size)
+{
+    size_t room = (size + 2 * ALIGN - 1) / ALIGN * ALIGN;      /* at least a byte of no man's land */
+    auto old = unused.find(room);
+
+    if (!device && !device_create()) return cudaErrorMemoryAllocation;
+    if (old != unused.end()) {
+        *p = old->second;
+        unused.erase(old);
+    } else {
+        if (room > DEVICE - used) return cudaErrorMemoryAllocation;
+        *p = device + used;
+        used += room;
+    }
+    held[(char *)*p] = size;
+    shim_device_open(true);
+    __asan_unpoison_memory_region(*p, room);
+    memset(*p, 0xff, room);
+    __asan_poison_memory_region((char *)*p + size, room - size);
+    shim_device_open(false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    auto it = held.find((char *)p);
+
+    if (!p) return cudaSuccess;
+    if (it == held.end()) return 1;
+    size_t room = (it->second + 2 * ALIGN - 1) / ALIGN * ALIGN;
+    __asan_poison_memory_region(p, room);
+    unused.insert({ room, (char *)p });
+    held.erase(it);
+    return cudaSuccess;
+}
+
+static bool on_device(const void *p, size_t n)
+{
+    auto it = held.upper_bound((char *)p);
+
+    if (it == held.begin()) return false;
+    --it;
+    return (char *)p + n <= it->first + it->second;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
+
+    if (on_device(dst, n) != to || on_device(src, n) != from) return 1;
+    shim_device_open(true);
+    memmove(dst, src, n);
+    shim_device_open(false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream)
+{
+    if (!on_device(p, n)) return 1;
+    shim_device_open(true);
+    memset(p, value, n);
+    shim_device_open(false);
+    return cudaSuccess;
+}
+
+/* ---- the rest of the runtime ----------------------------------------------------------------------------------- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    const char *how = getenv("WZ_SHIM");
+
+    *stream = new shim_stream();
+    (*stream)->order = !how || strcmp(how, "up") == 0 ? UP : strcmp(how, "down") == 0 ? DOWN : atol(how);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int which)
+{
+    return which == 0 ? cudaSuccess : 1;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
+{
+    *value = 4;      /* few processors: small tests see both of the ways in which work is cut */
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    return error == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
+}
