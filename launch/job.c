@@ -23,7 +23,12 @@ char *wz_system_read(const char *path, struct wz_err *err)
 
     if (!path || !path[0]) return wz_strdup("");
     if (wz_map_open(&map, path, err) < 0) return NULL;
-    size_t n = map.len;
+    size_t n = map.len, valid = strnlen((const char *)map.bytes, wz_utf8_valid((const char *)map.bytes, n));
+    if (valid < n) {
+        wz_map_close(&map);
+        wz_fail(err, "%s: byte %zu is not text in UTF-8", path, valid);
+        return NULL;
+    }
     while (n && (map.bytes[n - 1] == '\n' || map.bytes[n - 1] == ' ')) n--;
     text = wz_alloc(n + 1);
     memcpy(text, map.bytes, n);
@@ -38,6 +43,24 @@ static int find_chat(struct wz_agent *a, struct wz_err *err)
     if (!name) return wz_fail(err, "%s names no chat template; give one by its name as `chat`", a->recipe->model);
     a->chat = wz_template_find(name, a->tok, err);
     return a->chat ? 0 : -1;
+}
+
+/* Can the shortest prompt be asked at all? What would lose every episode is told before the first. */
+static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, "?", NULL, 0 } };
+    const int skip = !a->system[0], context = a->model->config.context, longest = recipe->rollout.longest;
+    const int64_t cache = (int64_t)recipe->rollout.pages * recipe->rollout.page;
+    int64_t room = longest > 0 && longest < context ? longest : context;
+    struct wz_ids ids = {0};
+    int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
+
+    if (cache > 0 && cache < room) room = cache;
+    if (rc == 0 && ids.n >= room)
+        rc = wz_fail(err, "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the model's context, "
+                          "rollout.longest, rollout.pages)", ids.n, (long long)room);
+    wz_ids_finish(&ids);
+    return rc;
 }
 
 static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
@@ -62,6 +85,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path, wz_tokenizer_vocab(a->tok),
                        a->model->config.vocab);
+    if (try_chat(a, job->recipe, err) < 0) return -1;
     a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page, job->recipe->rollout.pages,
                                  job->recipe->rollout.longest);
     a->player = (struct wz_player){

@@ -157,16 +157,15 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
 
 static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n, struct wz_step_stats *s)
 {
-    double mine[6] = { 0, 0, s->clipped, s->mismatch, s->max_gap, 0 }, all[64][6];
+    double mine[5] = { 0, 0, s->clipped, s->mismatch, s->max_gap }, (*all)[5] = wz_alloc(sizeof *all * (size_t)group->n);
 
-    assert(group->n <= 64);
     for (int i = 0; i < n; i++) {
         const Wz__Turn *t = turns[i];
         if (!t) continue;
         mine[0] += t->reward;
         for (size_t k = 0; l->reference.model && k < t->n_ids; k++) mine[1] += (double)t->logp[k] - (double)t->ref_logp[k];
     }
-    wz_all_gather(link, group, mine, 6, all[0]);
+    wz_all_gather(link, group, mine, 5, all[0]);
     memset(mine, 0, sizeof mine);
     for (int r = 0; r < group->n; r++) {
         for (int k = 0; k < 4; k++) mine[k] += all[r][k];
@@ -177,6 +176,7 @@ static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct w
     s->clipped = s->tokens > 0 ? mine[2] / s->tokens : 0;
     s->mismatch = mine[3];
     s->max_gap = mine[4];
+    free(all);
 }
 
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
