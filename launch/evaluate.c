@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct tally {
     const char *kind;
@@ -133,26 +134,48 @@ static const struct wz_prompt **choose(const struct wz_job *job, int limit, int 
     return list;
 }
 
-int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table, const char *path,
-                struct wz_err *err)
+/* Plays all prompts, some at a time: no wait is longer than what a rollout rank needs for a few of its batches, and a person sees it move.
+ * An episode's draws are named by its place among all, so the cut does not show. Root gets the episodes. */
+static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_prompts, int *n)
 {
     const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
     const struct wz_coefficients coefficients = { 0.65, 0.25, 0.1, false };      /* of the transcripts' rewards: stage 1's, for all phases */
+    const int64_t some = 4 * (int64_t)job->recipe->rollout.rows * job->roles.rollout.n;
+    const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
     int64_t generated[WZ_COUNT(job->agents)];
+    Wz__Episode **all = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;
+    int k;
+
+    *n = 0;
+    for (int first = 0; first < n_prompts; first += k) {
+        k = n_prompts - first < some ? n_prompts - first : (int)some;
+        struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &coefficients };
+        int got;
+        if (speak) fprintf(stderr, "\r\033[Kevaluating: %d of %d prompts", first, n_prompts);
+        wz_stations_run(job, &plan, &part, &got, generated);
+        if (got) memcpy(all + *n, part, sizeof *all * (size_t)got);
+        *n += got;
+        free(part);
+    }
+    if (speak) fprintf(stderr, "\r\033[K");
+    return all;
+}
+
+int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table, const char *path,
+                struct wz_err *err)
+{
     int n_prompts, n, rc = 0, n_tallies = 0;
     const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
-    Wz__Episode **episodes;
     float kept[WZ_COUNT(job->agents)];
 
     for (int a = 0; a < job->n_agents; a++) {
         kept[a] = job->agents[a].player.temperature;
         job->agents[a].player.temperature = (float)temperature;
     }
-    struct wz_batch_plan plan = { prompts, n_prompts, -1, &root, 1, &coefficients };
-    if (n_prompts) wz_stations_run(job, &plan, &episodes, &n, generated);
+    Wz__Episode **episodes = play_all(job, prompts, n_prompts, &n);
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
-    if (job->root && n_prompts) {
-        struct tally *tallies = wz_alloc(sizeof *tallies * (size_t)(n + 1));
+    if (n) {
+        struct tally *tallies = wz_alloc(sizeof *tallies * (size_t)n);
         struct wz_buf text = {0};
         for (int i = 0; i < n; i++) tally_add(tally_of(tallies, &n_tallies, episodes[i]), episodes[i]);
         for (int i = 0; i < n_tallies; i++) tally_rows(&tallies[i], phase, job->recipe->seed, table);
@@ -161,7 +184,7 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         wz_buf_finish(&text);
         free(tallies);
     }
-    if (n_prompts) wz_episodes_free(episodes, n);
+    wz_episodes_free(episodes, n);
     free(prompts);
     return rc;
 }

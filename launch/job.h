@@ -45,7 +45,6 @@ struct wz_job {
     struct wz_link link;
     struct wz_roles roles;
     struct wz_backend *be;
-    struct wz_pool *pool;
     struct wz_agent agents[8];
     int n_agents;
     float *stage;                          /* host copy of one agent's weights or moments, in passing: [n_stage], the most of any agent */
@@ -81,15 +80,16 @@ void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch
 
 /* ---- stations.c: the legs of an episode between ranks ------------------------------------------------------------------- */
 
-/* Plays, judges and delivers one batch. prompts[batch] are the same on every rank; owner(i): the member of `takers` that
- * gets episode i. Takers receive theirs in order of index: *out (heap array of heap messages), *n. Others get none.
- * generated[n_agents]: turns written by each agent, summed over the rollout ranks; on the first taker only. */
+/* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in order of index:
+ * *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns written by each agent, summed over the rollout
+ * ranks; on the first taker only. */
 struct wz_batch_plan {
     const struct wz_prompt **prompts;
     int batch;
     int64_t step;
+    int first;                             /* index of prompts[0]: a step may be played in several batches */
     const struct wz_ranks *takers;
-    int leaves;                            /* episode i goes to wz_leaf_owner(i, batch, leaves, takers->n) */
+    int leaves;                            /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
     const struct wz_coefficients *coefficients;
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n, int64_t *generated);

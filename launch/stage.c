@@ -104,7 +104,7 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
     wz_draw_step(s->draw, s->prompts, recipe->batch);
-    struct wz_batch_plan plan = { s->prompts, recipe->batch, p->step, &job->roles.learner, job->recipe->leaves, &s->coefficients };
+    struct wz_batch_plan plan = { s->prompts, recipe->batch, p->step, 0, &job->roles.learner, job->recipe->leaves, &s->coefficients };
     wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);             /* play, judge, deliver */
     report->played = wz_now();
     for (int i = 0; i < job->n_agents; i++)                                                     /* advantages, loss, update */

@@ -113,7 +113,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
         k = 0;
         for (int i = roles->rollout.me; i < plan->batch; i += roles->rollout.n) {
             where[k] = i % roles->reward.n;
-            episodes[k++] = episode_begin(plan->prompts[i], plan->step, i);
+            episodes[k++] = episode_begin(plan->prompts[i], plan->step, plan->first + i);
         }
         wz_play(&job->game, episodes, k);
         send_generated(job, plan, episodes, k);
@@ -122,7 +122,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
     if (roles->reward.me >= 0) {                                               /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
         wz_reward_label(&job->judge, plan->coefficients, episodes, k);
-        for (int i = 0; i < k; i++) where[i] = wz_leaf_owner((int)episodes[i]->index, plan->batch, plan->leaves, plan->takers->n);
+        for (int i = 0; i < k; i++) where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
         deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);
     }
     if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);

@@ -102,7 +102,7 @@ struct wz_step_stats {
     double samples, tokens, reward, kl, clipped, grad_norm, lr, advantage_std, mismatch, max_gap, seconds;
 };
 /* One update from this rank's episodes (in order of index; its leaves of the step's batch). `batch`: episodes of the whole step;
- * step, steps: of this stage. Fills trained, ref_logp, advantage of the picked turns. Dies if an episode was
+ * steps: of this stage. Fills trained, ref_logp, advantage of the picked turns. Dies if an episode was
  * written by other weights than the model's (law 6). */
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
                      Wz__Episode **episodes, int n, int batch, int steps, uint64_t seed, struct wz_step_stats *stats);
