@@ -131,6 +131,7 @@ struct wz_backend {
     const char *name;
     struct wz_ops ops;
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
+    bool rounds;               /* matmul and the head's logits with a bf16 matrix round x to bf16 first; set when it is opened */
     void *state;               /* the row's own */
 };
 

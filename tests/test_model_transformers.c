@@ -29,7 +29,7 @@ static void python(const char *fmt, ...)
     if (status != 0) fail_msg("hub.py %s: status %d", args, status);
 }
 
-/* The model's logits for the ids against the file's. */
+/* The model's logits for the ids against the file's. A bf16 model rounds what its matrices meet. */
 static void compare(struct wz_model *m, const int *ids, const char *path)
 {
     struct wz_cache *cache = wz_cache_create(m, 10, 4);
@@ -50,7 +50,7 @@ static void compare(struct wz_model *m, const int *ids, const char *path)
         off += pow((double)got[i] - (double)want[i], 2);
         norm += pow((double)want[i], 2);
     }
-    if (!(sqrt(off / norm) < 1e-5)) fail_msg("%s: logits are off by a relative %g", path, sqrt(off / norm));
+    if (!(sqrt(off / norm) < (m->type == WZ_BF16 && m->be->rounds ? 1e-2 : 1e-5))) fail_msg("%s: logits are off by a relative %g", path, sqrt(off / norm));
     wz_map_close(&map);
     wz_seq_finish(cache, &seq);
     wz_work_destroy(work);

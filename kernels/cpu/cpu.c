@@ -13,7 +13,7 @@
 enum { GRAIN = 1 << 21, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
 enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
 
-static const struct hot *const hots[] = { &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
+static const struct hot *const hots[] = { &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 {
@@ -57,11 +57,34 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     wz_pool_run(be->pool, c.row_parts * c.col_parts, gemm_part, &c);
 }
 
+struct pairing { const struct hot *hot; uint32_t *out; const float *x; int n, k, step; };
+
+static void pair_part(void *arg, int i)
+{
+    const struct pairing *p = arg;
+    int row = i * p->step, left = p->n - row;
+
+    p->hot->pair(p->out + (size_t)row * (size_t)((p->k + 1) / 2), p->x + (size_t)row * (size_t)p->k, p->k,
+                 left < p->step ? left : p->step);
+}
+
+const float *wz_cpu_factor(struct wz_backend *be, const float *x, const struct wz_weight *w, int n)
+{
+    if (w->type == WZ_F32) return x;
+    struct pairing p = { wz_hot(be), wz_cpu_scratch(be, 4, wz_mul((size_t)n * sizeof(uint32_t), wz_cpu_depth(w))), x, n, w->in, CHUNK / w->in + 1 };
+    int parts = (n + p.step - 1) / p.step;
+
+    wz_pool_run(parts <= 8 ? NULL : be->pool, parts, pair_part, &p);
+    return (const float *)p.out;
+}
+
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
+    size_t depth = wz_cpu_depth(w);
+
     assert(w->packed);
-    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = x, .b = w->packed, .ldc = (size_t)w->out, .sm = (size_t)w->in, .sk = 1,
-                                    .m = n, .n = w->out, .k = w->in, .panels = true, .add = add, .type = w->type });
+    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = wz_cpu_factor(be, x, w, n), .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1,
+                                    .m = n, .n = w->out, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16, .add = add });
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
@@ -89,7 +112,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
 {
     const struct hot *hot = wz_hot(be);
     int panels = (w->out + hot->panel - 1) / hot->panel;
-    struct packing p = { hot, w, wz_mul((size_t)hot->panel * wz_type_size(w->type), (size_t)w->in) };
+    struct packing p = { hot, w, wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w)) };
 
     if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
     wz_pool_run((double)w->out * w->in * READ < GRAIN ? NULL : be->pool, panels, pack_part, &p);
@@ -271,10 +294,11 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
 
     for (size_t i = 0; i < WZ_COUNT(hots) && !hot; i++)
         if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) hot = hots[i];
-    if (!hot) return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512, avx2 or generic, as the machine has them", want);
+    if (!hot) return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2 or generic, as the machine has them", want);
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;
+    be->rounds = true;
     wz_ops_ref(&be->ops);
     be->ops.pack = pack;
     be->ops.unpack = unpack;

@@ -8,15 +8,18 @@
 /* c[m, n] = sum_k a(m, k) b(k, n), or += when add: every element is one chain of FMAs over k in ascending order, whatever m
  * and n and however they are cut, so a row's bits depend on nothing but itself.
  *   a(m, k) = a[m * sm + k * sk]
- *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16 */
+ *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16
+ * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd end has a zero
+ * behind it), and k counts pairs. That is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where
+ * it is missing two FMAs give the same bits, denormals apart, which the instruction takes for zeros. */
 struct gemm {
     float *c;
     const float *a;
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
-    bool panels, add;
-    enum wz_type type;          /* of b */
+    bool panels, pairs, add;
+    enum wz_type type;          /* of b as ROWS */
 };
 
 enum {
@@ -48,6 +51,7 @@ struct hot {
     bool (*runs)(void);
     void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end);      /* col: a multiple of panel */
     void (*pack)(void *dst, const struct wz_weight *w, int panel);                       /* one panel */
+    void (*pair)(uint32_t *out, const float *x, int k, int n);                           /* n rows of k floats to rows of pairs */
     void (*exps)(float *out, const float *z, float scale, float max, int n);             /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the target's + d is the caller's */
@@ -66,7 +70,7 @@ struct hot {
     void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct adamw *by);
 };
 
-extern const struct hot wz_hot_avx512, wz_hot_avx2, wz_hot_generic;
+extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_generic;
 
 struct turns { float *freq, *turn; int half, count; };      /* RoPE's cos and sin by position */
 
@@ -74,7 +78,7 @@ struct cpu {
     const struct hot *hot;
     struct turns *turns;
     int n_turns;
-    struct scratch { void *p; size_t size; } scratch[4];
+    struct scratch { void *p; size_t size; } scratch[5];
 };
 
 static inline const struct hot *wz_hot(const struct wz_backend *be)
@@ -84,6 +88,13 @@ static inline const struct hot *wz_hot(const struct wz_backend *be)
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size);      /* not zeroed; grows, never shrinks */
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);           /* over the pool */
+/* x [n, in] as the left factor of a product with w: pairs in a scratch of their own where w is bf16, else x itself. */
+const float *wz_cpu_factor(struct wz_backend *be, const float *x, const struct wz_weight *w, int n);
+/* Elements of a row of panels, or of such a left factor. */
+static inline size_t wz_cpu_depth(const struct wz_weight *w)
+{
+    return w->type == WZ_BF16 ? ((size_t)w->in + 1) / 2 : (size_t)w->in;
+}
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);
 

@@ -5,7 +5,8 @@
  *       for each tile of up to MR rows
  *
  * Between blocks of k the sums rest in c, which is exact. Rows of b that are not packed are copied into a strip first when
- * several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. */
+ * several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. Tiles of pairs differ in
+ * their FMA alone: a pair is as wide as a float. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
@@ -13,7 +14,7 @@ enum { KC = 256, PANEL = 2 * W };
 
 /* The last columns are fewer than a panel: computed in a buffer. */
 static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b, size_t ldb, int k,
-                     bool from_c, bool half)
+                     bool from_c, bool pairs)
 {
     float buf[MR2 * PANEL];
 
@@ -22,7 +23,7 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
         for (int i = 0; i < n; i++)
             for (int j = 0; j < PANEL; j++)
                 buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
-        by_2[half][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
+        by_2[pairs][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
         for (int i = 0; i < n; i++) memcpy(c + (size_t)(at + i) * g->ldc, buf + i * PANEL, (size_t)cols * sizeof *c);
     }
 }
@@ -44,7 +45,6 @@ static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int co
 void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
     int rows = row_end - row, blocks = (g->k + KC - 1) / KC;
-    bool half = g->panels && g->type == WZ_BF16;
     float strip[KC * PANEL] __attribute__((aligned(64)));
 
     if (g->k == 0 && !g->add)
@@ -56,7 +56,7 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
         for (int j = col, cols; j < col_end; j += cols) {
             float *c = g->c + (size_t)row * g->ldc + (size_t)j;
             const void *b[4];
-            size_t ldb = PANEL, size = half ? 2 : 4;
+            size_t ldb = PANEL, size = sizeof(float);
             bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
@@ -77,8 +77,8 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             }
             b[1] = (const char *)b[0] + W * size;
             b[3] = pair ? (const char *)b[2] + W * size : NULL;
-            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, k, from_c, half);
-            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, half);
+            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, k, from_c, g->pairs);
+            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, g->pairs);
         }
     }
 }
@@ -107,7 +107,35 @@ static void turn_f32(float *to, const float *from, size_t in, int rows)
         for (int j = i < k ? whole : 0; j < PANEL; j++) to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
 }
 
-/* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16 stays bf16. */
+/* bf16 bits of x, as wz_f32_to_bf16 makes them, in the upper halves. */
+INLINE vu upper_half(vf x)
+{
+    vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
+
+    return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
+}
+
+typedef uint64_t vq __attribute__((vector_size(4 * W)));
+typedef uint32_t vu_half __attribute__((vector_size(2 * W)));
+
+/* In a lane of 64 bits the earlier of two neighbours lies below: a narrow lane keeps it, and takes the later 48 bits down. */
+void HOT(wz_pair)(uint32_t *out, const float *x, int k, int n)
+{
+    size_t depth = ((size_t)k + 1) / 2;
+
+    for (int i = 0; i < n; i++, x += k, out += depth) {
+        int j = 0;
+        for (; j + W <= k; j += W) {
+            vq two = (vq)upper_half(load(x + j));
+            vu_half pairs = __builtin_convertvector(two | two >> 48, vu_half);
+            memcpy(out + j / 2, &pairs, sizeof pairs);
+        }
+        for (; j < k; j += 2)
+            out[j / 2] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (j + 1 < k ? wz_f32_to_bf16(x[j + 1]) : 0);
+    }
+}
+
+/* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */
 void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
 {
     int first = panel * PANEL, rows = w->out - first < PANEL ? w->out - first : PANEL;
@@ -118,7 +146,10 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
         return;
     }
     const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
-    uint16_t *to = dst;
-    for (size_t k = 0; k < in; k++, to += PANEL)
-        for (int j = 0; j < PANEL; j++) to[j] = j < rows ? from[(size_t)j * in + k] : 0;
+    uint32_t *to = dst;
+    for (size_t k = 0; k < in; k += 2, to += PANEL)
+        for (int j = 0; j < PANEL; j++) {
+            const uint16_t *at = from + (size_t)j * in + k;
+            to[j] = j < rows ? (uint32_t)at[0] << 16 | (k + 1 < in ? at[1] : 0) : 0;
+        }
 }

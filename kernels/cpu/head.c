@@ -13,11 +13,12 @@
 
 enum { WIDE = 8 * VOCAB, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
 
-/* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling. */
+/* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling, 4 for
+ * rows as pairs. */
 struct pass {
     const struct hot *hot;
     const struct wz_weight *w;
-    const float *x;            /* [m, C] */
+    const float *x, *factor;   /* [m, C]; the same as the product takes it */
     int m, blocks;
     float scale[TILE], target[TILE];      /* 1/t; the target's z/t */
     int id[TILE];              /* targets, -1: none */
@@ -35,8 +36,9 @@ static int block_size(const struct wz_weight *w, int v)
 /* z[m, n] of n rows of the matrix from v on; v is a multiple of VOCAB. */
 static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m, int n)
 {
-    struct gemm g = { .c = z, .a = x, .b = (const char *)w->packed + (size_t)v * (size_t)w->in * wz_type_size(w->type),
-                      .ldc = ldz, .sm = (size_t)w->in, .sk = 1, .m = m, .n = n, .k = w->in, .panels = true, .type = w->type };
+    size_t depth = wz_cpu_depth(w);
+    struct gemm g = { .c = z, .a = x, .b = (const float *)w->packed + (size_t)v * depth, .ldc = ldz, .sm = depth, .sk = 1,
+                      .m = m, .n = n, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16 };
 
     hot->gemm(&g, 0, m, 0, n);
 }
@@ -49,7 +51,7 @@ static void pass_block(void *arg, int b)
     float *z = p->z ? p->z + v : near;
     size_t ldz = p->z ? (size_t)p->w->out : VOCAB;
 
-    logits(p->hot, z, ldz, p->x, p->w, v, p->m, n);
+    logits(p->hot, z, ldz, p->factor, p->w, v, p->m, n);
     for (int i = 0; i < p->m; i++) {
         p->stats[i * p->blocks + b] = p->hot->stat(z + (size_t)i * ldz, p->scale[i], n);
         if (p->id[i] >= v && p->id[i] < v + n) p->target[i] = z[(size_t)i * ldz + (size_t)(p->id[i] - v)] * p->scale[i];
@@ -65,6 +67,7 @@ static void pass_run(struct wz_backend *be, struct pass *p)
 {
     assert(p->w->packed);
     p->hot = wz_hot(be);
+    p->factor = wz_cpu_factor(be, p->x, p->w, p->m);
     p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
     p->stats = wz_cpu_scratch(be, 0, (size_t)p->m * (size_t)p->blocks * sizeof *p->stats);
     wz_pool_run(small(p->w, p->m) ? NULL : be->pool, p->blocks, pass_block, p);
@@ -177,7 +180,7 @@ static void back_block(void *arg, int b)
     int v = k->first + b * VOCAB, n = block_size(p->w, v);
     float *g = k->g + b * VOCAB;
 
-    logits(p->hot, g, WIDE, p->x, p->w, v, p->m, n);
+    logits(p->hot, g, WIDE, p->factor, p->w, v, p->m, n);
     for (int i = 0; i < p->m; i++) {
         p->hot->grad(g + (size_t)i * WIDE, p->scale[i], k->lse[i], k->d[i], n);
         if (p->id[i] >= v && p->id[i] < v + n) g[(size_t)i * WIDE + (size_t)(p->id[i] - v)] += k->d[i];
@@ -202,6 +205,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
+        p.factor = wz_cpu_factor(be, rows, w, p.m);
         k.g = wz_cpu_scratch(be, 1, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;

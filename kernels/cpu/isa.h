@@ -39,7 +39,6 @@ enum { W = 4, MR4 = 2, MR2 = 6 };
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
-typedef uint16_t vh_any __attribute__((vector_size(2 * W), aligned(2), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 
 #define PICK(mask, a, b) ((vf)(((mask) & (vi)(a)) | (~(mask) & (vi)(b))))
@@ -58,9 +57,15 @@ INLINE void store(float *p, vf x)
     *(vf_any *)p = x;
 }
 
-INLINE vf load_half(const uint16_t *p)      /* bf16 */
+/* c + a b of two bf16 in each lane, the upper half's first. */
+INLINE vf fma_pair(vf a, vf b, vf c)
 {
-    return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16);
+#ifdef __AVX512BF16__
+    return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+    vu upper = (vu){ 0 } + 0xffff0000u;
+    return FMA((vf)((vu)a << 16), (vf)((vu)b << 16), FMA((vf)((vu)a & upper), (vf)((vu)b & upper), c));
+#endif
 }
 
 /* The first n < W of a vector, the rest `fill`. */

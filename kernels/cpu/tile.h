@@ -13,13 +13,13 @@
 typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb, int k,
                      bool from_c);
 
-INLINE void tile(const int mr, const int nv, const bool half, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
+INLINE void tile(const int mr, const int nv, const bool pairs, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
                  const void *const *b, size_t ldb, int k, bool from_c)
 {
     vf acc[12][4];
     const float *a0 = a, *a1 = a + 3 * sm, *a2 = a + 6 * sm, *a3 = a + 9 * sm;
     const char *p[4] = { b[0], nv > 1 ? b[1] : NULL, nv > 2 ? b[2] : NULL, nv > 3 ? b[3] : NULL };
-    size_t step = half ? 2 * ldb : 4 * ldb;
+    size_t step = 4 * ldb;
 
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++)
@@ -29,7 +29,7 @@ INLINE void tile(const int mr, const int nv, const bool half, float *c, size_t l
         vf col[4];
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
-            col[j] = half ? load_half((const uint16_t *)p[j]) : load((const float *)p[j]);
+            col[j] = load((const float *)p[j]);
             p[j] += step;
         }
 #pragma GCC unroll 12
@@ -37,7 +37,7 @@ INLINE void tile(const int mr, const int nv, const bool half, float *c, size_t l
             const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
             vf x = SPLAT(row[(size_t)(i % 3) * sm]);
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) acc[i][j] = FMA(x, col[j], acc[i][j]);
+            for (int j = 0; j < nv; j++) acc[i][j] = pairs ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
         }
         a0 += sk;
         a1 += sk;
@@ -50,41 +50,41 @@ INLINE void tile(const int mr, const int nv, const bool half, float *c, size_t l
         for (int j = 0; j < nv; j++) store(c + (size_t)i * ldc + j * W, acc[i][j]);
 }
 
-#define TILE_ONE(mr, nv, half)                                                                                                 \
-    static void tile_##mr##_##nv##_##half(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
+#define TILE_ONE(mr, nv, pairs)                                                                                                 \
+    static void tile_##mr##_##nv##_##pairs(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
                                           size_t ldb, int k, bool from_c)                                                      \
     {                                                                                                                          \
-        tile(mr, nv, half, c, ldc, a, sm, sk, b, ldb, k, from_c);                                                              \
+        tile(mr, nv, pairs, c, ldc, a, sm, sk, b, ldb, k, from_c);                                                              \
     }
-#define TILE_FEW(nv, half)                                                                                                     \
-    TILE_ONE(1, nv, half) TILE_ONE(2, nv, half) TILE_ONE(3, nv, half) TILE_ONE(4, nv, half) TILE_ONE(5, nv, half)              \
-    TILE_ONE(6, nv, half)
-#define TILE_MORE(nv, half)                                                                                                    \
-    TILE_ONE(7, nv, half) TILE_ONE(8, nv, half) TILE_ONE(9, nv, half) TILE_ONE(10, nv, half) TILE_ONE(11, nv, half)            \
-    TILE_ONE(12, nv, half)
-#define TILE_FEW_OF(nv, half)                                                                                                  \
-    tile_1_##nv##_##half, tile_2_##nv##_##half, tile_3_##nv##_##half, tile_4_##nv##_##half, tile_5_##nv##_##half,              \
-    tile_6_##nv##_##half
-#define TILE_MORE_OF(nv, half)                                                                                                 \
-    tile_7_##nv##_##half, tile_8_##nv##_##half, tile_9_##nv##_##half, tile_10_##nv##_##half, tile_11_##nv##_##half,            \
-    tile_12_##nv##_##half
+#define TILE_FEW(nv, pairs)                                                                                                     \
+    TILE_ONE(1, nv, pairs) TILE_ONE(2, nv, pairs) TILE_ONE(3, nv, pairs) TILE_ONE(4, nv, pairs) TILE_ONE(5, nv, pairs)              \
+    TILE_ONE(6, nv, pairs)
+#define TILE_MORE(nv, pairs)                                                                                                    \
+    TILE_ONE(7, nv, pairs) TILE_ONE(8, nv, pairs) TILE_ONE(9, nv, pairs) TILE_ONE(10, nv, pairs) TILE_ONE(11, nv, pairs)            \
+    TILE_ONE(12, nv, pairs)
+#define TILE_FEW_OF(nv, pairs)                                                                                                  \
+    tile_1_##nv##_##pairs, tile_2_##nv##_##pairs, tile_3_##nv##_##pairs, tile_4_##nv##_##pairs, tile_5_##nv##_##pairs,              \
+    tile_6_##nv##_##pairs
+#define TILE_MORE_OF(nv, pairs)                                                                                                 \
+    tile_7_##nv##_##pairs, tile_8_##nv##_##pairs, tile_9_##nv##_##pairs, tile_10_##nv##_##pairs, tile_11_##nv##_##pairs,            \
+    tile_12_##nv##_##pairs
 
 TILE_FEW(1, 0) TILE_FEW(2, 0) TILE_FEW(2, 1) TILE_FEW(4, 0) TILE_FEW(4, 1)
 #ifdef __AVX512F__
 TILE_MORE(1, 0) TILE_MORE(2, 0) TILE_MORE(2, 1)
-#define TILE_ALL_OF(nv, half) { TILE_FEW_OF(nv, half), TILE_MORE_OF(nv, half) }
+#define TILE_ALL_OF(nv, pairs) { TILE_FEW_OF(nv, pairs), TILE_MORE_OF(nv, pairs) }
 #else
-#define TILE_ALL_OF(nv, half) { TILE_FEW_OF(nv, half) }
+#define TILE_ALL_OF(nv, pairs) { TILE_FEW_OF(nv, pairs) }
 #endif
 static tile_fn *const by_1[MR2] = TILE_ALL_OF(1, 0), *const by_2[2][MR2] = { TILE_ALL_OF(2, 0), TILE_ALL_OF(2, 1) };
 static tile_fn *const by_4[2][6] = { { TILE_FEW_OF(4, 0) }, { TILE_FEW_OF(4, 1) } };
 
 /* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; 1 is f32 only. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
-                      int k, bool from_c, int nv, bool half)
+                      int k, bool from_c, int nv, bool pairs)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
-    tile_fn *const *fn = nv == 4 ? by_4[half] : nv == 2 ? by_2[half] : by_1;
+    tile_fn *const *fn = nv == 4 ? by_4[pairs] : nv == 2 ? by_2[pairs] : by_1;
 
     for (int t = 0; t < tiles; t++) {
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;

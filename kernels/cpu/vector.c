@@ -150,7 +150,9 @@ static void adamw(float *RESTRICT w, const float *RESTRICT g, float *RESTRICT m,
 
 static bool runs(void)
 {
-#ifdef __AVX512F__
+#ifdef __AVX512BF16__
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+#elif defined(__AVX512F__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX2__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -164,7 +166,7 @@ static bool runs(void)
 
 const struct hot HOT(wz_hot) = {
     .isa = STRING(WZ_ISA), .panel = 2 * W, .runs = runs, .gemm = HOT(wz_gemm), .pack = HOT(wz_pack_panel),
-    .exps = exps, .stat = stat_of, .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
+    .pair = HOT(wz_pair), .exps = exps, .stat = stat_of, .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
     .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back, .rmsnorm_back_w = rmsnorm_back_w, .swiglu = swiglu,
     .swiglu_back = swiglu_back, .rope = rope, .add = add, .square = square, .adamw = adamw,
 };

@@ -75,7 +75,7 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
     for (int i = 0; i < n; i++, x += w->in, y += w->out)
         for (int o = 0; o < w->out; o++) {
             double sum = add ? y[o] : 0;
-            for (int j = 0; j < w->in; j++) sum += (double)x[j] * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            for (int j = 0; j < w->in; j++) sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
             y[o] = (float)sum;
         }
 }

@@ -4,11 +4,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-static void logits(double *z, const float *x, const struct wz_weight *w, double t)
+static void logits(const struct wz_backend *be, double *z, const float *x, const struct wz_weight *w, double t)
 {
     for (int v = 0; v < w->out; v++) {
         double sum = 0;
-        for (int j = 0; j < w->in; j++) sum += (double)x[j] * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
+        for (int j = 0; j < w->in; j++) sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
         z[v] = sum / t;
     }
 }
@@ -31,7 +31,7 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
         logp[i] = lse[i] = 0;
         if (entropy) entropy[i] = 0;
         if (targets[i] < 0) continue;
-        logits(z, x, w, (double)temperature);
+        logits(be, z, x, w, (double)temperature);
         double l = log_sum_exp(z, w->out), mean = 0;
         for (int v = 0; v < w->out; v++) mean += exp(z[v] - l) * z[v];
         lse[i] = (float)l;
@@ -89,7 +89,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
 
     for (int i = 0; i < n; i++, x += w->in) {
         bool greedy = picks[i].temperature == 0;
-        logits(z, x, w, greedy ? 1 : (double)picks[i].temperature);
+        logits(be, z, x, w, greedy ? 1 : (double)picks[i].temperature);
         token[i] = 0;
         for (int v = 1; v < w->out && greedy; v++)
             if (z[v] > z[token[i]]) token[i] = v;
@@ -105,7 +105,7 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
     double *z = wz_alloc((size_t)w->out * sizeof *z);
 
     for (int i = 0; i < n; i++, x += w->in, out += w->out) {
-        logits(z, x, w, 1);
+        logits(be, z, x, w, 1);
         for (int v = 0; v < w->out; v++) out[v] = (float)z[v];
     }
     free(z);
@@ -119,7 +119,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
     for (int i = 0; i < n; i++, x += w->in, d_x += w->in) {
         for (int j = 0; j < w->in; j++) sum[j] = d_x[j] = 0;
         if (targets[i] < 0) continue;
-        logits(z, x, w, t);
+        logits(be, z, x, w, t);
         for (int v = 0; v < w->out; v++) {
             double g = d_logp[i] * ((v == targets[i]) - exp(z[v] - lse[i])) / t;
             for (int j = 0; j < w->in; j++) {

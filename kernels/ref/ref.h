@@ -13,4 +13,10 @@ static inline float wz_weight_at(const struct wz_weight *w, size_t i)
     return w->type == WZ_BF16 ? wz_bf16_to_f32(((const uint16_t *)w->data)[i]) : ((const float *)w->data)[i];
 }
 
+/* The other factor of a product with w: where the backend rounds, a bf16 matrix meets bf16. */
+static inline double wz_factor(const struct wz_backend *be, const struct wz_weight *w, float x)
+{
+    return (double)(be->rounds && w->type == WZ_BF16 ? wz_bf16_to_f32(wz_f32_to_bf16(x)) : x);
+}
+
 #endif
