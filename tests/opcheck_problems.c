@@ -452,7 +452,7 @@ static bool make_attention_back(struct problem *p)
 /* Vocabularies below, at and beyond a block. */
 static bool head_shape(struct problem *p)
 {
-    static const struct { int c, vocab; } all[] = { { 11, 37 }, { 37, 253 }, { 64, 256 }, { 48, 1300 }, { 20, 4500 } };
+    static const struct { int c, vocab; } all[] = { { 11, 37 }, { 37, 253 }, { 64, 256 }, { 48, 1300 }, { 110, 4500 } };
     int count = (int)WZ_COUNT(all);
 
     p->n = p->shape % 4 == 3 ? 150 : row_counts[p->shape % 4];

@@ -47,7 +47,7 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     int threads = wz_pool_threads(be->pool), panels = (g->n + hot->panel - 1) / hot->panel, want = 4 * threads;
     struct cut c = { g, hot, (g->m + 255) / 256, 1, panels };
 
-    if ((double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN || threads == 1) {
+    if (!g->m || (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN || threads == 1) {
         hot->gemm(g, 0, g->m, 0, g->n);
         return;
     }

@@ -205,6 +205,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
+        if (!p.m) break;                       /* none of the rows left has a gradient */
         p.factor = wz_cpu_factor(be, rows, w, p.m);
         k.g = wz_cpu_scratch(be, 1, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
