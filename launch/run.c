@@ -179,7 +179,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
-    if (resume) wz_log("going on from step %" PRId64 " of %s", p->step, dir);
+    if (resume) wz_log(p->stage < (int)job->recipe->n_stages ? "going on from step %" PRId64 " of %s" : "all %" PRId64 " steps are done in %s", p->step, dir);
     return rc;
 }
 
