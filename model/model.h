@@ -52,6 +52,7 @@ struct wz_model {
     struct wz_weight embed, head;      /* head.data == embed.data when tied */
     float *norm;                       /* final norm [C] */
     struct wz_layer *layers;
+    float *chunk;                      /* host: what goes between host and backend at a time */
     float *freq;                       /* RoPE frequencies [D/2], host, scaling applied */
     uint64_t version, hash;            /* law 6: set by whoever changes the weights; wz_model_seal computes the hash */
 };

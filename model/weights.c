@@ -85,6 +85,7 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     if (type == WZ_F32) m->params = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(float)));
     else m->block = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(uint16_t)) + norms * sizeof(float));
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
+    m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
     wz_rope_freq(config, m->freq);
 
@@ -124,6 +125,7 @@ void wz_model_destroy(struct wz_model *m)
     if (m->block) wz_backend_free(m->be, m->block);
     free(m->list);
     free(m->layers);
+    free(m->chunk);
     free(m->freq);
     free(m);
 }
@@ -211,7 +213,6 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
 
 void wz_model_seal(struct wz_model *m, uint64_t version)
 {
-    float *values = wz_alloc(CHUNK * sizeof(*values));
     uint64_t hash = 0;
 
     for (int i = 0; i <= m->config.layers * 7; i++) wz_pack(m->be, matrix(m, i));
@@ -219,10 +220,9 @@ void wz_model_seal(struct wz_model *m, uint64_t version)
         for (size_t at = 0, all = wz_param_count(&m->list[i]); at < all; at += CHUNK) {
             size_t k = all - at < CHUNK ? all - at : CHUNK;
 
-            wz_param_get(m, i, at, k, values);
-            hash = wz_hash(values, k * sizeof(float), hash);
+            wz_param_get(m, i, at, k, m->chunk);
+            hash = wz_hash(m->chunk, k * sizeof(float), hash);
         }
-    free(values);
     m->version = version;
     m->hash = hash;
 }
