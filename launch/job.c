@@ -8,7 +8,7 @@
 /* The phases of a step alternate, so a rank may use the cores of those that wait: cores over the ranks of its own group. */
 static int threads_of(const struct wz_job *job)
 {
-    const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+    const char *mpi = getenv("OMPI_COMM_WORLD_LOCAL_SIZE"), *local = mpi ? mpi : getenv("SLURM_STEP_TASKS_PER_NODE");
     int here = local ? atoi(local) : job->link.size, cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
 
     if (job->recipe->threads > 0) return job->recipe->threads;

@@ -27,8 +27,8 @@ struct wz_recipe_agent {
     char *chat;                /* chat template by name; empty: what the model's files ask for */
     char *type;                /* f32 | bf16 (bf16 agents can't train) */
     int max_tokens;            /* sampled tokens a turn, at most */
-    double temperature, top_p, min_p;
-    int top_k;
+    double temperature, top_p, min_p;          /* log-probabilities are of softmax(z / temperature) before the filters: training */
+    int top_k;                                 /* on filtered samples is off-policy by what the filters cut off */
 };
 
 /* How one agent learns in one stage. An agent not listed is frozen. */

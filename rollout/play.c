@@ -71,7 +71,8 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         wz_turn_reserve(t, (size_t)r->n);
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         wz_buf_clear(&text);
-        wz_decode(p->tok, r->ids, r->n, false, &text);
+        /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must see */
+        wz_decode(p->tok, r->ids, r->n - r->stopped, true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
         wz_request_finish(r);
     }

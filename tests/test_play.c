@@ -39,7 +39,7 @@ int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *to
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out)
 {
     for (int i = 0; i < n; i++)
-        if (ids[i] != '.') wz_buf_printf(out, "%c", ids[i]);
+        if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i]);
 }
 
 void wz_ids_finish(struct wz_ids *list)
@@ -144,6 +144,19 @@ static void cut_off_feedback_is_broken(void **state)
     wz_episode_free(e);
 }
 
+/* A special token inside a reply is no secret channel: whoever reads the text reads it too. Only the end token is left out. */
+static void special_tokens_are_seen(void **state)
+{
+    Wz__Episode *e = play(1, false, "p", "h<i.", FEEDBACK(false, false, "x") , NULL, NULL, NULL);
+
+    assert_string_equal(e->turns[0]->text, "h<i");
+    assert_true(e->turns[1]->valid);
+    wz_episode_free(e);
+    e = play(1, false, "p", "hi.", "<{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}.", NULL, NULL, NULL);
+    assert_false(e->turns[1]->valid);
+    wz_episode_free(e);
+}
+
 static void rounds_are_counted(void **state)
 {
     Wz__Episode *e = play(2, false, "p", "a.", FEEDBACK(true, false, "f"), "b.", FEEDBACK(true, true, "g"), "c.");
@@ -201,7 +214,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(satisfied_ends_with_the_first_reply), cmocka_unit_test(a_flag_brings_one_revision),
-        cmocka_unit_test(broken_feedback_ends_it), cmocka_unit_test(cut_off_feedback_is_broken), cmocka_unit_test(rounds_are_counted),
+        cmocka_unit_test(broken_feedback_ends_it), cmocka_unit_test(cut_off_feedback_is_broken), cmocka_unit_test(special_tokens_are_seen),
+        cmocka_unit_test(rounds_are_counted),
         cmocka_unit_test(one_agent_plays_alone), cmocka_unit_test(what_cannot_be_played_says_why), cmocka_unit_test(every_turn_has_its_own_key),
     };
 
