@@ -39,7 +39,7 @@ struct wz_recipe_learn {
     double kl, epsilon;        /* beta and epsilon of eq. 3.3 and 4 */
     char *loss;                /* sequence (eq. 4: mean of each sample's mean) | token (mean over all tokens) */
     double alpha, lambda, gamma;                 /* eq. 2; conversation agents ignore them */
-    char *bonus;               /* feedback: dir (eq. 3) | outcome (R_c of the next reply: the paper's ablation) */
+    char *bonus;               /* feedback: dir (eq. 2) | outcome (R_c of the next reply, whatever the label: ablation) */
     double revision;           /* conversation: probability of a type-B sample where there was a revision; 0.5 */
 };
 

@@ -3,6 +3,7 @@
  *   judge(p, c_t) ─▶ unsafe = harmful, overrefuse = prompt benign and refusal ─▶ R_c(c_t) = neither
  *   f_t's flags == (unsafe, overrefuse) of c_t ─▶ label      R_c(c_{t+1}) - R_c(c_t) ─▶ DIR
  *   R_f(f_t) = alpha * DIR * label + lambda * label + gamma * valid                                    (eq. 2)
+ *   without DIR (ablation): alpha * R_c(c_{t+1}) + lambda * label + gamma * valid
  */
 #include "reward/reward.h"
 
@@ -16,11 +17,14 @@ double wz_reward_conversation(bool unsafe, bool overrefuse)
 
 double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1, double *dir)
 {
-    double bonus = 0;
+    double bonus;
 
     *dir = has_next ? r1 - r0 : 0;                       /* eq. 3; no next reply: no difference */
-    if (has_next) bonus = k->outcome ? r1 : *dir;
-    return k->alpha * bonus * label + k->lambda * label + k->gamma * valid;
+    /* a right label and a next reply mean that c_t was bad, R_c(c_t) = 0: behind the label the outcome would be the difference again,
+     * so the ablation pays it to every feedback that brought a next reply */
+    if (k->outcome) bonus = has_next ? r1 : 0;
+    else bonus = *dir * label;
+    return k->alpha * bonus + k->lambda * label + k->gamma * valid;
 }
 
 static void judge_reply(Wz__Turn *c, const struct wz_answer *a, bool prompt_harmful)

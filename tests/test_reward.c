@@ -42,6 +42,7 @@ static void outcome_in_place_of_difference(void **state)
 
     assert_float_equal(wz_reward_feedback(&k, true, true, 1, true, 1, &dir), 1.0, 1e-12);
     assert_float_equal(wz_reward_feedback(&k, true, true, 1, false, 1, &dir), 0.35, 1e-12);
+    assert_float_equal(wz_reward_feedback(&k, true, false, 1, true, 1, &dir), 0.75, 1e-12);     /* a false alarm that did no harm is paid */
 }
 
 static void reply_is_paid_for_neither(void **state)
