@@ -3,8 +3,8 @@
  * A kernel's threads are fibres of one OS thread: each runs until it must wait for others (__syncthreads, a warp's exchange) and
  * then hands over to the next that can run: ascending, descending, or as a seed says (shim.cpp). What a GPU would not forgive is
  * an error here:
- *   memory    device memory can't be touched outside of kernels and copies; it and shared memory begin as NaN, and under
- *             AddressSanitizer an access beyond either is reported
+ *   memory    device memory and shared memory begin as NaN; under AddressSanitizer an access beyond either is reported; with
+ *             WZ_SHIM_LOCK set device memory can't be touched outside of kernels and copies
  *   waiting   a barrier or exchange that some thread never comes to ends the program with every thread's state
  *   copies    what an asynchronous copy has not been waited for is NaN
  * Blocks run one after another, warps are whole (threads a multiple of 32, full masks). Nothing here says how fast a GPU is. */

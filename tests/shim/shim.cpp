@@ -16,7 +16,7 @@
 #define __asan_poison_memory_region(p, n) ((void)(p), (void)(n))
 #define __asan_unpoison_memory_region(p, n) ((void)(p), (void)(n))
 #define __sanitizer_start_switch_fiber(fake, bottom, size) ((void)(fake))
-#define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake))
+#define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake), (void)(bottom), (void)(size))
 #endif
 
 enum { THREADS = 1024, STACK = 128 << 10, GUARD = 4096 };
@@ -45,7 +45,7 @@ struct shim_stream { long order; };      /* UP, DOWN or a seed */
 
 struct shim_index threadIdx, blockIdx, blockDim, gridDim;
 
-static struct fibre fibres[THREADS], home, *running;
+static struct fibre fibres[THREADS], home, *running, *left;      /* left: who ran before */
 static struct exchange exchanges[THREADS / 32][2];
 static unsigned count, alive, waiting, noise;
 static long order;
@@ -94,6 +94,7 @@ static void jump(struct fibre *to)
 {
     struct fibre *from = running;
 
+    left = from;
     running = to;
     threadIdx.x = (unsigned)(to - fibres);
     __sanitizer_start_switch_fiber(from->state == ENDED ? NULL : &from->fake, to->stack, to->stack_size);
@@ -137,7 +138,14 @@ void __syncthreads(void)
 
 static void fibre_main(void)
 {
-    __sanitizer_finish_switch_fiber(NULL, &home.stack, &home.stack_size);
+    const void *stack = NULL;
+    size_t size = 0;
+
+    __sanitizer_finish_switch_fiber(NULL, &stack, &size);
+    if (left == &home) {
+        home.stack = stack;
+        home.stack_size = size;
+    }
     (*body)();
     running->state = ENDED;
     alive--;
@@ -271,25 +279,24 @@ void shim_copy_wait(size_t groups)
 
 /* ---- device memory --------------------------------------------------------------------------------------------- */
 
-/* One stretch of addresses under a key of the processor that is turned only for kernels and copies; open where processor or system
- * have no such keys. Freed pieces are kept by their size. */
+/* One stretch of addresses. With WZ_SHIM_LOCK set it is closed but for kernels and copies, which costs some time. Freed pieces are
+ * kept by their size. */
 static const size_t DEVICE = (size_t)8 << 30, ALIGN = 256;
 static char *device;
 static size_t used;
-static int lock = -1;
+static bool lock;
 static std::multimap<size_t, char *> unused;
 static std::map<char *, size_t> held;
 
 void shim_device_open(bool open)
 {
-    if (lock >= 0) pkey_set(lock, open ? 0 : PKEY_DISABLE_ACCESS);
+    if (lock) mprotect(device, (used + 4095) / 4096 * 4096, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 static bool device_create(void)
 {
     device = (char *)mmap(NULL, DEVICE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    lock = pkey_alloc(0, 0);
-    if (device != MAP_FAILED && lock >= 0) pkey_mprotect(device, DEVICE, PROT_READ | PROT_WRITE, lock);
+    lock = getenv("WZ_SHIM_LOCK") != NULL;
     return device != MAP_FAILED;
 }
 
