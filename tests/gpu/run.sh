@@ -1,0 +1,47 @@
+#!/bin/bash
+# run.sh [BUNDLE]: what only a real GPU can tell, on a machine with a driver and the CUDA libraries. BUNDLE is a folder or tar archive
+# that launch/bundle made; without it this script lies in one. In order: conformance of the instructions that tests emulate, every
+# op against ref (test_opcheck), a warm start and RL steps on both rows, then times. Ends with a table; status 0 if nothing failed.
+set -u
+bundle=${1:-$(dirname "$0")/../..}
+if [ -f "$bundle" ]; then
+    dir=$(mktemp -d)
+    tar xf "$bundle" -C "$dir" || exit 2
+    bundle=$(dirname "$(find "$dir" -name env.sh | head -n 1)")
+fi
+cd "$bundle" || exit 2
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv || echo "nvidia-smi does not run"
+work=$(mktemp -d)
+# shellcheck disable=SC1091
+. ./env.sh
+rows=() failed=0
+
+step() {        # step NAME COMMAND...: its output is shown, its end noted
+    local name=$1 start=$SECONDS rc
+    shift
+    echo "== $name"
+    timeout 240 "$@"
+    rc=$?
+    [ $rc -eq 0 ] || failed=1
+    rows+=("$(printf '%-34s %-8s %4d s' "$name" "$([ $rc -eq 0 ] && echo passed || echo "status $rc")" $((SECONDS - start)))")
+}
+place=(agents.conversation.model="$work/warm" agents.feedback.model="$work/warm" data.0.path="$work/world/prompts-train.jsonl"
+    eval.0.path="$work/world/prompts-dev.jsonl" evaluate.limit=8 evaluate.every=0 stages.0.steps=3 stages.1.steps=3
+    stages.0.batch=32 stages.1.batch=32 checkpoint.every=100)
+warm() { waltz sft recipes/sandbox.yaml sft.model="$work/world/base" sft.data="$work/world/sft.jsonl" sft.out="$work/warm" \
+    sft.steps=60 sft.batch=32 backend="$1"; }
+train() { waltz train recipes/sandbox.yaml "${place[@]}" out="$work/$1" backend="$2" "${@:3}" | tail -n 4; }
+same() { train one cuda && train two cuda micro=64 rollout.rows=5 && cmp "$work/one/chain.jsonl" "$work/two/chain.jsonl"; }
+busy() { WZ_CUDA_MATH=$1 test_opcheck --bench 0 cuda; }
+
+step "layout conformance" gpu_layout
+step "opcheck on cuda" test_opcheck --row cuda
+waltz sandbox "$work/world" >/dev/null
+step "warm start on cuda" warm cuda
+step "RL on cuda, twice the same bits" same
+step "RL on cpu, for its time" train cpu cpu
+for math in exact blas bf16; do step "times, WZ_CUDA_MATH=$math" busy $math; done
+echo
+printf '%s\n' "${rows[@]}"
+rm -rf "$work"
+exit $failed

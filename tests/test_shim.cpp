@@ -1,0 +1,118 @@
+/* The shim sees what it says it sees (shim/cuda_runtime.h): a kernel that is right gives the same under every schedule, and one with
+ * a planted fault gives something else, or ends the program with a sentence. TAP on standard output. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernels/cuda/compat.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+enum { N = 64 };
+
+enum fault { NONE, NO_BARRIER, NO_WAIT, SPLIT_WARP, SPLIT_BARRIER, BEYOND_SHARED, BEYOND_DEVICE };
+
+/* out[i] = the sum of x over a warp + the element opposite, by shared memory that is filled by asynchronous copies. */
+static __global__ void turn(float *out, const float *x, enum fault fault)
+{
+    SHARED(float, near);
+    int t = (int)threadIdx.x;
+    float sum = 0;
+
+    copy_async4(&near[t], &x[t], true);
+    copy_commit();
+    if (fault != NO_WAIT) copy_wait<0>();
+    if (fault == SPLIT_BARRIER && t == 40) __syncwarp();
+    else if (fault != NO_BARRIER) __syncthreads();
+    float opposite = near[N - 1 - t];
+    sum = x[t];
+    for (int i = 16; i > 0; i /= 2)
+        if (fault != SPLIT_WARP || t != 7) sum += __shfl_xor_sync(~0u, sum, i);
+    if (fault == BEYOND_SHARED) sum += near[N + t / 63];
+    if (fault == BEYOND_DEVICE) sum += x[N + t / 63];
+    out[t] = sum + opposite;
+}
+
+/* 0: right; 1: wrong. Ends the program where the shim does. */
+static int run(enum fault fault, const char *schedule)
+{
+    float x[N], got[N], *d_x, *d_out;
+    cudaStream_t stream;
+    int wrong = 0;
+
+    setenv("WZ_SHIM", schedule, 1);
+    for (int i = 0; i < N; i++) x[i] = (float)(i * i % 17);
+    cudaStreamCreateWithFlags(&stream, 0);
+    if (cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof x)) return 1;
+    if (cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream)) return 1;
+    LAUNCH_ON(stream, turn, 1, N, sizeof x, d_out, d_x, fault);
+    if (cudaMemcpyAsync(got, d_out, sizeof x, cudaMemcpyDeviceToHost, stream)) return 1;
+    for (int i = 0; i < N; i++) {
+        float want = x[N - 1 - i];
+        for (int j = 0; j < 32; j++) want += x[i / 32 * 32 + j];
+        if (!(got[i] == want)) wrong = 1;
+    }
+    cudaFree(d_x);
+    cudaFree(d_out);
+    cudaStreamDestroy(stream);
+    return wrong;
+}
+
+/* Touches device memory from the host, as a program that forgets wz_download would. */
+static int touch(void)
+{
+    float *p;
+
+    setenv("WZ_SHIM_LOCK", "1", 1);
+    return cudaMalloc((void **)&p, 4) || *(volatile float *)p > 0;
+}
+
+/* How a child ended: 0 right, 1 wrong, 2 stopped. */
+static int ending(int (*fn)(enum fault, const char *), enum fault fault, const char *schedule)
+{
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(3);
+        _exit(40 + (fn ? fn(fault, schedule) : touch()));      /* unlike AddressSanitizer's */
+    }
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) / 2 == 20 ? WEXITSTATUS(status) - 40 : 2;
+}
+
+static void result(bool ok, const char *name)
+{
+    static int n;
+
+    printf("%sok %d - %s\n", ok ? "" : "not ", ++n, name);
+}
+
+/* Whether some of the schedules end in `how`, all of them when `all`. */
+static bool seen(enum fault fault, int how, bool all)
+{
+    static const char *const schedules[] = { "up", "down", "1", "2", "3" };
+    int times = 0;
+
+    for (const char *schedule : schedules) times += ending(run, fault, schedule) == how;
+    return all ? times == 5 : times > 0;
+}
+
+int main(void)
+{
+    puts("1..8");
+    result(seen(NONE, 0, true), "a right kernel is right under every schedule");
+    result(seen(NO_BARRIER, 1, false), "a missing barrier gives wrong numbers");
+    result(seen(NO_WAIT, 1, true), "a missing wait gives NaN");
+    result(seen(SPLIT_WARP, 2, true), "lanes that miss an exchange stop the program");
+    result(seen(SPLIT_BARRIER, 2, true), "a thread that misses a barrier stops the program");
+#ifdef __SANITIZE_ADDRESS__
+    result(seen(BEYOND_SHARED, 2, true), "an access beyond shared memory stops the program");
+    result(seen(BEYOND_DEVICE, 2, true), "an access beyond device memory stops the program");
+#else
+    result(true, "an access beyond shared memory stops the program # SKIP without AddressSanitizer");
+    result(true, "an access beyond device memory stops the program # SKIP without AddressSanitizer");
+#endif
+    result(ending(NULL, NONE, "up") == 2, "the host can't touch device memory");
+    return 0;
+}
