@@ -89,7 +89,7 @@ static void same(const struct seen *a, const struct seen *b, const char *way, co
     }
 }
 
-/* Backends agree within the rounding of their sums. */
+/* cuda agrees with ref, and gradients with those of the row before, within the rounding of sums. */
 static void alike(const float *a, const float *b, size_t n, const char *what, const char *backend)
 {
     double top = 0;
@@ -97,7 +97,7 @@ static void alike(const float *a, const float *b, size_t n, const char *what, co
     for (size_t i = 0; i < n; i++) top = fmax(top, fabs((double)a[i]));
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)a[i] - (double)b[i]) <= 2e-5 * top))
-            fail_msg("%s: %s %zu is %.9g, of the row before %.9g", backend, what, i, (double)b[i], (double)a[i]);
+            fail_msg("%s: %s %zu is %.9g, expected %.9g", backend, what, i, (double)b[i], (double)a[i]);
 }
 
 static void one_way_or_another(const struct wz_config *c, enum wz_type type, struct wz_backend *be, struct seen *train)
@@ -187,9 +187,9 @@ static void law_exact(void **state)
                 struct wz_backend *be = row_open(r);
                 one_way_or_another(&configs[c], type, be, &seen[r]);
                 if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name)) same(&seen[r - 1], &seen[r], "other threads", be->name);
-                else if (r > 0) {
-                    alike(seen[r - 1].logp, seen[r].logp, ROWS, "log-probability", be->name);
-                    alike(&seen[r - 1].logits[0][0], &seen[r].logits[0][0], ROWS * 130, "logit", be->name);
+                if (rows[r].schedule) {
+                    alike(seen[0].logp, seen[r].logp, ROWS, "log-probability", be->name);
+                    alike(&seen[0].logits[0][0], &seen[r].logits[0][0], ROWS * 130, "logit", be->name);
                 }
                 wz_backend_close(be);
             }
