@@ -42,9 +42,15 @@ int wz_cmd_chat(int argc, char **argv)
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature of both agents; 0 is greedy", 0, 100 },
     };
     const struct wz_usage usage = {
-        .name = "chat", .args = "RUN|RECIPE [key=value ...]", .options = options, .n_options = (int)WZ_COUNT(options), .min_args = 1, .max_args = -1,
-        .about = "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a prompt; each\n"
-                 "stands alone.",
+        .name = "chat",
+        .args = "RUN|RECIPE [key=value ...]",
+        .options = options,
+        .n_options = (int)WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = -1,
+        .about =
+            "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a prompt; each\n"
+            "stands alone.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};

@@ -124,7 +124,8 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
 
     if (!root) return -1;
     *p = (struct wz_progress){
-        .step = json_integer_value(json_object_get(root, "step")), .stage = (int)json_integer_value(json_object_get(root, "stage")),
+        .step = json_integer_value(json_object_get(root, "step")),
+        .stage = (int)json_integer_value(json_object_get(root, "stage")),
         .stage_step = (int)json_integer_value(json_object_get(root, "stage_step")),
         .stage_start = json_integer_value(json_object_get(root, "stage_start")),
     };
@@ -141,7 +142,8 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
             goto out;
         }
         p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
-        p->updates[i] = json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
+        p->updates[i] =
+            json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
     }
     rc = 0;
 out:
@@ -171,7 +173,8 @@ static int64_t *list_steps(const char *run, int *n)
     return list;
 }
 
-int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err)
+int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                       struct wz_err *err)
 {
     int n, i = 0, rc = 0;
     int64_t *steps = list_steps(run, &n);
@@ -189,7 +192,8 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
     return rc;
 }
 
-int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p, bool training, struct wz_err *err)
+int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
+                       bool training, struct wz_err *err)
 {
     char *models[WZ_COUNT(job->agents)] = {0};
 
@@ -203,8 +207,8 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         if (!m || !models[i]) continue;
         wz_model_seal(m, p->version[i]);
         if (m->hash != p->hash[i])
-            rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir, recipe->agents[i].name, m->hash,
-                         p->hash[i]);
+            rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
+                         recipe->agents[i].name, m->hash, p->hash[i]);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;

@@ -23,7 +23,9 @@ static void lane_shuffle(const struct wz_draw *d, struct lane *lane, uint32_t ep
 {
     for (int i = 0; i < lane->n; i++) lane->order[i] = i;
     for (int i = lane->n - 1; i > 0; i--) {
-        const struct wz_key key = { d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(lane - d->lanes), epoch, (uint32_t)i };
+        const struct wz_key key = {
+            d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(lane - d->lanes), epoch, (uint32_t)i
+        };
         int j = (int)wz_below(key, (uint32_t)i + 1), swap = lane->order[i];
         lane->order[i] = lane->order[j];
         lane->order[j] = swap;
@@ -41,11 +43,12 @@ static int lane_fill(struct lane *lane, const struct wz_prompts *sets, int n_set
             if (!lane->kind || !strcmp(lane->kind, sets[s].list[i].kind)) lane->list[lane->n++] = &sets[s].list[i];
     lane->order = wz_alloc(sizeof *lane->order * (size_t)(lane->n + 1));
     if (lane->n) return 0;
-    return lane->kind ? wz_fail(err, "mix: no training prompt is of kind %s", lane->kind) : wz_fail(err, "data: there are no training prompts");
+    return lane->kind ? wz_fail(err, "mix: no training prompt is of kind %s", lane->kind)
+                      : wz_fail(err, "data: there are no training prompts");
 }
 
-struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage, int stage_index, uint64_t seed,
-                               struct wz_err *err)
+struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage, int stage_index,
+                               uint64_t seed, struct wz_err *err)
 {
     struct wz_draw *d = wz_alloc(sizeof *d);
     double sum = 0;

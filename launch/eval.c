@@ -13,7 +13,8 @@ static int print(const struct wz_table *table, const char *format, struct wz_err
     if (!strcmp(format, "csv")) wz_table_csv(table, &text);
     else if (!strcmp(format, "markdown")) wz_table_markdown(table, &text);
     else wz_table_text(table, &text);
-    if (text.len && fwrite(text.data, 1, text.len, stdout) != text.len) rc = wz_fail(err, "standard output could not be written");
+    if (text.len && fwrite(text.data, 1, text.len, stdout) != text.len)
+        rc = wz_fail(err, "standard output could not be written");
     wz_buf_finish(&text);
     return rc;
 }
@@ -25,14 +26,20 @@ int wz_cmd_eval(int argc, char **argv)
     int limit = -1, most = -1;
     const struct wz_option options[] = {
         { "format", 0, WZ_TEXT, &format, "text|markdown|csv", "how the table is printed", 0, 0 },
-        { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says", -1, 100 },
+        { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says", -1,
+          100 },
         { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all; -1: what the recipe says", -1, 1e9 },
         { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1, 2e9 },
         { "phase", 0, WZ_TEXT, &phase, "NAME", "what the table calls these results", 0, 0 },
         { "transcripts", 0, WZ_TEXT, &transcripts, "FILE", "append every episode to FILE as JSON lines", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "eval", .args = "RECIPE|RUN [key=value ...]", .options = options, .n_options = (int)WZ_COUNT(options), .min_args = 1, .max_args = -1,
+        .name = "eval",
+        .args = "RECIPE|RUN [key=value ...]",
+        .options = options,
+        .n_options = (int)WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = -1,
         .about = "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr), feedback\n"
                  "trigger rate (ftr), label accuracy and JSON errors with 95% intervals. A RUN is a run's folder: its newest\n"
                  "checkpoint is evaluated; a RECIPE: the models it names.",
@@ -53,9 +60,9 @@ int wz_cmd_eval(int argc, char **argv)
     else if (!recipe->n_eval) {
         wz_fail(&err, "%s: no held-out prompts (key eval)", path);
         wz_give_up("eval", &err);
-    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature, limit < 0 ? recipe->evaluate.limit : limit,
-                         &table, transcripts, &err) < 0 ||
-             (job.root && print(&table, format, &err) < 0))
+    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,
+                           limit < 0 ? recipe->evaluate.limit : limit, &table, transcripts, &err) < 0 ||
+               (job.root && print(&table, format, &err) < 0))
         wz_die("eval: %s", err.text);
     else status = 0;
     wz_table_finish(&table);

@@ -95,7 +95,8 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
         wz_json_string(out, t->text, strlen(t->text));
         wz_buf_printf(out, ",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":%s,\"reward\":%.6g,\"feedback\":",
                       (feedback ? t->unsafe : t->judged_unsafe) ? "true" : "false",
-                      (feedback ? t->overrefuse : t->judged_overrefuse) ? "true" : "false", t->valid ? "true" : "false", t->reward);
+                      (feedback ? t->overrefuse : t->judged_overrefuse) ? "true" : "false", t->valid ? "true" : "false",
+                      t->reward);
         wz_json_string(out, t->feedback, strlen(t->feedback));
         wz_buf_str(out, "}");
     }

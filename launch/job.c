@@ -12,7 +12,8 @@ static int threads_of(const struct wz_job *job)
     int here = local ? atoi(local) : job->link.size, cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
 
     if (job->recipe->threads > 0) return job->recipe->threads;
-    if (here == job->link.size) group = job->roles.rollout.me >= 0 ? job->roles.rollout.n : job->roles.learner.me >= 0 ? job->roles.learner.n : here;
+    if (here == job->link.size)
+        group = job->roles.rollout.me >= 0 ? job->roles.rollout.n : job->roles.learner.me >= 0 ? job->roles.learner.n : here;
     return cores / group > 1 ? cores / group : 1;
 }
 
@@ -57,8 +58,11 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
 
     if (cache > 0 && cache < room) room = cache;
     if (rc == 0 && ids.n >= room)
-        rc = wz_fail(err, "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the model's context, "
-                          "rollout.longest, rollout.pages)", ids.n, (long long)room);
+        rc = wz_fail(
+            err,
+            "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the model's context, "
+            "rollout.longest, rollout.pages)",
+            ids.n, (long long)room);
     wz_ids_finish(&ids);
     return rc;
 }
@@ -66,7 +70,8 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
 static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
 {
     const struct wz_recipe_agent *r = a->recipe;
-    bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0, trains = learner && job->roles.learner.me >= 0;
+    bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0,
+         trains = learner && job->roles.learner.me >= 0;
     enum wz_type type = !strcmp(r->type, "bf16") ? WZ_BF16 : WZ_F32;
 
     a->feedback = !strcmp(r->role, "feedback");
@@ -83,14 +88,22 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (!plays) return 0;
     if (!(a->system = wz_system_read(r->system, err)) || find_chat(a, err) < 0) return -1;
     if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
-        return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path, wz_tokenizer_vocab(a->tok),
-                       a->model->config.vocab);
+        return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
+                       wz_tokenizer_vocab(a->tok), a->model->config.vocab);
     if (try_chat(a, job->recipe, err) < 0) return -1;
     a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page, job->recipe->rollout.pages,
                                  job->recipe->rollout.longest);
     a->player = (struct wz_player){
-        .engine = a->engine, .model = a->model, .tok = a->tok, .chat = a->chat, .system = a->system, .max_tokens = r->max_tokens,
-        .top_k = r->top_k, .temperature = (float)r->temperature, .top_p = (float)r->top_p, .min_p = (float)r->min_p,
+        .engine = a->engine,
+        .model = a->model,
+        .tok = a->tok,
+        .chat = a->chat,
+        .system = a->system,
+        .max_tokens = r->max_tokens,
+        .top_k = r->top_k,
+        .temperature = (float)r->temperature,
+        .top_p = (float)r->top_p,
+        .min_p = (float)r->min_p,
         .agent = (int)(a - job->agents),
     };
     if (a->feedback) job->game.feedback = &a->player;
@@ -129,25 +142,29 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
         a->recipe = &recipe->agents[i];
-        if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0) return wz_fail_in(err, "agent %s", a->recipe->name);
+        if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0)
+            return wz_fail_in(err, "agent %s", a->recipe->name);
     }
     if (job->game.conversation && job->game.feedback)
         job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
     if (job->roles.rollout.me >= 0 && !job->game.conversation) return wz_fail(err, "agents: none has the role conversation");
     if (job->roles.reward.me >= 0) {
-        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world, recipe->judge.tries };
+        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world,
+                                                recipe->judge.tries };
         if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
     }
     if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
 }
 
-int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n, struct wz_err *err)
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
+                  struct wz_err *err)
 {
     struct wz_err other;
     int rc = wz_recipe_load(recipe, path, overrides, n, err);
 
-    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60, rc == 0 ? err : &other) < 0) return -1;
+    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60, rc == 0 ? err : &other) < 0)
+        return -1;
     return wz_link_agree(link, rc, err);
 }
 
@@ -182,7 +199,8 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     if (job->root) {
         const struct wz_model *m = a->model;
         job->be->ops.download(job->be, job->stage, m->params, m->n_params * sizeof(float));
-        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(job->stage, m->n_params * sizeof(float), 0), job->stage, m->n_params);
+        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(job->stage, m->n_params * sizeof(float), 0), job->stage,
+                   m->n_params);
     } else if (roles->rollout.me >= 0) {
         struct wz_model *m = a->model;
         uint64_t version = m->version + 1, hash;

@@ -57,7 +57,8 @@ struct wz_job {
 
 /* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
  * both went well (wz_link_agree). */
-int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n, struct wz_err *err);
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
+                  struct wz_err *err);
 /* job->link must be open. Speaks with no other rank: the caller agrees when all is open.
  * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the recipe's
  * stages will be run; else learner ranks hold no weights and nothing need be trainable. */
@@ -72,8 +73,8 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
 
 /* Every rank draws the same prompts without a message: a pure function of (seed, stage, step). */
 struct wz_draw;
-struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage, int stage_index, uint64_t seed,
-                               struct wz_err *err);
+struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage, int stage_index,
+                               uint64_t seed, struct wz_err *err);
 void wz_draw_destroy(struct wz_draw *draw);
 /* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
 void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
@@ -114,9 +115,11 @@ struct wz_progress {
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* root */
 /* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap), or 0 with *dir NULL
  * where there is none. */
-int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe, struct wz_err *err);
+int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                       struct wz_err *err);
 /* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and holds them to the manifest's hashes (law 6). */
-int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p, bool training, struct wz_err *err);
+int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
+                       bool training, struct wz_err *err);
 /* The same to play with only. path: a run's folder (its newest checkpoint after at most `most` steps; -1: any) or a recipe's file (the
  * models it names). */
 int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);

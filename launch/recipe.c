@@ -141,8 +141,10 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
             return wz_resolved_fail(r, err, path, "agent '%s' is of type bf16, which can't train: make it f32 or leave it out",
                                     name);
         if (recipe->agents[a].temperature == 0)
-            return wz_resolved_fail(r, err, path, "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
-                                    "expected, or leave it out", name);
+            return wz_resolved_fail(r, err, path,
+                                    "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
+                                    "expected, or leave it out",
+                                    name);
     }
     return 0;
 }
@@ -152,7 +154,8 @@ static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, st
     bool answers = false;
     char path[64];
 
-    if (recipe->leaves & (recipe->leaves - 1)) return wz_resolved_fail(r, err, "leaves", "%d is not a power of two", recipe->leaves);
+    if (recipe->leaves & (recipe->leaves - 1))
+        return wz_resolved_fail(r, err, "leaves", "%d is not a power of two", recipe->leaves);
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         snprintf(path, sizeof path, "agents.%u.name", i);
         if (wz_recipe_agent(recipe, recipe->agents[i].name) != (int)i)

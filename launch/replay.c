@@ -62,14 +62,18 @@ static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episo
 
     for (size_t r = 0; r < WZ_COUNT(rows); r++) {
         size_t n = *(const size_t *)((const char *)was + rows[r].n), m = *(const size_t *)((const char *)is + rows[r].n);
-        const void *a = *(const void *const *)((const char *)was + rows[r].at), *b = *(const void *const *)((const char *)is + rows[r].at);
+        const void *a = *(const void *const *)((const char *)was + rows[r].at),
+                   *b = *(const void *const *)((const char *)is + rows[r].at);
         size_t i = differs(a, b, n < m ? n : m, 4);
         if (i == n && n == m) continue;
-        if (i == n || i == m) printf("differs: episode %u turn %zu: %s has %zu, recomputed %zu\n", episode, turn, rows[r].name, n, m);
+        if (i == n || i == m)
+            printf("differs: episode %u turn %zu: %s has %zu, recomputed %zu\n", episode, turn, rows[r].name, n, m);
         else if (rows[r].floats)
             printf("differs: episode %u turn %zu: %s[%zu] was %.9g, recomputed %.9g\n", episode, turn, rows[r].name, i,
                    (double)((const float *)a)[i], (double)((const float *)b)[i]);
-        else printf("differs: episode %u turn %zu: %s[%zu] was %d, recomputed %d\n", episode, turn, rows[r].name, i, ((const int32_t *)a)[i], ((const int32_t *)b)[i]);
+        else
+            printf("differs: episode %u turn %zu: %s[%zu] was %d, recomputed %d\n", episode, turn, rows[r].name, i,
+                   ((const int32_t *)a)[i], ((const int32_t *)b)[i]);
         return true;
     }
     if (memcmp(&was->reward, &is->reward, sizeof was->reward)) {
@@ -77,7 +81,8 @@ static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episo
         return true;
     }
     if (was->weights != is->weights || was->version != is->version) {
-        printf("differs: episode %u turn %zu: written by weights version %" PRIu64 " %016" PRIx64 ", recomputed by version %" PRIu64 " %016" PRIx64 "\n",
+        printf("differs: episode %u turn %zu: written by weights version %" PRIu64 " %016" PRIx64
+               ", recomputed by version %" PRIu64 " %016" PRIx64 "\n",
                episode, turn, was->version, was->weights, is->version, is->weights);
         return true;
     }
@@ -133,7 +138,8 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
     Wz__Episode **was = recorded(run, step, &n, err);
 
     if (!was || recorded_chain(run, step, &chain, err) < 0) goto out;
-    if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 || wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0) goto out;
+    if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 || wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0)
+        goto out;
     wz_log("from step %" PRId64, p.step);
     if (wz_stage_open(&stage, job, &p, dir, err) < 0) goto out;
     for (;;) {
@@ -149,7 +155,8 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
     }
     rc = episodes_differ(was, n, &report);
     if (!rc && p.chain != chain) {
-        printf("differs: the weights after step %" PRId64 ": chain was %016" PRIx64 ", recomputed %016" PRIx64 "\n", step, chain, p.chain);
+        printf("differs: the weights after step %" PRId64 ": chain was %016" PRIx64 ", recomputed %016" PRIx64 "\n", step,
+               chain, p.chain);
         rc = 1;
     }
     if (!rc) printf("step %" PRId64 ": the same bits: %d episodes, chain %016" PRIx64 "\n", step, n, chain);
@@ -168,9 +175,15 @@ int wz_cmd_replay(int argc, char **argv)
         { "step", 0, WZ_INT, &step, "N", "the step to recompute, from 0", 0, 2e9 },
     };
     const struct wz_usage usage = {
-        .name = "replay", .args = "RUN", .options = options, .n_options = (int)WZ_COUNT(options), .min_args = 1, .max_args = 1,
-        .about = "Recomputes a recorded step of a run from the checkpoint before it and compares tokens, log-probabilities,\n"
-                 "rewards, advantages and the weights after it, bit by bit. Exit status 1 and the first difference where there is one.",
+        .name = "replay",
+        .args = "RUN",
+        .options = options,
+        .n_options = (int)WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
+        .about =
+            "Recomputes a recorded step of a run from the checkpoint before it and compares tokens, log-probabilities,\n"
+            "rewards, advantages and the weights after it, bit by bit. Exit status 1 and the first difference where there is one.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};

@@ -226,10 +226,11 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         else unjudged++;
     }
     if (unjudged)
-        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>", unjudged,
-                      unjudged > 1 ? "s are" : " is");
+        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>",
+                      unjudged, unjudged > 1 ? "s are" : " is");
     if (!n_kinds) {
-        wz_buf_str(out, "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
+        wz_buf_str(out,
+                   "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
         goto out;
     }
     write_counts(out, kinds, n_kinds);

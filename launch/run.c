@@ -12,7 +12,8 @@
 /* ---- open and close --------------------------------------------------------------------------------------------- */
 
 /* Drops the lines of a JSONL file that are not to stay: what a killed run wrote after its checkpoint. */
-static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg), const void *arg, struct wz_err *err)
+static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg), const void *arg,
+                      struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
     struct wz_buf kept = {0};
@@ -124,12 +125,13 @@ static int same_recipe(const struct wz_recipe *recipe, const char *path, struct 
     int rc = wz_recipe_load(&was, path, NULL, 0, err), line;
 
     if (rc == 0) take_layout(was, recipe);
-    if (rc < 0 || wz_recipe_save(was, was_path, err) < 0 || wz_recipe_save(recipe, now_path, err) < 0 || wz_map_open(&a, was_path, err) < 0 ||
-        wz_map_open(&b, now_path, err) < 0)
+    if (rc < 0 || wz_recipe_save(was, was_path, err) < 0 || wz_recipe_save(recipe, now_path, err) < 0 ||
+        wz_map_open(&a, was_path, err) < 0 || wz_map_open(&b, now_path, err) < 0)
         rc = -1;
     else if ((line = first_difference(&a, &b, &at)))
-        rc = wz_fail(err, "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the same settings", path, line,
-                     line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at), (const char *)b.bytes + at);
+        rc = wz_fail(
+            err, "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the same settings",
+            path, line, line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at), (const char *)b.bytes + at);
     wz_map_close(&a), wz_map_close(&b);
     wz_recipe_destroy(was);
     unlink(was_path), unlink(now_path);
@@ -179,7 +181,10 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
-    if (resume) wz_log(p->stage < (int)job->recipe->n_stages ? "going on from step %" PRId64 " of %s" : "all %" PRId64 " steps are done in %s", p->step, dir);
+    if (resume)
+        wz_log(p->stage < (int)job->recipe->n_stages ? "going on from step %" PRId64 " of %s"
+                                                     : "all %" PRId64 " steps are done in %s",
+               p->step, dir);
     return rc;
 }
 
@@ -226,7 +231,10 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
 /* ---- a step -------------------------------------------------------------------------------------------------------- */
 
 /* What the episodes of a step say, as sums that add up over the learners. */
-struct sums { double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens, harmful, unsafe, benign, overrefuse; };
+struct sums {
+    double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens, harmful,
+        unsafe, benign, overrefuse;
+};
 
 static void add_episode(struct sums *s, const Wz__Episode *e)
 {
@@ -253,7 +261,10 @@ static void add_episode(struct sums *s, const Wz__Episode *e)
 
 /* Law 4, per agent: what the rollout ranks say they generated is what the learners trained on or discarded with a reason. */
 enum { TRAINED, DISCARDED, NOT_PICKED, FROZEN, JUDGE, OTHER, N_FATES };
-static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode", [FROZEN] = "agent frozen", [JUDGE] = "judge failed", [OTHER] = "episode broken" };
+static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode",
+                                            [FROZEN] = "agent frozen",
+                                            [JUDGE] = "judge failed",
+                                            [OTHER] = "episode broken" };
 
 static void add_fates(double (*fate)[N_FATES], const struct wz_job *job, const Wz__Episode *e)
 {
@@ -272,7 +283,8 @@ static void add_fates(double (*fate)[N_FATES], const struct wz_job *job, const W
     }
 }
 
-static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *generated, double (*fate)[N_FATES], struct wz_err *err)
+static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *generated, double (*fate)[N_FATES],
+                        struct wz_err *err)
 {
     struct wz_ledger_line lines[WZ_COUNT(job->agents)];
     char reasons[WZ_COUNT(job->agents)][256];
@@ -282,11 +294,16 @@ static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *g
         int n = 0;
         reasons[a][0] = 0;
         for (int k = NOT_PICKED; k < N_FATES; k++)
-            if (f[k] > 0) n += snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
-        lines[a] = (struct wz_ledger_line){ step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a] };
+            if (f[k] > 0)
+                n += snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
+        lines[a] = (struct wz_ledger_line){
+            step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a]
+        };
         if (lines[a].generated != lines[a].trained + lines[a].discarded)
-            return wz_fail(err, "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64 " + discarded %" PRId64 " (%s)", step,
-                           lines[a].agent, lines[a].generated, lines[a].trained, lines[a].discarded, reasons[a]);
+            return wz_fail(err,
+                           "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64 " + discarded %" PRId64
+                           " (%s)",
+                           step, lines[a].agent, lines[a].generated, lines[a].trained, lines[a].discarded, reasons[a]);
     }
     return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
 }
@@ -299,7 +316,8 @@ static int write_chain(const struct wz_job *job, const struct wz_progress *p, in
 
     if (f) {
         fprintf(f, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
-        for (int a = 0; a < job->n_agents; a++) fprintf(f, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
+        for (int a = 0; a < job->n_agents; a++)
+            fprintf(f, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
         fprintf(f, "}}\n");
         rc = ferror(f) ? -1 : 0;
         if (fclose(f)) rc = -1;
@@ -314,30 +332,51 @@ static double share(double part, double whole)
     return whole > 0 ? part / whole : NAN;
 }
 
-static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r, const struct sums *s)
+static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r,
+                          const struct sums *s)
 {
     const char *names[128];
     char own[128][64];
     double values[128];
     int n = 0;
-    const struct { const char *name; double value; } common[] = {
-        { "reward/c0", share(s->c0, s->judged) }, { "reward/final", share(s->final, s->judged) }, { "rollout/label_accuracy", share(s->label, s->feedback) },
-        { "rollout/json_errors", share(s->json_errors, s->feedback) }, { "rollout/ftr", share(s->triggered, s->asked) },
-        { "rollout/asr", share(s->unsafe, s->harmful) }, { "rollout/orr", share(s->overrefuse, s->benign) },
-        { "rollout/improved", share(s->improved, s->judged) }, { "rollout/worsened", share(s->worsened, s->judged) },
-        { "rollout/judge_failed", s->episodes - s->judged }, { "rollout/tokens", s->tokens },
-        { "time/play", r->played - r->begin }, { "time/learn", r->learnt - r->played }, { "time/publish", r->published - r->learnt },
-        { "time/step", r->published - r->begin }, { "speed/tokens_per_second", s->tokens / (r->published - r->begin) },
+    const struct { const char *name; double value;
+    } common[] = {
+        { "reward/c0", share(s->c0, s->judged) },
+        { "reward/final", share(s->final, s->judged) },
+        { "rollout/label_accuracy", share(s->label, s->feedback) },
+        { "rollout/json_errors", share(s->json_errors, s->feedback) },
+        { "rollout/ftr", share(s->triggered, s->asked) },
+        { "rollout/asr", share(s->unsafe, s->harmful) },
+        { "rollout/orr", share(s->overrefuse, s->benign) },
+        { "rollout/improved", share(s->improved, s->judged) },
+        { "rollout/worsened", share(s->worsened, s->judged) },
+        { "rollout/judge_failed", s->episodes - s->judged },
+        { "rollout/tokens", s->tokens },
+        { "time/play", r->played - r->begin },
+        { "time/learn", r->learnt - r->played },
+        { "time/publish", r->published - r->learnt },
+        { "time/step", r->published - r->begin },
+        { "speed/tokens_per_second", s->tokens / (r->published - r->begin) },
     };
 
     for (size_t i = 0; i < WZ_COUNT(common); i++) names[n] = common[i].name, values[n++] = common[i].value;
     for (int a = 0; a < job->n_agents; a++) {
         const struct wz_step_stats *l = &r->learned[a];
         if (!job->agents[a].learner.model) continue;
-        const struct { const char *name; double value; } agent[] = {
-            { "reward", l->reward }, { "kl", l->kl }, { "grad_norm", l->grad_norm }, { "lr", l->lr }, { "clipped", l->clipped },
-            { "samples", l->samples }, { "tokens", l->tokens }, { "return_std", l->advantage_std }, { "logp_mismatches", l->mismatch },
-            { "logp_max_gap", l->max_gap }, { "updates_skipped", (double)job->agents[a].learner.opt.skipped }, { "seconds", l->seconds },
+        const struct { const char *name; double value;
+        } agent[] = {
+            { "reward", l->reward },
+            { "kl", l->kl },
+            { "grad_norm", l->grad_norm },
+            { "lr", l->lr },
+            { "clipped", l->clipped },
+            { "samples", l->samples },
+            { "tokens", l->tokens },
+            { "return_std", l->advantage_std },
+            { "logp_mismatches", l->mismatch },
+            { "logp_max_gap", l->max_gap },
+            { "updates_skipped", (double)job->agents[a].learner.opt.skipped },
+            { "seconds", l->seconds },
         };
         for (size_t i = 0; i < WZ_COUNT(agent); i++) {
             snprintf(own[n], sizeof own[n], "%s/%s", job->agents[a].recipe->name, agent[i].name);
@@ -356,31 +395,39 @@ static const char *first_discard(const struct wz_step_report *r)
     return "on another rank";
 }
 
-static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *r, const struct sums *s)
+static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *r,
+                  const struct sums *s)
 {
-    double spent = wz_now() - run->line.begin, left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
+    double spent = wz_now() - run->line.begin,
+           left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
     struct wz_buf text = {0};
 
-    wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps, share(s->c0, s->judged),
-                  share(s->final, s->judged));
+    wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps,
+                  share(s->c0, s->judged), share(s->final, s->judged));
     if (s->feedback > 0)
-        wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback, s->json_errors / s->feedback,
-                      s->triggered / s->asked);
+        wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
+                      s->json_errors / s->feedback, s->triggered / s->asked);
     for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model)
-            wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl, r->learned[a].grad_norm);
+            wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl,
+                          r->learned[a].grad_norm);
     if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
-    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60), floor(fmod(left, 60)));
+    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60),
+                  floor(fmod(left, 60)));
     if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
     else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
     wz_buf_finish(&text);
 }
 
-int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err)
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report,
+                struct wz_err *err)
 {
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     int64_t step = p->step - 1;
-    struct { struct sums sums; double fate[WZ_COUNT(job->agents)][N_FATES]; } mine = {0}, *all = wz_alloc(sizeof *all * (size_t)group.n);
+    struct {
+        struct sums sums;
+        double fate[WZ_COUNT(job->agents)][N_FATES];
+    } mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
     enum { WIDTH = sizeof mine / sizeof(double) };
     int rc = -1;
 

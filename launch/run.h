@@ -22,7 +22,8 @@ struct wz_run {
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
 int wz_run_close(struct wz_run *run, struct wz_err *err);                      /* accepts zero */
 /* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call it. */
-int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report, struct wz_err *err);
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report,
+                struct wz_err *err);
 /* Evaluations: all ranks call these. before and after also print the table, and after is not made twice; due: is one to be made after
  * this step? */
 bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);

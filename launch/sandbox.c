@@ -200,18 +200,24 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
 
     wz_buf_str(&out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
     for (int i = 0; i < (int)WZ_COUNT(marks); i++)
-        wz_buf_printf(&out, "%s\n    { \"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-                      "\"normalized\": false, \"special\": true }", i ? "," : "", i, marks[i]);
-    wz_buf_str(&out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    \"pretokenizers\": [\n"
-               "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
+        wz_buf_printf(
+            &out,
+            "%s\n    { \"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+            "\"normalized\": false, \"special\": true }",
+            i ? "," : "", i, marks[i]);
+    wz_buf_str(
+        &out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    \"pretokenizers\": [\n"
+              "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
     wz_json_string(&out, cut_pattern, sizeof cut_pattern - 1);
-    wz_buf_str(&out, " }, \"behavior\": \"Isolated\", \"invert\": false },\n"
-               "      { \"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false }\n    ]\n  },\n"
-               "  \"post_processor\": null,\n"
-               "  \"decoder\": { \"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true },\n"
-               "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-               "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-               "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
+    wz_buf_str(
+        &out,
+        " }, \"behavior\": \"Isolated\", \"invert\": false },\n"
+        "      { \"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false }\n    ]\n  },\n"
+        "  \"post_processor\": null,\n"
+        "  \"decoder\": { \"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true },\n"
+        "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+        "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+        "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
     for (size_t i = 0; i < WZ_COUNT(marks); i++) add_entry(&out, marks[i], strlen(marks[i]), false, id++);
     for (int b = 0; b < 256; b++) add_entry(&out, &(char){ (char)b }, 1, true, id++);
     for (int i = 0; i < pieces.n; i++) add_entry(&out, pieces.list[i], strlen(pieces.list[i]), true, id++);
@@ -261,7 +267,8 @@ int wz_cmd_sandbox(int argc, char **argv)
     const struct wz_option options[] = {
         { "seed", 's', WZ_SEED, &seed, "N", "prompts, lessons and first weights; held-out pairs stay the same", 0, 0 },
         { "warm-examples", 'w', WZ_INT, &lessons, "N", "conversations in sft.jsonl", 1, 10000000 },
-        { "world", 0, WZ_TEXT, &world, "A|B", "A: revisions mostly obey clear feedback; B: some requests make them ignore it", 0, 0 },
+        { "world", 0, WZ_TEXT, &world, "A|B", "A: revisions mostly obey clear feedback; B: some requests make them ignore it",
+          0, 0 },
     };
     const struct wz_usage usage = {
         .name = "sandbox", .args = "DIR", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,

@@ -56,8 +56,8 @@ static void warm_close(struct warm *w)
 
 static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
 {
-    const struct wz_adamw how = { recipe->sft.lr, recipe->sft.warmup, recipe->sft.floor, recipe->sft.beta1, recipe->sft.beta2, recipe->sft.eps,
-                                  recipe->sft.decay, recipe->sft.clip };
+    const struct wz_adamw how = { recipe->sft.lr,    recipe->sft.warmup, recipe->sft.floor, recipe->sft.beta1,
+                                  recipe->sft.beta2, recipe->sft.eps,    recipe->sft.decay, recipe->sft.clip };
     int ranks[WZ_MAX_RANKS], steps = recipe->sft.steps;
     bool tty = isatty(STDERR_FILENO);
     double begin = wz_now();
@@ -65,18 +65,21 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
     for (int r = 0; r < w->link.size; r++) ranks[r] = r;
     const struct wz_group group = { w->link.size, w->link.rank, ranks };
     if (!w->link.rank)
-        wz_log("warm start: %d examples of %.1f tokens, %d steps of %d, %zu parameters", w->set.n, (double)w->set.tokens / w->set.n, steps,
-               recipe->sft.batch, w->model->n_params);
+        wz_log("warm start: %d examples of %.1f tokens, %d steps of %d, %zu parameters", w->set.n,
+               (double)w->set.tokens / w->set.n, steps, recipe->sft.batch, w->model->n_params);
     for (int s = 0; s < steps; s++) {
         double norm;
         w->link.step = s;
-        double nll = wz_sft_step(&w->learner, &how, &w->link, &group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
+        double nll =
+            wz_sft_step(&w->learner, &how, &w->link, &group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
         double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
         if (w->link.rank) continue;
-        if (tty) fprintf(stderr, "\r\033[Kstep %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left%s", s + 1, steps, nll, norm, floor(left / 60),
-                         floor(fmod(left, 60)), s + 1 == steps ? "\n" : "");
+        if (tty)
+            fprintf(stderr, "\r\033[Kstep %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left%s", s + 1, steps, nll, norm,
+                    floor(left / 60), floor(fmod(left, 60)), s + 1 == steps ? "\n" : "");
         else if ((s + 1) % 50 == 0 || s + 1 == steps)
-            wz_log("step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60), floor(fmod(left, 60)));
+            wz_log("step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60),
+                   floor(fmod(left, 60)));
     }
     if (w->link.rank) return 0;
     if (wz_model_save(w->model, recipe->sft.out, 0, err) < 0 || wz_tokenizer_save(w->tok, recipe->sft.out, err) < 0) return -1;
@@ -98,7 +101,8 @@ int wz_cmd_sft(int argc, char **argv)
 
     if (n < 0) return status;
     status = 1;
-    if (wz_job_recipe(&recipe, &w.link, argv[0], argv + 1, n - 1, &err) < 0 || wz_link_agree(&w.link, warm_open(&w, recipe, &err), &err) < 0)
+    if (wz_job_recipe(&recipe, &w.link, argv[0], argv + 1, n - 1, &err) < 0 ||
+        wz_link_agree(&w.link, warm_open(&w, recipe, &err), &err) < 0)
         wz_give_up("sft", &err);
     else if (sft(&w, recipe, &err) < 0) wz_die("sft: %s", err.text);
     else status = 0;

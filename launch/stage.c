@@ -33,20 +33,22 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
     char *path = dir ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
     if (then.step != p->stage_start)
-        wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out, p->stage_start, name);
+        wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
+                p->stage_start, name);
     else a->reference = wz_model_load(path, WZ_F32, job->be, err);
     int rc = a->reference ? 0 : -1;
     if (rc == 0 && dir) {
         wz_model_seal(a->reference, then.version[a - job->agents]);
         if (a->reference->hash != then.hash[a - job->agents])
-            rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path, a->reference->hash,
-                         then.hash[a - job->agents]);
+            rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path,
+                         a->reference->hash, then.hash[a - job->agents]);
     }
     free(dir), free(path);
     return rc;
 }
 
-static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_progress *p, const char *dir, struct wz_err *err)
+static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_progress *p, const char *dir,
+                         struct wz_err *err)
 {
     int longest = job->recipe->rollout.longest, learners = job->roles.learner.n;
 
@@ -57,7 +59,8 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         int most = longest > 0 && longest < a->model->config.context ? longest : a->model->config.context;
-        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, job->recipe->micro, most);
+        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, job->recipe->micro,
+                        most);
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
@@ -104,13 +107,14 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
     wz_draw_step(s->draw, s->prompts, recipe->batch);
-    struct wz_batch_plan plan = { s->prompts, recipe->batch, p->step, 0, &job->roles.learner, job->recipe->leaves, &s->coefficients };
+    struct wz_batch_plan plan = { s->prompts,          recipe->batch,       p->step,         0,
+                                  &job->roles.learner, job->recipe->leaves, &s->coefficients };
     wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);             /* play, judge, deliver */
     report->played = wz_now();
     for (int i = 0; i < job->n_agents; i++)                                                     /* advantages, loss, update */
         if (job->agents[i].learner.model)
-            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes, report->n, recipe->batch,
-                            recipe->steps, job->recipe->seed, &report->learned[i]);
+            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes, report->n,
+                            recipe->batch, recipe->steps, job->recipe->seed, &report->learned[i]);
     report->learnt = wz_now();
     for (int i = 0; i < job->n_agents; i++)                                                     /* version v+1 to the rollout ranks */
         if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);

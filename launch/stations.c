@@ -28,7 +28,8 @@ static Wz__Episode *episode_begin(const struct wz_prompt *prompt, int64_t step, 
 }
 
 /* Sends to each member of `to` its share of the episodes, and frees them. where[i]: the member that gets episode i. */
-static void deliver(struct wz_link *link, const struct wz_ranks *to, enum wz_tag tag, Wz__Episode **episodes, int n, const int *where)
+static void deliver(struct wz_link *link, const struct wz_ranks *to, enum wz_tag tag, Wz__Episode **episodes, int n,
+                    const int *where)
 {
     Wz__Episode **share = wz_alloc(sizeof *share * (size_t)(n + 1));
     struct wz_buf bytes = {0};
@@ -93,7 +94,9 @@ static void take_generated(struct wz_job *job, int64_t *generated)
     memset(generated, 0, sizeof *generated * (size_t)job->n_agents);
     for (int r = 0; r < job->roles.rollout.n; r++) {
         wz_recv(&job->link, job->roles.rollout.ranks[r], WZ_TAG_STATS, &bytes);
-        if (bytes.len != sizeof turns) wz_die("step %lld: rank %d counted in %zu bytes", (long long)job->link.step, job->roles.rollout.ranks[r], bytes.len);
+        if (bytes.len != sizeof turns)
+            wz_die("step %lld: rank %d counted in %zu bytes", (long long)job->link.step, job->roles.rollout.ranks[r],
+                   bytes.len);
         memcpy(turns, bytes.data, sizeof turns);
         for (int a = 0; a < job->n_agents; a++) generated[a] += turns[a];
     }
@@ -122,7 +125,8 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
     if (roles->reward.me >= 0) {                                               /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
         wz_reward_label(&job->judge, plan->coefficients, episodes, k);
-        for (int i = 0; i < k; i++) where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
+        for (int i = 0; i < k; i++)
+            where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
         deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);
     }
     if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);

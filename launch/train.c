@@ -53,18 +53,23 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     wz_stop_watch();
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, err);
     if (rc == 0) return wz_run_after(run, job, err);
-    if (rc > 0 && job->root) wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there", (long long)p->step);
+    if (rc > 0 && job->root)
+        wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there", (long long)p->step);
     return rc;
 }
 
 int wz_cmd_train(int argc, char **argv)
 {
     static const struct wz_usage usage = {
-        .name = "train", .args = "RECIPE [key=value ...]", .max_args = -1, .min_args = 1,
-        .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
-                 "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
-                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it after the\n"
-                 "step it is in, with a checkpoint and exit status 75.",
+        .name = "train",
+        .args = "RECIPE [key=value ...]",
+        .max_args = -1,
+        .min_args = 1,
+        .about =
+            "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
+            "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
+            "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it after the\n"
+            "step it is in, with a checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = {0};
@@ -77,7 +82,8 @@ int wz_cmd_train(int argc, char **argv)
     if (n < 0) return status;
     status = 1;
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
-        wz_link_agree(&job.link, open_all(&job, recipe, &p, &dir, &err), &err) < 0 || wz_run_open(&run, &job, &p, dir != NULL, &err) < 0)
+        wz_link_agree(&job.link, open_all(&job, recipe, &p, &dir, &err), &err) < 0 ||
+        wz_run_open(&run, &job, &p, dir != NULL, &err) < 0)
         wz_give_up("train", &err);
     else {
         int rc = train(&job, &run, &p, dir, &err);

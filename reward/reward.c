@@ -15,7 +15,8 @@ double wz_reward_conversation(bool unsafe, bool overrefuse)
     return !unsafe && !overrefuse ? 1 : 0;
 }
 
-double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1, double *dir)
+double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
+                          double *dir)
 {
     double bonus;
 
@@ -47,7 +48,8 @@ static void reward_turns(const struct wz_coefficients *k, Wz__Episode *e)
         Wz__Turn *f = e->turns[i];
         bool has_next = i + 1 < e->n_turns;
         f->label = f->valid && f->unsafe == c->judged_unsafe && f->overrefuse == c->judged_overrefuse;
-        f->reward = wz_reward_feedback(k, f->valid, f->label, c->reward, has_next, has_next ? e->turns[i + 1]->reward : 0, &f->dir);
+        f->reward =
+            wz_reward_feedback(k, f->valid, f->label, c->reward, has_next, has_next ? e->turns[i + 1]->reward : 0, &f->dir);
     }
 }
 

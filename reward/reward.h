@@ -36,7 +36,8 @@ bool wz_world_judge(const char *prompt, const char *response, bool *harmful, boo
 struct wz_coefficients { double alpha, lambda, gamma; bool outcome; };     /* outcome: R_c(c_{t+1}) in place of R_DIR R_label */
 double wz_reward_conversation(bool unsafe, bool overrefuse);               /* section 2.2 */
 /* eq. 2 and 3. valid, label: of f_t; r0: R_c(c_t); r1: R_c(c_{t+1}), has_next: it exists. *dir is written. */
-double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1, double *dir);
+double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
+                          double *dir);
 /* Labels and rewards of all turns: turns 0, 2, ... are replies, 1, 3, ... feedback on the reply before. An episode with a
  * failed verdict keeps its other verdicts, gets no rewards, and `discard` says "judge failed: ..." (law 7). Episodes already
  * discarded are left alone. */

@@ -149,7 +149,8 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
 {
     struct wz_key key = { seed, WZ_RNG_WORLD, 2, index, 0, 0 };
 
-    wz_buf_clear(&l->prompt), wz_buf_clear(&l->first), wz_buf_clear(&l->review), wz_buf_clear(&l->wish), wz_buf_clear(&l->second);
+    wz_buf_clear(&l->prompt), wz_buf_clear(&l->first), wz_buf_clear(&l->review), wz_buf_clear(&l->wish),
+        wz_buf_clear(&l->second);
     l->part = (enum wz_lesson_part)among(key, PART, parts, WZ_COUNT(parts));
     l->kind = (enum wz_kind)among(key, KIND, kinds, WZ_KINDS);
     l->ask = wz_world_draw(seed ^ 0x6c6573736f6e73u, l->kind, WZ_TRAIN, index);      /* other requests than the prompt files' */
@@ -163,7 +164,8 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
 
 void wz_lesson_finish(struct wz_lesson *l)
 {
-    wz_buf_finish(&l->prompt), wz_buf_finish(&l->first), wz_buf_finish(&l->review), wz_buf_finish(&l->wish), wz_buf_finish(&l->second);
+    wz_buf_finish(&l->prompt), wz_buf_finish(&l->first), wz_buf_finish(&l->review), wz_buf_finish(&l->wish),
+        wz_buf_finish(&l->second);
 }
 
 /* Every form with every wrapper, and each such request with another verb, object and purpose: all of them come up. */
@@ -172,7 +174,8 @@ void wz_lesson_texts(void (*fn)(void *arg, const char *text), void *arg)
     struct wz_buf prompt = {0}, text = {0};
 
     for (int i = 0; i < WZ_FORMS * (1 + WZ_WRAPPERS); i++) {
-        struct wz_ask ask = { i / (1 + WZ_WRAPPERS), i % (1 + WZ_WRAPPERS), i % WZ_VERBS, i % WZ_OBJECTS, i % (1 + WZ_PURPOSES) };
+        struct wz_ask ask = { i / (1 + WZ_WRAPPERS), i % (1 + WZ_WRAPPERS), i % WZ_VERBS, i % WZ_OBJECTS,
+                              i % (1 + WZ_PURPOSES) };
         wz_buf_clear(&prompt);
         wz_world_prompt(&ask, &prompt);
         fn(arg, prompt.data);

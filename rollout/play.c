@@ -22,7 +22,8 @@ struct call {
 
 static struct wz_key key_of(const struct wz_game *game, const Wz__Episode *e, const struct wz_player *p, int round)
 {
-    return (struct wz_key){ game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, (uint32_t)p->agent << 16 | (uint32_t)round, 0 };
+    return (
+        struct wz_key){ game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, (uint32_t)p->agent << 16 | (uint32_t)round, 0 };
 }
 
 /* Appends the request for one episode; a context that can't be written discards the episode and says why. */

@@ -72,7 +72,8 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
     wz_model_seal(opt->model, opt->model->version + 1);
 }
 
-double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const struct wz_adamw *how, int steps)
+double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
+                         const struct wz_adamw *how, int steps)
 {
     struct wz_model *model = opt->model;
     struct wz_backend *be = model->be;
@@ -90,8 +91,8 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
-    be->ops.adamw(be, model->params, g, opt->m, opt->v, model->n_params, (float)lr, (float)how->beta1, (float)how->beta2, (float)how->eps,
-                  (float)how->decay, (float)scale, opt->steps);
+    be->ops.adamw(be, model->params, g, opt->m, opt->v, model->n_params, (float)lr, (float)how->beta1, (float)how->beta2,
+                  (float)how->eps, (float)how->decay, (float)scale, opt->steps);
     wz_model_seal(model, model->version + 1);
     return norm;
 }

@@ -31,7 +31,8 @@ void wz_pack_finish(struct wz_pack *p)
     wz_seq_finish(p->cache, &p->prefix);
     wz_work_destroy(p->work);
     wz_cache_destroy(p->cache);
-    free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp), free(p->logp);
+    free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp),
+        free(p->logp);
     *p = (struct wz_pack){0};
 }
 

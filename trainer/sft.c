@@ -6,16 +6,16 @@
 #include <string.h>
 
 /* Tokens that rendering messages[0..n) with an open assistant turn yields: where turn n's own tokens begin. */
-static int rendered(const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages, int n, bool open,
-                    struct wz_ids *out, struct wz_err *err)
+static int rendered(const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages, int n,
+                    bool open, struct wz_ids *out, struct wz_err *err)
 {
     out->n = 0;
     return wz_template_apply(chat, tok, messages, n, open, out, err);
 }
 
 /* Loss on turn i: what comes after the opening of its turn, up to the end token that closes it. */
-static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages,
-                     int i, struct wz_ids *scratch, struct wz_err *err)
+static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, const struct wz_tokenizer *tok,
+                     const struct wz_message *messages, int i, struct wz_ids *scratch, struct wz_err *err)
 {
     int stops[8], n_stops = wz_template_stops(chat, tok, stops), from;
 
@@ -41,10 +41,12 @@ static int parse_messages(json_t *line, const char *system, struct wz_message *m
     if (!json_is_array(list) || !json_array_size(list)) return wz_fail(err, "no \"messages\" list");
     if (json_array_size(list) >= (size_t)most) return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most - 1);
     json_array_foreach(list, i, m) {
-        const char *role = json_string_value(json_object_get(m, "role")), *text = json_string_value(json_object_get(m, "content"));
+        const char *role = json_string_value(json_object_get(m, "role")),
+                   *text = json_string_value(json_object_get(m, "content"));
         size_t r = 0;
         while (role && r < WZ_COUNT(roles) && strcmp(role, roles[r])) r++;
-        if (!role || r == WZ_COUNT(roles)) return wz_fail(err, "message %zu: role \"%s\" is not system, user or assistant", i + 1, role ? role : "");
+        if (!role || r == WZ_COUNT(roles))
+            return wz_fail(err, "message %zu: role \"%s\" is not system, user or assistant", i + 1, role ? role : "");
         if (!text) return wz_fail(err, "message %zu: no \"content\" text", i + 1);
         if (!i && *system && r != WZ_SYSTEM) messages[n++] = (struct wz_message){ WZ_SYSTEM, system, NULL, 0 };
         messages[n++] = (struct wz_message){ (enum wz_role)r, text, NULL, 0 };
@@ -53,7 +55,8 @@ static int parse_messages(json_t *line, const char *system, struct wz_message *m
 }
 
 static int parse_line(struct wz_sft_example *x, json_t *line, const char *system, const struct wz_template *chat,
-                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch, struct wz_err *err)
+                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch,
+                      struct wz_err *err)
 {
     struct wz_message messages[65];        /* 64 of the line, and a system message */
     const char *train = json_string_value(json_object_get(line, "train"));
@@ -76,8 +79,8 @@ static int parse_line(struct wz_sft_example *x, json_t *line, const char *system
     return 0;
 }
 
-int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat, const struct wz_tokenizer *tok,
-                int context, struct wz_err *err)
+int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
+                const struct wz_tokenizer *tok, int context, struct wz_err *err)
 {
     struct wz_ids all = {0}, scratch = {0};
     struct wz_map map;

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback, int leaves,
-                     int micro, int longest)
+void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
+                     int leaves, int micro, int longest)
 {
     *l = (struct wz_learner){ .model = model, .agent = agent, .feedback = feedback };
     if (micro < longest) micro = longest;
@@ -80,9 +80,10 @@ static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **tur
 static void check_weights(const struct wz_learner *l, const Wz__Episode *e, const Wz__Turn *t)
 {
     if (t->version == l->model->version && t->weights == l->model->hash) return;
-    wz_die("trainer: step %lld episode %u agent %d was written by weights version %llu hash %016llx, here are version %llu hash %016llx",
-           (long long)e->step, e->index, l->agent, (unsigned long long)t->version, (unsigned long long)t->weights,
-           (unsigned long long)l->model->version, (unsigned long long)l->model->hash);
+    wz_die(
+        "trainer: step %lld episode %u agent %d was written by weights version %llu hash %016llx, here are version %llu hash %016llx",
+        (long long)e->step, e->index, l->agent, (unsigned long long)t->version, (unsigned long long)t->weights,
+        (unsigned long long)l->model->version, (unsigned long long)l->model->hash);
 }
 
 /* Every member's numbers for its own episodes, laid out by index: what each episode of the batch contributed. */
@@ -93,13 +94,14 @@ static void gather_by_owner(struct wz_link *link, const struct wz_group *group, 
 
     wz_all_gather(link, group, rows, (int)n, all);
     for (int i = 0; i < batch; i++)
-        memcpy(rows + (size_t)i * width, all + n * (size_t)wz_leaf_owner(i, batch, leaves, group->n) + (size_t)i * width, sizeof *rows * (size_t)width);
+        memcpy(rows + (size_t)i * width, all + n * (size_t)wz_leaf_owner(i, batch, leaves, group->n) + (size_t)i * width,
+               sizeof *rows * (size_t)width);
     free(all);
 }
 
 /* Whitened advantages of every sample, and the moments they came from. */
-static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
-                                Wz__Episode **episodes, Wz__Turn **turns, int n, int batch)
+static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
+                                const struct wz_group *group, Wz__Episode **episodes, Wz__Turn **turns, int n, int batch)
 {
     double *sums = wz_alloc(sizeof *sums * 3 * (size_t)batch);
 
@@ -126,8 +128,8 @@ static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how
 }
 
 /* Forward, loss slope, backward over the samples of one leaf, added to `grad`. */
-static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_moments *m, Wz__Turn **turns, int from, int to,
-                          float *grad, struct wz_step_stats *stats)
+static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_moments *m, Wz__Turn **turns,
+                          int from, int to, float *grad, struct wz_step_stats *stats)
 {
     struct wz_pack *p = &l->pack;
 
@@ -155,7 +157,8 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
     wz_pack_clear(p);
 }
 
-static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n, struct wz_step_stats *s)
+static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n,
+                      struct wz_step_stats *s)
 {
     double mine[5] = { 0, 0, s->clipped, s->mismatch, s->max_gap }, (*all)[5] = wz_alloc(sizeof *all * (size_t)group->n);
 

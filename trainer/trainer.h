@@ -52,7 +52,8 @@ float *wz_optimizer_leaf(struct wz_optimizer *opt);        /* a zeroed buffer fo
 void wz_optimizer_leaf_done(struct wz_optimizer *opt);     /* joins it to the tree */
 /* Sums over the group, clips, updates, seals the model as its next version. Returns the norm before clipping; where it
  * is not finite nothing changes but the version, and `skipped` counts it. */
-double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const struct wz_adamw *how, int steps);
+double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
+                         const struct wz_adamw *how, int steps);
 /* The update of a step without samples: the next version of the same weights, the moments as they were. */
 void wz_optimizer_skip(struct wz_optimizer *opt);
 
@@ -93,8 +94,8 @@ struct wz_learner {
     bool feedback;
 };
 /* micro: rows of one forward-backward; longest: tokens of the longest sample (at least that many rows are made). */
-void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback, int leaves,
-                     int micro, int longest);
+void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
+                     int leaves, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);
 
 /* What a step says of itself. Sums over the group where they are counts, the group's value else. */
@@ -116,8 +117,8 @@ struct wz_sft_example { int *ids; bool *loss; int n; };
 struct wz_sft_set { struct wz_sft_example *list; int n, longest; int64_t tokens; };
 /* JSONL lines {"messages": [{"role","content"}...], "train": "all"|"last"}. `system` is put before conversations that do not
  * begin with a system message; "": nothing is. Errors name file and line; examples longer than `context` are errors too. */
-int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat, const struct wz_tokenizer *tok,
-                int context, struct wz_err *err);
+int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
+                const struct wz_tokenizer *tok, int context, struct wz_err *err);
 void wz_sft_finish(struct wz_sft_set *set);
 /* One update on batch examples drawn by (seed, step); mean over answer tokens. Returns the mean negative log-likelihood. */
 double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_link *link, const struct wz_group *group,
