@@ -31,7 +31,8 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows, 
         for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
         for (int first = 0; first < count * group; first += QUERIES) tile[(*tiles)++] = (struct tile){ i, count, first };
     }
-    const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, (2 * n + entries) * sizeof *list + (size_t)*tiles * sizeof *tile);
+    size_t size = (2 * n + entries) * sizeof *list + (size_t)*tiles * sizeof *tile;
+    const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, size);
     free(list);
     return (struct places){ at, at + n, at + 2 * n, (const struct tile *)(at + 2 * n + entries), rows->stride };
 }
@@ -54,7 +55,8 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
     int tiles;
     struct places at = wz_cuda_places(be, rows, 1, &tiles);
 
-    LAUNCH(be, write_rows, ((size_t)rows->n * (size_t)kv->heads * (size_t)kv->head_dim + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
+    size_t n = (size_t)rows->n * (size_t)kv->heads * (size_t)kv->head_dim;
+    LAUNCH(be, write_rows, (n + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
 }
 
 static __global__ void copy_slots(struct wz_kv kv, int dst, int src, int count)
@@ -63,7 +65,8 @@ static __global__ void copy_slots(struct wz_kv kv, int dst, int src, int count)
     size_t step = (size_t)kv.page * (size_t)kv.head_dim, head = i / n;
 
     if (head >= (size_t)kv.heads) return;
-    size_t to = ((size_t)dst * (size_t)kv.heads + head) * step + i % n, from = ((size_t)src * (size_t)kv.heads + head) * step + i % n;
+    size_t to = ((size_t)dst * (size_t)kv.heads + head) * step + i % n;
+    size_t from = ((size_t)src * (size_t)kv.heads + head) * step + i % n;
     kv.k[to] = kv.k[from];
     kv.v[to] = kv.v[from];
 }
@@ -182,7 +185,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
         const float *from = partial + ((size_t)blockIdx.x * (size_t)parts * QUERIES + (size_t)i) * (size_t)(d + 2);
         struct sum all = { -INFINITY, 0 };
         float o = 0;
-        for (int k = 0; k < steps; k++, from += QUERIES * (d + 2)) o = weigh(o, from[c], sum_add(&all, (struct sum){ from[d], from[d + 1] }));
+        for (int k = 0; k < steps; k++, from += QUERIES * (d + 2))
+            o = weigh(o, from[c], sum_add(&all, (struct sum){ from[d], from[d + 1] }));
         a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = o / all.l;
         if (a.lse && c == 0) a.lse[query_at(&a, &t, i, head)] = (float)((double)all.m + log((double)all.l));
     }
@@ -191,8 +195,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
                       const struct wz_rows *rows, int heads)
 {
-    struct attend a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads, .scale = 1 / sqrtf((float)kv->head_dim),
-                        .out = out, .lse = lse, .q = q };
+    struct attend a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
+                        .scale = 1 / sqrtf((float)kv->head_dim), .out = out, .lse = lse, .q = q };
     int d = kv->head_dim, tiles, last = 0, parts = 1;
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;

@@ -27,7 +27,9 @@ static __global__ void deltas(float *delta, const float *d_out, const float *out
     float sum = 0;
 
     if (i >= n) return;
-    for (int c = (int)threadIdx.x % 32; c < d; c += 32) sum = fmaf(d_out[i * (size_t)d + (size_t)c], out[i * (size_t)d + (size_t)c], sum);
+    d_out += i * (size_t)d;
+    out += i * (size_t)d;
+    for (int c = (int)threadIdx.x % 32; c < d; c += 32) sum = fmaf(d_out[c], out[c], sum);
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) delta[i] = sum;
 }
@@ -141,11 +143,12 @@ static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
                            const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *rows, int heads)
 {
-    struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads, .scale = 1 / sqrtf((float)kv->head_dim),
-                             .out = NULL, .lse = (float *)lse, .q = q },
+    struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
+                             .scale = 1 / sqrtf((float)kv->head_dim), .out = NULL, .lse = (float *)lse, .q = q },
                       .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
     int d = kv->head_dim, tiles, blocks = 0, *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
-    size_t queries = (size_t)rows->n * (size_t)heads, shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
+    size_t queries = (size_t)rows->n * (size_t)heads;
+    size_t shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
     if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);

@@ -179,7 +179,8 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct pass p, const s
 {
     SHARED(word, bins);
     struct wz_pick pick = picks[blockIdx.x];
-    struct choice c = { p.z + (size_t)blockIdx.x * (size_t)p.vocab, p.vocab, p.scale[blockIdx.x], (float)p.stats[blockIdx.x].max, ~(word)0, 0 };
+    struct choice c = { p.z + (size_t)blockIdx.x * (size_t)p.vocab, p.vocab, p.scale[blockIdx.x],
+                        (float)p.stats[blockIdx.x].max, ~(word)0, 0 };
     word best = ~(word)0, total;
 
     for (int v = (int)threadIdx.x; v < c.vocab; v += BLOCK) {
@@ -333,7 +334,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
                       const float *d_logp, const float *lse, float temperature, int n)
 {
     size_t c = (size_t)w->in, vocab = (size_t)w->out;
-    float *z = room_for_logits(be, w, n), *near = (float *)wz_cuda_scratch(be, ROWS, 2 * TILE * c * sizeof *near), *d_near = near + TILE * c;
+    float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * TILE * c * sizeof *near), *d_near = near + TILE * c;
+    float *z = room_for_logits(be, w, n);
     struct rows r;
 
     be->ops.zero(be, d_x, (size_t)n * c * sizeof *d_x);
@@ -341,7 +343,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         rows_next(&r, be, targets, d_logp, lse, temperature, n, &at);
         LAUNCH(be, move_rows, r.m, BLOCK, 0, near, x, r.d_row, w->in, false);
         logits(be, z, near, w, r.m);
-        LAUNCH(be, row_grads, ((size_t)r.m * vocab + BLOCK - 1) / BLOCK, BLOCK, 0, z, r.d_values, r.d_target, w->out, (size_t)r.m * vocab);
+        size_t all = (size_t)r.m * vocab;
+        LAUNCH(be, row_grads, (all + BLOCK - 1) / BLOCK, BLOCK, 0, z, r.d_values, r.d_target, w->out, all);
         be->ops.matmul_back_x(be, d_near, z, w, r.m, false);
         if (d_w) be->ops.matmul_back_w(be, d_w, z, near, r.m, w->out, w->in);
         LAUNCH(be, move_rows, r.m, BLOCK, 0, d_x, d_near, r.d_row, w->in, true);

@@ -54,8 +54,10 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
     float acc[TM][TN];
 
     for (int i = 0; i < TM; i++)
-        for (int j = 0; j < TN; j++)
-            acc[i][j] = p.add && m0 + tm + i < p.m && n0 + tn + j < p.n ? p.c[(size_t)(m0 + tm + i) * p.ldc + (size_t)(n0 + tn + j)] : 0;
+        for (int j = 0; j < TN; j++) {
+            bool inside = m0 + tm + i < p.m && n0 + tn + j < p.n;
+            acc[i][j] = p.add && inside ? p.c[(size_t)(m0 + tm + i) * p.ldc + (size_t)(n0 + tn + j)] : 0;
+        }
     for (int s = -1; s < slices; s++) {
         int next = s + 1, k0 = next * BK;
         if (next < slices) {

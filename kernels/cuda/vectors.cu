@@ -37,13 +37,15 @@ static void embed(struct wz_backend *be, float *out, const struct wz_weight *tab
 {
     const int *at = (const int *)wz_cuda_mirror(be, IDS, ids, (size_t)n * sizeof *ids);
 
-    LAUNCH(be, embed_rows, blocks_of((size_t)n * (size_t)table->in, BLOCK), BLOCK, 0, out, table->data, table->type, at, n, table->in);
+    LAUNCH(be, embed_rows, blocks_of((size_t)n * (size_t)table->in, BLOCK), BLOCK, 0, out, table->data, table->type, at, n,
+           table->in);
 }
 
 /* order[n] lists rows by id; run r is order[first[r], first[r + 1]). */
 static __global__ void embed_sums(float *d_table, const float *d_out, const int *ids, const int *order, const int *first, int c)
 {
-    int parts = (c + CHANNELS - 1) / CHANNELS, r = (int)blockIdx.x / parts, j = (int)blockIdx.x % parts * CHANNELS + (int)threadIdx.x;
+    int parts = (c + CHANNELS - 1) / CHANNELS, r = (int)blockIdx.x / parts;
+    int j = (int)blockIdx.x % parts * CHANNELS + (int)threadIdx.x;
 
     if (j >= c) return;
     float *d = &d_table[(size_t)ids[order[first[r]]] * (size_t)c + (size_t)j], sum = *d;
@@ -121,7 +123,7 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
 
     if (j >= c) return;
     float sum = d_w[j];
-    for (size_t i = 0; i < (size_t)n; i++) sum = fmaf(d_out[i * (size_t)c + (size_t)j], x[i * (size_t)c + (size_t)j] * rstd[i], sum);
+    for (size_t i = 0, at = (size_t)j; i < (size_t)n; i++, at += (size_t)c) sum = fmaf(d_out[at], x[at] * rstd[i], sum);
     d_w[j] = sum;
 }
 

@@ -20,7 +20,7 @@ step() {        # step NAME COMMAND...: its output is shown, its end noted
     local name=$1 start=$SECONDS rc
     shift
     echo "== $name"
-    timeout 240 "$@"
+    "$@"
     rc=$?
     [ $rc -eq 0 ] || failed=1
     rows+=("$(printf '%-34s %-8s %4d s' "$name" "$([ $rc -eq 0 ] && echo passed || echo "status $rc")" $((SECONDS - start)))")
@@ -28,14 +28,14 @@ step() {        # step NAME COMMAND...: its output is shown, its end noted
 place=(agents.conversation.model="$work/warm" agents.feedback.model="$work/warm" data.0.path="$work/world/prompts-train.jsonl"
     eval.0.path="$work/world/prompts-dev.jsonl" evaluate.limit=8 evaluate.every=0 stages.0.steps=3 stages.1.steps=3
     stages.0.batch=32 stages.1.batch=32 checkpoint.every=100)
-warm() { waltz sft recipes/sandbox.yaml sft.model="$work/world/base" sft.data="$work/world/sft.jsonl" sft.out="$work/warm" \
+warm() { timeout 240 waltz sft recipes/sandbox.yaml sft.model="$work/world/base" sft.data="$work/world/sft.jsonl" sft.out="$work/warm" \
     sft.steps=60 sft.batch=32 backend="$1"; }
-train() { waltz train recipes/sandbox.yaml "${place[@]}" out="$work/$1" backend="$2" "${@:3}" | tail -n 4; }
+train() { timeout 240 waltz train recipes/sandbox.yaml "${place[@]}" out="$work/$1" backend="$2" "${@:3}"; }
 same() { train one cuda && train two cuda micro=64 rollout.rows=5 && cmp "$work/one/chain.jsonl" "$work/two/chain.jsonl"; }
-busy() { WZ_CUDA_MATH=$1 test_opcheck --bench 0 cuda; }
+busy() { WZ_CUDA_MATH=$1 timeout 240 test_opcheck --bench 0 cuda; }
 
-step "layout conformance" gpu_layout
-step "opcheck on cuda" test_opcheck --row cuda
+step "layout conformance" timeout 60 gpu_layout
+step "opcheck on cuda" timeout 300 test_opcheck --row cuda
 waltz sandbox "$work/world" >/dev/null
 step "warm start on cuda" warm cuda
 step "RL on cuda, twice the same bits" same
