@@ -95,6 +95,8 @@ struct wz_batch_plan {
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n, int64_t *generated);
 void wz_episodes_free(Wz__Episode **episodes, int n);
+void wz_episodes_sort(Wz__Episode **episodes, int n);                                  /* in order of index */
+void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part, int k);          /* appends part[k] to all[n], frees part */
 
 /* ---- evaluate.c ---------------------------------------------------------------------------------------------------------- */
 

@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int by_index(const void *a, const void *b)
-{
-    const Wz__Episode *x = *(Wz__Episode *const *)a, *y = *(Wz__Episode *const *)b;
-
-    return x->index < y->index ? -1 : x->index > y->index;
-}
-
 /* The step's episodes from the record of every learner, in order of index. */
 static Wz__Episode **recorded(const char *run, int64_t step, int *n, struct wz_err *err)
 {
@@ -28,17 +21,14 @@ static Wz__Episode **recorded(const char *run, int64_t step, int *n, struct wz_e
         free(path);
         if (!there) break;
         if (rc < 0) continue;
-        all = wz_realloc(all, sizeof *all * (size_t)(*n + k + 1));
-        if (k) memcpy(all + *n, part, sizeof *all * (size_t)k);
-        *n += k;
-        free(part);
+        wz_episodes_join(&all, n, part, k);
     }
     if (rc == 0 && !*n) rc = wz_fail(err, "%s/episodes-*.h5: no episodes of step %" PRId64 " are recorded", run, step);
     if (rc < 0) {
         wz_episodes_free(all, *n);
         return NULL;
     }
-    qsort(all, (size_t)*n, sizeof *all, by_index);
+    wz_episodes_sort(all, *n);
     return all;
 }
 

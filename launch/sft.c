@@ -74,12 +74,12 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
             wz_sft_step(&w->learner, &how, &w->link, &group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
         double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
         if (w->link.rank) continue;
-        if (tty)
-            fprintf(stderr, "\r\033[Kstep %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left%s", s + 1, steps, nll, norm,
-                    floor(left / 60), floor(fmod(left, 60)), s + 1 == steps ? "\n" : "");
-        else if ((s + 1) % 50 == 0 || s + 1 == steps)
-            wz_log("step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60),
-                   floor(fmod(left, 60)));
+        char text[128];
+        bool last = s + 1 == steps;
+        snprintf(text, sizeof text, "step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60),
+                 floor(fmod(left, 60)));
+        if (tty) fprintf(stderr, "\r\033[K%s%s", text, last ? "\n" : "");
+        else if ((s + 1) % 50 == 0 || last) wz_log("%s", text);
     }
     if (w->link.rank) return 0;
     if (wz_model_save(w->model, recipe->sft.out, 0, err) < 0 || wz_tokenizer_save(w->tok, recipe->sft.out, err) < 0) return -1;

@@ -54,6 +54,19 @@ static int by_index(const void *a, const void *b)
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
+void wz_episodes_sort(Wz__Episode **episodes, int n)
+{
+    if (n) qsort(episodes, (size_t)n, sizeof *episodes, by_index);
+}
+
+void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part, int k)
+{
+    *all = wz_realloc(*all, sizeof **all * (size_t)(*n + k + 1));
+    if (k) memcpy(*all + *n, part, sizeof **all * (size_t)k);
+    *n += k;
+    free(part);
+}
+
 /* Everything that the members of `from` have for this rank, in order of index. */
 static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, enum wz_tag tag, int *n)
 {
@@ -67,12 +80,9 @@ static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, 
         wz_recv(link, from->ranks[r], tag, &bytes);
         if (wz_episodes_unpack(bytes.data, bytes.len, &part, &k, &err) < 0)
             wz_die("step %lld: from rank %d: %s", (long long)link->step, from->ranks[r], err.text);
-        all = wz_realloc(all, sizeof *all * (size_t)(*n + k + 1));
-        if (k) memcpy(all + *n, part, sizeof *all * (size_t)k);
-        *n += k;
-        free(part);
+        wz_episodes_join(&all, n, part, k);
     }
-    if (*n) qsort(all, (size_t)*n, sizeof *all, by_index);
+    wz_episodes_sort(all, *n);
     wz_buf_finish(&bytes);
     return all;
 }
