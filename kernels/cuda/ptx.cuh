@@ -1,7 +1,15 @@
 /* ptx: the instructions that C++ can't say, a function each.
  *
  * Copies to shared memory that go on while threads compute (cp.async, sm_80): a thread starts some, closes them to a group, and
- * waits until at most N of its groups are under way. Others see what arrived after a __syncthreads. */
+ * waits until at most N of its groups are under way. Others see what arrived after a __syncthreads.
+ *
+ * Products of small matrices by a warp (mma.sync, sm_80), their operands read from shared memory (ldmatrix). With lane = 4 g + t:
+ *
+ *   a [16, 16]   a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t + 8), each with its right neighbour above it
+ *   b [16, 8]    b[0] (2t, g)  b[1] (2t + 8, g), each with the element below it above it
+ *   d [16, 8]    d[0] (g, 2t)  d[1] (g, 2t + 1)  d[2] (g + 8, 2t)  d[3] (g + 8, 2t + 1)
+ *
+ * An element of d depends on its row of a, its column of b and itself alone. */
 #ifndef WZ_CUDA_PTX_H
 #define WZ_CUDA_PTX_H
 
@@ -14,6 +22,13 @@ INLINE void copy_async4(void *shared, const void *global, bool inside)
                  "r"(inside ? 4 : 0) : "memory");
 }
 
+/* Sixteen bytes, aligned, past the first cache. */
+INLINE void copy_async16(void *shared, const void *global, bool inside)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)), "l"(global),
+                 "r"(inside ? 16 : 0) : "memory");
+}
+
 INLINE void copy_commit(void)
 {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -22,6 +37,38 @@ INLINE void copy_commit(void)
 template <int N> INLINE void copy_wait(void)
 {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* Four 8x8 matrices of 16-bit elements: lane l names row l % 8 of matrix l / 8 (16 bytes, aligned) and gets in r[i] of matrix i
+ * elements (g, 2t) and (g, 2t + 1); turned: (2t, g) and (2t + 1, g). */
+INLINE void read_matrices(unsigned r[4], const void *shared)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(shared)) : "memory");
+}
+
+INLINE void read_matrices_turned(unsigned r[4], const void *shared)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((unsigned)__cvta_generic_to_shared(shared)) : "memory");
+}
+
+/* d += a b, bf16 to f32. */
+INLINE void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* Both rounded to nearest even, the first in the lower half. */
+INLINE unsigned pair_bf16(float low, float high)
+{
+    unsigned pair;
+
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
 }
 
 #else

@@ -1,5 +1,7 @@
 /* Conformance: on a real device, what kernels/cuda/ptx.cuh and warps do must be what the host's stand-ins say they do. TAP. */
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "kernels/cuda/compat.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -35,6 +37,32 @@ static __global__ void probe(float *out, const float *x, unsigned long long *wor
     if (t < 2) words[t] = both[t];
 }
 
+/* d[16, 8] = a[16, 16] b[16, 8]: a by rows; b by rows of its transpose, or as it lies and turned. */
+static __global__ void multiply_once(float *out, const __nv_bfloat16 *a, const __nv_bfloat16 *b, bool turned)
+{
+    SHARED(__nv_bfloat16, near);
+    int t = (int)threadIdx.x, half = t / 8 % 2 * 8;
+    float d[4] = { 0, 0, 0, 0 };
+    unsigned ra[4], rb[4];
+
+    copy_async16(&near[t * 8], &a[t * 8], true);
+    copy_async16(&near[256 + t * 8], t < 16 ? &b[t * 8] : b, t < 16);
+    copy_commit();
+    copy_wait<0>();
+    __syncthreads();
+    read_matrices(ra, &near[(t % 8 + half) * 16 + t / 16 * 8]);
+    if (turned) read_matrices_turned(rb, &near[256 + (t % 8 + half) * 8]);
+    else read_matrices(rb, &near[256 + t % 8 * 16 + half]);
+    multiply_bf16(d, ra, rb);
+    for (int i = 0; i < 4; i++) out[(t / 4 + i / 2 * 8) * 8 + t % 4 * 2 + i % 2] = d[i];
+}
+
+/* Rounded to bf16 in pairs. */
+static __global__ void round_pairs(unsigned *out, const float *x)
+{
+    out[threadIdx.x] = pair_bf16(x[2 * threadIdx.x], x[2 * threadIdx.x + 1]);
+}
+
 static int bad;
 
 static void result(bool ok, const char *name)
@@ -45,6 +73,58 @@ static void result(bool ok, const char *name)
     bad += !ok;
 }
 
+/* Small integers, so that sums are exact in any order, with each place its own. */
+static bool products_right(cudaStream_t stream, bool turned)
+{
+    float a[16][16], b[16][8], got[16][8], *d_out;
+    __nv_bfloat16 half[256 + 128], *d_half;
+    bool right = true;
+
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 16; k++) half[i * 16 + k] = __float2bfloat16(a[i][k] = (float)((i * 16 + k) * 7 % 61 - 30));
+    for (int k = 0; k < 16; k++)
+        for (int j = 0; j < 8; j++)
+            half[256 + (turned ? k * 8 + j : j * 16 + k)] = __float2bfloat16(b[k][j] = (float)((k * 8 + j) * 5 % 53 - 26));
+    if (cudaMalloc((void **)&d_half, sizeof half) || cudaMalloc((void **)&d_out, sizeof got)
+        || cudaMemcpyAsync(d_half, half, sizeof half, cudaMemcpyHostToDevice, stream)) return false;
+    LAUNCH_ON(stream, multiply_once, 1, 32, 2 * 512 * sizeof *half, d_out, d_half, d_half + 256, turned);
+    cudaMemcpyAsync(got, d_out, sizeof got, cudaMemcpyDeviceToHost, stream);
+    if (cudaStreamSynchronize(stream) || cudaGetLastError()) return false;
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 8; j++) {
+            float want = 0;
+            for (int k = 0; k < 16; k++) want += a[i][k] * b[k][j];
+            right &= got[i][j] == want;
+        }
+    cudaFree(d_half);
+    cudaFree(d_out);
+    return right;
+}
+
+static bool pairs_right(cudaStream_t stream)
+{
+    float x[64], *d_x;
+    unsigned got[32], *d_out;
+    bool right = true;
+
+    for (int i = 0; i < 64; i++) x[i] = ldexpf((float)(i - 31) + (float)(i % 5) / 4096, i % 9 * 9 - 36);
+    for (int i = 0; i < 8; i++) x[i] = 1 + (float)(i + 1) / 256;      /* halves of the last place */
+    if (cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof got)
+        || cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream)) return false;
+    LAUNCH_ON(stream, round_pairs, 1, 32, 0, d_out, d_x);
+    cudaMemcpyAsync(got, d_out, sizeof got, cudaMemcpyDeviceToHost, stream);
+    if (cudaStreamSynchronize(stream) || cudaGetLastError()) return false;
+    for (int i = 0; i < 64; i++) {
+        unsigned u;
+        memcpy(&u, &x[i], sizeof u);
+        u = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+        right &= (got[i / 2] >> (16 * (i % 2)) & 0xffff) == u;
+    }
+    cudaFree(d_x);
+    cudaFree(d_out);
+    return right;
+}
+
 int main(void)
 {
     float x[N], got[4 * N], *d_x, *d_out;
@@ -52,7 +132,7 @@ int main(void)
     bool first = true, second = true, sums = true, beside = true;
     cudaStream_t stream;
 
-    puts("1..5");
+    puts("1..8");
     for (int i = 0; i < N; i++) x[i] = (float)(i * 37 % 101);
     for (int t = 0; t < N; t++) sum += 1ull << (t % 60);
     if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof got)
@@ -70,7 +150,6 @@ int main(void)
     cudaFree(d_x);
     cudaFree(d_out);
     cudaFree(d_words);
-    cudaStreamDestroy(stream);
     for (int t = 0; t < N; t++) {
         float warp = 0;
         for (int j = 0; j < 32; j++) warp += x[t / 32 * 32 + j];
@@ -84,5 +163,9 @@ int main(void)
     result(sums, "sums over a warp");
     result(beside, "the lane beside");
     result(words[0] == 1ull << 33 && words[1] == sum, "64-bit atomics on shared memory");
+    result(products_right(stream, false), "a product of matrices, both operands by rows");
+    result(products_right(stream, true), "a product of matrices, one operand turned");
+    result(pairs_right(stream), "pairs rounded to bf16");
+    cudaStreamDestroy(stream);
     return bad > 0;
 }

@@ -39,7 +39,7 @@ struct fibre {
 };
 
 /* Two, taken in turn: a lane that reads one can be overtaken by at most one exchange. */
-struct exchange { const char *what; unsigned arrived; uint64_t shown[32]; };
+struct exchange { const char *what; unsigned arrived; uint64_t shown[32][3]; };
 
 struct shim_stream { long order; };      /* UP, DOWN or a seed */
 
@@ -216,7 +216,7 @@ unsigned shim_lane(void)
     return threadIdx.x % 32;
 }
 
-static struct exchange *meet(const char *what, unsigned mask, uint64_t mine)
+static struct exchange *meet(const char *what, unsigned mask, const void *mine, size_t size)
 {
     unsigned lane = shim_lane(), first = threadIdx.x - lane;
     struct exchange *e = &exchanges[first / 32][running->exchanges++ % 2];
@@ -227,7 +227,7 @@ static struct exchange *meet(const char *what, unsigned mask, uint64_t mine)
     if (e->arrived == ~0u) e->arrived = 0;           /* the one before the last: all have read it */
     if (e->arrived && e->what != what) die("lanes of a warp at different exchanges");
     e->what = what;
-    e->shown[lane] = mine;
+    memcpy(e->shown[lane], mine, size);
     e->arrived |= 1u << lane;
     if (e->arrived == ~0u) {
         for (unsigned i = 0; i < 32; i++) fibres[first + i].state = READY;
@@ -239,16 +239,51 @@ static struct exchange *meet(const char *what, unsigned mask, uint64_t mine)
 
 uint64_t shim_exchange(const char *what, unsigned mask, uint64_t mine, unsigned from)
 {
-    return meet(what, mask, mine)->shown[from];
+    return meet(what, mask, &mine, sizeof mine)->shown[from][0];
 }
 
 unsigned __ballot_sync(unsigned mask, int predicate)
 {
-    const struct exchange *e = meet("__ballot_sync", mask, predicate != 0);
+    uint64_t mine = predicate != 0;
+    const struct exchange *e = meet("__ballot_sync", mask, &mine, sizeof mine);
     unsigned bits = 0;
 
-    for (unsigned i = 0; i < 32; i++) bits |= (unsigned)e->shown[i] << i;
+    for (unsigned i = 0; i < 32; i++) bits |= (unsigned)e->shown[i][0] << i;
     return bits;
+}
+
+void shim_read_matrices(unsigned r[4], const void *row, bool turned)
+{
+    unsigned lane = shim_lane(), g = lane / 4, t = lane % 4;
+
+    if ((uintptr_t)row % 16) die("a row of a matrix that is not aligned");
+    const struct exchange *e = meet("ldmatrix", ~0u, &row, sizeof row);
+    for (unsigned i = 0; i < 4; i++) {
+        const uint16_t *rows[2] = { (const uint16_t *)e->shown[8 * i + (turned ? 2 * t : g)][0],
+                                    (const uint16_t *)e->shown[8 * i + (turned ? 2 * t + 1 : g)][0] };
+        r[i] = turned ? (unsigned)rows[1][g] << 16 | rows[0][g] : (unsigned)rows[0][2 * t + 1] << 16 | rows[0][2 * t];
+    }
+    __syncwarp();      /* nobody changes the rows before all have read them */
+}
+
+/* The sum over k in double, rounded once: a device rounds otherwise, but by the same inputs. */
+void shim_multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
+{
+    unsigned mine[6] = { a[0], a[1], a[2], a[3], b[0], b[1] }, g = shim_lane() / 4, t = shim_lane() % 4;
+    const struct exchange *e = meet("mma.sync", ~0u, mine, sizeof mine);
+
+    auto element = [&](unsigned lane, unsigned reg, unsigned half) {
+        uint32_t bits = ((const unsigned *)e->shown[lane])[reg] >> (16 * half) << 16;
+        float f;
+        memcpy(&f, &bits, sizeof f);
+        return (double)f;
+    };
+    for (unsigned i = 0; i < 4; i++) {
+        double sum = (double)d[i];
+        for (unsigned k = 0; k < 16; k++)
+            sum += element(4 * g + k % 8 / 2, i / 2 + 2 * (k / 8), k % 2) * element(4 * (2 * t + i % 2) + k % 8 / 2, 4 + k / 8, k % 2);
+        d[i] = (float)sum;
+    }
 }
 
 /* ---- asynchronous copies --------------------------------------------------------------------------------------- */
