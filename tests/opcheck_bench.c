@@ -14,7 +14,7 @@ static float *x, *y, *z, *weights, *grads;
 static struct wz_weight w;
 static int n, in, out, ids[4096];
 static struct wz_pick picks[1024];
-static float lse[4096], logp[4096];
+static float lse[4096*9], logp[4096];
 static struct wz_kv kv;
 static struct wz_rows rows;
 static int heads;

@@ -2,8 +2,9 @@
  *
  *   block b of a row:  m_b = max z/t,  s_b = sum exp(z/t - m_b)      lse = M + log sum_b s_b exp(m_b - M), in double, b ascending
  *
- * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Sampling keeps the
- * logits of a tile; scoring keeps only a block; the backward keeps the gradients of WIDE columns for a tile. */
+ * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Both keep only a
+ * block of logits; sampling makes the block where the token lies again. Filters want a row's logits all at once: a tile with
+ * them has SIFTED rows and keeps theirs, as do vocabularies of at most WIDE. The backward keeps gradients of WIDE columns. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pick.h"
 
-enum { WIDE = 8 * VOCAB, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
+enum { WIDE = 8 * VOCAB, SIFTED = 32, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
 
 /* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling, 4 for
  * rows as pairs. */
@@ -131,7 +132,32 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     }
 }
 
-struct picking { struct pass *p; const struct wz_pick *picks; int *token; float *logp; char *room; size_t size; int parts; };
+struct picking {
+    const struct pass *p;
+    const struct wz_pick *picks;
+    int *token, parts;
+    float *logp;
+    char *room;
+    size_t size;
+};
+
+/* Logits that were not kept are made again for the one block that holds the token, which costs less than keeping all; a row's
+ * are the same bits alone and among others. */
+static float pick_plain(const struct picking *k, int i, const struct total *t, int *token)
+{
+    const struct pass *p = k->p;
+    const struct stat *stats = p->stats + (size_t)i * (size_t)p->blocks;
+    const float *z = p->z;
+    float near[VOCAB] __attribute__((aligned(64)));
+    double left;
+    int b = wz_cpu_pick_block(stats, p->blocks, t->max, t->sum, &k->picks[i], &left), n = block_size(p->w, b * VOCAB);
+
+    if (z) z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
+    else logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w), p->w, b * VOCAB, 1, n), z = near;
+    int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
+    *token = b * VOCAB + at;
+    return z[at];
+}
 
 static void pick_part(void *arg, int part)
 {
@@ -139,11 +165,17 @@ static void pick_part(void *arg, int part)
     const struct pass *p = k->p;
 
     for (int i = part; i < p->m; i += k->parts) {
-        const float *z = p->z + (size_t)i * (size_t)p->w->out;
         struct total t = total_of(p, i);
-        k->token[i] = wz_cpu_pick(p->hot, z, p->w->out, p->stats + (size_t)i * (size_t)p->blocks, t.max, t.sum, &k->picks[i],
-                                  k->room ? k->room + (size_t)part * k->size : NULL);
-        k->logp[i] = logp_of(z[k->token[i]] * p->scale[i], &t);
+        float z;
+        if (wz_cpu_pick_filters(&k->picks[i])) {
+            const float *row = p->z + (size_t)i * (size_t)p->w->out;
+            k->token[i] = wz_cpu_pick_filtered(p->hot, row, p->w->out, t.max, t.sum, &k->picks[i],
+                                               k->room + (size_t)part * k->size);
+            z = row[k->token[i]];
+        } else {
+            z = pick_plain(k, i, &t, &k->token[i]);
+        }
+        k->logp[i] = logp_of(z * p->scale[i], &t);
     }
 }
 
@@ -151,15 +183,20 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
                         const struct wz_pick *picks, int n)
 {
     int threads = wz_pool_threads(be->pool);
+    size_t room = wz_cpu_pick_room(w->out);
 
-    for (int at = 0; at < n; at += TILE) {
-        struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = n - at < TILE ? n - at : TILE };
-        struct picking k = { &p, picks + at, token + at, logp + at, NULL, wz_cpu_pick_room(w->out), small(w, p.m) ? 1 : threads };
-        p.z = wz_cpu_scratch(be, 1, wz_mul((size_t)p.m * sizeof *p.z, (size_t)w->out));
-        for (int i = 0; i < p.m; i++) {
-            p.scale[i] = k.picks[i].temperature > 0 ? 1 / k.picks[i].temperature : 1;
+    for (int at = 0, m; at < n; at += m) {
+        bool filters = false, few = w->out <= WIDE;
+        m = n - at < TILE ? n - at : TILE;
+        for (int i = 0; i < m; i++) filters |= wz_cpu_pick_filters(&picks[at + i]);
+        m = filters && !few && m > SIFTED ? SIFTED : m;
+        struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
+        struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
+        if (filters || few) p.z = wz_cpu_scratch(be, 1, wz_mul((size_t)m * sizeof *p.z, (size_t)w->out));
+        if (filters) k.room = wz_cpu_scratch(be, 3, (size_t)k.parts * room);
+        for (int i = 0; i < m; i++) {
+            p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
             p.id[i] = -1;
-            if (!k.room && wz_cpu_pick_filters(&k.picks[i])) k.room = wz_cpu_scratch(be, 3, (size_t)k.parts * k.size);
         }
         pass_run(be, &p);
         wz_pool_run(be->pool, k.parts, pick_part, &k);

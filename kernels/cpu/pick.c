@@ -1,8 +1,8 @@
 /* pick: one token from one row of logits, by inverse CDF in order of token id.
  *
  * Candidates have one order: larger logit first, of equals the lower id; as a 64-bit key the smallest is the best. top_k and
- * top_p each keep a prefix of that order, found by partial selection, so together they are one largest key. Without filters
- * the blocks' sums say in which block the token lies, and only that block is walked. */
+ * top_p each keep a prefix of that order, found by partial selection, so together they are one largest key; they want the whole
+ * row. Without them the blocks' sums say in which block the token lies, and only that block's logits are wanted. */
 #include "kernels/cpu/pick.h"
 
 #include <math.h>
@@ -65,26 +65,28 @@ static int keep_best(struct candidate *c, int n, double want, bool by_p)
     return from < n && (done < want || from == 0) ? from + 1 : from;
 }
 
-/* The first token of z[from, end) at which the running sum of the kept passes `left`; the last kept where none does. */
-static int walk(const float *z, const float *p, int from, int end, double left, uint64_t worst, float least)
+/* The first of n tokens at which the running sum of the kept passes `left`; the last kept where none does. */
+static int walk(const float *z, const float *p, int n, double left, uint64_t worst, float least)
 {
-    int last = from;
+    int last = 0;
     double sum = 0;
 
-    for (int v = from; v < end; v++) {
-        if (!(p[v - from] > 0) || p[v - from] < least || key_of(z[v], v) > worst) continue;
+    for (int v = 0; v < n; v++) {
+        if (!(p[v] > 0) || p[v] < least || key_of(z[v], v) > worst) continue;
         last = v;
-        if ((sum += (double)p[v - from]) > left) break;
+        if ((sum += (double)p[v]) > left) break;
     }
     return last;
 }
 
-static int pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum, const struct wz_pick *pick,
-                         float *p, struct candidate *c)
+int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum, const struct wz_pick *pick,
+                         void *room)
 {
     float least = pick->min_p < 1 ? pick->min_p : 1;      /* of the best one's p, which is 1 */
     uint64_t worst = UINT64_MAX;
     double total = 0;
+    struct candidate *c = room;
+    float *p = (float *)(c + vocab);
     int n = 0;
 
     hot->exps(p, z, 1 / pick->temperature, (float)max, vocab);
@@ -104,31 +106,37 @@ static int pick_filtered(const struct hot *hot, const float *z, int vocab, doubl
     }
     for (int v = 0; v < vocab; v++)
         if (p[v] >= least && key_of(z[v], v) <= worst) total += (double)p[v];
-    return walk(z, p, 0, vocab, pick->u * total, worst, least);
+    return walk(z, p, vocab, pick->u * total, worst, least);
 }
 
-int wz_cpu_pick(const struct hot *hot, const float *z, int vocab, const struct stat *stats, double max, double sum,
-                const struct wz_pick *pick, void *room)
+int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick, double *left)
 {
-    int blocks = (vocab + VOCAB - 1) / VOCAB, at = 0;
-    double left = pick->u * sum;
-    float p[VOCAB];
+    int at = 0;
 
-    if (pick->temperature == 0) {
-        for (int v = 0; v < vocab; v++)
-            if ((double)z[v] == max) return v;
-        return 0;
-    }
-    if (wz_cpu_pick_filters(pick))
-        return pick_filtered(hot, z, vocab, max, sum, pick, (float *)((struct candidate *)room + vocab), room);
+    *left = pick->u * sum;
     for (int b = 0; b < blocks; b++) {
-        double share = exp((double)stats[b].max - max), mass = share * (double)stats[b].sum;
+        double mass = exp((double)stats[b].max - max) * (double)stats[b].sum;
+        if (pick->temperature == 0) {
+            if ((double)stats[b].max == max) return b;
+            continue;
+        }
         if (!(mass > 0)) continue;
         at = b;
-        if (mass > left) break;
-        left -= mass;
+        if (mass > *left) break;
+        *left -= mass;
     }
-    int first = at * VOCAB, end = vocab - first < VOCAB ? vocab : first + VOCAB;
-    hot->exps(p, z + first, 1 / pick->temperature, stats[at].max, end - first);
-    return walk(z, p, first, end, left / exp((double)stats[at].max - max), UINT64_MAX, 0);
+    *left /= exp((double)stats[at].max - max);
+    return at;
+}
+
+int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat, const struct wz_pick *pick,
+                       double left)
+{
+    float p[VOCAB];
+
+    for (int v = 0; v < n && pick->temperature == 0; v++)
+        if (z[v] == stat->max) return v;
+    if (pick->temperature == 0) return 0;
+    hot->exps(p, z, 1 / pick->temperature, stat->max, n);
+    return walk(z, p, n, left, UINT64_MAX, 0);
 }
