@@ -149,10 +149,11 @@ static inline void wz_matmul_back_x(struct wz_backend *be, float *d_x, const flo
     be->ops.matmul_back_x(be, d_x, d_y, w, n, add);
 }
 
-static inline void wz_matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+static inline void wz_matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
+                                    const struct wz_weight *w, int n)
 {
-    assert(n >= 0 && out > 0 && in > 0 && d_w != d_y && d_w != x);
-    be->ops.matmul_back_w(be, d_w, d_y, x, n, out, in);
+    assert(n >= 0 && wz_weight_fits(w) && d_w != d_y && d_w != x);
+    be->ops.matmul_back_w(be, d_w, d_y, x, w, n);
 }
 
 static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
@@ -237,6 +238,11 @@ static inline void wz_head_back(struct wz_backend *be, float *d_x, float *d_w, c
 }
 
 /* ---- vectors ----------------------------------------------------------------------------------------------- */
+
+static inline void wz_cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
+{
+    be->ops.cast(be, dst, src, n);
+}
 
 static inline void wz_add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {

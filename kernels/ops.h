@@ -72,10 +72,10 @@ struct wz_ops {
                          const float *rstd, int n, int c);
 
     /* y[N,out] = x[N,in] W^T, or y += when add.   back_x: d_x[N,in] = d_y[N,out] W, or += when add
-     * back_w: d_w[out,in] += d_y^T x, one chain over n for every element */
+     * back_w: d_w[out,in] += d_y^T x, one chain over n for every element; of w only type and shape count */
     void (*matmul)(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add);
     void (*matmul_back_x)(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add);
-    void (*matmul_back_w)(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in);
+    void (*matmul_back_w)(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n);
 
     /* RoPE (Su et al. 2021), half-split pairs (i, i + D/2) as in Hugging Face: x[N,heads,D] turned in place by
      * sign * pos[n] * freq[i]; freq[D/2] and pos on the host; sign -1 is the backward. Angles in double. */
@@ -117,6 +117,8 @@ struct wz_ops {
     void (*head_back)(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
                       const int *targets, const float *d_logp, const float *lse, float temperature, int n);
 
+    /* dst[i] = src[i] as bf16, rounded to nearest even: a bf16 matrix from its f32 master */
+    void (*cast)(struct wz_backend *be, uint16_t *dst, const float *src, size_t n);
     /* dst[i] += src[i] */
     void (*add)(struct wz_backend *be, float *dst, const float *src, size_t n);
     /* sum of squares in double, in blocks of fixed size summed in order */
@@ -131,7 +133,8 @@ struct wz_backend {
     const char *name;
     struct wz_ops ops;
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
-    bool rounds;               /* matmul and the head's logits with a bf16 matrix round x to bf16 first; set when it is opened */
+    bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
+                                * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     void *state;               /* the row's own */
 };
 

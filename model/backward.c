@@ -17,7 +17,7 @@ static float *d(const struct wz_model *m, float *d_params, const void *param)
 static void matrix_back(const struct wz_model *m, float *d_params, float *d_x, const float *d_y, const float *x,
                         const struct wz_weight *w, int n, bool add)
 {
-    wz_matmul_back_w(m->be, d(m, d_params, w->data), d_y, x, n, w->out, w->in);
+    wz_matmul_back_w(m->be, d(m, d_params, w->data), d_y, x, w, n);
     wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
 }
 

@@ -54,7 +54,7 @@ static void rate(const char *op, double amount, const char *unit, void (*fn)(voi
 
 static void matmul(void) { wz_matmul(be, y, x, &w, n, false); }
 static void back_x(void) { wz_matmul_back_x(be, x, y, &w, n, false); }
-static void back_w(void) { wz_matmul_back_w(be, grads, y, x, n, out, in); }
+static void back_w(void) { wz_matmul_back_w(be, grads, y, x, &w, n); }
 static void pack(void) { wz_pack(be, &w); }
 static void rmsnorm(void) { wz_rmsnorm(be, y, lse, x, weights, n, in, 1e-5f); }
 static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
@@ -77,10 +77,8 @@ static void products(int rows_n, int from, int to, enum wz_type type)
     w = (struct wz_weight){ weights, type, out, in, NULL };
     wz_pack(be, &w);
     rate(type == WZ_BF16 ? "matmul bf16" : "matmul", flop, "GFLOP/s", matmul);
-    if (type == WZ_F32) {
-        rate("matmul_back_x", flop, "GFLOP/s", back_x);
-        rate("matmul_back_w", flop, "GFLOP/s", back_w);
-    }
+    rate("  back_x", flop, "GFLOP/s", back_x);
+    rate("  back_w", flop, "GFLOP/s", back_w);
     wz_unpack(be, &w);
 }
 

@@ -129,7 +129,7 @@ static void matmul_back(const struct function *f)
     struct wz_weight w = weight(f, 1, O, C);
 
     wz_matmul_back_x(opcheck_ref, f->d[0], f->r, &w, N, false);
-    wz_matmul_back_w(opcheck_ref, f->d[1], f->r, f->x[0], N, O, C);
+    wz_matmul_back_w(opcheck_ref, f->d[1], f->r, f->x[0], &w, N);
 }
 
 static const float freq[D / 2] = { 1, 0.1f };

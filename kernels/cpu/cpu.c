@@ -57,46 +57,72 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     wz_pool_run(be->pool, c.row_parts * c.col_parts, gemm_part, &c);
 }
 
-struct pairing { const struct hot *hot; uint32_t *out; const float *x; int n, k, step; };
+struct pairing { const struct hot *hot; uint32_t *out; const float *x; size_t ldx; int n, k, step; };
 
 static void pair_part(void *arg, int i)
 {
     const struct pairing *p = arg;
     int row = i * p->step, left = p->n - row;
 
-    p->hot->pair(p->out + (size_t)row * (size_t)((p->k + 1) / 2), p->x + (size_t)row * (size_t)p->k, p->k,
+    p->hot->pair(p->out + (size_t)row * (size_t)((p->k + 1) / 2), p->x + (size_t)row * p->ldx, p->ldx, p->k,
                  left < p->step ? left : p->step);
 }
 
-const float *wz_cpu_factor(struct wz_backend *be, const float *x, const struct wz_weight *w, int n)
+static void pair_rows_part(void *arg, int i)
 {
-    if (w->type == WZ_F32) return x;
-    struct pairing p = { wz_hot(be), wz_cpu_scratch(be, 4, wz_mul((size_t)n * sizeof(uint32_t), wz_cpu_depth(w))), x, n, w->in, CHUNK / w->in + 1 };
-    int parts = (n + p.step - 1) / p.step;
+    const struct pairing *p = arg;
+    int row = i * p->step, left = p->n - row;
 
-    wz_pool_run(parts <= 8 ? NULL : be->pool, parts, pair_part, &p);
-    return (const float *)p.out;
+    p->hot->pair_rows(p->out + (size_t)row / 2 * (size_t)p->k, p->x + (size_t)row * p->ldx, p->ldx, left < p->step ? left : p->step, p->k);
+}
+
+static const float *pairing_run(struct wz_backend *be, struct pairing *p, void (*fn)(void *, int))
+{
+    int parts = (p->n + p->step - 1) / p->step;
+
+    wz_pool_run(parts <= 8 ? NULL : be->pool, parts, fn, p);
+    return (const float *)p->out;
+}
+
+const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n, int width)
+{
+    if (type == WZ_F32) return x;
+    uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, wz_cpu_depth(type, width)));
+
+    return pairing_run(be, &(struct pairing){ wz_hot(be), out, x, ldx, n, width, CHUNK / width + 1 }, pair_part);
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
-    size_t depth = wz_cpu_depth(w);
+    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in);
+    size_t depth = wz_cpu_depth(w->type, w->in);
 
     assert(w->packed);
-    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = wz_cpu_factor(be, x, w, n), .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1,
+    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = a, .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1,
                                     .m = n, .n = w->out, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16, .add = add });
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
 {
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_x, .a = d_y, .b = w->data, .ldc = (size_t)w->in, .sm = (size_t)w->out, .sk = 1,
-                                    .ldb = (size_t)w->in, .m = n, .n = w->in, .k = w->out, .add = add, .type = w->type });
+    const float *a = wz_cpu_factor(be, FACTOR, d_y, (size_t)w->out, w->type, n, w->out);
+    size_t depth = wz_cpu_depth(w->type, w->out);
+
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_x, .a = a, .b = w->data, .ldc = (size_t)w->in, .sm = depth, .sk = 1,
+                                    .ldb = (size_t)w->in, .m = n, .n = w->in, .k = (int)depth, .add = add, .type = w->type,
+                                    .pairs = w->type == WZ_BF16, .odd = w->out % 2 });
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
 {
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_w, .a = d_y, .b = x, .ldc = (size_t)in, .sm = 1, .sk = (size_t)out,
-                                    .ldb = (size_t)in, .m = out, .n = in, .k = n, .add = true });
+    size_t out = (size_t)w->out, in = (size_t)w->in, depth = wz_cpu_depth(w->type, n);
+    const float *a = d_y;
+
+    if (w->type == WZ_BF16) {
+        uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(depth * sizeof *pairs, out));
+        a = pairing_run(be, &(struct pairing){ wz_hot(be), pairs, d_y, out, n, w->out, (CHUNK / w->out + 2) / 2 * 2 }, pair_rows_part);
+    }
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_w, .a = a, .b = x, .ldc = in, .sm = 1, .sk = out, .ldb = in, .m = w->out, .n = w->in,
+                                    .k = (int)depth, .add = true, .pairs = w->type == WZ_BF16, .odd = n % 2 });
 }
 
 struct packing { const struct hot *hot; const struct wz_weight *w; size_t size; };
@@ -112,7 +138,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
 {
     const struct hot *hot = wz_hot(be);
     int panels = (w->out + hot->panel - 1) / hot->panel;
-    struct packing p = { hot, w, wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w)) };
+    struct packing p = { hot, w, wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w->type, w->in)) };
 
     if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
     wz_pool_run((double)w->out * w->in * READ < GRAIN ? NULL : be->pool, panels, pack_part, &p);
@@ -238,6 +264,18 @@ static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const
              CHUNK);
 }
 
+static void cast_part(void *arg, int i)
+{
+    const struct walk *w = arg;
+
+    w->hot->cast((uint16_t *)w->out + (size_t)i * CHUNK, w->a + (size_t)i * CHUNK, piece(w, i, CHUNK));
+}
+
+static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
+{
+    walk_run(be, &(struct walk){ .out = (float *)dst, .a = src, .n = n }, cast_part, n, CHUNK);
+}
+
 static void add_part(void *arg, int i)
 {
     const struct walk *w = arg;
@@ -260,7 +298,7 @@ static void square_part(void *arg, int i)
 static double sqnorm(struct wz_backend *be, const float *x, size_t n)
 {
     size_t blocks = (n + SQUARE - 1) / SQUARE;
-    double total = 0, *sums = wz_cpu_scratch(be, 0, blocks * sizeof *sums);
+    double total = 0, *sums = wz_cpu_scratch(be, SMALL, blocks * sizeof *sums);
 
     walk_run(be, &(struct walk){ .a = x, .n = n, .sums = sums }, square_part, n, SQUARE);
     for (size_t i = 0; i < blocks; i++) total += sums[i];
@@ -311,6 +349,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.matmul_back_w = matmul_back_w;
     be->ops.swiglu = swiglu;
     be->ops.swiglu_back = swiglu_back;
+    be->ops.cast = cast;
     be->ops.add = add;
     be->ops.sqnorm = sqnorm;
     be->ops.adamw = adamw;

@@ -10,7 +10,7 @@
  *   a(m, k) = a[m * sm + k * sk]
  *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16
  * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd end has a zero
- * behind it), and k counts pairs. That is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where
+ * behind it), and k counts pairs; b as ROWS becomes such pairs on its way, two rows at a time, `odd` where the last is alone. That is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where
  * it is missing two FMAs give the same bits, denormals apart, which the instruction takes for zeros. */
 struct gemm {
     float *c;
@@ -18,7 +18,7 @@ struct gemm {
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
-    bool panels, pairs, add;
+    bool panels, pairs, odd, add;
     enum wz_type type;          /* of b as ROWS */
 };
 
@@ -45,13 +45,19 @@ struct attend {
 
 struct adamw { float b1, b2, a1, a2, rate, root, eps, decay, scale; };
 
+/* Scratch: small things of a tile; logits or their gradients; rows side by side; sampling; left factors as pairs, and the head's second. */
+enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, SCRATCHES };
+
 struct hot {
     const char *isa;
     int panel;
     bool (*runs)(void);
     void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end);      /* col: a multiple of panel */
     void (*pack)(void *dst, const struct wz_weight *w, int panel);                       /* one panel */
-    void (*pair)(uint32_t *out, const float *x, int k, int n);                           /* n rows of k floats to rows of pairs */
+    void (*pair)(uint32_t *out, const float *x, size_t ldx, int k, int n);               /* n rows of k floats, ldx apart, to rows of pairs */
+    /* k rows of n floats, ldx apart, two by two: out[(k + 1) / 2][n] */
+    void (*pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n);
+    void (*cast)(uint16_t *out, const float *x, size_t n);
     void (*exps)(float *out, const float *z, float scale, float max, int n);             /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the target's + d is the caller's */
@@ -78,7 +84,7 @@ struct cpu {
     const struct hot *hot;
     struct turns *turns;
     int n_turns;
-    struct scratch { void *p; size_t size; } scratch[5];
+    struct scratch { void *p; size_t size; } scratch[SCRATCHES];
 };
 
 static inline const struct hot *wz_hot(const struct wz_backend *be)
@@ -88,12 +94,13 @@ static inline const struct hot *wz_hot(const struct wz_backend *be)
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size);      /* not zeroed; grows, never shrinks */
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);           /* over the pool */
-/* x [n, in] as the left factor of a product with w: pairs in a scratch of their own where w is bf16, else x itself. */
-const float *wz_cpu_factor(struct wz_backend *be, const float *x, const struct wz_weight *w, int n);
+/* n rows of x, ldx apart, as the left factor of a product over `width` with a matrix of `type`: pairs in scratch `which` where it is
+ * bf16, wz_cpu_depth apart, else x itself. */
+const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n, int width);
 /* Elements of a row of panels, or of such a left factor. */
-static inline size_t wz_cpu_depth(const struct wz_weight *w)
+static inline size_t wz_cpu_depth(enum wz_type type, int width)
 {
-    return w->type == WZ_BF16 ? ((size_t)w->in + 1) / 2 : (size_t)w->in;
+    return type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
 }
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);

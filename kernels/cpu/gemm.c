@@ -28,9 +28,39 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
     }
 }
 
+INLINE vu upper_half(vf x);
+
+/* Rows 2 i and 2 i + 1 of b as one row of pairs. */
+static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, int col, int cols)
+{
+    for (int i = 0; i < k; i++, strip += PANEL) {
+        size_t at = 2 * (size_t)(k0 + i) * g->ldb + (size_t)col;
+        bool two = k0 + i + 1 < g->k || !g->odd;
+        if (g->type == WZ_BF16) {
+            const uint16_t *first = (const uint16_t *)g->b + at, *second = two ? first + g->ldb : first;
+            uint32_t keep = two ? 0xffff : 0;
+            if (cols == PANEL)
+                for (int j = 0; j < PANEL; j++) strip[j] = (uint32_t)first[j] << 16 | (second[j] & keep);
+            else
+                for (int j = 0; j < cols; j++) strip[j] = (uint32_t)first[j] << 16 | (second[j] & keep);
+        } else {
+            const float *first = (const float *)g->b + at, *second = first + g->ldb;
+            int j = 0;
+            for (; two && j + W <= cols; j += W)
+                *(vu *)(strip + j) = upper_half(load(first + j)) | upper_half(load(second + j)) >> 16;
+            for (; j < cols; j++) strip[j] = (uint32_t)wz_f32_to_bf16(first[j]) << 16 | (two ? wz_f32_to_bf16(second[j]) : 0);
+        }
+        for (int j = cols; j < PANEL; j++) strip[j] = 0;
+    }
+}
+
 /* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column. */
 static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
+    if (g->pairs) {
+        strip_pairs((uint32_t *)strip, g, k0, k, col, cols);
+        return;
+    }
     for (int i = 0; i < k; i++, strip += PANEL) {
         size_t at = (size_t)(k0 + i) * g->ldb + (size_t)col;
         if (g->type == WZ_BF16)
@@ -57,7 +87,7 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             float *c = g->c + (size_t)row * g->ldc + (size_t)j;
             const void *b[4];
             size_t ldb = PANEL, size = sizeof(float);
-            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && g->type == WZ_F32 && rows <= MR2;
+            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
@@ -115,15 +145,16 @@ INLINE vu upper_half(vf x)
     return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
 }
 
+typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint64_t vq __attribute__((vector_size(4 * W)));
 typedef uint32_t vu_half __attribute__((vector_size(2 * W)));
 
 /* In a lane of 64 bits the earlier of two neighbours lies below: a narrow lane keeps it, and takes the later 48 bits down. */
-void HOT(wz_pair)(uint32_t *out, const float *x, int k, int n)
+void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     size_t depth = ((size_t)k + 1) / 2;
 
-    for (int i = 0; i < n; i++, x += k, out += depth) {
+    for (int i = 0; i < n; i++, x += ldx, out += depth) {
         int j = 0;
         for (; j + W <= k; j += W) {
             vq two = (vq)upper_half(load(x + j));
@@ -133,6 +164,28 @@ void HOT(wz_pair)(uint32_t *out, const float *x, int k, int n)
         for (; j < k; j += 2)
             out[j / 2] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (j + 1 < k ? wz_f32_to_bf16(x[j + 1]) : 0);
     }
+}
+
+void HOT(wz_pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    for (int i = 0; i < k; i += 2, x += 2 * ldx, out += n) {
+        int j = 0;
+        for (; i + 1 < k && j + W <= n; j += W)
+            store((float *)out + j, (vf)(upper_half(load(x + j)) | upper_half(load(x + ldx + j)) >> 16));
+        for (; j < n; j++) out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < k ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
+    }
+}
+
+void HOT(wz_cast)(uint16_t *out, const float *x, size_t n)
+{
+    typedef uint16_t vh __attribute__((vector_size(2 * W)));
+    size_t i = 0;
+
+    for (; i + W <= n; i += W) {
+        vh half = __builtin_convertvector(upper_half(load(x + i)) >> 16, vh);
+        memcpy(out + i, &half, sizeof half);
+    }
+    for (; i < n; i++) out[i] = wz_f32_to_bf16(x[i]);
 }
 
 /* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */
@@ -147,6 +200,14 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
     }
     const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
     uint32_t *to = dst;
+    if (in % 2 == 0) {     /* pairs are floats to turn; then their halves change places */
+        turn_f32(dst, (const float *)(const void *)from, in / 2, rows);
+        for (size_t i = 0; i < in / 2 * PANEL; i += W) {
+            vu pair = *(const vu_any *)(to + i);
+            *(vu_any *)(to + i) = pair << 16 | pair >> 16;
+        }
+        return;
+    }
     for (size_t k = 0; k < in; k += 2, to += PANEL)
         for (int j = 0; j < PANEL; j++) {
             const uint16_t *at = from + (size_t)j * in + k;

@@ -14,8 +14,6 @@
 
 enum { WIDE = 8 * VOCAB, SIFTED = 32, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
 
-/* Slots of scratch: 0 is for small things of a tile, 1 for logits or gradients, 2 for rows side by side, 3 for sampling, 4 for
- * rows as pairs. */
 struct pass {
     const struct hot *hot;
     const struct wz_weight *w;
@@ -37,7 +35,7 @@ static int block_size(const struct wz_weight *w, int v)
 /* z[m, n] of n rows of the matrix from v on; v is a multiple of VOCAB. */
 static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m, int n)
 {
-    size_t depth = wz_cpu_depth(w);
+    size_t depth = wz_cpu_depth(w->type, w->in);
     struct gemm g = { .c = z, .a = x, .b = (const float *)w->packed + (size_t)v * depth, .ldc = ldz, .sm = depth, .sk = 1,
                       .m = m, .n = n, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16 };
 
@@ -68,9 +66,9 @@ static void pass_run(struct wz_backend *be, struct pass *p)
 {
     assert(p->w->packed);
     p->hot = wz_hot(be);
-    p->factor = wz_cpu_factor(be, p->x, p->w, p->m);
+    p->factor = wz_cpu_factor(be, FACTOR, p->x, (size_t)p->w->in, p->w->type, p->m, p->w->in);
     p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
-    p->stats = wz_cpu_scratch(be, 0, (size_t)p->m * (size_t)p->blocks * sizeof *p->stats);
+    p->stats = wz_cpu_scratch(be, SMALL, (size_t)p->m * (size_t)p->blocks * sizeof *p->stats);
     wz_pool_run(small(p->w, p->m) ? NULL : be->pool, p->blocks, pass_block, p);
 }
 
@@ -109,7 +107,7 @@ static int rows_gather(float *to, int *row, const float *x, size_t c, const int 
 static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                          const struct wz_weight *w, const int *targets, float temperature, int n)
 {
-    float *rows = wz_cpu_scratch(be, 2, TILE * (size_t)w->in * sizeof *rows);
+    float *rows = wz_cpu_scratch(be, ROWS, TILE * (size_t)w->in * sizeof *rows);
     int row[TILE];
 
     memset(logp, 0, (size_t)n * sizeof *logp);
@@ -153,7 +151,7 @@ static float pick_plain(const struct picking *k, int i, const struct total *t, i
     int b = wz_cpu_pick_block(stats, p->blocks, t->max, t->sum, &k->picks[i], &left), n = block_size(p->w, b * VOCAB);
 
     if (z) z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
-    else logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w), p->w, b * VOCAB, 1, n), z = near;
+    else logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n), z = near;
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
     return z[at];
@@ -192,8 +190,8 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         m = filters && !few && m > SIFTED ? SIFTED : m;
         struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
         struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
-        if (filters || few) p.z = wz_cpu_scratch(be, 1, wz_mul((size_t)m * sizeof *p.z, (size_t)w->out));
-        if (filters) k.room = wz_cpu_scratch(be, 3, (size_t)k.parts * room);
+        if (filters || few) p.z = wz_cpu_scratch(be, LOGITS, wz_mul((size_t)m * sizeof *p.z, (size_t)w->out));
+        if (filters) k.room = wz_cpu_scratch(be, PICKS, (size_t)k.parts * room);
         for (int i = 0; i < m; i++) {
             p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
             p.id[i] = -1;
@@ -223,16 +221,24 @@ static void back_block(void *arg, int b)
         if (p->id[i] >= v && p->id[i] < v + n) g[(size_t)i * WIDE + (size_t)(p->id[i] - v)] += k->d[i];
     }
     if (!k->d_w) return;
-    struct gemm w = { .c = k->d_w + (size_t)v * (size_t)p->w->in, .a = g, .b = p->x, .ldc = (size_t)p->w->in, .sm = 1,
-                      .sk = WIDE, .ldb = (size_t)p->w->in, .m = n, .n = p->w->in, .k = p->m, .add = true };
-    p->hot->gemm(&w, 0, n, 0, w.n);
+    size_t in = (size_t)p->w->in;
+    struct gemm w = { .c = k->d_w + (size_t)v * in, .a = g, .b = p->x, .ldc = in, .sm = 1, .sk = WIDE, .ldb = in, .m = n,
+                      .n = p->w->in, .k = p->m, .add = true };
+    if (p->w->type == WZ_BF16) {
+        uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
+        p->hot->pair_rows(pairs, g, WIDE, p->m, n);
+        w.a = (const float *)pairs, w.sk = (size_t)n, w.k = (p->m + 1) / 2, w.pairs = true, w.odd = p->m % 2;
+        p->hot->gemm(&w, 0, n, 0, w.n);
+    } else {
+        p->hot->gemm(&w, 0, n, 0, w.n);
+    }
 }
 
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
                       const int *targets, const float *d_logp, const float *lse, float temperature, int n)
 {
     size_t c = (size_t)w->in;
-    float *rows = wz_cpu_scratch(be, 2, 2 * TILE * c * sizeof *rows), *d_rows = rows + TILE * c;
+    float *rows = wz_cpu_scratch(be, ROWS, 2 * TILE * c * sizeof *rows), *d_rows = rows + TILE * c;
     float d[TILE], l[TILE];
     int row[TILE];
 
@@ -243,8 +249,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
         if (!p.m) break;                       /* none of the rows left has a gradient */
-        p.factor = wz_cpu_factor(be, rows, w, p.m);
-        k.g = wz_cpu_scratch(be, 1, (size_t)TILE * WIDE * sizeof *k.g);
+        p.factor = wz_cpu_factor(be, FACTOR, rows, c, w->type, p.m, w->in);
+        k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;
             p.id[i] = targets[row[i]];
@@ -254,10 +260,13 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         for (k.first = 0; k.first < w->out; k.first += WIDE) {
             int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;
             wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
-            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows, .a = k.g,
+            const float *a = wz_cpu_factor(be, FACTOR_BACK, k.g, WIDE, w->type, p.m, cols);
+            size_t depth = wz_cpu_depth(w->type, cols);
+            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows, .a = a,
                                             .b = (const char *)w->data + (size_t)k.first * c * wz_type_size(w->type),
-                                            .ldc = c, .sm = WIDE, .sk = 1, .ldb = c, .m = p.m, .n = w->in, .k = cols,
-                                            .add = k.first > 0, .type = w->type });
+                                            .ldc = c, .sm = a == k.g ? WIDE : depth, .sk = 1, .ldb = c, .m = p.m, .n = w->in,
+                                            .k = (int)depth, .add = k.first > 0, .type = w->type,
+                                            .pairs = w->type == WZ_BF16, .odd = cols % 2 });
         }
         for (int i = 0; i < p.m; i++) memcpy(d_x + (size_t)row[i] * c, d_rows + (size_t)i * c, c * sizeof *d_x);
     }

@@ -111,7 +111,7 @@ static void attend_back_part(void *arg, int i)
 static void tiles_run(struct wz_backend *be, const struct attend *a, int most, void (*fn)(void *, int))
 {
     const struct wz_rows *r = a->rows;
-    int *from = wz_cpu_scratch(be, 0, 2 * (size_t)r->n * sizeof *from), *count = from + r->n, n = 0;
+    int *from = wz_cpu_scratch(be, SMALL, 2 * (size_t)r->n * sizeof *from), *count = from + r->n, n = 0;
     double work = 0;
 
     for (int i = 0; i < r->n; i += count[n++]) {

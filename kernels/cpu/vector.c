@@ -166,7 +166,7 @@ static bool runs(void)
 
 const struct hot HOT(wz_hot) = {
     .isa = STRING(WZ_ISA), .panel = 2 * W, .runs = runs, .gemm = HOT(wz_gemm), .pack = HOT(wz_pack_panel),
-    .pair = HOT(wz_pair), .exps = exps, .stat = stat_of, .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
+    .pair = HOT(wz_pair), .pair_rows = HOT(wz_pair_rows), .cast = HOT(wz_cast), .exps = exps, .stat = stat_of, .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
     .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back, .rmsnorm_back_w = rmsnorm_back_w, .swiglu = swiglu,
     .swiglu_back = swiglu_back, .rope = rope, .add = add, .square = square, .adamw = adamw,
 };

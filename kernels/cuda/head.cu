@@ -346,7 +346,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         size_t all = (size_t)r.m * vocab;
         LAUNCH(be, row_grads, (all + BLOCK - 1) / BLOCK, BLOCK, 0, z, r.d_values, r.d_target, w->out, all);
         be->ops.matmul_back_x(be, d_near, z, w, r.m, false);
-        if (d_w) be->ops.matmul_back_w(be, d_w, z, near, r.m, w->out, w->in);
+        if (d_w) be->ops.matmul_back_w(be, d_w, z, near, w, r.m);
         LAUNCH(be, move_rows, r.m, BLOCK, 0, d_x, d_near, r.d_row, w->in, true);
     }
 }

@@ -182,11 +182,17 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
     wz_cuda_product(be, &p);
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
 {
-    struct product p = { d_w, d_y, x, (size_t)in, 1, (size_t)out, (size_t)in, 1, out, in, n, true, WZ_F32 };
+    size_t out = (size_t)w->out, in = (size_t)w->in;
+    struct product p = { d_w, d_y, x, in, 1, out, in, 1, w->out, w->in, n, true, WZ_F32 };
 
     wz_cuda_product(be, &p);
+}
+
+static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
+{
+    halve(be, dst, src, n);
 }
 
 /* Exact products read the weights as they are; those in bf16 want a copy of weights that are not. */
@@ -212,4 +218,5 @@ void wz_cuda_ops_products(struct wz_ops *ops)
     ops->matmul = matmul;
     ops->matmul_back_x = matmul_back_x;
     ops->matmul_back_w = matmul_back_w;
+    ops->cast = cast;
 }

@@ -85,18 +85,18 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
     for (int i = 0; i < n; i++, d_x += w->in, d_y += w->out)
         for (int j = 0; j < w->in; j++) {
             double sum = add ? d_x[j] : 0;
-            for (int o = 0; o < w->out; o++) sum += (double)d_y[o] * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            for (int o = 0; o < w->out; o++) sum += wz_factor(be, w, d_y[o]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
             d_x[j] = (float)sum;
         }
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, int n, int out, int in)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
 {
-    for (int i = 0; i < n; i++, d_y += out, x += in)
-        for (int o = 0; o < out; o++)
-            for (int j = 0; j < in; j++) {
-                float *d = &d_w[(size_t)o * (size_t)in + (size_t)j];
-                *d = fmaf(d_y[o], x[j], *d);
+    for (int i = 0; i < n; i++, d_y += w->out, x += w->in)
+        for (int o = 0; o < w->out; o++)
+            for (int j = 0; j < w->in; j++) {
+                float *d = &d_w[(size_t)o * (size_t)w->in + (size_t)j];
+                *d = fmaf((float)wz_factor(be, w, d_y[o]), (float)wz_factor(be, w, x[j]), *d);
             }
 }
 
@@ -113,6 +113,11 @@ static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const
         d_gate[i] = (float)(d_out[i] * u * s * (1 + g * (1 - s)));
         d_up[i] = (float)(d_out[i] * g * s);
     }
+}
+
+static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
+{
+    for (size_t i = 0; i < n; i++) dst[i] = wz_f32_to_bf16(src[i]);
 }
 
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
@@ -151,7 +156,7 @@ void wz_ops_ref(struct wz_ops *ops)
         .alloc = alloc, .free = release, .upload = upload, .download = upload, .zero = zero, .pack = pack, .unpack = pack,
         .embed = embed, .embed_back = embed_back, .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back,
         .matmul = matmul, .matmul_back_x = matmul_back_x, .matmul_back_w = matmul_back_w,
-        .swiglu = swiglu, .swiglu_back = swiglu_back, .add = add, .sqnorm = sqnorm, .adamw = adamw,
+        .swiglu = swiglu, .swiglu_back = swiglu_back, .cast = cast, .add = add, .sqnorm = sqnorm, .adamw = adamw,
     };
     wz_ops_ref_attention(ops);
     wz_ops_ref_head(ops);

@@ -121,11 +121,11 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         if (targets[i] < 0) continue;
         logits(be, z, x, w, t);
         for (int v = 0; v < w->out; v++) {
-            double g = d_logp[i] * ((v == targets[i]) - exp(z[v] - lse[i])) / t;
+            double g = wz_factor(be, w, (float)(d_logp[i] * ((v == targets[i]) - exp(z[v] - lse[i])) / t));
             for (int j = 0; j < w->in; j++) {
                 size_t at = (size_t)v * (size_t)w->in + (size_t)j;
                 sum[j] += g * wz_weight_at(w, at);
-                if (d_w) d_w[at] = fmaf((float)g, x[j], d_w[at]);
+                if (d_w) d_w[at] = fmaf((float)g, (float)wz_factor(be, w, x[j]), d_w[at]);
             }
         }
         for (int j = 0; j < w->in; j++) d_x[j] = (float)sum[j];
