@@ -191,20 +191,21 @@ static int check_memory(const struct wz_bench *b, const struct wz_config *c, dou
 
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
 {
-    bool trains = !strcmp(b->program, "step");
+    bool trains = strcmp(b->program, "generate") != 0;
     const struct wz_option options[] = {
         { "shape", 0, WZ_TEXT, &b->shape, "tiny|15m|135m|1b|8b", "of the model", 0, 0 },
         { "type", 0, WZ_TEXT, &b->type, "f32|bf16|int8", "of the weights", 0, 0 },
         { "batch", 0, WZ_INT, &b->batch, "N", "sequences", 1, 65536 },
         { "prompt", 0, WZ_INT, &b->prompt, "P", "tokens of a prompt", 1, 1 << 20 },
-        { "new", 0, WZ_INT, &b->more, "G", trains ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
+        { "new", 0, WZ_INT, &b->more, "G", !strcmp(b->program, "step") ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
         { "seq", 0, WZ_INT, &b->seq, "S", "tokens of a sequence in all, instead of --new", 0, 1 << 20 },
         { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
         { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
         { "backend", 0, WZ_TEXT, &b->backend, "NAME", "of the op table", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
+        { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
     };
-    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) };
+    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) - !trains };
     struct wz_config c = {0};
     struct wz_err err;
 

@@ -1,92 +1,157 @@
-"""Runs waltz and its peers in turn, on this machine and in one session, and writes the table of medians as Markdown.
+"""Runs waltz and its peers in turn, on this machine and in one session, and writes the table of what they reach.
 
-    python compare.py --build build --torch PYTHON --llama PYTHON [--rounds 3] [--out bench/results/cpu.md] [--only WORD] [--compile]
+    python3 compare.py --build build --llama FOLDER --ik FOLDER --gguf PYTHON --torch PYTHON [--rounds 3] [--only WORD]
+                       [--out bench/results/cpu.md] [--minutes 60]
 
-PYTHON are interpreters of environments made outside the repository: one with torch, one with xllamacpp, gguf and numpy. Every
-figure of the table is computed here from what the programs printed. A peer that prints nothing is said so, with its last words.
+FOLDER: where llama-batched-bench of llama.cpp and of ik_llama.cpp is (llama.py says how to get them). PYTHON: interpreters of
+environments made outside the repository, one with gguf and numpy, one with torch, trl, transformers, accelerate and datasets from
+PyPI. What is not given is not compared.
+
+A round runs every program once, waltz and its peers next to each other; the next round runs them the other way round. A row is the
+median of the rounds. All figures of all rounds are kept in BUILD/compare.json, so a run cut short goes on with --only WORD, which
+measures anew the rows whose name has WORD in it and leaves the others as they were; --rounds 0 only writes the table. --out
+replaces what is between the two marks in that file, and nothing else of it.
 """
-import argparse, datetime, os, statistics, subprocess, time
+import argparse, datetime, json, os, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}       # threads of others share these cores: spinning would ruin both sides
-HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "34359738368", "MALLOC_TOP_PAD_": "268435456"}
+QUIET = 0.1                                    # of all cores: where others used more, a ratio decides nothing
+MARKS = "<!-- compare.py writes from here -->\n", "<!-- to here -->\n"
+# torch runs fastest with a heap that never gives memory back, and with threads that sleep where they wait: others share the cores
+HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "34359738368", "MALLOC_TOP_PAD_": "268435456", "OMP_WAIT_POLICY": "PASSIVE"}
 
 p = argparse.ArgumentParser()
-for name, default in ("build", "build"), ("torch", None), ("llama", None), ("out", None), ("only", "") :
-    p.add_argument("--" + name, default=default)
+p.add_argument("--build", default="build")
+for name in "llama", "ik", "gguf", "torch", "out":
+    p.add_argument("--" + name)
+p.add_argument("--only", default="")
 p.add_argument("--rounds", type=int, default=3)
-p.add_argument("--minutes", type=float, default=60, help="starts no further round after these")
-p.add_argument("--compile", action="store_true", help="torch.compile too, which takes its time to compile")
+p.add_argument("--minutes", type=float, default=60, help="starts nothing more after these")
+p.add_argument("--threads", type=int, default=os.cpu_count())
 a = p.parse_args()
 
-generate = lambda t, b, prompt, new: f"generate --shape 135m --type {t} --batch {b} --prompt {prompt} --new {new} --threads 2"
-step = lambda shape, t, b: f"step --shape {shape} --type {t} --batch {b} --seq 256 --threads 2 --runs 2"
-rows = []                                      # what, ours, its environment, peer program, its arguments
-for b, prompt, new in (1, 64, 16), (32, 32, 16):
-    rows.append((f"generate 135m f32, batch {b}, both AVX2", generate("f32", b, prompt, new), {"WZ_ISA": "avx2"}, "llama", generate("f32", b, prompt, new)))
+# ---- what is compared: rows of (what, peer, our command, the peer's, column, must, goal); of peak_mb less is better
+rows = []
+llama = lambda folder, extra="": f"{sys.executable} {HERE}/llama.py --bench {folder}/llama-batched-bench --model {{model}}{extra}" if folder and a.gguf else None
+torch = lambda script: f"{a.torch} {HERE}/{script}" if a.torch else None
+
+
+def row(what, peer, ours, theirs, work, column="tok_s", must=1.0, goal=1.5):
+    work += f" --threads {a.threads}"
+    rows.append((what, peer, f"{a.build}/bench/{ours} {work} --csv", f"{theirs} {work}" if theirs else None, column, must, goal))
+
+
+for what, work in (("prefill bf16, 1 x 512", "--batch 1 --prompt 512 --new 32 --runs 3"), ("prefill bf16, 32 x 64", "--batch 32 --prompt 64 --new 64")):
+    for peer, command in ("llama.cpp", llama(a.llama)), ("ik_llama.cpp -rtr", llama(a.ik, " --fork")):
+        row(what, peer, "generate", command, f"--shape 135m --type bf16 {work}", "prefill_tok_s", 1.3, 2)
+row("decode bf16, batch 1", "llama.cpp", "generate", llama(a.llama), "--shape 135m --type bf16 --batch 1 --prompt 64 --new 64 --runs 3", "tok_s", 0.95, 1.1)
 for t in "f32", "bf16":
-    for b, prompt, new in (1, 64, 16), (32, 32, 16), (64, 32, 16):
-        rows.append((f"generate 135m {t}, batch {b}", generate(t, b, prompt, new), {}, None, None))
-for shape, b in ("15m", 4), ("135m", 2):
-    for t, more in [(t, more) for t in ("f32", "bf16") for more in ("", " --compile")[:1 + a.compile]]:
-        rows.append((f"step {shape}, {b} x 256: f32 against torch {t}{more.replace(' --', ', ')}", step(shape, "f32", b), {}, "torch", step(shape, t, b) + more))
-rows = [r for r in rows if a.only in r[0] and (r[3] is None or getattr(a, r[3]))]
+    for b, new in (32, 64), (64, 32):
+        row(f"decode {t}, batch {b}", "llama.cpp", "generate", llama(a.llama), f"--shape 135m --type {t} --batch {b} --prompt 64 --new {new}", "tok_s", 1.3, 2.5)
+for shape, b, runs in ("15m", 4, 5), ("135m", 2, 2):
+    for t in "f32", "bf16":
+        for peer, extra in ("PyTorch", ""), ("PyTorch, compiled", " --compile"):
+            row(f"training step {shape} {t}, {b} x 256", peer, "step", torch("torch_step.py" + extra), f"--shape {shape} --type {t} --batch {b} --seq 256 --runs {runs}")
+for t in "f32", "bf16":
+    for what, column, must, goal in ("whole step", "tok_s", 3, 10), ("peak memory of a whole step", "peak_mb", 0.5, 0.25):
+        row(f"{what}, 135m {t}, 32 x (64 + 128)", "TRL", "cycle", torch("trl_step.py"), f"--shape 135m --type {t} --batch 32 --prompt 64 --new 128", column, must, goal)
+rows.sort(key=lambda r: r[0].startswith("peak"))
 
 
-def run(command, env):
-    """The printed columns by name, or None; and the last line of standard error."""
-    r = subprocess.run(command.split(), env={**os.environ, **env}, capture_output=True, text=True)
-    lines = [line.split(",") for line in r.stdout.splitlines() if line.count(",") > 10]
-    if r.returncode or len(lines) < 2: return None, (r.stderr.strip().splitlines() or ["nothing"])[-1][:160]
-    return dict(zip(lines[-2], lines[-1])), ""
+# ---- running
+def model(kind):
+    """The GGUF of a type of weights, written when first asked for."""
+    path = os.path.join(tempfile.gettempdir(), f"bench-135m-{kind}.gguf")
+    if not os.path.exists(path):
+        subprocess.run([a.gguf, f"{HERE}/random_gguf.py", "--shape", "135m", "--type", kind, path + ".part"], check=True)
+        os.rename(path + ".part", path)
+    return path
 
 
-ours, theirs, others, loads, words, done = {}, {}, {}, [], {}, 0
-begin = time.monotonic()
-started = datetime.datetime.now(datetime.timezone.utc)
-for _ in range(a.rounds):
-    if time.monotonic() - begin > 60 * a.minutes: break
-    done += 1
-    mine = {}                                  # the same command of ours is run once a round
-    for what, command, env, program, arguments in rows:
-        loads.append(os.getloadavg()[0])
-        key = command, tuple(env.items())
-        if key not in mine: mine[key], words[what, 0] = run(f"{a.build}/bench/{command} --csv", env)
-        if mine[key]:
-            ours.setdefault(what, []).append(mine[key])
-            others.setdefault(what, []).append(float(mine[key]["others_percent"]))
-        if not program: continue
-        script = os.path.join(HERE, "llama_generate.py" if program == "llama" else "torch_step.py")
-        theirs_now, words[what, 1] = run(f"{getattr(a, program)} {script} {arguments.split(' ', 1)[1]}", {**PASSIVE, **(HEAP if program == "torch" else {})})
-        if theirs_now: theirs.setdefault(what, []).append(theirs_now)
+def busy():
+    with open("/proc/stat") as f: t = [int(x) for x in f.readline().split()[1:9]]
+    return (sum(t) - t[3] - t[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def run(command):
+    """One sample: the columns that the program printed, what others used of the machine meanwhile, and when; or why there is none."""
+    env = {**os.environ, **(HEAP if a.torch and command.startswith(a.torch) else {})}
+    words = [model("bf16" if " bf16 " in command else "f32") if w == "{model}" else w for w in command.split()]
+    load, before, begin = os.getloadavg()[0], busy(), time.monotonic()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen(words, env=env, stdout=out, stderr=err)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        lines = [line.strip().split(",") for line in out if line.count(",") > 10]
+        last = ([line.strip() for line in err if line.strip()] or ["nothing was said"])[-1]
+    took = time.monotonic() - begin
+    others = max(0.0, busy() - before - used.ru_utime - used.ru_stime) / took / os.cpu_count()
+    sample = {"when": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}", "load": load, "others": others, "took": took, "commit": commit}
+    if child.returncode or len(lines) < 2 or len(lines[-1]) != len(lines[-2]): return {**sample, "failed": last[:160]}
+    return {**sample, **dict(zip(lines[-2], lines[-1]))}
+
 
 shell = lambda c: subprocess.run(c, shell=True, capture_output=True, text=True).stdout.strip()
-median = lambda results, column: statistics.median(float(r[column]) for r in results if r[column]) if any(r[column] for r in results) else None
-show = lambda x, digits=0: "" if x is None else f"{x:,.{digits}f}"
-out = ["# The cpu row beside its peers", "",
-       f"Machine: {shell('lscpu | sed -n s/^Model.name:.//p').strip()}, {os.cpu_count()} cores; commit {shell('git -C ' + HERE + ' rev-parse --short HEAD')}; "
-       f"{started:%Y-%m-%d %H:%M} UTC and {(time.monotonic() - begin) / 60:.0f} minutes on, {done} rounds of waltz and peer in turn.",
-       f"Load average (1 minute) before each pair: {min(loads):.1f} to {max(loads):.1f}, median {statistics.median(loads):.1f}. The medians of the rounds are shown, "
-       "(least to most) behind tokens/s; ratio: waltz over peer.", "",
-       "| what | waltz prefill | waltz tokens/s | peer prefill | peer tokens/s | ratio prefill | ratio tokens/s | waltz MB | peer MB | waltz faults a step | peer faults a step | others used |",
-       "|---|---|---|---|---|---|---|---|---|---|---|---|"]
-for what, *_ in rows:
-    o, t = ours.get(what), theirs.get(what)
-    if not o:
-        out.append(f"| {what} | failed: {words[what, 0]} |" + " |" * 10)
-        continue
-    span = lambda r: f"{show(median(r, 'tok_s'), 1)} ({show(min(float(x['tok_s']) for x in r))} to {show(max(float(x['tok_s']) for x in r))})"
-    prefill = lambda r: median(r, "prefill_tok_s") or None
-    ratio = lambda x, y: "" if not x or not y else f"{x / y:.2f}"
-    out.append("| " + " | ".join([what, show(prefill(o)), span(o), show(prefill(t)) if t else words.get((what, 1), "not run") or "not run", span(t) if t else "",
-        ratio(prefill(o), prefill(t)) if t else "", ratio(median(o, "tok_s"), median(t, "tok_s")) if t else "", show(median(o, "peak_mb")),
-        show(median(t, "peak_mb")) if t else "", show(median(o, "faults_step")), show(median(t, "faults_step")) if t else "",
-        f"{statistics.median(others[what]):.0f} %"]) + " |")
-out += ["", "Commands, alternately; peers with `" + " ".join(f"{k}={v}" for k, v in PASSIVE.items()) + "`, torch with `" + " ".join(f"{k}={v}" for k, v in HEAP.items()) + "` too:", "", "```"]
-for what, command, env, program, arguments in rows:
-    out.append("".join(f"{k}={v} " for k, v in env.items()) + f"build/bench/{command} --csv")
-    if program: out.append(f"python bench/peers/{'llama_generate' if program == 'llama' else 'torch_step'}.py {arguments.split(' ', 1)[1]}")
-out += ["```", "", "Peers: " + ", ".join(sorted({r["program"].rsplit(" ", 1)[0] for rs in theirs.values() for r in rs})) + ".", ""]
+commit = shell(f"cd {HERE}/../.. && git rev-parse --short HEAD && git diff --quiet HEAD -- . ':!bench/results' || echo changed").replace("\n", ", ")
+store = os.path.join(a.build, "compare.json")
+samples = json.load(open(store)) if os.path.exists(store) else {}
+wanted = list(dict.fromkeys(c for what, peer, ours, theirs, *_ in rows if a.only in what for c in (ours, theirs) if c))
+begin, fresh = time.monotonic(), set()
+for k in range(a.rounds):
+    for command in wanted[::-1] if k % 2 else wanted:
+        if time.monotonic() - begin > 60 * a.minutes: break
+        if command not in fresh: samples[command] = []
+        fresh.add(command)
+        samples[command].append(run(command))
+        s = samples[command][-1]
+        print(f"round {k + 1}, {s['took']:.0f} s, others {100 * s['others']:.0f} %: {command.replace(HERE + '/', '')}: "
+              f"{s.get('failed') or ' '.join(n + ' ' + s[n] for n in ('prefill_tok_s', 'tok_s', 'peak_mb') if s[n])}", file=sys.stderr, flush=True)
+        with open(store + ".part", "w") as f: json.dump(samples, f, indent=1)
+        os.replace(store + ".part", store)
+
+# ---- the table
+good = lambda command, column: [float(s[column]) for s in samples.get(command, []) if s.get(column)]
+number = lambda x: f"{x:,.0f}" if x >= 100 else f"{x:.1f}"
+span = lambda x: f"{number(statistics.median(x))} ({number(min(x))} to {number(max(x))})" if x else ""
+
+
+def verdict(ratio, column, must, goal, others):
+    reached = (lambda bar: ratio <= bar) if column == "peak_mb" else (lambda bar: ratio >= bar)
+    word = "goal" if reached(goal) else "must" if reached(must) else "**short**"
+    return word if max(others) <= QUIET else f"({word}: not quiet)"
+
+
+def line(what, peer, ours, theirs, column, must, goal):
+    o, t = good(ours, column), good(theirs, column)
+    if not o or not t:
+        failed = [s["failed"] for c in (ours, theirs) for s in samples.get(c, []) if "failed" in s]
+        return f"| {what} | {peer} | {span(o)} | {span(t)} | | {must:g} | {goal:g} | {'failed: ' + failed[-1].replace('|', '/') if failed else 'not run'} | |"
+    ratio = statistics.median(o) / statistics.median(t)
+    others = [statistics.median(s["others"] for s in samples[c]) for c in (ours, theirs)]
+    return f"| {what} | {peer} | {span(o)} | {span(t)} | {ratio:.2f} | {must:g} | {goal:g} | {verdict(ratio, column, must, goal, others)} | {others[0]:.0%}, {others[1]:.0%} |"
+
+
+shown = [s for *_, ours, theirs, _, _, _ in rows for c in (ours, theirs) for s in samples.get(c, [])]
+every = lambda name: sorted({s[name] for s in shown if s.get(name)})
+cpu = shell("lscpu | sed -n 's/^Model name: *//p'")
+out = [f"Machine: {cpu}, {os.cpu_count()} cores, {a.threads} threads for each; commit {', '.join(every('commit'))}; {(every('when') or [''])[0]} to {(every('when') or [''])[-1]} UTC. "
+       + (f"Load average (1 minute) before each run: {min(every('load')):.1f} to {max(every('load')):.1f}." if shown else ""),
+       "Tokens/s, for memory MB: the median of the rounds (least to most). Ratio: waltz over peer. Others: the share of all cores that other "
+       f"processes used meanwhile, beside waltz and beside the peer; more than {QUIET:.0%} is not quiet.", "",
+       "| what | peer | waltz | peer's | ratio | must | goal | reached | others |", "|---|---|---|---|---|---|---|---|---|"]
+out += [line(*r) for r in rows]
+memory = lambda c: f"{statistics.median(good(c, 'peak_mb')):,.0f} MB" + (f", {statistics.median(good(c, 'faults_step')):,.0f} faults a step" if good(c, "faults_step") else "")
+out += ["", "Every program, with its peak memory and the page faults of a steady step where it counts them; torch and TRL with `"
+        + " ".join(f"{k}={v}" for k, v in HEAP.items()) + "`:", ""]
+plain = lambda c: c.replace(a.build + "/", "build/").replace(HERE + "/", "").replace(str(a.torch) + " ", "python ").replace(sys.executable + " ", "python ").replace(
+    f"{a.llama}/", "").replace(f"{a.ik}/", "").replace("{model}", "FILE")
+out += [f"- `{plain(c)}`: {memory(c)}" for c in dict.fromkeys(c for r in rows for c in r[2:4] if c) if good(c, "peak_mb")]
+out += ["", "Programs: " + ", ".join(x.rsplit(" ", 1)[0] for x in every("program") if not x.startswith("waltz")) + ".", ""]
 text = "\n".join(out)
 print(text)
-if a.out: open(a.out, "w").write(text)
+if a.out:
+    with open(a.out) as f: page = f.read()
+    if page.count(MARKS[0]) != 1 or page.count(MARKS[1]) != 1: sys.exit(f"{a.out}: wanted once each, on lines of their own: {MARKS[0]}{MARKS[1]}")
+    head, rest = page.split(MARKS[0])
+    with open(a.out, "w") as f: f.write(head + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1])

@@ -10,10 +10,7 @@ and are what it runs fastest with.
 import argparse, contextlib, resource, statistics, time
 import torch
 import torch.nn.functional as F
-
-SHAPES = {  # layers, width, heads, kv heads, head size, ffn, vocabulary
-    "15m": (6, 288, 6, 6, 48, 768, 32000), "135m": (30, 576, 9, 3, 64, 1536, 49152),
-}
+from shapes import SHAPES, show
 
 
 class Norm(torch.nn.Module):
@@ -91,6 +88,5 @@ for step in range(-1, a.runs):
 rate = a.batch * a.seq / statistics.median(seconds)
 layers, c, h, k, d, f, v = shape
 flops = 3 * rate * (2 * (layers * c * (2 * h * d + 2 * k * d + 3 * f) + v * c) + 4 * layers * h * d * a.seq / 2)
-print("program,shape,type,batch,prompt,new,threads,prefill_tok_s,tok_s,peak_mb,faults_step,allocations_step,gb_s,gflop_s,others_percent")
-print(f"torch {torch.__version__}{' compiled' if a.compile else ''} step,{a.shape},{a.type},{a.batch},1,{a.seq - 1},{a.threads},,{rate:.1f},"
-      f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f},{statistics.median(faults):.1f},,,{flops * 1e-9:.1f},")
+show(a, f"torch {torch.__version__}{' compiled' if a.compile else ''} step", tok_s=rate, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+     faults_step=statistics.median(faults), gflop_s=flops * 1e-9)
