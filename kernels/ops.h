@@ -26,11 +26,13 @@ struct wz_weight {
     void *packed;
 };
 
-/* One layer's share of a paged key/value cache: k and v are [pages, K, P, D] floats. How P and D lie inside one [P, D] is the
- * row's own affair: only kv_write, kv_copy and the attentions touch it. */
+/* One layer's share of a paged key/value cache: k and v are [pages, K, P, D] floats, or bf16 in half the room where `half`:
+ * kv_write rounds, and attention reads what was rounded. How P and D lie inside one [P, D] is the row's own affair: only
+ * kv_write, kv_copy and the attentions touch it. */
 struct wz_kv {
     float *k, *v;
     int pages, page, heads, head_dim;      /* page: P, tokens a page; heads: K */
+    bool half;
 };
 
 /* Where N packed rows stand (host arrays). Row i belongs to sequence seq[i] at position pos[i]; the keys and values of
@@ -135,6 +137,7 @@ struct wz_backend {
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
+    bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
     void *state;               /* the row's own */
 };
 

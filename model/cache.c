@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t wz_cache_bytes(const struct wz_config *c, int pages, int page)
+size_t wz_cache_bytes(const struct wz_config *c, int pages, int page, bool half)
 {
     size_t slot = wz_mul((size_t)c->kv_heads, (size_t)c->head_dim);
 
-    return wz_mul(wz_mul(wz_mul(wz_mul(slot, (size_t)pages), (size_t)page), (size_t)c->layers), 2 * sizeof(float));
+    return wz_mul(wz_mul(wz_mul(wz_mul(slot, (size_t)pages), (size_t)page), (size_t)c->layers), half ? 4 : 8);
 }
 
 struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page)
@@ -29,12 +29,13 @@ struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int pa
     cache->pages = pages;
     cache->page = page;
     cache->context = c->context;
-    cache->block = wz_backend_alloc(cache->be, wz_cache_bytes(c, pages, page));
+    bool half = model->type == WZ_BF16 && model->be->half_kv;
+    size_t bytes = wz_cache_bytes(c, pages, page, half), share = bytes / (size_t)c->layers / 2;
+    cache->block = wz_backend_alloc(cache->be, bytes);
     cache->kv = wz_alloc((size_t)c->layers * sizeof(*cache->kv));
-    size_t half = (size_t)pages * (size_t)page * (size_t)c->kv_heads * (size_t)c->head_dim;
     for (int l = 0; l < c->layers; l++) {
-        float *k = cache->block + (size_t)l * 2 * half;
-        cache->kv[l] = (struct wz_kv) { k, k + half, pages, page, c->kv_heads, c->head_dim };
+        char *k = cache->block + (size_t)l * 2 * share;
+        cache->kv[l] = (struct wz_kv) { (float *)k, (float *)(k + share), pages, page, c->kv_heads, c->head_dim, half };
     }
     cache->unused = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
     cache->uses = wz_alloc(wz_mul((size_t)pages, sizeof(int)));

@@ -34,7 +34,7 @@ void wz_param_put(struct wz_model *model, int i, size_t first, size_t n, const f
 struct wz_cache {
     struct wz_backend *be;
     struct wz_kv *kv;          /* [L] */
-    float *block;              /* every layer's k and v */
+    char *block;               /* every layer's k and v */
     int layers, pages, page, context;
     int *unused, n_unused;     /* stack of free pages */
     int *uses;                 /* [pages] sequences that hold the page */

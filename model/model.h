@@ -83,7 +83,7 @@ struct wz_seq { int len, n_pages, cap; int *pages; };     /* zeroed struct is an
 struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page);
 void wz_cache_destroy(struct wz_cache *cache);
 int wz_cache_free_pages(const struct wz_cache *cache);
-size_t wz_cache_bytes(const struct wz_config *config, int pages, int page);
+size_t wz_cache_bytes(const struct wz_config *config, int pages, int page, bool half);     /* half: bf16 */
 /* Room for `n` more tokens after seq->len (len itself moves in forward). False: too few free pages, nothing changed. */
 bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
 /* dst (empty) begins with the first `len` tokens of src: full pages are shared, a part page is copied. False: no free page. */

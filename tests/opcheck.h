@@ -15,7 +15,7 @@ struct problem {
     int step;                                    /* rows that only make sense together; 0: all */
     int in, out, heads, kv_heads, page;          /* as the op reads them */
     float temperature;
-    bool add;
+    bool add, half;                              /* half: a cache of bf16 */
     enum wz_type type;
     int *ids, *seq, *pos, *table, seqs, stride;
     struct wz_pick *picks;

@@ -82,7 +82,7 @@ static void products(int rows_n, int from, int to, enum wz_type type)
     wz_unpack(be, &w);
 }
 
-static void attends(int seqs, int len, bool whole)
+static void attends(int seqs, int len, bool whole, bool half)
 {
     enum { PAGE = 16, KV = 3, D = 64 };
     int stride = (len + PAGE - 1) / PAGE, *seq, *pos, *table;
@@ -100,7 +100,7 @@ static void attends(int seqs, int len, bool whole)
         pos[i] = i % len;
     }
     size_t size = (size_t)(seqs * stride * PAGE * KV * D) * sizeof(float);
-    kv = (struct wz_kv){ wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, KV, D };
+    kv = (struct wz_kv){ wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, KV, D, half };
     rows = (struct wz_rows){ seqs * len, seqs, stride, seq, pos, table };
     wz_kv_write(be, &kv, x, y, &rows);
     for (int i = 0; i < seqs && !whole; i++) {
@@ -109,7 +109,7 @@ static void attends(int seqs, int len, bool whole)
     }
     rows.n = n;
     double pairs = whole ? seqs * (len * (len + 1) / 2.0) : (double)seqs * len;
-    rate(whole ? "attention" : "attention decode", pairs * heads * D * 4, "GFLOP/s", attention);
+    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * D * 4, "GFLOP/s", attention);
     if (whole) rate("attention_back", pairs * heads * D * 10, "GFLOP/s", attention_back);
     wz_backend_free(be, kv.k);
     wz_backend_free(be, kv.v);
@@ -177,10 +177,11 @@ int opcheck_bench(int threads, const char *backend)
     rate("adamw", 28.0 * n * in, "GB/s", adamw);
     rate("sqnorm", 4.0 * n * in, "GB/s", sqnorm);
     fill();
-    attends(32, 40, true);
-    attends(1, 512, true);
-    attends(64, 40, false);
-    attends(64, 512, false);
+    attends(32, 40, true, false);
+    attends(1, 512, true, false);
+    attends(64, 40, false, false);
+    attends(64, 512, false, false);
+    attends(64, 512, false, be->half_kv);
     head(1, 576, 49152);
     head(64, 576, 49152);
     head(64, 64, 512);

@@ -151,7 +151,7 @@ static void rope_back(const struct function *f)
 static const int seq[N] = { 0, 0, 0, 0, 1, 1 }, pos[N] = { 0, 1, 2, 3, 0, 1 }, pages[] = { 2, 0, 1, 3 };
 static const struct wz_rows rows = { N, 2, 2, seq, pos, pages };
 static float keys[4 * KV * PAGE * D], values[4 * KV * PAGE * D];
-static const struct wz_kv kv = { keys, values, 4, PAGE, KV, D };
+static const struct wz_kv kv = { keys, values, 4, PAGE, KV, D, false };
 
 static void attention(const struct function *f)
 {

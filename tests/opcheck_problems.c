@@ -386,12 +386,14 @@ static bool attention_shape(struct problem *p, bool whole)
     };
     static const int lens[][4] = { { 1 }, { 5, 1, 1 }, { 40, 1, 70, 33 }, { 17, 100, 16, 2 } };
 
-    if (p->shape >= (int)(WZ_COUNT(all) * WZ_COUNT(lens))) return false;
+    int kind = p->shape / 4, kinds = (int)WZ_COUNT(all);
+    if (kind >= kinds * (opcheck_ref->half_kv ? 2 : 1)) return false;
     const int *len = lens[p->shape % 4];
-    p->heads = all[p->shape / 4].heads;
-    p->kv_heads = all[p->shape / 4].kv_heads;
-    p->in = all[p->shape / 4].d;
-    p->page = all[p->shape / 4].page;
+    p->heads = all[kind % kinds].heads;
+    p->kv_heads = all[kind % kinds].kv_heads;
+    p->in = all[kind % kinds].d;
+    p->page = all[kind % kinds].page;
+    p->half = kind >= kinds;
     for (; p->seqs < 4 && len[p->seqs] > 0; p->seqs++) p->n += len[p->seqs];
     p->stride = 100 / p->page + 1;
     p->seq = wz_alloc((size_t)p->n * sizeof *p->seq);
@@ -450,7 +452,7 @@ static bool make_attention_back(struct problem *p)
     add_array(p, "q", IN, q_width(p), (size_t)p->n, 2);
     add_array(p, "k", IN, kv_width(p), (size_t)p->n, 1);
     add_array(p, "v", IN, kv_width(p), (size_t)p->n, 1);
-    struct wz_kv kv = { NULL, NULL, p->seqs * p->stride, p->page, p->kv_heads, p->in };
+    struct wz_kv kv = { NULL, NULL, p->seqs * p->stride, p->page, p->kv_heads, p->in, p->half };
     size_t size = (size_t)(kv.pages * p->page) * kv_width(p) * sizeof(float);
     struct wz_rows r = { p->n, p->seqs, p->stride, p->seq, p->pos, p->table };
     kv.k = wz_alloc(size);

@@ -117,7 +117,8 @@ static void fork_leaves_source(void **state)
 /* The plan is the truth: what the functions that say sizes say. */
 static void sizes(void **state)
 {
-    assert_int_equal(wz_cache_bytes(&config, 6, 4), 6 * 4 * 4 * 2 * sizeof(float));
+    assert_int_equal(wz_cache_bytes(&config, 6, 4, false), 6 * 4 * 4 * 2 * sizeof(float));
+    assert_int_equal(wz_cache_bytes(&config, 6, 4, true), 6 * 4 * 4 * 2 * sizeof(uint16_t));
     assert_true(wz_work_bytes(&config, 40, true) > wz_work_bytes(&config, 40, false));
     assert_true(wz_work_bytes(&config, 80, true) > 3 * wz_work_bytes(&config, 20, true));
 }

@@ -104,7 +104,7 @@ static struct run run_of(struct problem *p, struct wz_backend *be, int step)
         free(image);
     }
     if (p->kv_heads) {
-        p->kv = (struct wz_kv){ NULL, NULL, p->seqs * p->stride + 1, p->page, p->kv_heads, p->in };
+        p->kv = (struct wz_kv){ NULL, NULL, p->seqs * p->stride + 1, p->page, p->kv_heads, p->in, p->half };
         kv_size = (size_t)(p->kv.pages * p->page) * (size_t)(p->kv_heads * p->in) * sizeof(float);
         char *nan = wz_alloc(kv_size);
         memset(nan, 0xff, kv_size);
@@ -233,6 +233,7 @@ static void check_row(void **state)
     for (int t = 0; t < 3; t++)
         if (!(on_threads[t] = target_open(s->target, t + 1))) skip();
     opcheck_ref->rounds = on_threads[0]->rounds;
+    opcheck_ref->half_kv = on_threads[0]->half_kv;
     for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + every }) {
         check_problem(&p);
         opcheck_finish(&p);
@@ -438,6 +439,7 @@ static void check_alike(void **state)
         under_test = &targets[t];
         if (!(b = target_open(&targets[t], 1)) || !a) continue;
         others++;
+        opcheck_ref->half_kv = b->half_kv;
         for (; row->make(&p); p = (struct problem){ .op = row->op, .call = row->call, .shape = p.shape + 1 }) {
             struct run x = run_of(&p, a, 0), y = run_of(&p, b, 0);
             same_bits(&p, &x, &y, "after AVX2");

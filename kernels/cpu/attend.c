@@ -5,7 +5,8 @@
  * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D]. A step
  * that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by the heads that
  * share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit.
- * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd lengths. */
+ * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd lengths. A bf16
+ * cache is widened as its vectors are loaded. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
@@ -15,8 +16,9 @@ enum { HALF = KEYS / 2, MOST_D = 256, MOST_ROWS = 12, MOST_STATE = 256 };
 
 /* One step's keys and values: two halves of 16 keys. */
 struct step {
-    const float *k[2], *v[2];
-    size_t ldk;
+    const void *k[2], *v[2];
+    enum tile_kind kind;
+    size_t ldk, size;        /* size: of an element of k and v */
     int d, wide, count;      /* wide: d up to a multiple of 16, the width of values and sums */
     float scale;
 };
@@ -38,21 +40,33 @@ static void gather(float *k, float *v, const struct attend *a, int seq, int t, i
 
     for (int i = 0; i < count; i++) {
         size_t at = page_at(a, seq, t + i, kv_head), slot = (size_t)((t + i) % p);
-        for (int j = 0; j < d; j++) k[j * KEYS + i] = a->kv->k[at + (size_t)j * (size_t)p + slot];
-        memcpy(v + i * wide, a->kv->v + at + slot * (size_t)d, (size_t)d * sizeof *v);
+        for (int j = 0; j < d; j++) {
+            size_t key = at + (size_t)j * (size_t)p + slot, value = at + slot * (size_t)d + (size_t)j;
+            k[j * KEYS + i] = a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->k)[key]) : a->kv->k[key];
+            v[i * wide + j] = a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->v)[value]) : a->kv->v[value];
+        }
         for (int j = d; j < wide; j++) v[i * wide + j] = 0;
     }
 }
 
 /* c[rows, n] = or += a b, n a multiple of 16, all of it near. */
+static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const char *b,
+                       size_t ldb, int n, int k, bool from_c)
+{
+    size_t step = W * (kind == HALVES ? sizeof(uint16_t) : sizeof(float));
+
+    for (int j = 0, nv; j < n; j += nv * W) {
+        nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
+        const char *at = b + (size_t)(j / W) * step;
+        const void *col[4] = { at, at + step, at + 2 * step, at + 3 * step };
+        tiles_run(c + j, ldc, a, sm, sk, rows, col, ldb, k, from_c, nv, kind);
+    }
+}
+
 static void product(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const float *b, size_t ldb, int n,
                     int k, bool from_c)
 {
-    for (int j = 0, nv; j < n; j += nv * W) {
-        nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
-        const void *col[4] = { b + j, b + j + W, b + j + 2 * W, b + j + 3 * W };
-        tiles_run(c + j, ldc, a, sm, sk, rows, col, ldb, k, from_c, nv, false);
-    }
+    product_of(FLOATS, c, ldc, a, sm, sk, rows, (const char *)b, ldb, n, k, from_c);
 }
 
 /* s[rows][KEYS] = q k for the lanes that count. */
@@ -65,9 +79,9 @@ static void scores(float *s, const float *q, size_t sq, int rows, const struct s
         nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
         for (int i = 0; i < nv; i++) {
             int lane = j + i * W;
-            col[i] = lane < HALF ? b->k[0] + lane : b->k[1] + lane - HALF;
+            col[i] = (const char *)b->k[lane >= HALF] + (size_t)(lane % HALF) * b->size;
         }
-        tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, false);
+        tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, b->kind);
     }
 }
 
@@ -105,11 +119,11 @@ static void step(float *out, size_t so, const float *q, size_t sq, int rows, con
         }
         for (int l = 0; l < LANES; l++) store(st->sum + l * W, sum.v[l]);
     }
-    if (b->count <= HALF || b->v[1] == b->v[0] + HALF * b->wide) {
-        product(out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, b->count, !first);
+    if (b->count <= HALF || b->v[1] == (const char *)b->v[0] + HALF * wide * b->size) {
+        product_of(b->kind, out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, b->count, !first);
     } else {
-        product(out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, HALF, !first);
-        product(out, so, s + HALF, KEYS, 1, rows, b->v[1], wide, b->wide, b->count - HALF, true);
+        product_of(b->kind, out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, HALF, !first);
+        product_of(b->kind, out, so, s + HALF, KEYS, 1, rows, b->v[1], wide, b->wide, b->count - HALF, true);
     }
 }
 
@@ -134,13 +148,15 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
         high = r->pos[i] > high ? r->pos[i] : high;
     }
     if (copied) b.ldk = KEYS;
+    b.kind = !copied && a->kv->half ? HALVES : FLOATS;
+    b.size = b.kind == HALVES ? sizeof(uint16_t) : sizeof(float);
     for (int t = 0; t <= high; t += KEYS) {
         int count = high + 1 - t < KEYS ? high + 1 - t : KEYS;
         for (int h = 0; h < 2; h++) {
             int from = h * HALF < count ? t + h * HALF : t;      /* no second half: its page may not exist */
             size_t page = page_at(a, seq, from, kv_head);
-            b.k[h] = copied ? keys + h * HALF : a->kv->k + page + from % p;
-            b.v[h] = copied ? values + h * HALF * wide : a->kv->v + page + (size_t)(from % p) * (size_t)d;
+            b.k[h] = copied ? (char *)(keys + h * HALF) : (char *)a->kv->k + (page + (size_t)(from % p)) * b.size;
+            b.v[h] = copied ? (char *)(values + h * HALF * wide) : (char *)a->kv->v + (page + (size_t)(from % p * d)) * b.size;
         }
         if (copied) gather(keys, values, a, seq, t, count, kv_head, wide);
         if (n > 1 && low >= t + KEYS - 1) {

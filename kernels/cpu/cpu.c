@@ -337,6 +337,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     cpu->hot = hot;
     be->state = cpu;
     be->rounds = true;
+    be->half_kv = true;
     wz_ops_ref(&be->ops);
     be->ops.pack = pack;
     be->ops.unpack = unpack;

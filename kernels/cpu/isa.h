@@ -57,6 +57,14 @@ INLINE void store(float *p, vf x)
     *(vf_any *)p = x;
 }
 
+/* W bf16 as floats. */
+INLINE vf load_half(const uint16_t *p)
+{
+    typedef uint16_t vh __attribute__((vector_size(2 * W), aligned(2), may_alias));
+
+    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+}
+
 /* c + a b of two bf16 in each lane, the upper half's first. */
 INLINE vf fma_pair(vf a, vf b, vf c)
 {

@@ -68,6 +68,12 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
         size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p], slot = (size_t)r->pos[i] % p;
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
             size_t at = (page * (size_t)kv->heads + (size_t)h) * p * d;
+            if (kv->half) {
+                uint16_t *keys = (uint16_t *)(void *)kv->k + at + slot, *values = (uint16_t *)(void *)kv->v + at + slot * d;
+                for (size_t j = 0; j < d; j++) keys[j * p] = wz_f32_to_bf16(k[j]);
+                for (size_t j = 0; j < d; j++) values[j] = wz_f32_to_bf16(v[j]);
+                continue;
+            }
             for (size_t j = 0; j < d; j++) kv->k[at + j * p + slot] = k[j];
             memcpy(kv->v + at + slot * d, v, d * sizeof *v);
         }
@@ -77,7 +83,8 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
     struct wz_ops ref;
-    size_t d = (size_t)kv->head_dim, p = (size_t)kv->page, n = (size_t)count * sizeof(float);
+    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), d = (size_t)kv->head_dim, n = (size_t)count * size;
+    size_t row = (size_t)kv->page * size;
 
     if (!fast(kv)) {
         wz_ops_ref_attention(&ref);
@@ -85,9 +92,9 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
         return;
     }
     for (size_t h = 0; h < (size_t)kv->heads; h++) {
-        size_t to = ((size_t)dst * (size_t)kv->heads + h) * p * d, from = ((size_t)src * (size_t)kv->heads + h) * p * d;
-        for (size_t j = 0; j < d; j++) memcpy(kv->k + to + j * p, kv->k + from + j * p, n);
-        memcpy(kv->v + to, kv->v + from, n * d);
+        size_t to = ((size_t)dst * (size_t)kv->heads + h) * d * row, from = ((size_t)src * (size_t)kv->heads + h) * d * row;
+        for (size_t j = 0; j < d; j++) memcpy((char *)kv->k + to + j * row, (char *)kv->k + from + j * row, n);
+        memcpy((char *)kv->v + to, (char *)kv->v + from, n * d);
     }
 }
 

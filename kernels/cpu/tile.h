@@ -9,17 +9,20 @@
 
 #include "kernels/cpu/isa.h"
 
-/* b: NV column pointers, each ldb apart from one k to the next. from_c: start from c instead of 0. */
+/* What b's elements are: floats; pairs of bf16, as a's (struct gemm); single bf16, by a's floats. */
+enum tile_kind { FLOATS, PAIRS, HALVES };
+
+/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. */
 typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb, int k,
                      bool from_c);
 
-INLINE void tile(const int mr, const int nv, const bool pairs, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
+INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
                  const void *const *b, size_t ldb, int k, bool from_c)
 {
     vf acc[12][4];
     const float *a0 = a, *a1 = a + 3 * sm, *a2 = a + 6 * sm, *a3 = a + 9 * sm;
     const char *p[4] = { b[0], nv > 1 ? b[1] : NULL, nv > 2 ? b[2] : NULL, nv > 3 ? b[3] : NULL };
-    size_t step = 4 * ldb;
+    size_t step = (kind == HALVES ? sizeof(uint16_t) : sizeof(float)) * ldb;
 
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++)
@@ -29,7 +32,7 @@ INLINE void tile(const int mr, const int nv, const bool pairs, float *c, size_t 
         vf col[4];
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
-            col[j] = load((const float *)p[j]);
+            col[j] = kind == HALVES ? load_half((const uint16_t *)p[j]) : load((const float *)p[j]);
             p[j] += step;
         }
 #pragma GCC unroll 12
@@ -37,7 +40,7 @@ INLINE void tile(const int mr, const int nv, const bool pairs, float *c, size_t 
             const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
             vf x = SPLAT(row[(size_t)(i % 3) * sm]);
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) acc[i][j] = pairs ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
+            for (int j = 0; j < nv; j++) acc[i][j] = kind == PAIRS ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
         }
         a0 += sk;
         a1 += sk;
@@ -50,41 +53,43 @@ INLINE void tile(const int mr, const int nv, const bool pairs, float *c, size_t 
         for (int j = 0; j < nv; j++) store(c + (size_t)i * ldc + j * W, acc[i][j]);
 }
 
-#define TILE_ONE(mr, nv, pairs)                                                                                                 \
-    static void tile_##mr##_##nv##_##pairs(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
+#define TILE_ONE(mr, nv, kind)                                                                                                 \
+    static void tile_##mr##_##nv##_##kind(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
                                           size_t ldb, int k, bool from_c)                                                      \
     {                                                                                                                          \
-        tile(mr, nv, pairs, c, ldc, a, sm, sk, b, ldb, k, from_c);                                                              \
+        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c);                                                              \
     }
-#define TILE_FEW(nv, pairs)                                                                                                     \
-    TILE_ONE(1, nv, pairs) TILE_ONE(2, nv, pairs) TILE_ONE(3, nv, pairs) TILE_ONE(4, nv, pairs) TILE_ONE(5, nv, pairs)              \
-    TILE_ONE(6, nv, pairs)
-#define TILE_MORE(nv, pairs)                                                                                                    \
-    TILE_ONE(7, nv, pairs) TILE_ONE(8, nv, pairs) TILE_ONE(9, nv, pairs) TILE_ONE(10, nv, pairs) TILE_ONE(11, nv, pairs)            \
-    TILE_ONE(12, nv, pairs)
-#define TILE_FEW_OF(nv, pairs)                                                                                                  \
-    tile_1_##nv##_##pairs, tile_2_##nv##_##pairs, tile_3_##nv##_##pairs, tile_4_##nv##_##pairs, tile_5_##nv##_##pairs,              \
-    tile_6_##nv##_##pairs
-#define TILE_MORE_OF(nv, pairs)                                                                                                 \
-    tile_7_##nv##_##pairs, tile_8_##nv##_##pairs, tile_9_##nv##_##pairs, tile_10_##nv##_##pairs, tile_11_##nv##_##pairs,            \
-    tile_12_##nv##_##pairs
+#define TILE_FEW(nv, kind)                                                                                                     \
+    TILE_ONE(1, nv, kind) TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind)              \
+    TILE_ONE(6, nv, kind)
+#define TILE_MORE(nv, kind)                                                                                                    \
+    TILE_ONE(7, nv, kind) TILE_ONE(8, nv, kind) TILE_ONE(9, nv, kind) TILE_ONE(10, nv, kind) TILE_ONE(11, nv, kind)            \
+    TILE_ONE(12, nv, kind)
+#define TILE_FEW_OF(nv, kind)                                                                                                  \
+    tile_1_##nv##_##kind, tile_2_##nv##_##kind, tile_3_##nv##_##kind, tile_4_##nv##_##kind, tile_5_##nv##_##kind,              \
+    tile_6_##nv##_##kind
+#define TILE_MORE_OF(nv, kind)                                                                                                 \
+    tile_7_##nv##_##kind, tile_8_##nv##_##kind, tile_9_##nv##_##kind, tile_10_##nv##_##kind, tile_11_##nv##_##kind,            \
+    tile_12_##nv##_##kind
 
-TILE_FEW(1, 0) TILE_FEW(2, 0) TILE_FEW(2, 1) TILE_FEW(4, 0) TILE_FEW(4, 1)
+TILE_FEW(1, FLOATS) TILE_FEW(2, FLOATS) TILE_FEW(4, FLOATS) TILE_FEW(2, PAIRS) TILE_FEW(4, PAIRS)
+TILE_FEW(1, HALVES) TILE_FEW(2, HALVES) TILE_FEW(4, HALVES)
 #ifdef __AVX512F__
-TILE_MORE(1, 0) TILE_MORE(2, 0) TILE_MORE(2, 1)
-#define TILE_ALL_OF(nv, pairs) { TILE_FEW_OF(nv, pairs), TILE_MORE_OF(nv, pairs) }
+TILE_MORE(1, FLOATS) TILE_MORE(2, FLOATS) TILE_MORE(2, PAIRS) TILE_MORE(1, HALVES) TILE_MORE(2, HALVES)
+#define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind), TILE_MORE_OF(nv, kind) }
 #else
-#define TILE_ALL_OF(nv, pairs) { TILE_FEW_OF(nv, pairs) }
+#define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind) }
 #endif
-static tile_fn *const by_1[MR2] = TILE_ALL_OF(1, 0), *const by_2[2][MR2] = { TILE_ALL_OF(2, 0), TILE_ALL_OF(2, 1) };
-static tile_fn *const by_4[2][6] = { { TILE_FEW_OF(4, 0) }, { TILE_FEW_OF(4, 1) } };
+static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVES] = TILE_ALL_OF(1, HALVES) };
+static tile_fn *const by_2[3][MR2] = { TILE_ALL_OF(2, FLOATS), TILE_ALL_OF(2, PAIRS), TILE_ALL_OF(2, HALVES) };
+static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) }, { TILE_FEW_OF(4, PAIRS) }, { TILE_FEW_OF(4, HALVES) } };
 
-/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; 1 is f32 only. */
+/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
-                      int k, bool from_c, int nv, bool pairs)
+                      int k, bool from_c, int nv, enum tile_kind kind)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
-    tile_fn *const *fn = nv == 4 ? by_4[pairs] : nv == 2 ? by_2[pairs] : by_1;
+    tile_fn *const *fn = nv == 4 ? by_4[kind] : nv == 2 ? by_2[kind] : by_1[kind];
 
     for (int t = 0; t < tiles; t++) {
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;

@@ -25,6 +25,18 @@ static size_t slot(const struct wz_kv *kv, const struct wz_rows *r, int s, int t
     return ((page * (size_t)kv->heads + (size_t)k) * (size_t)kv->page + (size_t)(t % kv->page)) * (size_t)kv->head_dim;
 }
 
+static double kept(const struct wz_kv *kv, const float *array, size_t at)
+{
+    return (double)(kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)array)[at]) : array[at]);
+}
+
+static void keep(const struct wz_kv *kv, float *array, size_t at, const float *x)
+{
+    for (size_t j = 0; j < (size_t)kv->head_dim; j++)
+        if (kv->half) ((uint16_t *)(void *)array)[at + j] = wz_f32_to_bf16(x[j]);
+        else array[at + j] = x[j];
+}
+
 static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *r)
 {
     size_t d = (size_t)kv->head_dim;
@@ -32,20 +44,29 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
     for (int i = 0; i < r->n; i++)
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
             size_t at = slot(kv, r, r->seq[i], r->pos[i], h);
-            memcpy(kv->k + at, k, d * sizeof *k);
-            memcpy(kv->v + at, v, d * sizeof *v);
+            keep(kv, kv->k, at, k);
+            keep(kv, kv->v, at, v);
         }
 }
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    size_t step = (size_t)kv->page * (size_t)kv->head_dim, n = (size_t)count * (size_t)kv->head_dim * sizeof(float);
+    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), row = (size_t)kv->head_dim * size, step = (size_t)kv->page * row;
 
     for (int h = 0; h < kv->heads; h++) {
         size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step, from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
-        memcpy(kv->k + to, kv->k + from, n);
-        memcpy(kv->v + to, kv->v + from, n);
+        memcpy((char *)kv->k + to, (char *)kv->k + from, (size_t)count * row);
+        memcpy((char *)kv->v + to, (char *)kv->v + from, (size_t)count * row);
     }
+}
+
+/* a . the D kept from `at` on */
+static double dot_kept(const float *a, const struct wz_kv *kv, const float *array, size_t at)
+{
+    double sum = 0;
+
+    for (int i = 0; i < kv->head_dim; i++) sum += (double)a[i] * kept(kv, array, at + (size_t)i);
+    return sum;
 }
 
 static double dot(const float *a, const float *b, int n)
@@ -68,13 +89,13 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
         for (int h = 0; h < heads; h++, q += d, out += d) {
             double max = -INFINITY, sum = 0;
             for (int t = 0; t < count; t++) {
-                p[t] = dot(q, kv->k + slot(kv, r, r->seq[i], t, h / group), d) * scale;
+                p[t] = dot_kept(q, kv, kv->k, slot(kv, r, r->seq[i], t, h / group)) * scale;
                 if (p[t] > max) max = p[t];
             }
             for (int t = 0; t < count; t++) sum += p[t] = exp(p[t] - max);
             for (int j = 0; j < d; j++) {
                 double o = 0;
-                for (int t = 0; t < count; t++) o += p[t] * kv->v[slot(kv, r, r->seq[i], t, h / group) + (size_t)j];
+                for (int t = 0; t < count; t++) o += p[t] * kept(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
                 out[j] = (float)(o / sum);
             }
             if (lse) lse[(size_t)i * (size_t)heads + (size_t)h] = (float)(max + log(sum));
@@ -99,10 +120,10 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
             memset(dq, 0, (size_t)d * sizeof *dq);
             for (int t = 0; t <= r->pos[i]; t++) {
                 size_t at = slot(kv, r, r->seq[i], t, h / group), to = first + (size_t)t * width + (size_t)(h / group * d);
-                double p = exp(dot(q, kv->k + at, d) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
-                double ds = p * (dot(d_out, kv->v + at, d) - delta) * scale;
+                double p = exp(dot_kept(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
+                double ds = p * (dot_kept(d_out, kv, kv->v, at) - delta) * scale;
                 for (int j = 0; j < d; j++) {
-                    dq[j] += ds * kv->k[at + (size_t)j];
+                    dq[j] += ds * kept(kv, kv->k, at + (size_t)j);
                     dk[to + (size_t)j] += ds * q[j];
                     dv[to + (size_t)j] += p * d_out[j];
                 }
