@@ -4,7 +4,7 @@
 #ifndef WZ_COMM_H
 #define WZ_COMM_H
 
-#include "base/base.h"
+#include "kernels/kernels.h"
 
 /* WEIGHTS, SUMS and TREE are comm's own. */
 enum wz_tag { WZ_TAG_EPISODES = 1, WZ_TAG_LABELLED, WZ_TAG_WEIGHTS, WZ_TAG_STATS, WZ_TAG_CONTROL, WZ_TAG_SUMS, WZ_TAG_TREE };
@@ -15,11 +15,12 @@ struct wz_link {
     double deadline;           /* seconds a wait may last */
     int64_t step;              /* for messages */
     void *state;
+    struct wz_near { struct wz_backend *be; void *p; size_t size; } near;      /* comm's own */
 };
 
 /* name: "self", "mpi", or "auto": mpi when started by mpirun or srun, else self. Sets wz_set_rank. */
 int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err);
-void wz_link_close(struct wz_link *link);
+void wz_link_close(struct wz_link *link);               /* while the backends whose memory it moved are still open */
 
 /* Bytes to a peer (itself allowed; then kept in a queue). Messages between two ranks with one tag arrive in order. The
  * bytes are copied or sent before return as far as the peer takes them; wz_recv and wz_flush drive what is left. */
@@ -35,10 +36,18 @@ int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err);
 /* A group: ranks in ascending order that work together; the caller is one of them. */
 struct wz_group { int n, me; const int *ranks; };
 
-/* x[n] += over the group, in one fixed tree: ((0+1)+(2+3))+..., the same bits on every member whatever the group's
- * size, as long as each member comes with the sum of an aligned, equal, power-of-two share of the leaves. group->n must
- * be a power of two. */
-void wz_tree_sum(struct wz_link *link, const struct wz_group *group, float *x, size_t n);
+/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK elements, the same
+ * number to each, and what is left over to the last. */
+struct wz_shard { size_t at, n; };
+struct wz_shard wz_shard_of(int member, int size, size_t n);
+int wz_shard_owner(int shard, int size);               /* the member that keeps shard 0, 1, .. in order of the array */
+
+/* x[n], in the memory of `be`, summed over the group in one fixed tree: ((0+1)+(2+3))+..., the same bits whatever the group's
+ * size, as long as each member comes with the sum of an aligned, equal, power-of-two share of the leaves. A member gets the
+ * sums of its own shard; the rest of its x is lost. group->n must be a power of two. */
+void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n);
+/* Every member's shard of x[n], elements of `size` bytes, to all of them. */
+void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n, size_t size);
 /* out[group->n][n]: every member's doubles, in order of rank. */
 void wz_all_gather(struct wz_link *link, const struct wz_group *group, const double *mine, int n, double *out);
 /* out: the bytes of each member, in order of rank, of any length. out[group->n], zeroed or reused buffers. */

@@ -1,70 +1,108 @@
 /* What a group does together.
  *
- * The tree sum is a reduce-scatter by halves and an all-gather back (Rabenseifner 2004), with neighbours first:
+ * The tree sum is a reduce-scatter by halves (Rabenseifner 2004), with neighbours first:
  *
- *   member   0      1      2      3        each pair halves the range it shares: one keeps the lower half, one the upper,
- *            ├─ 1 ──┤      ├─ 1 ──┤        and adds what the other sends. After log2(n) rounds a member holds 1/n of the
- *            ├──── 2 ──────┤               sums; the same rounds backwards hand them out.
+ *   member   0      1      2      3        each pair halves the shards it shares: one keeps the lower half, one the upper,
+ *            ├─ 1 ──┤      ├─ 1 ──┤        and adds what the other sends. After log2(n) rounds a member holds the sums of
+ *            ├──── 2 ──────┤               one shard; the same rounds backwards hand them out.
  *                   ├──── 2 ──────┤
+ *   shard    0      2      1      3        member m keeps the shard whose number is m's bits from the other end
  *
- * Who adds an element differs from element to element, but how does not: always lower + upper, ((0+1)+(2+3))+..., the
- * bits of the serial tree. A member sends 2 (n-1)/n of the array where whole exchanges would send log2(n) of it. */
+ * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial tree. A
+ * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time. */
 #include "comm/row.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 18 };      /* floats exchanged at once: 1 MiB stays in cache until it is added */
+enum { PIECE = 1 << 20 };      /* bytes exchanged at once: they stay in cache until they are added */
 
 static size_t piece(size_t at, size_t end)
 {
-    return end - at < PIECE ? end - at : PIECE;
+    return at >= end ? 0 : end - at < PIECE ? end - at : PIECE;
 }
 
-/* out[n_out] to the peer while its n_in floats come: added to x (lower + upper), or put there when `sum` is NULL. */
-static void exchange(struct wz_link *link, int peer, bool lower, const float *out, size_t n_out, float *x, size_t n_in, float *sum)
+/* Where shard s of a group of `size` begins; shard `size` is the end. */
+static size_t shard_at(int s, int size, size_t n)
 {
-    size_t most = n_out > n_in ? n_out : n_in;
+    return s == size ? n : (size_t)s * (n / WZ_BLOCK / (size_t)size) * WZ_BLOCK;
+}
 
-    for (size_t at = 0; at < most; at += PIECE) {
-        size_t k_out = at < n_out ? piece(at, n_out) : 0, k_in = at < n_in ? piece(at, n_in) : 0;
-        float *in = sum ? sum : x + at;
+int wz_shard_owner(int shard, int size)
+{
+    int member = 0;
+
+    for (; size > 1; size /= 2, shard /= 2) member = 2 * member + shard % 2;
+    return member;
+}
+
+struct wz_shard wz_shard_of(int member, int size, size_t n)
+{
+    int s = wz_shard_owner(member, size);              /* its own inverse */
+    size_t at = shard_at(s, size, n);
+
+    return (struct wz_shard){ at, shard_at(s + 1, size, n) - at };
+}
+
+/* What two members exchange. Bytes; `add` floats. */
+struct trade { struct wz_link *link; struct wz_backend *be; const char *operation; bool add; };
+
+/* out[n_out] to the peer while its n_in bytes come: added to `in`, or put there. */
+static void exchange(const struct trade *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
+{
+    static char sent[PIECE], came[PIECE];              /* MPI is used from one thread */
+    struct wz_link *link = t->link;
+    struct wz_backend *be = t->be;
+    char *near = t->add ? wz_near(link, be, PIECE) : NULL;
+
+    for (size_t at = 0; at < n_out || at < n_in; at += PIECE) {
+        size_t k_out = piece(at, n_out), k_in = piece(at, n_in);
+        char *to = t->add ? near : in + at;
         struct wz_wait wait = {0};
-        link->row->move(link, WZ_TAG_TREE, k_out ? peer : -1, out + at, k_out * sizeof *out,
-                        k_in ? peer : -1, in, k_in * sizeof *in);
-        while (link->row->moved(link) >= 0) wz_wait(link, &wait, "tree sum", peer);
-        if (!sum) continue;
-        float *mine = x + at;
-        if (lower) for (size_t i = 0; i < k_in; i++) mine[i] = mine[i] + sum[i];
-        else for (size_t i = 0; i < k_in; i++) mine[i] = sum[i] + mine[i];
+        if (be->device && k_out) be->ops.download(be, sent, out + at, k_out);
+        link->row->move(link, WZ_TAG_TREE, k_out ? peer : -1, be->device ? sent : out + at, k_out,
+                        k_in ? peer : -1, be->device ? came : to, k_in);
+        while (link->row->moved(link) >= 0) wz_wait(link, &wait, t->operation, peer);
+        if (be->device && k_in) be->ops.upload(be, to, came, k_in);
+        if (t->add) be->ops.add(be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
     }
 }
 
-void wz_tree_sum(struct wz_link *link, const struct wz_group *group, float *x, size_t n)
+static void check(const struct wz_link *link, const struct wz_group *group)
 {
-    static float sum[PIECE];   /* MPI is used from one thread */
-    size_t lo = 0, hi = n, begin[32], end[32];
-    int level = 0;
-
     assert(group->n > 0 && (group->n & (group->n - 1)) == 0 && group->ranks[group->me] == link->rank);
-    for (int bit = 1; bit < group->n; bit *= 2, level++) {
-        size_t mid = lo + (hi - lo) / 2;
+}
+
+void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n)
+{
+    const struct trade t = { link, be, "tree sum", true };
+    int first = 0, end = group->n;                     /* shards that the members who still work together share */
+
+    check(link, group);
+    for (int bit = 1; bit < group->n; bit *= 2) {
+        int mid = (first + end) / 2, peer = group->ranks[group->me ^ bit];
+        size_t lo = shard_at(first, group->n, n), half = shard_at(mid, group->n, n), hi = shard_at(end, group->n, n);
         bool lower = !(group->me & bit);
-        begin[level] = lo;
-        end[level] = hi;
-        if (lower) exchange(link, group->ranks[group->me ^ bit], lower, x + mid, hi - mid, x + lo, mid - lo, sum);
-        else exchange(link, group->ranks[group->me ^ bit], lower, x + lo, mid - lo, x + mid, hi - mid, sum);
-        if (lower) hi = mid;
-        else lo = mid;
+        if (lower) exchange(&t, peer, (char *)(x + half), (hi - half) * sizeof *x, (char *)(x + lo), (half - lo) * sizeof *x);
+        else exchange(&t, peer, (char *)(x + lo), (half - lo) * sizeof *x, (char *)(x + half), (hi - half) * sizeof *x);
+        if (lower) end = mid;
+        else first = mid;
     }
-    for (int bit = group->n / 2; bit > 0; bit /= 2) {
-        level--;
-        /* the peer holds the other half of the range we shared at this level */
-        if (lo == begin[level]) exchange(link, group->ranks[group->me ^ bit], true, x + lo, hi - lo, x + hi, end[level] - hi, NULL);
-        else exchange(link, group->ranks[group->me ^ bit], false, x + lo, hi - lo, x + begin[level], lo - begin[level], NULL);
-        lo = begin[level];
-        hi = end[level];
+}
+
+void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n, size_t size)
+{
+    const struct trade t = { link, be, "gather of shards", false };
+    char *bytes = x;
+    int mine = wz_shard_owner(group->me, group->n);
+
+    check(link, group);
+    for (int bit = group->n / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
+        int have = mine / width * width, other = have ^ width;         /* `width` shards each: mine, and the peer's beside them */
+        size_t lo = shard_at(have, group->n, n) * size, hi = shard_at(have + width, group->n, n) * size;
+        size_t from = shard_at(other, group->n, n) * size, to = shard_at(other + width, group->n, n) * size;
+        exchange(&t, group->ranks[group->me ^ bit], bytes + lo, hi - lo, bytes + from, to - from);
     }
 }
 

@@ -41,8 +41,19 @@ void wz_link_close(struct wz_link *link)
     if (!link->row) return;
     wz_flush(link);
     while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
+    if (link->near.be) link->near.be->ops.free(link->near.be, link->near.p);
     link->row->close(link);
     *link = (struct wz_link){0};
+}
+
+void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size)
+{
+    struct wz_near *near = &link->near;
+
+    if (near->be == be && near->size >= size) return near->p;
+    if (near->be) near->be->ops.free(near->be, near->p);
+    *near = (struct wz_near){ be, be->ops.alloc(be, size), size };
+    return near->p;
 }
 
 void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer)

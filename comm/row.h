@@ -34,4 +34,7 @@ void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, 
 /* wz_recv with another name for the operation. */
 void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf, const char *operation);
 
+/* At least `size` bytes in the memory of be, the link's own, until the next call. */
+void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size);
+
 #endif

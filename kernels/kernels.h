@@ -249,9 +249,9 @@ static inline void wz_add(struct wz_backend *be, float *dst, const float *src, s
     be->ops.add(be, dst, src, n);
 }
 
-static inline double wz_sqnorm(struct wz_backend *be, const float *x, size_t n)
+static inline void wz_squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
-    return be->ops.sqnorm(be, x, n);
+    be->ops.squares(be, sums, x, n);
 }
 
 static inline void wz_adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,

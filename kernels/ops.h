@@ -18,6 +18,9 @@
 
 enum wz_type { WZ_F32, WZ_BF16 };
 
+/* What is summed or shared out in blocks has blocks of this many elements. */
+enum { WZ_BLOCK = 65536 };
+
 /* A matrix of weights [out, in]. `data` is of `type`; `packed` is what the backend made of it in pack(), or NULL. */
 struct wz_weight {
     void *data;
@@ -123,12 +126,19 @@ struct wz_ops {
     void (*cast)(struct wz_backend *be, uint16_t *dst, const float *src, size_t n);
     /* dst[i] += src[i] */
     void (*add)(struct wz_backend *be, float *dst, const float *src, size_t n);
-    /* sum of squares in double, in blocks of fixed size summed in order */
-    double (*sqnorm)(struct wz_backend *be, const float *x, size_t n);
+    /* sums[ceil(n / WZ_BLOCK)] on the host: of each block of x the sum of squares, in double */
+    void (*squares)(struct wz_backend *be, double *sums, const float *x, size_t n);
     /* AdamW (Loshchilov & Hutter 2019). g is multiplied by `scale` first (clipping). step counts from 1.
      * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay w) */
     void (*adamw)(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
                   float b2, float eps, float decay, float scale, int step);
+};
+
+/* Of a backend whose memory is not the host's. */
+struct wz_device {
+    char id[32];               /* names it among the devices of this machine */
+    void *stream;              /* all its work is in it, in the order of the calls (a cudaStream_t) */
+    bool (*idle)(struct wz_backend *be);       /* is all done that was asked of it? */
 };
 
 struct wz_backend {
@@ -139,6 +149,7 @@ struct wz_backend {
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
     void *state;               /* the row's own */
+    const struct wz_device *device;        /* NULL: its memory is the host's */
 };
 
 /* One row of the table of backends: fill the slots; -1 and a sentence where this machine can't. */

@@ -183,8 +183,8 @@ void wz_job_close(struct wz_job *job)
     for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
     free(job->data), free(job->eval), free(job->stage);
     wz_judge_close(&job->judge);
-    wz_backend_close(job->be);
     wz_link_close(&job->link);
+    wz_backend_close(job->be);
 }
 
 void wz_job_publish(struct wz_job *job, struct wz_agent *a)

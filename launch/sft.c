@@ -50,8 +50,8 @@ static void warm_close(struct warm *w)
     free(w->system);
     wz_tokenizer_destroy(w->tok);
     wz_model_destroy(w->model);
-    wz_backend_close(w->be);
     wz_link_close(&w->link);
+    wz_backend_close(w->be);
 }
 
 static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)

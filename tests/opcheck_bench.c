@@ -15,6 +15,7 @@ static struct wz_weight w;
 static int n, in, out, ids[4096];
 static struct wz_pick picks[1024];
 static float lse[4096*9], logp[4096];
+static double sums[4096 * 4096 / WZ_BLOCK];
 static struct wz_kv kv;
 static struct wz_rows rows;
 static int heads;
@@ -59,7 +60,7 @@ static void pack(void) { wz_pack(be, &w); }
 static void rmsnorm(void) { wz_rmsnorm(be, y, lse, x, weights, n, in, 1e-5f); }
 static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
 static void adamw(void) { wz_adamw(be, x, y, z, grads, (size_t)n * (size_t)in, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1); }
-static void sqnorm(void) { lse[0] += (float)wz_sqnorm(be, x, (size_t)n * (size_t)in); }
+static void squares(void) { wz_squares(be, sums, x, (size_t)n * (size_t)in); }
 static void attention(void) { wz_attention(be, y, NULL, x, &kv, &rows, heads); }
 static void attention_back(void) { wz_attention_back(be, grads, grads + 4000000, grads + 8000000, x, y, lse, z, &kv, &rows, heads); }
 static void logprob(void) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
@@ -175,7 +176,7 @@ int opcheck_bench(int threads, const char *backend)
     rate("swiglu", 12.0 * n * in, "GB/s", swiglu);
     n = 4096, in = 4096;
     rate("adamw", 28.0 * n * in, "GB/s", adamw);
-    rate("sqnorm", 4.0 * n * in, "GB/s", sqnorm);
+    rate("squares", 4.0 * n * in, "GB/s", squares);
     fill();
     attends(32, 40, true, false);
     attends(1, 512, true, false);

@@ -2,10 +2,13 @@
  * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank together. */
 #include "test.h"
 
+#include <math.h>
+
 #include "comm/comm.h"
 
 static struct wz_link job;
 static int everyone[64];
+static struct wz_backend *host;
 
 static struct wz_group all(void)
 {
@@ -117,10 +120,28 @@ static float tree(int first, int n, size_t k)
     return n == 1 ? leaf(first, k) : tree(first, n / 2, k) + tree(first + n / 2, n / 2, k);
 }
 
-static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
+/* Shards are whole blocks, lie one behind the other and cover the array, whoever owns them. */
+static void shards_cover_the_array(void **state)
+{
+    static const size_t sizes[] = { 0, 1, WZ_BLOCK - 1, WZ_BLOCK, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77 };
+
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+        for (int size = 1; size <= 16; size *= 2) {
+            size_t at = 0;
+            for (int s = 0; s < size; s++) {
+                struct wz_shard shard = wz_shard_of(wz_shard_owner(s, size), size, sizes[i]);
+                assert_int_equal(shard.at, at);
+                assert_true(s + 1 == size || shard.n == sizes[i] / WZ_BLOCK / (size_t)size * WZ_BLOCK);
+                at += shard.n;
+            }
+            assert_int_equal(at, sizes[i]);
+        }
+}
+
+static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be)
 {
     enum { LEAVES = 8 };
-    static const size_t sizes[] = { 0, 1, 2, 7, 1000, (1 << 19) + 3 };
+    static const size_t sizes[] = { 0, 1, 7, 1000, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77 };
     struct wz_group group = all();
     const int ends[] = { 0, 2 };
     bool differs = false;
@@ -130,13 +151,17 @@ static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
         group = (struct wz_group){ 2, job.rank / 2, ends };
     }
     for (size_t s = 0; s < WZ_COUNT(sizes); s++) {
-        size_t n = sizes[s], stride = n > 1000 ? 97 : 1;     /* of the long one, every 97th and the last are looked at */
+        size_t n = sizes[s], stride = n > 1000 ? 997 : 1;    /* of the long ones, every 997th and the last are looked at */
         float *x = wz_alloc((n + 1) * sizeof *x);
+        struct wz_shard mine = wz_shard_of(group.me, group.n, n);
         int share = LEAVES / group.n;
         for (size_t k = 0; k < n; k++)
             if (k % stride == 0 || k + 1 == n) x[k] = tree(group.me * share, share, k);
         x[n] = 12345;
-        wz_tree_sum(&job, &group, x, n);
+        wz_tree_scatter(&job, &group, be, x, n);
+        for (size_t k = 0; k < n; k++)
+            if (k < mine.at || k >= mine.at + mine.n) x[k] = NAN;
+        wz_shards_gather(&job, &group, be, x, n, sizeof *x);
         for (size_t k = 0; k < n; k++) {
             float want = k % stride == 0 || k + 1 == n ? tree(0, LEAVES, k) : 0, chain = 0;
             for (int i = 0; i < LEAVES; i++) chain += leaf(i, k);
@@ -147,6 +172,36 @@ static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
         free(x);
     }
     assert_true(differs);                                    /* else the leaves could not tell one order from another */
+}
+
+static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
+{
+    sums_have_the_bits_of_the_serial_tree(host);
+}
+
+/* The same where memory is not the host's: every byte passes through download and upload. */
+static void memory_of_a_device_passes_through_the_host(void **state)
+{
+    static const struct wz_device somewhere = {0};
+    static struct wz_backend far;
+
+    far = *host;
+    far.device = &somewhere;
+    sums_have_the_bits_of_the_serial_tree(&far);
+}
+
+static void shards_of_any_element_are_gathered(void **state)
+{
+    struct wz_group group = all();
+    size_t n = 9 * WZ_BLOCK + 5;
+    uint16_t *x = wz_alloc(n * sizeof *x);
+
+    if (group.n & (group.n - 1)) group = (struct wz_group){ 1, 0, &everyone[job.rank] };
+    struct wz_shard mine = wz_shard_of(group.me, group.n, n);
+    for (size_t k = mine.at; k < mine.at + mine.n; k++) x[k] = (uint16_t)(k * 40503 >> 3);
+    wz_shards_gather(&job, &group, host, x, n, sizeof *x);
+    for (size_t k = 0; k < n; k++) assert_int_equal(x[k], (uint16_t)(k * 40503 >> 3));
+    free(x);
 }
 
 static void all_gather_is_in_order_of_rank(void **state)
@@ -206,16 +261,20 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_finds_the_link), cmocka_unit_test(messages_keep_their_order),
         cmocka_unit_test(messages_may_wait_while_others_pass), cmocka_unit_test(long_messages_arrive_whole),
-        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(all_gather_is_in_order_of_rank),
+        cmocka_unit_test(shards_cover_the_array),
+        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(memory_of_a_device_passes_through_the_host),
+        cmocka_unit_test(shards_of_any_element_are_gathered), cmocka_unit_test(all_gather_is_in_order_of_rank),
         cmocka_unit_test(weights_arrive_with_their_identity),
     };
     struct wz_err err;
 
     if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
+    if (!(host = wz_backend_open("cpu", 1, &err))) wz_die("%s", err.text);
     for (int i = 0; i < 64; i++) everyone[i] = i;
     if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");   /* one report is enough */
     int failed = cmocka_run_group_tests_name("comm", tests, NULL, NULL);
     if (failed) wz_die("%d cases failed", failed);           /* the others may wait for us */
     wz_link_close(&job);
+    wz_backend_close(host);
     return 0;
 }

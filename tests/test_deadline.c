@@ -41,7 +41,10 @@ static void sends_much(void)
 
 static void sums(void)
 {
-    wz_tree_sum(&job, &pair, weights(), N);
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+
+    wz_tree_scatter(&job, &pair, be, weights(), N);
 }
 
 static void gathers(void)

@@ -88,8 +88,10 @@ static void one(const char *name, const char *backend, int threads)
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
         size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1), kept = count > full ? sample : count;
-        float norm = (float)sqrt(wz_sqnorm(be, g + p->at, count));
+        double square = 0;
 
+        for (size_t j = 0; j < count; j++) square += (double)g[p->at + j] * (double)g[p->at + j];
+        float norm = (float)sqrt(square);
         assert_true(at + 1 + kept <= n_values);
         hold(name, p->name, backend, apart(&norm, want + at++, 1));
         for (size_t j = 0; j < kept; j++) picked[j] = g[p->at + (count > full ? (j * 2654435761u) % count : j)];

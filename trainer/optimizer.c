@@ -2,11 +2,12 @@
  *
  * Leaves arrive in order; buffer k holds the sum of 2^k neighbouring leaves, like the bits of a counter:
  *     leaf 0        leaf 1: 0+1        leaf 2      leaf 3: 2+3, (0+1)+(2+3)   ...
- * The group's sum goes on with the same tree across ranks (wz_tree_sum), so the shape never depends on how many there are. */
+ * The group's sum goes on with the same tree across ranks (wz_tree_scatter), so the shape never depends on how many there are. */
 #include "trainer/trainer.h"
 
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves)
@@ -72,6 +73,18 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
     wz_model_seal(opt->model, opt->model->version + 1);
 }
 
+/* The sum of squares: the blocks' sums, added in order. */
+static double square(struct wz_backend *be, const float *x, size_t n)
+{
+    size_t blocks = (n + WZ_BLOCK - 1) / WZ_BLOCK;
+    double total = 0, *sums = wz_alloc(blocks * sizeof *sums);
+
+    be->ops.squares(be, sums, x, n);
+    for (size_t i = 0; i < blocks; i++) total += sums[i];
+    free(sums);
+    return total;
+}
+
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps)
 {
@@ -82,8 +95,9 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     assert(opt->leaf == opt->leaves && opt->filled[opt->levels - 1]);
     opt->leaf = 0;
     memset(opt->filled, 0, sizeof opt->filled);
-    wz_tree_sum(link, group, g, model->n_params);
-    double norm = sqrt(be->ops.sqnorm(be, g, model->n_params));
+    wz_tree_scatter(link, group, be, g, model->n_params);
+    wz_shards_gather(link, group, be, g, model->n_params, sizeof *g);
+    double norm = sqrt(square(be, g, model->n_params));
     if (!isfinite(norm)) {
         wz_optimizer_skip(opt);
         return norm;

@@ -10,7 +10,7 @@
 
 #include "kernels/ref/ref.h"
 
-enum { GRAIN = 1 << 21, CHUNK = 1 << 14, SQUARE = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task */
+enum { GRAIN = 1 << 21, CHUNK = 1 << 14 };      /* multiply-adds a meeting is worth; elements a task */
 enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
 
 static const struct hot *const hots[] = { &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
@@ -292,17 +292,12 @@ static void square_part(void *arg, int i)
 {
     const struct walk *w = arg;
 
-    w->sums[i] = w->hot->square(w->a + (size_t)i * SQUARE, piece(w, i, SQUARE));
+    w->sums[i] = w->hot->square(w->a + (size_t)i * WZ_BLOCK, piece(w, i, WZ_BLOCK));
 }
 
-static double sqnorm(struct wz_backend *be, const float *x, size_t n)
+static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
-    size_t blocks = (n + SQUARE - 1) / SQUARE;
-    double total = 0, *sums = wz_cpu_scratch(be, SMALL, blocks * sizeof *sums);
-
-    walk_run(be, &(struct walk){ .a = x, .n = n, .sums = sums }, square_part, n, SQUARE);
-    for (size_t i = 0; i < blocks; i++) total += sums[i];
-    return total;
+    walk_run(be, &(struct walk){ .a = x, .n = n, .sums = sums }, square_part, n, WZ_BLOCK);
 }
 
 static void adamw_part(void *arg, int i)
@@ -352,7 +347,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.swiglu_back = swiglu_back;
     be->ops.cast = cast;
     be->ops.add = add;
-    be->ops.sqnorm = sqnorm;
+    be->ops.squares = squares;
     be->ops.adamw = adamw;
     wz_ops_cpu_attention(&be->ops);
     wz_ops_cpu_head(&be->ops);

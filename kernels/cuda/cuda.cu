@@ -89,6 +89,14 @@ void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t
     CHECK(cudaStreamSynchronize(stream_of(be)));
 }
 
+static bool idle(struct wz_backend *be)
+{
+    cudaError_t error = cudaStreamQuery(stream_of(be));
+
+    if (error != cudaErrorNotReady) wz_cuda_check(error, "cudaStreamQuery");
+    return error == cudaSuccess;
+}
+
 /* ---- the row --------------------------------------------------------------------------------------------------- */
 
 static int refuse(struct wz_err *err, const char *why)
@@ -136,6 +144,10 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
         close_cuda(be);
         return refuse(err, "cuBLAS does not start");
     }
+    CHECK(cudaDeviceGetPCIBusId(cuda->device.id, sizeof cuda->device.id, device));
+    cuda->device.stream = cuda->stream;
+    cuda->device.idle = idle;
+    be->device = &cuda->device;
     be->ops.alloc = alloc;
     be->ops.free = release;
     be->ops.upload = upload;
@@ -151,6 +163,6 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
 
 extern "C" {
 __attribute__((visibility("default"))) struct wz_cuda_plugin wz_cuda_plugin = {
-    sizeof(struct wz_ops), sizeof(struct wz_weight), open_cuda, close_cuda, NULL,
+    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), open_cuda, close_cuda, NULL,
 };
 }

@@ -26,6 +26,7 @@ enum mirror_of { PLACES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, MIRRORS }
 
 struct cuda {
     cudaStream_t stream;
+    struct wz_device device;
     cublasHandle_t blas;
     enum math math;
     int processors;

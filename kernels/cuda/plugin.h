@@ -8,7 +8,7 @@
 #include "kernels/ops.h"
 
 struct wz_cuda_plugin {
-    size_t ops, weight;                                /* sizes of struct wz_ops and wz_weight it was built with */
+    size_t ops, weight, backend;                       /* sizes of struct wz_ops, wz_weight and wz_backend it was built with */
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
     void (*die)(const char *fmt, ...);                 /* the program's wz_die, set before open */

@@ -4,10 +4,10 @@
  *   arrays     a thread an element
  *   gradients  of a norm's weight: a thread a channel, which walks the rows in order; of an embedding: a thread a channel of one
  *              id, which walks that id's rows in order (the host sorts rows by id)
- *   sqnorm     a block for SQUARE elements, in double; the host adds the blocks up in order */
+ *   squares    a block for WZ_BLOCK elements, in double */
 #include "kernels/cuda/cuda.cuh"
 
-enum { BLOCK = 256, WARPS = BLOCK / 32, SQUARE = 65536, CHANNELS = 64 };
+enum { BLOCK = 256, WARPS = BLOCK / 32, CHANNELS = 64 };
 
 static size_t blocks_of(size_t n, size_t each)
 {
@@ -212,7 +212,7 @@ static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 static __global__ void square_blocks(double *sums, const float *x, size_t n)
 {
     SHARED(double, near);
-    size_t from = (size_t)blockIdx.x * SQUARE, end = n - from < SQUARE ? n : from + SQUARE;
+    size_t from = (size_t)blockIdx.x * WZ_BLOCK, end = n - from < WZ_BLOCK ? n : from + WZ_BLOCK;
     double sum = 0;
 
     for (size_t i = from + threadIdx.x; i < end; i += BLOCK) sum += (double)x[i] * (double)x[i];
@@ -224,18 +224,13 @@ static __global__ void square_blocks(double *sums, const float *x, size_t n)
     sums[blockIdx.x] = sum;
 }
 
-static double sqnorm(struct wz_backend *be, const float *x, size_t n)
+static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
-    size_t blocks = blocks_of(n, SQUARE);
-    double total = 0, *sums = (double *)wz_cuda_scratch(be, SMALL, blocks * sizeof *sums);
-    double *host = (double *)malloc(blocks * sizeof *host + 1);
+    size_t blocks = blocks_of(n, WZ_BLOCK);
+    double *near = (double *)wz_cuda_scratch(be, SMALL, blocks * sizeof *near);
 
-    if (!host) wz_cuda_plugin.die("cuda: no memory for %zu sums", blocks);
-    LAUNCH(be, square_blocks, blocks, BLOCK, WARPS * sizeof(double), sums, x, n);
-    wz_cuda_download(be, host, sums, blocks * sizeof *host);
-    for (size_t i = 0; i < blocks; i++) total += host[i];
-    free(host);
-    return total;
+    LAUNCH(be, square_blocks, blocks, BLOCK, WARPS * sizeof(double), near, x, n);
+    wz_cuda_download(be, sums, near, blocks * sizeof *sums);
 }
 
 struct adamw { float b1, b2, a1, a2, rate, root, eps, decay, scale; };
@@ -271,6 +266,6 @@ void wz_cuda_ops_vectors(struct wz_ops *ops)
     ops->swiglu = swiglu;
     ops->swiglu_back = swiglu_back;
     ops->add = add;
-    ops->sqnorm = sqnorm;
+    ops->squares = squares;
     ops->adamw = adamw;
 }

@@ -125,16 +125,12 @@ static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
     for (size_t i = 0; i < n; i++) dst[i] += src[i];
 }
 
-static double sqnorm(struct wz_backend *be, const float *x, size_t n)
+static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
-    double total = 0;
-
-    for (size_t i = 0; i < n; i += 65536) {
-        double sum = 0;
-        for (size_t j = i; j < n && j < i + 65536; j++) sum += (double)x[j] * x[j];
-        total += sum;
+    for (size_t i = 0; i < n; i++) {
+        if (i % WZ_BLOCK == 0) sums[i / WZ_BLOCK] = 0;
+        sums[i / WZ_BLOCK] += (double)x[i] * x[i];
     }
-    return total;
 }
 
 static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
@@ -156,7 +152,7 @@ void wz_ops_ref(struct wz_ops *ops)
         .alloc = alloc, .free = release, .upload = upload, .download = upload, .zero = zero, .pack = pack, .unpack = pack,
         .embed = embed, .embed_back = embed_back, .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back,
         .matmul = matmul, .matmul_back_x = matmul_back_x, .matmul_back_w = matmul_back_w,
-        .swiglu = swiglu, .swiglu_back = swiglu_back, .cast = cast, .add = add, .sqnorm = sqnorm, .adamw = adamw,
+        .swiglu = swiglu, .swiglu_back = swiglu_back, .cast = cast, .add = add, .squares = squares, .adamw = adamw,
     };
     wz_ops_ref_attention(ops);
     wz_ops_ref_head(ops);

@@ -91,12 +91,14 @@ inline unsigned __float_as_uint(float f)
 
 typedef int cudaError_t;
 typedef struct shim_stream *cudaStream_t;
-enum { cudaSuccess, cudaErrorMemoryAllocation = 2 };
+enum { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorNotReady = 600 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaDevAttrMultiProcessorCount = 16, cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
 
+/* As many devices as WZ_SHIM_DEVICES says, one without it: other processes' are other devices only by name. */
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t error);
@@ -108,6 +110,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attribute, int value)
 {
     return value <= 227 * 1024 ? cudaSuccess : 1;

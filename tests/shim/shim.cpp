@@ -422,15 +422,31 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return cudaSuccess;
 }
 
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 1;
+    const char *devices = getenv("WZ_SHIM_DEVICES");
+
+    *n = devices ? atoi(devices) : 1;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int which)
 {
-    return which == 0 ? cudaSuccess : 1;
+    int n;
+
+    cudaGetDeviceCount(&n);
+    return which >= 0 && which < n ? cudaSuccess : 1;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int which)
+{
+    snprintf(id, (size_t)size, "shim:%02d", which);
+    return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
