@@ -39,9 +39,13 @@ int wz_rank(void);
 /* ---- memory (memory.c) ----------------------------------------------------------------------------------- */
 
 void *wz_alloc(size_t size);                       /* zeroed, 64-byte aligned; dies when there is none. free() it */
+size_t wz_alloc_size(size_t size);                 /* what wz_alloc takes for that: whole lines, or whole huge pages */
 void *wz_realloc(void *p, size_t size);            /* not zeroed, alignment of malloc; dies when there is none */
 char *wz_strdup(const char *s);
 size_t wz_mul(size_t a, size_t b);                 /* a * b, dies on overflow: sizes that input decides */
+
+/* What this host has and what is not used, in bytes, as far as a control group (container, Slurm's job) lets this process have it. */
+void wz_host_memory(size_t *total, size_t *unused);                   /* host.c */
 
 /* Arena: many small things with one lifetime. Zeroed struct is empty and ready; reset keeps the memory. */
 struct wz_arena { struct wz_block *blocks; };

@@ -17,9 +17,21 @@ size_t wz_mul(size_t a, size_t b)
 
 /* What is larger than a few huge pages begins on one and asks for them: first touch costs a quarter, and walks over weights
  * miss fewer translations. */
+static size_t unit_of(size_t size)
+{
+    return size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE;
+}
+
+size_t wz_alloc_size(size_t size)
+{
+    size_t unit = unit_of(size);
+
+    return size ? (size + unit - 1) / unit * unit : unit;
+}
+
 void *wz_alloc(size_t size)
 {
-    size_t unit = size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE, rounded = size ? (size + unit - 1) / unit * unit : unit;
+    size_t unit = unit_of(size), rounded = wz_alloc_size(size);
     void *p = rounded < size ? NULL : aligned_alloc(unit, rounded);
 
     if (!p) wz_die("out of memory: %zu bytes wanted", size);

@@ -47,6 +47,20 @@ struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err 
     return NULL;
 }
 
+size_t wz_backend_packed(const char *name, const struct wz_weight *w)
+{
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        if (strcmp(name, rows[i]->name) == 0) return rows[i]->packed(w);
+    return 0;
+}
+
+int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused)
+{
+    const struct wz_backend_row *row = ((struct opened *)be)->row;
+
+    return row->devices ? row->devices(be, total, unused) : 0;
+}
+
 void wz_backend_close(struct wz_backend *be)
 {
     struct opened *o = (struct opened *)be;      /* be is its first member */

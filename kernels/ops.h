@@ -157,6 +157,8 @@ struct wz_backend_row {
     const char *name;
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
+    size_t (*packed)(const struct wz_weight *w);                               /* bytes that pack will make of w; asked without open */
+    int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);      /* NULL: it computes in the host's memory */
 };
 extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda;
 

@@ -5,11 +5,18 @@
 #include <string.h>
 #include <unistd.h>
 
+int wz_ranks_here(const struct wz_link *link)
+{
+    const char *mpi = getenv("OMPI_COMM_WORLD_LOCAL_SIZE"), *local = mpi ? mpi : getenv("SLURM_STEP_TASKS_PER_NODE");
+    int n = local ? atoi(local) : link->size;
+
+    return n > 0 && n < link->size ? n : link->size;
+}
+
 /* The phases of a step alternate, so a rank may use the cores of those that wait: cores over the ranks of its own group. */
 static int threads_of(const struct wz_job *job)
 {
-    const char *mpi = getenv("OMPI_COMM_WORLD_LOCAL_SIZE"), *local = mpi ? mpi : getenv("SLURM_STEP_TASKS_PER_NODE");
-    int here = local ? atoi(local) : job->link.size, cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
+    int here = wz_ranks_here(&job->link), cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
 
     if (job->recipe->threads > 0) return job->recipe->threads;
     if (here == job->link.size)
@@ -50,9 +57,9 @@ static int find_chat(struct wz_agent *a, struct wz_err *err)
 static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, struct wz_err *err)
 {
     const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, "?", NULL, 0 } };
-    const int skip = !a->system[0], context = a->model->config.context, longest = recipe->rollout.longest;
+    const int skip = !a->system[0];
     const int64_t cache = (int64_t)recipe->rollout.pages * recipe->rollout.page;
-    int64_t room = longest > 0 && longest < context ? longest : context;
+    int64_t room = wz_job_longest(recipe, &a->model->config);
     struct wz_ids ids = {0};
     int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
 
@@ -185,6 +192,13 @@ void wz_job_close(struct wz_job *job)
     wz_judge_close(&job->judge);
     wz_link_close(&job->link);
     wz_backend_close(job->be);
+}
+
+int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config)
+{
+    const int longest = recipe->rollout.longest;
+
+    return longest > 0 && longest < config->context ? longest : config->context;
 }
 
 void wz_job_publish(struct wz_job *job, struct wz_agent *a)

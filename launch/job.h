@@ -22,6 +22,7 @@ struct wz_roles { struct wz_ranks rollout, reward, learner; };
  * learner (two from 6 ranks on), the rest rollout. Learners are a power of two that divides `leaves`. */
 int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err);
 struct wz_group wz_ranks_group(const struct wz_ranks *role);
+int wz_ranks_here(const struct wz_link *link);         /* ranks on this host, this one counted (job.c) */
 
 /* ---- job.c ------------------------------------------------------------------------------------------------------------ */
 
@@ -66,6 +67,8 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
 void wz_job_close(struct wz_job *job);
 /* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a sentence on error. */
 char *wz_system_read(const char *path, struct wz_err *err);
+/* Tokens of the longest sequence that a learner has to hold. */
+int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
 /* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
 void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
 

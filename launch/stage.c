@@ -50,7 +50,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
 static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_progress *p, const char *dir,
                          struct wz_err *err)
 {
-    int longest = job->recipe->rollout.longest, learners = job->roles.learner.n;
+    int learners = job->roles.learner.n;
 
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
@@ -58,9 +58,8 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         if (!r || job->roles.learner.me < 0) continue;
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
-        int most = longest > 0 && longest < a->model->config.context ? longest : a->model->config.context;
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, job->recipe->micro,
-                        most);
+                        wz_job_longest(job->recipe, &a->model->config));
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }

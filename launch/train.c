@@ -1,6 +1,7 @@
 /* waltz train: stages, steps (stage.c), and what is written down after each (run.c). The first learner (root) writes and speaks. */
 #include "launch/job.h"
 #include "launch/launch.h"
+#include "launch/plan.h"
 #include "launch/run.h"
 #include "launch/stage.h"
 
@@ -32,11 +33,25 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Opens all there is to read, without a word to other ranks. */
-static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
+/* Where the run stands, and whether there is memory for it (law 9): asked before anything is allocated, on every rank. */
+static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
-    if (wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err) < 0) return -1;
-    if (wz_checkpoint_open(job, recipe, *dir, p, true, err) < 0) return -1;
+    struct wz_plan *plan = wz_alloc(sizeof *plan);
+    int here = wz_ranks_here(&job->link), rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
+
+    if (rc == 0) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);
+    bool planned = rc == 0;
+    if (rc == 0) rc = wz_plan_check(plan, err);
+    rc = wz_link_agree(&job->link, rc, err);
+    if (rc < 0 && planned && err->text[0]) wz_plan_print(plan, stderr);
+    free(plan);
+    return rc;
+}
+
+/* Opens all there is to read, without a word to other ranks. */
+static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir, struct wz_err *err)
+{
+    if (wz_checkpoint_open(job, recipe, dir, p, true, err) < 0) return -1;
     for (int s = 0; s < (int)recipe->n_stages; s++) {              /* a stage that can't be drawn is told now, not after an hour */
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
         if (!draw) return -1;
@@ -82,7 +97,8 @@ int wz_cmd_train(int argc, char **argv)
     if (n < 0) return status;
     status = 1;
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
-        wz_link_agree(&job.link, open_all(&job, recipe, &p, &dir, &err), &err) < 0 ||
+        look(&job, recipe, &p, &dir, &err) < 0 ||
+        wz_link_agree(&job.link, open_all(&job, recipe, &p, dir, &err), &err) < 0 ||
         wz_run_open(&run, &job, &p, dir != NULL, &err) < 0)
         wz_give_up("train", &err);
     else {

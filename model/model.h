@@ -63,6 +63,10 @@ int wz_config_load(struct wz_config *config, const char *path, struct wz_err *er
 /* Allocates all weights, zeroed. */
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, struct wz_backend *be);
 void wz_model_destroy(struct wz_model *model);
+/* What a model of that shape takes in the memory of the named backend: its parameters, and the backend's own copies; and in the
+ * host's: its lists and the piece that goes between the two. params: how many, the gaps between them counted. */
+struct wz_model_bytes { size_t params, weights, packed, host; };
+struct wz_model_bytes wz_model_bytes(const struct wz_config *config, enum wz_type type, const char *backend);
 /* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
 void wz_model_init(struct wz_model *model, uint64_t seed);
 /* A hub folder (config.json, model*.safetensors) or a GGUF file. NULL and a sentence on error. */

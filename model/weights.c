@@ -72,18 +72,42 @@ static struct wz_weight param_weight(const struct wz_model *m, int i)
     return (struct wz_weight) { param_data(m, i), m->type, m->list[i].rows, m->list[i].cols, NULL };
 }
 
+/* Of the block, n being the walk's elements. */
+static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n)
+{
+    size_t norms = ((size_t)c->dim + 15) / 16 * 16 * ((size_t)c->layers * 2 + 1);
+
+    return type == WZ_F32 ? wz_mul(n, sizeof(float)) : wz_mul(n, sizeof(uint16_t)) + norms * sizeof(float);
+}
+
+struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, const char *backend)
+{
+    struct wz_model_bytes b = {0};
+    int n;
+    struct wz_param *list = wz_params_list(c, &n, &b.params);
+
+    b.weights = block_bytes(c, type, b.params);
+    for (int i = 0; i < n; i++) {
+        const struct wz_weight w = { NULL, type, list[i].rows, list[i].cols, NULL };
+        if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_packed(backend, &w);      /* the look-up reads no panels */
+    }
+    free(list);
+    b.host = CHUNK * sizeof(float) + wz_mul((size_t)n, sizeof *list) + wz_mul((size_t)c->layers, sizeof(struct wz_layer));
+    return b;
+}
+
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, struct wz_backend *be)
 {
     struct wz_model *m = wz_alloc(sizeof(*m));
-    size_t norms = ((size_t)config->dim + 15) / 16 * 16 * ((size_t)config->layers * 2 + 1);
     int i = 0;
 
     m->config = *config;
     m->be = be;
     m->type = type;
     m->list = wz_params_list(config, &m->n_list, &m->n_params);
-    if (type == WZ_F32) m->params = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(float)));
-    else m->block = wz_backend_alloc(be, wz_mul(m->n_params, sizeof(uint16_t)) + norms * sizeof(float));
+    void *block = wz_backend_alloc(be, block_bytes(config, type, m->n_params));
+    if (type == WZ_F32) m->params = block;
+    else m->block = block;
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
     m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));

@@ -11,6 +11,7 @@
 #include "rollout/rollout.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,17 +55,33 @@ void wz_request_finish(struct wz_request *r)
     r->n = 0;
 }
 
+static int longest_of(const struct wz_config *config, int longest)
+{
+    return longest <= 0 || longest > config->context ? config->context : longest;
+}
+
+static int pages_of(int rows, int page, int pages, int longest)
+{
+    int64_t enough = 2 * (int64_t)rows * ((longest + page - 1) / page);       /* as much again for cached beginnings */
+
+    return pages > 0 ? pages : enough < INT_MAX ? (int)enough : INT_MAX;
+}
+
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages, int longest)
+{
+    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest_of(config, longest)), page, half),
+                                     wz_work_bytes(config, rows + CHUNK, false) };
+}
+
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest)
 {
     struct wz_engine *e = wz_alloc(sizeof *e);
 
-    if (longest <= 0 || longest > model->config.context) longest = model->config.context;
-    if (pages <= 0) pages = 2 * rows * ((longest + page - 1) / page);      /* as much again for cached beginnings */
-    e->longest = longest;
+    e->longest = longest_of(&model->config, longest);
     e->model = model;
     e->n_rows = rows;
     e->max_batch = rows + CHUNK;
-    e->cache = wz_cache_create(model, pages, page);
+    e->cache = wz_cache_create(model, pages_of(rows, page, pages, e->longest), page);
     e->work = wz_work_create(model, e->max_batch, false);
     e->rows = wz_alloc(sizeof *e->rows * (size_t)rows);
     e->seqs = wz_alloc(sizeof *e->seqs * ((size_t)rows + 1));

@@ -10,14 +10,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int levels_of(int leaves)
+{
+    int levels = 1;
+
+    while (1 << (levels - 1) < leaves) levels++;
+    return levels;
+}
+
+struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves)
+{
+    size_t bytes = wz_mul(params, sizeof(float));
+
+    return (struct wz_optimizer_bytes){ 2 * bytes, (size_t)levels_of(leaves) * bytes };
+}
+
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves)
 {
     size_t bytes = wz_mul(model->n_params, sizeof(float));
     struct wz_backend *be = model->be;
 
     assert(model->params && leaves > 0 && (leaves & (leaves - 1)) == 0);
-    *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = 1 };
-    while (1 << (opt->levels - 1) < leaves) opt->levels++;
+    *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = levels_of(leaves) };
     assert(opt->levels <= (int)WZ_COUNT(opt->grad));
     opt->m = be->ops.alloc(be, bytes);
     opt->v = be->ops.alloc(be, bytes);

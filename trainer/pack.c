@@ -6,13 +6,23 @@
 
 enum { PAGE = 16 };
 
+/* One sequence of all the rows fits; many short ones waste up to a page each and may fill the pages first. */
+static int pages_of(int rows)
+{
+    return 2 * (rows / PAGE + 1);
+}
+
+struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape)
+{
+    return (struct wz_pack_bytes){ wz_cache_bytes(config, pages_of(rows), PAGE, half), wz_work_bytes(config, rows, tape) };
+}
+
 void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape)
 {
     size_t n = (size_t)rows;
 
     *p = (struct wz_pack){ .model = model, .rows = rows };
-    /* one sequence of all the rows fits; many short ones waste up to a page each and may fill the pages first */
-    p->cache = wz_cache_create(model, 2 * (rows / PAGE + 1), PAGE);
+    p->cache = wz_cache_create(model, pages_of(rows), PAGE);
     p->work = wz_work_create(model, rows, tape);
     p->seqs = wz_alloc(n * sizeof *p->seqs);
     p->seq_list = wz_alloc(n * sizeof *p->seq_list);

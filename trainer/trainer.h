@@ -48,6 +48,8 @@ struct wz_optimizer {
 };
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves);      /* leaves: of this rank, power of two */
 void wz_optimizer_finish(struct wz_optimizer *opt);
+struct wz_optimizer_bytes { size_t moments, gradients; };      /* in the backend's memory */
+struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);        /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt);     /* joins it to the tree */
 /* Sums over the group, clips, updates, seals the model as its next version. Returns the norm before clipping; where it
@@ -71,6 +73,8 @@ struct wz_pack {
 };
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
+struct wz_pack_bytes { size_t cache, work; };                  /* in the backend's memory; half: keys and values in bf16 */
+struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape);
 void wz_pack_clear(struct wz_pack *pack);
 bool wz_pack_begin(struct wz_pack *pack, int rows);        /* the next sequence, of `rows` tokens; false: full, run first */
 void wz_pack_token(struct wz_pack *pack, int id, int target);
@@ -97,6 +101,10 @@ struct wz_learner {
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);
+/* What a learner takes in the backend's memory besides its model and the reference's weights. */
+struct wz_learner_bytes { struct wz_optimizer_bytes opt; struct wz_pack_bytes pack, reference; };
+struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference, int leaves,
+                                         int micro, int longest);
 
 /* What a step says of itself. Sums over the group where they are counts, the group's value else. */
 struct wz_step_stats {

@@ -134,11 +134,16 @@ static void pack_part(void *arg, int i)
     p->hot->pack((char *)p->w->packed + (size_t)i * p->size, p->w, i);
 }
 
+static int panels_of(const struct hot *hot, const struct wz_weight *w, size_t *size)
+{
+    *size = wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w->type, w->in));
+    return (w->out + hot->panel - 1) / hot->panel;
+}
+
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
-    const struct hot *hot = wz_hot(be);
-    int panels = (w->out + hot->panel - 1) / hot->panel;
-    struct packing p = { hot, w, wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w->type, w->in)) };
+    struct packing p = { wz_hot(be), w, 0 };
+    int panels = panels_of(p.hot, w, &p.size);
 
     if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
     wz_pool_run((double)w->out * w->in * READ < GRAIN ? NULL : be->pool, panels, pack_part, &p);
@@ -320,14 +325,32 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 
 /* ---- the row ----------------------------------------------------------------------------------------------- */
 
-static int open_cpu(struct wz_backend *be, struct wz_err *err)
+static const struct hot *hot_here(void)
 {
     const char *want = getenv("WZ_ISA");
-    const struct hot *hot = NULL;
 
-    for (size_t i = 0; i < WZ_COUNT(hots) && !hot; i++)
-        if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) hot = hots[i];
-    if (!hot) return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2 or generic, as the machine has them", want);
+    for (size_t i = 0; i < WZ_COUNT(hots); i++)
+        if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) return hots[i];
+    return NULL;
+}
+
+static size_t packed_cpu(const struct wz_weight *w)
+{
+    const struct hot *hot = hot_here();
+    size_t size;
+
+    if (!hot) return 0;
+    int panels = panels_of(hot, w, &size);
+    return wz_mul((size_t)panels, size);
+}
+
+static int open_cpu(struct wz_backend *be, struct wz_err *err)
+{
+    const struct hot *hot = hot_here();
+
+    if (!hot)
+        return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2 or generic, as the machine has them",
+                       getenv("WZ_ISA"));
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;
@@ -368,4 +391,4 @@ static void close_cpu(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu };
+const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL };

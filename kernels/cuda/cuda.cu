@@ -161,8 +161,17 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     return 0;
 }
 
+static int devices(struct wz_backend *be, size_t *total, size_t *unused)
+{
+    int n;
+
+    CHECK(cudaGetDeviceCount(&n));
+    CHECK(cudaMemGetInfo(unused, total));
+    return n;
+}
+
 extern "C" {
 __attribute__((visibility("default"))) struct wz_cuda_plugin wz_cuda_plugin = {
-    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), open_cuda, close_cuda, NULL,
+    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), open_cuda, close_cuda, devices, NULL,
 };
 }

@@ -200,8 +200,8 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
 {
     size_t n = (size_t)w->out * (size_t)w->in;
 
-    if (cuda_of(be)->math != BF16 || w->type == WZ_BF16) return;
-    if (!w->packed) w->packed = be->ops.alloc(be, 2 * n);
+    if (cuda_of(be)->math != BF16 || !wz_cuda_packed(w)) return;
+    if (!w->packed) w->packed = be->ops.alloc(be, wz_cuda_packed(w));
     halve(be, w->packed, (const float *)w->data, n);
 }
 

@@ -104,6 +104,7 @@ cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t error);
 cudaError_t cudaMalloc(void **p, size_t size);
 cudaError_t cudaFree(void *p);
+cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream);
 /* The schedule is WZ_SHIM as it is now: "up" (default), "down" or a number, the seed. */

@@ -427,6 +427,14 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     return cudaSuccess;
 }
 
+/* A card of 1 GB. */
+cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
+{
+    *total = *left = 1000000000;
+    for (auto &block : held) *left -= block.second < *left ? block.second : *left;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
     const char *devices = getenv("WZ_SHIM_DEVICES");

@@ -1,0 +1,79 @@
+/* The memory of this host, as far as this process may use it: the kernel's count, or a control group's where that is less
+ * (a container, a job under Slurm). Both versions of control groups name a limit and what is used in files of the group and
+ * of those it lies in; pages of files in the cache are used only until someone wants them. */
+#include "base/base.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool read_number(const char *dir, const char *file, size_t *value)
+{
+    char *path = wz_path("%s/%s", dir, file), text[32] = "";
+    FILE *f = fopen(path, "r");
+    bool there = f && fgets(text, sizeof text, f);
+    char *end;
+
+    if (f) fclose(f);
+    free(path);
+    unsigned long long v = strtoull(text, &end, 10);      /* "max" is no number */
+    if (!there || end == text) return false;
+    *value = (size_t)v;
+    return true;
+}
+
+/* Bytes of file pages that the group would give up first. */
+static size_t read_cached(const char *dir)
+{
+    char *path = wz_path("%s/memory.stat", dir), line[128];
+    FILE *f = fopen(path, "r");
+    unsigned long long v = 0, n;
+
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "inactive_file %llu", &n) == 1 || sscanf(line, "total_inactive_file %llu", &n) == 1) v = n;
+    if (f) fclose(f);
+    free(path);
+    return (size_t)v;
+}
+
+static void bound(const char *dir, const char *limit, const char *used, size_t *total, size_t *unused)
+{
+    size_t most, now;
+
+    if (!read_number(dir, limit, &most) || !read_number(dir, used, &now)) return;
+    size_t cached = read_cached(dir), held = now > cached ? now - cached : 0, left = most > held ? most - held : 0;
+    if (most < *total) *total = most;
+    if (left < *unused) *unused = left;
+}
+
+void wz_host_memory(size_t *total, size_t *unused)
+{
+    unsigned long long all = 0, available = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[4096];
+
+    while (f && fgets(line, sizeof line, f)) {
+        sscanf(line, "MemTotal: %llu", &all);
+        sscanf(line, "MemAvailable: %llu", &available);
+    }
+    if (f) fclose(f);
+    *total = (size_t)all * 1024;
+    *unused = (size_t)available * 1024;
+    f = fopen("/proc/self/cgroup", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        char *group = strstr(line, ":memory:");
+        bool one = group != NULL;
+        if (!one && strncmp(line, "0::", 3)) continue;
+        group = one ? group + 8 : line + 3;
+        for (;;) {                                            /* the group, those it lies in, the root */
+            char *dir = wz_path("/sys/fs/cgroup%s%s", one ? "/memory" : "", group);
+            if (one) bound(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", total, unused);
+            else bound(dir, "memory.max", "memory.current", total, unused);
+            free(dir);
+            char *slash = strrchr(group, '/');
+            if (!slash) break;
+            *slash = 0;
+        }
+    }
+    if (f) fclose(f);
+}
