@@ -4,7 +4,6 @@
 #ifndef WZ_CUDA_COMPAT_H
 #define WZ_CUDA_COMPAT_H
 
-#include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 

@@ -1,7 +1,7 @@
 /* cuda: a row of the table of backends for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
  *
- * WZ_CUDA_MATH says how products are made: exact (default), blas or bf16; see enum math. Ranks of a node share its devices by
- * their local number. Everything runs in one stream; host arrays are copied before a call returns, so callers may reuse them. */
+ * WZ_CUDA_MATH says how products are made: exact (default) or fast; see enum math. Ranks of a node share its devices by their local
+ * number. Everything runs in one stream; host arrays are copied before a call returns, so callers may reuse them. */
 #include "kernels/cuda/cuda.cuh"
 
 void wz_cuda_check(cudaError_t error, const char *call)
@@ -22,17 +22,20 @@ static void *take(size_t size)
     return p;
 }
 
+void *wz_cuda_grow(struct wz_backend *be, void *p, size_t *have, size_t size)
+{
+    if (p && *have >= size) return p;
+    CHECK(cudaStreamSynchronize(stream_of(be)));
+    CHECK(cudaFree(p));
+    *have = size + size / 2;
+    return take(*have);
+}
+
 void *wz_cuda_scratch(struct wz_backend *be, enum scratch_for what, size_t size)
 {
     auto *s = &cuda_of(be)->scratch[what];
 
-    if (s->size < size || !s->p) {
-        CHECK(cudaStreamSynchronize(stream_of(be)));
-        CHECK(cudaFree(s->p));
-        s->size = size + size / 2;
-        s->p = take(s->size);
-    }
-    return s->p;
+    return s->p = wz_cuda_grow(be, s->p, &s->size, size);
 }
 
 const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const void *host, size_t size)
@@ -59,6 +62,7 @@ const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const voi
 static void zero(struct wz_backend *be, void *p, size_t n)
 {
     if (n) CHECK(cudaMemsetAsync(p, 0, n, stream_of(be)));
+    wz_cuda_wrote(be, p, n);
 }
 
 static void *alloc(struct wz_backend *be, size_t size)
@@ -80,6 +84,7 @@ static void upload(struct wz_backend *be, void *dst, const void *host, size_t n)
     if (!n) return;
     CHECK(cudaMemcpyAsync(dst, host, n, cudaMemcpyHostToDevice, stream_of(be)));
     CHECK(cudaStreamSynchronize(stream_of(be)));
+    wz_cuda_wrote(be, dst, n);
 }
 
 void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n)
@@ -114,7 +119,8 @@ static void close_cuda(struct wz_backend *be)
         cudaFree(cuda->mirror[i].device);
         free(cuda->mirror[i].host);
     }
-    if (cuda->blas) cublasDestroy(cuda->blas);
+    for (struct rounded &h : cuda->half) cudaFree(h.p);
+    wz_cuda_fast_close(be);
     cudaStreamDestroy(cuda->stream);
     free(cuda);
     be->state = NULL;
@@ -123,12 +129,12 @@ static void close_cuda(struct wz_backend *be)
 static int open_cuda(struct wz_backend *be, struct wz_err *err)
 {
     const char *math = getenv("WZ_CUDA_MATH"), *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-    int devices = 0, device, how = !math || strcmp(math, "exact") == 0 ? EXACT : strcmp(math, "blas") == 0 ? BLAS : BF16;
+    int devices = 0, device, how = math && strcmp(math, "fast") == 0 ? FAST : EXACT;
     cudaError_t error = cudaGetDeviceCount(&devices);
 
     if (error != cudaSuccess) return refuse(err, cudaGetErrorString(error));
     if (devices == 0) return refuse(err, "this machine has no NVIDIA GPU");
-    if (how == BF16 && strcmp(math, "bf16")) return refuse(err, "WZ_CUDA_MATH: expected exact, blas or bf16");
+    if (how == EXACT && math && strcmp(math, "exact")) return refuse(err, "WZ_CUDA_MATH: expected exact or fast");
     if (!rank) rank = getenv("SLURM_LOCALID");
     device = rank ? atoi(rank) % devices : 0;
     if ((error = cudaSetDevice(device)) != cudaSuccess) return refuse(err, cudaGetErrorString(error));
@@ -139,15 +145,15 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     cuda->math = (enum math)how;
     CHECK(cudaDeviceGetAttribute(&cuda->processors, cudaDevAttrMultiProcessorCount, device));
     CHECK(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
-    if (how != EXACT && (cublasCreate(&cuda->blas) != CUBLAS_STATUS_SUCCESS
-                         || cublasSetStream(cuda->blas, cuda->stream) != CUBLAS_STATUS_SUCCESS)) {
+    if (how == FAST && wz_cuda_fast_open(be, err) < 0) {
         close_cuda(be);
-        return refuse(err, "cuBLAS does not start");
+        return -1;
     }
     CHECK(cudaDeviceGetPCIBusId(cuda->device.id, sizeof cuda->device.id, device));
     cuda->device.stream = cuda->stream;
     cuda->device.idle = idle;
     be->device = &cuda->device;
+    be->rounds = true;
     be->ops.alloc = alloc;
     be->ops.free = release;
     be->ops.upload = upload;

@@ -14,22 +14,28 @@ extern "C" {
 }
 #undef _Noreturn
 
-/* How products are made. EXACT: own kernels, which keep the promises of ops.h. BLAS: cuBLAS in f32; BF16: cuBLAS on bf16 copies
- * that pack() makes. The last two keep only the third promise. */
-enum math { EXACT, BLAS, BF16 };
+/* How products are made, by WZ_CUDA_MATH. EXACT: own kernels, which keep the promises of ops.h. FAST: cuBLASLt, which keeps only the
+ * third. Either multiplies bf16 matrices on tensor cores and f32 ones in f32. */
+enum math { EXACT, FAST };
 
 /* Device memory of which an op makes use until it returns: what for. */
-enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, HALF, SCRATCHES };
+enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, WORK, SCRATCHES };
 
 /* Device copies of host arrays; the same bytes again are not sent again. */
 enum mirror_of { PLACES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, MIRRORS };
 
+/* A bf16 copy of x[n, c] in rows of wz_cuda_pitch(c), zeros between. It is good until something is written to x. */
+struct rounded { __nv_bfloat16 *p; size_t size; const float *x; int n, c; unsigned used; };
+
 struct cuda {
     cudaStream_t stream;
     struct wz_device device;
-    cublasHandle_t blas;
+    struct fast *fast;                                 /* fast.cu's own */
     enum math math;
     int processors;
+    bool halves;                                       /* products have asked for copies: who writes what they read may leave some */
+    unsigned uses;
+    struct rounded half[2];
     struct { void *p; size_t size; } scratch[SCRATCHES];
     struct { void *device, *host; size_t size, room; } mirror[MIRRORS];
 };
@@ -44,31 +50,56 @@ static inline struct cuda *cuda_of(struct wz_backend *be)
     return (struct cuda *)be->state;
 }
 
+/* Memory of at least `size` bytes: p, or more in its place. */
+void *wz_cuda_grow(struct wz_backend *be, void *p, size_t *have, size_t size);
 void *wz_cuda_scratch(struct wz_backend *be, enum scratch_for what, size_t size);
 const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const void *host, size_t size);
 void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n);
 
+/* The bf16 copy of x, made unless it is there; the one asked for before stays. wz_cuda_half_room is where to write one, and
+ * wz_cuda_half_made says that it was written. wz_cuda_wrote: copies of what lies in [p, p + size) are good no more (p NULL: all);
+ * whoever writes to arrays other than by LAUNCH calls it, also for what a graph replays. */
+const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c);
+struct rounded *wz_cuda_half_room(struct wz_backend *be, int n, int c);
+void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, int n, int c);
+void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size);
+
+static inline size_t wz_cuda_pitch(int c)
+{
+    return ((size_t)c + 7) / 8 * 8;
+}
+
 /* Starts `blocks` blocks of a kernel, or nothing when there are none. */
 #define LAUNCH(be, kernel, blocks, threads, shared, ...)                                                                       \
     do {                                                                                                                       \
-        size_t blocks_ = (size_t)(blocks);                                                                                     \
-        if (blocks_ > 0) LAUNCH_ON(cuda_of(be)->stream, kernel, blocks_, threads, shared, __VA_ARGS__);                        \
-        CHECK(cudaGetLastError());                                                                                             \
+        LAUNCH_KEEPING(be, kernel, blocks, threads, shared, __VA_ARGS__);                                                      \
+        wz_cuda_wrote(be, NULL, 0);                                                                                            \
     } while (0)
 
-/* c[m,n] = or += sum_k a(m,k) b(k,n), a at a[m am + k ak], b likewise; of each pair of steps one is 1. */
+/* The same where no array is written, or the caller tells wz_cuda_wrote. */
+#define LAUNCH_KEEPING(be, kernel, blocks, threads, shared, ...)                                                               \
+    do {                                                                                                                       \
+        size_t blocks_ = (size_t)(blocks);                                                                                     \
+        if (blocks_ > 0) LAUNCH_ON(cuda_of(be)->stream, kernel, blocks_, threads, shared, __VA_ARGS__);                        \
+        wz_cuda_check(cudaGetLastError(), #kernel);                                                                            \
+    } while (0)
+
+/* c[m,n] = or += sum_k a(m,k) b(k,n), a at a[m am + k ak], b likewise; of each pair of steps one is 1. Both of `type`; where it is
+ * bf16, the other steps are multiples of 8 and what they jump over is zeros. */
 struct product {
     float *c;
-    const float *a;
-    const void *b;
+    const void *a, *b;
     size_t ldc, am, ak, bk, bn;
     int m, n, k;
     bool add;
-    enum wz_type type;                                 /* of b */
+    enum wz_type type;
 };
 void wz_cuda_product(struct wz_backend *be, const struct product *p);
-/* y[n,out] = x W^T; x rows close together. */
-struct product wz_cuda_forward(float *y, size_t ldy, const float *x, const struct wz_weight *w, int n, bool add);
+int wz_cuda_fast_open(struct wz_backend *be, struct wz_err *err);
+void wz_cuda_fast_close(struct wz_backend *be);
+void wz_cuda_fast_product(struct wz_backend *be, const struct product *p);
+/* A weight as products read it; *pitch: the step between its rows. */
+const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch);
 
 void wz_cuda_ops_vectors(struct wz_ops *ops);
 void wz_cuda_ops_products(struct wz_ops *ops);

@@ -243,9 +243,7 @@ static void rows_next(struct rows *r, struct wz_backend *be, const int *targets,
 
 static void logits(struct wz_backend *be, float *z, const float *x, const struct wz_weight *w, int m)
 {
-    struct product p = wz_cuda_forward(z, (size_t)w->out, x, w, m, false);
-
-    wz_cuda_product(be, &p);
+    be->ops.matmul(be, z, x, w, m, false);
 }
 
 static float *room_for_logits(struct wz_backend *be, const struct wz_weight *w, int n)

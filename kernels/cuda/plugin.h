@@ -7,10 +7,12 @@
 
 #include "kernels/ops.h"
 
-/* What pack() makes of a matrix where products are in bf16: a copy of one that is not. */
+/* Bytes of what pack() makes of a matrix: nothing, as products read the weights as they are, but for bf16 rows that do not begin at
+ * 16 bytes. */
 static inline size_t wz_cuda_packed(const struct wz_weight *w)
 {
-    return w->type == WZ_BF16 ? 0 : 2 * (size_t)w->out * (size_t)w->in;
+    if (w->type != WZ_BF16 || (w->in % 8 == 0 && (size_t)w->data % 16 == 0)) return 0;
+    return (size_t)w->out * (((size_t)w->in + 7) / 8 * 8) * 2;
 }
 
 struct wz_cuda_plugin {

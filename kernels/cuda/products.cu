@@ -1,18 +1,20 @@
 /* products: c[m,n] = or += sum_k a(m,k) b(k,n), which is a layer, its gradients, and the head.
  *
- *   block    one tile BM x BN of c; its slices a[BM, BK] and b[BK, BN] lie in shared memory as [BK][BM + 4] and [BK][BN + 4]
- *   thread   TM x TN elements of the tile, in registers
- *   stages   two: while slice i is multiplied, slice i + 1 comes in by asynchronous copies (bf16: through registers)
+ *   f32      product_tile: a tile BM x BN of c a block, TM x TN of it a thread; slices a[BM, BK] and b[BN, BK] in shared memory
+ *            as [BK][BM + 4] and [BK][BN + 4], the next one on its way by asynchronous copies
+ *   bf16     product_half: tensor cores (tile.cuh)
+ *            gradient_tile: a weight's gradient, in f32
  *
- * An element of c is one chain of FMAs over k in ascending order, begun from c or from 0, in every tile: so which tile is used,
- * how many rows there are, and where a batch is cut (k of a weight's gradient) change no bit. Large tiles are bound by FMAs,
- * the one for few rows by reading b.
+ * An element of c is one chain over k in ascending order, begun from c or from 0, in every tile: so which tile is used, how many
+ * rows there are, and where a batch is cut change no bit. Large tiles are bound by multiplying, those for few rows by reading b,
+ * each of whose bytes is read once for every BM rows.
  *
- * With WZ_CUDA_MATH=blas or bf16 cuBLAS does the same in an order of its own. */
-#include "kernels/cuda/cuda.cuh"
-#include "kernels/cuda/ptx.cuh"
+ * A weight's gradient is a chain over rows, and what a cut leaves is one f32 an element: a function of the rows that survives every
+ * cut is made of steps of one row. Tensor cores take 16 rows in a step, so in exact mode this chain is of FMAs, of numbers that
+ * are rounded to bf16 (their products are exact). */
+#include "kernels/cuda/tile.cuh"
 
-enum { PAD = 4 };
+enum { PAD = 4, BLOCK = 256 };
 
 template <int N> INLINE void read_near(float *to, const float *from)
 {
@@ -26,22 +28,19 @@ template <int N> INLINE void read_near(float *to, const float *from)
 }
 
 /* One slice: near[k][i] = from(i, k) for i < SIZE and k < BK, neighbours in memory by neighbouring threads. */
-template <int SIZE, int BK, int THREADS, class T>
-INLINE void fetch(float *near, const T *from, size_t step, size_t step_k, int rows, int depth)
+template <int SIZE, int BK, int THREADS>
+INLINE void fetch(float *near, const float *from, size_t step, size_t step_k, int rows, int depth)
 {
     bool along_k = step_k == 1;
 
     for (int e = (int)threadIdx.x; e < SIZE * BK; e += THREADS) {
         int i = along_k ? e / BK : e % SIZE, k = along_k ? e % BK : e / SIZE;
         bool inside = i < rows && k < depth;
-        const T *p = inside ? from + (size_t)i * step + (size_t)k * step_k : from;
-        float *to = &near[k * (SIZE + PAD) + i];
-        if constexpr (sizeof(T) == 4) copy_async4(to, p, inside);
-        else *to = inside ? __bfloat162float(*p) : 0.f;
+        copy_async4(&near[k * (SIZE + PAD) + i], inside ? from + (size_t)i * step + (size_t)k * step_k : from, inside);
     }
 }
 
-template <int BM, int BN, int BK, int TM, int TN, class T>
+template <int BM, int BN, int BK, int TM, int TN>
 static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(struct product p)
 {
     constexpr int THREADS = BM / TM * (BN / TN), LDA = BM + PAD, LDB = BN + PAD;
@@ -49,8 +48,7 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
     float *slice_a = near, *slice_b = near + 2 * BK * LDA;
     int across = (p.n + BN - 1) / BN, m0 = (int)blockIdx.x / across * BM, n0 = (int)blockIdx.x % across * BN;
     int tm = (int)threadIdx.x / (BN / TN) * TM, tn = (int)threadIdx.x % (BN / TN) * TN, slices = (p.k + BK - 1) / BK;
-    const float *a = p.a + (size_t)m0 * p.am;
-    const T *b = (const T *)p.b + (size_t)n0 * p.bn;
+    const float *a = (const float *)p.a + (size_t)m0 * p.am, *b = (const float *)p.b + (size_t)n0 * p.bn;
     float acc[TM][TN];
 
     for (int i = 0; i < TM; i++)
@@ -91,118 +89,307 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
             if (m0 + tm + i < p.m && n0 + tn + j < p.n) p.c[(size_t)(m0 + tm + i) * p.ldc + (size_t)(n0 + tn + j)] = acc[i][j];
 }
 
-template <int BM, int BN, int BK, int TM, int TN, class T> static void run(struct wz_backend *be, const struct product *p)
+template <int BM, int BN, int BK, int TM, int TN> static void run(struct wz_backend *be, const struct product *p)
 {
     size_t blocks = (size_t)((p->m + BM - 1) / BM) * (size_t)((p->n + BN - 1) / BN);
-    auto kernel = product_tile<BM, BN, BK, TM, TN, T>;
+    auto kernel = product_tile<BM, BN, BK, TM, TN>;
 
-    LAUNCH(be, kernel, blocks, BM / TM * (BN / TN), 2 * BK * (BM + BN + 2 * PAD) * sizeof(float), *p);
+    LAUNCH_KEEPING(be, kernel, blocks, BM / TM * (BN / TN), 2 * BK * (BM + BN + 2 * PAD) * sizeof(float), *p);
 }
 
 /* The largest tile that gives every processor something to do. */
-template <class T> static void run_exact(struct wz_backend *be, const struct product *p)
+static void run_f32(struct wz_backend *be, const struct product *p)
 {
     double tiles = (double)p->m * p->n / cuda_of(be)->processors;
 
-    if (p->m <= 8) run<8, 64, 32, 4, 1, T>(be, p);
-    else if (p->m <= 64 || p->n <= 64 || tiles < 128 * 128) run<64, 64, 16, 8, 4, T>(be, p);
-    else run<128, 128, 16, 8, 8, T>(be, p);
+    if (p->m <= 8) run<8, 64, 32, 4, 1>(be, p);
+    else if (p->m <= 64 || p->n <= 64 || tiles < 128 * 128) run<64, 64, 16, 8, 4>(be, p);
+    else run<128, 128, 16, 8, 8>(be, p);
 }
 
-/* ---- cuBLAS ---------------------------------------------------------------------------------------------------- */
+/* ---- bf16 ------------------------------------------------------------------------------------------------------ */
 
-static __global__ void to_half(__nv_bfloat16 *out, const float *x, size_t n)
+INLINE struct factors factors_of(const struct product &p)
 {
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-
-    if (i < n) out[i] = __float2bfloat16(x[i]);
+    return { (const __nv_bfloat16 *)p.a, (const __nv_bfloat16 *)p.b, p.am, p.bn == 1 ? p.bk : p.bn, p.m, p.n, p.k };
 }
 
-static void halve(struct wz_backend *be, void *out, const float *x, size_t n)
+template <class T> static __global__ void __launch_bounds__(T::THREADS) product_half(struct product p)
 {
-    LAUNCH(be, to_half, (n + 255) / 256, 256, 0, (__nv_bfloat16 *)out, x, n);
+    SHARED(__nv_bfloat16, near);
+    int m0, n0;
+    typename T::sums sums;
+    bool pairs = p.ldc % 2 == 0 && (size_t)p.c % sizeof(float2) == 0;
+
+    tile_place((p.m + T::BM - 1) / T::BM, (p.n + T::BN - 1) / T::BN, &m0, &n0);
+    m0 *= T::BM;
+    n0 *= T::BN;
+    auto at = [&](int row, int col) { return p.c + (size_t)(m0 + row) * p.ldc + (size_t)(n0 + col); };
+    tile_each<T>(sums, [&](int row, int col, float *pair) {
+        bool there = p.add && m0 + row < p.m;
+        pair[0] = there && n0 + col < p.n ? *at(row, col) : 0;
+        pair[1] = there && n0 + col + 1 < p.n ? *at(row, col + 1) : 0;
+    });
+    tile_multiply<T>(sums, near, factors_of(p), m0, n0);
+    tile_each<T>(sums, [&](int row, int col, const float *pair) {
+        if (m0 + row >= p.m || n0 + col >= p.n) return;
+        float *c = at(row, col);
+        if (n0 + col + 1 >= p.n) *c = pair[0];
+        else if (pairs) *(float2 *)c = { pair[0], pair[1] };
+        else c[0] = pair[0], c[1] = pair[1];
+    });
 }
 
-/* cuBLAS counts columns first: our row-major c[m,n] is its c[n,m], and it is b times a. */
-static void run_blas(struct wz_backend *be, const struct product *p)
+template <class T> static void run_tile(struct wz_backend *be, const struct product *p)
 {
-    bool half = p->type == WZ_BF16;
-    cudaDataType_t type = half ? CUDA_R_16BF : CUDA_R_32F;
-    const void *a = p->a;
-    float one = 1, beta = p->add;
+    size_t blocks = (size_t)((p->m + T::BM - 1) / T::BM) * (size_t)((p->n + T::BN - 1) / T::BN);
 
-    if (half) {
-        void *copy = wz_cuda_scratch(be, HALF, (size_t)p->m * (size_t)p->k * 2);
-        halve(be, copy, p->a, (size_t)p->m * (size_t)p->k);
-        a = copy;
+    tile_launch<T>(be, product_half<T>, blocks, T::SHARED_SIZE, *p);
+}
+
+/* For few rows: many columns a block where that leaves a block for every processor, since each block reads all of a. */
+static void run_half(struct wz_backend *be, const struct product *p)
+{
+    int processors = cuda_of(be)->processors;
+    bool large = p->m > 64 && (double)p->m * p->n >= 128. * 128 * processors;
+
+    if (p->bn == 1 && large) run_tile<tile<128, 128, 64, 64, 64, 3, true>>(be, p);
+    else if (p->bn == 1) run_tile<tile<64, 64, 64, 32, 32, 4, true>>(be, p);
+    else if (large) run_tile<tile<128, 128, 64, 64, 64, 3>>(be, p);
+    else if (p->m > 16 && (p->m > 64 || p->n >= 64 * processors)) run_tile<tile<64, 64, 64, 32, 32, 4>>(be, p);
+    else if (p->m > 16) run_tile<tile<64, 32, 64, 32, 16, 6>>(be, p);
+    else if (p->n >= 16 * processors) run_tile<tile<16, 32, 128, 16, 8, 6>>(be, p);
+    else run_tile<tile<16, 8, 128, 16, 8, 8>>(be, p);
+}
+
+/* ---- a weight's gradient --------------------------------------------------------------------------------------- */
+
+enum { SIDE = 128, DEEP = 16 };      /* a tile SIDE x SIDE, 8 x 8 of it a thread; slices of DEEP rows, eight elements a thread */
+
+/* Eight bf16 of a row as floats. */
+INLINE void spread(float *to, uint4 eight)
+{
+    const unsigned pair[4] = { eight.x, eight.y, eight.z, eight.w };
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        to[2 * i] = __uint_as_float(pair[i] << 16);
+        to[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000);
     }
-    int status = cublasGemmEx(cuda_of(be)->blas, p->bn == 1 ? CUBLAS_OP_N : CUBLAS_OP_T, p->ak == 1 ? CUBLAS_OP_N : CUBLAS_OP_T,
-                              p->n, p->m, p->k, &one, p->b, type, (int)(p->bn == 1 ? p->bk : p->bn), a, type,
-                              (int)(p->ak == 1 ? p->am : p->ak), &beta, p->c, CUDA_R_32F, (int)p->ldc, CUBLAS_COMPUTE_32F,
-                              CUBLAS_GEMM_DEFAULT);
-    if (status) wz_cuda_plugin.die("cuda: cublasGemmEx: status %d", status);
+}
+
+/* a and b lie by rows of k. A thread's elements are in four squares, for reads that are four floats wide and side by side. */
+static __global__ void __launch_bounds__(BLOCK) gradient_tile(struct product p)
+{
+    SHARED(float, near);
+    int across = (p.n + SIDE - 1) / SIDE, m0 = (int)blockIdx.x / across * SIDE, n0 = (int)blockIdx.x % across * SIDE;
+    int t = (int)threadIdx.x, deep = t / 16, wide = t % 16 * 8, tm = t / 16 * 4, tn = t % 16 * 4, slices = (p.k + DEEP - 1) / DEEP;
+    const __nv_bfloat16 *a = (const __nv_bfloat16 *)p.a + (size_t)deep * p.ak + (size_t)(m0 + wide);
+    const __nv_bfloat16 *b = (const __nv_bfloat16 *)p.b + (size_t)deep * p.bk + (size_t)(n0 + wide);
+    float acc[8][8];
+    uint4 next_a, next_b;
+
+    auto each = [&](auto fn) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                int m = m0 + tm + i % 4 + i / 4 * 64, n = n0 + tn + j % 4 + j / 4 * 64;
+                if (m < p.m && n < p.n) fn(p.c[(size_t)m * p.ldc + (size_t)n], acc[i][j]);
+                else acc[i][j] = 0;
+            }
+    };
+    auto load = [&](int k) {
+        const uint4 none = { 0, 0, 0, 0 };
+        next_a = k + deep < p.k && m0 + wide < p.m ? *(const uint4 *)(a + (size_t)k * p.ak) : none;
+        next_b = k + deep < p.k && n0 + wide < p.n ? *(const uint4 *)(b + (size_t)k * p.bk) : none;
+    };
+    each([&](float c, float &sum) { sum = c; });
+    load(0);
+    for (int s = 0; s < slices; s++) {
+        float *slice = near + s % 2 * 2 * DEEP * SIDE, *x = slice + tm, *y = slice + DEEP * SIDE + tn;
+        spread(slice + deep * SIDE + wide, next_a);
+        spread(slice + DEEP * SIDE + deep * SIDE + wide, next_b);
+        __syncthreads();      /* one is enough: the next slice is written where nobody reads now */
+        if (s + 1 < slices) load((s + 1) * DEEP);
+        auto multiply = [&](int k) {
+            float u[8], v[8];
+            read_near<4>(u, x + k * SIDE);
+            read_near<4>(u + 4, x + k * SIDE + 64);
+            read_near<4>(v, y + k * SIDE);
+            read_near<4>(v + 4, y + k * SIDE + 64);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++) acc[i][j] = fmaf(u[i], v[j], acc[i][j]);
+        };
+        if (p.k - s * DEEP >= DEEP)
+#pragma unroll
+            for (int k = 0; k < DEEP; k++) multiply(k);
+        else
+            for (int k = 0; k < p.k - s * DEEP; k++) multiply(k);      /* not even zeros: -0 plus 0 is 0 */
+    }
+    each([&](float &c, float sum) { c = sum; });
+}
+
+static void run_gradient(struct wz_backend *be, const struct product *p)
+{
+    size_t blocks = (size_t)((p->m + SIDE - 1) / SIDE) * (size_t)((p->n + SIDE - 1) / SIDE);
+
+    LAUNCH_KEEPING(be, gradient_tile, blocks, BLOCK, 4 * DEEP * SIDE * sizeof(float), *p);
 }
 
 void wz_cuda_product(struct wz_backend *be, const struct product *p)
 {
     if (p->m == 0 || p->n == 0) return;
-    if (cuda_of(be)->math != EXACT) run_blas(be, p);
-    else if (p->type == WZ_BF16) run_exact<__nv_bfloat16>(be, p);
-    else run_exact<float>(be, p);
+    if (cuda_of(be)->math == FAST) wz_cuda_fast_product(be, p);
+    else if (p->type == WZ_F32) run_f32(be, p);
+    else if (p->ak == 1) run_half(be, p);
+    else run_gradient(be, p);
+    wz_cuda_wrote(be, p->c, ((size_t)(p->m - 1) * p->ldc + (size_t)p->n) * sizeof *p->c);
+}
+
+/* ---- bf16 copies ----------------------------------------------------------------------------------------------- */
+
+INLINE float as_float(float x)
+{
+    return x;
+}
+
+INLINE float as_float(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+
+static __global__ void cast_all(uint16_t *out, const float *x, size_t n, bool aligned)
+{
+    size_t i = ((size_t)blockIdx.x * BLOCK + threadIdx.x) * 8;
+    float v[8];
+
+    if (aligned && i + 8 <= n) {
+        read_near<8>(v, x + i);
+        *(uint4 *)(out + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]), pair_bf16(v[6], v[7]) };
+    } else {
+        for (size_t j = i; j < n && j < i + 8; j++) out[j] = (uint16_t)pair_bf16(x[j], 0);
+    }
+}
+
+/* Eight elements a thread; rows of c become rows of 8 * eights. */
+template <class T> static __global__ void round_rows(__nv_bfloat16 *out, const T *x, size_t n, int c, int eights, bool aligned)
+{
+    size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x, row = i / (size_t)eights;
+    int from = (int)(i % (size_t)eights) * 8;
+    float v[8];
+
+    if (row >= n) return;
+    x += row * (size_t)c + (size_t)from;
+    if (aligned && from + 8 <= c) read_near<8>(v, (const float *)x);
+    else
+        for (int j = 0; j < 8; j++) v[j] = from + j < c ? as_float(x[j]) : 0;
+    *(uint4 *)(out + 8 * i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]), pair_bf16(v[6], v[7]) };
+}
+
+template <class T> static void round_to(struct wz_backend *be, void *out, const T *x, size_t n, int c)
+{
+    size_t eights = wz_cuda_pitch(c) / 8;
+
+    LAUNCH_KEEPING(be, round_rows, (n * eights + BLOCK - 1) / BLOCK, BLOCK, 0, (__nv_bfloat16 *)out, x, n, c, (int)eights,
+                   sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
+}
+
+struct rounded *wz_cuda_half_room(struct wz_backend *be, int n, int c)
+{
+    struct cuda *cuda = cuda_of(be);
+    struct rounded *half = &cuda->half[cuda->half[1].used < cuda->half[0].used];
+    size_t size = (size_t)n * wz_cuda_pitch(c) * sizeof *half->p;
+
+    half->x = NULL;
+    half->p = (__nv_bfloat16 *)wz_cuda_grow(be, half->p, &half->size, size);
+    return half;
+}
+
+void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, int n, int c)
+{
+    half->x = x;
+    half->n = n;
+    half->c = c;
+    half->used = ++cuda_of(be)->uses;
+}
+
+const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c)
+{
+    cuda_of(be)->halves = true;
+    for (struct rounded &h : cuda_of(be)->half)
+        if (h.x == x && h.n >= n && h.c == c) {
+            h.used = ++cuda_of(be)->uses;
+            return h.p;
+        }
+    struct rounded *half = wz_cuda_half_room(be, n, c);
+    round_to(be, half->p, x, (size_t)n, c);
+    wz_cuda_half_made(be, half, x, n, c);
+    return half->p;
+}
+
+void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size)
+{
+    for (struct rounded &h : cuda_of(be)->half)
+        if (h.x && (!p || ((const char *)h.x < (const char *)p + size
+                           && (const char *)p < (const char *)(h.x + (size_t)h.n * (size_t)h.c)))) h.x = NULL;
 }
 
 /* ---- the slots ------------------------------------------------------------------------------------------------- */
 
-static const void *data_of(const struct wz_weight *w, enum wz_type *type)
+const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch)
 {
-    *type = w->packed ? WZ_BF16 : w->type;
+    *pitch = w->packed ? wz_cuda_pitch(w->in) : (size_t)w->in;
     return w->packed ? w->packed : w->data;
-}
-
-struct product wz_cuda_forward(float *y, size_t ldy, const float *x, const struct wz_weight *w, int n, bool add)
-{
-    struct product p = { y, x, NULL, ldy, (size_t)w->in, 1, 1, (size_t)w->in, n, w->out, w->in, add, WZ_F32 };
-
-    p.b = data_of(w, &p.type);
-    return p;
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
-    struct product p = wz_cuda_forward(y, (size_t)w->out, x, w, n, add);
+    bool half = w->type == WZ_BF16;
+    size_t pitch;
+    const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
+    struct product p = { y, a, b, (size_t)w->out, half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, 1, pitch, n, w->out, w->in, add,
+                         w->type };
 
     wz_cuda_product(be, &p);
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
 {
-    struct product p = { d_x, d_y, NULL, (size_t)w->in, (size_t)w->out, 1, (size_t)w->in, 1, n, w->in, w->out, add, WZ_F32 };
+    bool half = w->type == WZ_BF16;
+    size_t pitch;
+    const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
+    struct product p = { d_x, a, b, (size_t)w->in, half ? wz_cuda_pitch(w->out) : (size_t)w->out, 1, pitch, 1, n, w->in, w->out, add,
+                         w->type };
 
-    p.b = data_of(w, &p.type);
     wz_cuda_product(be, &p);
 }
 
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
 {
-    size_t out = (size_t)w->out, in = (size_t)w->in;
-    struct product p = { d_w, d_y, x, in, 1, out, in, 1, w->out, w->in, n, true, WZ_F32 };
+    bool half = w->type == WZ_BF16;
+    const void *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
+    const void *b = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
+    struct product p = { d_w, a, b, (size_t)w->in, 1, half ? wz_cuda_pitch(w->out) : (size_t)w->out,
+                         half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, w->out, w->in, n, true, w->type };
 
     wz_cuda_product(be, &p);
 }
 
 static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
 {
-    halve(be, dst, src, n);
+    LAUNCH(be, cast_all, (n + 8 * BLOCK - 1) / (8 * BLOCK), BLOCK, 0, dst, src, n, (size_t)src % 16 == 0 && (size_t)dst % 16 == 0);
 }
 
-/* Exact products read the weights as they are; those in bf16 want a copy of weights that are not. */
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
-    size_t n = (size_t)w->out * (size_t)w->in;
+    size_t bytes = wz_cuda_packed(w);
 
-    if (cuda_of(be)->math != BF16 || !wz_cuda_packed(w)) return;
-    if (!w->packed) w->packed = be->ops.alloc(be, wz_cuda_packed(w));
-    halve(be, w->packed, (const float *)w->data, n);
+    if (!bytes) return;
+    if (!w->packed) w->packed = be->ops.alloc(be, bytes);
+    round_to(be, w->packed, (const __nv_bfloat16 *)w->data, (size_t)w->out, w->in);
 }
 
 static void unpack(struct wz_backend *be, struct wz_weight *w)

@@ -49,16 +49,9 @@ static void close_cuda(struct wz_backend *be)
     opened->close(be);
 }
 
-static size_t packed(const struct wz_weight *w)
-{
-    const char *math = getenv("WZ_CUDA_MATH");
-
-    return math && !strcmp(math, "bf16") ? wz_cuda_packed(w) : 0;
-}
-
 static int devices(struct wz_backend *be, size_t *total, size_t *unused)
 {
     return opened->devices(be, total, unused);
 }
 
-const struct wz_backend_row wz_backend_cuda = { "cuda", open_cuda, close_cuda, packed, devices };
+const struct wz_backend_row wz_backend_cuda = { "cuda", open_cuda, close_cuda, wz_cuda_packed, devices };

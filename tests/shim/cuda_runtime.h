@@ -25,7 +25,9 @@
 
 struct shim_index { unsigned x; };
 extern struct shim_index threadIdx, blockIdx, blockDim, gridDim;
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 
 /* ---- inside a kernel ------------------------------------------------------------------------------------------- */
 
@@ -85,6 +87,14 @@ inline unsigned __float_as_uint(float f)
 
     memcpy(&u, &f, sizeof u);
     return u;
+}
+
+inline float __uint_as_float(unsigned u)
+{
+    float f;
+
+    memcpy(&f, &u, sizeof f);
+    return f;
 }
 
 /* ---- the runtime ----------------------------------------------------------------------------------------------- */

@@ -39,7 +39,7 @@ struct fibre {
 };
 
 /* Two, taken in turn: a lane that reads one can be overtaken by at most one exchange. */
-struct exchange { const char *what; unsigned arrived; uint64_t shown[32][3]; };
+struct exchange { const char *what; unsigned arrived; uint64_t shown[32][5]; unsigned result[32][4]; };
 
 struct shim_stream { long order; };      /* UP, DOWN or a seed */
 
@@ -216,7 +216,8 @@ unsigned shim_lane(void)
     return threadIdx.x % 32;
 }
 
-static struct exchange *meet(const char *what, unsigned mask, const void *mine, size_t size)
+/* The last to arrive works out the results of all, if there are any. */
+static struct exchange *meet(const char *what, unsigned mask, const void *mine, size_t size, void (*work)(struct exchange *e) = NULL)
 {
     unsigned lane = shim_lane(), first = threadIdx.x - lane;
     struct exchange *e = &exchanges[first / 32][running->exchanges++ % 2];
@@ -230,6 +231,7 @@ static struct exchange *meet(const char *what, unsigned mask, const void *mine, 
     memcpy(e->shown[lane], mine, size);
     e->arrived |= 1u << lane;
     if (e->arrived == ~0u) {
+        if (work) work(e);
         for (unsigned i = 0; i < 32; i++) fibres[first + i].state = READY;
     } else {
         yield();
@@ -252,38 +254,62 @@ unsigned __ballot_sync(unsigned mask, int predicate)
     return bits;
 }
 
-void shim_read_matrices(unsigned r[4], const void *row, bool turned)
+static void read_rows(struct exchange *e)
 {
-    unsigned lane = shim_lane(), g = lane / 4, t = lane % 4;
-
-    if ((uintptr_t)row % 16) die("a row of a matrix that is not aligned");
-    const struct exchange *e = meet("ldmatrix", ~0u, &row, sizeof row);
-    for (unsigned i = 0; i < 4; i++) {
-        const uint16_t *rows[2] = { (const uint16_t *)e->shown[8 * i + (turned ? 2 * t : g)][0],
-                                    (const uint16_t *)e->shown[8 * i + (turned ? 2 * t + 1 : g)][0] };
-        r[i] = turned ? (unsigned)rows[1][g] << 16 | rows[0][g] : (unsigned)rows[0][2 * t + 1] << 16 | rows[0][2 * t];
-    }
-    __syncwarp();      /* nobody changes the rows before all have read them */
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned i = 0; i < 4; i++)
+            memcpy(&e->result[lane][i], (const char *)e->shown[8 * i + lane / 4][0] + lane % 4 * 4, 4);
 }
 
+static void read_columns(struct exchange *e)
+{
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned i = 0; i < 4; i++) {
+            unsigned g = lane / 4, t = lane % 4;
+            const uint16_t *above = (const uint16_t *)e->shown[8 * i + 2 * t][0], *below = (const uint16_t *)e->shown[8 * i + 2 * t + 1][0];
+            e->result[lane][i] = (unsigned)below[g] << 16 | above[g];
+        }
+}
+
+void shim_read_matrices(unsigned r[4], const void *row, bool turned)
+{
+    if ((uintptr_t)row % 16) die("a row of a matrix that is not aligned");
+    memcpy(r, meet("ldmatrix", ~0u, &row, sizeof row, turned ? read_columns : read_rows)->result[shim_lane()], 4 * sizeof *r);
+}
+
+struct operands { float d[4]; unsigned a[4], b[2]; };
+
 /* The sum over k in double, rounded once: a device rounds otherwise, but by the same inputs. */
+static void multiply(struct exchange *e)
+{
+    double a[16][16], b[8][16];
+    float d[32][4];
+    auto half = [](unsigned pair, unsigned which) { return (double)__uint_as_float(pair >> (16 * which) << 16); };
+
+    for (unsigned lane = 0; lane < 32; lane++) {
+        struct operands o;
+        memcpy(&o, e->shown[lane], sizeof o);
+        memcpy(d[lane], o.d, sizeof o.d);
+        unsigned g = lane / 4, t = lane % 4;
+        for (unsigned h = 0; h < 2; h++) {
+            for (unsigned i = 0; i < 4; i++) a[g + i % 2 * 8][2 * t + h + i / 2 * 8] = half(o.a[i], h);
+            for (unsigned i = 0; i < 2; i++) b[g][2 * t + h + i * 8] = half(o.b[i], h);
+        }
+    }
+    for (unsigned lane = 0; lane < 32; lane++)
+        for (unsigned i = 0; i < 4; i++) {
+            const double *x = a[lane / 4 + i / 2 * 8], *y = b[lane % 4 * 2 + i % 2];
+            double sum = 0;
+            for (unsigned k = 0; k < 16; k++) sum += x[k] * y[k];
+            e->result[lane][i] = __float_as_uint((float)((double)d[lane][i] + sum));
+        }
+}
+
 void shim_multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
 {
-    unsigned mine[6] = { a[0], a[1], a[2], a[3], b[0], b[1] }, g = shim_lane() / 4, t = shim_lane() % 4;
-    const struct exchange *e = meet("mma.sync", ~0u, mine, sizeof mine);
+    struct operands mine = { { d[0], d[1], d[2], d[3] }, { a[0], a[1], a[2], a[3] }, { b[0], b[1] } };
 
-    auto element = [&](unsigned lane, unsigned reg, unsigned half) {
-        uint32_t bits = ((const unsigned *)e->shown[lane])[reg] >> (16 * half) << 16;
-        float f;
-        memcpy(&f, &bits, sizeof f);
-        return (double)f;
-    };
-    for (unsigned i = 0; i < 4; i++) {
-        double sum = (double)d[i];
-        for (unsigned k = 0; k < 16; k++)
-            sum += element(4 * g + k % 8 / 2, i / 2 + 2 * (k / 8), k % 2) * element(4 * (2 * t + i % 2) + k % 8 / 2, 4 + k / 8, k % 2);
-        d[i] = (float)sum;
-    }
+    memcpy(d, meet("mma.sync", ~0u, &mine, sizeof mine, multiply)->result[shim_lane()], 4 * sizeof *d);
 }
 
 /* ---- asynchronous copies --------------------------------------------------------------------------------------- */

@@ -1,0 +1,140 @@
+/* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in f32.
+ *
+ *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: b[BK][BN]); while one is multiplied the
+ *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that eight rows
+ *            of one column of chunks lie in different banks, as ldmatrix reads them
+ *   warp     WM x WN of the tile, in registers as mma.sync has it
+ *
+ * An element is one chain of mma.sync over k, 16 at a time, ascending, begun from c or from 0: whatever the tile, the number of
+ * rows, and what else is in the batch. What lies beyond k is zeros, and steps of zeros alone are not made. */
+#ifndef WZ_CUDA_TILE_H
+#define WZ_CUDA_TILE_H
+
+#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+/* a [m, lda] with zeros between k and the next multiple of 8; b [n, ldb] likewise, or turned: [k, ldb]. Both begin at 16 bytes and so
+ * does every row. */
+struct factors {
+    const __nv_bfloat16 *a, *b;
+    size_t lda, ldb;
+    int m, n, k;
+};
+
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false> struct tile {
+    static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
+    static constexpr bool TURNED = TURNED_;
+    static constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32, SLICE = (BM + BN) * BK;
+    static constexpr int SHARED_SIZE = STAGES * SLICE * 2;
+    typedef float sums[WM / 16][WN / 8][4];
+};
+
+/* Where chunk c of a row lies, in elements. */
+template <int CHUNKS> INLINE int place(int row, int c)
+{
+    return 8 * (row * CHUNKS + (CHUNKS >= 8 ? c ^ row % 8 : c ^ row / (8 / CHUNKS) % CHUNKS));
+}
+
+/* `rows` rows of CHUNKS chunks from `from`, of which `inside` rows and `wide` elements of each exist. */
+template <int THREADS, int ROWS, int CHUNKS>
+INLINE void bring(__nv_bfloat16 *near, const __nv_bfloat16 *from, size_t ld, int inside, int wide)
+{
+    constexpr int STEP = THREADS / CHUNKS;
+    int row = (int)threadIdx.x / CHUNKS, c = (int)threadIdx.x % CHUNKS;
+    const __nv_bfloat16 *at = from + (size_t)row * ld + (size_t)(8 * c);
+
+    static_assert(THREADS % CHUNKS == 0 && ROWS % STEP == 0, "every thread brings as many chunks");
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++, row += STEP, at += STEP * ld) {
+        bool there = row < inside && 8 * c < wide;
+        copy_async16(&near[place<CHUNKS>(row, c)], there ? at : from, there);
+    }
+}
+
+template <class T> INLINE void tile_bring(__nv_bfloat16 *near, const struct factors &f, int m0, int n0, int k0)
+{
+    int deep = f.k - k0;
+
+    bring<T::THREADS, T::BM, T::BK / 8>(near, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
+    if (T::TURNED) bring<T::THREADS, T::BK, T::BN / 8>(near + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb, deep, f.n - n0);
+    else bring<T::THREADS, T::BN, T::BK / 8>(near + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb, f.n - n0, deep);
+}
+
+/* One step of 16 in k: k is where it begins in the slice. */
+template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bfloat16 *near, int wm, int wn, int k)
+{
+    constexpr int MS = T::WM / 16, NS = T::WN / 8;
+    const __nv_bfloat16 *b_near = near + T::BM * T::BK;
+    int lane = (int)threadIdx.x % 32, low = lane % 8, second = lane / 8 % 2, half = lane / 16;
+    unsigned a[MS][4], b[(NS + 1) / 2][4];
+
+#pragma unroll
+    for (int i = 0; i < MS; i++) read_matrices(a[i], &near[place<T::BK / 8>(wm + 16 * i + lane % 16, k / 8 + half)]);
+#pragma unroll
+    for (int j = 0; j < NS; j += 2) {
+        int n = wn + 8 * j + (NS > 1 ? 8 * half : 0);
+        if (T::TURNED) read_matrices_turned(b[j / 2], &b_near[place<T::BN / 8>(k + 8 * second + low, n / 8)]);
+        else read_matrices(b[j / 2], &b_near[place<T::BK / 8>(n + low, k / 8 + second)]);
+    }
+#pragma unroll
+    for (int i = 0; i < MS; i++)
+#pragma unroll
+        for (int j = 0; j < NS; j++) multiply_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
+}
+
+/* Adds to sums. Shared memory is free again when it returns. */
+template <class T> INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *near, const struct factors &f, int m0, int n0)
+{
+    int warp = (int)threadIdx.x / 32, wm = warp / T::WARPS_N * T::WM, wn = warp % T::WARPS_N * T::WN;
+    int slices = (f.k + T::BK - 1) / T::BK;
+
+    for (int s = 0; s < T::STAGES - 1; s++) {
+        if (s < slices) tile_bring<T>(near + s * T::SLICE, f, m0, n0, s * T::BK);
+        copy_commit();
+    }
+    for (int s = 0; s < slices; s++) {
+        int next = s + T::STAGES - 1;
+        copy_wait<T::STAGES - 2>();
+        __syncthreads();                 /* slice s is there for all, and all are done with the one that `next` replaces */
+        if (next < slices) tile_bring<T>(near + next % T::STAGES * T::SLICE, f, m0, n0, next * T::BK);
+        copy_commit();
+#pragma unroll
+        for (int k = 0; k < T::BK; k += 16)
+            if (s * T::BK + k < f.k) tile_step<T>(sums, near + s % T::STAGES * T::SLICE, wm, wn, k);
+    }
+    copy_wait<0>();
+    __syncthreads();
+}
+
+/* fn(row, column, first of a pair of neighbours in sums) for what this thread has of the tile, from (0, 0). */
+template <class T, class F> INLINE void tile_each(typename T::sums &sums, F fn)
+{
+    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    int row = warp / T::WARPS_N * T::WM + lane / 4, col = warp % T::WARPS_N * T::WN + lane % 4 * 2;
+
+#pragma unroll
+    for (int i = 0; i < T::WM / 16; i++)
+#pragma unroll
+        for (int j = 0; j < T::WN / 8; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) fn(row + 16 * i + 8 * h, col + 8 * j, &sums[i][j][2 * h]);
+}
+
+/* Blocks of a grid of tiles in an order in which neighbours share rows and columns: eight tiles down, then one across. */
+INLINE void tile_place(int down, int across, int *m, int *n)
+{
+    int block = (int)blockIdx.x, band = block / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8, in = block - band * 8 * across;
+
+    *m = 8 * band + in % high;
+    *n = in / high;
+}
+
+/* Starts a kernel with a tile's threads, and with shared memory of which there may be more than a launch gives unasked. What it
+ * writes the caller must tell wz_cuda_wrote. */
+template <class T, class K, class... A> static void tile_launch(struct wz_backend *be, K kernel, size_t blocks, size_t shared, const A &...args)
+{
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    LAUNCH_KEEPING(be, kernel, blocks, T::THREADS, shared, args...);
+}
+
+#endif
