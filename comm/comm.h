@@ -1,4 +1,5 @@
-/* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI.
+/* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is mpi for all but what lies
+ * in GPUs' memory.
  * Every wait has a deadline (law 5): what runs out dies naming rank, operation, step and peer. MPI is used from one
  * thread; waiting polls and sleeps, so that ranks that share cores do not starve each other. */
 #ifndef WZ_COMM_H
@@ -15,10 +16,13 @@ struct wz_link {
     double deadline;           /* seconds a wait may last */
     int64_t step;              /* for messages */
     void *state;
-    struct wz_near { struct wz_backend *be; void *p; size_t size; } near;      /* comm's own */
+    struct wz_near { struct wz_backend *be; void *p; size_t size; } near;      /* comm's own, as is */
+    struct wz_lanes *lanes;
 };
 
-/* name: "self", "mpi", or "auto": mpi when started by mpirun or srun, else self. Sets wz_set_rank. */
+/* name: "self", "mpi", "nccl", or "auto": when started by mpirun or srun nccl where it can be had, else mpi; alone, self. Sets
+ * wz_set_rank. Sums over NCCL are the fixed tree's; with WZ_NCCL_SUM=ring in the environment they are NCCL's own, faster, the
+ * same for the same ranks on the same machines only. */
 int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err);
 void wz_link_close(struct wz_link *link);               /* while the backends whose memory it moved are still open */
 

@@ -9,18 +9,18 @@
  *   shard    0      2      1      3        member m keeps the shard whose number is m's bits from the other end
  *
  * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial tree. A
- * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time. */
+ * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time, or goes by a lane (nccl.c). */
 #include "comm/row.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 20 };      /* bytes exchanged at once: they stay in cache until they are added */
+enum { PIECE = 1 << 20, LONG = 64 << 20 };      /* bytes exchanged at once: they stay in cache until they are added; by a lane */
 
-static size_t piece(size_t at, size_t end)
+static size_t piece(size_t at, size_t end, size_t most)
 {
-    return at >= end ? 0 : end - at < PIECE ? end - at : PIECE;
+    return at >= end ? 0 : end - at < most ? end - at : most;
 }
 
 /* Where shard s of a group of `size` begins; shard `size` is the end. */
@@ -45,28 +45,44 @@ struct wz_shard wz_shard_of(int member, int size, size_t n)
     return (struct wz_shard){ at, shard_at(s + 1, size, n) - at };
 }
 
-/* What two members exchange. Bytes; `add` floats. */
-struct trade { struct wz_link *link; struct wz_backend *be; const char *operation; bool add; };
+/* What two members exchange, and by which way. Bytes; `add` floats. */
+struct trade {
+    struct wz_link *link;
+    struct wz_backend *be;
+    struct wz_lane *lane;
+    const char *operation;
+    bool add;
+};
 
-/* out[n_out] to the peer while its n_in bytes come: added to `in`, or put there. */
-static void exchange(const struct trade *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
+/* By MPI: what is not the host's is downloaded and uploaded on its way. */
+static void pass(const struct trade *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
 {
     static char sent[PIECE], came[PIECE];              /* MPI is used from one thread */
-    struct wz_link *link = t->link;
     struct wz_backend *be = t->be;
-    char *near = t->add ? wz_near(link, be, PIECE) : NULL;
+    struct wz_wait wait = {0};
 
-    for (size_t at = 0; at < n_out || at < n_in; at += PIECE) {
-        size_t k_out = piece(at, n_out), k_in = piece(at, n_in);
+    if (be->device && n_out) be->ops.download(be, sent, out, n_out);
+    t->link->row->move(t->link, WZ_TAG_TREE, n_out ? peer : -1, be->device ? sent : out, n_out,
+                       n_in ? peer : -1, be->device ? came : in, n_in);
+    while (t->link->row->moved(t->link) >= 0) wz_wait(t->link, &wait, t->operation, peer);
+    if (be->device && n_in) be->ops.upload(be, in, came, n_in);
+}
+
+/* out[n_out] to a member of the group while its n_in bytes come: added to `in`, or put there. */
+static void exchange(const struct trade *t, const struct wz_group *group, int member, const char *out, size_t n_out, char *in,
+                     size_t n_in)
+{
+    size_t most = t->lane ? LONG : PIECE;
+    char *near = t->add && n_in ? wz_near(t->link, t->be, n_in < most ? n_in : most) : NULL;
+
+    for (size_t at = 0; at < n_out || at < n_in; at += most) {
+        size_t k_out = piece(at, n_out, most), k_in = piece(at, n_in, most);
         char *to = t->add ? near : in + at;
-        struct wz_wait wait = {0};
-        if (be->device && k_out) be->ops.download(be, sent, out + at, k_out);
-        link->row->move(link, WZ_TAG_TREE, k_out ? peer : -1, be->device ? sent : out + at, k_out,
-                        k_in ? peer : -1, be->device ? came : to, k_in);
-        while (link->row->moved(link) >= 0) wz_wait(link, &wait, t->operation, peer);
-        if (be->device && k_in) be->ops.upload(be, to, came, k_in);
-        if (t->add) be->ops.add(be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
+        if (t->lane) wz_lane_trade(t->lane, member, out + at, k_out, to, k_in, t->operation);
+        else pass(t, group->ranks[member], out + at, k_out, to, k_in);
+        if (t->add && k_in) t->be->ops.add(t->be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
     }
+    if (t->lane) wz_lane_wait(t->lane, t->operation, group->ranks[member]);
 }
 
 static void check(const struct wz_link *link, const struct wz_group *group)
@@ -76,16 +92,22 @@ static void check(const struct wz_link *link, const struct wz_group *group)
 
 void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n)
 {
-    const struct trade t = { link, be, "tree sum", true };
-    int first = 0, end = group->n;                     /* shards that the members who still work together share */
+    const struct trade t = { link, be, wz_lane_of(link, group, be), "tree sum", true };
+    const int size = group->n;
+    int first = 0, end = size;                         /* shards that the members who still work together share */
 
     check(link, group);
-    for (int bit = 1; bit < group->n; bit *= 2) {
-        int mid = (first + end) / 2, peer = group->ranks[group->me ^ bit];
-        size_t lo = shard_at(first, group->n, n), half = shard_at(mid, group->n, n), hi = shard_at(end, group->n, n);
+    if (t.lane && wz_lane_ring(t.lane)) {
+        wz_lane_ring_sum(t.lane, x, shard_at(1, size, n), n - shard_at(1, size, n) * (size_t)size, "ring sum");
+        wz_lane_wait(t.lane, "ring sum", -1);
+        return;
+    }
+    for (int bit = 1; bit < size; bit *= 2) {
+        int mid = (first + end) / 2, member = group->me ^ bit;
+        size_t lo = shard_at(first, size, n), half = shard_at(mid, size, n), hi = shard_at(end, size, n);
         bool lower = !(group->me & bit);
-        if (lower) exchange(&t, peer, (char *)(x + half), (hi - half) * sizeof *x, (char *)(x + lo), (half - lo) * sizeof *x);
-        else exchange(&t, peer, (char *)(x + lo), (half - lo) * sizeof *x, (char *)(x + half), (hi - half) * sizeof *x);
+        if (lower) exchange(&t, group, member, (char *)(x + half), (hi - half) * sizeof *x, (char *)(x + lo), (half - lo) * sizeof *x);
+        else exchange(&t, group, member, (char *)(x + lo), (half - lo) * sizeof *x, (char *)(x + half), (hi - half) * sizeof *x);
         if (lower) end = mid;
         else first = mid;
     }
@@ -93,16 +115,21 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
 
 void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n, size_t size)
 {
-    const struct trade t = { link, be, "gather of shards", false };
+    const struct trade t = { link, be, wz_lane_of(link, group, be), "gather of shards", false };
+    const int all = group->n, mine = wz_shard_owner(group->me, all);
     char *bytes = x;
-    int mine = wz_shard_owner(group->me, group->n);
 
     check(link, group);
-    for (int bit = group->n / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
+    if (t.lane) {
+        wz_lane_gather(t.lane, x, shard_at(1, all, n) * size, (n - shard_at(1, all, n) * (size_t)all) * size, t.operation);
+        wz_lane_wait(t.lane, t.operation, -1);
+        return;
+    }
+    for (int bit = all / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
         int have = mine / width * width, other = have ^ width;         /* `width` shards each: mine, and the peer's beside them */
-        size_t lo = shard_at(have, group->n, n) * size, hi = shard_at(have + width, group->n, n) * size;
-        size_t from = shard_at(other, group->n, n) * size, to = shard_at(other + width, group->n, n) * size;
-        exchange(&t, group->ranks[group->me ^ bit], bytes + lo, hi - lo, bytes + from, to - from);
+        size_t lo = shard_at(have, all, n) * size, hi = shard_at(have + width, all, n) * size;
+        size_t from = shard_at(other, all, n) * size, to = shard_at(other + width, all, n) * size;
+        exchange(&t, group, group->me ^ bit, bytes + lo, hi - lo, bytes + from, to - from);
     }
 }
 

@@ -23,15 +23,19 @@ static int choose(const char **name, struct wz_err *err)
 
 int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err)
 {
+    bool nccl = strcmp(name, "nccl") == 0, chosen = strcmp(name, "auto") == 0;
+
     *link = (struct wz_link){ .size = 1, .deadline = deadline };
-    if (strcmp(name, "auto") == 0 && choose(&name, err) < 0) return -1;
+    if (chosen && choose(&name, err) < 0) return -1;
+    if (nccl) name = "mpi";
+    if ((nccl || (chosen && strcmp(name, "mpi") == 0)) && wz_lanes_open(link, nccl, err) < 0) return -1;
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         if (strcmp(rows[i]->name, name) != 0) continue;
         if (rows[i]->open(link, err) < 0) return -1;
         link->row = rows[i];
         return 0;
     }
-    return wz_fail(err, "link %s: unknown; the choices are auto, self, mpi", name);
+    return wz_fail(err, "link %s: unknown; the choices are auto, self, mpi, nccl", name);
 }
 
 void wz_link_close(struct wz_link *link)
@@ -42,6 +46,7 @@ void wz_link_close(struct wz_link *link)
     wz_flush(link);
     while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
     if (link->near.be) link->near.be->ops.free(link->near.be, link->near.p);
+    wz_lanes_close(link);
     link->row->close(link);
     *link = (struct wz_link){0};
 }

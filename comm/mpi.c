@@ -43,7 +43,7 @@ static bool test(MPI_Request *request)
     return done;
 }
 
-static void abort_job(int status)
+void wz_mpi_abort(int status)
 {
     MPI_Abort(MPI_COMM_WORLD, status);
 }
@@ -66,7 +66,7 @@ static int mpi_open(struct wz_link *link, struct wz_err *err)
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &link->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &link->size);
-    wz_set_rank(link->rank, link->size, abort_job);
+    wz_set_rank(link->rank, link->size, wz_mpi_abort);
 
     struct state *s = wz_alloc(sizeof *s);
     s->coming = s->out = s->in = s->leaving = MPI_REQUEST_NULL;

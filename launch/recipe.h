@@ -55,7 +55,7 @@ struct wz_recipe {
     uint64_t seed;
     char *out;                 /* the run's folder */
     char *backend;             /* auto | ref | cpu | cuda */
-    char *link;                /* auto | self | mpi */
+    char *link;                /* auto | self | mpi | nccl */
     int threads;               /* a rank; 0: the machine's cores over its ranks */
     double deadline;           /* seconds any wait may last */
     struct { int rollout, reward, learner; } ranks;      /* all 0: decided from the number of ranks */

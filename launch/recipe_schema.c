@@ -136,7 +136,7 @@
     T##_SEED(S, seed, "1", NULL) \
     T##_TEXT(S, out, "", NULL) \
     T##_TEXT(S, backend, "auto", "auto|ref|cpu|cuda") \
-    T##_TEXT(S, link, "auto", "auto|self|mpi") \
+    T##_TEXT(S, link, "auto", "auto|self|mpi|nccl") \
     T##_INT(S, threads, "0", "[0,4096]") \
     T##_REAL(S, deadline, "300", "(0,1e9]") \
     T##_MAP(S, ranks, ranks) \

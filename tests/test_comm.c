@@ -2,6 +2,7 @@
  * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank together. */
 #include "test.h"
 
+#include <dlfcn.h>
 #include <math.h>
 
 #include "comm/comm.h"
@@ -138,20 +139,22 @@ static void shards_cover_the_array(void **state)
         }
 }
 
-static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be)
+/* ring: in another order, so only nearly the same. */
+static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be, bool ring)
 {
     enum { LEAVES = 8 };
-    static const size_t sizes[] = { 0, 1, 7, 1000, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77 };
+    static const size_t sizes[] = { 0, 1, 7, 1000, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77, 600 * WZ_BLOCK + 5 };
     struct wz_group group = all();
     const int ends[] = { 0, 2 };
-    bool differs = false;
+    const bool lane = be->device && job.size == 2 && getenv("WZ_NCCL_LIBRARY");        /* its pieces are long: the last size is for it */
+    bool differs = false, other = false;
 
     if (job.size == 3) {                                     /* a group that is not the whole job */
         if (job.rank == 1) return;
         group = (struct wz_group){ 2, job.rank / 2, ends };
     }
-    for (size_t s = 0; s < WZ_COUNT(sizes); s++) {
-        size_t n = sizes[s], stride = n > 1000 ? 997 : 1;    /* of the long ones, every 997th and the last are looked at */
+    for (size_t s = 0; s < WZ_COUNT(sizes) - !lane; s++) {
+        size_t n = sizes[s], stride = n > 1000 ? n / 1000 : 1;         /* of the long ones, some and the last are looked at */
         float *x = wz_alloc((n + 1) * sizeof *x);
         struct wz_shard mine = wz_shard_of(group.me, group.n, n);
         int share = LEAVES / group.n;
@@ -164,30 +167,70 @@ static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be)
         wz_shards_gather(&job, &group, be, x, n, sizeof *x);
         for (size_t k = 0; k < n; k++) {
             float want = k % stride == 0 || k + 1 == n ? tree(0, LEAVES, k) : 0, chain = 0;
-            for (int i = 0; i < LEAVES; i++) chain += leaf(i, k);
-            assert_memory_equal(&x[k], &want, sizeof want);
+            double most = 0;
+            for (int i = 0; want != 0 && i < LEAVES; i++) {
+                float v = leaf(i, k);
+                chain += v;
+                most += fabs((double)v);
+            }
+            if (ring) assert_true(fabs((double)x[k] - (double)want) <= 1e-6 * most);
+            else assert_memory_equal(&x[k], &want, sizeof want);
+            other |= x[k] != want;
             differs |= chain != want;
         }
         assert_true(x[n] == 12345);
         free(x);
     }
-    assert_true(differs);                                    /* else the leaves could not tell one order from another */
+    assert_true(differs && other == ring);                   /* else the leaves could not tell one order from another */
 }
 
 static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
 {
-    sums_have_the_bits_of_the_serial_tree(host);
+    sums_have_the_bits_of_the_serial_tree(host, false);
 }
 
-/* The same where memory is not the host's: every byte passes through download and upload. */
-static void memory_of_a_device_passes_through_the_host(void **state)
+/* Bytes that NCCL's stand-in has sent from here. */
+static size_t *nccl_sent(void)
 {
-    static const struct wz_device somewhere = {0};
+    static size_t none;
+    const char *name = getenv("WZ_NCCL_LIBRARY");
+    void *library = name ? dlopen(name, RTLD_NOW | RTLD_NOLOAD) : NULL;
+
+    return library ? dlsym(library, "standin_sent") : &none;
+}
+
+static bool idle(struct wz_backend *be)
+{
+    return true;
+}
+
+/* The same where memory is not the host's: every byte passes through download and upload, or, where there is NCCL, goes by a lane. */
+static void memory_of_a_device_is_summed_alike(void **state)
+{
+    static struct wz_device own = { .idle = idle };
     static struct wz_backend far;
+    const char *order = getenv("WZ_NCCL_SUM");
+    size_t before = *nccl_sent();
+
+    snprintf(own.id, sizeof own.id, "gpu %d", job.rank);
+    far = *host;
+    far.device = &own;
+    sums_have_the_bits_of_the_serial_tree(&far, order && strcmp(order, "ring") == 0);
+    bool member = job.size > 1 && !(job.size == 3 && job.rank == 1);
+    assert_true((*nccl_sent() > before) == (member && getenv("WZ_NCCL_LIBRARY")));
+}
+
+/* NCCL refuses ranks that share a GPU: they go through the host. */
+static void those_who_share_a_gpu_have_no_lane(void **state)
+{
+    static const struct wz_device one = { .id = "gpu 0", .idle = idle };
+    static struct wz_backend far;
+    size_t before = *nccl_sent();
 
     far = *host;
-    far.device = &somewhere;
-    sums_have_the_bits_of_the_serial_tree(&far);
+    far.device = &one;
+    sums_have_the_bits_of_the_serial_tree(&far, false);
+    assert_true(*nccl_sent() == before);
 }
 
 static void shards_of_any_element_are_gathered(void **state)
@@ -262,7 +305,8 @@ int main(void)
         cmocka_unit_test(auto_finds_the_link), cmocka_unit_test(messages_keep_their_order),
         cmocka_unit_test(messages_may_wait_while_others_pass), cmocka_unit_test(long_messages_arrive_whole),
         cmocka_unit_test(shards_cover_the_array),
-        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(memory_of_a_device_passes_through_the_host),
+        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(memory_of_a_device_is_summed_alike),
+        cmocka_unit_test(those_who_share_a_gpu_have_no_lane),
         cmocka_unit_test(shards_of_any_element_are_gathered), cmocka_unit_test(all_gather_is_in_order_of_rank),
         cmocka_unit_test(weights_arrive_with_their_identity),
     };

@@ -47,6 +47,27 @@ static void sums(void)
     wz_tree_scatter(&job, &pair, be, weights(), N);
 }
 
+static bool always(struct wz_backend *be) { return true; }
+static bool never(struct wz_backend *be) { return false; }
+
+/* Sums in the memory of a device, by NCCL's stand-in. */
+static void sums_afar(size_t n, bool (*idle)(struct wz_backend *be))
+{
+    static struct wz_device device;
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    const struct wz_group group = { 2, job.rank, both };
+
+    snprintf(device.id, sizeof device.id, "gpu %d", job.rank);
+    device.idle = idle;
+    be->device = &device;
+    wz_tree_scatter(&job, &group, be, weights(), n);
+}
+
+static void sums_by_nccl(void) { sums_afar(N, always); }
+static void opens_a_lane(void) { sums_afar(0, always); }
+static void sums_on_a_stuck_device(void) { sums_afar(N, never); }
+
 static void gathers(void)
 {
     double mine = 1, out[2];
@@ -94,6 +115,11 @@ static const struct scenario {
     { "flush", { sends_much, never_sends },
       "waltz: rank 0: flush of sends at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
     { "tree sum", { sums, never_sends }, "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "nccl sum", { sums_by_nccl, opens_a_lane }, "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "nccl alone", { sums_by_nccl, never_sends },
+      "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "nccl on a stuck device", { sums_on_a_stuck_device, sums_by_nccl },
+      "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
     { "all-gather", { gathers, never_sends },
       "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
     { "publish", { publishes, never_sends },
@@ -120,7 +146,7 @@ static void play(const char *name)
     for (size_t i = 0; i < WZ_COUNT(scenarios); i++) {
         const struct scenario *s = &scenarios[i];
         if (strcmp(s->name, name) != 0) continue;
-        if (wz_link_open(&job, "auto", 0.5, &err) < 0) wz_die("%s", err.text);
+        if (wz_link_open(&job, strncmp(name, "nccl", 4) == 0 ? "nccl" : "mpi", 0.5, &err) < 0) wz_die("%s", err.text);
         job.step = 7;
         if (s->does[job.rank] != never_sends && strstr(s->says, "deadline") == NULL) job.deadline = 60;
         s->does[job.rank]();
@@ -141,6 +167,7 @@ static void job_ends_with_the_sentence(void **state)
     while (fgets(line, sizeof line, pipe)) wz_buf_str(&said, line);
     int status = pclose(pipe);
     if (!said.data || !strstr(said.data, s->says)) fail_msg("the job did not say \"%s\" but:\n%s", s->says, said.data ? said.data : "");
+    if (strncmp(s->name, "nccl", 4) == 0 && strstr(s->says, "tree sum")) assert_non_null(strstr(said.data, "nccl stand-in: member 0 of 2 aborts"));
     assert_true(WIFEXITED(status));
     assert_int_not_equal(WEXITSTATUS(status), 0);
     assert_int_not_equal(WEXITSTATUS(status), 124);          /* it ended by itself, not because the test lost patience */
