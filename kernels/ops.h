@@ -148,6 +148,7 @@ struct wz_backend {
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
+    bool half_scores;          /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
     void *state;               /* the row's own */
     const struct wz_device *device;        /* NULL: its memory is the host's */
 };

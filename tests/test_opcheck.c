@@ -237,6 +237,7 @@ static void check_row(void **state)
         if (!(on_threads[t] = target_open(s->target, t + 1))) skip();
     opcheck_ref->rounds = on_threads[0]->rounds;
     opcheck_ref->half_kv = on_threads[0]->half_kv;
+    opcheck_ref->half_scores = on_threads[0]->half_scores;
     for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + every }) {
         check_problem(&p);
         opcheck_finish(&p);

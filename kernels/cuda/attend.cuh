@@ -1,7 +1,7 @@
 /* attend: what attention and its backward share: queries in tiles, rows in shared memory, and two small products.
  *
  * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by row, heads of
- * the group within. A tile is QUERIES of them from `first` on, out of the rows [row, row + rows) of one sequence. */
+ * the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows [row, row + rows) of one sequence. */
 #ifndef WZ_CUDA_ATTEND_H
 #define WZ_CUDA_ATTEND_H
 
@@ -23,17 +23,22 @@ struct attend {
     const float *q;
 };
 
-/* Sends rows and tiles to the device; *tiles of them. whole: only sequences' first rows begin a tile's rows. */
-struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows, int group, int *tiles);
+/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of `wide`, count[0] of
+ * them; after these the others in tiles of QUERIES, count[1]. */
+struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
+const struct tile *wz_cuda_tiles(struct wz_backend *be, const struct wz_rows *rows, int group, int wide, int few, int count[2]);
+
+/* attention by flash.cu where it can: over bf16, with heads of some sizes. a->at.tiles is its own affair. */
+bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
 
 /* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks ---- */
 
-/* How many queries tile t has. */
-INLINE int queries_of(const struct tile *t, int group)
+/* How many queries a tile of `wide` has. */
+INLINE int queries_of(const struct tile *t, int group, int wide = QUERIES)
 {
     int n = t->rows * group - t->first;
 
-    return n < QUERIES ? n : QUERIES;
+    return n < wide ? n : wide;
 }
 
 /* Where head `h` of the row of query i begins in an array [N, H, D]; likewise the row and the head. */
@@ -66,7 +71,8 @@ INLINE void load_cache(float *near, const float *from, const struct attend *a, i
         int t = t0 + e / d;
         size_t page = (size_t)a->at.table[(size_t)seq * (size_t)a->at.stride + (size_t)(t / p)];
         near[e / d * (d + 1) + e % d] =
-            from[((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d + (size_t)(e % d)];
+            weight_at(from, a->kv.half ? WZ_BF16 : WZ_F32,
+                      ((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d + (size_t)(e % d));
     }
 }
 

@@ -1,4 +1,4 @@
-/* attention over pages, in steps of KEYS keys counted from position 0:
+/* attention over pages on f32 (flash.cu has it on tensor cores), in steps of KEYS keys counted from position 0:
  *
  *   s_j = q . k_j scale;   of step i: m_i = max s_j, p_j = exp(s_j - m_i), l_i = sum p_j, o_i = sum_j p_j v_j
  *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l, lse = m + log l
@@ -15,26 +15,39 @@ enum { KEYS = 64 };
 
 /* ---- rows and cache -------------------------------------------------------------------------------------------- */
 
-struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows, int group, int *tiles)
+struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
 {
-    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride;
-    size_t most = n * (size_t)group / QUERIES + n + 1;      /* each run of rows ends in a tile of its own */
-    int *list = (int *)malloc((2 * n + entries) * sizeof *list + most * sizeof(struct tile));
+    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride, size = (2 * n + entries) * sizeof(int);
+    int *list = (int *)malloc(size ? size : 1);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %zu rows", n);
     memcpy(list, rows->seq, n * sizeof *list);
     memcpy(list + n, rows->pos, n * sizeof *list);
     memcpy(list + 2 * n, rows->table, entries * sizeof *list);
-    struct tile *tile = (struct tile *)(list + 2 * n + entries);
-    *tiles = 0;
-    for (int i = 0, count; i < rows->n; i += count) {
-        for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
-        for (int first = 0; first < count * group; first += QUERIES) tile[(*tiles)++] = (struct tile){ i, count, first };
-    }
-    size_t size = (2 * n + entries) * sizeof *list + (size_t)*tiles * sizeof *tile;
     const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, size);
     free(list);
-    return (struct places){ at, at + n, at + 2 * n, (const struct tile *)(at + 2 * n + entries), rows->stride };
+    return (struct places){ at, at + n, at + 2 * n, NULL, rows->stride };
+}
+
+const struct tile *wz_cuda_tiles(struct wz_backend *be, const struct wz_rows *rows, int group, int wide, int few, int count[2])
+{
+    size_t most = (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1;      /* each run of rows ends in a tile of its own */
+    struct tile *list = (struct tile *)malloc(most * sizeof *list);
+    int n = 0;
+
+    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
+    for (int kind = 0; kind < 2; kind++) {
+        int before = n, step = kind ? QUERIES : wide;
+        for (int i = 0, run; i < rows->n; i += run) {
+            for (run = 1; i + run < rows->n && rows->seq[i + run] == rows->seq[i]; run++) continue;
+            for (int first = 0; first < run * group && (run * group <= few) == kind; first += step)
+                list[n++] = (struct tile){ i, run, first };
+        }
+        count[kind] = n - before;
+    }
+    const void *at = wz_cuda_mirror(be, TILES, list, (size_t)n * sizeof *list);
+    free(list);
+    return (const struct tile *)at;
 }
 
 static __global__ void write_rows(struct wz_kv kv, const float *k, const float *v, struct places at, int n)
@@ -46,15 +59,18 @@ static __global__ void write_rows(struct wz_kv kv, const float *k, const float *
     int pos = at.pos[row];
     size_t page = (size_t)at.table[(size_t)at.seq[row] * (size_t)at.stride + (size_t)(pos / kv.page)];
     size_t to = ((page * (size_t)kv.heads + head) * (size_t)kv.page + (size_t)(pos % kv.page)) * d + i % d;
-    kv.k[to] = k[i];
-    kv.v[to] = v[i];
+    if (kv.half) {
+        ((__nv_bfloat16 *)kv.k)[to] = __float2bfloat16(k[i]);
+        ((__nv_bfloat16 *)kv.v)[to] = __float2bfloat16(v[i]);
+    } else {
+        kv.k[to] = k[i];
+        kv.v[to] = v[i];
+    }
 }
 
 static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *rows)
 {
-    int tiles;
-    struct places at = wz_cuda_places(be, rows, 1, &tiles);
-
+    struct places at = wz_cuda_places(be, rows);
     size_t n = (size_t)rows->n * (size_t)kv->heads * (size_t)kv->head_dim;
     LAUNCH(be, write_rows, (n + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
 }
@@ -67,8 +83,13 @@ static __global__ void copy_slots(struct wz_kv kv, int dst, int src, int count)
     if (head >= (size_t)kv.heads) return;
     size_t to = ((size_t)dst * (size_t)kv.heads + head) * step + i % n;
     size_t from = ((size_t)src * (size_t)kv.heads + head) * step + i % n;
-    kv.k[to] = kv.k[from];
-    kv.v[to] = kv.v[from];
+    if (kv.half) {
+        ((__nv_bfloat16 *)kv.k)[to] = ((const __nv_bfloat16 *)kv.k)[from];
+        ((__nv_bfloat16 *)kv.v)[to] = ((const __nv_bfloat16 *)kv.v)[from];
+    } else {
+        kv.k[to] = kv.k[from];
+        kv.v[to] = kv.v[from];
+    }
 }
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
@@ -197,15 +218,17 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
 {
     struct attend a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
                         .scale = 1 / sqrtf((float)kv->head_dim), .out = out, .lse = lse, .q = q };
-    int d = kv->head_dim, tiles, last = 0, parts = 1;
+    int d = kv->head_dim, count[2], last = 0, parts = 1;
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;
 
+    a.at = wz_cuda_places(be, rows);
+    if (wz_cuda_flash(be, &a, rows)) return;
     if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
-    a.at = wz_cuda_places(be, rows, a.group, &tiles);
+    a.at.tiles = wz_cuda_tiles(be, rows, a.group, QUERIES, 0, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
-    if (tiles * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;
-    size_t blocks = (size_t)tiles * (size_t)kv->heads;
+    if (count[0] * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;
+    size_t blocks = (size_t)count[0] * (size_t)kv->heads;
     if (parts > 1)
         partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * (size_t)parts * QUERIES * (size_t)(d + 2) * sizeof *partial);
     CHECK(cudaFuncSetAttribute(attend_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));

@@ -146,13 +146,14 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
                              .scale = 1 / sqrtf((float)kv->head_dim), .out = NULL, .lse = (float *)lse, .q = q },
                       .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
-    int d = kv->head_dim, tiles, blocks = 0, *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
+    int d = kv->head_dim, count[2], blocks = 0, *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
     if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
-    b.a.at = wz_cuda_places(be, rows, b.a.group, &tiles);
+    b.a.at = wz_cuda_places(be, rows);
+    b.a.at.tiles = wz_cuda_tiles(be, rows, b.a.group, QUERIES, 0, count);
     for (int i = 0, count, tile = 0; i < rows->n; i += count, tile += (count * b.a.group + QUERIES - 1) / QUERIES) {
         for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
         for (int t0 = 0; t0 < count; t0 += KEYS, blocks++) {
@@ -166,7 +167,7 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     LAUNCH(be, deltas, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b.delta, d_out, out, queries, d);
     CHECK(cudaFuncSetAttribute(back_queries, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CHECK(cudaFuncSetAttribute(back_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    LAUNCH(be, back_queries, (size_t)tiles * (size_t)kv->heads, THREADS, shared, b);
+    LAUNCH(be, back_queries, (size_t)count[0] * (size_t)kv->heads, THREADS, shared, b);
     LAUNCH(be, back_keys, (size_t)blocks * (size_t)kv->heads, THREADS, shared, b);
 }
 

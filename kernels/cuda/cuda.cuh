@@ -22,7 +22,7 @@ enum math { EXACT, FAST };
 enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, WORK, SCRATCHES };
 
 /* Device copies of host arrays; the same bytes again are not sent again. */
-enum mirror_of { PLACES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, MIRRORS };
+enum mirror_of { PLACES, TILES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, MIRRORS };
 
 /* A bf16 copy of x[n, c] in rows of wz_cuda_pitch(c), zeros between. It is good until something is written to x. */
 struct rounded { __nv_bfloat16 *p; size_t size; const float *x; int n, c; unsigned used; };

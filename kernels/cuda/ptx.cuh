@@ -71,6 +71,22 @@ INLINE unsigned pair_bf16(float low, float high)
     return pair;
 }
 
+/* 2^x within 2 units in the last place; 0 of -infinity, 1 of 0. */
+INLINE float exp2_near(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* x, of which the compiler knows nothing more. */
+INLINE int opaque(int x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 #else
 #include <cuda_ptx.h>
 #endif

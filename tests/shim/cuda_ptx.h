@@ -47,6 +47,16 @@ inline void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
     shim_multiply_bf16(d, a, b);
 }
 
+inline int opaque(int x)
+{
+    return x;
+}
+
+inline float exp2_near(float x)
+{
+    return exp2f(x);
+}
+
 inline unsigned pair_bf16(float low, float high)
 {
     return (unsigned)__float2bfloat16(high).bits << 16 | __float2bfloat16(low).bits;
