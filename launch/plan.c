@@ -81,6 +81,7 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
         add(k, plan, a->name, "key/value cache", e.cache, false);
         add(k, plan, a->name, "scratch", e.work, false);
+        add(k, plan, a->name, "ids of what is cached", e.ids, true);
     }
     add(k, plan, "", "staging copy of weights", staging, true);
 }

@@ -61,15 +61,26 @@ int wz_cache_free_pages(const struct wz_cache *cache)
     return cache->n_unused;
 }
 
-/* The list of a sequence is made once, long enough for the longest sequence. */
-static void seq_room(const struct wz_cache *cache, struct wz_seq *seq)
+static int pages_for(const struct wz_cache *cache, int tokens)
 {
-    int cap = (cache->context + cache->page - 1) / cache->page;
+    int n = (tokens + cache->page - 1) / cache->page;
 
-    if (cap > cache->pages) cap = cache->pages;
+    return n < cache->pages ? n : cache->pages;
+}
+
+void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
+{
+    int cap = pages_for(cache, tokens);
+
     if (seq->cap >= cap) return;
     seq->pages = wz_realloc(seq->pages, (size_t)cap * sizeof(int));
     seq->cap = cap;
+}
+
+/* A list that is too short is made once more, long enough for the longest sequence. */
+static void seq_room(const struct wz_cache *cache, struct wz_seq *seq, int n_pages)
+{
+    if (n_pages > seq->cap) wz_seq_room(cache, seq, cache->context);
 }
 
 static int page_take(struct wz_cache *cache)
@@ -92,7 +103,7 @@ bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n)
     int want = (seq->len + n + cache->page - 1) / cache->page;
 
     if (want - seq->n_pages > cache->n_unused) return false;
-    seq_room(cache, seq);
+    seq_room(cache, seq, want);
     while (seq->n_pages < want) seq->pages[seq->n_pages++] = page_take(cache);
     return true;
 }
@@ -103,7 +114,7 @@ bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq
 
     assert(dst->len == 0 && dst->n_pages == 0 && len >= 0 && len <= src->len);
     if (part && cache->n_unused == 0) return false;
-    seq_room(cache, dst);
+    seq_room(cache, dst, full + (part > 0));
     for (int i = 0; i < full; i++) {
         dst->pages[i] = src->pages[i];
         cache->uses[src->pages[i]]++;

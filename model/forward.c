@@ -99,6 +99,16 @@ void wz_work_destroy(struct wz_work *w)
     free(w);
 }
 
+void wz_work_room(struct wz_work *w, const struct wz_cache *cache, int seqs, int tokens)
+{
+    int stride = (tokens + cache->page - 1) / cache->page;
+
+    if (stride > cache->pages) stride = cache->pages;
+    if (seqs <= w->table_cap / stride) return;
+    w->table = wz_realloc(w->table, wz_mul(wz_mul((size_t)seqs, (size_t)stride), sizeof(int)));
+    w->table_cap = seqs * stride;
+}
+
 /* Where the batch's tokens stand. The pages they read must be of these weights (law 6), the pages they write their own. */
 static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
 {
@@ -106,10 +116,7 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
 
     for (int s = 0; s < batch->n_seqs; s++)
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
-    if (batch->n_seqs > w->table_cap / stride) {
-        w->table_cap = 2 * batch->n_seqs * stride;
-        w->table = wz_realloc(w->table, wz_mul((size_t)w->table_cap, sizeof(int)));
-    }
+    if (batch->n_seqs > w->table_cap / stride) wz_work_room(w, cache, 2 * batch->n_seqs, stride * page);
     w->whole = true;
     for (int s = 0; s < batch->n_seqs; s++) {
         const struct wz_seq *seq = batch->seqs[s];

@@ -92,6 +92,8 @@ size_t wz_cache_bytes(const struct wz_config *config, int pages, int page, bool 
 bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
 /* dst (empty) begins with the first `len` tokens of src: full pages are shared, a part page is copied. False: no free page. */
 bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq *src, int len);
+/* Makes the list of pages of an empty sequence now, for up to `tokens`: no later call allocates. */
+void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens);
 void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq);      /* gives the pages back; accepts empty */
 void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq);       /* release, and free the list */
 
@@ -109,6 +111,8 @@ struct wz_batch {
 struct wz_work;
 struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape);
 void wz_work_destroy(struct wz_work *work);
+/* Makes room now for batches of up to `seqs` sequences of up to `tokens` tokens in that cache: no later forward allocates. */
+void wz_work_room(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
 size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape);
 
 /* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in

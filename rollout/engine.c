@@ -18,13 +18,12 @@
 /* Tokens whose keys and values are in the cache, row or no row. */
 struct cached {
     struct wz_seq seq;
-    int *ids;                  /* [seq.len] are in the cache; room for `cap` */
-    int cap;
+    int *ids;                  /* [longest], seq.len of them in the cache */
 };
 
 struct row {
     struct wz_request *request;        /* NULL: free */
-    struct cached text;
+    struct cached *text;
     int n_ids;                         /* context + sampled so far: what should be in the cache before the next sample, plus 1 */
 };
 
@@ -32,10 +31,11 @@ struct wz_engine {
     struct wz_model *model;
     struct wz_cache *cache;
     struct wz_work *work;
-    int n_rows, max_batch, n_kept, cap_kept, longest;     /* longest: tokens of a sequence, at most */
+    int n_rows, max_batch, n_texts, n_kept, cap_kept, n_spare, longest;      /* longest: tokens of a sequence, at most */
     uint64_t version;
     struct row *rows;
-    struct cached *kept;               /* oldest first */
+    struct cached *texts, **kept, **spare;     /* [n_texts] that there are; kept ones, oldest first; those that nobody has */
+    int *text_ids;                             /* what the texts' ids are carved from */
     struct wz_engine_stats stats;
     /* one round's batch */
     struct wz_seq **seqs;
@@ -44,7 +44,10 @@ struct wz_engine {
     struct wz_pick *picks;
 };
 
-enum { CHUNK = 512 };                  /* rows of one forward beyond the decoding ones: bounds scratch, not results */
+enum {
+    CHUNK = 512,                       /* rows of one forward beyond the decoding ones: bounds scratch, not results */
+    KEPT = 8,                          /* cached beginnings for each row */
+};
 
 void wz_request_finish(struct wz_request *r)
 {
@@ -67,10 +70,22 @@ static int pages_of(int rows, int page, int pages, int longest)
     return pages > 0 ? pages : enough < INT_MAX ? (int)enough : INT_MAX;
 }
 
+/* One for each row, the cached beginnings, and one that is being made. */
+static int texts_of(int rows)
+{
+    return (1 + KEPT) * rows + 1;
+}
+
+static size_t text_bytes(int rows, int longest)
+{
+    return wz_mul((size_t)texts_of(rows) * sizeof(int), (size_t)longest);
+}
+
 struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages, int longest)
 {
-    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest_of(config, longest)), page, half),
-                                     wz_work_bytes(config, rows + CHUNK, false) };
+    longest = longest_of(config, longest);
+    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest), page, half),
+                                     wz_work_bytes(config, rows + CHUNK, false), text_bytes(rows, longest) };
 }
 
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest)
@@ -83,6 +98,19 @@ struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, i
     e->max_batch = rows + CHUNK;
     e->cache = wz_cache_create(model, pages_of(rows, page, pages, e->longest), page);
     e->work = wz_work_create(model, e->max_batch, false);
+    e->cap_kept = KEPT * rows;
+    e->n_texts = e->n_spare = texts_of(rows);
+    size_t n = (size_t)e->n_texts;
+    e->texts = wz_alloc(sizeof *e->texts * n);
+    e->kept = wz_alloc(sizeof *e->kept * n);
+    e->spare = wz_alloc(sizeof *e->spare * n);
+    e->text_ids = wz_alloc(text_bytes(rows, e->longest));
+    for (size_t i = 0; i < n; i++) {
+        e->texts[i].ids = e->text_ids + i * (size_t)e->longest;
+        wz_seq_room(e->cache, &e->texts[i].seq, e->longest);
+        e->spare[i] = &e->texts[i];
+    }
+    wz_work_room(e->work, e->cache, rows + 1, e->longest);
     e->rows = wz_alloc(sizeof *e->rows * (size_t)rows);
     e->seqs = wz_alloc(sizeof *e->seqs * ((size_t)rows + 1));
     e->count = wz_alloc(sizeof *e->count * ((size_t)rows + 1));
@@ -96,41 +124,37 @@ struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, i
     return e;
 }
 
-static void cached_drop(struct wz_engine *e, struct cached *c)
+static void drop(struct wz_engine *e, struct cached *text)
 {
-    wz_seq_finish(e->cache, &c->seq);
-    free(c->ids);
-    *c = (struct cached){0};
+    wz_seq_release(e->cache, &text->seq);
+    e->spare[e->n_spare++] = text;
 }
 
 static void keep_drop_oldest(struct wz_engine *e)
 {
-    cached_drop(e, &e->kept[0]);
+    drop(e, e->kept[0]);
     memmove(e->kept, e->kept + 1, sizeof *e->kept * (size_t)--e->n_kept);
 }
 
-static void keep(struct wz_engine *e, struct cached *c)
+static void keep(struct wz_engine *e, struct cached *text)
 {
-    if (e->n_kept == e->cap_kept) {
-        e->cap_kept = e->cap_kept ? 2 * e->cap_kept : 64;
-        e->kept = wz_realloc(e->kept, sizeof *e->kept * (size_t)e->cap_kept);
-    }
-    e->kept[e->n_kept++] = *c;
-    *c = (struct cached){0};
+    if (e->n_kept == e->cap_kept) keep_drop_oldest(e);
+    e->kept[e->n_kept++] = text;
 }
 
 void wz_engine_flush(struct wz_engine *e)
 {
-    while (e->n_kept) cached_drop(e, &e->kept[--e->n_kept]);
+    while (e->n_kept) drop(e, e->kept[--e->n_kept]);
     e->version = e->model->version;
 }
 
 void wz_engine_destroy(struct wz_engine *e)
 {
     if (!e) return;
-    wz_engine_flush(e);
+    for (int i = 0; i < e->n_texts; i++) wz_seq_finish(e->cache, &e->texts[i].seq);
     wz_work_destroy(e->work);
     wz_cache_destroy(e->cache);
+    free(e->texts), free(e->text_ids), free(e->spare);
     free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last), free(e->sampler), free(e->token);
     free(e->logp), free(e->picks);
     free(e);
@@ -149,26 +173,27 @@ static int common(const int *a, int na, const int *b, int nb)
     return i;
 }
 
-/* Gives text the ids and pages for n_context + more tokens, its beginning forked from the longest cached one. */
-static bool start(struct wz_engine *e, struct cached *text, const int *context, int n_context, int more)
+/* A text with the ids, and pages for n_context + more tokens, its beginning forked from the longest cached one. NULL: too few
+ * pages. Rows and cached beginnings never hold all texts. */
+static struct cached *start(struct wz_engine *e, const int *context, int n_context, int more)
 {
+    struct cached *text = e->spare[e->n_spare - 1];
     const struct cached *best = NULL;
     int shared = 0;
 
     for (int i = 0; i < e->n_kept; i++) {
-        int n = common(context, n_context - 1, e->kept[i].ids, e->kept[i].seq.len);
-        if (n > shared) shared = n, best = &e->kept[i];
+        int n = common(context, n_context - 1, e->kept[i]->ids, e->kept[i]->seq.len);
+        if (n > shared) shared = n, best = e->kept[i];
     }
-    if (best && !wz_seq_fork(e->cache, &text->seq, &best->seq, shared)) return false;
+    if (best && !wz_seq_fork(e->cache, &text->seq, &best->seq, shared)) return NULL;
     if (!wz_seq_reserve(e->cache, &text->seq, n_context - text->seq.len + more)) {
         wz_seq_release(e->cache, &text->seq);
-        return false;
+        return NULL;
     }
     if (best) e->stats.reused += shared;
-    text->cap = n_context + more;
-    text->ids = wz_realloc(text->ids, sizeof *text->ids * (size_t)text->cap);
     memcpy(text->ids, context, sizeof *context * (size_t)n_context);
-    return true;
+    e->n_spare--;
+    return text;
 }
 
 /* What all requests begin with (a system prompt, most often) is read once, before any row. */
@@ -176,18 +201,18 @@ static void warm_prefix(struct wz_engine *e, const struct wz_request *requests, 
 {
     const int *first = requests[0].context;
     int shared = requests[0].n_context - 1, page = CHUNK / 32;
-    struct cached text = {0};
+    struct cached *text;
 
     for (int i = 1; i < n; i++) shared = common(first, shared, requests[i].context, requests[i].n_context - 1);
-    if (n < 2 || shared < page || shared >= e->longest || !start(e, &text, first, shared, 0)) return;
-    while (text.seq.len < shared) {
-        int k = shared - text.seq.len < e->max_batch ? shared - text.seq.len : e->max_batch;
-        struct wz_seq *seq = &text.seq;
-        struct wz_batch batch = { 1, &seq, &k, text.ids + text.seq.len };
+    if (n < 2 || shared < page || shared >= e->longest || !(text = start(e, first, shared, 0))) return;
+    while (text->seq.len < shared) {
+        int k = shared - text->seq.len < e->max_batch ? shared - text->seq.len : e->max_batch;
+        struct wz_seq *seq = &text->seq;
+        struct wz_batch batch = { 1, &seq, &k, text->ids + text->seq.len };
         wz_forward(e->model, e->cache, e->work, &batch);
         e->stats.prefilled += k;
     }
-    keep(e, &text);
+    keep(e, text);
 }
 
 static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
@@ -202,7 +227,7 @@ static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
     if (r->problem || most < 1) return true;
     if (most > context - r->n_context) most = context - r->n_context;
     r->max_tokens = most;
-    while (!start(e, &row->text, r->context, r->n_context, most)) {
+    while (!(row->text = start(e, r->context, r->n_context, most))) {
         bool busy = false;
         for (int i = 0; i < e->n_rows; i++) busy |= e->rows[i].request != NULL;
         if (e->n_kept) keep_drop_oldest(e);
@@ -228,14 +253,14 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
     for (int i = 0; i < e->n_rows; i++) {
         struct row *row = &e->rows[i];
         if (!row->request) continue;
-        int k = row->n_ids - row->text.seq.len;        /* 1 when decoding, more while the context is read */
+        int k = row->n_ids - row->text->seq.len;        /* 1 when decoding, more while the context is read */
         if (k > e->max_batch - n) k = e->max_batch - n;
         if (!k) continue;
-        memcpy(e->ids + n, row->text.ids + row->text.seq.len, sizeof *e->ids * (size_t)k);
-        e->seqs[batch.n_seqs] = &row->text.seq;
+        memcpy(e->ids + n, row->text->ids + row->text->seq.len, sizeof *e->ids * (size_t)k);
+        e->seqs[batch.n_seqs] = &row->text->seq;
         e->count[batch.n_seqs++] = k;
         n += k;
-        if (row->text.seq.len + k < row->n_ids) continue;
+        if (row->text->seq.len + k < row->n_ids) continue;
         struct wz_request *r = row->request;
         struct wz_key key = r->key;
         key.d = (uint32_t)r->n;
@@ -254,10 +279,10 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
         struct wz_request *r = row->request;
         r->ids[r->n] = e->token[s];
         r->logp[r->n++] = e->logp[s];
-        row->text.ids[row->n_ids++] = e->token[s];
+        row->text->ids[row->n_ids++] = e->token[s];
         for (int k = 0; k < n_stops; k++) r->stopped |= e->token[s] == stops[k];
         if (r->stopped || r->n == r->max_tokens) {
-            keep(e, &row->text);
+            keep(e, row->text);
             row->request = NULL;
         }
     }

@@ -32,8 +32,9 @@ struct wz_engine;
  * the model's context: the context); pages 0: enough for twice `rows` such sequences. */
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest);
 void wz_engine_destroy(struct wz_engine *engine);
-/* What such an engine takes in the backend's memory: keys and values (half: kept in bf16), and the buffers of its forwards. */
-struct wz_engine_bytes { size_t cache, work; };
+/* What such an engine takes in the backend's memory: keys and values (half: kept in bf16), and the buffers of its forwards; and in
+ * the host's: the ids of what is cached. */
+struct wz_engine_bytes { size_t cache, work, ids; };
 struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages, int longest);
 /* Generates all requests; those that share the beginning of a context with an earlier request still cached reuse its
  * pages. Results do not depend on order, on rows, or on what else is in the batch. `stops`: ids that end a turn. */

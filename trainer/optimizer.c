@@ -10,6 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+static size_t blocks_of(size_t n)
+{
+    return (n + WZ_BLOCK - 1) / WZ_BLOCK;
+}
+
 static int levels_of(int leaves)
 {
     int levels = 1;
@@ -36,6 +41,7 @@ void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int lea
     opt->m = be->ops.alloc(be, bytes);
     opt->v = be->ops.alloc(be, bytes);
     for (int i = 0; i < opt->levels; i++) opt->grad[i] = be->ops.alloc(be, bytes);
+    opt->sums = wz_alloc(blocks_of(model->n_params) * sizeof *opt->sums);
 }
 
 void wz_optimizer_finish(struct wz_optimizer *opt)
@@ -46,6 +52,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     be->ops.free(be, opt->m);
     be->ops.free(be, opt->v);
     for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
+    free(opt->sums);
     *opt = (struct wz_optimizer){0};
 }
 
@@ -88,14 +95,12 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
 }
 
 /* The sum of squares: the blocks' sums, added in order. */
-static double square(struct wz_backend *be, const float *x, size_t n)
+static double square(struct wz_optimizer *opt, const float *x, size_t n)
 {
-    size_t blocks = (n + WZ_BLOCK - 1) / WZ_BLOCK;
-    double total = 0, *sums = wz_alloc(blocks * sizeof *sums);
+    double total = 0;
 
-    be->ops.squares(be, sums, x, n);
-    for (size_t i = 0; i < blocks; i++) total += sums[i];
-    free(sums);
+    opt->model->be->ops.squares(opt->model->be, opt->sums, x, n);
+    for (size_t i = 0; i < blocks_of(n); i++) total += opt->sums[i];
     return total;
 }
 
@@ -111,7 +116,7 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     memset(opt->filled, 0, sizeof opt->filled);
     wz_tree_scatter(link, group, be, g, model->n_params);
     wz_shards_gather(link, group, be, g, model->n_params, sizeof *g);
-    double norm = sqrt(square(be, g, model->n_params));
+    double norm = sqrt(square(opt, g, model->n_params));
     if (!isfinite(norm)) {
         wz_optimizer_skip(opt);
         return norm;

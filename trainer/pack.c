@@ -19,25 +19,28 @@ struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, in
 
 void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape)
 {
-    size_t n = (size_t)rows;
+    size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1;      /* sequences: each has a page of its own */
 
     *p = (struct wz_pack){ .model = model, .rows = rows };
     p->cache = wz_cache_create(model, pages_of(rows), PAGE);
     p->work = wz_work_create(model, rows, tape);
-    p->seqs = wz_alloc(n * sizeof *p->seqs);
-    p->seq_list = wz_alloc(n * sizeof *p->seq_list);
-    p->count = wz_alloc(n * sizeof *p->count);
-    p->first = wz_alloc(n * sizeof *p->first);
+    p->seqs = wz_alloc(most * sizeof *p->seqs);
+    p->seq_list = wz_alloc(most * sizeof *p->seq_list);
+    p->count = wz_alloc(most * sizeof *p->count);
+    p->first = wz_alloc(most * sizeof *p->first);
     p->ids = wz_alloc(n * sizeof *p->ids);
     p->targets = wz_alloc(n * sizeof *p->targets);
     p->d_logp = wz_alloc(n * sizeof *p->d_logp);
     p->logp = wz_alloc(n * sizeof *p->logp);
+    for (size_t i = 0; i < most; i++) wz_seq_room(p->cache, &p->seqs[i], model->config.context);
+    wz_seq_room(p->cache, &p->prefix, model->config.context);
+    wz_work_room(p->work, p->cache, (int)most, model->config.context);
 }
 
 void wz_pack_finish(struct wz_pack *p)
 {
     if (!p->model) return;
-    for (int i = 0; i < p->rows; i++) wz_seq_finish(p->cache, &p->seqs[i]);
+    for (int i = 0; i <= pages_of(p->rows); i++) wz_seq_finish(p->cache, &p->seqs[i]);
     wz_seq_finish(p->cache, &p->prefix);
     wz_work_destroy(p->work);
     wz_cache_destroy(p->cache);

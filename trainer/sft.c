@@ -143,9 +143,9 @@ static bool pack_example(struct wz_pack *p, const struct wz_sft_example *x)
 double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_link *link, const struct wz_group *group,
                    const struct wz_sft_set *set, int batch, int step, int steps, uint64_t seed, double *grad_norm)
 {
-    const struct wz_sft_example **examples = wz_alloc(sizeof *examples * (size_t)batch);
+    const struct wz_sft_example **examples = wz_arena_alloc(&l->lists, sizeof *examples * (size_t)batch);
     int leaves = l->opt.leaves * group->n, i = 0;
-    double mine[1] = {0}, *all = wz_alloc(sizeof *all * (size_t)group->n), tokens = 0, nll = 0;
+    double mine[1] = {0}, *all = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n), tokens = 0, nll = 0;
 
     for (int k = 0; k < batch; k++) {
         const struct wz_key key = { seed, WZ_RNG_DATA, (uint32_t)step, (uint32_t)k, 0, 0 };
@@ -174,7 +174,6 @@ double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_l
     *grad_norm = wz_optimizer_step(&l->opt, link, group, how, steps);
     wz_all_gather(link, group, mine, 1, all);
     for (int r = 0; r < group->n; r++) nll += all[r];
-    free(all);
-    free(examples);
+    wz_arena_reset(&l->lists);
     return nll / tokens;
 }

@@ -37,6 +37,7 @@ void wz_learner_finish(struct wz_learner *l)
     wz_optimizer_finish(&l->opt);
     wz_pack_finish(&l->pack);
     wz_pack_finish(&l->reference);
+    wz_arena_finish(&l->lists);
     *l = (struct wz_learner){0};
 }
 
@@ -72,6 +73,13 @@ static void share_prefix(struct wz_pack *p, Wz__Turn **turns, int n)
     if (count > 1) wz_pack_share(p, first->context, (int)shared);
 }
 
+/* One of a turn's arrays is made once, however often the turn is learnt from. */
+static void room(float **x, size_t *n, size_t want)
+{
+    if (*n != want) *x = wz_realloc(*x, sizeof **x * want);
+    *n = want;
+}
+
 static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **turns, int n)
 {
     share_prefix(p, turns, n);
@@ -81,8 +89,7 @@ static void reference_logps(struct wz_pack *p, float temperature, Wz__Turn **tur
         for (; from < to; from++) {
             Wz__Turn *t = turns[from];
             if (!t) continue;
-            t->ref_logp = wz_realloc(t->ref_logp, sizeof *t->ref_logp * t->n_ids);
-            t->n_ref_logp = t->n_ids;
+            room(&t->ref_logp, &t->n_ref_logp, t->n_ids);
             memcpy(t->ref_logp, p->logp + p->first[s++] + t->n_context - 1 - p->prefix.len, sizeof *t->ref_logp * t->n_ids);
         }
     }
@@ -100,29 +107,28 @@ static void check_weights(const struct wz_learner *l, const Wz__Episode *e, cons
 }
 
 /* Every member's numbers for its own episodes, laid out by index: what each episode of the batch contributed. */
-static void gather_by_owner(struct wz_link *link, const struct wz_group *group, double *rows, int width, int batch, int leaves)
+static void gather_by_owner(struct wz_arena *lists, struct wz_link *link, const struct wz_group *group, double *rows, int width,
+                            int batch, int leaves)
 {
     size_t n = (size_t)batch * (size_t)width;
-    double *all = wz_alloc(sizeof *all * n * (size_t)group->n);
+    double *all = wz_arena_alloc(lists, sizeof *all * n * (size_t)group->n);
 
     wz_all_gather(link, group, rows, (int)n, all);
     for (int i = 0; i < batch; i++)
         memcpy(rows + (size_t)i * width, all + n * (size_t)wz_leaf_owner(i, batch, leaves, group->n) + (size_t)i * width,
                sizeof *rows * (size_t)width);
-    free(all);
 }
 
 /* Whitened advantages of every sample, and the moments they came from. */
 static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                                 const struct wz_group *group, Wz__Episode **episodes, Wz__Turn **turns, int n, int batch)
 {
-    double *sums = wz_alloc(sizeof *sums * 3 * (size_t)batch);
+    double *sums = wz_arena_alloc(&l->lists, sizeof *sums * 3 * (size_t)batch);
 
     for (int i = 0; i < n; i++) {
         Wz__Turn *t = turns[i];
         if (!t) continue;
-        t->advantage = wz_realloc(t->advantage, sizeof *t->advantage * t->n_ids);
-        t->n_advantage = t->n_ids;
+        room(&t->advantage, &t->n_advantage, t->n_ids);
         wz_returns(t->reward, how->kl, t->logp, l->reference.model ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
         double *row = sums + 3 * (size_t)episodes[i]->index;
         for (size_t k = 0; k < t->n_ids; k++) {
@@ -131,9 +137,8 @@ static struct wz_moments whiten(struct wz_learner *l, const struct wz_learn *how
         }
         row[2] = (double)t->n_ids;
     }
-    gather_by_owner(link, group, sums, 3, batch, l->opt.leaves * group->n);
+    gather_by_owner(&l->lists, link, group, sums, 3, batch, l->opt.leaves * group->n);
     struct wz_moments m = wz_moments(sums, batch);
-    free(sums);
     for (int i = 0; i < n; i++)
         for (size_t k = 0; turns[i] && k < turns[i]->n_ids; k++)
             turns[i]->advantage[k] = (float)(((double)turns[i]->advantage[k] - m.mean) * m.rstd);
@@ -173,7 +178,7 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
 static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n,
                       struct wz_step_stats *s)
 {
-    double mine[5] = { 0, 0, s->clipped, s->mismatch, s->max_gap }, (*all)[5] = wz_alloc(sizeof *all * (size_t)group->n);
+    double mine[5] = { 0, 0, s->clipped, s->mismatch, s->max_gap }, (*all)[5] = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n);
 
     for (int i = 0; i < n; i++) {
         const Wz__Turn *t = turns[i];
@@ -192,14 +197,13 @@ static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct w
     s->clipped = s->tokens > 0 ? mine[2] / s->tokens : 0;
     s->mismatch = mine[3];
     s->max_gap = mine[4];
-    free(all);
 }
 
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
                      Wz__Episode **episodes, int n, int batch, int steps, uint64_t seed, struct wz_step_stats *stats)
 {
     double begin = wz_now();
-    Wz__Turn **turns = wz_alloc(sizeof *turns * (size_t)(n ? n : 1));
+    Wz__Turn **turns = wz_arena_alloc(&l->lists, sizeof *turns * (size_t)n);
     int leaves = l->opt.leaves * group->n, from = 0;
 
     *stats = (struct wz_step_stats){0};
@@ -226,6 +230,6 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
     if (m.samples > 0) stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps);     /* tree sum, clip, AdamW, seal */
     else wz_optimizer_skip(&l->opt);                                                   /* all were lost: nothing was learnt */
     sum_stats(l, link, group, turns, n, stats);
-    free(turns);
+    wz_arena_reset(&l->lists);
     stats->seconds = wz_now() - begin;
 }

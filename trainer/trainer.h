@@ -42,6 +42,7 @@ struct wz_adamw { double lr, warmup, floor, beta1, beta2, eps, decay, clip; };
 struct wz_optimizer {
     struct wz_model *model;
     float *m, *v, *grad[8];
+    double *sums;                          /* host: squares of the gradient, by block */
     int levels, leaves, leaf, steps;       /* steps: updates done */
     bool filled[8];
     int64_t skipped;                       /* updates not made: the gradient was not finite, or there was no sample */
@@ -96,6 +97,7 @@ struct wz_learner {
     struct wz_optimizer opt;
     int agent;
     bool feedback;
+    struct wz_arena lists;                         /* of a step */
 };
 /* micro: rows of one forward-backward; longest: tokens of the longest sample (at least that many rows are made). */
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,

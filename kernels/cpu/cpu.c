@@ -10,7 +10,7 @@
 
 #include "kernels/ref/ref.h"
 
-enum { GRAIN = 1 << 21, CHUNK = 1 << 14 };      /* multiply-adds a meeting is worth; elements a task */
+enum { GRAIN = 1 << 21, CHUNK = 1 << 14, FLOOR = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task; bytes */
 enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
 
 static const struct hot *const hots[] = { &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
@@ -20,6 +20,7 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
     struct scratch *s = &((struct cpu *)be->state)->scratch[which];
 
     if (s->size < size) {
+        size = (size + FLOOR - 1) / FLOOR * FLOOR;      /* so that a few rows more do not move it */
         free(s->p);
         s->p = wz_alloc(size);
         s->size = size;

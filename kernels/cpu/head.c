@@ -68,7 +68,7 @@ static void pass_run(struct wz_backend *be, struct pass *p)
     p->hot = wz_hot(be);
     p->factor = wz_cpu_factor(be, FACTOR, p->x, (size_t)p->w->in, p->w->type, p->m, p->w->in);
     p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
-    p->stats = wz_cpu_scratch(be, SMALL, (size_t)p->m * (size_t)p->blocks * sizeof *p->stats);
+    p->stats = wz_cpu_scratch(be, SMALL, TILE * (size_t)p->blocks * sizeof *p->stats);
     wz_pool_run(small(p->w, p->m) ? NULL : be->pool, p->blocks, pass_block, p);
 }
 
@@ -190,7 +190,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         m = filters && !few && m > SIFTED ? SIFTED : m;
         struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
         struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
-        if (filters || few) p.z = wz_cpu_scratch(be, LOGITS, wz_mul((size_t)m * sizeof *p.z, (size_t)w->out));
+        if (filters || few) p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : SIFTED) * sizeof *p.z, (size_t)w->out));
         if (filters) k.room = wz_cpu_scratch(be, PICKS, (size_t)k.parts * room);
         for (int i = 0; i < m; i++) {
             p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;

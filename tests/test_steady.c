@@ -1,0 +1,195 @@
+/* The promise (law 9, second half): after the first step nothing is allocated. What remains is what a step brings forth and others
+ * own: the results of each of the engine's requests (ids and logp), and in an episode that is learnt from for the first time the
+ * arrays of its message (ref_logp and advantage). Exactly that is counted, by functions that stand before the allocator's. */
+#include <stdatomic.h>
+
+#include "model_help.h"
+#include "rollout/rollout.h"
+#include "trainer/trainer.h"
+
+static atomic_int allocations;
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_realloc(p, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __real_aligned_alloc(alignment, size);
+}
+
+enum { VOCAB = 400, EPISODES = 12, REQUESTS = 24 };
+
+static struct wz_link job;
+static const int only[1] = {0};
+static const struct wz_group group = { 1, 0, only };
+
+static struct wz_model *tiny(uint64_t seed)
+{
+    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
+                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = true, .bos = -1 };
+    struct wz_model *m = wz_model_create(&c, WZ_F32, backend_of("auto", 2));
+
+    wz_model_init(m, seed);
+    return m;
+}
+
+static void model_end(struct wz_model *m)
+{
+    struct wz_backend *be = m->be;
+
+    wz_model_destroy(m);
+    wz_backend_close(be);
+}
+
+/* Written, as far as anyone can tell, by these weights. */
+static Wz__Episode *episode(const struct wz_model *m, uint32_t index, int n)
+{
+    Wz__Episode *e = wz_episode_new();
+    Wz__Turn *t = wz_episode_turn(e);
+    int ids[64];
+
+    e->index = index;
+    t->version = m->version;
+    t->weights = m->hash;
+    t->reward = index % 2;
+    ids_of(ids, 64, VOCAB, 7 + index);
+    t->context = wz_alloc(sizeof *t->context * 5);
+    t->n_context = 5;
+    for (int k = 0; k < 5; k++) t->context[k] = k < 3 ? k + 1 : ids[k];
+    wz_turn_reserve(t, (size_t)n);
+    for (int k = 0; k < n; k++) wz_turn_add(t, ids[5 + k], -6);
+    return e;
+}
+
+/* Learns from fresh episodes of up to `longest` tokens, and tells what the step allocated. */
+static int learn(struct wz_learner *l, int longest)
+{
+    const struct wz_learn how = { .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .kl = 0.05, .epsilon = 0.2, .temperature = 1 };
+    Wz__Episode *episodes[EPISODES];
+    struct wz_step_stats stats;
+
+    for (int i = 0; i < EPISODES; i++) episodes[i] = episode(l->model, (uint32_t)i, longest - i % 3);
+    int before = atomic_load(&allocations);
+    wz_learner_step(l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
+    int made = atomic_load(&allocations) - before;
+    for (int i = 0; i < EPISODES; i++) {
+        assert_true(episodes[i]->turns[0]->trained);
+        wz_episode_free(episodes[i]);
+    }
+    return made;
+}
+
+static void a_steady_step_allocates_only_in_episodes(void **state)
+{
+    for (int penalty = 0; penalty < 2; penalty++) {
+        struct wz_model *m = tiny(11), *reference = tiny(12);
+        struct wz_learner l;
+
+        wz_learner_init(&l, m, penalty ? reference : NULL, 0, false, 4, 64, 64);
+        assert_true(learn(&l, 20) > EPISODES);                 /* the backend's scratch, the first lists */
+        for (int step = 1; step < 4; step++)                   /* more sequences at once, and longer ones, than before */
+            assert_int_equal(learn(&l, step == 1 ? 4 : 20), EPISODES * (1 + penalty));
+        wz_learner_finish(&l);
+        model_end(m), model_end(reference);
+    }
+}
+
+static void a_steady_warm_start_allocates_nothing(void **state)
+{
+    const struct wz_adamw how = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 };
+    struct wz_model *m = tiny(11);
+    struct wz_learner l;
+    int ids[32];
+    bool loss[32];
+    struct wz_sft_example list[3] = { { ids, loss, 32 }, { ids, loss, 9 }, { ids, loss, 20 } };
+    const struct wz_sft_set set = { list, 3, 32, 61 };
+    double norm;
+
+    ids_of(ids, 32, VOCAB, 5);
+    for (int i = 0; i < 32; i++) loss[i] = i > 3;
+    wz_learner_init(&l, m, NULL, 0, false, 4, 64, 32);
+    for (int step = 0; step < 4; step++) {
+        int before = atomic_load(&allocations);
+        wz_sft_step(&l, &how, &job, &group, &set, 12, step, 4, 1, &norm);
+        if (step) assert_int_equal(atomic_load(&allocations), before);
+    }
+    wz_learner_finish(&l);
+    model_end(m);
+}
+
+static void a_steady_engine_allocates_only_results(void **state)
+{
+    static const int stops[1] = {3};
+    struct wz_model *m = tiny(11);
+    struct wz_engine *e = wz_engine_create(m, 4, 4, 0, 48);
+    struct wz_request requests[REQUESTS];
+    int contexts[REQUESTS][40];
+
+    for (int round = 0; round < 6; round++) {
+        int n = round ? REQUESTS : REQUESTS / 2;
+        for (int i = 0; i < n; i++) {
+            ids_of(contexts[i], 40, VOCAB, (uint64_t)(100 * round + i % 20));
+            contexts[i][0] = 1;
+            requests[i] = (struct wz_request){ .context = contexts[i], .n_context = 2 + (i + round) % 30, .max_tokens = 5 + i % 12, .temperature = 1,
+                                               .top_p = i % 2 ? 1 : 0.9f, .key = { 1, WZ_RNG_TOKEN, (uint32_t)round, (uint32_t)i, 0, 0 } };
+        }
+        if (round == 4) wz_model_seal(m, 2);                   /* new weights: all that was cached is let go */
+        int before = atomic_load(&allocations);
+        wz_engine_run(e, requests, n, stops, 1);
+        if (round) assert_int_equal(atomic_load(&allocations) - before, 2 * n);
+        for (int i = 0; i < n; i++) {
+            assert_true(requests[i].n > 0);
+            wz_request_finish(&requests[i]);
+        }
+    }
+    wz_engine_destroy(e);
+    model_end(m);
+}
+
+static int set_up(void **state)
+{
+    struct wz_err err;
+
+    return wz_link_open(&job, "self", 60, &err);
+}
+
+static int tear_down(void **state)
+{
+    wz_link_close(&job);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_steady_step_allocates_only_in_episodes), cmocka_unit_test(a_steady_warm_start_allocates_nothing),
+        cmocka_unit_test(a_steady_engine_allocates_only_results),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
