@@ -396,7 +396,7 @@ static void check_inverse(void **state)
 {
     const struct subject *s = *state;
     struct wz_backend *be = target_open(s->target, 1);
-    enum { V = 1000 };
+    enum { V = 3000 };
     float *data, one = 1, *x, logp, last;
     int token;
 
@@ -407,7 +407,7 @@ static void check_inverse(void **state)
     wz_pack(be, &w);
     for (int t = 0; t < V; t += 37)
         for (int kind = 0; kind < 2; kind++) {
-            struct wz_pick pick = { 1, kind ? 0.9995f : 1, 0, 0, (t + 0.5) / V };
+            struct wz_pick pick = { 1, kind ? 0.9999f : 1, 0, 0, (t + 0.5) / V };
             wz_head_sample(be, &token, &logp, x, &w, &pick, 1);
             assert_int_equal(token, t);
         }

@@ -64,6 +64,11 @@ struct rounded *wz_cuda_half_room(struct wz_backend *be, int n, int c);
 void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, int n, int c);
 void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size);
 
+static inline size_t wz_type_bytes(enum wz_type type)
+{
+    return type == WZ_BF16 ? 2 : 4;
+}
+
 static inline size_t wz_cuda_pitch(int c)
 {
     return ((size_t)c + 7) / 8 * 8;

@@ -1,215 +1,159 @@
-/* head: everything that is read off logits, in tiles of at most TILE rows, so that [N, V] never exists.
+/* head: everything that is read off logits, by blocks of vocabulary, so that [N, V] never exists.
  *
- *   per row   max = max_v x_v,  sum = sum_v exp(x_v - max),  mean = sum_v exp(x_v - max) (x_v - max),   x = z / t
- *             lse = max + log sum,  logp = x_target - lse,  entropy = log sum - mean / sum
+ *   sweep    logits of up to MOST rows, a tile of rows and one block of tokens a thread block: with a bf16 matrix on tensor cores
+ *            (tile.cuh), the tile read off as soon as it is there; with an f32 matrix by a product and a kernel that reads it
+ *   off it   per row and block: maximum, sum and mean (struct part), the target's logit; or the logits themselves, for sampling; or
+ *            their gradients, in bf16 where the matrix is
+ *   then     a warp a row puts its blocks together:  lse = max + log sum,  logp = z_target / t - lse,  entropy = log sum - mean / sum
+ *   back     for WIDE tokens at a time: gradients, d_x += g W (its chain over tokens goes on from stretch to stretch), d_w += g^T x
  *
- *   block     one row, BLOCK threads: thread i adds up tokens i, i + BLOCK, .. in double, then fixed trees
- *
- * One kernel reads log-probabilities for scoring and for sampling, so they have the same bits.
- *
- * A token is picked as ref does: rank by logit (larger first, of equals the lower id), keep a prefix for top_k, of that a prefix
- * for top_p, drop what min_p drops, and walk up the ids. Rank is a key whose smallest is best; a prefix is "key <= worst", found
- * by 8 bits at a time from histograms. Probabilities are counted in units of 2^-44 of the best one's: integers, whose sums do not
- * depend on the order of atomic additions. Bound by reading z some ten times where there are filters, three times where not. */
-#include "kernels/cuda/cuda.cuh"
+ * A warp reads a row of a block, four neighbours a lane, by one tree: so neither the tile nor the other rows change a bit. Bound by the
+ * product: of its 2 N V C operations the rest adds some 4 %. Room: V / 32 floats a row, against V. */
+#include "kernels/cuda/head.cuh"
+#include "kernels/cuda/tile.cuh"
 
-enum { BLOCK = 256, WARPS = BLOCK / 32, TILE = 128, BINS = 256, EACH = 4 };
+enum { BLOCK = 256, WARPS = BLOCK / 32, MOST = 1024, WIDE = 4096, SAMPLED = 256, NEAR = COLS + 4 };
 
-typedef unsigned long long word;
-
-static const float UNIT = 17592186044416.f;            /* 2^44: 2^19 tokens fit into 63 bits */
-
-struct stat { double max, sum, mean; };
-
-/* One row's task, on the device. */
-struct pass {
-    const float *z;                                    /* [m, V] */
-    int vocab;
-    const float *scale;                                /* [m] 1 / t */
-    struct stat *stats;                                /* [m] */
+/* One sweep over tokens [first, first + f.n). What is NULL is not wanted. */
+struct sweep {
+    struct factors f;
+    int first, blocks;                                 /* of the vocabulary */
+    const float *scale;
+    float *z;                                          /* [m, ldz], from the first token on; so is g */
+    struct part *parts;                                /* [m, blocks] of all of the vocabulary */
+    const int *targets;
+    float *picked;                                     /* the target's logit */
+    const float *lse, *d;                              /* d = d_logp / t */
+    void *g;
+    size_t ldz, ldg;
+    bool half;                                         /* g is bf16 */
 };
 
-/* ---- sums over a row ------------------------------------------------------------------------------------------- */
-
-static __global__ void __launch_bounds__(BLOCK) row_stats(struct pass p)
+/* Called by a warp with four neighbours a lane; col counts from the first token of the sweep. */
+INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
 {
-    SHARED(double, near);
-    const float *z = p.z + (size_t)blockIdx.x * (size_t)p.vocab;
-    float scale = p.scale[blockIdx.x], top = -INFINITY;
-    double sum = 0, mean = 0;
-    int t = (int)threadIdx.x;
+    float scale = s.scale[row], top = -INFINITY, sum = 0, mean = 0;
+    int at = col + (int)threadIdx.x % 32 * 4;
 
-    for (int v = t; v < p.vocab; v += BLOCK) top = fmaxf(top, z[v] * scale);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        if (at + j >= s.f.n) z[j] = -INFINITY;
+    if (s.z) *(float4 *)(s.z + (size_t)row * s.ldz + (size_t)at) = { z[0], z[1], z[2], z[3] };
+    int target = s.targets ? s.targets[row] - s.first - at : -1;
+    if (s.picked && target >= 0 && target < 4) s.picked[row] = target == 0 ? z[0] : target == 1 ? z[1] : target == 2 ? z[2] : z[3];
+    if (s.g) {
+        float g[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) g[j] = at + j < s.f.n ? s.d[row] * ((j == target) - expf(z[j] * scale - s.lse[row])) : 0;
+        size_t i = (size_t)row * s.ldg + (size_t)at;
+        if (s.half) *(uint2 *)((__nv_bfloat16 *)s.g + i) = { pair_bf16(g[0], g[1]), pair_bf16(g[2], g[3]) };
+        else *(float4 *)((float *)s.g + i) = { g[0], g[1], g[2], g[3] };
+    }
+    if (!s.parts) return;
+#pragma unroll
+    for (int j = 0; j < 4; j++) top = fmaxf(top, z[j] * scale);
     top = warp_max(top);
-    if (t % 32 == 0) near[t / 32] = (double)top;
-    __syncthreads();
-    for (int i = 0; i < WARPS; i++) top = fmaxf(top, (float)near[i]);
-    __syncthreads();
-    for (int v = t; v < p.vocab; v += BLOCK) {
-        float x = z[v] * scale - top, e = expf(x);
-        sum += (double)e;
-        if (e > 0) mean += (double)e * (double)x;      /* not 0 times -inf */
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float x = z[j] * scale - top, e = expf(x);
+        if (!(x >= -150)) continue;                    /* nothing, or not a number, or all are -inf */
+        sum += e;
+        mean = fmaf(e, x, mean);
     }
     sum = warp_sum(sum);
     mean = warp_sum(mean);
-    if (t % 32 == 0) {
-        near[t / 32] = sum;
-        near[WARPS + t / 32] = mean;
-    }
-    __syncthreads();
-    if (t > 0) return;
-    for (int i = 1; i < WARPS; i++) {
-        sum += near[i];
-        mean += near[WARPS + i];
-    }
-    p.stats[blockIdx.x] = (struct stat){ (double)top, sum, mean };
+    if (threadIdx.x % 32 == 0) s.parts[(size_t)row * (size_t)s.blocks + (size_t)((s.first + col) / COLS)] = { top, sum, mean, 0 };
 }
 
-/* A thread a row. out [3, m]: logp, lse, entropy. */
-static __global__ void row_scores(struct pass p, const int *targets, float *out, int m)
+template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_half(struct sweep s)
 {
-    int i = (int)(blockIdx.x * BLOCK + threadIdx.x);
+    SHARED(__nv_bfloat16, near);
+    float *z = (float *)near;
+    int m0, n0;
+    typename T::sums sums;
+
+    tile_place((s.f.m + T::BM - 1) / T::BM, (s.f.n + COLS - 1) / COLS, &m0, &n0);
+    m0 *= T::BM;
+    n0 *= COLS;
+    tile_each<T>(sums, [&](int row, int col, float *pair) { pair[0] = pair[1] = 0; });
+    tile_multiply<T>(sums, near, s.f, m0, n0);
+    tile_each<T>(sums, [&](int row, int col, const float *pair) { *(float2 *)(z + row * NEAR + col) = { pair[0], pair[1] }; });
+    __syncthreads();
+    for (int row = (int)threadIdx.x / 32; row < T::BM && m0 + row < s.f.m; row += T::THREADS / 32) {
+        float4 v = *(const float4 *)(z + row * NEAR + threadIdx.x % 32 * 4);
+        float four[4] = { v.x, v.y, v.z, v.w };
+        read_off(s, m0 + row, n0, four);
+    }
+}
+
+/* The same of logits [m, ld] that lie there; a warp a row and block. */
+static __global__ void __launch_bounds__(BLOCK) sweep_rows(struct sweep s, const float *z, size_t ld)
+{
+    int across = (s.f.n + COLS - 1) / COLS;
+    size_t i = (size_t)blockIdx.x * WARPS + threadIdx.x / 32, row = i / (size_t)across, col = i % (size_t)across * COLS;
+
+    if (row >= (size_t)s.f.m) return;
+    float4 v = *(const float4 *)(z + row * ld + col + threadIdx.x % 32 * 4);
+    float four[4] = { v.x, v.y, v.z, v.w };
+    read_off(s, (int)row, (int)col, four);
+}
+
+template <class T> static void run_sweep(struct wz_backend *be, const struct sweep *s)
+{
+    static_assert(T::BM * NEAR * 4 <= T::SHARED_SIZE && T::BN == COLS, "logits take the place of the slices");
+    size_t blocks = (size_t)((s->f.m + T::BM - 1) / T::BM) * (size_t)((s->f.n + COLS - 1) / COLS);
+
+    tile_launch<T>(be, sweep_half<T>, blocks, T::SHARED_SIZE, *s);
+}
+
+/* x: s->f.m rows as products read them. */
+static void sweep(struct wz_backend *be, struct sweep *s, const void *x, const struct wz_weight *w, int first, int cols)
+{
+    size_t pitch, across = (size_t)((cols + COLS - 1) / COLS);
+    const char *b = (const char *)wz_cuda_weight(w, &pitch) + (size_t)first * pitch * wz_type_bytes(w->type);
+
+    s->first = first;
+    s->f.n = cols;
+    if (w->type == WZ_BF16) {
+        s->f.a = (const __nv_bfloat16 *)x;
+        s->f.b = (const __nv_bfloat16 *)b;
+        s->f.lda = wz_cuda_pitch(w->in);
+        s->f.ldb = pitch;
+        s->f.k = w->in;
+        if (s->f.m <= 16) run_sweep<tile<16, COLS, 64, 16, 32, 4>>(be, s);
+        else if (s->f.m <= 64) run_sweep<tile<64, COLS, 64, 32, 64, 3>>(be, s);
+        else run_sweep<tile<128, COLS, 64, 64, 64, 3>>(be, s);
+    } else {
+        size_t ld = s->z ? s->ldz : across * COLS;
+        float *z = s->z ? s->z : (float *)wz_cuda_scratch(be, LOGITS, (size_t)s->f.m * ld * sizeof *z);
+        struct product p = { z, x, b, ld, pitch, 1, 1, pitch, s->f.m, cols, w->in, false, WZ_F32 };
+        wz_cuda_product(be, &p);
+        LAUNCH_KEEPING(be, sweep_rows, ((size_t)s->f.m * across + WARPS - 1) / WARPS, BLOCK, 0, *s, z, ld);
+    }
+}
+
+/* All of the vocabulary. With an f32 matrix and logits that are not kept, in stretches. */
+static void sweep_all(struct wz_backend *be, struct sweep *s, const void *x, const struct wz_weight *w)
+{
+    int wide = w->type == WZ_BF16 || s->z ? w->out : WIDE;
+
+    for (int first = 0; first < w->out; first += wide) sweep(be, s, x, w, first, w->out - first < wide ? w->out - first : wide);
+}
+
+/* A warp a row. out [3, m]: logp, lse, entropy. */
+static __global__ void __launch_bounds__(BLOCK) row_scores(struct sweep s, float *out)
+{
+    int i = (int)(blockIdx.x * WARPS + threadIdx.x / 32), m = s.f.m;
 
     if (i >= m) return;
-    struct stat s = p.stats[i];
-    double log_sum = log(s.sum);
-    float x = p.z[(size_t)i * (size_t)p.vocab + (size_t)targets[i]] * p.scale[i];
-    out[i] = (float)((double)x - (s.max + log_sum));
-    out[m + i] = (float)(s.max + log_sum);
-    out[2 * m + i] = (float)(log_sum - s.mean / s.sum);
+    struct stat stat = stat_of(s.parts + (size_t)i * (size_t)s.blocks, s.blocks);
+    if (threadIdx.x % 32) return;
+    out[i] = logp_of(stat, s.picked[i], s.scale[i]);
+    out[m + i] = (float)lse_of(stat);
+    out[2 * m + i] = (float)(log(stat.sum) - stat.mean / stat.sum);
 }
 
-/* ---- picking --------------------------------------------------------------------------------------------------- */
-
-INLINE word key_of(float z, int id)
-{
-    unsigned u = __float_as_uint(z + 0.f);             /* -0 is 0 */
-
-    return (word)(u >> 31 ? u : u ^ 0x7fffffff) << 32 | (unsigned)id;
-}
-
-/* A row being picked from: what is kept is key <= worst and mass >= least. */
-struct choice { const float *z; int vocab; float scale, max; word worst, least; };
-
-INLINE word mass_of(const struct choice *c, int v)
-{
-    float e = expf(c->z[v] * c->scale - c->max);
-
-    return e > 0 ? (word)(e * UNIT) : 0;               /* also where it is NaN */
-}
-
-INLINE word kept(const struct choice *c, int v)
-{
-    word mass = mass_of(c, v);
-
-    return mass >= c->least && key_of(c->z[v], v) <= c->worst ? mass : 0;
-}
-
-/* The sum over the block, in every thread. bins: shared. */
-static __device__ word block_total(word *bins, word mine)
-{
-    if (threadIdx.x == 0) bins[0] = 0;
-    __syncthreads();
-    mine = warp_sum(mine);
-    if (threadIdx.x % 32 == 0) atomicAdd(&bins[0], mine);
-    __syncthreads();
-    mine = bins[0];
-    __syncthreads();
-    return mine;
-}
-
-static __device__ word total_of(const struct choice *c, word *bins)
-{
-    word sum = 0;
-
-    for (int v = (int)threadIdx.x; v < c->vocab; v += BLOCK) sum += kept(c, v);
-    return block_total(bins, sum);
-}
-
-/* The smallest key such that keys up to it (and up to c->worst) weigh at least `want`; by count, each weighs 1. */
-static __device__ word prefix_end(const struct choice *c, word *bins, word want, bool by_count)
-{
-    word found = 0, done = 0;
-
-    for (int shift = 56; shift >= 0; shift -= 8) {
-        if (shift == 24 && c->vocab <= 1 << 24) continue;      /* ids have no such bits */
-        bins[threadIdx.x] = 0;
-        __syncthreads();
-        for (int v = (int)threadIdx.x; v < c->vocab; v += BLOCK) {
-            word key = key_of(c->z[v], v), above = shift == 56 ? 0 : key >> (shift + 8) ^ found >> (shift + 8);
-            if (above == 0 && key <= c->worst) atomicAdd(&bins[key >> shift & 255], by_count ? (word)1 : mass_of(c, v));
-        }
-        __syncthreads();
-        int bin = 0;
-        word sum = done;
-        while (bin < BINS - 1 && sum + bins[bin] < want) sum += bins[bin++];
-        found |= (word)bin << shift;
-        done = sum;
-        __syncthreads();
-    }
-    return found;
-}
-
-/* The first id at which the running sum of what is kept passes `left`; all threads come, thread 0 knows. */
-static __device__ int walk(const struct choice *c, word *bins, word left)
-{
-    int from = 0, id = 0;
-
-    for (; from < c->vocab; from += BLOCK * EACH) {
-        word mine = 0;
-        for (int k = 0; k < EACH; k++) {
-            int v = from + (int)threadIdx.x * EACH + k;
-            if (v < c->vocab) mine += kept(c, v);
-        }
-        word sum = block_total(bins, mine);
-        if (sum > left) {
-            bins[threadIdx.x] = mine;
-            break;
-        }
-        left -= sum;
-    }
-    __syncthreads();
-    if (from >= c->vocab || threadIdx.x > 0) return 0;
-    for (id = from; bins[(id - from) / EACH] <= left; id += EACH) left -= bins[(id - from) / EACH];
-    for (word mass; (mass = kept(c, id)) <= left; id++) left -= mass;
-    return id;
-}
-
-static __global__ void __launch_bounds__(BLOCK) row_picks(struct pass p, const struct wz_pick *picks, int *token)
-{
-    SHARED(word, bins);
-    struct wz_pick pick = picks[blockIdx.x];
-    struct choice c = { p.z + (size_t)blockIdx.x * (size_t)p.vocab, p.vocab, p.scale[blockIdx.x],
-                        (float)p.stats[blockIdx.x].max, ~(word)0, 0 };
-    word best = ~(word)0, total;
-
-    for (int v = (int)threadIdx.x; v < c.vocab; v += BLOCK) {
-        word key = key_of(c.z[v], v);
-        best = key < best ? key : best;
-    }
-    if (threadIdx.x == 0) bins[0] = ~(word)0;
-    __syncthreads();
-    atomicMin(&bins[0], best);
-    __syncthreads();
-    best = bins[0];
-    __syncthreads();
-    if (pick.temperature > 0) {
-        if (pick.top_k > 0 && pick.top_k < c.vocab) c.worst = prefix_end(&c, bins, (word)pick.top_k, true);
-        if (pick.top_p < 1) {
-            word want = (word)ceil((double)pick.top_p * (double)total_of(&c, bins));
-            c.worst = prefix_end(&c, bins, want > 0 ? want : 1, false);
-        }
-        c.least = (word)((double)fminf(pick.min_p, 1.f) * (double)UNIT);
-        total = total_of(&c, bins);
-        word left = (word)(pick.u * (double)total);
-        int id = total > 0 ? walk(&c, bins, left < total ? left : total - 1) : (int)(best & INT32_MAX);
-        if (threadIdx.x == 0) token[blockIdx.x] = id;
-    } else if (threadIdx.x == 0) {
-        token[blockIdx.x] = (int)(best & INT32_MAX);
-    }
-}
-
-/* ---- the slots ------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------------------------ */
 
 /* A block a row: out[i, :] = x[row[i], :], or back: out[row[i], :] = x[i, :]. */
 static __global__ void move_rows(float *out, const float *x, const int *row, int c, bool back)
@@ -219,52 +163,60 @@ static __global__ void move_rows(float *out, const float *x, const int *row, int
     for (size_t j = threadIdx.x; j < (size_t)c; j += BLOCK) out[to + j] = x[from + j];
 }
 
-/* The next rows that have a target, at most TILE of them from *at on; their data on the device. */
-struct rows { int m, row[TILE], target[TILE]; const int *d_row, *d_target; const float *d_values; };
+/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 / t, lse, d / t. */
+struct rows { int m, row[MOST], target[MOST]; float values[3 * MOST]; const int *d_row, *d_target; const float *d_values; };
 
 static void rows_next(struct rows *r, struct wz_backend *be, const int *targets, const float *d_logp, const float *lse,
                       float temperature, int n, int *at)
 {
-    float values[3 * TILE];
-
-    for (r->m = 0; *at < n && r->m < TILE; ++*at) {
+    for (r->m = 0; *at < n && r->m < MOST; ++*at) {
         if (targets[*at] < 0 || (d_logp && d_logp[*at] == 0)) continue;
-        values[r->m] = 1 / temperature;
-        values[TILE + r->m] = lse ? lse[*at] : 0;
-        values[2 * TILE + r->m] = d_logp ? d_logp[*at] / temperature : 0;
         r->target[r->m] = targets[*at];
         r->row[r->m++] = *at;
     }
+    for (int i = 0; i < r->m; i++) {
+        r->values[i] = 1 / temperature;
+        r->values[r->m + i] = lse ? lse[r->row[i]] : 0;
+        r->values[2 * r->m + i] = d_logp ? d_logp[r->row[i]] / temperature : 0;
+    }
     r->d_row = (const int *)wz_cuda_mirror(be, IDS, r->row, (size_t)r->m * sizeof(int));
     r->d_target = (const int *)wz_cuda_mirror(be, TARGETS, r->target, (size_t)r->m * sizeof(int));
-    for (int i = r->m; i < TILE; i++) values[i] = values[TILE + i] = values[2 * TILE + i] = 0;
-    r->d_values = (const float *)wz_cuda_mirror(be, VALUES, values, sizeof values);
+    r->d_values = (const float *)wz_cuda_mirror(be, VALUES, r->values, 3 * (size_t)r->m * sizeof(float));
 }
 
-static void logits(struct wz_backend *be, float *z, const float *x, const struct wz_weight *w, int m)
+/* Those rows of x close together, as products read them, and room for as many more floats. */
+static const void *gather(struct wz_backend *be, const struct rows *r, const float *x, const struct wz_weight *w, float **more)
 {
-    be->ops.matmul(be, z, x, w, m, false);
+    size_t size = (size_t)(r->m < 64 ? 64 : r->m) * (size_t)w->in;
+    float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * size * sizeof *near);
+
+    *more = near + size;
+    LAUNCH(be, move_rows, r->m, BLOCK, 0, near, x, r->d_row, w->in, false);
+    return w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, near, r->m, w->in) : near;
 }
 
-static float *room_for_logits(struct wz_backend *be, const struct wz_weight *w, int n)
+static struct sweep sweep_of(struct wz_backend *be, const struct wz_weight *w, int m, const float *scale)
 {
-    return (float *)wz_cuda_scratch(be, LOGITS, (size_t)(n < TILE ? n : TILE) * (size_t)w->out * sizeof(float));
+    struct sweep s = {};
+
+    s.f.m = m;
+    s.blocks = (w->out + COLS - 1) / COLS;
+    s.scale = scale;
+    s.half = w->type == WZ_BF16;
+    return s;
 }
 
-/* Room for a tile: statistics, scores and tokens. */
-struct small { struct stat stats[TILE]; float scores[3 * TILE]; int token[TILE]; struct wz_pick picks[TILE]; };
-
-static void stats(struct wz_backend *be, const struct pass *p, int m)
+static struct part *room_for_parts(struct wz_backend *be, const struct sweep *s)
 {
-    LAUNCH(be, row_stats, m, BLOCK, 2 * WARPS * sizeof(double), *p);
+    return (struct part *)wz_cuda_scratch(be, PARTIAL, (size_t)s->f.m * (size_t)s->blocks * sizeof(struct part));
 }
+
+/* ---- the slots ------------------------------------------------------------------------------------------------- */
 
 static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x, const struct wz_weight *w,
                          const int *targets, float temperature, int n)
 {
-    float *z = room_for_logits(be, w, n), *near = (float *)wz_cuda_scratch(be, ROWS, TILE * (size_t)w->in * sizeof *near);
-    struct small *room = (struct small *)wz_cuda_scratch(be, SMALL, sizeof *room);
-    float got[3 * TILE];
+    float *room = (float *)wz_cuda_scratch(be, SMALL, 4 * MOST * sizeof *room), got[3 * MOST], *more;
     struct rows r;
 
     for (int i = 0; i < n; i++) {
@@ -273,12 +225,15 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     }
     for (int at = 0; at < n;) {
         rows_next(&r, be, targets, NULL, NULL, temperature, n, &at);
-        struct pass p = { z, w->out, r.d_values, room->stats };
-        LAUNCH(be, move_rows, r.m, BLOCK, 0, near, x, r.d_row, w->in, false);
-        logits(be, z, near, w, r.m);
-        stats(be, &p, r.m);
-        LAUNCH(be, row_scores, (r.m + BLOCK - 1) / BLOCK, BLOCK, 0, p, r.d_target, room->scores, r.m);
-        wz_cuda_download(be, got, room->scores, 3 * (size_t)r.m * sizeof *got);
+        if (r.m == 0) break;
+        struct sweep s = sweep_of(be, w, r.m, r.d_values);
+        const void *near = gather(be, &r, x, w, &more);
+        s.parts = room_for_parts(be, &s);
+        s.targets = r.d_target;
+        s.picked = room + 3 * MOST;
+        sweep_all(be, &s, near, w);
+        LAUNCH(be, row_scores, (r.m + WARPS - 1) / WARPS, BLOCK, 0, s, room);
+        wz_cuda_download(be, got, room, 3 * (size_t)r.m * sizeof *got);
         for (int i = 0; i < r.m; i++) {
             logp[r.row[i]] = got[i];
             lse[r.row[i]] = got[r.m + i];
@@ -290,61 +245,68 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
 static void head_sample(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
                         const struct wz_pick *picks, int n)
 {
-    float *z = room_for_logits(be, w, n), scale[TILE];
-    struct small *room = (struct small *)wz_cuda_scratch(be, SMALL, sizeof *room);
+    struct sampled { struct wz_pick picks[SAMPLED]; int token[SAMPLED]; float logp[SAMPLED]; } *room =
+        (struct sampled *)wz_cuda_scratch(be, SMALL, sizeof *room);
+    float scale[SAMPLED];
 
-    for (int at = 0; at < n; at += TILE) {
-        int m = n - at < TILE ? n - at : TILE;
+    for (int at = 0; at < n; at += SAMPLED) {
+        int m = n - at < SAMPLED ? n - at : SAMPLED;
+        const float *rows = x + (size_t)at * (size_t)w->in;
         for (int i = 0; i < m; i++) scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
-        struct pass p = { z, w->out, (const float *)wz_cuda_mirror(be, VALUES, scale, (size_t)m * sizeof *scale), room->stats };
+        struct sweep s = sweep_of(be, w, m, (const float *)wz_cuda_mirror(be, VALUES, scale, (size_t)m * sizeof *scale));
+        s.ldz = (size_t)s.blocks * COLS;
+        s.z = (float *)wz_cuda_scratch(be, LOGITS, (size_t)m * s.ldz * sizeof *s.z);
+        s.parts = room_for_parts(be, &s);
         be->ops.upload(be, room->picks, picks + at, (size_t)m * sizeof *picks);
-        logits(be, z, x + (size_t)at * (size_t)w->in, w, m);
-        stats(be, &p, m);
-        LAUNCH(be, row_picks, m, BLOCK, BINS * sizeof(word), p, room->picks, room->token);
-        LAUNCH(be, row_scores, (m + BLOCK - 1) / BLOCK, BLOCK, 0, p, room->token, room->scores, m);
+        sweep_all(be, &s, w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, rows, m, w->in) : rows, w);
+        struct picking p = { s.z, s.scale, s.parts, s.blocks, w->out, room->picks, room->token, room->logp };
+        wz_cuda_pick(be, &p, m);
         wz_cuda_download(be, token + at, room->token, (size_t)m * sizeof *token);
-        wz_cuda_download(be, logp + at, room->scores, (size_t)m * sizeof *logp);
+        wz_cuda_download(be, logp + at, room->logp, (size_t)m * sizeof *logp);
     }
 }
 
 static void head_logits(struct wz_backend *be, float *out, const float *x, const struct wz_weight *w, int n)
 {
-    float *z = room_for_logits(be, w, n);
+    size_t vocab = (size_t)w->out;
 
-    for (int at = 0; at < n; at += TILE) {
-        int m = n - at < TILE ? n - at : TILE;
-        logits(be, z, x + (size_t)at * (size_t)w->in, w, m);
-        wz_cuda_download(be, out + (size_t)at * (size_t)w->out, z, (size_t)m * (size_t)w->out * sizeof *out);
+    for (int at = 0; at < n; at += SAMPLED) {
+        int m = n - at < SAMPLED ? n - at : SAMPLED;
+        float *z = (float *)wz_cuda_scratch(be, LOGITS, (size_t)m * vocab * sizeof *z);
+        be->ops.matmul(be, z, x + (size_t)at * (size_t)w->in, w, m, false);
+        wz_cuda_download(be, out + (size_t)at * vocab, z, (size_t)m * vocab * sizeof *out);
     }
-}
-
-/* z becomes g; a thread an element. values [3, TILE]: 1 / t, lse, d_logp / t. */
-static __global__ void row_grads(float *z, const float *values, const int *targets, int vocab, size_t n)
-{
-    size_t e = (size_t)blockIdx.x * BLOCK + threadIdx.x, i = e / (size_t)vocab;
-
-    if (e >= n) return;
-    float p = expf(z[e] * values[i] - values[TILE + i]), one = e % (size_t)vocab == (size_t)targets[i];
-    z[e] = values[2 * TILE + i] * (one - p);
 }
 
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w, const int *targets,
                       const float *d_logp, const float *lse, float temperature, int n)
 {
-    size_t c = (size_t)w->in, vocab = (size_t)w->out;
-    float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * TILE * c * sizeof *near), *d_near = near + TILE * c;
-    float *z = room_for_logits(be, w, n);
+    size_t c = (size_t)w->in, bytes = wz_type_bytes(w->type), pitch, pitch_x = w->type == WZ_BF16 ? wz_cuda_pitch(w->in) : c;
+    const char *weights = (const char *)wz_cuda_weight(w, &pitch);
     struct rows r;
+    float *d_near;
 
     be->ops.zero(be, d_x, (size_t)n * c * sizeof *d_x);
     for (int at = 0; at < n;) {
         rows_next(&r, be, targets, d_logp, lse, temperature, n, &at);
-        LAUNCH(be, move_rows, r.m, BLOCK, 0, near, x, r.d_row, w->in, false);
-        logits(be, z, near, w, r.m);
-        size_t all = (size_t)r.m * vocab;
-        LAUNCH(be, row_grads, (all + BLOCK - 1) / BLOCK, BLOCK, 0, z, r.d_values, r.d_target, w->out, all);
-        be->ops.matmul_back_x(be, d_near, z, w, r.m, false);
-        if (d_w) be->ops.matmul_back_w(be, d_w, z, near, w, r.m);
+        if (r.m == 0) break;
+        struct sweep s = sweep_of(be, w, r.m, r.d_values);
+        const void *near = gather(be, &r, x, w, &d_near);
+        s.targets = r.d_target;
+        s.lse = r.d_values + r.m;
+        s.d = r.d_values + 2 * r.m;
+        s.ldg = WIDE;
+        s.g = wz_cuda_scratch(be, WORK, (size_t)r.m * WIDE * bytes);
+        for (int first = 0; first < w->out; first += WIDE) {
+            int cols = w->out - first < WIDE ? w->out - first : WIDE;
+            sweep(be, &s, near, w, first, cols);
+            struct product p = { d_near, s.g, weights + (size_t)first * pitch * bytes, c, WIDE, 1, pitch, 1, r.m, w->in, cols, first > 0,
+                                 w->type };
+            wz_cuda_product(be, &p);
+            if (!d_w) continue;
+            p = { d_w + (size_t)first * c, s.g, near, c, 1, WIDE, pitch_x, 1, cols, w->in, r.m, true, w->type };
+            wz_cuda_product(be, &p);
+        }
         LAUNCH(be, move_rows, r.m, BLOCK, 0, d_x, d_near, r.d_row, w->in, true);
     }
 }

@@ -26,6 +26,7 @@
 struct shim_index { unsigned x; };
 extern struct shim_index threadIdx, blockIdx, blockDim, gridDim;
 struct alignas(8) float2 { float x, y; };
+struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 
