@@ -108,6 +108,9 @@ double wz_normal(struct wz_key key);               /* mean 0, variance 1 (Box-Mu
 /* ---- identity (hash.c) ----------------------------------------------------------------------------------- */
 
 uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed);          /* XXH3-64 */
+/* The identity of many bytes, made by all threads: h = XXH3(hash of the next piece of WZ_PIECE bytes, h) from h = 0. pool may be NULL. */
+enum { WZ_PIECE = 1 << 18 };
+uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
 
 /* ---- JSON (json.c); jansson is the library ---------------------------------------------------------------- */
 

@@ -218,10 +218,6 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         return *status = wz_give_up(b->program, &err), -1;
     }
     bool half = !strcmp(b->type, "bf16");
-    if (half && trains) {
-        wz_fail(&err, "bf16 models can't train: --type f32");
-        return *status = wz_give_up(b->program, &err), -1;
-    }
     if (b->seq && b->seq <= b->prompt) b->prompt = b->seq > 1 ? 1 : b->seq;
     if (b->seq) b->more = b->seq - b->prompt;
     b->seq = b->prompt + b->more;
@@ -229,10 +225,10 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     c.norm_eps = 1e-5f;
     c.rope_theta = 1e4f;
     c.bos = -1;
-    if (check_memory(b, &c, (half ? 2 : 4) * (trains ? 5 : 2), &err) < 0 || !(b->be = wz_backend_open(b->backend, b->threads, &err)))
+    if (check_memory(b, &c, (half ? 2 : 4) * 2 + (trains ? half ? 16 : 12 : 0), &err) < 0 || !(b->be = wz_backend_open(b->backend, b->threads, &err)))
         return *status = wz_give_up(b->program, &err), -1;
     b->threads = wz_pool_threads(b->be->pool);
-    b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, b->be);
+    b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, trains, b->be);
     fill(b->model);
     return 0;
 }

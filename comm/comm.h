@@ -57,10 +57,10 @@ void wz_all_gather(struct wz_link *link, const struct wz_group *group, const dou
 /* out: the bytes of each member, in order of rank, of any length. out[group->n], zeroed or reused buffers. */
 void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n, struct wz_buf *out);
 
-/* Weights from `root` to the ranks of `to` (may include root): version, hash, then the floats. The taker's hash of
- * what arrived must equal the header's, and the version must be the one expected, else it dies naming both (law 6). */
+/* Weights from `root` to the ranks of `to` (may include root): version, hash, then n bytes. The taker's hash of what arrived
+ * (wz_hash_pieces) must equal the header's, and the version must be the one expected, else it dies naming both (law 6). */
 void wz_publish(struct wz_link *link, int root, const int *to, int n_to, uint32_t agent, uint64_t version, uint64_t hash,
-                const float *x, size_t n);
-void wz_take(struct wz_link *link, int root, uint32_t agent, uint64_t version, uint64_t *hash, float *x, size_t n);
+                const void *x, size_t n);
+void wz_take(struct wz_link *link, int root, uint32_t agent, uint64_t version, uint64_t *hash, void *x, size_t n);
 
 #endif

@@ -145,6 +145,7 @@ struct wz_backend {
     const char *name;
     struct wz_ops ops;
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
+    bool host;                 /* its memory is the host's: what alloc gives may be read and written as it is; set when it is opened */
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */

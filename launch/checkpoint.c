@@ -69,6 +69,7 @@ static int save_manifest(const struct wz_job *job, const struct wz_progress *p, 
         json_t *entry = json_object();
         json_object_set_new(entry, "version", json_integer((json_int_t)p->version[i]));
         json_object_set_new(entry, "hash", hex(p->hash[i]));
+        if (a->model && a->model->block && a->model->params) json_object_set_new(entry, "masters", hex(wz_model_masters(a->model)));
         json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
         json_object_set_new(agents, a->recipe->name, entry);
@@ -141,6 +142,7 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
             wz_fail(err, "%s: nothing about agent %s", path, recipe->agents[i].name);
             goto out;
         }
+        if (read_hex(json_object_get(a, "masters"), &p->masters[i]) < 0) p->masters[i] = 0;
         p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
         p->updates[i] =
             json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
@@ -209,6 +211,8 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
                          recipe->agents[i].name, m->hash, p->hash[i]);
+        else if (p->masters[i] && m->params && m->block && wz_model_masters(m) != p->masters[i])
+            rc = wz_fail(err, "%s: agent %s: its f32 masters are not those of which the manifest says the hash", dir, recipe->agents[i].name);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;

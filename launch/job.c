@@ -82,14 +82,12 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     enum wz_type type = !strcmp(r->type, "bf16") ? WZ_BF16 : WZ_F32;
 
     a->feedback = !strcmp(r->role, "feedback");
-    if (type == WZ_BF16 && learner) return wz_fail(err, "type bf16 can't train; f32 can");
     if (!plays && !trains) return 0;
-    a->model = wz_model_load(path, type, job->be, err);
+    a->model = wz_model_load(path, type, trains, job->be, err);
     if (!a->model) return -1;
-    if (a->model->params && a->model->n_params > job->n_stage) {
-        job->n_stage = a->model->n_params;
-        job->stage = wz_realloc(job->stage, wz_mul(job->n_stage, sizeof(float)));
-    }
+    size_t stage = a->model->n_params * sizeof(float);                     /* moments; what is taken is never more */
+    if (!trains) wz_model_weights(a->model, &stage);
+    if (learner && stage > job->n_stage) job->stage = wz_realloc(job->stage, job->n_stage = stage);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays) return 0;
@@ -206,20 +204,23 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     const struct wz_roles *roles = &job->roles;
     int root = roles->learner.ranks[0], to[WZ_MAX_RANKS], n = 0;
     uint32_t agent = (uint32_t)(a - job->agents);
+    size_t size;
 
     for (int i = 0; i < roles->rollout.n; i++)
         if (roles->rollout.ranks[i] != root) to[n++] = roles->rollout.ranks[i];
     if (!n) return;
     if (job->root) {
-        const struct wz_model *m = a->model;
-        job->be->ops.download(job->be, job->stage, m->params, m->n_params * sizeof(float));
-        wz_publish(&job->link, root, to, n, agent, m->version, wz_hash(job->stage, m->n_params * sizeof(float), 0), job->stage,
-                   m->n_params);
+        const void *bytes = wz_model_weights(a->model, &size);
+        if (!job->be->host) {
+            wz_download(job->be, job->stage, bytes, size);
+            bytes = job->stage;
+        }
+        wz_publish(&job->link, root, to, n, agent, a->model->version, a->model->hash, bytes, size);
     } else if (roles->rollout.me >= 0) {
-        struct wz_model *m = a->model;
-        uint64_t version = m->version + 1, hash;
-        wz_take(&job->link, root, agent, version, &hash, job->stage, m->n_params);
-        job->be->ops.upload(job->be, m->params, job->stage, m->n_params * sizeof(float));
-        wz_model_seal(m, version);        /* its hash goes into every turn written, and the learner compares */
+        void *bytes = wz_model_weights(a->model, &size);
+        uint64_t version = a->model->version + 1, hash;
+        wz_take(&job->link, root, agent, version, &hash, job->stage, size);
+        wz_upload(job->be, bytes, job->stage, size);
+        wz_model_seal(a->model, version);        /* its hash goes into every turn written, and the learner compares */
     }
 }

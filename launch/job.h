@@ -48,7 +48,7 @@ struct wz_job {
     struct wz_backend *be;
     struct wz_agent agents[8];
     int n_agents;
-    float *stage;                          /* host copy of one agent's weights or moments, in passing: [n_stage], the most of any agent */
+    void *stage;                           /* host copy of one agent's weights or moments, in passing: the most bytes of any agent */
     size_t n_stage;
     struct wz_judge judge;                 /* reward ranks */
     struct wz_game game;                   /* rollout ranks */
@@ -115,6 +115,7 @@ struct wz_progress {
     int stage, stage_step;                 /* the stage being trained, steps done in it */
     int64_t stage_start;                   /* step at which the stage began: its weights are the references */
     uint64_t version[8], hash[8], chain;
+    uint64_t masters[8];                   /* of agents that train in bf16 (wz_model_masters); 0: none. Read from a checkpoint */
     int updates[8];                        /* optimizer updates in this stage */
 };
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* root */

@@ -21,15 +21,21 @@ static void add(struct wz_plan_kind *k, const struct wz_plan *plan, const char *
     *(host ? &k->host : &k->device) += bytes;
 }
 
+static enum wz_type type_of(const struct wz_recipe_agent *agent)
+{
+    return strcmp(agent->type, "bf16") ? WZ_F32 : WZ_BF16;
+}
+
 /* What one agent's learner takes in a stage; added to the kind, or, where k is NULL, only summed. */
-static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_learn *r, const char *agent,
-                      const struct wz_config *c, int learners)
+static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_learn *r,
+                      const struct wz_recipe_agent *agent, const struct wz_config *c, int learners)
 {
     const struct wz_recipe *recipe = plan->recipe;
-    const struct wz_model_bytes model = wz_model_bytes(c, WZ_F32, plan->backend);
+    enum wz_type type = type_of(agent);
+    const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
     bool reference = r->kl > 0;
-    struct wz_learner_bytes b = wz_learner_bytes(c, false, model.params, reference, recipe->leaves / learners, recipe->micro,
-                                                 wz_job_longest(recipe, c));
+    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->half_kv, model.params, reference,
+                                                 recipe->leaves / learners, recipe->micro, wz_job_longest(recipe, c));
     const struct { const char *what; size_t bytes; } rows[] = {
         { "moments", b.opt.moments },
         { "gradient tree", b.opt.gradients },
@@ -44,7 +50,7 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         sum += rows[i].bytes;
-        if (k) add(k, plan, agent, rows[i].what, rows[i].bytes, false);
+        if (k) add(k, plan, agent->name, rows[i].what, rows[i].bytes, false);
     }
     return sum;
 }
@@ -57,7 +63,7 @@ static size_t stage(struct wz_plan_kind *k, const struct wz_plan *plan, const st
 
     for (unsigned i = 0; i < plan->recipe->n_agents; i++) {
         const struct wz_recipe_learn *r = wz_recipe_learn(s, plan->recipe->agents[i].name);
-        if (r) sum += learner(k, plan, r, plan->recipe->agents[i].name, &configs[i], learners);
+        if (r) sum += learner(k, plan, r, &plan->recipe->agents[i], &configs[i], learners);
     }
     return sum;
 }
@@ -69,13 +75,16 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
 
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         const struct wz_recipe_agent *a = &recipe->agents[i];
-        enum wz_type type = !strcmp(a->type, "bf16") ? WZ_BF16 : WZ_F32;
-        if (!plays && !(trains && wz_recipe_learns(recipe, a->name))) continue;
-        struct wz_model_bytes b = wz_model_bytes(&configs[i], type, plan->backend);
+        enum wz_type type = type_of(a);
+        bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
+        if (!plays && !masters) continue;
+        struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);
+        size_t stage = masters ? b.params * sizeof(float) : b.weights;
         add(k, plan, a->name, "weights", b.weights, false);
+        add(k, plan, a->name, "f32 masters", b.masters, false);
         add(k, plan, a->name, "packed panels", b.packed, false);
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
-        if (type == WZ_F32 && b.params * sizeof(float) > staging) staging = b.params * sizeof(float);
+        if (learns && stage > staging) staging = stage;
         if (!plays) continue;
         struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->half_kv, recipe->rollout.rows,
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);

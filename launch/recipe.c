@@ -137,9 +137,6 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
         }
         if (wz_recipe_learn(stage, name) != &stage->agents[i])
             return wz_resolved_fail(r, err, path, "agent '%s' is in this stage already", name);
-        if (!strcmp(recipe->agents[a].type, "bf16"))
-            return wz_resolved_fail(r, err, path, "agent '%s' is of type bf16, which can't train: make it f32 or leave it out",
-                                    name);
         if (recipe->agents[a].temperature == 0)
             return wz_resolved_fail(r, err, path,
                                     "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "

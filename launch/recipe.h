@@ -25,7 +25,7 @@ struct wz_recipe_agent {
     char *model;               /* hub folder or GGUF; the reference model is these weights at a stage's start */
     char *system;              /* file with the system prompt; empty: none */
     char *chat;                /* chat template by name; empty: what the model's files ask for */
-    char *type;                /* f32 | bf16 (bf16 agents can't train) */
+    char *type;                /* f32 | bf16; what trains in bf16 has f32 masters and moments */
     int max_tokens;            /* sampled tokens a turn, at most */
     double temperature, top_p, min_p;          /* log-probabilities are of softmax(z / temperature) before the filters: training */
     int top_k;                                 /* on filtered samples is off-policy by what the filters cut off */
@@ -83,6 +83,7 @@ struct wz_recipe {
         char *model, *data, *out;                         /* start folder, JSONL conversations, folder to write */
         char *system;                                     /* file with the system prompt of conversations that have none; empty: none */
         char *chat;
+        char *type;                                       /* f32 | bf16 (f32 masters are what is written) */
         int steps, batch;
         double lr, warmup, floor, beta1, beta2, eps, decay, clip;
     } sft;

@@ -124,6 +124,7 @@
     T##_TEXT(S, out, "", NULL) \
     T##_TEXT(S, system, "", NULL) \
     T##_TEXT(S, chat, "", NULL) \
+    T##_TEXT(S, type, "f32", "f32|bf16") \
     T##_INT(S, steps, "0", COUNT) \
     T##_INT(S, batch, "32", "[1,1e6]") \
     T##_REAL(S, lr, "1e-5", "[0,1]") \

@@ -205,7 +205,7 @@ int wz_cmd_score(int argc, char **argv)
     s.temperature = (float)temperature;
     status = 1;
     if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
-    if (!(s.m = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, s.be, &err))) goto out;
+    if (!(s.m = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, false, s.be, &err))) goto out;
     s.work = wz_work_create(s.m, ROWS, false);
     status = lines_score(&s, &err) < 0;
 out:

@@ -24,9 +24,11 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     char *dir;
 
     if (p->stage_step == 0) {
-        a->reference = wz_model_create(&a->model->config, WZ_F32, job->be);
-        job->be->ops.download(job->be, job->stage, a->model->params, a->model->n_params * sizeof(float));
-        job->be->ops.upload(job->be, a->reference->params, job->stage, a->model->n_params * sizeof(float));
+        size_t size;
+        const void *bytes = wz_model_weights(a->model, &size);
+        a->reference = wz_model_create(&a->model->config, a->model->type, false, job->be);
+        wz_download(job->be, job->stage, bytes, size);
+        wz_upload(job->be, wz_model_weights(a->reference, &size), job->stage, size);
         wz_model_seal(a->reference, a->model->version);
         return 0;
     }
@@ -35,7 +37,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     if (then.step != p->stage_start)
         wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
                 p->stage_start, name);
-    else a->reference = wz_model_load(path, WZ_F32, job->be, err);
+    else a->reference = wz_model_load(path, a->model->type, false, job->be, err);
     int rc = a->reference ? 0 : -1;
     if (rc == 0 && dir) {
         wz_model_seal(a->reference, then.version[a - job->agents]);

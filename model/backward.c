@@ -8,16 +8,11 @@
 
 #include <assert.h>
 
-/* The gradient's place for a parameter. */
-static float *d(const struct wz_model *m, float *d_params, const void *param)
-{
-    return d_params + ((const float *)param - m->params);
-}
-
-static void matrix_back(const struct wz_model *m, float *d_params, float *d_x, const float *d_y, const float *x,
+/* A matrix with its place in the gradient. */
+static void matrix_back(const struct wz_model *m, float *d_w, float *d_x, const float *d_y, const float *x,
                         const struct wz_weight *w, int n, bool add)
 {
-    wz_matmul_back_w(m->be, d(m, d_params, w->data), d_y, x, w, n);
+    wz_matmul_back_w(m->be, d_w, d_y, x, w, n);
     wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
 }
 
@@ -37,13 +32,14 @@ static void head_back(struct wz_model *m, struct wz_work *w, const int *targets,
         if (known) w->row_b[i] = w->head_lse[w->rows[i]];
         w->row_a[i] = d_logp[w->rows[i]];
     }
-    wz_head_back(m->be, w->d_h, d(m, d_params, m->head.data), w->picked, &m->head, w->row_targets, w->row_a, w->row_b,
+    const struct wz_param *norm = &m->list[1 + c->layers * WALK], *head = c->tied ? m->list : norm + 1;
+    wz_head_back(m->be, w->d_h, d_params + head->at, w->picked, &m->head, w->row_targets, w->row_a, w->row_b,
                  temperature, k);
     for (int i = 0; i < k; i++) w->rows[i] -= first;
     wz_zero(m->be, d_hidden, bytes);
     wz_embed_back(m->be, d_hidden, w->d_h, w->rows, k, c->dim);
     wz_zero(m->be, w->d_x, bytes);
-    wz_rmsnorm_back(m->be, w->d_x, d(m, d_params, m->norm), d_hidden, wz_work_x(w, c->layers) + off, m->norm, w->rstd + first,
+    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers) + off, m->norm, w->rstd + first,
                     n, c->dim);
 }
 
@@ -53,6 +49,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
     struct wz_layer *y = &m->layers[l];
+    const struct wz_param *p = &m->list[1 + l * WALK];
     size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn, at = (size_t)first;
     const float *x = wz_work_x(w, l) + at * dim, *mid = wz_work_at(w, w->mid, dim, l) + at * dim;
     const float *q = wz_work_at(w, w->q, hd, l) + at * hd, *att = wz_work_at(w, w->att, hd, l) + at * hd;
@@ -62,22 +59,22 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     const struct wz_rows rows = { n, w->batch.seqs, w->batch.stride, w->seq + first, w->pos + first, w->table };
 
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
-    matrix_back(m, d_params, w->d_act, w->d_x, w->act, &y->down, n, false);
+    matrix_back(m, d_params + p[DOWN].at, w->d_act, w->d_x, w->act, &y->down, n, false);
     wz_swiglu_back(be, w->d_gate, w->d_up, w->d_act, gate, up, (size_t)n * ffn);
     wz_rmsnorm(be, w->h, rstd2, mid, y->norm2, n, c->dim, c->norm_eps);
-    matrix_back(m, d_params, w->d_h, w->d_gate, w->h, &y->gate, n, false);
-    matrix_back(m, d_params, w->d_h, w->d_up, w->h, &y->up, n, true);
-    wz_rmsnorm_back(be, w->d_x, d(m, d_params, y->norm2), w->d_h, mid, y->norm2, rstd2, n, c->dim);
+    matrix_back(m, d_params + p[GATE].at, w->d_h, w->d_gate, w->h, &y->gate, n, false);
+    matrix_back(m, d_params + p[UP].at, w->d_h, w->d_up, w->h, &y->up, n, true);
+    wz_rmsnorm_back(be, w->d_x, d_params + p[NORM2].at, w->d_h, mid, y->norm2, rstd2, n, c->dim);
 
-    matrix_back(m, d_params, w->d_att, w->d_x, att, &y->o, n, false);
+    matrix_back(m, d_params + p[O].at, w->d_att, w->d_x, att, &y->o, n, false);
     wz_attention_back(be, w->d_q, w->d_k, w->d_v, w->d_att, att, lse, q, &cache->kv[l], &rows, c->heads);
     wz_rope(be, w->d_q, rows.pos, m->freq, n, c->heads, c->head_dim, -1);
     wz_rope(be, w->d_k, rows.pos, m->freq, n, c->kv_heads, c->head_dim, -1);
     wz_rmsnorm(be, w->h, rstd1, x, y->norm1, n, c->dim, c->norm_eps);
-    matrix_back(m, d_params, w->d_h, w->d_q, w->h, &y->q, n, false);
-    matrix_back(m, d_params, w->d_h, w->d_k, w->h, &y->k, n, true);
-    matrix_back(m, d_params, w->d_h, w->d_v, w->h, &y->v, n, true);
-    wz_rmsnorm_back(be, w->d_x, d(m, d_params, y->norm1), w->d_h, x, y->norm1, rstd1, n, c->dim);
+    matrix_back(m, d_params + p[Q].at, w->d_h, w->d_q, w->h, &y->q, n, false);
+    matrix_back(m, d_params + p[K].at, w->d_h, w->d_k, w->h, &y->k, n, true);
+    matrix_back(m, d_params + p[V].at, w->d_h, w->d_v, w->h, &y->v, n, true);
+    wz_rmsnorm_back(be, w->d_x, d_params + p[NORM1].at, w->d_h, x, y->norm1, rstd1, n, c->dim);
 }
 
 void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,
@@ -91,6 +88,6 @@ void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, 
             if (m->config.tied && w->seq[first + count] != w->seq[first]) break;
         head_back(m, w, targets, d_logp, temperature, d_params, first, count);
         for (int l = m->config.layers - 1; l >= 0; l--) layer_back(m, cache, w, d_params, l, first, count);
-        wz_embed_back(m->be, d(m, d_params, m->embed.data), w->d_x, w->ids + first, count, m->config.dim);
+        wz_embed_back(m->be, d_params + m->list[0].at, w->d_x, w->ids + first, count, m->config.dim);
     }
 }

@@ -116,7 +116,7 @@ static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool ggu
     }
 }
 
-struct wz_model *wz_model_load(const char *path, enum wz_type type, struct wz_backend *be, struct wz_err *err)
+struct wz_model *wz_model_load(const char *path, enum wz_type type, bool trains, struct wz_backend *be, struct wz_err *err)
 {
     bool gguf = !wz_is_dir(path);
     struct wz_tensors *set = wz_tensors_open(path, err);
@@ -139,7 +139,7 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, struct wz_ba
         if (cols > widest) widest = cols;
     }
     float *values = wz_alloc(widest * sizeof(float));
-    m = wz_model_create(&c, type, be);
+    m = wz_model_create(&c, type, trains, be);
     for (int i = 0; i < n; i++) fill(m, i, found[i], gguf, values);
     free(values);
     wz_model_seal(m, 0);
@@ -251,5 +251,5 @@ out:
 
 int wz_model_save(const struct wz_model *m, const char *dir, size_t shard, struct wz_err *err)
 {
-    return wz_model_save_as(m, dir, shard, m->type == WZ_BF16 ? WZ_DT_BF16 : WZ_DT_F32, err);
+    return wz_model_save_as(m, dir, shard, m->params ? WZ_DT_F32 : WZ_DT_BF16, err);
 }

@@ -2,6 +2,7 @@
  *
  *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
  *   bf16  block   [ the same walk, matrices as bf16, a hole where a norm would be ][ all norms as f32 ]
+ *         params  the same walk in f32, where the model trains: its masters
  *
  * Every tensor begins on a multiple of 16 elements; what lies between is zero and stays zero under AdamW, so the
  * optimizer, publishing and checkpoints can treat the block as one long vector. */
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 1 << 16 };      /* elements that go between host and backend at a time */
+enum { CHUNK = WZ_PIECE / sizeof(float) };      /* elements that go between host and backend at a time */
 
 static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *fmt, int layer)
 {
@@ -80,13 +81,14 @@ static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n
     return type == WZ_F32 ? wz_mul(n, sizeof(float)) : wz_mul(n, sizeof(uint16_t)) + norms * sizeof(float);
 }
 
-struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, const char *backend)
+struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, bool trains, const char *backend)
 {
     struct wz_model_bytes b = {0};
     int n;
     struct wz_param *list = wz_params_list(c, &n, &b.params);
 
     b.weights = block_bytes(c, type, b.params);
+    b.masters = trains && type != WZ_F32 ? block_bytes(c, WZ_F32, b.params) : 0;
     for (int i = 0; i < n; i++) {
         const struct wz_weight w = { NULL, type, list[i].rows, list[i].cols, NULL };
         if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_packed(backend, &w);      /* the look-up reads no panels */
@@ -96,7 +98,7 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     return b;
 }
 
-struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, struct wz_backend *be)
+struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, bool trains, struct wz_backend *be)
 {
     struct wz_model *m = wz_alloc(sizeof(*m));
     int i = 0;
@@ -108,6 +110,7 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     void *block = wz_backend_alloc(be, block_bytes(config, type, m->n_params));
     if (type == WZ_F32) m->params = block;
     else m->block = block;
+    if (type != WZ_F32 && trains) m->params = wz_backend_alloc(be, block_bytes(config, WZ_F32, m->n_params));
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
     m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
@@ -156,12 +159,12 @@ void wz_model_destroy(struct wz_model *m)
 
 void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float *out)
 {
-    bool half = m->type == WZ_BF16 && m->list[i].cols > 0;
+    bool half = !m->params && m->list[i].cols > 0;
     uint16_t *bits = (uint16_t *)out;
 
     assert(first + n <= wz_param_count(&m->list[i]));
     if (!half) {
-        wz_download(m->be, out, (float *)param_data(m, i) + first, n * sizeof(float));
+        wz_download(m->be, out, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, n * sizeof(float));
         return;
     }
     wz_download(m->be, bits, (uint16_t *)param_data(m, i) + first, n * sizeof(uint16_t));
@@ -176,11 +179,11 @@ void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float
 
 void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float *values)
 {
-    bool half = m->type == WZ_BF16 && m->list[i].cols > 0;
+    bool half = !m->params && m->list[i].cols > 0;
 
     assert(first + n <= wz_param_count(&m->list[i]));
     if (!half) {
-        wz_upload(m->be, (float *)param_data(m, i) + first, values, n * sizeof(float));
+        wz_upload(m->be, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, values, n * sizeof(float));
         return;
     }
     uint16_t *bits = wz_alloc(CHUNK * sizeof(*bits));
@@ -235,18 +238,55 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
     wz_model_seal(m, 0);
 }
 
-void wz_model_seal(struct wz_model *m, uint64_t version)
+/* ---- sealing --------------------------------------------------------------------------------------------------- */
+
+void *wz_model_weights(const struct wz_model *m, size_t *n)
+{
+    *n = block_bytes(&m->config, m->type, m->n_params);
+    return m->type == WZ_F32 ? (void *)m->params : m->block;
+}
+
+/* The block from its masters; where norms would be among the matrices it stays zero, as in a model that has no masters. */
+static void round_masters(struct wz_model *m)
+{
+    for (int i = 0; i < m->n_list; i++) {
+        size_t all = wz_param_count(&m->list[i]);
+
+        if (m->list[i].cols > 0) wz_cast(m->be, param_data(m, i), m->params + m->list[i].at, all);
+        for (size_t at = 0; m->list[i].cols == 0 && at < all; at += CHUNK) {
+            size_t k = all - at < CHUNK ? all - at : CHUNK;
+            wz_param_get(m, i, at, k, m->chunk);
+            wz_upload(m->be, (float *)param_data(m, i) + at, m->chunk, k * sizeof(float));
+        }
+    }
+}
+
+static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
 {
     uint64_t hash = 0;
 
-    for (int i = 0; i <= m->config.layers * 7; i++) wz_pack(m->be, matrix(m, i));
-    for (int i = 0; i < m->n_list; i++)
-        for (size_t at = 0, all = wz_param_count(&m->list[i]); at < all; at += CHUNK) {
-            size_t k = all - at < CHUNK ? all - at : CHUNK;
+    if (m->be->host) return wz_hash_pieces(m->be->pool, bytes, n);
+    for (size_t at = 0; at < n; at += WZ_PIECE) {
+        size_t k = n - at < WZ_PIECE ? n - at : WZ_PIECE;
+        wz_download(m->be, m->chunk, bytes + at, k);
+        uint64_t piece = wz_hash(m->chunk, k, 0);
+        hash = wz_hash(&piece, sizeof piece, hash);
+    }
+    return hash;
+}
 
-            wz_param_get(m, i, at, k, m->chunk);
-            hash = wz_hash(m->chunk, k * sizeof(float), hash);
-        }
+uint64_t wz_model_masters(const struct wz_model *m)
+{
+    return m->params ? identity(m, (const char *)m->params, m->n_params * sizeof(float)) : 0;
+}
+
+void wz_model_seal(struct wz_model *m, uint64_t version)
+{
+    size_t n;
+    const char *bytes = wz_model_weights(m, &n);
+
+    if (m->block && m->params) round_masters(m);
+    for (int i = 0; i <= m->config.layers * 7; i++) wz_pack(m->be, matrix(m, i));
     m->version = version;
-    m->hash = hash;
+    m->hash = identity(m, bytes, n);
 }

@@ -287,11 +287,11 @@ static void weights_arrive_with_their_identity(void **state)
             for (size_t k = 0; k < n; k++) x[k] = (float)(k % 1000) + (float)root;
             for (int i = job.size; i-- > 0;)
                 if (i != root || root_takes) to[n_to++] = i;
-            uint64_t hash = wz_hash(x, size, 0), got_hash = 0;
-            if (job.rank == root) wz_publish(&job, root, to, n_to, (uint32_t)s, ++version, hash, x, n);
+            uint64_t hash = wz_hash_pieces(NULL, x, size), got_hash = 0;
+            if (job.rank == root) wz_publish(&job, root, to, n_to, (uint32_t)s, ++version, hash, x, size);
             else version++;
             if (job.rank != root || root_takes) {
-                wz_take(&job, root, (uint32_t)s, version, &got_hash, got, n);
+                wz_take(&job, root, (uint32_t)s, version, &got_hash, got, size);
                 assert_true(got_hash == hash);
                 if (n) assert_memory_equal(got, x, size);
             }

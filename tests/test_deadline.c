@@ -79,23 +79,23 @@ static void publishes(void)
 {
     float *x = weights();
 
-    wz_publish(&job, 0, both, 2, 1, 5, wz_hash(x, N * sizeof *x, 0), x, N);
+    wz_publish(&job, 0, both, 2, 1, 5, wz_hash_pieces(NULL, x, N * sizeof *x), x, N * sizeof *x);
 }
 
 static void publishes_a_flipped_bit(void)
 {
     float *x = weights();
-    uint64_t hash = wz_hash(x, N * sizeof *x, 0);
+    uint64_t hash = wz_hash_pieces(NULL, x, N * sizeof *x);
 
     ((uint32_t *)x)[N - 3] ^= 1;
-    wz_publish(&job, 0, both + 1, 1, 1, 5, hash, x, N);
+    wz_publish(&job, 0, both + 1, 1, 1, 5, hash, x, N * sizeof *x);
 }
 
 static void take(uint32_t agent, uint64_t version, size_t n)
 {
     uint64_t hash;
 
-    wz_take(&job, 0, agent, version, &hash, weights(), n);
+    wz_take(&job, 0, agent, version, &hash, weights(), n * sizeof(float));
 }
 
 static void takes(void) { take(1, 5, N); }
@@ -131,11 +131,11 @@ static const struct scenario {
     { "flipped bit", { publishes_a_flipped_bit, takes },
       "waltz: rank 1: take of agent 1 version 5 at step 7: rank 0 sent weights with hash " },
     { "version", { publishes, takes_a_later_version },
-      "waltz: rank 1: take of agent 1 version 6 with 3145728 weights at step 7: rank 0 sent agent 1 version 5 with 3145728 weights" },
+      "waltz: rank 1: take of agent 1 version 6 of 12582912 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 bytes" },
     { "agent", { publishes, takes_another_agent },
-      "waltz: rank 1: take of agent 0 version 5 with 3145728 weights at step 7: rank 0 sent agent 1 version 5 with" },
+      "waltz: rank 1: take of agent 0 version 5 of 12582912 bytes at step 7: rank 0 sent agent 1 version 5 of" },
     { "size", { publishes, takes_another_size },
-      "waltz: rank 1: take of agent 1 version 5 with 3145727 weights at step 7: rank 0 sent agent 1 version 5 with 3145728 weights" },
+      "waltz: rank 1: take of agent 1 version 5 of 12582908 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 bytes" },
 };
 
 /* One rank of a job that must fail: the one that is wronged dies; the other would stay for ever. */

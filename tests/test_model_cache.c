@@ -11,7 +11,7 @@ static int set_up(void **state)
     struct rig *r = wz_alloc(sizeof(*r));
 
     r->be = backend_of("ref", 1);
-    r->m = wz_model_create(&config, WZ_F32, r->be);
+    r->m = wz_model_create(&config, WZ_F32, false, r->be);
     wz_model_init(r->m, 1);
     r->cache = wz_cache_create(r->m, 6, 4);
     r->work = wz_work_create(r->m, 40, false);

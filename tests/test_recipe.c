@@ -127,9 +127,6 @@ static void wrong_is_named_with_its_line(void **state)
           ":8: stages.1.name: there is a stage 's' already" },
         { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: c, role: feedback, model: m}\n",
           ":4: agents.1.name: there is an agent 'c'" },
-        { "name: t\nagents:\n  - {name: c, role: conversation, model: m, type: bf16}\ndata: [{path: d}]\nstages:\n"
-          "  - {name: s, steps: 1, agents: [{name: c}]}\n",
-          "can't train" },
         { "name: t\nagents:\n  - {name: c, role: conversation, model: m, temperature: 0}\ndata: [{path: d}]\nstages:\n"
           "  - {name: s, steps: 1, agents: [{name: c}]}\n",
           ":6: stages.0.agents.0.name: agent 'c' has temperature 0" },
