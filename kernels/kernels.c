@@ -17,6 +17,11 @@ const char *wz_backend_names(void)
     return "ref, cpu, cuda";
 }
 
+static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count, int n)
+{
+    for (int i = 0; i < count; i++) be->ops.matmul(be, y[i], x, w[i], n, false);
+}
+
 static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, struct wz_err *err)
 {
     struct opened *o = wz_alloc(sizeof *o);
@@ -27,6 +32,7 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
         free(o);
         return NULL;
     }
+    if (!o->be.ops.matmuls) o->be.ops.matmuls = matmuls;
     o->pool = threads == 1 ? NULL : wz_pool_create(threads);
     o->be.pool = o->pool;
     return &o->be;

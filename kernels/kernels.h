@@ -146,6 +146,13 @@ static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, co
     be->ops.matmul(be, y, x, w, n, add);
 }
 
+static inline void wz_matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
+                              int n)
+{
+    for (int i = 0; i < count; i++) assert(n >= 0 && wz_weight_fits(w[i]) && w[i]->in == w[0]->in && y[i] != x);
+    be->ops.matmuls(be, y, x, w, count, n);
+}
+
 static inline void wz_matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
                                     bool add)
 {

@@ -79,6 +79,8 @@ struct wz_ops {
     /* y[N,out] = x[N,in] W^T, or y += when add.   back_x: d_x[N,in] = d_y[N,out] W, or += when add
      * back_w: d_w[out,in] += d_y^T x, one chain over n for every element; of w only type and shape count */
     void (*matmul)(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add);
+    /* count products of one x, each the bits that matmul gives; a row that leaves this NULL gets a loop over matmul */
+    void (*matmuls)(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count, int n);
     void (*matmul_back_x)(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add);
     void (*matmul_back_w)(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n);
 

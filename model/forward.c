@@ -161,9 +161,7 @@ const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_wo
         float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
 
         wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
-        wz_matmul(be, q, w->h, &y->q, n, false);
-        wz_matmul(be, w->k, w->h, &y->k, n, false);
-        wz_matmul(be, w->v, w->h, &y->v, n, false);
+        wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v }, 3, n);
         wz_rope(be, q, w->pos, m->freq, n, c->heads, c->head_dim, 1);
         wz_rope(be, w->k, w->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
         wz_kv_write(be, &cache->kv[l], w->k, w->v, &w->batch);
@@ -172,8 +170,7 @@ const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_wo
         wz_add(be, mid, x, (size_t)n * dim);
 
         wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l), mid, y->norm2, n, c->dim, c->norm_eps);
-        wz_matmul(be, gate, w->h, &y->gate, n, false);
-        wz_matmul(be, up, w->h, &y->up, n, false);
+        wz_matmuls(be, (float *[]){ gate, up }, w->h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
         wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
         wz_matmul(be, out, w->act, &y->down, n, false);
         wz_add(be, out, mid, (size_t)n * dim);

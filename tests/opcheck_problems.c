@@ -108,6 +108,17 @@ CALL(matmul)
     wz_unpack(be, &w);
 }
 
+/* The second matrix is the first's upper half. */
+CALL(matmuls)
+{
+    struct wz_weight w = weight_of(p, be, a[3]), half = { w.data, w.type, (p->out + 1) / 2, p->in, NULL };
+
+    wz_pack(be, &half);
+    wz_matmuls(be, (float *[]){ ROWS(a, 0), ROWS(a, 1) }, ROWS(a, 2), (const struct wz_weight *[]){ &w, &half }, 2, to - from);
+    wz_unpack(be, &w);
+    wz_unpack(be, &half);
+}
+
 CALL(matmul_back_x)
 {
     struct wz_weight w = weight_of(p, be, a[2]);
@@ -323,6 +334,17 @@ static bool make_matmul(struct problem *p)
 {
     if (!product_shape(p, true)) return false;
     add_array(p, "y", p->add ? SUM : OUT, (size_t)p->out, (size_t)p->n, 1);
+    add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
+    add_weight(p);
+    p->budget = 3e-6;      /* a float chain over in */
+    return true;
+}
+
+static bool make_matmuls(struct problem *p)
+{
+    if (!dense_shape(p, true, false)) return false;
+    add_array(p, "y", OUT, (size_t)p->out, (size_t)p->n, 1);
+    add_array(p, "y half", OUT, (size_t)(p->out + 1) / 2, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
     p->budget = 3e-6;      /* a float chain over in */
@@ -632,6 +654,7 @@ const struct row opcheck_rows[] = {
     { "rmsnorm", SLOT(rmsnorm), make_rmsnorm, call_rmsnorm, false },
     { "rmsnorm_back", SLOT(rmsnorm_back), make_rmsnorm_back, call_rmsnorm_back, false },
     { "matmul", SLOT(matmul), make_matmul, call_matmul, false },
+    { "matmuls", SLOT(matmuls), make_matmuls, call_matmuls, false },
     { "matmul_back_x", SLOT(matmul_back_x), make_matmul_back_x, call_matmul_back_x, false },
     { "matmul_back_w", SLOT(matmul_back_w), make_matmul_back_w, call_matmul_back_w, false },
     { "rope", SLOT(rope), make_rope, call_rope, false },

@@ -30,7 +30,24 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 
 /* ---- products ---------------------------------------------------------------------------------------------- */
 
+/* How one product is cut into parts by rows and panels. */
 struct cut { const struct gemm *g; const struct hot *hot; int row_parts, col_parts, panels; };
+
+static bool gemm_small(const struct gemm *g)
+{
+    return (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN;
+}
+
+static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, int want)
+{
+    int panels = (g->n + hot->panel - 1) / hot->panel;
+
+    *c = (struct cut){ g, hot, (g->m + 255) / 256, 1, panels };
+    while (c->row_parts * panels < want && g->m / (c->row_parts + 1) >= 24) c->row_parts++;
+    c->col_parts = (want + c->row_parts - 1) / c->row_parts;
+    c->col_parts = c->col_parts > panels ? panels : c->col_parts;
+    return c->row_parts * c->col_parts;
+}
 
 static void gemm_part(void *arg, int i)
 {
@@ -44,18 +61,11 @@ static void gemm_part(void *arg, int i)
 
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
 {
-    const struct hot *hot = wz_hot(be);
-    int threads = wz_pool_threads(be->pool), panels = (g->n + hot->panel - 1) / hot->panel, want = 4 * threads;
-    struct cut c = { g, hot, (g->m + 255) / 256, 1, panels };
+    int threads = wz_pool_threads(be->pool);
+    struct cut c;
 
-    if (!g->m || (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN || threads == 1) {
-        hot->gemm(g, 0, g->m, 0, g->n);
-        return;
-    }
-    while (c.row_parts * panels < want && g->m / (c.row_parts + 1) >= 24) c.row_parts++;
-    c.col_parts = (want + c.row_parts - 1) / c.row_parts;
-    c.col_parts = c.col_parts > panels ? panels : c.col_parts;
-    wz_pool_run(be->pool, c.row_parts * c.col_parts, gemm_part, &c);
+    if (!g->m || gemm_small(g) || threads == 1) wz_hot(be)->gemm(g, 0, g->m, 0, g->n);
+    else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
 }
 
 struct pairing { const struct hot *hot; uint32_t *out; const float *x; size_t ldx; int n, k, step; };
@@ -93,14 +103,56 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, siz
     return pairing_run(be, &(struct pairing){ wz_hot(be), out, x, ldx, n, width, CHUNK / width + 1 }, pair_part);
 }
 
-static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+/* a: x as the product takes it. */
+static struct gemm gemm_of(float *y, const float *a, const struct wz_weight *w, int n, bool add)
 {
-    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in);
     size_t depth = wz_cpu_depth(w->type, w->in);
 
     assert(w->packed);
-    wz_cpu_gemm(be, &(struct gemm){ .c = y, .a = a, .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1,
-                                    .m = n, .n = w->out, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16, .add = add });
+    return (struct gemm){ .c = y, .a = a, .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1, .m = n, .n = w->out,
+                          .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16, .add = add };
+}
+
+static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+{
+    struct gemm g = gemm_of(y, wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in), w, n, add);
+
+    wz_cpu_gemm(be, &g);
+}
+
+/* Products that meet once: parts of the first, then of the second, .. */
+enum { TOGETHER = 4 };
+struct products { struct cut cut[TOGETHER]; int first[TOGETHER + 1]; };
+
+static void products_part(void *arg, int i)
+{
+    struct products *p = arg;
+    int k = 0;
+
+    while (i >= p->first[k + 1]) k++;
+    gemm_part(&p->cut[k], i - p->first[k]);
+}
+
+static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count, int n)
+{
+    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w[0]->in, w[0]->type, n, w[0]->in);
+    struct gemm g[TOGETHER];
+    struct products p = { .first = { 0 } };
+    int threads = wz_pool_threads(be->pool);
+    double work = 0;
+
+    assert(count <= TOGETHER);
+    for (int i = 0; i < count; i++) {
+        assert(w[i]->type == w[0]->type);
+        g[i] = gemm_of(y[i], a, w[i], n, false);
+        work += (double)g[i].n * g[i].k * (n > READ ? n : READ);
+    }
+    if (!n || threads == 1 || work < GRAIN) {
+        for (int i = 0; i < count; i++) wz_hot(be)->gemm(&g[i], 0, n, 0, g[i].n);
+        return;
+    }
+    for (int i = 0; i < count; i++) p.first[i + 1] = p.first[i] + cut_make(&p.cut[i], wz_hot(be), &g[i], 2 * threads);
+    wz_pool_run(be->pool, p.first[count], products_part, &p);
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
@@ -365,6 +417,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.rmsnorm = rmsnorm;
     be->ops.rmsnorm_back = rmsnorm_back;
     be->ops.matmul = matmul;
+    be->ops.matmuls = matmuls;
     be->ops.matmul_back_x = matmul_back_x;
     be->ops.matmul_back_w = matmul_back_w;
     be->ops.swiglu = swiglu;
