@@ -26,10 +26,14 @@ struct attend {
 /* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of `wide`, count[0] of
  * them; after these the others in tiles of QUERIES, count[1]. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
-const struct tile *wz_cuda_tiles(struct wz_backend *be, const struct wz_rows *rows, int group, int wide, int few, int count[2]);
+const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
+                                 int few, int count[2]);
 
-/* attention by flash.cu where it can: over bf16, with heads of some sizes. a->at.tiles is its own affair. */
+/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes. a->at.tiles is
+ * their own affair. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
+bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
+                        const struct wz_rows *rows);
 
 /* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks ---- */
 

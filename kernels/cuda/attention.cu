@@ -29,7 +29,8 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
     return (struct places){ at, at + n, at + 2 * n, NULL, rows->stride };
 }
 
-const struct tile *wz_cuda_tiles(struct wz_backend *be, const struct wz_rows *rows, int group, int wide, int few, int count[2])
+const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
+                                 int few, int count[2])
 {
     size_t most = (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1;      /* each run of rows ends in a tile of its own */
     struct tile *list = (struct tile *)malloc(most * sizeof *list);
@@ -45,7 +46,7 @@ const struct tile *wz_cuda_tiles(struct wz_backend *be, const struct wz_rows *ro
         }
         count[kind] = n - before;
     }
-    const void *at = wz_cuda_mirror(be, TILES, list, (size_t)n * sizeof *list);
+    const void *at = wz_cuda_mirror(be, where, list, (size_t)n * sizeof *list);
     free(list);
     return (const struct tile *)at;
 }
@@ -225,7 +226,7 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     a.at = wz_cuda_places(be, rows);
     if (wz_cuda_flash(be, &a, rows)) return;
     if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
-    a.at.tiles = wz_cuda_tiles(be, rows, a.group, QUERIES, 0, count);
+    a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, QUERIES, 0, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
     if (count[0] * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;
     size_t blocks = (size_t)count[0] * (size_t)kv->heads;

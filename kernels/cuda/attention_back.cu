@@ -1,4 +1,5 @@
-/* attention's backward for whole sequences, without atomics: one kernel for d_q, one for d_k and d_v.
+/* attention's backward for whole sequences on f32 (flash_back.cu has it on tensor cores), without atomics: one kernel for d_q, one
+ * for d_k and d_v.
  *
  *   delta = d_out . out;  p_j = exp(q . k_j scale - lse);  ds_j = p_j (d_out . v_j - delta) scale
  *   d_q = sum_j ds_j k_j, keys in order;  d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over rows in order and a row's heads within
@@ -146,14 +147,17 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
                              .scale = 1 / sqrtf((float)kv->head_dim), .out = NULL, .lse = (float *)lse, .q = q },
                       .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
-    int d = kv->head_dim, count[2], blocks = 0, *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
+    int d = kv->head_dim, count[2], blocks = 0;
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
 
-    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
-    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
     b.a.at = wz_cuda_places(be, rows);
-    b.a.at.tiles = wz_cuda_tiles(be, rows, b.a.group, QUERIES, 0, count);
+    b.a.out = (float *)out;
+    if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
+    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
+    int *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
+    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
+    b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, QUERIES, 0, count);
     for (int i = 0, count, tile = 0; i < rows->n; i += count, tile += (count * b.a.group + QUERIES - 1) / QUERIES) {
         for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
         for (int t0 = 0; t0 < count; t0 += KEYS, blocks++) {

@@ -98,51 +98,6 @@ INLINE int last_of(const struct attend *a, const struct tile *t, int n)
     return last;
 }
 
-/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are looked up a step
- * before that. */
-template <int D> struct stream {
-    const struct attend *a;
-    bf16 *keys, *values;                               /* [2, STEP, D] */
-    unsigned *slots;                                   /* [2, STEP] */
-    int seq, head, end, from;                          /* positions [from, end) */
-};
-
-template <int D> INLINE void look_up(const struct stream<D> *s, int t0)
-{
-    int i = (int)threadIdx.x;
-
-    if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->seq, t0 + i, s->end - 1, s->head);
-}
-
-template <int D, int N> INLINE void fetch(const struct stream<D> *s, int t0)
-{
-    int b = t0 / STEP % 2;
-
-    if (t0 < s->end) {
-        load_slots<D, N>(s->keys + b * STEP * D, s->a->kv.k, s->slots + b * STEP, s->end - t0);
-        load_slots<D, N>(s->values + b * STEP * D, s->a->kv.v, s->slots + b * STEP, s->end - t0);
-    }
-    copy_commit();
-}
-
-/* Also makes visible what threads have written to shared memory. */
-template <int D, int N> INLINE void stream_begin(const struct stream<D> *s)
-{
-    look_up(s, s->from);
-    look_up(s, s->from + STEP);
-    __syncthreads();
-    fetch<D, N>(s, s->from);
-}
-
-/* The step at t0 has come, for all threads, and none is still at the one before. */
-template <int D, int N> INLINE void stream_step(const struct stream<D> *s, int t0)
-{
-    copy_wait<0>();
-    __syncthreads();
-    fetch<D, N>(s, t0 + STEP);
-    look_up(s, t0 + 2 * STEP);
-}
-
 template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(struct attend a, int tiles)
 {
     SHARED(bf16, near);
@@ -168,7 +123,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
         float s[STEP / 8][4] = { }, was[2];
         int seen[2] = { pos[0] + 1 - t0, pos[1] + 1 - t0 };
-        unsigned y[4], p[4];
+        unsigned y[4];
         stream_step<D, MANY>(&in, t0);
         struct spots at = spots_of<D>();
 #pragma unroll
@@ -184,16 +139,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
         for (int j = 0; j < D / 8; j++)
 #pragma unroll
             for (int k = 0; k < 4; k++) o[j][k] *= was[k / 2];
-#pragma unroll
-        for (int k = 0; k < STEP / 16; k++) {
-            round_a(p, s, k);
-#pragma unroll
-            for (int j = 0; j < D / 16; j++) {
-                read_b_turned<D>(y, values, at, 16 * k, j);
-                multiply_bf16(o[2 * j], p, y);
-                multiply_bf16(o[2 * j + 1], p, y + 2);
-            }
-        }
+        gather<D>(o, s, at, values);
         if ((t0 + STEP) % SPLIT != 0 && t0 + STEP <= last) continue;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -325,7 +271,7 @@ template <int D> static void run(struct wz_backend *be, struct attend a, const s
     size_t some = (size_t)(QUERIES + 4 * STEP) * D * sizeof(bf16) + QUERIES * PITCH * sizeof(float) + 2 * STEP * sizeof(int);
     int count[2], last = 0;
 
-    a.at.tiles = wz_cuda_tiles(be, rows, a.group, WIDE, FEW, count);
+    a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, WIDE, FEW, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
     CHECK(cudaFuncSetAttribute(flash_tiles<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most));
     CHECK(cudaFuncSetAttribute(flash_parts<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)some));

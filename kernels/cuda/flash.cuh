@@ -64,6 +64,38 @@ INLINE void round_a(unsigned a[4], const float (*d)[4], int k)
     a[3] = pair_bf16(d[2 * k + 1][2], d[2 * k + 1][3]);
 }
 
+/* s[STEP / 8][4] += 16 rows of x, from `row` on, times STEP rows of y. */
+template <int D> INLINE void score(float (*s)[4], const bf16 *x, struct spots at, int row, const bf16 *y)
+{
+#pragma unroll 2                                         /* more, and sums no longer fit into registers */
+    for (int k = 0; k < D / 16; k++) {
+        unsigned a[4], b[4];
+        read_a<D>(a, x, at, row, k);
+#pragma unroll
+        for (int j = 0; j < STEP / 16; j++) {
+            read_b<D>(b, y, at, 16 * j, k);
+            multiply_bf16(s[2 * j], a, b);
+            multiply_bf16(s[2 * j + 1], a, b + 2);
+        }
+    }
+}
+
+/* o[D / 8][4] += p [16, STEP], rounded, times STEP rows of y. */
+template <int D> INLINE void gather(float (*o)[4], const float (*p)[4], struct spots at, const bf16 *y)
+{
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++) {
+        unsigned a[4], b[4];
+        round_a(a, p, k);
+#pragma unroll
+        for (int j = 0; j < D / 16; j++) {
+            read_b_turned<D>(b, y, at, 16 * k, j);
+            multiply_bf16(o[2 * j], a, b);
+            multiply_bf16(o[2 * j + 1], a, b + 2);
+        }
+    }
+}
+
 /* ---- rows to shared memory --------------------------------------------------------------------------------------- */
 
 /* Where position t of a sequence lies in the cache, in rows of D channels; 0 past `last`. */
@@ -76,18 +108,28 @@ INLINE unsigned slot_of(const struct attend *a, int seq, int t, int last, int he
     return (page * (unsigned)a->kv.heads + (unsigned)head) * (unsigned)p + (unsigned)(t % p);
 }
 
-/* Starts copies of STEP rows by N threads: those at `slots`, zeros from the n-th on. */
-template <int D, int N> INLINE void load_slots(bf16 *tile, const float *from, const unsigned *slots, int n)
+/* Starts copies of ROWS rows by N threads: those at `slots`, or side by side; zeros from the n-th on. */
+template <int D, int N, int ROWS> INLINE void load_slots(bf16 *tile, const float *from, const unsigned *slots, int n)
 {
-    constexpr int ROWS = N / (D / 8);                  /* at a time; a multiple of 8 */
+    constexpr int AT_ONCE = N / (D / 8);               /* a multiple of 8 */
     int r = opaque((int)threadIdx.x / (D / 8)), c = (int)threadIdx.x % (D / 8);
     bf16 *to = tile + chunk_at<D>(r, c);
 
 #pragma unroll
-    for (int i = 0; i < STEP; i += ROWS) {
+    for (int i = 0; i < ROWS; i += AT_ONCE) {
         bool inside = r + i < n;
         copy_async16(to + i * D, (const bf16 *)from + (inside ? (size_t)slots[r + i] * D : 0) + 8 * c, inside);
     }
+}
+
+template <int D, int N, int ROWS> INLINE void load_rows(bf16 *tile, const bf16 *from, int n)
+{
+    constexpr int AT_ONCE = N / (D / 8);
+    int r = opaque((int)threadIdx.x / (D / 8)), c = (int)threadIdx.x % (D / 8);
+    bf16 *to = tile + chunk_at<D>(r, c);
+
+#pragma unroll
+    for (int i = 0; i < ROWS; i += AT_ONCE) copy_async16(to + i * D, from + (r + i < n ? (r + i) * D : 0) + 8 * c, r + i < n);
 }
 
 /* `rows` rows of a tile of queries by N threads, rounded; zeros from the n-th on. */
@@ -108,6 +150,51 @@ template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, 
         to[2] = pair_bf16(y.x, y.y);
         to[3] = pair_bf16(y.z, y.w);
     }
+}
+
+/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are looked up a step
+ * before that. */
+template <int D> struct stream {
+    const struct attend *a;
+    bf16 *keys, *values;                               /* [2, STEP, D] */
+    unsigned *slots;                                   /* [2, STEP] */
+    int seq, head, end, from;                          /* positions [from, end) */
+};
+
+template <int D> INLINE void look_up(const struct stream<D> *s, int t0)
+{
+    int i = (int)threadIdx.x;
+
+    if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->seq, t0 + i, s->end - 1, s->head);
+}
+
+template <int D, int N> INLINE void fetch(const struct stream<D> *s, int t0)
+{
+    int b = t0 / STEP % 2;
+
+    if (t0 < s->end) {
+        load_slots<D, N, STEP>(s->keys + b * STEP * D, s->a->kv.k, s->slots + b * STEP, s->end - t0);
+        load_slots<D, N, STEP>(s->values + b * STEP * D, s->a->kv.v, s->slots + b * STEP, s->end - t0);
+    }
+    copy_commit();
+}
+
+/* Also makes visible what threads have written to shared memory. */
+template <int D, int N> INLINE void stream_begin(const struct stream<D> *s)
+{
+    look_up(s, s->from);
+    look_up(s, s->from + STEP);
+    __syncthreads();
+    fetch<D, N>(s, s->from);
+}
+
+/* The step at t0 has come, for all threads, and none is still at the one before. */
+template <int D, int N> INLINE void stream_step(const struct stream<D> *s, int t0)
+{
+    copy_wait<0>();
+    __syncthreads();
+    fetch<D, N>(s, t0 + STEP);
+    look_up(s, t0 + 2 * STEP);
 }
 
 #endif

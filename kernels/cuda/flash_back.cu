@@ -1,0 +1,195 @@
+/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What is multiplied
+ * (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
+ *
+ *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out and lse log2(e) likewise
+ *   d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time:    s = q k, dp = d_out v, d_q += ds k
+ *   d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them:    s = k q, dp = v d_out, d_v += p d_out,
+ *             d_k += ds q: the same products the other way round, so that p and ds lie as the next product wants them
+ *
+ * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and steps count from a
+ * sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by operands out of shared memory. */
+#include "kernels/cuda/flash.cuh"
+
+enum { WIDE = 128, MANY = 2 * WIDE };
+
+struct back {
+    struct attend a;
+    float *d_q, *d_k, *d_v;
+    const float *d_out;
+    bf16 *q16, *d_out16;                               /* [K, N group, D] */
+    float *delta, *lse2;                               /* [K, N group] */
+    const struct tile *keys;                           /* rows of sequences, from the `first`-th on */
+    int n;
+};
+
+/* Where queries of a key/value head begin in what arrange() makes. */
+INLINE size_t arranged(const struct back *b, int head, int row)
+{
+    return ((size_t)head * (size_t)b->n + (size_t)row) * (size_t)b->a.group;
+}
+
+/* A warp a query. */
+template <int D> static __global__ void arrange(struct back b)
+{
+    int i = (int)blockIdx.x * (THREADS / 32) + (int)threadIdx.x / 32, h = i % b.a.heads, row = i / b.a.heads;
+    size_t to = arranged(&b, h / b.a.group, row) + (size_t)(h % b.a.group);
+    float sum = 0;
+
+    if (row >= b.n) return;
+    for (int c = lane_of(); c < D / 2; c += 32) {
+        size_t at = (size_t)i * (D / 2) + (size_t)c;
+        float2 q = ((const float2 *)b.a.q)[at], d = ((const float2 *)b.d_out)[at], o = ((const float2 *)b.a.out)[at];
+        bf16 x = __float2bfloat16(d.x), y = __float2bfloat16(d.y);
+        ((unsigned *)b.q16)[to * (D / 2) + (size_t)c] = pair_bf16(q.x, q.y);
+        ((unsigned *)b.d_out16)[to * (D / 2) + (size_t)c] = pair_bf16(d.x, d.y);
+        sum = fmaf(__bfloat162float(y), o.y, fmaf(__bfloat162float(x), o.x, sum));
+    }
+    sum = warp_sum(sum);
+    if (lane_of() > 0) return;
+    b.delta[to] = sum;
+    b.lse2[to] = b.a.lse[i] * LOG2E;
+}
+
+/* x(row, column, element) of 16 rows and STEP columns; row 0 is g, row 1 g + 8. */
+template <class X> INLINE void each(X x)
+{
+#pragma unroll
+    for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) x(k / 2, 8 * j + lane_of() % 4 * 2 + k % 2, 4 * j + k);
+}
+
+template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(struct back b, int tiles)
+{
+    SHARED(bf16, near);
+    bf16 *q = near, *d_out = q + WIDE * D;
+    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
+    struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads];      /* those that see most go first */
+    int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
+    struct stream<D> in = { &b.a, d_out + WIDE * D, d_out + (WIDE + 2 * STEP) * D, (unsigned *)(d_out + (WIDE + 4 * STEP) * D),
+                            b.a.at.seq[t.row], head, end, 0 };
+    float sums[D / 8][4] = { }, scale = b.a.scale * LOG2E;
+    float2 of[2];                                      /* lse log2(e), delta */
+    size_t from = arranged(&b, head, t.row) + (size_t)t.first;
+
+    load_rows<D, MANY, WIDE>(q, b.q16 + from * D, n);
+    load_rows<D, MANY, WIDE>(d_out, b.d_out16 + from * D, n);
+    for (int h = 0; h < 2; h++) {
+        int i = first + lane_of() / 4 + 8 * h;
+        sees[h] = i < n ? (t.first + i) / b.a.group + 1 : 0;
+        of[h] = { i < n ? b.lse2[from + (size_t)i] : 0, i < n ? b.delta[from + (size_t)i] : 0 };
+    }
+    stream_begin<D, MANY>(&in);
+    for (int t0 = 0; t0 < end; t0 += STEP) {
+        const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
+        float s[STEP / 8][4] = { }, dp[STEP / 8][4] = { };
+        stream_step<D, MANY>(&in, t0);
+        struct spots at = spots_of<D>();
+        score<D>(s, q, at, first, keys);
+        score<D>(dp, d_out, at, first, values);
+        each([&](int h, int column, int e) {
+            float p = t0 + column < sees[h] ? exp2_near(fmaf(s[e / 4][e % 4], scale, -of[h].x)) : 0;
+            dp[e / 4][e % 4] = p * (dp[e / 4][e % 4] - of[h].y);
+        });
+        gather<D>(sums, dp, at, keys);
+    }
+    for (int h = 0; h < 2; h++) {
+        int i = first + lane_of() / 4 + 8 * h;
+        if (i >= n) continue;
+        float2 *to = (float2 *)(b.d_q + query_at(&b.a, &t, i, head) * D + (size_t)c);
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) to[4 * j] = { sums[j][2 * h] * b.a.scale, sums[j][2 * h + 1] * b.a.scale };
+    }
+}
+
+/* STEP queries from i0 on to buffer i0 / STEP % 2; `all` are there. */
+template <int D> INLINE void fetch_queries(const struct back *b, bf16 *q, bf16 *d_out, float *of, size_t from, int i0, int all)
+{
+    int buffer = i0 / STEP % 2, e = (int)threadIdx.x, i = i0 + e % STEP;
+
+    if (i0 < all) {
+        load_rows<D, MANY, STEP>(q + buffer * STEP * D, b->q16 + (from + (size_t)i0) * D, all - i0);
+        load_rows<D, MANY, STEP>(d_out + buffer * STEP * D, b->d_out16 + (from + (size_t)i0) * D, all - i0);
+        const float *source = (e < STEP ? b->lse2 : b->delta) + from + (i < all ? i : 0);
+        if (e < 2 * STEP) copy_async4(of + buffer * 2 * STEP + e, source, i < all);
+    }
+    copy_commit();
+}
+
+template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(struct back b)
+{
+    SHARED(bf16, near);
+    bf16 *keys = near, *values = keys + WIDE * D, *q = values + WIDE * D, *d_out = q + 2 * STEP * D;
+    float *of = (float *)(d_out + 2 * STEP * D);       /* [2, lse and delta, STEP] */
+    unsigned *slots = (unsigned *)(of + 4 * STEP);
+    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2, group = b.a.group;
+    struct tile t = b.keys[(int)blockIdx.x / b.a.kv.heads];
+    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4, seq = b.a.at.seq[t.row];
+    float d_k[D / 8][4] = { }, d_v[D / 8][4] = { }, scale = b.a.scale * LOG2E;
+    size_t from = arranged(&b, head, t.row);
+
+    if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, seq, t.first + (int)threadIdx.x, t.rows - 1, head);
+    __syncthreads();
+    load_slots<D, MANY, WIDE>(keys, b.a.kv.k, slots, n);
+    load_slots<D, MANY, WIDE>(values, b.a.kv.v, slots, n);
+    int i0 = t.first * group / STEP * STEP;
+    fetch_queries<D>(&b, q, d_out, of, from, i0, all);
+    for (; i0 < all; i0 += STEP) {
+        int buffer = i0 / STEP % 2;
+        const bf16 *q_now = q + buffer * STEP * D, *d_out_now = d_out + buffer * STEP * D;
+        const float *of_now = of + buffer * 2 * STEP;
+        float s[STEP / 8][4] = { }, ds[STEP / 8][4] = { };
+        copy_wait<0>();
+        __syncthreads();
+        fetch_queries<D>(&b, q, d_out, of, from, i0 + STEP, all);
+        struct spots at = spots_of<D>();
+        score<D>(s, keys, at, first, q_now);
+        each([&](int h, int column, int e) {
+            bool seen = i0 + column >= (key + 8 * h) * group;
+            s[e / 4][e % 4] = seen ? exp2_near(fmaf(s[e / 4][e % 4], scale, -of_now[column])) : 0;
+        });
+        gather<D>(d_v, s, at, d_out_now);
+        score<D>(ds, values, at, first, d_out_now);
+        each([&](int, int column, int e) { ds[e / 4][e % 4] = s[e / 4][e % 4] * (ds[e / 4][e % 4] - of_now[STEP + column]); });
+        gather<D>(d_k, ds, at, q_now);
+    }
+    for (int h = 0; h < 2; h++) {
+        if (key + 8 * h >= t.rows) continue;
+        size_t to = ((size_t)(t.row + key + 8 * h) * (size_t)b.a.kv.heads + (size_t)head) * D + (size_t)c;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            *(float2 *)(b.d_k + to + 8 * j) = { d_k[j][2 * h] * b.a.scale, d_k[j][2 * h + 1] * b.a.scale };
+            *(float2 *)(b.d_v + to + 8 * j) = { d_v[j][2 * h], d_v[j][2 * h + 1] };
+        }
+    }
+}
+
+template <int D> static void run(struct wz_backend *be, struct back b, const struct wz_rows *rows)
+{
+    size_t queries = (size_t)rows->n * (size_t)b.a.heads, tiles = (size_t)(2 * WIDE + 4 * STEP) * D * sizeof(bf16);
+    size_t shared[2] = { tiles + 2 * STEP * sizeof(int), tiles + (4 * STEP + WIDE) * sizeof(int) };
+    int count[2], blocks[2];
+
+    b.q16 = (bf16 *)wz_cuda_scratch(be, PARTIAL, 2 * queries * D * sizeof *b.q16);
+    b.d_out16 = b.q16 + queries * D;
+    b.delta = (float *)wz_cuda_scratch(be, SMALL, 2 * queries * sizeof *b.delta);
+    b.lse2 = b.delta + queries;
+    b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, WIDE, 0, count);
+    b.keys = wz_cuda_tiles(be, IDS, rows, 1, WIDE, 0, blocks);
+    CHECK(cudaFuncSetAttribute(back_queries<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared[0]));
+    CHECK(cudaFuncSetAttribute(back_keys<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared[1]));
+    LAUNCH(be, arrange<D>, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b);
+    LAUNCH(be, back_queries<D>, (size_t)count[0] * (size_t)b.a.kv.heads, MANY, shared[0], b, count[0]);
+    LAUNCH(be, back_keys<D>, (size_t)blocks[0] * (size_t)b.a.kv.heads, MANY, shared[1], b);
+}
+
+bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
+                        const struct wz_rows *rows)
+{
+    struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, NULL, rows->n };
+
+    if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
+    if (a->kv.head_dim == 64) run<64>(be, b, rows);
+    else run<128>(be, b, rows);
+    return true;
+}
