@@ -42,6 +42,7 @@ void *wz_alloc(size_t size);                       /* zeroed, 64-byte aligned; d
 size_t wz_alloc_size(size_t size);                 /* what wz_alloc takes for that: whole lines, or whole huge pages */
 void *wz_realloc(void *p, size_t size);            /* not zeroed, alignment of malloc; dies when there is none */
 char *wz_strdup(const char *s);
+void wz_forget(void *p, size_t n);                 /* gives back the pages whole in [p, p + n): they read as zeros until written */
 size_t wz_mul(size_t a, size_t b);                 /* a * b, dies on overflow: sizes that input decides */
 
 /* What this host has and what is not used, in bytes, as far as a control group (container, Slurm's job) lets this process have it. */

@@ -47,6 +47,13 @@ void *wz_realloc(void *p, size_t size)
     return q;
 }
 
+void wz_forget(void *p, size_t n)
+{
+    uintptr_t page = 4096, from = ((uintptr_t)p + page - 1) / page * page, to = ((uintptr_t)p + n) / page * page;
+
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 char *wz_strdup(const char *s)
 {
     size_t n = strlen(s) + 1;

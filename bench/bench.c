@@ -229,6 +229,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         return *status = wz_give_up(b->program, &err), -1;
     b->threads = wz_pool_threads(b->be->pool);
     b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, trains, b->be);
+    if (!trains) wz_model_lean(b->model);
     fill(b->model);
     return 0;
 }

@@ -62,7 +62,8 @@ struct wz_ops {
     void (*upload)(struct wz_backend *be, void *dst, const void *host, size_t n);
     void (*download)(struct wz_backend *be, void *host, const void *src, size_t n);
     void (*zero)(struct wz_backend *be, void *p, size_t n);
-    /* (Re)builds w->packed from w->data: after load and after every update. unpack frees it. */
+    /* (Re)builds w->packed from w->data: after load and after every update. unpack frees it. What a row of the host packs,
+     * products and head read packed alone; w->data is for look-ups and backwards. */
     void (*pack)(struct wz_backend *be, struct wz_weight *w);
     void (*unpack)(struct wz_backend *be, struct wz_weight *w);
 

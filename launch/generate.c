@@ -215,6 +215,7 @@ int wz_cmd_generate(int argc, char **argv)
     status = 1;
     if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
     if (!(g.model = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, false, g.be, &err))) goto out;
+    wz_model_lean(g.model);
     g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
     if (find_stops(&g, &err) < 0) goto out;
     status = run_lines(&g, &err) < 0;

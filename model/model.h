@@ -55,6 +55,7 @@ struct wz_model {
     struct wz_layer *layers;
     float *chunk;                      /* host: what goes between host and backend at a time */
     float *freq;                       /* RoPE frequencies [D/2], host, scaling applied */
+    bool lean;                         /* wz_model_lean */
     uint64_t version, hash;            /* law 6: set by whoever changes the weights; wz_model_seal computes the hash */
 };
 
@@ -80,6 +81,9 @@ int wz_model_save_as(const struct wz_model *model, const char *dir, size_t shard
 /* After any change to the weights: rounds masters, packs, hashes what a forward reads (wz_hash_pieces of wz_model_weights), notes the
  * version. */
 void wz_model_seal(struct wz_model *model, uint64_t version);
+/* For a model that from its sealing on (done, or still to come once) only runs forwards: where the backend packs matrices, what
+ * packing repeats is given back. It can be written, saved, published and trained no more. */
+void wz_model_lean(struct wz_model *model);
 /* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it seals the model; one that trains is not
  * written this way. */
 void *wz_model_weights(const struct wz_model *model, size_t *n);

@@ -157,11 +157,17 @@ void wz_model_destroy(struct wz_model *m)
     free(m);
 }
 
+static bool lean_already(const struct wz_model *m)
+{
+    return m->lean && m->head.packed;
+}
+
 void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float *out)
 {
     bool half = !m->params && m->list[i].cols > 0;
     uint16_t *bits = (uint16_t *)out;
 
+    assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
     if (!half) {
         wz_download(m->be, out, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, n * sizeof(float));
@@ -181,6 +187,7 @@ void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float
 {
     bool half = !m->params && m->list[i].cols > 0;
 
+    assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
     if (!half) {
         wz_upload(m->be, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, values, n * sizeof(float));
@@ -280,13 +287,30 @@ uint64_t wz_model_masters(const struct wz_model *m)
     return m->params ? identity(m, (const char *)m->params, m->n_params * sizeof(float)) : 0;
 }
 
+/* A matrix that the embedding looks up in is still read. */
+static void forget(const struct wz_model *m, struct wz_weight *w)
+{
+    if (m->be->host && w->packed && w->data != m->embed.data)
+        wz_forget(w->data, (size_t)w->out * (size_t)w->in * wz_type_size(w->type));
+}
+
 void wz_model_seal(struct wz_model *m, uint64_t version)
 {
     size_t n;
     const char *bytes = wz_model_weights(m, &n);
 
     if (m->block && m->params) round_masters(m);
-    for (int i = 0; i <= m->config.layers * 7; i++) wz_pack(m->be, matrix(m, i));
+    assert(!lean_already(m));
     m->version = version;
     m->hash = identity(m, bytes, n);
+    for (int i = 0; i <= m->config.layers * 7; i++) {
+        wz_pack(m->be, matrix(m, i));
+        if (m->lean) forget(m, matrix(m, i));
+    }
+}
+
+void wz_model_lean(struct wz_model *m)
+{
+    m->lean = true;
+    for (int i = 0; i <= m->config.layers * 7; i++) forget(m, matrix(m, i));
 }
