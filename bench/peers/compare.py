@@ -86,8 +86,9 @@ def run(command):
         lines = [line.strip().split(",") for line in out if line.count(",") > 10]
         last = ([line.strip() for line in err if line.strip()] or ["nothing was said"])[-1]
     took = time.monotonic() - begin
-    others = max(0.0, busy() - before - used.ru_utime - used.ru_stime) / took / os.cpu_count()
-    sample = {"when": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}", "load": load, "others": others, "took": took, "commit": commit}
+    own = used.ru_utime + used.ru_stime
+    others = max(0.0, busy() - before - own) / took / os.cpu_count()
+    sample = {"when": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M}", "load": load, "others": others, "took": took, "own": own, "commit": commit}
     if child.returncode or len(lines) < 2 or len(lines[-1]) != len(lines[-2]): return {**sample, "failed": last[:160]}
     return {**sample, **dict(zip(lines[-2], lines[-1]))}
 
@@ -105,7 +106,7 @@ for k in range(a.rounds):
         fresh.add(command)
         samples[command].append(run(command))
         s = samples[command][-1]
-        print(f"round {k + 1}, {s['took']:.0f} s, others {100 * s['others']:.0f} %: {command.replace(HERE + '/', '')}: "
+        print(f"round {k + 1}, {s['took']:.0f} s ({s['own']:.0f} s of processors), others {100 * s['others']:.0f} %: {command.replace(HERE + '/', '')}: "
               f"{s.get('failed') or ' '.join(n + ' ' + s[n] for n in ('prefill_tok_s', 'tok_s', 'peak_mb') if s[n])}", file=sys.stderr, flush=True)
         with open(store + ".part", "w") as f: json.dump(samples, f, indent=1)
         os.replace(store + ".part", store)

@@ -10,7 +10,7 @@ FILE is a GGUF by random_gguf.py. Prompts share nothing; flash attention is on; 
 each sequence. The fork (--fork) keeps one for all, and repacks its rows at load (-rtr), which is what makes it fast. The bench
 picks tokens at random where waltz samples from its logits: that work is spared the peer.
 """
-import argparse, os, re, resource, statistics, subprocess, sys
+import argparse, os, re, resource, statistics, subprocess, sys, tempfile
 from shapes import SHAPES, show
 
 p = argparse.ArgumentParser()
@@ -24,10 +24,11 @@ p.add_argument("--fork", action="store_true")
 a = p.parse_args()
 longest = a.prompt + a.new
 cells = a.batch * (longest if a.fork else (longest + 255) // 256 * 256)        # a stream's cells come by 256
-command = [a.bench, "-m", a.model, "-t", a.threads, "-tb", a.threads, "-c", cells, "-b", 2048, "-ub", 512, "-npp", a.prompt, "-ntg", a.new,
+command = [os.path.abspath(a.bench), "-m", os.path.abspath(a.model), "-t", a.threads, "-tb", a.threads, "-c", cells, "-b", 2048, "-ub", 512, "-npp", a.prompt, "-ntg", a.new,
            "-npl", ",".join([str(a.batch)] * a.runs), "-fa", "on", *(["-rtr"] if a.fork else ["-no-kvu"])]
-r = subprocess.run([str(x) for x in command], capture_output=True, text=True)
-rows = [[float(x) for x in line.strip("|").split("|")] for line in r.stdout.splitlines() if re.fullmatch(r"\|( *[\d.]+ \|)+", line)]
+with tempfile.TemporaryDirectory() as here:                                    # the fork leaves a log behind
+    r = subprocess.run([str(x) for x in command], capture_output=True, text=True, cwd=here)
+rows = [[float(x) for x in line.strip("|").split("|")] for line in (r.stdout + r.stderr).splitlines() if re.fullmatch(r"\|( *[\d.]+ \|)+", line)]
 if r.returncode or len(rows) != a.runs or any(row[:3] != [a.prompt, a.new, a.batch] for row in rows):
     sys.exit(f"{' '.join(map(str, command))}: {(r.stderr.strip().splitlines() or ['printed nothing'])[-1]}")
 said = subprocess.run([a.bench, "--version"], capture_output=True, text=True)
