@@ -174,6 +174,13 @@ double wz_bench_bytes(const struct wz_bench *b)
     return (double)n_weights(&b->model->config, false) * (double)wz_type_size(b->model->type);
 }
 
+/* Of f32: forward and backward read a weight, its gradient is zeroed, added to and measured, AdamW reads four floats and writes three,
+ * panels are read and written, the hash reads. Of bf16 the masters are apart: what forward, backward, panels and hash move is half. */
+double wz_bench_update(const struct wz_bench *b)
+{
+    return (b->model->type == WZ_BF16 ? 14 : 16) * (double)sizeof(float) * (double)n_weights(&b->model->config, true);
+}
+
 /* What is in memory must not push others out of it: weights and their panels, and for each trained weight two moments
  * and a tree of gradients. */
 static int check_memory(const struct wz_bench *b, const struct wz_config *c, double copies, struct wz_err *err)

@@ -31,6 +31,7 @@ double wz_median(double *x, int n);                    /* sorts x */
 /* Multiply-adds x 2 of a token at position `at`, all matrices and the head; bytes of all that a forward reads of the weights. */
 double wz_bench_flops(const struct wz_bench *b, double at);
 double wz_bench_bytes(const struct wz_bench *b);
+double wz_bench_update(const struct wz_bench *b);      /* bytes that an update moves at least, activations aside */
 
 struct wz_bench_result { double prefill, rate, faults, allocations, bytes_rate, flops_rate, others; };
 void wz_bench_print(const struct wz_bench *b, const struct wz_bench_result *r);

@@ -91,7 +91,7 @@ int main(int argc, char **argv)
     r.faults = wz_median(faults, b.runs);
     r.allocations = wz_median(allocations, b.runs);
     r.flops_rate = 4 * (double)b.batch * b.seq / step * wz_bench_flops(&b, b.seq / 2.0);       /* once to play, thrice to learn */
-    r.bytes_rate = (b.more + 16) * wz_bench_bytes(&b) / step;      /* every round of decode reads the weights; the update as in step.c */
+    r.bytes_rate = (b.more * wz_bench_bytes(&b) + wz_bench_update(&b)) / step;                  /* every round of decode reads the weights */
     fprintf(stderr, "rollout %.2f s, update %.2f s\n", played, learnt);
     wz_bench_print(&b, &r);
 

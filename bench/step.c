@@ -80,9 +80,7 @@ int main(int argc, char **argv)
     r.faults = wz_median(faults, b.runs);
     r.allocations = wz_median(allocations, b.runs);
     r.flops_rate = 3 * r.rate * wz_bench_flops(&b, b.seq / 2.0);
-    /* a weight's floats: forward and backward read it, its gradient is zeroed, added to and measured, AdamW reads four and writes
-     * three, panels are read and written, the hash reads: 16 at least */
-    r.bytes_rate = 16 * wz_bench_bytes(&b) / step;
+    r.bytes_rate = wz_bench_update(&b) / step;
     wz_bench_print(&b, &r);
 
     for (int i = 0; i < b.batch; i++) wz_episode_free(episodes[i]);
