@@ -209,6 +209,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
         { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
         { "backend", 0, WZ_TEXT, &b->backend, "NAME", "of the op table", 0, 0 },
+        { "recompute", 0, WZ_FLAG, &b->recompute, "", "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
         { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
     };
@@ -237,6 +238,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     b->threads = wz_pool_threads(b->be->pool);
     b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, trains, b->be);
     if (!trains) wz_model_lean(b->model);
+    b->model->recompute = b->recompute;
     fill(b->model);
     return 0;
 }

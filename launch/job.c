@@ -85,8 +85,10 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (!plays && !trains) return 0;
     a->model = wz_model_load(path, type, trains, job->be, err);
     if (!a->model) return -1;
-    size_t stage = a->model->n_params * sizeof(float);                     /* moments; what is taken is never more */
-    if (!trains) wz_model_weights(a->model, &stage);
+    a->model->recompute = !strcmp(job->recipe->recompute, "layers");
+    size_t stage;
+    wz_model_weights(a->model, &stage);
+    stage = wz_job_stage(trains, a->model->n_params, stage);
     if (learner && stage > job->n_stage) job->stage = wz_realloc(job->stage, job->n_stage = stage);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;

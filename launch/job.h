@@ -56,6 +56,11 @@ struct wz_job {
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
+/* What of an agent that learns passes through the stage: moments where it trains here (weights are never more), else weights taken. */
+static inline size_t wz_job_stage(bool trains, size_t params, size_t weights)
+{
+    return trains ? wz_mul(params, sizeof(float)) : weights;
+}
 /* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
  * both went well (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,

@@ -35,7 +35,8 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
     bool reference = r->kl > 0;
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, recipe->micro, wz_job_longest(recipe, c));
+                                                 recipe->leaves / learners, recipe->micro, wz_job_longest(recipe, c),
+                                                 !strcmp(recipe->recompute, "layers"));
     const struct { const char *what; size_t bytes; } rows[] = {
         { "moments", b.opt.moments },
         { "gradient tree", b.opt.gradients },
@@ -79,7 +80,7 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
         if (!plays && !masters) continue;
         struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);
-        size_t stage = masters ? b.params * sizeof(float) : b.weights;
+        size_t stage = wz_job_stage(masters, b.params, b.weights);
         add(k, plan, a->name, "weights", b.weights, false);
         add(k, plan, a->name, "f32 masters", b.masters, false);
         add(k, plan, a->name, "packed panels", b.packed, false);

@@ -74,6 +74,9 @@ struct wz_recipe {
     } judge;
     int leaves;                /* runs of episodes that a step's gradient is summed from: a power of two; learner ranks divide it */
     int micro;                 /* rows of a forward-backward on a learner, at most; 0: the longest sample's need */
+    char *recompute;           /* activations of a forward-backward. none: all are kept | layers: only the layers' inputs, the rest is
+                                * computed again on the way back (gradient checkpointing): the same bits, a fraction of the memory, an update takes
+                                * a fifth longer (build/bench/step --recompute) */
     struct wz_recipe_data *data; unsigned n_data;         /* training prompts */
     struct wz_recipe_data *eval; unsigned n_eval;         /* held-out prompts */
     struct { int every, limit; double temperature; } evaluate;   /* every N steps (0: only before and after); prompts a kind (0: all) */

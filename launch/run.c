@@ -85,13 +85,14 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
 /* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never the bits. */
 static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
 {
-    free(was->out), free(was->link);
+    free(was->out), free(was->link), free(was->recompute);
     was->out = wz_strdup(now->out);
     was->link = wz_strdup(now->link);
     was->threads = now->threads;
     was->deadline = now->deadline;
     was->ranks = now->ranks;
     was->micro = now->micro;
+    was->recompute = wz_strdup(now->recompute);
     was->rollout.rows = now->rollout.rows;
     was->checkpoint = now->checkpoint;
 }

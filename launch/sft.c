@@ -32,6 +32,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     if (!w->be) return -1;
     w->model = wz_model_load(model, !strcmp(recipe->sft.type, "bf16") ? WZ_BF16 : WZ_F32, true, w->be, err);
     if (!w->model) return -1;
+    w->model->recompute = !strcmp(recipe->recompute, "layers");
     w->tok = wz_tokenizer_load(model, err);
     if (!w->tok) return -1;
     if (!name[0]) name = wz_tokenizer_template(w->tok);

@@ -87,7 +87,10 @@ void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, 
         for (count = 1; first + count < n; count++)
             if (m->config.tied && w->seq[first + count] != w->seq[first]) break;
         head_back(m, w, targets, d_logp, temperature, d_params, first, count);
-        for (int l = m->config.layers - 1; l >= 0; l--) layer_back(m, cache, w, d_params, l, first, count);
+        for (int l = m->config.layers - 1; l >= 0; l--) {
+            if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, first, count, true);      /* the last's is there */
+            layer_back(m, cache, w, d_params, l, first, count);
+        }
         wz_embed_back(m->be, d_params + m->list[0].at, w->d_x, w->ids + first, count, m->config.dim);
     }
 }

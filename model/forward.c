@@ -16,9 +16,9 @@ static void *carve(char *block, size_t *at, size_t n, size_t size)
 }
 
 /* Lays out the backend's memory. Returns its size. */
-static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bool tape, char *block)
+static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bool tape, bool recompute, char *block)
 {
-    size_t n = rows, all = tape ? rows * (size_t)c->layers : rows, at = 0;
+    size_t n = rows, all = tape && !recompute ? rows * (size_t)c->layers : rows, at = 0;
     size_t dim = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim);
     size_t ffn = (size_t)c->ffn, f = sizeof(float);
 
@@ -68,11 +68,11 @@ static size_t plan_host(struct wz_work *w, size_t n, char *block)
     return at;
 }
 
-size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape)
+size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape, bool recompute)
 {
     struct wz_work w;
 
-    return plan(&w, config, (size_t)max_rows, tape, NULL);
+    return plan(&w, config, (size_t)max_rows, tape, recompute, NULL);
 }
 
 struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape)
@@ -83,8 +83,9 @@ struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool 
     w->model = model;
     w->max_rows = max_rows;
     w->tape = tape;
-    w->block = wz_backend_alloc(model->be, plan(w, &model->config, (size_t)max_rows, tape, NULL));
-    plan(w, &model->config, (size_t)max_rows, tape, w->block);
+    w->recompute = tape && model->recompute;
+    w->block = wz_backend_alloc(model->be, plan(w, &model->config, (size_t)max_rows, tape, w->recompute, NULL));
+    plan(w, &model->config, (size_t)max_rows, tape, w->recompute, w->block);
     w->host = wz_alloc(plan_host(w, (size_t)max_rows, NULL));
     plan_host(w, (size_t)max_rows, w->host);
     return w;
@@ -144,38 +145,47 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
     w->version = m->version;
 }
 
-const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, int first, int n, bool again)
 {
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
-    size_t hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn, dim = (size_t)c->dim;
+    struct wz_layer *y = &m->layers[l];
+    size_t at = (size_t)first, dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
+    float *x = wz_work_x(w, l) + at * dim, *out = wz_work_x(w, l + 1) + at * dim, *mid = wz_work_at(w, w->mid, dim, l) + at * dim;
+    float *q = wz_work_at(w, w->q, hd, l) + at * hd, *att = wz_work_at(w, w->att, hd, l) + at * hd;
+    float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l) + at * (size_t)c->heads;
+    float *gate = wz_work_at(w, w->gate, ffn, l) + at * ffn, *up = wz_work_at(w, w->up, ffn, l) + at * ffn;
+    const struct wz_rows rows = { n, w->batch.seqs, w->batch.stride, w->seq + first, w->pos + first, w->table };
+
+    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l) + first, x, y->norm1, n, c->dim, c->norm_eps);
+    wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v }, again ? 1 : 3, n);
+    wz_rope(be, q, rows.pos, m->freq, n, c->heads, c->head_dim, 1);
+    if (!again) {
+        wz_rope(be, w->k, rows.pos, m->freq, n, c->kv_heads, c->head_dim, 1);
+        wz_kv_write(be, &cache->kv[l], w->k, w->v, &rows);
+    }
+    wz_attention(be, att, lse, q, &cache->kv[l], &rows, c->heads);
+    wz_matmul(be, mid, att, &y->o, n, false);
+    wz_add(be, mid, x, (size_t)n * dim);
+
+    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l) + first, mid, y->norm2, n, c->dim, c->norm_eps);
+    wz_matmuls(be, (float *[]){ gate, up }, w->h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
+    if (again) return;
+    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
+    wz_matmul(be, out, w->act, &y->down, n, false);
+    wz_add(be, out, mid, (size_t)n * dim);
+}
+
+const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+{
+    const struct wz_config *c = &m->config;
 
     assert(w->model == m && cache->layers == c->layers);
     rows_place(m, cache, w, batch);
     int n = w->batch.n;
-    wz_embed(be, wz_work_x(w, 0), &m->embed, w->ids, n);
-    for (int l = 0; l < c->layers; l++) {
-        struct wz_layer *y = &m->layers[l];
-        float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l), *out = wz_work_x(w, l + 1);
-        float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l);
-        float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
-
-        wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
-        wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v }, 3, n);
-        wz_rope(be, q, w->pos, m->freq, n, c->heads, c->head_dim, 1);
-        wz_rope(be, w->k, w->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
-        wz_kv_write(be, &cache->kv[l], w->k, w->v, &w->batch);
-        wz_attention(be, att, wz_work_at(w, w->lse, (size_t)c->heads, l), q, &cache->kv[l], &w->batch, c->heads);
-        wz_matmul(be, mid, att, &y->o, n, false);
-        wz_add(be, mid, x, (size_t)n * dim);
-
-        wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l), mid, y->norm2, n, c->dim, c->norm_eps);
-        wz_matmuls(be, (float *[]){ gate, up }, w->h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
-        wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
-        wz_matmul(be, out, w->act, &y->down, n, false);
-        wz_add(be, out, mid, (size_t)n * dim);
-    }
-    wz_rmsnorm(be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, n, c->dim, c->norm_eps);
+    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, n);
+    for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, 0, n, false);
+    wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, n, c->dim, c->norm_eps);
     for (int s = 0; s < batch->n_seqs; s++) batch->seqs[s]->len += batch->count[s];
     return w->hidden;
 }

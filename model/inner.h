@@ -48,11 +48,13 @@ struct wz_cache {
 
 /* Buffers of a forward of N <= max_rows rows. With a tape the arrays marked L exist once a layer (x once more: the input
  * of layer l is x[l], its output x[l + 1]), else once (x twice: in and out change places), so that one body serves both.
- * Norms and swiglu outputs are not kept: backward recomputes them, bit for bit. */
+ * Norms and swiglu outputs are not kept: backward recomputes them, bit for bit. Where the model is to recompute, the tape is x
+ * alone, and backward runs wz_layer_forward again for all the rest of a layer: a row's bits depend on its sequence only, so they
+ * are the same. */
 struct wz_work {
     const struct wz_model *model;
     int max_rows;
-    bool tape;
+    bool tape, recompute;
     void *block, *host;        /* what the pointers below are carved from: backend's memory, host memory */
 
     float *x, *mid;            /* L [N,C] residual stream: at a layer's input, between attention and feed-forward */
@@ -81,13 +83,16 @@ struct wz_work {
 /* Where an L array of `width` floats a row has its part for layer l. */
 static inline float *wz_work_at(const struct wz_work *w, float *array, size_t width, int l)
 {
-    return w->tape ? array + (size_t)l * (size_t)w->max_rows * width : array;
+    return w->tape && !w->recompute ? array + (size_t)l * (size_t)w->max_rows * width : array;
 }
 static inline float *wz_work_x(const struct wz_work *w, int l)
 {
     return w->x + (size_t)(w->tape ? l : l & 1) * (size_t)w->max_rows * (size_t)w->model->config.dim;
 }
 
+/* Layer l of rows [first, first + n) of the batch, from its input on. again: for a backward, which has no use for the output; keys and
+ * values are in the cache already. */
+void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, int first, int n, bool again);
 /* Lists the rows (of [first, first + n) of the last forward) that have a target in w->rows / w->row_targets, gathers their
  * hidden states into w->picked and returns how many. */
 int wz_work_targets(struct wz_work *w, const int *targets, int first, int n);

@@ -56,6 +56,7 @@ struct wz_model {
     float *chunk;                      /* host: what goes between host and backend at a time */
     float *freq;                       /* RoPE frequencies [D/2], host, scaling applied */
     bool lean;                         /* wz_model_lean */
+    bool recompute;                    /* a tape keeps the layers' inputs only; set before the works are made that are to do so */
     uint64_t version, hash;            /* law 6: set by whoever changes the weights; wz_model_seal computes the hash */
 };
 
@@ -125,7 +126,7 @@ struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool 
 void wz_work_destroy(struct wz_work *work);
 /* Makes room now for batches of up to `seqs` sequences of up to `tokens` tokens in that cache: no later forward allocates. */
 void wz_work_room(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
-size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape);
+size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape, bool recompute);
 
 /* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in
  * batch order, valid until the next forward with this work. Room in the cache must have been reserved. */

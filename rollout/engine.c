@@ -85,7 +85,7 @@ struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half
 {
     longest = longest_of(config, longest);
     return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest), page, half),
-                                     wz_work_bytes(config, rows + CHUNK, false), text_bytes(rows, longest) };
+                                     wz_work_bytes(config, rows + CHUNK, false, false), text_bytes(rows, longest) };
 }
 
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest)

@@ -144,10 +144,14 @@ static void lean(void **state)
 /* The plan is the truth: what the functions that say sizes say. */
 static void sizes(void **state)
 {
+    struct wz_config deep = config;
+
+    deep.layers = 32;
     assert_int_equal(wz_cache_bytes(&config, 6, 4, false), 6 * 4 * 4 * 2 * sizeof(float));
     assert_int_equal(wz_cache_bytes(&config, 6, 4, true), 6 * 4 * 4 * 2 * sizeof(uint16_t));
-    assert_true(wz_work_bytes(&config, 40, true) > wz_work_bytes(&config, 40, false));
-    assert_true(wz_work_bytes(&config, 80, true) > 3 * wz_work_bytes(&config, 20, true));
+    assert_true(wz_work_bytes(&config, 40, true, true) > wz_work_bytes(&config, 40, false, false));
+    assert_true(wz_work_bytes(&deep, 40, true, true) < wz_work_bytes(&deep, 40, true, false) / 3);
+    assert_true(wz_work_bytes(&config, 80, true, false) > 3 * wz_work_bytes(&config, 20, true, false));
 }
 
 int main(void)

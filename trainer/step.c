@@ -15,11 +15,11 @@ static int rows_of(int micro, int longest)
 }
 
 struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference, int leaves,
-                                         int micro, int longest)
+                                         int micro, int longest, bool recompute)
 {
-    struct wz_learner_bytes b = { wz_optimizer_bytes(params, leaves), wz_pack_bytes(config, half, rows_of(micro, longest), true), {0} };
+    struct wz_learner_bytes b = { wz_optimizer_bytes(params, leaves), wz_pack_bytes(config, half, rows_of(micro, longest), true, recompute), {0} };
 
-    if (reference) b.reference = wz_pack_bytes(config, half, rows_of(micro, longest), false);
+    if (reference) b.reference = wz_pack_bytes(config, half, rows_of(micro, longest), false, false);
     return b;
 }
 

@@ -75,7 +75,7 @@ struct wz_pack {
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
 struct wz_pack_bytes { size_t cache, work; };                  /* in the backend's memory; half: keys and values in bf16 */
-struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape);
+struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute);
 void wz_pack_clear(struct wz_pack *pack);
 bool wz_pack_begin(struct wz_pack *pack, int rows);        /* the next sequence, of `rows` tokens; false: full, run first */
 void wz_pack_token(struct wz_pack *pack, int id, int target);
@@ -106,7 +106,7 @@ void wz_learner_finish(struct wz_learner *l);
 /* What a learner takes in the backend's memory besides its model and the reference's weights. */
 struct wz_learner_bytes { struct wz_optimizer_bytes opt; struct wz_pack_bytes pack, reference; };
 struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference, int leaves,
-                                         int micro, int longest);
+                                         int micro, int longest, bool recompute);
 
 /* What a step says of itself. Sums over the group where they are counts, the group's value else. */
 struct wz_step_stats {
