@@ -24,8 +24,9 @@ enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, WORK, SCRATCHES };
 /* Device copies of host arrays; the same bytes again are not sent again. */
 enum mirror_of { PLACES, TILES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, MIRRORS };
 
-/* A bf16 copy of x[n, c] in rows of wz_cuda_pitch(c), zeros between. It is good until something is written to x. */
-struct rounded { __nv_bfloat16 *p; size_t size; const float *x; int n, c; unsigned used; };
+/* A bf16 copy of `n` floats from x on, until something is written to them. Rows whose size is not a multiple of 8 end in zeros up to
+ * the next one (row: that size, else 8). */
+struct rounded { __nv_bfloat16 *p; size_t size; const float *x; size_t n; int row; unsigned used; };
 
 struct cuda {
     cudaStream_t stream;
@@ -56,12 +57,12 @@ void *wz_cuda_scratch(struct wz_backend *be, enum scratch_for what, size_t size)
 const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const void *host, size_t size);
 void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n);
 
-/* The bf16 copy of x, made unless it is there; the one asked for before stays. wz_cuda_half_room is where to write one, and
+/* The bf16 copy of x[n, c], its rows wz_cuda_pitch(c) apart, made unless it is there; the one asked for before stays. wz_cuda_half_room is where to write one, and
  * wz_cuda_half_made says that it was written. wz_cuda_wrote: copies of what lies in [p, p + size) are good no more (p NULL: all);
  * whoever writes to arrays other than by LAUNCH calls it, also for what a graph replays. */
 const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c);
-struct rounded *wz_cuda_half_room(struct wz_backend *be, int n, int c);
-void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, int n, int c);
+struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n);
+void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, size_t n, int row);
 void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size);
 
 static inline size_t wz_type_bytes(enum wz_type type)

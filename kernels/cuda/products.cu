@@ -297,44 +297,45 @@ template <class T> static void round_to(struct wz_backend *be, void *out, const 
                    sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
 }
 
-struct rounded *wz_cuda_half_room(struct wz_backend *be, int n, int c)
+struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n)
 {
     struct cuda *cuda = cuda_of(be);
     struct rounded *half = &cuda->half[cuda->half[1].used < cuda->half[0].used];
-    size_t size = (size_t)n * wz_cuda_pitch(c) * sizeof *half->p;
 
     half->x = NULL;
-    half->p = (__nv_bfloat16 *)wz_cuda_grow(be, half->p, &half->size, size);
+    half->p = (__nv_bfloat16 *)wz_cuda_grow(be, half->p, &half->size, n * sizeof *half->p);
     return half;
 }
 
-void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, int n, int c)
+void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, size_t n, int row)
 {
     half->x = x;
     half->n = n;
-    half->c = c;
+    half->row = row;
     half->used = ++cuda_of(be)->uses;
 }
 
 const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c)
 {
+    size_t all = (size_t)n * (size_t)c;
+    int row = c % 8 ? c : 8;
+
     cuda_of(be)->halves = true;
     for (struct rounded &h : cuda_of(be)->half)
-        if (h.x == x && h.n >= n && h.c == c) {
+        if (h.x == x && h.n >= all && h.row == row) {
             h.used = ++cuda_of(be)->uses;
             return h.p;
         }
-    struct rounded *half = wz_cuda_half_room(be, n, c);
+    struct rounded *half = wz_cuda_half_room(be, (size_t)n * wz_cuda_pitch(c));
     round_to(be, half->p, x, (size_t)n, c);
-    wz_cuda_half_made(be, half, x, n, c);
+    wz_cuda_half_made(be, half, x, all, row);
     return half->p;
 }
 
 void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size)
 {
     for (struct rounded &h : cuda_of(be)->half)
-        if (h.x && (!p || ((const char *)h.x < (const char *)p + size
-                           && (const char *)p < (const char *)(h.x + (size_t)h.n * (size_t)h.c)))) h.x = NULL;
+        if (h.x && (!p || ((const char *)h.x < (const char *)p + size && (const char *)p < (const char *)(h.x + h.n)))) h.x = NULL;
 }
 
 /* ---- the slots ------------------------------------------------------------------------------------------------- */

@@ -1,13 +1,16 @@
 /* vectors: everything that walks rows or arrays once: embedding, RMSNorm, RoPE, SwiGLU, sums, AdamW. All bound by memory.
  *
- *   rows       a warp each, BLOCK / 32 to a block: lane l adds up channels l, l + 32, .., then a fixed tree over the lanes
- *   arrays     a thread an element
+ *   rows       a warp each, BLOCK / 32 to a block: lane l adds up channels 4 l .. 4 l + 3, 4 l + 128 .., each of the four alone, then
+ *              fixed trees over the four and over the lanes
+ *   arrays     a thread four elements: 16 bytes at a time where all arrays begin at 16 bytes, one by one where not, to the same bits
+ *   copies     what a product reads next is also left in bf16 (cuda.cuh) once there are products that want it
  *   gradients  of a norm's weight: a thread a channel, which walks the rows in order; of an embedding: a thread a channel of one
  *              id, which walks that id's rows in order (the host sorts rows by id)
  *   squares    a block for WZ_BLOCK elements, in double */
 #include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/ptx.cuh"
 
-enum { BLOCK = 256, WARPS = BLOCK / 32, CHANNELS = 64 };
+enum { BLOCK = 256, WARPS = BLOCK / 32, CHANNELS = 64, AHEAD = 16 };
 
 static size_t blocks_of(size_t n, size_t each)
 {
@@ -17,6 +20,34 @@ static size_t blocks_of(size_t n, size_t each)
 INLINE size_t my_element(void)
 {
     return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+/* Four elements from i on, as far as there are any; wide: in one piece. */
+INLINE void take4(float v[4], const float *x, size_t i, size_t n, bool wide)
+{
+    if (wide && i + 4 <= n) {
+        float4 f = *(const float4 *)(x + i);
+        v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+    } else {
+        for (int j = 0; j < 4; j++) v[j] = i + (size_t)j < n ? x[i + (size_t)j] : 0;
+    }
+}
+
+INLINE void give4(float *x, const float v[4], size_t i, size_t n, bool wide)
+{
+    if (wide && i + 4 <= n) *(float4 *)(x + i) = { v[0], v[1], v[2], v[3] };
+    else
+        for (int j = 0; j < 4 && i + (size_t)j < n; j++) x[i + (size_t)j] = v[j];
+}
+
+INLINE void give4(__nv_bfloat16 *x, const float v[4], size_t i)
+{
+    *(uint2 *)(x + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]) };
+}
+
+template <class... P> static bool wide(const P *...p)
+{
+    return (((size_t)p % 16 == 0) && ...);
 }
 
 INLINE int my_row(void)
@@ -82,38 +113,74 @@ static void embed_back(struct wz_backend *be, float *d_table, const float *d_out
 
 /* ---- RMSNorm --------------------------------------------------------------------------------------------------- */
 
-static __global__ void norm_rows(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, const float *x, const float *w, int n, int c, float eps,
+                                 bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
-    float sum = 0;
+    size_t many = (size_t)c;
+    float sum[4] = { 0, 0, 0, 0 }, v[4], u[4];
 
     if (row >= n) return;
-    x += (size_t)row * (size_t)c;
-    out += (size_t)row * (size_t)c;
-    for (int j = lane; j < c; j += 32) sum = fmaf(x[j], x[j], sum);
-    float r = 1 / sqrtf(warp_sum(sum) / (float)c + eps);
+    x += (size_t)row * many;
+    out += (size_t)row * many;
+    if (half) half += (size_t)row * many;
+    for (size_t i = (size_t)lane * 4; i < many; i += 128) {
+        take4(v, x, i, many, wide);
+        for (int j = 0; j < 4; j++) sum[j] = fmaf(v[j], v[j], sum[j]);
+    }
+    float r = 1 / sqrtf(warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)c + eps);
     if (lane == 0) rstd[row] = r;
-    for (int j = lane; j < c; j += 32) out[j] = w[j] * (x[j] * r);
+    for (size_t i = (size_t)lane * 4; i < many; i += 128) {
+        take4(v, x, i, many, wide);
+        take4(u, w, i, many, wide);
+        for (int j = 0; j < 4; j++) v[j] = u[j] * (v[j] * r);
+        give4(out, v, i, many, wide);
+        if (half) give4(half, v, i);
+    }
+}
+
+/* Room for a bf16 copy of n floats that lie close together, or NULL where nobody wants it. */
+static struct rounded *copy_room(struct wz_backend *be, size_t n, int c)
+{
+    return cuda_of(be)->halves && n > 0 && c % 8 == 0 ? wz_cuda_half_room(be, n) : NULL;
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
 {
-    LAUNCH(be, norm_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, out, rstd, x, w, n, c, eps);
+    size_t all = (size_t)n * (size_t)c;
+    struct rounded *copy = copy_room(be, all, c);
+
+    LAUNCH(be, norm_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, out, copy ? copy->p : NULL, rstd, x, w, n, c, eps,
+           wide(out, x, w) && c % 4 == 0);
+    if (copy) wz_cuda_half_made(be, copy, out, all, 8);
 }
 
-static __global__ void norm_back_rows(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n, int c)
+static __global__ void norm_back_rows(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n, int c,
+                                      bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
-    size_t at = (size_t)row * (size_t)c;
-    float sum = 0;
+    size_t many = (size_t)c, at = (size_t)row * many;
+    float sum[4] = { 0, 0, 0, 0 }, d[4], u[4], v[4], out[4];
 
     if (row >= n) return;
     float r = rstd[row];
-    for (int j = lane; j < c; j += 32) sum = fmaf(d_out[at + (size_t)j] * w[j], x[at + (size_t)j] * r, sum);
-    float mean = warp_sum(sum) / (float)c;
-    for (int j = lane; j < c; j += 32) {
-        size_t i = at + (size_t)j;
-        d_x[i] += r * (d_out[i] * w[j] - x[i] * r * mean);
+    d_x += at;
+    d_out += at;
+    x += at;
+    for (size_t i = (size_t)lane * 4; i < many; i += 128) {
+        take4(d, d_out, i, many, wide);
+        take4(u, w, i, many, wide);
+        take4(v, x, i, many, wide);
+        for (int j = 0; j < 4; j++) sum[j] = fmaf(d[j] * u[j], v[j] * r, sum[j]);
+    }
+    float mean = warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)c;
+    for (size_t i = (size_t)lane * 4; i < many; i += 128) {
+        take4(d, d_out, i, many, wide);
+        take4(u, w, i, many, wide);
+        take4(v, x, i, many, wide);
+        take4(out, d_x, i, many, wide);
+        for (int j = 0; j < 4; j++) out[j] += r * (d[j] * u[j] - v[j] * r * mean);
+        give4(d_x, out, i, many, wide);
     }
 }
 
@@ -123,7 +190,16 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
 
     if (j >= c) return;
     float sum = d_w[j];
-    for (size_t i = 0, at = (size_t)j; i < (size_t)n; i++, at += (size_t)c) sum = fmaf(d_out[at], x[at] * rstd[i], sum);
+    size_t at = (size_t)j;
+    int i = 0;
+    for (; i + AHEAD <= n; i += AHEAD) {      /* the chain waits for no load but the first */
+        float d[AHEAD], v[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++, at += (size_t)c) d[k] = d_out[at], v[k] = x[at];
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) sum = fmaf(d[k], v[k] * rstd[i + k], sum);
+    }
+    for (; i < n; i++, at += (size_t)c) sum = fmaf(d_out[at], x[at] * rstd[i], sum);
     d_w[j] = sum;
 }
 
@@ -132,7 +208,8 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
 {
     if (n == 0) return;
     LAUNCH(be, norm_back_weight, blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_w, d_out, x, rstd, n, c);
-    LAUNCH(be, norm_back_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, d_x, d_out, x, w, rstd, n, c);
+    LAUNCH(be, norm_back_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, d_x, d_out, x, w, rstd, n, c,
+           wide(d_x, d_out, x, w) && c % 4 == 0);
 }
 
 /* ---- RoPE ------------------------------------------------------------------------------------------------------ */
@@ -169,44 +246,68 @@ INLINE float sigmoid(float x)
     return 1 / (1 + expf(-x));
 }
 
-static __global__ void swiglu_all(float *out, const float *gate, const float *up, size_t n)
+static __global__ void swiglu_all(float *out, __nv_bfloat16 *half, const float *gate, const float *up, size_t n, bool wide)
 {
-    size_t i = my_element();
+    size_t i = my_element() * 4;
+    float g[4], u[4];
 
-    if (i < n) out[i] = gate[i] * sigmoid(gate[i]) * up[i];
+    if (i >= n) return;
+    take4(g, gate, i, n, wide);
+    take4(u, up, i, n, wide);
+    for (int j = 0; j < 4; j++) g[j] = g[j] * sigmoid(g[j]) * u[j];
+    give4(out, g, i, n, wide);
+    if (half) give4(half, g, i);
 }
 
 static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
 {
-    LAUNCH(be, swiglu_all, blocks_of(n, BLOCK), BLOCK, 0, out, gate, up, n);
+    struct rounded *copy = copy_room(be, n, (int)(n % 8));
+
+    LAUNCH(be, swiglu_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n, wide(out, gate, up));
+    if (copy) wz_cuda_half_made(be, copy, out, n, 8);
 }
 
-static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n)
+static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n,
+                                       bool wide)
 {
-    size_t i = my_element();
+    size_t i = my_element() * 4;
+    float g[4], u[4], d[4];
 
     if (i >= n) return;
-    float g = gate[i], u = up[i], d = d_out[i], s = sigmoid(g);
-    d_gate[i] = d * u * s * fmaf(g, 1 - s, 1.f);
-    d_up[i] = d * g * s;
+    take4(g, gate, i, n, wide);
+    take4(u, up, i, n, wide);
+    take4(d, d_out, i, n, wide);
+    for (int j = 0; j < 4; j++) {
+        float s = sigmoid(g[j]), to_gate = d[j] * u[j] * s * fmaf(g[j], 1 - s, 1.f);
+        u[j] = d[j] * g[j] * s;
+        g[j] = to_gate;
+    }
+    give4(d_gate, g, i, n, wide);
+    give4(d_up, u, i, n, wide);
 }
 
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up,
                         size_t n)
 {
-    LAUNCH(be, swiglu_back_all, blocks_of(n, BLOCK), BLOCK, 0, d_gate, d_up, d_out, gate, up, n);
+    LAUNCH(be, swiglu_back_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, d_gate, d_up, d_out, gate, up, n,
+           wide(d_gate, d_up, d_out, gate, up));
 }
 
-static __global__ void add_all(float *dst, const float *src, size_t n)
+static __global__ void add_all(float *dst, const float *src, size_t n, bool wide)
 {
-    size_t i = my_element();
+    size_t i = my_element() * 4;
+    float d[4], s[4];
 
-    if (i < n) dst[i] += src[i];
+    if (i >= n) return;
+    take4(d, dst, i, n, wide);
+    take4(s, src, i, n, wide);
+    for (int j = 0; j < 4; j++) d[j] += s[j];
+    give4(dst, d, i, n, wide);
 }
 
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
-    LAUNCH(be, add_all, blocks_of(n, BLOCK), BLOCK, 0, dst, src, n);
+    LAUNCH(be, add_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, dst, src, n, wide(dst, src));
 }
 
 static __global__ void square_blocks(double *sums, const float *x, size_t n)
@@ -235,15 +336,25 @@ static void squares(struct wz_backend *be, double *sums, const float *x, size_t 
 
 struct adamw { float b1, b2, a1, a2, rate, root, eps, decay, scale; };
 
-static __global__ void adamw_all(float *w, const float *g, float *m, float *v, size_t n, struct adamw a)
+static __global__ void adamw_all(float *w, const float *g, float *m, float *v, size_t n, struct adamw a, bool wide)
 {
-    size_t i = my_element();
+    size_t i = my_element() * 4;
+    float weight[4], d[4], mean[4], square[4];
 
     if (i >= n) return;
-    float d = g[i] * a.scale;
-    m[i] = a.b1 * m[i] + a.a1 * d;
-    v[i] = a.b2 * v[i] + a.a2 * d * d;
-    w[i] -= a.rate * m[i] / (sqrtf(v[i]) * a.root + a.eps) + a.decay * w[i];
+    take4(weight, w, i, n, wide);
+    take4(d, g, i, n, wide);
+    take4(mean, m, i, n, wide);
+    take4(square, v, i, n, wide);
+    for (int j = 0; j < 4; j++) {
+        float x = d[j] * a.scale;
+        mean[j] = a.b1 * mean[j] + a.a1 * x;
+        square[j] = a.b2 * square[j] + a.a2 * x * x;
+        weight[j] -= a.rate * mean[j] / (sqrtf(square[j]) * a.root + a.eps) + a.decay * weight[j];
+    }
+    give4(w, weight, i, n, wide);
+    give4(m, mean, i, n, wide);
+    give4(v, square, i, n, wide);
 }
 
 static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
@@ -253,7 +364,7 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
     struct adamw a = { b1, b2, (float)(1 - (double)b1), (float)(1 - (double)b2), (float)((double)lr / c1), (float)(1 / sqrt(c2)),
                        eps, (float)((double)lr * (double)decay), scale };
 
-    LAUNCH(be, adamw_all, blocks_of(n, BLOCK), BLOCK, 0, w, g, m, v, n, a);
+    LAUNCH(be, adamw_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, w, g, m, v, n, a, wide(w, g, m, v));
 }
 
 void wz_cuda_ops_vectors(struct wz_ops *ops)
