@@ -2,11 +2,18 @@
  *
  * WZ_CUDA_MATH says how products are made: exact (default) or fast; see enum math. Ranks of a node share its devices by their local
  * number. Everything runs in one stream; host arrays are copied before a call returns, so callers may reuse them. */
+#include <stdarg.h>
+
+#include <string>
+
 #include "kernels/cuda/cuda.cuh"
+
+const char *wz_cuda_doing = "starting";
 
 void wz_cuda_check(cudaError_t error, const char *call)
 {
-    if (error != cudaSuccess) wz_cuda_plugin.die("cuda: %s: %s", call, cudaGetErrorString(error));
+    if (error != cudaSuccess)
+        wz_cuda_plugin.die("cuda: %s, in %s: %s", wz_cuda_doing, std::string(call, strcspn(call, "(")).c_str(), cudaGetErrorString(error));
 }
 
 static cudaStream_t stream_of(struct wz_backend *be)
@@ -17,8 +24,12 @@ static cudaStream_t stream_of(struct wz_backend *be)
 static void *take(size_t size)
 {
     void *p = NULL;
+    size_t left, all;
 
-    CHECK(cudaMalloc(&p, size ? size : 1));
+    cudaError_t error = cudaMalloc(&p, size ? size : 1);
+    if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&left, &all) == cudaSuccess)
+        wz_cuda_plugin.die("cuda: %s: no room for %zu bytes on a GPU of which %zu of %zu are free", wz_cuda_doing, size, left, all);
+    wz_cuda_check(error, "cudaMalloc");
     return p;
 }
 
@@ -104,10 +115,27 @@ static bool idle(struct wz_backend *be)
 
 /* ---- the row --------------------------------------------------------------------------------------------------- */
 
-static int refuse(struct wz_err *err, const char *why)
+static int WZ_PRINTF(2, 3) refuse(struct wz_err *err, const char *fmt, ...)
 {
-    snprintf(err->text, sizeof err->text, "backend \"cuda\": %s", why);
+    int n = snprintf(err->text, sizeof err->text, "backend \"cuda\": ");
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(err->text + n, sizeof err->text - (size_t)n, fmt, args);
+    va_end(args);
     return -1;
+}
+
+/* What keeps CUDA from starting, with both versions where it is the driver's. */
+static int refuse_driver(struct wz_err *err, cudaError_t error)
+{
+    int have = 0, need = CUDART_VERSION;
+
+    cudaDriverGetVersion(&have);
+    if (error == cudaErrorInsufficientDriver && have > 0)
+        return refuse(err, "the driver knows CUDA %d.%d, and this row was built with %d.%d", have / 1000, have % 1000 / 10, need / 1000,
+                      need % 1000 / 10);
+    return refuse(err, "%s", error == cudaErrorNoDevice ? "this machine has no NVIDIA GPU" : cudaGetErrorString(error));
 }
 
 static void close_cuda(struct wz_backend *be)
@@ -129,15 +157,18 @@ static void close_cuda(struct wz_backend *be)
 static int open_cuda(struct wz_backend *be, struct wz_err *err)
 {
     const char *math = getenv("WZ_CUDA_MATH"), *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-    int devices = 0, device, how = math && strcmp(math, "fast") == 0 ? FAST : EXACT;
+    int devices = 0, device, major = 0, how = math && strcmp(math, "fast") == 0 ? FAST : EXACT;
     cudaError_t error = cudaGetDeviceCount(&devices);
 
-    if (error != cudaSuccess) return refuse(err, cudaGetErrorString(error));
-    if (devices == 0) return refuse(err, "this machine has no NVIDIA GPU");
-    if (how == EXACT && math && strcmp(math, "exact")) return refuse(err, "WZ_CUDA_MATH: expected exact or fast");
+    if (error != cudaSuccess) return refuse_driver(err, error);
+    if (devices == 0) return refuse_driver(err, cudaErrorNoDevice);
+    if (how == EXACT && math && strcmp(math, "exact")) return refuse(err, "WZ_CUDA_MATH is \"%s\": expected exact or fast", math);
     if (!rank) rank = getenv("SLURM_LOCALID");
     device = rank ? atoi(rank) % devices : 0;
-    if ((error = cudaSetDevice(device)) != cudaSuccess) return refuse(err, cudaGetErrorString(error));
+    if ((error = cudaSetDevice(device)) != cudaSuccess
+        || (error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) != cudaSuccess)
+        return refuse_driver(err, error);
+    if (major < 8) return refuse(err, "GPU %d has compute capability %d, and 8 or more is needed", device, major);
 
     struct cuda *cuda = (struct cuda *)calloc(1, sizeof *cuda);
     if (!cuda) wz_cuda_plugin.die("cuda: no memory for %zu bytes", sizeof *cuda);

@@ -45,6 +45,9 @@ extern "C" struct wz_cuda_plugin wz_cuda_plugin;
 
 #define CHECK(call) wz_cuda_check(call, #call)
 void wz_cuda_check(cudaError_t error, const char *call);
+/* The op under way, or the one before, for the sentence with which it ends. LAUNCH notes the function it stands in; ops that leave
+ * their launches to others note themselves. */
+extern const char *wz_cuda_doing;
 
 static inline struct cuda *cuda_of(struct wz_backend *be)
 {
@@ -78,6 +81,7 @@ static inline size_t wz_cuda_pitch(int c)
 /* Starts `blocks` blocks of a kernel, or nothing when there are none. */
 #define LAUNCH(be, kernel, blocks, threads, shared, ...)                                                                       \
     do {                                                                                                                       \
+        wz_cuda_doing = __func__;                                                                                              \
         LAUNCH_KEEPING(be, kernel, blocks, threads, shared, __VA_ARGS__);                                                      \
         wz_cuda_wrote(be, NULL, 0);                                                                                            \
     } while (0)
@@ -87,7 +91,7 @@ static inline size_t wz_cuda_pitch(int c)
     do {                                                                                                                       \
         size_t blocks_ = (size_t)(blocks);                                                                                     \
         if (blocks_ > 0) LAUNCH_ON(cuda_of(be)->stream, kernel, blocks_, threads, shared, __VA_ARGS__);                        \
-        wz_cuda_check(cudaGetLastError(), #kernel);                                                                            \
+        wz_cuda_check(cudaGetLastError(), "launch");                                                                           \
     } while (0)
 
 /* c[m,n] = or += sum_k a(m,k) b(k,n), a at a[m am + k ak], b likewise; of each pair of steps one is 1. Both of `type`; where it is

@@ -191,7 +191,8 @@ static const void *gather(struct wz_backend *be, const struct rows *r, const flo
     float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * size * sizeof *near);
 
     *more = near + size;
-    LAUNCH(be, move_rows, r->m, BLOCK, 0, near, x, r->d_row, w->in, false);
+    LAUNCH_KEEPING(be, move_rows, r->m, BLOCK, 0, near, x, r->d_row, w->in, false);
+    wz_cuda_wrote(be, near, size * sizeof *near);
     return w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, near, r->m, w->in) : near;
 }
 
@@ -219,6 +220,7 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     float *room = (float *)wz_cuda_scratch(be, SMALL, 4 * MOST * sizeof *room), got[3 * MOST], *more;
     struct rows r;
 
+    wz_cuda_doing = __func__;
     for (int i = 0; i < n; i++) {
         logp[i] = lse[i] = 0;
         if (entropy) entropy[i] = 0;
@@ -249,6 +251,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         (struct sampled *)wz_cuda_scratch(be, SMALL, sizeof *room);
     float scale[SAMPLED];
 
+    wz_cuda_doing = __func__;
     for (int at = 0; at < n; at += SAMPLED) {
         int m = n - at < SAMPLED ? n - at : SAMPLED;
         const float *rows = x + (size_t)at * (size_t)w->in;
@@ -286,6 +289,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
     struct rows r;
     float *d_near;
 
+    wz_cuda_doing = __func__;
     be->ops.zero(be, d_x, (size_t)n * c * sizeof *d_x);
     for (int at = 0; at < n;) {
         rows_next(&r, be, targets, d_logp, lse, temperature, n, &at);

@@ -241,5 +241,5 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
 
 void wz_cuda_pick(struct wz_backend *be, const struct picking *p, int m)
 {
-    LAUNCH(be, row_picks, m, BLOCK, sizeof(struct table) + (size_t)p->blocks * sizeof(word), *p);
+    LAUNCH_KEEPING(be, row_picks, m, BLOCK, sizeof(struct table) + (size_t)p->blocks * sizeof(word), *p);
 }

@@ -348,6 +348,7 @@ const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch)
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
+    wz_cuda_doing = __func__;
     bool half = w->type == WZ_BF16;
     size_t pitch;
     const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
@@ -359,6 +360,7 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
 {
+    wz_cuda_doing = __func__;
     bool half = w->type == WZ_BF16;
     size_t pitch;
     const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
@@ -370,6 +372,7 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
 
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
 {
+    wz_cuda_doing = __func__;
     bool half = w->type == WZ_BF16;
     const void *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
     const void *b = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;

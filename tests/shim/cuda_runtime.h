@@ -102,12 +102,20 @@ inline float __uint_as_float(unsigned u)
 
 typedef int cudaError_t;
 typedef struct shim_stream *cudaStream_t;
-enum { cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorNotReady = 600 };
+enum { CUDART_VERSION = 13000 };
+enum {
+    cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaDevAttrMultiProcessorCount = 16, cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
+enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75,
+       cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
 
 /* As many devices as WZ_SHIM_DEVICES says, one without it: other processes' are other devices only by name. */
+/* WZ_SHIM_FAIL, as it is when the first of these is called, says what fails: "driver" (older than the runtime), "none" (no device),
+ * "old" (an old device), "malloc=N" (the Nth allocation), "launch=N" (the Nth launch goes where no memory is). */
 cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);

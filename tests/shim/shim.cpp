@@ -170,10 +170,24 @@ static void fibre_start(struct fibre *f, char *stack)
     f->in_flight.clear();
 }
 
+/* Whether this is the time at which `what` is to fail. */
+static bool fails(const char *what, long *times)
+{
+    static const char *const how = getenv("WZ_SHIM_FAIL") ? getenv("WZ_SHIM_FAIL") : "";
+    size_t n = strlen(what);
+
+    if (strncmp(how, what, n)) return false;
+    return !times || ++*times == atol(how + n + 1);
+}
+
+static cudaError_t broken;                           /* what a kernel has done wrong, which stays */
+
 void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, const std::function<void()> &fn)
 {
     static char *stacks;
+    static long times;
 
+    if (fails("launch", &times)) broken = cudaErrorIllegalAddress;
     if (!stacks) {
         stacks = (char *)mmap(NULL, (size_t)THREADS * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         for (size_t i = 0; i < THREADS; i++) mprotect(stacks + i * STACK, GUARD, PROT_NONE);
@@ -363,6 +377,9 @@ static bool device_create(void)
 
 cudaError_t cudaMalloc(void **p, size_t size)
 {
+    static long times;
+    if (fails("malloc", &times)) return cudaErrorMemoryAllocation;
+
     size_t room = (size + 2 * ALIGN - 1) / ALIGN * ALIGN;      /* at least a byte of no man's land */
     auto old = unused.find(room);
 
@@ -445,7 +462,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    return cudaSuccess;
+    return broken;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
@@ -465,13 +482,15 @@ cudaError_t cudaGetDeviceCount(int *n)
 {
     const char *devices = getenv("WZ_SHIM_DEVICES");
 
+    if (fails("driver", NULL)) return cudaErrorInsufficientDriver;
+    if (fails("none", NULL)) return cudaErrorNoDevice;
     *n = devices ? atoi(devices) : 1;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int which)
 {
-    int n;
+    int n = 0;
 
     cudaGetDeviceCount(&n);
     return which >= 0 && which < n ? cudaSuccess : 1;
@@ -485,16 +504,24 @@ cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int which)
 
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
 {
-    *value = 4;      /* few processors: small tests see both of the ways in which work is cut */
+    if (attribute == cudaDevAttrComputeCapabilityMajor) *value = fails("old", NULL) ? 7 : 9;
+    else *value = 4;      /* few processors: small tests see both of the ways in which work is cut */
     return cudaSuccess;
 }
 
 cudaError_t cudaGetLastError(void)
 {
+    return broken;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 12040;
     return cudaSuccess;
 }
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaErrorMemoryAllocation ? "out of memory" : "invalid argument";
+    return error == cudaErrorMemoryAllocation ? "out of memory" : error == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
+           : "invalid argument";
 }
