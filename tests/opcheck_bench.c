@@ -1,6 +1,7 @@
 /* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s where it
- * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one
- * (64 wide). */
+ * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M Llama
+ * (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64 wide); on a device also the attention of
+ * an 8B one (32 heads on 8 of 128), whose decoding is given as a share of what a copy moves. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,15 +11,18 @@
 
 static struct wz_backend *be;
 static float *waited;      /* reading it back waits for what a device has been asked to do */
-static float *x, *y, *z, *weights, *grads;
+static float *x, *y, *z, *weights, *grads, *stats;
 static struct wz_weight w;
 static int n, in, out, ids[4096];
 static struct wz_pick picks[1024];
-static float lse[4096*9], logp[4096];
+static float lse[4096], logp[4096];
 static double sums[4096 * 4096 / WZ_BLOCK];
 static struct wz_kv kv;
 static struct wz_rows rows;
 static int heads;
+static double copied;      /* bytes a second that a copy reads and writes */
+
+static const size_t most = 49152 * 576;      /* floats of each array */
 
 static double now(void)
 {
@@ -57,12 +61,13 @@ static void matmul(void) { wz_matmul(be, y, x, &w, n, false); }
 static void back_x(void) { wz_matmul_back_x(be, x, y, &w, n, false); }
 static void back_w(void) { wz_matmul_back_w(be, grads, y, x, &w, n); }
 static void pack(void) { wz_pack(be, &w); }
-static void rmsnorm(void) { wz_rmsnorm(be, y, lse, x, weights, n, in, 1e-5f); }
+static void rmsnorm(void) { wz_rmsnorm(be, y, stats, x, weights, n, in, 1e-5f); }
 static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
 static void adamw(void) { wz_adamw(be, x, y, z, grads, (size_t)n * (size_t)in, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1); }
 static void squares(void) { wz_squares(be, sums, x, (size_t)n * (size_t)in); }
-static void attention(void) { wz_attention(be, y, NULL, x, &kv, &rows, heads); }
-static void attention_back(void) { wz_attention_back(be, grads, grads + 4000000, grads + 8000000, x, y, lse, z, &kv, &rows, heads); }
+static void attention(void) { wz_attention(be, y, stats, x, &kv, &rows, heads); }
+static void attention_back(void) { wz_attention_back(be, grads, weights, weights + most / 2, z, y, stats, x, &kv, &rows, heads); }
+static void copy(void) { wz_kv_copy(be, &kv, 1, 0, kv.page); }
 static void logprob(void) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
 static void sample(void) { int token[1024]; wz_head_sample(be, token, logp, x, &w, picks, n); }
 static void head_back(void) { wz_head_back(be, y, grads, x, &w, ids, logp, lse, 1, n); }
@@ -83,15 +88,30 @@ static void products(int rows_n, int from, int to, enum wz_type type)
     wz_unpack(be, &w);
 }
 
-static void attends(int seqs, int len, bool whole, bool half)
+/* Large, so that it comes and goes past any cache. */
+static void copies(void)
 {
-    enum { PAGE = 16, KV = 3, D = 64 };
-    int stride = (len + PAGE - 1) / PAGE, *seq, *pos, *table;
+    double size = 2.0 * 65536 * 8 * 128 * sizeof(float);      /* of keys and values */
 
-    heads = 9;
+    kv = (struct wz_kv){ wz_backend_alloc(be, (size_t)size), wz_backend_alloc(be, (size_t)size), 2, 65536, 8, 128, false };
+    copied = 2 * size / best(copy);
+    printf("%-16s %61.1f GB/s\n", "copy", copied * 1e-9);
+    wz_backend_free(be, kv.k);
+    wz_backend_free(be, kv.v);
+}
+
+struct shape { int heads, kv_heads, d; };
+static const struct shape m135 = { 9, 3, 64 }, m8b = { 32, 8, 128 };
+
+static void attends(const struct shape *of, int seqs, int len, bool whole, bool half)
+{
+    enum { PAGE = 16 };
+    int stride = (len + PAGE - 1) / PAGE, *seq, *pos, *table, d = of->d, width = of->kv_heads * d;
+
+    heads = of->heads;
     n = whole ? seqs * len : seqs;
     in = len;
-    out = heads * D;
+    out = heads * d;
     seq = wz_alloc((size_t)(seqs * len) * sizeof *seq);
     pos = wz_alloc((size_t)(seqs * len) * sizeof *pos);
     table = wz_alloc((size_t)(seqs * stride) * sizeof *table);
@@ -100,18 +120,21 @@ static void attends(int seqs, int len, bool whole, bool half)
         seq[i] = i / len;
         pos[i] = i % len;
     }
-    size_t size = (size_t)(seqs * stride * PAGE * KV * D) * sizeof(float);
-    kv = (struct wz_kv){ wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, KV, D, half };
-    rows = (struct wz_rows){ seqs * len, seqs, stride, seq, pos, table };
-    wz_kv_write(be, &kv, x, y, &rows);
+    size_t size = (size_t)(seqs * stride * PAGE) * (size_t)width * (half ? sizeof(uint16_t) : sizeof(float));
+    kv = (struct wz_kv){ wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, of->kv_heads, d, half };
+    for (int i = 0; i < seqs; i++) {
+        rows = (struct wz_rows){ len, seqs, stride, seq + i * len, pos + i * len, table };
+        wz_kv_write(be, &kv, x, z, &rows);
+    }
+    rows = (struct wz_rows){ n, seqs, stride, seq, pos, table };
     for (int i = 0; i < seqs && !whole; i++) {
         seq[i] = i;
         pos[i] = len - 1;
     }
-    rows.n = n;
-    double pairs = whole ? seqs * (len * (len + 1) / 2.0) : (double)seqs * len;
-    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * D * 4, "GFLOP/s", attention);
-    if (whole) rate("attention_back", pairs * heads * D * 10, "GFLOP/s", attention_back);
+    double pairs = whole ? seqs * (len * (len + 1.0) / 2) : (double)seqs * len;
+    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * d * 4, "GFLOP/s", attention);
+    if (whole) rate("attention_back", pairs * heads * d * 10, "GFLOP/s", attention_back);
+    else if (copied > 0) printf("%-16s %61.1f %% of a copy\n", "", 100 * 2 * (double)size / best(attention) / copied);
     wz_backend_free(be, kv.k);
     wz_backend_free(be, kv.v);
     free(seq);
@@ -136,7 +159,6 @@ static void head(int rows_n, int width, int vocab)
 }
 
 static float **const all[] = { &x, &y, &z, &weights, &grads };
-static const size_t most = 49152 * 576;
 
 static void fill(void)
 {
@@ -159,6 +181,7 @@ int opcheck_bench(int threads, const char *backend)
     }
     for (size_t i = 0; i < WZ_COUNT(all); i++) *all[i] = wz_backend_alloc(be, most * sizeof(float));
     waited = wz_backend_alloc(be, sizeof *waited);
+    stats = wz_backend_alloc(be, 4096 * 32 * sizeof *stats);
     fill();
     for (int i = 0; i < 4096; i++) ids[i] = i % 64;
     for (size_t i = 0; i < WZ_COUNT(counts); i++) products(counts[i], 576, 1536, WZ_F32);
@@ -178,16 +201,26 @@ int opcheck_bench(int threads, const char *backend)
     rate("adamw", 28.0 * n * in, "GB/s", adamw);
     rate("squares", 4.0 * n * in, "GB/s", squares);
     fill();
-    attends(32, 40, true, false);
-    attends(1, 512, true, false);
-    attends(64, 40, false, false);
-    attends(64, 512, false, false);
-    attends(64, 512, false, be->half_kv);
+    attends(&m135, 32, 40, true, false);
+    attends(&m135, 1, 512, true, false);
+    attends(&m135, 64, 40, false, false);
+    attends(&m135, 64, 512, false, false);
+    attends(&m135, 64, 512, false, be->half_kv);
+    if (be->device) {
+        copies();
+        attends(&m8b, 64, 1024, false, true);
+        attends(&m8b, 64, 4096, false, true);
+        attends(&m8b, 1, 4096, false, true);
+        attends(&m8b, 1, 4096, true, true);
+        attends(&m8b, 8, 512, true, true);
+    }
+    fill();
     head(1, 576, 49152);
     head(64, 576, 49152);
     head(64, 64, 512);
     for (size_t i = 0; i < WZ_COUNT(all); i++) wz_backend_free(be, *all[i]);
     wz_backend_free(be, waited);
+    wz_backend_free(be, stats);
     wz_backend_close(be);
     return 0;
 }

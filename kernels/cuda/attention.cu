@@ -76,26 +76,31 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
     LAUNCH(be, write_rows, (n + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
 }
 
-static __global__ void copy_slots(struct wz_kv kv, int dst, int src, int count)
+/* `n` words of every head, `step` words from head to head. */
+template <class W> static __global__ void copy_words(W *k, W *v, size_t dst, size_t src, size_t n, size_t step, int heads)
 {
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, n = (size_t)count * (size_t)kv.head_dim;
-    size_t step = (size_t)kv.page * (size_t)kv.head_dim, head = i / n;
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, head = i / n;
 
-    if (head >= (size_t)kv.heads) return;
-    size_t to = ((size_t)dst * (size_t)kv.heads + head) * step + i % n;
-    size_t from = ((size_t)src * (size_t)kv.heads + head) * step + i % n;
-    if (kv.half) {
-        ((__nv_bfloat16 *)kv.k)[to] = ((const __nv_bfloat16 *)kv.k)[from];
-        ((__nv_bfloat16 *)kv.v)[to] = ((const __nv_bfloat16 *)kv.v)[from];
-    } else {
-        kv.k[to] = kv.k[from];
-        kv.v[to] = kv.v[from];
-    }
+    if (head >= (size_t)heads) return;
+    size_t to = (dst * (size_t)heads + head) * step + i % n, from = (src * (size_t)heads + head) * step + i % n;
+    k[to] = k[from];
+    v[to] = v[from];
+}
+
+/* The first slots of a page lie side by side. */
+template <class W> static void copy_page(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+{
+    size_t slot = (size_t)kv->head_dim * (kv->half ? 2 : 4), n = (size_t)count * slot / sizeof(W);
+
+    LAUNCH(be, copy_words<W>, ((size_t)kv->heads * n + 255) / 256, 256, 0, (W *)kv->k, (W *)kv->v, (size_t)dst, (size_t)src, n,
+           (size_t)kv->page * slot / sizeof(W), kv->heads);
 }
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    LAUNCH(be, copy_slots, ((size_t)count * (size_t)(kv->heads * kv->head_dim) + 255) / 256, 256, 0, *kv, dst, src, count);
+    if (kv->head_dim % 8 == 0) copy_page<float4>(be, kv, dst, src, count);
+    else if (kv->half) copy_page<__nv_bfloat16>(be, kv, dst, src, count);
+    else copy_page<float>(be, kv, dst, src, count);
 }
 
 /* ---- the forward ----------------------------------------------------------------------------------------------- */
