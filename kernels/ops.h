@@ -148,13 +148,12 @@ struct wz_backend {
     const char *name;
     struct wz_ops ops;
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
-    bool host;                 /* its memory is the host's: what alloc gives may be read and written as it is; set when it is opened */
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
     bool half_scores;          /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
     void *state;               /* the row's own */
-    const struct wz_device *device;        /* NULL: its memory is the host's */
+    const struct wz_device *device;        /* NULL: its memory is the host's, and what alloc gives may be read and written as it is */
 };
 
 /* One row of the table of backends: fill the slots; -1 and a sentence where this machine can't. */

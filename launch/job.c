@@ -213,7 +213,7 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     if (!n) return;
     if (job->root) {
         const void *bytes = wz_model_weights(a->model, &size);
-        if (!job->be->host) {
+        if (job->be->device) {
             wz_download(job->be, job->stage, bytes, size);
             bytes = job->stage;
         }

@@ -272,7 +272,7 @@ static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
 {
     uint64_t hash = 0;
 
-    if (m->be->host) return wz_hash_pieces(m->be->pool, bytes, n);
+    if (!m->be->device) return wz_hash_pieces(m->be->pool, bytes, n);
     for (size_t at = 0; at < n; at += WZ_PIECE) {
         size_t k = n - at < WZ_PIECE ? n - at : WZ_PIECE;
         wz_download(m->be, m->chunk, bytes + at, k);
@@ -290,7 +290,7 @@ uint64_t wz_model_masters(const struct wz_model *m)
 /* A matrix that the embedding looks up in is still read. */
 static void forget(const struct wz_model *m, struct wz_weight *w)
 {
-    if (m->be->host && w->packed && w->data != m->embed.data)
+    if (!m->be->device && w->packed && w->data != m->embed.data)
         wz_forget(w->data, (size_t)w->out * (size_t)w->in * wz_type_size(w->type));
 }
 

@@ -407,7 +407,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;
-    be->host = be->rounds = true;
+    be->rounds = true;
     be->half_kv = true;
     wz_ops_ref(&be->ops);
     be->ops.pack = pack;

@@ -166,7 +166,6 @@ void wz_ops_ref(struct wz_ops *ops)
 static int open_ref(struct wz_backend *be, struct wz_err *err)
 {
     wz_ops_ref(&be->ops);
-    be->host = true;
     return 0;
 }
 
