@@ -55,7 +55,7 @@ int main(int argc, char **argv)
         return status;
     if (wz_link_open(&link, "self", 60, &err) < 0) return wz_give_up(b.program, &err);
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, b.batch * ((b.seq + PAGE - 1) / PAGE), b.seq);
-    wz_learner_init(&learner, b.model, NULL, 0, false, 1, b.micro ? b.micro : b.batch * b.seq, b.seq);
+    wz_learner_init(&learner, b.model, NULL, 0, false, 1, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
     struct wz_request *requests = wz_alloc(sizeof *requests * (size_t)b.batch);
     Wz__Episode **episodes = wz_alloc(sizeof *episodes * (size_t)b.batch);
     double *columns = wz_alloc(sizeof *columns * 4 * (size_t)b.runs), *rollout = columns, *update = rollout + b.runs,

@@ -8,7 +8,9 @@
 #include "kernels/kernels.h"
 
 /* WEIGHTS, SUMS and TREE are comm's own. */
-enum wz_tag { WZ_TAG_EPISODES = 1, WZ_TAG_LABELLED, WZ_TAG_WEIGHTS, WZ_TAG_STATS, WZ_TAG_CONTROL, WZ_TAG_SUMS, WZ_TAG_TREE };
+enum wz_tag {
+    WZ_TAG_EPISODES = 1, WZ_TAG_LABELLED, WZ_TAG_WEIGHTS, WZ_TAG_STATS, WZ_TAG_CONTROL, WZ_TAG_MOMENTS, WZ_TAG_SUMS, WZ_TAG_TREE
+};
 
 struct wz_link {
     const struct wz_link_row *row;

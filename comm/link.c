@@ -95,6 +95,7 @@ void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf
         [WZ_TAG_EPISODES] = "receive of episodes", [WZ_TAG_LABELLED] = "receive of labelled episodes",
         [WZ_TAG_WEIGHTS] = "receive of weights",   [WZ_TAG_STATS] = "receive of statistics",
         [WZ_TAG_CONTROL] = "receive of control",   [WZ_TAG_SUMS] = "receive of sums",
+        [WZ_TAG_MOMENTS] = "receive of moments",
         [WZ_TAG_TREE] = "receive of a tree sum",
     };
 

@@ -2,12 +2,13 @@
  *
  *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
  *                          <agent>/               a hub folder: any tool can load it; agents that learn in some stage
- *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains
+ *                          <agent>.moments.safetensors     AdamW's m and v, whole, for agents the stage trains, however many ranks
  *
  * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
  * flight need no place in it: a step begins after the one before has ended everywhere. */
 #include "launch/job.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
@@ -26,6 +27,37 @@ static void remove_tree(const char *path)
     if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
+enum { PIECE = 1 << 20 };      /* floats that travel at once */
+
+/* Moments in order of the array, from the learners that keep them: into `out` on the root, from the others to it. */
+static int pass_moments(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
+                        struct wz_err *err)
+{
+    const struct wz_ranks *learner = &job->roles.learner;
+    struct wz_buf came = {0};
+    int rc = 0;
+
+    for (int s = 0; s < learner->n; s++) {
+        int owner = wz_shard_owner(s, learner->n);
+        size_t n = owner == learner->me || job->root ? wz_shard_of(owner, learner->n, a->model->n_params).n : 0;
+        for (size_t at = 0; at < n && rc == 0; at += PIECE) {
+            size_t k = n - at < PIECE ? n - at : PIECE;
+            const float *piece = job->stage;
+            if (owner == learner->me) wz_download(job->be, job->stage, mine + at, k * sizeof(float));
+            else {
+                wz_recv(&job->link, learner->ranks[owner], WZ_TAG_MOMENTS, &came);
+                assert(came.len == k * sizeof(float));
+                piece = (const float *)(const void *)came.data;
+            }
+            if (job->root) rc = wz_safetensors_put(out, piece, k, err);
+            else wz_send(&job->link, learner->ranks[0], WZ_TAG_MOMENTS, piece, k * sizeof(float));
+            wz_flush(&job->link);
+        }
+    }
+    wz_buf_finish(&came);
+    return rc;
+}
+
 static int save_moments(struct wz_job *job, struct wz_agent *a, const char *dir, struct wz_err *err)
 {
     const struct wz_optimizer *opt = &a->learner.opt;
@@ -36,10 +68,7 @@ static int save_moments(struct wz_job *job, struct wz_agent *a, const char *dir,
     struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, 2, err);
     int rc = out ? 0 : -1;
 
-    for (int i = 0; i < 2 && rc == 0; i++) {
-        job->be->ops.download(job->be, job->stage, parts[i], n * sizeof(float));
-        rc = wz_safetensors_put(out, job->stage, n, err);
-    }
+    for (int i = 0; i < 2 && rc == 0; i++) rc = pass_moments(job, a, parts[i], out, err);
     if (out && wz_safetensors_end(out, err) < 0) rc = -1;
     free(path);
     return rc;
@@ -88,6 +117,16 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     char *half = wz_path("%s/.half-%" PRId64, parent, p->step);
     int rc = -1;
 
+    for (int i = 0; !job->root && i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        if (!a->learner.model) continue;
+        pass_moments(job, a, a->learner.opt.m, NULL, err);
+        pass_moments(job, a, a->learner.opt.v, NULL, err);
+    }
+    if (!job->root) {
+        rc = 0;
+        goto out;
+    }
     remove_tree(half);
     if (wz_mkdirs(half, err) < 0) goto out;
     for (int i = 0; i < job->n_agents; i++) {
@@ -247,8 +286,8 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
                 wz_tensors_close(set);
                 return wz_fail(err, "%s: moments of agent %s don't fit its weights", dir, a->recipe->name);
             }
-            wz_tensor_floats(t, 0, t->count, job->stage);
-            job->be->ops.upload(job->be, parts[k], job->stage, t->count * sizeof(float));
+            wz_tensor_floats(t, opt->shard.at, opt->shard.n, job->stage);
+            job->be->ops.upload(job->be, parts[k], job->stage, opt->shard.n * sizeof(float));
         }
         wz_tensors_close(set);
         opt->steps = p->updates[i];

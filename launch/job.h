@@ -123,7 +123,7 @@ struct wz_progress {
     uint64_t masters[8];                   /* of agents that train in bf16 (wz_model_masters); 0: none. Read from a checkpoint */
     int updates[8];                        /* optimizer updates in this stage */
 };
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* root */
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* all learners; the root writes */
 /* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap), or 0 with *dir NULL
  * where there is none. */
 int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,

@@ -35,7 +35,7 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
     bool reference = r->kl > 0;
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, recipe->micro, wz_job_longest(recipe, c),
+                                                 recipe->leaves / learners, learners, recipe->micro, wz_job_longest(recipe, c),
                                                  !strcmp(recipe->recompute, "layers"));
     const struct { const char *what; size_t bytes; } rows[] = {
         { "moments", b.opt.moments },

@@ -16,6 +16,8 @@ struct warm {
     char *system;
     struct wz_sft_set set;
     struct wz_learner learner;
+    int ranks[WZ_MAX_RANKS];
+    struct wz_group group;
 };
 
 static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
@@ -27,6 +29,8 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
         return wz_fail(err, "the recipe needs sft.model, sft.data, sft.out and sft.steps");
     if (w->link.size & (w->link.size - 1) || recipe->leaves % w->link.size)
         return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size, recipe->leaves);
+    for (int r = 0; r < w->link.size; r++) w->ranks[r] = r;
+    w->group = (struct wz_group){ w->link.size, w->link.rank, w->ranks };
     threads = recipe->threads > 0 ? recipe->threads : cores / w->link.size > 1 ? cores / w->link.size : 1;
     w->be = wz_backend_open(recipe->backend, threads, err);
     if (!w->be) return -1;
@@ -40,7 +44,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     w->chat = wz_template_find(name, w->tok, err);
     if (!w->chat || !(w->system = wz_system_read(recipe->sft.system, err))) return -1;
     if (wz_sft_load(&w->set, recipe->sft.data, w->system, w->chat, w->tok, w->model->config.context, err) < 0) return -1;
-    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, recipe->micro, w->set.longest);
+    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, &w->group, recipe->micro, w->set.longest);
     return 0;
 }
 
@@ -59,12 +63,10 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
 {
     const struct wz_adamw how = { recipe->sft.lr,    recipe->sft.warmup, recipe->sft.floor, recipe->sft.beta1,
                                   recipe->sft.beta2, recipe->sft.eps,    recipe->sft.decay, recipe->sft.clip };
-    int ranks[WZ_MAX_RANKS], steps = recipe->sft.steps;
+    const int steps = recipe->sft.steps;
     bool tty = isatty(STDERR_FILENO);
     double begin = wz_now();
 
-    for (int r = 0; r < w->link.size; r++) ranks[r] = r;
-    const struct wz_group group = { w->link.size, w->link.rank, ranks };
     if (!w->link.rank)
         wz_log("warm start: %d examples of %.1f tokens, %d steps of %d, %zu parameters", w->set.n,
                (double)w->set.tokens / w->set.n, steps, recipe->sft.batch, w->model->n_params);
@@ -72,7 +74,7 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
         double norm;
         w->link.step = s;
         double nll =
-            wz_sft_step(&w->learner, &how, &w->link, &group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
+            wz_sft_step(&w->learner, &how, &w->link, &w->group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
         double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
         if (w->link.rank) continue;
         char text[128];

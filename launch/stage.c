@@ -49,8 +49,8 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     return rc;
 }
 
-static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_progress *p, const char *dir,
-                         struct wz_err *err)
+static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_group *group,
+                         const struct wz_progress *p, const char *dir, struct wz_err *err)
 {
     int learners = job->roles.learner.n;
 
@@ -60,7 +60,7 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         if (!r || job->roles.learner.me < 0) continue;
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
-        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, job->recipe->micro,
+        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group, job->recipe->micro,
                         wz_job_longest(job->recipe, &a->model->config));
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
@@ -83,7 +83,7 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
     *s = (struct wz_stage){ .job = job, .recipe = recipe, .group = wz_ranks_group(&job->roles.learner), .coefficients = coefficients_of(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
-    if (!s->draw || open_learners(job, recipe, p, dir, err) < 0) return -1;
+    if (!s->draw || open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
     for (int i = 0; i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
     return 0;
 }

@@ -24,9 +24,9 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         if (rc == 0 && wz_run_due(job, p)) rc = wz_run_evaluate(run, job, p, err);
         ends = wz_stage_ends(&stage, p);
         stop = rc == 0 && wz_stop_asked(&job->link);
-        if (rc == 0 && job->root && (ends || stop || (every > 0 && p->step % every == 0))) {
+        if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_checkpoint_save(job, p, err);
-            wz_checkpoint_prune(job->recipe);
+            if (job->root) wz_checkpoint_prune(job->recipe);
         }
     }
     wz_stage_close(&stage);

@@ -114,7 +114,7 @@ static void a_model_learns_by_heart(void **state)
     assert_int_equal(wz_link_open(&job, "self", 60, &err), 0);
     assert_int_equal(load(&set, TALK "}\n", 32, &err), 0);
     wz_model_init(m, 1);
-    wz_learner_init(&l, m, NULL, 0, false, 2, 20, set.longest);
+    wz_learner_init(&l, m, NULL, 0, false, 2, &group, 20, set.longest);
     for (int s = 0; s < 60; s++) {
         last = wz_sft_step(&l, &how, &job, &group, &set, 3, s, 60, 1, &norm);
         if (!s) first = last;

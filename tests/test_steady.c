@@ -110,7 +110,7 @@ static void a_steady_step_allocates_only_in_episodes(void **state)
         struct wz_model *m = tiny(11), *reference = tiny(12);
         struct wz_learner l;
 
-        wz_learner_init(&l, m, penalty ? reference : NULL, 0, false, 4, 64, 64);
+        wz_learner_init(&l, m, penalty ? reference : NULL, 0, false, 4, &group, 64, 64);
         assert_true(learn(&l, 20) > EPISODES);                 /* the backend's scratch, the first lists */
         for (int step = 1; step < 4; step++)                   /* more sequences at once, and longer ones, than before */
             assert_int_equal(learn(&l, step == 1 ? 4 : 20), EPISODES * (1 + penalty));
@@ -132,7 +132,7 @@ static void a_steady_warm_start_allocates_nothing(void **state)
 
     ids_of(ids, 32, VOCAB, 5);
     for (int i = 0; i < 32; i++) loss[i] = i > 3;
-    wz_learner_init(&l, m, NULL, 0, false, 4, 64, 32);
+    wz_learner_init(&l, m, NULL, 0, false, 4, &group, 64, 32);
     for (int step = 0; step < 4; step++) {
         int before = atomic_load(&allocations);
         wz_sft_step(&l, &how, &job, &group, &set, 12, step, 4, 1, &norm);

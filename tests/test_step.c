@@ -103,7 +103,7 @@ static void check(bool token_mean, bool tied)
     float *before = wz_alloc(m->n_params * sizeof *before), *after = wz_alloc(m->n_params * sizeof *after);
     double length = 0, slope;
 
-    wz_learner_init(&l, m, reference, AGENT, false, 4, 16, 40);
+    wz_learner_init(&l, m, reference, AGENT, false, 4, &group, 16, 40);
     wz_pack_init(&probe, m, 40, false);
     for (int i = 0; i < EPISODES; i++) episodes[i] = episode(m, &probe, (uint32_t)i);
     memcpy(before, m->params, m->n_params * sizeof *before);
@@ -160,7 +160,7 @@ static void a_broken_gradient_is_skipped(void **state)
     const struct wz_adamw how = { 1, 0, 1, 0.9, 0.95, 1e-8, 0, 1 };
     uint64_t hash = m->hash;
 
-    wz_optimizer_init(&opt, m, 2);
+    wz_optimizer_init(&opt, m, 2, &group);
     for (int leaf = 0; leaf < 2; leaf++) {
         wz_optimizer_leaf(&opt)[3] = leaf ? NAN : 1;
         wz_optimizer_leaf_done(&opt);
@@ -185,7 +185,7 @@ static void a_step_without_samples_is_skipped(void **state)
     struct wz_step_stats stats;
     uint64_t hash = m->hash;
 
-    wz_learner_init(&l, m, NULL, AGENT, false, 4, 16, 40);
+    wz_learner_init(&l, m, NULL, AGENT, false, 4, &group, 16, 40);
     wz_pack_init(&probe, m, 40, false);
     for (int step = 0; step < 2; step++) {
         Wz__Episode *episodes[EPISODES];

@@ -1,8 +1,12 @@
-/* Gradient buffers in a fixed tree, and AdamW.
+/* Gradient buffers in a fixed tree, and AdamW, shared out over the learners (ZeRO; Rajbhandari et al. 2020).
  *
  * Leaves arrive in order; buffer k holds the sum of 2^k neighbouring leaves, like the bits of a counter:
  *     leaf 0        leaf 1: 0+1        leaf 2      leaf 3: 2+3, (0+1)+(2+3)   ...
- * The group's sum goes on with the same tree across ranks (wz_tree_scatter), so the shape never depends on how many there are. */
+ * The group's sum goes on with the same tree across ranks, so the shape never depends on how many there are:
+ *
+ *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶ my shard of params ─▶ wz_shards_gather
+ *
+ * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on it either. */
 #include "trainer/trainer.h"
 
 #include <assert.h>
@@ -23,25 +27,26 @@ static int levels_of(int leaves)
     return levels;
 }
 
-struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves)
+struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners)
 {
-    size_t bytes = wz_mul(params, sizeof(float));
+    size_t bytes = wz_mul(params, sizeof(float)), most = wz_shard_of(learners - 1, learners, params).n * sizeof(float);
 
-    return (struct wz_optimizer_bytes){ 2 * bytes, (size_t)levels_of(leaves) * bytes };
+    return (struct wz_optimizer_bytes){ 2 * most, (size_t)levels_of(leaves) * bytes };
 }
 
-void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves)
+void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group)
 {
     size_t bytes = wz_mul(model->n_params, sizeof(float));
     struct wz_backend *be = model->be;
 
     assert(model->params && leaves > 0 && (leaves & (leaves - 1)) == 0);
     *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = levels_of(leaves) };
+    opt->shard = wz_shard_of(group->me, group->n, model->n_params);
     assert(opt->levels <= (int)WZ_COUNT(opt->grad));
-    opt->m = be->ops.alloc(be, bytes);
-    opt->v = be->ops.alloc(be, bytes);
+    opt->m = be->ops.alloc(be, opt->shard.n * sizeof(float));
+    opt->v = be->ops.alloc(be, opt->shard.n * sizeof(float));
     for (int i = 0; i < opt->levels; i++) opt->grad[i] = be->ops.alloc(be, bytes);
-    opt->sums = wz_alloc(blocks_of(model->n_params) * sizeof *opt->sums);
+    opt->sums = wz_alloc(blocks_of(opt->shard.n) * sizeof *opt->sums);
 }
 
 void wz_optimizer_finish(struct wz_optimizer *opt)
@@ -94,13 +99,26 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
     wz_model_seal(opt->model, opt->model->version + 1);
 }
 
-/* The sum of squares: the blocks' sums, added in order. */
-static double square(struct wz_optimizer *opt, const float *x, size_t n)
+/* The sum of squares of what the group has summed: the blocks' sums, added in order of the array. */
+static double square(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const float *g)
 {
+    const size_t mine = blocks_of(opt->shard.n);
+    struct wz_buf all[128] = {{0}};
     double total = 0;
 
-    opt->model->be->ops.squares(opt->model->be, opt->sums, x, n);
-    for (size_t i = 0; i < blocks_of(n); i++) total += opt->sums[i];
+    assert(group->n <= (int)WZ_COUNT(all));
+    wz_squares(opt->model->be, opt->sums, g, opt->shard.n);
+    for (size_t i = 0; group->n == 1 && i < mine; i++) total += opt->sums[i];
+    if (group->n > 1) wz_all_gather_bytes(link, group, opt->sums, mine * sizeof *opt->sums, all);
+    for (int s = 0; s < group->n; s++) {
+        struct wz_buf *his = &all[wz_shard_owner(s, group->n)];
+        for (size_t at = 0; at < his->len; at += sizeof total) {
+            double sum;
+            memcpy(&sum, his->data + at, sizeof sum);
+            total += sum;
+        }
+        wz_buf_finish(his);
+    }
     return total;
 }
 
@@ -109,14 +127,15 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
 {
     struct wz_model *model = opt->model;
     struct wz_backend *be = model->be;
+    const struct wz_shard mine = opt->shard;
     float *g = opt->grad[opt->levels - 1];
 
     assert(opt->leaf == opt->leaves && opt->filled[opt->levels - 1]);
+    assert(mine.n == wz_shard_of(group->me, group->n, model->n_params).n);
     opt->leaf = 0;
     memset(opt->filled, 0, sizeof opt->filled);
     wz_tree_scatter(link, group, be, g, model->n_params);
-    wz_shards_gather(link, group, be, g, model->n_params, sizeof *g);
-    double norm = sqrt(square(opt, g, model->n_params));
+    double norm = sqrt(square(opt, link, group, g + mine.at));
     if (!isfinite(norm)) {
         wz_optimizer_skip(opt);
         return norm;
@@ -124,8 +143,9 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
-    be->ops.adamw(be, model->params, g, opt->m, opt->v, model->n_params, (float)lr, (float)how->beta1, (float)how->beta2,
-                  (float)how->eps, (float)how->decay, (float)scale, opt->steps);
+    wz_adamw(be, model->params + mine.at, g + mine.at, opt->m, opt->v, mine.n, (float)lr, (float)how->beta1, (float)how->beta2,
+             (float)how->eps, (float)how->decay, (float)scale, opt->steps);
+    wz_shards_gather(link, group, be, model->params, model->n_params, sizeof *model->params);
     wz_model_seal(model, model->version + 1);
     return norm;
 }

@@ -15,21 +15,22 @@ static int rows_of(int micro, int longest)
 }
 
 struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference, int leaves,
-                                         int micro, int longest, bool recompute)
+                                         int learners, int micro, int longest, bool recompute)
 {
-    struct wz_learner_bytes b = { wz_optimizer_bytes(params, leaves), wz_pack_bytes(config, half, rows_of(micro, longest), true, recompute), {0} };
+    struct wz_learner_bytes b = { wz_optimizer_bytes(params, leaves, learners),
+                                  wz_pack_bytes(config, half, rows_of(micro, longest), true, recompute), {0} };
 
     if (reference) b.reference = wz_pack_bytes(config, half, rows_of(micro, longest), false, false);
     return b;
 }
 
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
-                     int leaves, int micro, int longest)
+                     int leaves, const struct wz_group *group, int micro, int longest)
 {
     *l = (struct wz_learner){ .model = model, .agent = agent, .feedback = feedback };
     wz_pack_init(&l->pack, model, rows_of(micro, longest), true);
     if (reference) wz_pack_init(&l->reference, reference, rows_of(micro, longest), false);
-    wz_optimizer_init(&l->opt, model, leaves);
+    wz_optimizer_init(&l->opt, model, leaves, group);
 }
 
 void wz_learner_finish(struct wz_learner *l)

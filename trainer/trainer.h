@@ -38,22 +38,25 @@ Wz__Turn *wz_sample_pick(const Wz__Episode *e, int agent, bool feedback, double 
 /* ---- optimizer.c -------------------------------------------------------------------------------------------------- */
 
 struct wz_adamw { double lr, warmup, floor, beta1, beta2, eps, decay, clip; };
-/* Gradient buffers of a fixed tree, and AdamW's moments, all of the model's n_params floats in backend memory. */
+/* Gradient buffers of a fixed tree, each of the model's n_params floats, and AdamW's moments of this learner's shard of them, all in
+ * backend memory. */
 struct wz_optimizer {
     struct wz_model *model;
-    float *m, *v, *grad[8];
-    double *sums;                          /* host: squares of the gradient, by block */
+    struct wz_shard shard;
+    float *m, *v, *grad[8];                /* m, v: [shard.n] */
+    double *sums;                          /* host: squares of the shard's gradient, by block */
     int levels, leaves, leaf, steps;       /* steps: updates done */
     bool filled[8];
     int64_t skipped;                       /* updates not made: the gradient was not finite, or there was no sample */
 };
-void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves);      /* leaves: of this rank, power of two */
+/* group: of all learners; leaves: of this one, a power of two. */
+void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group);
 void wz_optimizer_finish(struct wz_optimizer *opt);
-struct wz_optimizer_bytes { size_t moments, gradients; };      /* in the backend's memory */
-struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves);
+struct wz_optimizer_bytes { size_t moments, gradients; };      /* in the backend's memory; moments: of who has most */
+struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);        /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt);     /* joins it to the tree */
-/* Sums over the group, clips, updates, seals the model as its next version. Returns the norm before clipping; where it
+/* Sums over the group, clips, updates and gathers the shards, seals the model as its next version. Returns the norm before clipping; where it
  * is not finite nothing changes but the version, and `skipped` counts it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps);
@@ -101,12 +104,12 @@ struct wz_learner {
 };
 /* micro: rows of one forward-backward; longest: tokens of the longest sample (at least that many rows are made). */
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
-                     int leaves, int micro, int longest);
+                     int leaves, const struct wz_group *group, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);
 /* What a learner takes in the backend's memory besides its model and the reference's weights. */
 struct wz_learner_bytes { struct wz_optimizer_bytes opt; struct wz_pack_bytes pack, reference; };
 struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference, int leaves,
-                                         int micro, int longest, bool recompute);
+                                         int learners, int micro, int longest, bool recompute);
 
 /* What a step says of itself. Sums over the group where they are counts, the group's value else. */
 struct wz_step_stats {

@@ -1,0 +1,100 @@
+/* The promise: an optimizer that is shared out over learners makes the weights, bit for bit, that one learner makes alone, and takes
+ * its share of the memory. Runs alone and under mpirun, every rank a learner; each also computes the whole by itself. */
+#include "tests/model_help.h"
+
+#include "trainer/trainer.h"
+
+enum { LEAVES = 8, STEPS = 6 };
+
+static struct wz_link job;
+static int everyone[64];
+
+static struct wz_model *model_create(struct wz_backend *be)
+{
+    const struct wz_config c = { .layers = 1, .dim = 128, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 300, .vocab = 4700,
+                                 .context = 64, .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+    struct wz_model *m = wz_model_create(&c, WZ_F32, true, be);
+
+    wz_model_init(m, 5);
+    assert_true(m->n_params > 16 * WZ_BLOCK && m->n_params % WZ_BLOCK);      /* shards for 8, and something left over */
+    return m;
+}
+
+/* Any numbers of many sizes, and blocks of several: their sums show their order. */
+static void leaf_fill(float *g, size_t n, int step, int leaf)
+{
+    uint64_t seed[2] = { (uint64_t)step, (uint64_t)leaf }, x = wz_hash(seed, sizeof seed, 1) | 1;
+
+    for (size_t i = 0; i < n; i++) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        g[i] = ldexpf((float)(int32_t)x, -40 + (int)(x >> 60) - 6 * (int)(i / WZ_BLOCK * 7 % 5));
+    }
+}
+
+struct made { uint64_t hash[STEPS]; double norm[STEPS]; };
+
+/* Some steps of a group; in the one before the last the gradient is not finite, in a shard that most members do not have. */
+static struct made train(struct wz_backend *be, const struct wz_group *group)
+{
+    const struct wz_adamw how = { 1e-3, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 };
+    struct wz_model *m = model_create(be);
+    struct wz_optimizer opt;
+    struct made made;
+    int mine = LEAVES / group->n;
+
+    wz_optimizer_init(&opt, m, mine, group);
+    assert_true(opt.shard.n <= m->n_params / (size_t)group->n + (size_t)group->n * WZ_BLOCK);
+    for (int step = 0; step < STEPS; step++) {
+        for (int leaf = group->me * mine; leaf < (group->me + 1) * mine; leaf++) {
+            float *g = wz_optimizer_leaf(&opt);
+            leaf_fill(g, m->n_params, step, leaf);
+            if (step == STEPS - 2 && leaf == 3) g[m->n_params / 2] = NAN;
+            wz_optimizer_leaf_done(&opt);
+        }
+        made.norm[step] = wz_optimizer_step(&opt, &job, group, &how, 10);
+        made.hash[step] = m->hash;
+    }
+    assert_int_equal(opt.skipped, 1);
+    assert_int_equal(opt.steps, STEPS - 1);
+    wz_optimizer_finish(&opt);
+    wz_model_destroy(m);
+    return made;
+}
+
+static void a_group_makes_the_weights_of_one(void **state)
+{
+    struct wz_backend *be = backend_of("cpu", 1);
+    const struct wz_group alone = { 1, 0, &everyone[job.rank] }, group = { job.size, job.rank, everyone };
+    const struct made want = train(be, &alone), got = train(be, &group);
+
+    for (int step = 0; step < STEPS; step++) {
+        if (step == STEPS - 2) assert_false(isfinite(got.norm[step]));
+        else assert_memory_equal(&got.norm[step], &want.norm[step], sizeof want.norm[step]);
+        assert_true(got.hash[step] == want.hash[step]);
+        if (step) assert_true((got.hash[step] == got.hash[step - 1]) == (step == STEPS - 2));
+    }
+    wz_link_close(&job);
+    wz_backend_close(be);
+}
+
+/* 8 learners have an eighth of the moments each, to within the blocks left over. */
+static void moments_are_shared_out(void **state)
+{
+    const size_t n = (size_t)8e9;
+
+    assert_true(wz_optimizer_bytes(n, 8, 1).moments == 8 * n);
+    assert_in_range(wz_optimizer_bytes(n, 1, 8).moments, n, n + 8 * 8 * WZ_BLOCK);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(moments_are_shared_out), cmocka_unit_test(a_group_makes_the_weights_of_one) };
+    struct wz_err err;
+
+    if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
+    for (int i = 0; i < 64; i++) everyone[i] = i;
+    if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");
+    int failed = cmocka_run_group_tests_name("shards", tests, NULL, NULL);
+    if (failed) wz_die("%d cases failed", failed);
+    return 0;
+}
