@@ -171,7 +171,12 @@ double wz_bench_flops(const struct wz_bench *b, double at)
 
 double wz_bench_bytes(const struct wz_bench *b)
 {
-    return (double)n_weights(&b->model->config, false) * (double)wz_type_size(b->model->type);
+    const struct wz_config *c = &b->model->config;
+    double head = (double)c->vocab * c->dim;
+    enum wz_type type = b->model->type;
+
+    return ((double)n_weights(c, false) - head) * (double)(type == WZ_INT8 ? 1 : wz_type_size(type))
+           + head * (double)wz_type_size(type);
 }
 
 /* Of f32: forward and backward read a weight, its gradient is zeroed, added to and measured, AdamW reads four floats and writes three,
@@ -221,11 +226,12 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     if (wz_options_parse(&usage, argc, argv, status) < 0) return -1;
     for (size_t i = 0; i < WZ_COUNT(shapes); i++)
         if (!strcmp(b->shape, shapes[i].name)) c = shapes[i].config;
-    if (!strcmp(b->type, "int8")) {
-        wz_fail(&err, "the cpu row has no int8 products: --type f32 or bf16");
+    enum wz_type type = wz_type_named(b->type);
+    bool half = type != WZ_F32;
+    if (type == WZ_INT8 && trains) {
+        wz_fail(&err, "int8 models can't train: --type f32 or bf16");
         return *status = wz_give_up(b->program, &err), -1;
     }
-    bool half = !strcmp(b->type, "bf16");
     if (b->seq && b->seq <= b->prompt) b->prompt = b->seq > 1 ? 1 : b->seq;
     if (b->seq) b->more = b->seq - b->prompt;
     b->seq = b->prompt + b->more;
@@ -236,7 +242,11 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     if (check_memory(b, &c, (half ? 2 : 4) * 2 + (trains ? half ? 16 : 12 : 0), &err) < 0 || !(b->be = wz_backend_open(b->backend, b->threads, &err)))
         return *status = wz_give_up(b->program, &err), -1;
     b->threads = wz_pool_threads(b->be->pool);
-    b->model = wz_model_create(&c, half ? WZ_BF16 : WZ_F32, trains, b->be);
+    if (type == WZ_INT8 && !b->be->int8) {
+        wz_fail(&err, "the %s row has no int8 products: --type f32 or bf16", b->be->name);
+        return *status = wz_give_up(b->program, &err), -1;
+    }
+    b->model = wz_model_create(&c, type, trains, b->be);
     if (!trains) wz_model_lean(b->model);
     b->model->recompute = b->recompute;
     fill(b->model);

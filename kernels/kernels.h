@@ -36,9 +36,23 @@ static inline uint16_t wz_f32_to_bf16(float f)
     return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
 }
 
+/* One value of an INT8 row; by is 127 / max |x|, or 0 where that is no number. */
+static inline int wz_int8_of(float x, float by)
+{
+    float q = __builtin_rintf(x * by);
+
+    return q >= -127 && q <= 127 ? (int)q : 0;
+}
+
+/* "f32", "bf16" or "int8", as options have it. */
+static inline enum wz_type wz_type_named(const char *name)
+{
+    return name[0] == 'i' ? WZ_INT8 : name[0] == 'b' ? WZ_BF16 : WZ_F32;
+}
+
 static inline size_t wz_type_size(enum wz_type type)
 {
-    return type == WZ_BF16 ? 2 : 4;
+    return type == WZ_F32 ? 4 : 2;
 }
 
 /* ---- what the wrappers hold their arguments to ------------------------------------------------------------- */
@@ -46,6 +60,11 @@ static inline size_t wz_type_size(enum wz_type type)
 static inline bool wz_weight_fits(const struct wz_weight *w)
 {
     return w && w->data && w->out > 0 && w->in > 0 && (w->type == WZ_F32 || w->type == WZ_BF16);
+}
+
+static inline bool wz_weight_multiplies(const struct wz_backend *be, const struct wz_weight *w)
+{
+    return w && w->data && w->out > 0 && w->in > 0 && (w->type == WZ_INT8 ? be->int8 && w->in <= 65536 : wz_weight_fits(w));
 }
 
 static inline bool wz_ids_fit(const int *ids, int n, int lowest, int end)
@@ -103,7 +122,7 @@ static inline void wz_zero(struct wz_backend *be, void *p, size_t n)
 
 static inline void wz_pack(struct wz_backend *be, struct wz_weight *w)
 {
-    assert(wz_weight_fits(w));
+    assert(wz_weight_multiplies(be, w));
     be->ops.pack(be, w);
 }
 
@@ -142,14 +161,14 @@ static inline void wz_rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w
 
 static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
-    assert(n >= 0 && wz_weight_fits(w) && y != x);
+    assert(n >= 0 && wz_weight_multiplies(be, w) && y != x);
     be->ops.matmul(be, y, x, w, n, add);
 }
 
 static inline void wz_matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
                               int n)
 {
-    for (int i = 0; i < count; i++) assert(n >= 0 && wz_weight_fits(w[i]) && w[i]->in == w[0]->in && y[i] != x);
+    for (int i = 0; i < count; i++) assert(n >= 0 && wz_weight_multiplies(be, w[i]) && w[i]->in == w[0]->in && y[i] != x);
     be->ops.matmuls(be, y, x, w, count, n);
 }
 

@@ -16,7 +16,9 @@
 
 #include "base/base.h"
 
-enum wz_type { WZ_F32, WZ_BF16 };
+/* INT8 is for matmul and matmuls alone, where it lies as bf16 but is multiplied in 8 bits: every row of W, and every row of x,
+ * has s = max |x| / 127 and q = round(x / s), to nearest even; y = s_x s_w sum q_x q_w, the sum exact. in is at most 65536. */
+enum wz_type { WZ_F32, WZ_BF16, WZ_INT8 };
 
 /* What is summed or shared out in blocks has blocks of this many elements. */
 enum { WZ_BLOCK = 65536 };
@@ -150,6 +152,7 @@ struct wz_backend {
     struct wz_pool *pool;      /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
+    bool int8;                 /* it multiplies INT8; set when it is opened */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
     bool half_scores;          /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
     void *state;               /* the row's own */

@@ -197,7 +197,7 @@ int wz_cmd_generate(int argc, char **argv)
         { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample among those at least P times as likely as the likeliest", 0, 1 },
         { "seed", 's', WZ_SEED, &g.seed, "N", "of sampling", 0, 0 },
         { "template", 0, WZ_TEXT, &g.template, "NAME", "chat template, where the model's own is not meant", 0, 0 },
-        { "type", 't', WZ_TEXT, &type, "f32|bf16", "weights in memory", 0, 0 },
+        { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
         { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
         { "rows", 0, WZ_INT, &g.rows, "N", "lines generated together, at most", 1, 4096 },
@@ -214,7 +214,7 @@ int wz_cmd_generate(int argc, char **argv)
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     status = 1;
     if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
-    if (!(g.model = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, false, g.be, &err))) goto out;
+    if (!(g.model = wz_model_load(argv[0], wz_type_named(type), false, g.be, &err))) goto out;
     wz_model_lean(g.model);
     g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
     if (find_stops(&g, &err) < 0) goto out;

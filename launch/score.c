@@ -186,7 +186,7 @@ int wz_cmd_score(int argc, char **argv)
     double temperature = 1;
     int threads = 0, status;
     const struct wz_option options[] = {
-        { "type", 't', WZ_TEXT, &type, "f32|bf16", "weights in memory", 0, 0 },
+        { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
         { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
         { "temperature", 'T', WZ_NUMBER, &temperature, "T", "logits are divided by it", 1e-6, 1e6 },
@@ -205,7 +205,7 @@ int wz_cmd_score(int argc, char **argv)
     s.temperature = (float)temperature;
     status = 1;
     if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
-    if (!(s.m = wz_model_load(argv[0], !strcmp(type, "bf16") ? WZ_BF16 : WZ_F32, false, s.be, &err))) goto out;
+    if (!(s.m = wz_model_load(argv[0], wz_type_named(type), false, s.be, &err))) goto out;
     wz_model_lean(s.m);
     s.work = wz_work_create(s.m, ROWS, false);
     status = lines_score(&s, &err) < 0;

@@ -128,7 +128,16 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, bool trains,
     int n;
 
     if (!set) return NULL;
+    if (type == WZ_INT8 && (trains || !be->int8)) {
+        if (trains) wz_fail(err, "%s: int8 models can't train: expected type f32 or bf16", path);
+        else wz_fail(err, "%s: the %s backend does not multiply int8: expected type f32 or bf16", path, be->name);
+        goto out;
+    }
     if ((gguf ? wz_config_gguf(&c, set, path, err) : wz_config_hub(&c, path, err)) < 0) goto out;
+    if (type == WZ_INT8 && (c.ffn > 65536 || c.dim > 65536)) {
+        wz_fail(err, "%s: matrices are %d wide: int8 products sum at most 65536", path, c.ffn > c.dim ? c.ffn : c.dim);
+        goto out;
+    }
     list = wz_params_list(&c, &n, &total);
     found = wz_alloc((size_t)n * sizeof(*found));
     if (match(set, &c, list, n, gguf, path, found, err) < 0) goto out;

@@ -63,7 +63,8 @@ struct wz_model {
 /* ---- weights (weights.c, hub.c, gguf via store) ------------------------------------------------------------- */
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err);      /* a folder or a .gguf */
-/* Allocates all weights, zeroed. trains: with what an optimizer needs (f32 masters of a bf16 model). */
+/* Allocates all weights, zeroed. int8 models keep the embedding and the head bf16, do not train, and want be->int8.
+ * trains: with what an optimizer needs (f32 masters of a bf16 model). */
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, bool trains, struct wz_backend *be);
 void wz_model_destroy(struct wz_model *model);
 /* What a model of that shape takes in the memory of the named backend: its parameters, and the backend's own copies; and in the

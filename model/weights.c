@@ -3,6 +3,7 @@
  *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
  *   bf16  block   [ the same walk, matrices as bf16, a hole where a norm would be ][ all norms as f32 ]
  *         params  the same walk in f32, where the model trains: its masters
+ *   int8  as bf16: packing makes the bytes
  *
  * Every tensor begins on a multiple of 16 elements; what lies between is zero and stays zero under AdamW, so the
  * optimizer, publishing and checkpoints can treat the block as one long vector. */
@@ -68,9 +69,15 @@ static void *param_data(const struct wz_model *m, int i)
     return (float *)((uint16_t *)m->block + m->n_params) + norms * (((size_t)m->config.dim + 15) / 16 * 16);
 }
 
+/* An int8 model looks up and unembeds in bf16. */
+static enum wz_type param_type(int i, int n, enum wz_type type)
+{
+    return type == WZ_INT8 && (i == 0 || i == n - 1) ? WZ_BF16 : type;
+}
+
 static struct wz_weight param_weight(const struct wz_model *m, int i)
 {
-    return (struct wz_weight) { param_data(m, i), m->type, m->list[i].rows, m->list[i].cols, NULL };
+    return (struct wz_weight) { param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols, NULL };
 }
 
 /* Of the block, n being the walk's elements. */
@@ -90,7 +97,7 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     b.weights = block_bytes(c, type, b.params);
     b.masters = trains && type != WZ_F32 ? block_bytes(c, WZ_F32, b.params) : 0;
     for (int i = 0; i < n; i++) {
-        const struct wz_weight w = { NULL, type, list[i].rows, list[i].cols, NULL };
+        const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
         if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_packed(backend, &w);      /* the look-up reads no panels */
     }
     free(list);
@@ -103,6 +110,7 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     struct wz_model *m = wz_alloc(sizeof(*m));
     int i = 0;
 
+    assert(type != WZ_INT8 || (be->int8 && !trains));
     m->config = *config;
     m->be = be;
     m->type = type;

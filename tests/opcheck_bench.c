@@ -82,9 +82,9 @@ static void products(int rows_n, int from, int to, enum wz_type type)
     flop = 2.0 * n * in * out;
     w = (struct wz_weight){ weights, type, out, in, NULL };
     wz_pack(be, &w);
-    rate(type == WZ_BF16 ? "matmul bf16" : "matmul", flop, "GFLOP/s", matmul);
-    rate("  back_x", flop, "GFLOP/s", back_x);
-    rate("  back_w", flop, "GFLOP/s", back_w);
+    rate(type == WZ_INT8 ? "matmul int8" : type == WZ_BF16 ? "matmul bf16" : "matmul", flop, "GFLOP/s", matmul);
+    if (type != WZ_INT8) rate("  back_x", flop, "GFLOP/s", back_x);
+    if (type != WZ_INT8) rate("  back_w", flop, "GFLOP/s", back_w);
     wz_unpack(be, &w);
 }
 
@@ -186,6 +186,7 @@ int opcheck_bench(int threads, const char *backend)
     for (int i = 0; i < 4096; i++) ids[i] = i % 64;
     for (size_t i = 0; i < WZ_COUNT(counts); i++) products(counts[i], 576, 1536, WZ_F32);
     for (size_t i = 0; i < WZ_COUNT(counts); i++) products(counts[i], 576, 1536, WZ_BF16);
+    for (size_t i = 0; i < WZ_COUNT(counts) && be->int8; i++) products(counts[i], 576, 1536, WZ_INT8);
     products(64, 64, 192, WZ_F32);
     products(64, 1536, 576, WZ_F32);
     products(64, 576, 49152, WZ_F32);

@@ -259,36 +259,36 @@ CALL(adamw)
 static const int row_counts[] = { 1, 7, 64 };
 static const struct { int in, out; } sizes[] = { { 11, 37 }, { 253, 11 }, { 64, 192 }, { 300, 100 }, { 576, 65 } };
 
-/* shape -> rows, sizes, type; false past the last. */
-static bool dense_shape(struct problem *p, bool types, bool adds)
+/* shape -> rows, sizes, type (the first `types`); false past the last. */
+static bool dense_shape(struct problem *p, int types, bool adds)
 {
     int s = p->shape, all = (int)(WZ_COUNT(row_counts) * WZ_COUNT(sizes));
 
     p->n = row_counts[s % 3];
     p->in = sizes[s / 3 % (int)WZ_COUNT(sizes)].in;
     p->out = sizes[s / 3 % (int)WZ_COUNT(sizes)].out;
-    p->type = types && s / all % 2 ? WZ_BF16 : WZ_F32;
-    p->add = adds && s / all / (types ? 2 : 1) % 2;
+    p->type = (enum wz_type)(s / all % types);
+    p->add = adds && s / all / types % 2;
     p->step = 1;
-    return s < all * (types ? 2 : 1) * (adds ? 2 : 1);
+    return s < all * types * (adds ? 2 : 1);
 }
 
-/* The same with adds, and two more, for tiles that are used where there are many. */
-static bool product_shape(struct problem *p, bool adds)
+/* The same with adds, and one more of each type, for tiles that are used where there are many. */
+static bool product_shape(struct problem *p, int types, bool adds)
 {
-    if (dense_shape(p, true, adds)) return true;
-    int past = p->shape - (int)(WZ_COUNT(row_counts) * WZ_COUNT(sizes)) * (adds ? 4 : 2);
+    if (dense_shape(p, types, adds)) return true;
+    int past = p->shape - (int)(WZ_COUNT(row_counts) * WZ_COUNT(sizes)) * types * (adds ? 2 : 1);
     p->n = 200;
     p->in = 344;
     p->out = 520;
-    p->type = past ? WZ_BF16 : WZ_F32;
+    p->type = (enum wz_type)past;
     p->add = false;
-    return past < 2;
+    return past < types;
 }
 
 static bool make_embed(struct problem *p)
 {
-    if (!dense_shape(p, true, false)) return false;
+    if (!dense_shape(p, 2, false)) return false;
     add_array(p, "out", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
     add_ids(p, p->out, false);
@@ -297,7 +297,7 @@ static bool make_embed(struct problem *p)
 
 static bool make_embed_back(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_common(p, "d_table", SUM, (size_t)p->in * (size_t)p->out, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
     add_ids(p, p->out, false);
@@ -307,7 +307,7 @@ static bool make_embed_back(struct problem *p)
 
 static bool make_rmsnorm(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "out", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "rstd", OUT, 1, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 3);
@@ -318,7 +318,7 @@ static bool make_rmsnorm(struct problem *p)
 
 static bool make_rmsnorm_back(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "d_x", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_common(p, "d_w", SUM, (size_t)p->in, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -332,7 +332,7 @@ static bool make_rmsnorm_back(struct problem *p)
 
 static bool make_matmul(struct problem *p)
 {
-    if (!product_shape(p, true)) return false;
+    if (!product_shape(p, opcheck_ref->int8 ? 3 : 2, true)) return false;
     add_array(p, "y", p->add ? SUM : OUT, (size_t)p->out, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
@@ -342,7 +342,7 @@ static bool make_matmul(struct problem *p)
 
 static bool make_matmuls(struct problem *p)
 {
-    if (!dense_shape(p, true, false)) return false;
+    if (!dense_shape(p, opcheck_ref->int8 ? 3 : 2, false)) return false;
     add_array(p, "y", OUT, (size_t)p->out, (size_t)p->n, 1);
     add_array(p, "y half", OUT, (size_t)(p->out + 1) / 2, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -353,7 +353,7 @@ static bool make_matmuls(struct problem *p)
 
 static bool make_matmul_back_x(struct problem *p)
 {
-    if (!product_shape(p, true)) return false;
+    if (!product_shape(p, 2, true)) return false;
     add_array(p, "d_x", p->add ? SUM : OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_y", IN, (size_t)p->out, (size_t)p->n, 1);
     add_weight(p);
@@ -363,7 +363,7 @@ static bool make_matmul_back_x(struct problem *p)
 
 static bool make_matmul_back_w(struct problem *p)
 {
-    if (!product_shape(p, false)) return false;
+    if (!product_shape(p, 2, false)) return false;
     add_common(p, "d_w", SUM, (size_t)p->in * (size_t)p->out, 1);
     add_array(p, "d_y", IN, (size_t)p->out, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -393,7 +393,7 @@ static bool make_rope(struct problem *p)
 
 static bool make_swiglu(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "out", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "gate", IN, (size_t)p->in, (size_t)p->n, 8);
     add_array(p, "up", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -405,7 +405,7 @@ static bool make_swiglu(struct problem *p)
 
 static bool make_swiglu_back(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "d_gate", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_up", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -605,7 +605,7 @@ static bool make_cast(struct problem *p)
 {
     static const float hard[] = { 1 + 0x1p-8f, 1 + 0x3p-8f, -0.f, 0x1p-130f, 3.3e38f, 1 + 0x1p-8f + 0x1p-20f };
 
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "dst", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "src", IN, (size_t)p->in, (size_t)p->n, 1);
     memcpy(p->a[1].init, hard, sizeof hard);      /* ties, and what overflows */
@@ -614,7 +614,7 @@ static bool make_cast(struct problem *p)
 
 static bool make_add(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "dst", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "src", IN, (size_t)p->in, (size_t)p->n, 1);
     return true;
@@ -634,7 +634,7 @@ static bool make_squares(struct problem *p)
 
 static bool make_adamw(struct problem *p)
 {
-    if (!dense_shape(p, false, false)) return false;
+    if (!dense_shape(p, 1, false)) return false;
     add_array(p, "w", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "m", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "v", SUM, (size_t)p->in, (size_t)p->n, 1);

@@ -2,6 +2,7 @@
  * by one, batched with strangers, read from a forked prefix, or scored in training, on every backend, weight type and number
  * of threads (law 1); a gradient has the same bits however its sequences are cut into batches (law 2); and it is the gradient,
  * held against finite differences. Pages of other weights are refused (law 6). */
+#include "model/inner.h"
 #include "model_help.h"
 
 #include <sys/wait.h>
@@ -34,10 +35,26 @@ static struct wz_backend *row_open(size_t r)
     return backend_of(rows[r].name, rows[r].threads);
 }
 
+/* An int8 model does not train: it takes an f32 model's weights. */
+static struct wz_model *model_int8(const struct wz_model *from)
+{
+    struct wz_model *m = wz_model_create(&from->config, WZ_INT8, false, from->be);
+
+    for (int i = 0; i < m->n_list; i++) {
+        size_t n = wz_param_count(&m->list[i]);
+        float *values = wz_alloc(n * sizeof *values);
+        wz_param_get(from, i, 0, n, values);
+        wz_param_put(m, i, 0, n, values);
+        free(values);
+    }
+    wz_model_seal(m, 3);
+    return m;
+}
+
 /* Random weights ten times as large as a fresh model's, so that heads attend to something. */
 static struct wz_model *model_make(const struct wz_config *c, enum wz_type type, struct wz_backend *be)
 {
-    struct wz_model *m = wz_model_create(c, type, true, be);
+    struct wz_model *m = wz_model_create(c, type == WZ_INT8 ? WZ_F32 : type, true, be);
 
     wz_model_init(m, 7);
     float *p = wz_alloc(m->n_params * sizeof(float));
@@ -46,7 +63,10 @@ static struct wz_model *model_make(const struct wz_config *c, enum wz_type type,
     wz_upload(be, m->params, p, m->n_params * sizeof(float));
     free(p);
     wz_model_seal(m, 3);
-    return m;
+    if (type != WZ_INT8) return m;
+    struct wz_model *q = model_int8(m);
+    wz_model_destroy(m);
+    return q;
 }
 
 /* What must not depend on how a token was computed. */
@@ -181,10 +201,14 @@ static void law_exact(void **state)
     static struct seen seen[WZ_COUNT(rows)];
 
     for (size_t c = 0; c < WZ_COUNT(configs); c++)
-        for (int type = WZ_F32; type <= WZ_BF16; type++)
+        for (int type = WZ_F32; type <= WZ_INT8; type++)
             for (size_t r = 0; r < rows_here(); r++) {
                 struct wz_backend *be = row_open(r);
                 be->rounds = true;      /* ref's too */
+                if (type == WZ_INT8 && !be->int8) {
+                    wz_backend_close(be);
+                    continue;
+                }
                 one_way_or_another(&configs[c], type, be, &seen[r]);
                 if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name)) same(&seen[r - 1], &seen[r], "other threads", be->name);
                 if (rows[r].schedule) {
@@ -194,6 +218,46 @@ static void law_exact(void **state)
                 }
                 wz_backend_close(be);
             }
+}
+
+/* What int8 costs: log-probabilities of a model that knows a nat or so, against the same weights in f32. */
+static void int8_is_near(void **state)
+{
+    static const struct wz_config c = { 4, 256, 4, 2, 64, 704, 500, 64, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+    struct wz_backend *be = backend_of("cpu", 1);
+    float logp[2][ROWS];
+    double mean = 0, most = 0, spread = 0;
+    int ids[ROWS], targets[ROWS];
+
+    ids_of(ids, ROWS, c.vocab, 1);
+    ids_of(targets, ROWS, c.vocab, 2);
+    struct wz_model *full = wz_model_create(&c, WZ_F32, false, be);
+    wz_model_init(full, 7);
+    for (size_t i = 0; i < full->n_params; i++) full->params[i] *= full->params[i] == 1 ? 1 : 4;
+    wz_model_seal(full, 3);
+    for (int t = 0; t < 2; t++) {
+        struct wz_model *m = t ? model_int8(full) : full;
+        struct wz_cache *cache = wz_cache_create(m, 60, 4);
+        struct wz_work *work = wz_work_create(m, ROWS, false);
+        struct wz_seq seqs[SEQS] = { 0 };
+        run(m, cache, work, seqs, SEQS, ids, counts);
+        wz_logprobs(m, work, targets, 1, logp[t], NULL);
+        for (int s = 0; s < SEQS; s++) wz_seq_finish(cache, &seqs[s]);
+        wz_work_destroy(work);
+        wz_cache_destroy(cache);
+        if (t) wz_model_destroy(m);
+    }
+    wz_model_destroy(full);
+    for (int i = 0; i < ROWS; i++) {
+        double gap = fabs((double)logp[1][i] - (double)logp[0][i]);
+        mean += gap / ROWS;
+        most = fmax(most, gap);
+        spread += fabs((double)logp[0][i] + log(c.vocab)) / ROWS;
+    }
+    print_message("int8 against f32: log-probabilities differ by %.4f nats on average, %.4f at most; they spread by %.2f\n",
+                  mean, most, spread);
+    assert_true(mean > 0 && mean < 0.1 && most < 0.5);
+    wz_backend_close(be);
 }
 
 /* ---- gradients ----------------------------------------------------------------------------------------------- */
@@ -379,6 +443,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(law_exact),
+        cmocka_unit_test(int8_is_near),
         cmocka_unit_test(law_batches),
         cmocka_unit_test(law_batches_bf16),
         cmocka_unit_test(finite_differences),

@@ -237,6 +237,7 @@ static void check_row(void **state)
         if (!(on_threads[t] = target_open(s->target, t + 1))) skip();
     opcheck_ref->rounds = on_threads[0]->rounds;
     opcheck_ref->half_kv = on_threads[0]->half_kv;
+    opcheck_ref->int8 = on_threads[0]->int8;
     opcheck_ref->half_scores = on_threads[0]->half_scores;
     for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + every }) {
         check_problem(&p);
@@ -444,6 +445,7 @@ static void check_alike(void **state)
         if (!(b = target_open(&targets[t], 1)) || !a) continue;
         others++;
         opcheck_ref->half_kv = b->half_kv;
+        opcheck_ref->int8 = b->int8;
         for (; row->make(&p); p = (struct problem){ .op = row->op, .call = row->call, .shape = p.shape + 1 }) {
             struct run x = run_of(&p, a, 0), y = run_of(&p, b, 0);
             same_bits(&p, &x, &y, "after AVX2");

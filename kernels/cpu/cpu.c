@@ -49,13 +49,18 @@ static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, 
     return c->row_parts * c->col_parts;
 }
 
+static void gemm_run(const struct hot *hot, const struct gemm *g, int row, int row_end, int col, int col_end)
+{
+    (g->bytes ? hot->gemm_int8 : hot->gemm)(g, row, row_end, col, col_end);
+}
+
 static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
     int r = i % c->row_parts, p = i / c->row_parts, panel = c->hot->panel;
     int from = (int)((long)c->panels * p / c->col_parts) * panel, to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
-    c->hot->gemm(c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
+    gemm_run(c->hot, c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
                  to < c->g->n ? to : c->g->n);
 }
 
@@ -64,7 +69,7 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     int threads = wz_pool_threads(be->pool);
     struct cut c;
 
-    if (!g->m || gemm_small(g) || threads == 1) wz_hot(be)->gemm(g, 0, g->m, 0, g->n);
+    if (!g->m || gemm_small(g) || threads == 1) gemm_run(wz_hot(be), g, 0, g->m, 0, g->n);
     else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
 }
 
@@ -77,6 +82,15 @@ static void pair_part(void *arg, int i)
 
     p->hot->pair(p->out + (size_t)row * (size_t)((p->k + 1) / 2), p->x + (size_t)row * p->ldx, p->ldx, p->k,
                  left < p->step ? left : p->step);
+}
+
+static void quantise_part(void *arg, int i)
+{
+    const struct pairing *p = arg;
+    int row = i * p->step, left = p->n - row;
+
+    p->hot->quantise(p->out + (size_t)row * wz_cpu_depth(WZ_INT8, p->k), p->x + (size_t)row * p->ldx, p->k,
+                     left < p->step ? left : p->step);
 }
 
 static void pair_rows_part(void *arg, int i)
@@ -100,17 +114,18 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, siz
     if (type == WZ_F32) return x;
     uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, wz_cpu_depth(type, width)));
 
-    return pairing_run(be, &(struct pairing){ wz_hot(be), out, x, ldx, n, width, CHUNK / width + 1 }, pair_part);
+    return pairing_run(be, &(struct pairing){ wz_hot(be), out, x, ldx, n, width, CHUNK / width + 1 },
+                       type == WZ_INT8 ? quantise_part : pair_part);
 }
 
 /* a: x as the product takes it. */
 static struct gemm gemm_of(float *y, const float *a, const struct wz_weight *w, int n, bool add)
 {
-    size_t depth = wz_cpu_depth(w->type, w->in);
+    size_t depth = wz_cpu_depth(w->type, w->in), k = w->type == WZ_INT8 ? depth - 2 : depth;
 
     assert(w->packed);
     return (struct gemm){ .c = y, .a = a, .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1, .m = n, .n = w->out,
-                          .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16, .add = add };
+                          .k = (int)k, .panels = true, .pairs = w->type == WZ_BF16, .bytes = w->type == WZ_INT8, .add = add };
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
@@ -148,7 +163,7 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
         work += (double)g[i].n * g[i].k * (n > READ ? n : READ);
     }
     if (!n || threads == 1 || work < GRAIN) {
-        for (int i = 0; i < count; i++) wz_hot(be)->gemm(&g[i], 0, n, 0, g[i].n);
+        for (int i = 0; i < count; i++) gemm_run(wz_hot(be), &g[i], 0, n, 0, g[i].n);
         return;
     }
     for (int i = 0; i < count; i++) p.first[i + 1] = p.first[i] + cut_make(&p.cut[i], wz_hot(be), &g[i], 2 * threads);
@@ -184,7 +199,7 @@ static void pack_part(void *arg, int i)
 {
     const struct packing *p = arg;
 
-    p->hot->pack((char *)p->w->packed + (size_t)i * p->size, p->w, i);
+    (p->w->type == WZ_INT8 ? p->hot->pack_int8 : p->hot->pack)((char *)p->w->packed + (size_t)i * p->size, p->w, i);
 }
 
 static int panels_of(const struct hot *hot, const struct wz_weight *w, size_t *size)
@@ -418,6 +433,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.rmsnorm_back = rmsnorm_back;
     be->ops.matmul = matmul;
     be->ops.matmuls = matmuls;
+    be->int8 = true;
     be->ops.matmul_back_x = matmul_back_x;
     be->ops.matmul_back_w = matmul_back_w;
     be->ops.swiglu = swiglu;

@@ -18,7 +18,7 @@ struct gemm {
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
-    bool panels, pairs, odd, add;
+    bool panels, pairs, odd, bytes, add;      /* bytes: int8.c's product of panels, k counts lanes of four */
     enum wz_type type;          /* of b as ROWS */
 };
 
@@ -62,6 +62,10 @@ struct hot {
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the target's + d is the caller's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
+    /* int8.c: the product, one panel, and n rows of k floats as left factors */
+    void (*gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end);
+    void (*pack_int8)(void *dst, const struct wz_weight *w, int panel);
+    void (*quantise)(uint32_t *out, const float *x, int k, int n);
     void (*attend)(const struct attend *a, int row, int n, int kv_head);
     void (*attend_back)(const struct attend *a, int row, int n, int kv_head);
     void (*rmsnorm)(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps);
@@ -100,7 +104,7 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, siz
 /* Elements of a row of panels, or of such a left factor. */
 static inline size_t wz_cpu_depth(enum wz_type type, int width)
 {
-    return type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
+    return type == WZ_INT8 ? ((size_t)width + 3) / 4 + 2 : type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
 }
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);

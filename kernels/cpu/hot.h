@@ -1,4 +1,4 @@
-/* Declares, for one set of instructions, the functions that its three files share. */
+/* Declares, for one set of instructions, the functions that its files share. */
 #ifndef WZ_HOT_H
 #define WZ_HOT_H
 
@@ -9,6 +9,9 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel);
 void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n);
 void HOT(wz_pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n);
 void HOT(wz_cast)(uint16_t *out, const float *x, size_t n);
+void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end);
+void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel);
+void HOT(wz_quantise)(uint32_t *out, const float *x, int k, int n);
 void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head);
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head);
 

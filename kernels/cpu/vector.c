@@ -151,7 +151,8 @@ static void adamw(float *RESTRICT w, const float *RESTRICT g, float *RESTRICT m,
 static bool runs(void)
 {
 #ifdef __AVX512BF16__
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
+           && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX512F__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX2__)
@@ -166,7 +167,9 @@ static bool runs(void)
 
 const struct hot HOT(wz_hot) = {
     .isa = STRING(WZ_ISA), .panel = 2 * W, .runs = runs, .gemm = HOT(wz_gemm), .pack = HOT(wz_pack_panel),
-    .pair = HOT(wz_pair), .pair_rows = HOT(wz_pair_rows), .cast = HOT(wz_cast), .exps = exps, .stat = stat_of, .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
+    .pair = HOT(wz_pair), .pair_rows = HOT(wz_pair_rows), .cast = HOT(wz_cast), .gemm_int8 = HOT(wz_gemm_int8),
+    .pack_int8 = HOT(wz_pack_int8), .quantise = HOT(wz_quantise), .exps = exps, .stat = stat_of,
+    .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
     .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back, .rmsnorm_back_w = rmsnorm_back_w, .swiglu = swiglu,
     .swiglu_back = swiglu_back, .rope = rope, .add = add, .square = square, .adamw = adamw,
 };

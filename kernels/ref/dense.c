@@ -75,8 +75,44 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
     }
 }
 
+/* q[n] of a row, and its scale. */
+static float quantise(int *q, const float *x, int n)
+{
+    float max = 0;
+
+    for (int i = 0; i < n; i++) max = fmaxf(max, fabsf(x[i]));
+    for (int i = 0; i < n; i++) q[i] = wz_int8_of(x[i], max > 0 && max < INFINITY ? 127 / max : 0);
+    return max / 127;
+}
+
+static void matmul_int8(float *y, const float *x, const struct wz_weight *w, int n, bool add)
+{
+    size_t in = (size_t)w->in, out = (size_t)w->out;
+    int *q = wz_alloc((out + 1) * in * sizeof *q), *qx = q + out * in;
+    float *scale = wz_alloc((out + in) * sizeof *scale), *row = scale + out;
+
+    for (size_t o = 0; o < out; o++) {
+        for (size_t j = 0; j < in; j++) row[j] = (float)wz_weight_at(w, o * in + j);
+        scale[o] = quantise(q + o * in, row, w->in);
+    }
+    for (int i = 0; i < n; i++, x += in, y += out) {
+        float s = quantise(qx, x, w->in);
+        for (size_t o = 0; o < out; o++) {
+            int32_t sum = 0;
+            for (size_t j = 0; j < in; j++) sum += qx[j] * q[o * in + j];
+            y[o] = (add ? y[o] : 0) + (float)sum * (s * scale[o]);
+        }
+    }
+    free(q);
+    free(scale);
+}
+
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
+    if (w->type == WZ_INT8) {
+        matmul_int8(y, x, w, n, add);
+        return;
+    }
     for (int i = 0; i < n; i++, x += w->in, y += w->out)
         for (int o = 0; o < w->out; o++) {
             double sum = add ? y[o] : 0;
@@ -166,6 +202,7 @@ void wz_ops_ref(struct wz_ops *ops)
 static int open_ref(struct wz_backend *be, struct wz_err *err)
 {
     wz_ops_ref(&be->ops);
+    be->int8 = true;
     return 0;
 }
 

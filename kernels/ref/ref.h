@@ -10,7 +10,7 @@ void wz_ops_ref_head(struct wz_ops *ops);
 
 static inline float wz_weight_at(const struct wz_weight *w, size_t i)
 {
-    return w->type == WZ_BF16 ? wz_bf16_to_f32(((const uint16_t *)w->data)[i]) : ((const float *)w->data)[i];
+    return w->type != WZ_F32 ? wz_bf16_to_f32(((const uint16_t *)w->data)[i]) : ((const float *)w->data)[i];
 }
 
 /* The other factor of a product with w: where the backend rounds, a bf16 matrix meets bf16. */

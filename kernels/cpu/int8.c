@@ -1,0 +1,134 @@
+/* Products in int8: rows of the matrix and rows of x each have one scale, and what is summed is exact.
+ *
+ *   s = max |x| / 127   q = round(x / s)      y = s_x s_w sum_k q_x q_w      sum_k (q_x + 128) q_w = sum_k q_x q_w + 128 sum_k q_w
+ *
+ * VPDPBUSD wants one factor without sign, so x has 128 added and every column keeps 128 times its own sum to take off again. A
+ * panel is [k / 4][PANEL] lanes of four bytes, then PANEL scales, then PANEL of those sums; a row of x [k / 4] lanes, then its
+ * scale. An int32 holds 65536 products, and no order of them changes a bit, so all sets of instructions agree. */
+#include "kernels/cpu/hot.h"
+
+#include <math.h>
+
+enum { PANEL = 2 * W };
+
+INLINE vi load_lanes(const void *p)
+{
+    typedef int32_t vi_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+    return *(const vi_any *)p;
+}
+
+/* acc + the four products of each lane: bytes of x without sign, of w with. */
+INLINE vi dot4(vi acc, int32_t x, vi w)
+{
+#if defined(__AVX512VNNI__)
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(x), (__m512i)w);
+#elif defined(__AVX512F__)
+    __m512i even = _mm512_srai_epi16(_mm512_slli_epi16((__m512i)w, 8), 8), odd = _mm512_srai_epi16((__m512i)w, 8);
+    even = _mm512_madd_epi16(even, _mm512_set1_epi32(x & 0x00ff00ff));
+    odd = _mm512_madd_epi16(odd, _mm512_set1_epi32((x >> 8) & 0x00ff00ff));
+    return acc + (vi)even + (vi)odd;
+#elif defined(__AVX2__)
+    __m256i even = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)w, 8), 8), odd = _mm256_srai_epi16((__m256i)w, 8);
+    even = _mm256_madd_epi16(even, _mm256_set1_epi32(x & 0x00ff00ff));
+    odd = _mm256_madd_epi16(odd, _mm256_set1_epi32((x >> 8) & 0x00ff00ff));
+    return acc + (vi)even + (vi)odd;
+#else
+    for (int b = 0; b < 4; b++) acc += (w << (24 - 8 * b) >> 24) * ((x >> 8 * b) & 0xff);
+    return acc;
+#endif
+}
+
+/* mr rows by one panel. */
+INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, const float *panel, int cols)
+{
+    const float *scale = panel + (size_t)g->k * PANEL;
+    vi acc[12][2], zero = { 0 };
+
+#pragma GCC unroll 12
+    for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = zero;
+    for (int k = 0; k < g->k; k++, panel += PANEL) {
+        vi w0 = load_lanes(panel), w1 = load_lanes(panel + W);
+#pragma GCC unroll 12
+        for (int i = 0; i < mr; i++) {
+            int32_t x;
+            memcpy(&x, a + (size_t)i * g->sm + k, sizeof x);
+            acc[i][0] = dot4(acc[i][0], x, w0);
+            acc[i][1] = dot4(acc[i][1], x, w1);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < 2; j++) {
+            vi sum = acc[i][j] - load_lanes(scale + PANEL + j * W);
+            vf y = __builtin_convertvector(sum, vf) * (SPLAT(a[(size_t)i * g->sm + (size_t)g->k]) * load(scale + j * W));
+            size_t n = (size_t)cols, at = (size_t)(j * W);
+            float *row = c + (size_t)i * g->ldc;
+            store_in(row, at, n, g->add ? load_in(row, at, n, 0) + y : y);
+        }
+}
+
+#define TILE8(mr) case mr: tile8(mr, g, c, a, panel, cols); break;
+
+void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end)
+{
+    int tiles = (row_end - row + MR2 - 1) / MR2;
+
+    for (int j = col; j < col_end; j += PANEL) {
+        const float *panel = (const float *)g->b + (size_t)j * ((size_t)g->k + 2);
+        int cols = col_end - j < PANEL ? col_end - j : PANEL;
+        for (int t = 0; t < tiles; t++) {
+            int from = row + (int)((long)(row_end - row) * t / tiles), to = row + (int)((long)(row_end - row) * (t + 1) / tiles);
+            float *c = g->c + (size_t)from * g->ldc + j;
+            const float *a = g->a + (size_t)from * g->sm;
+            switch (to - from) {
+            TILE8(1) TILE8(2) TILE8(3) TILE8(4) TILE8(5) TILE8(6)
+#ifdef __AVX512F__
+            TILE8(7) TILE8(8) TILE8(9) TILE8(10) TILE8(11) TILE8(12)
+#endif
+            }
+        }
+    }
+}
+
+/* out: (k + 3) / 4 lanes, the scale, nothing. */
+void HOT(wz_quantise)(uint32_t *out, const float *x, int k, int n)
+{
+    size_t lanes = ((size_t)k + 3) / 4;
+
+    for (int i = 0; i < n; i++, x += k, out += lanes + 2) {
+        uint8_t *__restrict__ q = (uint8_t *)out;
+        struct lanes top = lanes_of(0);
+        for (size_t j = 0; j < (size_t)k; j += 16)
+            for (size_t l = 0; l < LANES; l++) {
+                vf v = load_in(x, j + l * W, (size_t)k, 0);
+                top.v[l] = MAX(MAX(v, -v), top.v[l]);
+            }
+        float max = lanes_max(top), by = max > 0 && max < INFINITY ? 127 / max : 0, scale = max / 127;
+        for (size_t j = 0; j < (size_t)k; j++) q[j] = (uint8_t)(128 + wz_int8_of(x[j], by));
+        for (size_t j = (size_t)k; j < 4 * lanes; j++) q[j] = 128;
+        memcpy(out + lanes, &scale, sizeof scale);
+    }
+}
+
+void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel)
+{
+    size_t in = (size_t)w->in, lanes = (in + 3) / 4;
+    float *scale = (float *)dst + lanes * PANEL;
+    int8_t *bytes = dst;
+
+    assert(w->in <= 65536);
+    memset(dst, 0, (lanes + 2) * PANEL * sizeof(float));
+    for (int j = 0; j < PANEL && panel * PANEL + j < w->out; j++) {
+        const uint16_t *from = (const uint16_t *)w->data + (size_t)(panel * PANEL + j) * in;
+        float max = 0;
+        int32_t sum = 0;
+        for (size_t k = 0; k < in; k++) max = fmaxf(max, fabsf(wz_bf16_to_f32(from[k])));
+        float by = max > 0 && max < INFINITY ? 127 / max : 0;
+        for (size_t k = 0; k < in; k++)
+            sum += bytes[(k / 4 * PANEL + (size_t)j) * 4 + k % 4] = (int8_t)wz_int8_of(wz_bf16_to_f32(from[k]), by);
+        scale[j] = max / 127;
+        sum *= 128;
+        memcpy(scale + PANEL + j, &sum, sizeof sum);
+    }
+}
