@@ -36,25 +36,29 @@ INLINE void soften(float (*s)[4], struct sum run[2], float was[2], const int see
 {
     int t = lane_of() % 4 * 2;
 
+    if (seen[0] < STEP || seen[1] < STEP) {
+#pragma unroll
+        for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (8 * j + t + k % 2 >= seen[k / 2]) s[j][k] = -INFINITY;
+    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float m = -INFINITY, l;
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
-            for (int k = 0; k < 2; k++) {
-                if (8 * j + t + k >= seen[h]) s[j][2 * h + k] = -INFINITY;
-                m = fmaxf(m, s[j][2 * h + k]);
-            }
+            for (int k = 0; k < 2; k++) m = fmaxf(m, s[j][2 * h + k]);
         m = fmaxf(run[h].m, over_quad(m, true));
-        float top = m == -INFINITY ? 0 : m;
+        float top = m == -INFINITY ? 0 : m, down = -top * scale;
         was[h] = exp2_near((run[h].m - top) * scale);
         l = run[h].l * was[h];
 #pragma unroll
         for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                float p = exp2_near((s[j][2 * h + k] - top) * scale);
+                float p = exp2_near(fmaf(s[j][2 * h + k], scale, down));
                 s[j][2 * h + k] = p;
                 l += p;
             }
@@ -83,11 +87,12 @@ INLINE float lse_of(struct sum all, float scale)
     return (float)((double)all.m * (double)scale + log((double)all.l));
 }
 
-INLINE int last_of(const struct attend *a, const struct tile *t, int n)
+/* The last position of a tile's queries [i, n), or -1. */
+INLINE int last_of(const struct attend *a, const struct tile *t, int i, int n)
 {
-    int last = 0;
+    int last = -1;
 
-    for (int i = lane_of(); i < n; i += 32) {
+    for (i += lane_of(); i < n; i += 32) {
         int pos = a->at.pos[row_of(t, i, a->group)];
         last = pos > last ? pos : last;
     }
@@ -104,7 +109,8 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     bf16 *q = near;
     int head = (int)blockIdx.x % a.kv.heads, row = (int)threadIdx.x / 32 * 16 + lane_of() / 4, c = lane_of() % 4 * 2;
     struct tile t = a.at.tiles[tiles - 1 - (int)blockIdx.x / a.kv.heads];      /* those that see most go first */
-    int n = queries_of(&t, a.group, WIDE), last = last_of(&a, &t, n), pos[2];
+    int n = queries_of(&t, a.group, WIDE), last = last_of(&a, &t, 0, n), pos[2];
+    int mine = last_of(&a, &t, row / 16 * 16, n < row / 16 * 16 + 16 ? n : row / 16 * 16 + 16);      /* of this warp */
     struct stream<D> in = { &a, q + WIDE * D, q + (WIDE + 2 * STEP) * D, (unsigned *)(q + (WIDE + 4 * STEP) * D), a.at.seq[t.row], head,
                             last + 1, 0 };
     struct sum run[2], all[2];
@@ -125,21 +131,23 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
         int seen[2] = { pos[0] + 1 - t0, pos[1] + 1 - t0 };
         unsigned y[4];
         stream_step<D, MANY>(&in, t0);
-        struct spots at = spots_of<D>();
+        if (t0 <= mine) {                              /* or else it would change nothing */
+            struct spots at = spots_of<D>();
 #pragma unroll
-        for (int k = 0; k < D / 16; k++)
+            for (int k = 0; k < D / 16; k++)
 #pragma unroll
-            for (int j = 0; j < STEP / 16; j++) {
-                read_b<D>(y, keys, at, 16 * j, k);
-                multiply_bf16(s[2 * j], x[k], y);
-                multiply_bf16(s[2 * j + 1], x[k], y + 2);
-            }
-        soften(s, run, was, seen, scale);
+                for (int j = 0; j < STEP / 16; j++) {
+                    read_b<D>(y, keys, at, 16 * j, k);
+                    multiply_bf16(s[2 * j], x[k], y);
+                    multiply_bf16(s[2 * j + 1], x[k], y + 2);
+                }
+            soften(s, run, was, seen, scale);
 #pragma unroll
-        for (int j = 0; j < D / 8; j++)
+            for (int j = 0; j < D / 8; j++)
 #pragma unroll
-            for (int k = 0; k < 4; k++) o[j][k] *= was[k / 2];
-        gather<D>(o, s, at, values);
+                for (int k = 0; k < 4; k++) o[j][k] *= was[k / 2];
+            gather<D>(o, s, at, values);
+        }
         if ((t0 + STEP) % SPLIT != 0 && t0 + STEP <= last) continue;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -175,7 +183,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_part
     float *scores = (float *)(q + (QUERIES + 4 * STEP) * D);
     int part = (int)blockIdx.x % parts, head = (int)blockIdx.x / parts % a.kv.heads, warp = (int)threadIdx.x / 32;
     struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
-    int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, n), pos[2];
+    int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, 0, n), pos[2];
     int from = part * SPLIT, end = last + 1 < from + SPLIT ? last + 1 : from + SPLIT;
     struct stream<D> in = { &a, q + QUERIES * D, q + (QUERIES + 2 * STEP) * D, (unsigned *)(scores + QUERIES * PITCH), a.at.seq[t.row],
                             head, end, from };

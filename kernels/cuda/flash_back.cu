@@ -66,6 +66,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
     struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads];      /* those that see most go first */
     int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
+    int mine = first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1;      /* the last key this warp sees */
     struct stream<D> in = { &b.a, d_out + WIDE * D, d_out + (WIDE + 2 * STEP) * D, (unsigned *)(d_out + (WIDE + 4 * STEP) * D),
                             b.a.at.seq[t.row], head, end, 0 };
     float sums[D / 8][4] = { }, scale = b.a.scale * LOG2E;
@@ -84,6 +85,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
         float s[STEP / 8][4] = { }, dp[STEP / 8][4] = { };
         stream_step<D, MANY>(&in, t0);
+        if (t0 > mine) continue;
         struct spots at = spots_of<D>();
         score<D>(s, q, at, first, keys);
         score<D>(dp, d_out, at, first, values);
@@ -142,6 +144,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
         copy_wait<0>();
         __syncthreads();
         fetch_queries<D>(&b, q, d_out, of, from, i0 + STEP, all);
+        if (i0 + STEP <= (t.first + first) * group) continue;      /* before the first that sees a key of this warp */
         struct spots at = spots_of<D>();
         score<D>(s, keys, at, first, q_now);
         each([&](int h, int column, int e) {
