@@ -319,7 +319,8 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
         for (int g = 0; g < plan->machine.gpus && g < per; g++) print_sum(plan, out, h, g);
         print_sum(plan, out, h, -1);
     }
-    fprintf(out, "Not counted: the program and its libraries, tokenizers, prompts, tiles that kernels work in.\n");
+    fprintf(out, "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what kernels work in (tiles;\n"
+                 "for bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
 }
 
 /* ---- the command -------------------------------------------------------------------------------------------------- */
