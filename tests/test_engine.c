@@ -148,6 +148,32 @@ static void what_cannot_be_generated_says_why(void **state)
     wz_engine_destroy(e);
 }
 
+/* A revision's context is its first reply's, that reply, and what was said of it: only the last is read, and the one token whose
+ * keys nobody needed before. */
+static void a_revision_reads_only_what_is_new(void **state)
+{
+    enum { MORE = 5 };
+    struct wz_request first = request(2), second = first;
+    struct wz_engine *e = wz_engine_create(model, 2, 4, 0, 0);
+    int ids[64];
+
+    first.max_tokens = second.max_tokens = 8;
+    wz_engine_run(e, &first, 1, NULL, 0);
+    struct wz_engine_stats before = wz_engine_stats(e), after;
+    assert_int_equal(before.prefilled, first.n_context - 1);
+    memcpy(ids, first.context, sizeof *ids * (size_t)first.n_context);
+    memcpy(ids + first.n_context, first.ids, sizeof *ids * (size_t)first.n);
+    for (int i = 0; i < MORE; i++) ids[first.n_context + first.n + i] = 3 + i;
+    second.context = ids;
+    second.n_context = first.n_context + first.n + MORE;
+    wz_engine_run(e, &second, 1, NULL, 0);
+    after = wz_engine_stats(e);
+    assert_int_equal(after.reused - before.reused, first.n_context + first.n - 1);
+    assert_int_equal(after.prefilled - before.prefilled, MORE);      /* the last of them is the first decoding row's */
+    finish(&first, 1), finish(&second, 1);
+    wz_engine_destroy(e);
+}
+
 /* Law 6: after a change of weights nothing cached is used again. */
 static void new_weights_forget_the_cache(void **state)
 {
@@ -184,7 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_order_and_pages_do_not_show), cmocka_unit_test(logps_are_those_of_scoring),
         cmocka_unit_test(turns_end_where_they_should), cmocka_unit_test(what_cannot_be_generated_says_why),
-        cmocka_unit_test(new_weights_forget_the_cache),
+        cmocka_unit_test(new_weights_forget_the_cache), cmocka_unit_test(a_revision_reads_only_what_is_new),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
