@@ -37,6 +37,8 @@ struct wz_engine {
     struct cached *texts, **kept, **spare;     /* [n_texts] that there are; kept ones, oldest first; those that nobody has */
     int *text_ids;                             /* what the texts' ids are carved from */
     struct wz_engine_stats stats;
+    struct due { int tokens, request; } *due;      /* a run's requests in the order they are admitted */
+    int cap_due;
     /* one round's batch */
     struct wz_seq **seqs;
     int *count, *ids, *last, *sampler, *token;
@@ -155,7 +157,7 @@ void wz_engine_destroy(struct wz_engine *e)
     wz_work_destroy(e->work);
     wz_cache_destroy(e->cache);
     free(e->texts), free(e->text_ids), free(e->spare);
-    free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last), free(e->sampler), free(e->token);
+    free(e->due), free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last), free(e->sampler), free(e->token);
     free(e->logp), free(e->picks);
     free(e);
 }
@@ -288,6 +290,17 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
     }
 }
 
+/* The longest first, so that what is left in the end is short and rows stay busy together. */
+static void due_sort(struct wz_engine *e, const struct wz_request *requests, int n)
+{
+    if (n > e->cap_due) e->due = wz_realloc(e->due, sizeof *e->due * (size_t)(e->cap_due = n));
+    for (int i = 0, j; i < n; i++) {
+        struct due d = { requests[i].n_context + requests[i].max_tokens, i };
+        for (j = i; j > 0 && e->due[j - 1].tokens < d.tokens; j--) e->due[j] = e->due[j - 1];
+        e->due[j] = d;
+    }
+}
+
 void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, const int *stops, int n_stops)
 {
     double begin = wz_now();
@@ -296,10 +309,11 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, cons
     if (!n) return;
     if (e->version != e->model->version) wz_engine_flush(e);
     warm_prefix(e, requests, n);
+    due_sort(e, requests, n);
     do {
         for (int i = 0; i < e->n_rows && next < n; i++)
             while (!e->rows[i].request && next < n) {
-                if (!admit(e, &e->rows[i], &requests[next])) goto full;
+                if (!admit(e, &e->rows[i], &requests[e->due[next].request])) goto full;
                 next++;
             }
 full:
