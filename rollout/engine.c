@@ -293,7 +293,10 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
 /* The longest first, so that what is left in the end is short and rows stay busy together. */
 static void due_sort(struct wz_engine *e, const struct wz_request *requests, int n)
 {
-    if (n > e->cap_due) e->due = wz_realloc(e->due, sizeof *e->due * (size_t)(e->cap_due = n));
+    if (n > e->cap_due) {
+        e->cap_due = n < 512 ? 1024 : 2 * n;
+        e->due = wz_realloc(e->due, sizeof *e->due * (size_t)e->cap_due);
+    }
     for (int i = 0, j; i < n; i++) {
         struct due d = { requests[i].n_context + requests[i].max_tokens, i };
         for (j = i; j > 0 && e->due[j - 1].tokens < d.tokens; j--) e->due[j] = e->due[j - 1];
