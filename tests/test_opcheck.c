@@ -4,7 +4,8 @@
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.
  *
  *   opcheck [--row NAME] [--op NAME]     only these; a failure prints both
- *   opcheck --bench [threads]            GFLOP/s and GB/s instead
+ *   opcheck --bench [threads] [backend]  GFLOP/s and GB/s instead
+ *   opcheck --bench-large [backend]      the same for an 8B model, beside ceilings
  *
  * A problem is a list of arrays with roles and a call over rows [from, to). All else is done by the harness. */
 #include <math.h>
@@ -474,6 +475,8 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu");
+    if (argc > 1 && strcmp(argv[1], "--bench-large") == 0)
+        return opcheck_bench_large(argc > 2 ? argv[2] : "cuda", argc > 3 ? atoi(argv[3]) : 1);
     opcheck_ref = wz_backend_open("ref", 1, NULL);
     if (!only_row && !only_op) {
         tests[n++] = (struct CMUnitTest)cmocka_unit_test(every_slot_has_a_case);

@@ -1,7 +1,9 @@
-/* Conformance: on a real device, what kernels/cuda/ptx.cuh and warps do must be what the host's stand-ins say they do. TAP. */
+/* Conformance: on a real device, what kernels/cuda/ptx.cuh and warps do must be what the host's stand-ins say they do. TAP.
+ * `gpu_layout copy` prints how fast device memory is copied instead, GB/s read and written: the ceiling of opcheck --bench-large. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "kernels/cuda/compat.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -125,13 +127,37 @@ static bool pairs_right(cudaStream_t stream)
     return right;
 }
 
-int main(void)
+static int copy_rate(void)
+{
+    const size_t size = (size_t)1 << 28;
+    double top = 1e9;
+    cudaStream_t stream;
+    char *from, *to;
+
+    if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&from, size) || cudaMalloc((void **)&to, size)) return 1;
+    for (int i = 0; i < 20; i++) {
+        struct timespec a, b;
+        cudaStreamSynchronize(stream);
+        clock_gettime(CLOCK_MONOTONIC, &a);
+        for (int j = 0; j < 4; j++)
+            if (cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToDevice, stream)) return 1;
+        if (cudaStreamSynchronize(stream)) return 1;
+        clock_gettime(CLOCK_MONOTONIC, &b);
+        double t = (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
+        if (t < top) top = t;
+    }
+    printf("%.1f\n", 8.0 * (double)size / top * 1e-9);
+    return 0;
+}
+
+int main(int argc, char **argv)
 {
     float x[N], got[4 * N], *d_x, *d_out;
     unsigned long long words[2] = { 0, 0 }, *d_words, sum = 0;
     bool first = true, second = true, sums = true, beside = true;
     cudaStream_t stream;
 
+    if (argc > 1 && strcmp(argv[1], "copy") == 0) return copy_rate();
     puts("1..8");
     for (int i = 0; i < N; i++) x[i] = (float)(i * 37 % 101);
     for (int t = 0; t < N; t++) sum += 1ull << (t % 60);

@@ -41,6 +41,8 @@ waltz sandbox "$work/world" >/dev/null
 step "warm start on cuda" warm cuda
 step "RL on cuda, twice the same bits" same
 step "RL on cpu, for its time" train cpu cpu
+large() { WALTZ_COPY=$(gpu_layout copy) && echo "copy $WALTZ_COPY GB/s" && WALTZ_COPY=$WALTZ_COPY timeout 300 test_opcheck --bench-large cuda; }
+step "times at 8B, beside ceilings" large
 for math in exact fast; do step "times, WZ_CUDA_MATH=$math" busy $math; done
 echo
 printf '%s\n' "${rows[@]}"
