@@ -6,7 +6,8 @@ Needs torch, transformers, trl, accelerate and datasets from PyPI. GRPOTrainer s
 tokens, rewards them (share of ids below half the vocabulary), and makes one AdamW update; no reference model (beta 0). Its
 advantages want groups, so the N prompts are N / 2 different ones, two samples each: which spares it no work that waltz does.
 bf16 is a model all in bf16, weights and moments, without f32 masters: less than waltz keeps, but what TRL runs fastest with
-(--autocast: bf16 by autocast over f32 weights, which keeps masters). The first step warms up and is not counted.
+(--autocast: bf16 by autocast over f32 weights, which keeps masters). It learns by M samples at a time: 2 take as
+much of the processors as 8 and half of the memory. The first step warms up and is not counted.
 """
 import argparse, os, resource, statistics, sys, tempfile, time
 
@@ -22,7 +23,7 @@ from shapes import SHAPES, show
 p = argparse.ArgumentParser()
 p.add_argument("--shape", default="135m", choices=SHAPES)
 p.add_argument("--type", default="f32", choices=["f32", "bf16"])
-for name, default in ("batch", 32), ("prompt", 64), ("new", 128), ("threads", 2), ("micro", 8), ("runs", 1):
+for name, default in ("batch", 32), ("prompt", 64), ("new", 128), ("threads", 2), ("micro", 2), ("runs", 1):
     p.add_argument("--" + name, type=int, default=default)
 p.add_argument("--autocast", action="store_true")
 a = p.parse_args()
