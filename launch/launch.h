@@ -18,6 +18,7 @@ int wz_cmd_score(int argc, char **argv);
 int wz_cmd_tokenize(int argc, char **argv);
 int wz_cmd_convert(int argc, char **argv);
 int wz_cmd_plan(int argc, char **argv);
+int wz_cmd_doctor(int argc, char **argv);
 int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
 

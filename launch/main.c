@@ -11,6 +11,7 @@ static const struct command {
 } commands[] = {
     { "train", wz_cmd_train, "train the agents of a recipe by reinforcement learning" },
     { "plan", wz_cmd_plan, "what memory a run will take on every rank, and whether it fits, before it starts" },
+    { "doctor", wz_cmd_doctor, "try what is needed of this machine, and what a recipe names" },
     { "sft", wz_cmd_sft, "supervised warm start of a model on conversations" },
     { "eval", wz_cmd_eval, "play held-out prompts; attack success, overrefusal and more, with intervals" },
     { "chat", wz_cmd_chat, "talk with the agents of a run: the reply, and what the feedback agent said of it" },
