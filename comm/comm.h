@@ -59,10 +59,13 @@ void wz_all_gather(struct wz_link *link, const struct wz_group *group, const dou
 /* out: the bytes of each member, in order of rank, of any length. out[group->n], zeroed or reused buffers. */
 void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n, struct wz_buf *out);
 
-/* Weights from `root` to the ranks of `to` (may include root): version, hash, then n bytes. The taker's hash of what arrived
- * (wz_hash_pieces) must equal the header's, and the version must be the one expected, else it dies naming both (law 6). */
-void wz_publish(struct wz_link *link, int root, const int *to, int n_to, uint32_t agent, uint64_t version, uint64_t hash,
-                const void *x, size_t n);
-void wz_take(struct wz_link *link, int root, uint32_t agent, uint64_t version, uint64_t *hash, void *x, size_t n);
+/* Weights from the first of a group, whose ranks may be in any order, to all others: agent, version, hash, then n bytes in the
+ * memory of `be`. wz_take dies where another agent's or version's were sent, and returns the hash that must have arrived;
+ * wz_taken dies, naming both, where another one did (law 6): the taker calls it when it has hashed them, before it plays. */
+void wz_publish(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent, uint64_t version,
+                uint64_t hash, const void *x, size_t n);
+uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent, uint64_t version, void *x,
+                 size_t n);
+void wz_taken(const struct wz_link *link, const struct wz_group *group, uint32_t agent, uint64_t version, uint64_t sent, uint64_t came);
 
 #endif

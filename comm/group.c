@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 20, LONG = 64 << 20 };      /* bytes exchanged at once: they stay in cache until they are added; by a lane */
+enum { PIECE = 1 << 20 };      /* bytes exchanged at once by MPI: they stay in cache until they are added */
 
 static size_t piece(size_t at, size_t end, size_t most)
 {
@@ -72,7 +72,7 @@ static void pass(const struct trade *t, int peer, const char *out, size_t n_out,
 static void exchange(const struct trade *t, const struct wz_group *group, int member, const char *out, size_t n_out, char *in,
                      size_t n_in)
 {
-    size_t most = t->lane ? LONG : PIECE;
+    size_t most = t->lane ? WZ_BUCKET : PIECE;
     char *near = t->add && n_in ? wz_near(t->link, t->be, n_in < most ? n_in : most) : NULL;
 
     for (size_t at = 0; at < n_out || at < n_in; at += most) {

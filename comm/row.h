@@ -40,6 +40,8 @@ void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size);
 
 /* ---- nccl.c: lanes, the GPUs' own way between the members of a group ---- */
 
+enum { WZ_BUCKET = 64 << 20 };                         /* bytes that go at once */
+
 /* must: nccl was asked for by name, -1 and a sentence where there is none. Else what can be had; all ranks of a job call it alike. */
 int wz_lanes_open(struct wz_link *link, bool must, struct wz_err *err);
 void wz_lanes_close(struct wz_link *link);             /* accepts a link without */

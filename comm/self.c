@@ -68,7 +68,7 @@ static bool self_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz
     return true;
 }
 
-/* Groups of one exchange nothing, and weights to oneself go through the queue: nothing ever moves here. */
+/* Groups of one exchange nothing: nothing ever moves here. */
 static void self_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in, size_t n_in)
 {
     assert(!"a link of one process has no other rank");

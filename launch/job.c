@@ -86,10 +86,8 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     a->model = wz_model_load(path, type, trains, job->be, err);
     if (!a->model) return -1;
     a->model->recompute = !strcmp(job->recipe->recompute, "layers");
-    size_t stage;
-    wz_model_weights(a->model, &stage);
-    stage = wz_job_stage(trains, a->model->n_params, stage);
-    if (learner && stage > job->n_stage) job->stage = wz_realloc(job->stage, job->n_stage = stage);
+    size_t stage = wz_job_stage(trains, a->model->n_params);
+    if (stage > job->n_stage) job->stage = wz_realloc(job->stage, job->n_stage = stage);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays) return 0;
@@ -204,25 +202,23 @@ int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *confi
 void wz_job_publish(struct wz_job *job, struct wz_agent *a)
 {
     const struct wz_roles *roles = &job->roles;
-    int root = roles->learner.ranks[0], to[WZ_MAX_RANKS], n = 0;
+    int ranks[1 + WZ_MAX_RANKS] = { roles->learner.ranks[0] };
+    struct wz_group group = { 1, job->root ? 0 : -1, ranks };
     uint32_t agent = (uint32_t)(a - job->agents);
     size_t size;
 
-    for (int i = 0; i < roles->rollout.n; i++)
-        if (roles->rollout.ranks[i] != root) to[n++] = roles->rollout.ranks[i];
-    if (!n) return;
+    for (int i = 0; i < roles->rollout.n; i++) {
+        if (roles->rollout.ranks[i] == ranks[0]) continue;
+        if (i == roles->rollout.me) group.me = group.n;
+        ranks[group.n++] = roles->rollout.ranks[i];
+    }
+    if (group.n == 1 || group.me < 0) return;
+    void *bytes = wz_model_weights(a->model, &size);
     if (job->root) {
-        const void *bytes = wz_model_weights(a->model, &size);
-        if (job->be->device) {
-            wz_download(job->be, job->stage, bytes, size);
-            bytes = job->stage;
-        }
-        wz_publish(&job->link, root, to, n, agent, a->model->version, a->model->hash, bytes, size);
-    } else if (roles->rollout.me >= 0) {
-        void *bytes = wz_model_weights(a->model, &size);
-        uint64_t version = a->model->version + 1, hash;
-        wz_take(&job->link, root, agent, version, &hash, job->stage, size);
-        wz_upload(job->be, bytes, job->stage, size);
+        wz_publish(&job->link, &group, job->be, agent, a->model->version, a->model->hash, bytes, size);
+    } else {
+        uint64_t version = a->model->version + 1, sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
         wz_model_seal(a->model, version);        /* its hash goes into every turn written, and the learner compares */
+        wz_taken(&job->link, &group, agent, version, sent, a->model->hash);
     }
 }

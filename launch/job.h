@@ -56,10 +56,10 @@ struct wz_job {
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
-/* What of an agent that learns passes through the stage: moments where it trains here (weights are never more), else weights taken. */
-static inline size_t wz_job_stage(bool trains, size_t params, size_t weights)
+/* What of an agent that trains here passes through the stage: moments (weights are never more). */
+static inline size_t wz_job_stage(bool trains, size_t params)
 {
-    return trains ? wz_mul(params, sizeof(float)) : weights;
+    return trains ? wz_mul(params, sizeof(float)) : 0;
 }
 /* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
  * both went well (wz_link_agree). */

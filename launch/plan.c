@@ -80,12 +80,12 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
         if (!plays && !masters) continue;
         struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);
-        size_t stage = wz_job_stage(masters, b.params, b.weights);
+        size_t stage = wz_job_stage(masters, b.params);
         add(k, plan, a->name, "weights", b.weights, false);
         add(k, plan, a->name, "f32 masters", b.masters, false);
         add(k, plan, a->name, "packed panels", b.packed, false);
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
-        if (learns && stage > staging) staging = stage;
+        if (stage > staging) staging = stage;
         if (!plays) continue;
         struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->half_kv, recipe->rollout.rows,
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);

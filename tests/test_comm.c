@@ -272,31 +272,54 @@ static void all_gather_is_in_order_of_rank(void **state)
     free(bytes);
 }
 
-/* From each root in turn to everyone, root included or not, sizes around the chain's parts. */
-static void weights_arrive_with_their_identity(void **state)
+/* From each root in turn to everyone else, sizes around the parts of the chain and of NCCL's buckets. */
+static void weights_arrive(struct wz_backend *be, bool lane)
 {
-    static const size_t sizes[] = { 0, 5, 1 << 20, (2 << 20) + 1 };
+    static const size_t sizes[] = { 0, 5, 1 << 20, (2 << 20) + 1, (17 << 20) + 3 };
     uint64_t version = 1000;
 
-    for (int root = 0; root < job.size; root++)
-        for (size_t s = 0; s < WZ_COUNT(sizes); s++) {
-            size_t n = sizes[s], size = n * sizeof(float);
+    for (int root = 0; root < job.size && job.size > 1; root++)
+        for (size_t s = 0; s < WZ_COUNT(sizes) - !(lane && root == 1); s++) {
+            size_t n = sizes[s], size = n * sizeof(float), before = *nccl_sent();
             float *x = wz_alloc(size), *got = wz_alloc(size);
-            bool root_takes = s % 2 || job.size == 1;
-            int to[64], n_to = 0;
+            int ranks[64] = { root };
+            struct wz_group group = { 1, 0, ranks };
             for (size_t k = 0; k < n; k++) x[k] = (float)(k % 1000) + (float)root;
-            for (int i = job.size; i-- > 0;)
-                if (i != root || root_takes) to[n_to++] = i;
-            uint64_t hash = wz_hash_pieces(NULL, x, size), got_hash = 0;
-            if (job.rank == root) wz_publish(&job, root, to, n_to, (uint32_t)s, ++version, hash, x, size);
-            else version++;
-            if (job.rank != root || root_takes) {
-                wz_take(&job, root, (uint32_t)s, version, &got_hash, got, size);
-                assert_true(got_hash == hash);
+            for (int i = job.size; i-- > 0;) {
+                if (i == root) continue;
+                if (i == job.rank) group.me = group.n;
+                ranks[group.n++] = i;
+            }
+            uint64_t hash = wz_hash_pieces(NULL, x, size);
+            version++;
+            if (job.rank == root) {
+                wz_publish(&job, &group, be, (uint32_t)s, version, hash, x, size);
+                assert_int_equal(*nccl_sent() - before, lane ? size * (size_t)(job.size - 1) : 0);
+            } else {
+                uint64_t sent = wz_take(&job, &group, be, (uint32_t)s, version, got, size);
+                assert_true(sent == hash);
+                wz_taken(&job, &group, (uint32_t)s, version, sent, wz_hash_pieces(NULL, got, size));
                 if (n) assert_memory_equal(got, x, size);
             }
             free(x), free(got);
         }
+}
+
+static void weights_arrive_with_their_identity(void **state)
+{
+    weights_arrive(host, false);
+}
+
+/* The same from device to device: through the host, or, where there is NCCL, by a lane. */
+static void weights_of_a_device_arrive(void **state)
+{
+    static struct wz_device own = { .idle = idle };
+    static struct wz_backend far;
+
+    snprintf(own.id, sizeof own.id, "gpu %d", job.rank);
+    far = *host;
+    far.device = &own;
+    weights_arrive(&far, getenv("WZ_NCCL_LIBRARY") != NULL);
 }
 
 int main(void)
@@ -308,7 +331,7 @@ int main(void)
         cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(memory_of_a_device_is_summed_alike),
         cmocka_unit_test(those_who_share_a_gpu_have_no_lane),
         cmocka_unit_test(shards_of_any_element_are_gathered), cmocka_unit_test(all_gather_is_in_order_of_rank),
-        cmocka_unit_test(weights_arrive_with_their_identity),
+        cmocka_unit_test(weights_arrive_with_their_identity), cmocka_unit_test(weights_of_a_device_arrive),
     };
     struct wz_err err;
 

@@ -21,6 +21,13 @@ static float *weights(void)
     return x;
 }
 
+static struct wz_backend *host(void)
+{
+    struct wz_err err;
+
+    return wz_backend_open("ref", 1, &err);
+}
+
 /* Each scenario: what rank 0 does, and what rank 1 does. Where one returns, it stays until the other ends the job. */
 static void never_sends(void) { }
 
@@ -41,8 +48,7 @@ static void sends_much(void)
 
 static void sums(void)
 {
-    struct wz_err err;
-    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    struct wz_backend *be = host();
 
     wz_tree_scatter(&job, &pair, be, weights(), N);
 }
@@ -54,8 +60,7 @@ static bool never(struct wz_backend *be) { return false; }
 static void sums_afar(size_t n, bool (*idle)(struct wz_backend *be))
 {
     static struct wz_device device;
-    struct wz_err err;
-    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    struct wz_backend *be = host();
     const struct wz_group group = { 2, job.rank, both };
 
     snprintf(device.id, sizeof device.id, "gpu %d", job.rank);
@@ -79,7 +84,7 @@ static void publishes(void)
 {
     float *x = weights();
 
-    wz_publish(&job, 0, both, 2, 1, 5, wz_hash_pieces(NULL, x, N * sizeof *x), x, N * sizeof *x);
+    wz_publish(&job, &pair, host(), 1, 5, wz_hash_pieces(NULL, x, N * sizeof *x), x, N * sizeof *x);
 }
 
 static void publishes_a_flipped_bit(void)
@@ -88,14 +93,16 @@ static void publishes_a_flipped_bit(void)
     uint64_t hash = wz_hash_pieces(NULL, x, N * sizeof *x);
 
     ((uint32_t *)x)[N - 3] ^= 1;
-    wz_publish(&job, 0, both + 1, 1, 1, 5, hash, x, N * sizeof *x);
+    wz_publish(&job, &pair, host(), 1, 5, hash, x, N * sizeof *x);
 }
 
 static void take(uint32_t agent, uint64_t version, size_t n)
 {
-    uint64_t hash;
+    const struct wz_group group = { 2, 1, both };
+    float *x = weights();
+    uint64_t sent = wz_take(&job, &group, host(), agent, version, x, n * sizeof(float));
 
-    wz_take(&job, 0, agent, version, &hash, weights(), n * sizeof(float));
+    wz_taken(&job, &group, agent, version, sent, wz_hash_pieces(NULL, x, n * sizeof *x));
 }
 
 static void takes(void) { take(1, 5, N); }
