@@ -27,7 +27,7 @@ static void remove_tree(const char *path)
     if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-enum { PIECE = 1 << 20 };      /* floats that travel at once */
+enum { PIECE = WZ_STAGE / sizeof(float) };      /* floats that travel at once */
 
 /* Moments in order of the array, from the learners that keep them: into `out` on the root, from the others to it. */
 static int pass_moments(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
@@ -286,8 +286,11 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
                 wz_tensors_close(set);
                 return wz_fail(err, "%s: moments of agent %s don't fit its weights", dir, a->recipe->name);
             }
-            wz_tensor_floats(t, opt->shard.at, opt->shard.n, job->stage);
-            job->be->ops.upload(job->be, parts[k], job->stage, opt->shard.n * sizeof(float));
+            for (size_t at = 0; at < opt->shard.n; at += PIECE) {
+                size_t n = opt->shard.n - at < PIECE ? opt->shard.n - at : PIECE;
+                wz_tensor_floats(t, opt->shard.at + at, n, job->stage);
+                wz_upload(job->be, parts[k] + at, job->stage, n * sizeof(float));
+            }
         }
         wz_tensors_close(set);
         opt->steps = p->updates[i];

@@ -86,8 +86,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     a->model = wz_model_load(path, type, trains, job->be, err);
     if (!a->model) return -1;
     a->model->recompute = !strcmp(job->recipe->recompute, "layers");
-    size_t stage = wz_job_stage(trains, a->model->n_params);
-    if (stage > job->n_stage) job->stage = wz_realloc(job->stage, job->n_stage = stage);
+    if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays) return 0;

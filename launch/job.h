@@ -41,6 +41,8 @@ struct wz_agent {
     struct wz_learn how;
 };
 
+enum { WZ_STAGE = 4 << 20 };
+
 struct wz_job {
     struct wz_recipe *recipe;
     struct wz_link link;
@@ -48,19 +50,13 @@ struct wz_job {
     struct wz_backend *be;
     struct wz_agent agents[8];
     int n_agents;
-    void *stage;                           /* host copy of one agent's weights or moments, in passing: the most bytes of any agent */
-    size_t n_stage;
+    void *stage;                           /* learner ranks: host memory through which weights and moments pass, WZ_STAGE bytes at a time */
     struct wz_judge judge;                 /* reward ranks */
     struct wz_game game;                   /* rollout ranks */
     struct wz_prompts *data, *eval;        /* [n_data], where the job trains; [n_eval] */
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
-/* What of an agent that trains here passes through the stage: moments (weights are never more). */
-static inline size_t wz_job_stage(bool trains, size_t params)
-{
-    return trains ? wz_mul(params, sizeof(float)) : 0;
-}
 /* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
  * both went well (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,

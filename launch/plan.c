@@ -80,12 +80,11 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
         if (!plays && !masters) continue;
         struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);
-        size_t stage = wz_job_stage(masters, b.params);
         add(k, plan, a->name, "weights", b.weights, false);
         add(k, plan, a->name, "f32 masters", b.masters, false);
         add(k, plan, a->name, "packed panels", b.packed, false);
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
-        if (stage > staging) staging = stage;
+        if (masters) staging = WZ_STAGE;
         if (!plays) continue;
         struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->half_kv, recipe->rollout.rows,
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
@@ -93,7 +92,7 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         add(k, plan, a->name, "scratch", e.work, false);
         add(k, plan, a->name, "ids of what is cached", e.ids, true);
     }
-    add(k, plan, "", "staging copy of weights", staging, true);
+    add(k, plan, "", "weights and moments in passing", staging, true);
 }
 
 /* A rank's share of the largest batch, as messages and as bytes on their way; every turn as long as it may get. */

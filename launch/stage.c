@@ -25,10 +25,14 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
 
     if (p->stage_step == 0) {
         size_t size;
-        const void *bytes = wz_model_weights(a->model, &size);
+        const char *from = wz_model_weights(a->model, &size);
         a->reference = wz_model_create(&a->model->config, a->model->type, false, job->be);
-        wz_download(job->be, job->stage, bytes, size);
-        wz_upload(job->be, wz_model_weights(a->reference, &size), job->stage, size);
+        char *to = wz_model_weights(a->reference, &size);
+        for (size_t at = 0; at < size; at += WZ_STAGE) {
+            size_t n = size - at < WZ_STAGE ? size - at : WZ_STAGE;
+            wz_download(job->be, job->stage, from + at, n);
+            wz_upload(job->be, to + at, job->stage, n);
+        }
         wz_model_seal(a->reference, a->model->version);
         return 0;
     }
