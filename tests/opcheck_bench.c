@@ -1,7 +1,7 @@
 /* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s where it
- * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M Llama
- * (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64 wide); on a device also the attention of
- * an 8B one (32 heads on 8 of 128), whose decoding is given as a share of what a copy moves. */
+ * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M
+ * Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64 wide); on a device also the
+ * attention of an 8B one (32 heads on 8 of 128), whose decoding is given as a share of what a copy moves. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +66,11 @@ static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
 static void adamw(void) { wz_adamw(be, x, y, z, grads, (size_t)n * (size_t)in, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1); }
 static void squares(void) { wz_squares(be, sums, x, (size_t)n * (size_t)in); }
 static void attention(void) { wz_attention(be, y, stats, x, &kv, &rows, heads); }
-static void attention_back(void) { wz_attention_back(be, grads, weights, weights + most / 2, z, y, stats, x, &kv, &rows, heads); }
+static void attention_back(void)
+{
+    wz_attention_back(be, grads, weights, weights + most / 2, z, y, stats, x, &kv, &rows, heads);
+}
+
 static void copy(void) { wz_kv_copy(be, &kv, 1, 0, kv.page); }
 static void logprob(void) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
 static void sample(void) { int token[1024]; wz_head_sample(be, token, logp, x, &w, picks, n); }
@@ -132,7 +136,8 @@ static void attends(const struct shape *of, int seqs, int len, bool whole, bool 
         pos[i] = len - 1;
     }
     double pairs = whole ? seqs * (len * (len + 1.0) / 2) : (double)seqs * len;
-    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * d * 4, "GFLOP/s", attention);
+    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * d * 4,
+         "GFLOP/s", attention);
     if (whole) rate("attention_back", pairs * heads * d * 10, "GFLOP/s", attention_back);
     else if (copied > 0) printf("%-16s %61.1f %% of a copy\n", "", 100 * 2 * (double)size / best(attention) / copied);
     wz_backend_free(be, kv.k);

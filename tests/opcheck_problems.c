@@ -415,13 +415,13 @@ static bool make_swiglu_back(struct problem *p)
     return true;
 }
 
-/* Sequences of odd lengths over pages dealt out backwards; whole: rows in order of sequence, else dealt round. For tensor cores more
- * of them: lengths beyond their splits of keys, and groups of heads that fill and overfill their tiles. */
+/* Sequences of odd lengths over pages dealt out backwards; whole: rows in order of sequence, else dealt round. For tensor cores
+ * more of them: lengths beyond their splits of keys, and groups of heads that fill and overfill their tiles. */
 static bool attention_shape(struct problem *p, bool whole)
 {
     static const struct { int heads, kv_heads, d, page, len[4]; } more[] = {
-        { 3, 1, 64, 7, { 530, 3 } }, { 1, 1, 128, 32, { 515 } }, { 8, 1, 128, 48, { 17, 100, 64, 2 } }, { 20, 1, 64, 16, { 1, 65 } },
-        { 8, 2, 128, 16, { 40, 1, 70, 33 } },
+        { 3, 1, 64, 7, { 530, 3 } }, { 1, 1, 128, 32, { 515 } }, { 8, 1, 128, 48, { 17, 100, 64, 2 } },
+        { 20, 1, 64, 16, { 1, 65 } }, { 8, 2, 128, 16, { 40, 1, 70, 33 } },
     };
     static const struct { int heads, kv_heads, d, page; } all[] = {
         { 4, 4, 16, 16 }, { 6, 2, 64, 16 }, { 4, 1, 80, 32 }, { 3, 1, 128, 48 }, { 6, 2, 16, 5 }, { 13, 1, 32, 64 }, { 2, 1, 12, 7 },
@@ -512,7 +512,7 @@ static bool make_attention_back(struct problem *p)
     struct wz_rows r = { p->n, p->seqs, p->stride, p->seq, p->pos, p->table };
     kv.k = wz_alloc(size);
     kv.v = wz_alloc(size);
-    p->budget = rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5;      /* p and ds of bf16; exp of a float score, sums over rows and heads */
+    p->budget = rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5;      /* p and ds of bf16; exp of a float score, then float sums */
     wz_kv_write(opcheck_ref, &kv, p->a[7].init, p->a[8].init, &r);
     wz_attention(opcheck_ref, p->a[4].init, p->a[5].init, p->a[6].init, &kv, &r, p->heads);
     free(kv.k);

@@ -1,7 +1,8 @@
 /* attend: what attention and its backward share: queries in tiles, rows in shared memory, and two small products.
  *
- * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by row, heads of
- * the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows [row, row + rows) of one sequence. */
+ * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by row, heads
+ * of the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows [row, row + rows) of
+ * one sequence. */
 #ifndef WZ_CUDA_ATTEND_H
 #define WZ_CUDA_ATTEND_H
 
@@ -23,8 +24,8 @@ struct attend {
     const float *q;
 };
 
-/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of `wide`, count[0] of
- * them; after these the others in tiles of QUERIES, count[1]. */
+/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of `wide`, count[0]
+ * of them; after these the others in tiles of QUERIES, count[1]. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
                                  int few, int count[2]);

@@ -32,7 +32,7 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
                                  int few, int count[2])
 {
-    size_t most = (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1;      /* each run of rows ends in a tile of its own */
+    size_t most = (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1;      /* each run ends in a tile of its own */
     struct tile *list = (struct tile *)malloc(most * sizeof *list);
     int n = 0;
 

@@ -1,4 +1,5 @@
-/* flash: attention over a cache of bf16 on tensor cores, heads of 64 or 128 channels. Queries and p are rounded to bf16, sums are f32.
+/* flash: attention over a cache of bf16 on tensor cores, heads of 64 or 128 channels. Queries and p are rounded to bf16, sums
+ * are f32.
  *
  * Keys of a sequence, from position 0, in splits of SPLIT and those in steps of STEP:
  *
@@ -6,14 +7,15 @@
  *   of a split  its steps in order, from m = -inf, l = o = 0
  *   of a row    its splits in order: m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l
  *
- * What a row does not see is p = 0, which changes no bit, so that a row's neighbours do not count. Two kernels do this same sum:
+ * What a row does not see is p = 0, which changes no bit (of finite values), so a row's neighbours do not count. Two kernels do
+ * this same sum:
  *
  *   flash_tiles   many queries of a sequence: a block takes WIDE, a warp 16, over all splits; sums wait in `out` between splits
- *   flash_parts   few: a block takes QUERIES over one split, warps share the scores by keys and the sums by channels; flash_join adds
- *                 the splits up
+ *   flash_parts   few: a block takes QUERIES over one split, warps share the scores by keys and the sums by channels;
+ *                 flash_join adds the splits up
  *
- * Queries of heads that share keys lie in one tile, so keys and values are read once for all of them. Prefill is bound by tensor
- * cores and by operands out of shared memory, decode by reading the cache: two steps are always under way. */
+ * Queries of heads that share keys lie in one tile, so keys and values are read once for all of them. Prefill is bound by
+ * tensor cores and by operands out of shared memory, decode by reading the cache: two steps are always under way. */
 #include "kernels/cuda/flash.cuh"
 
 enum { SPLIT = 512, WIDE = 128, FEW = 32, MANY = 2 * WIDE, PITCH = STEP + 4 };      /* MANY: threads of WIDE queries */
@@ -30,8 +32,8 @@ INLINE float over_quad(float x, bool largest)
     return x;
 }
 
-/* Scores of rows g and g + 8 to p; run: of each row so far, with this lane's part of the sum; was: what sums so far are worth now.
- * seen: how many of the step's keys a row sees. scale: times log2(e). */
+/* Scores of rows g and g + 8 to p; run: of each row so far, with this lane's part of the sum; was: what sums so far are worth
+ * now. seen: how many of the step's keys a row sees. scale: times log2(e). */
 INLINE void soften(float (*s)[4], struct sum run[2], float was[2], const int seen[2], float scale)
 {
     int t = lane_of() % 4 * 2;
@@ -111,8 +113,8 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     struct tile t = a.at.tiles[tiles - 1 - (int)blockIdx.x / a.kv.heads];      /* those that see most go first */
     int n = queries_of(&t, a.group, WIDE), last = last_of(&a, &t, 0, n), pos[2];
     int mine = last_of(&a, &t, row / 16 * 16, n < row / 16 * 16 + 16 ? n : row / 16 * 16 + 16);      /* of this warp */
-    struct stream<D> in = { &a, q + WIDE * D, q + (WIDE + 2 * STEP) * D, (unsigned *)(q + (WIDE + 4 * STEP) * D), a.at.seq[t.row], head,
-                            last + 1, 0 };
+    struct stream<D> in = { &a, q + WIDE * D, q + (WIDE + 2 * STEP) * D, (unsigned *)(q + (WIDE + 4 * STEP) * D),
+                            a.at.seq[t.row], head, last + 1, 0 };
     struct sum run[2], all[2];
     float o[D / 8][4] = { }, scale = a.scale * LOG2E;
     unsigned x[D / 16][4];
@@ -174,7 +176,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     }
 }
 
-/* Block b: part b % parts, head b / parts % K, tile b / parts / K. partial [blocks, QUERIES, D + 2], or NULL: one part is all. */
+/* Block b: part b % parts, head b / parts % K, tile b / parts / K. partial [blocks, QUERIES, D + 2], or NULL: one is all. */
 template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_parts(struct attend a, int parts, float *partial)
 {
     SHARED(bf16, near);
@@ -185,8 +187,8 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_part
     struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
     int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, 0, n), pos[2];
     int from = part * SPLIT, end = last + 1 < from + SPLIT ? last + 1 : from + SPLIT;
-    struct stream<D> in = { &a, q + QUERIES * D, q + (QUERIES + 2 * STEP) * D, (unsigned *)(scores + QUERIES * PITCH), a.at.seq[t.row],
-                            head, end, from };
+    struct stream<D> in = { &a, q + QUERIES * D, q + (QUERIES + 2 * STEP) * D, (unsigned *)(scores + QUERIES * PITCH),
+                            a.at.seq[t.row], head, end, from };
     struct sum run[2] = { { -INFINITY, 0 }, { -INFINITY, 0 } };
     float o[2 * MINE][4] = { }, scale = a.scale * LOG2E;
 
@@ -250,7 +252,8 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_part
 }
 
 /* Puts the parts together: a block a tile and head, a thread a channel of a query. */
-template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_join(struct attend a, int parts, const float *partial)
+template <int D>
+static __global__ void __launch_bounds__(THREADS, 1) flash_join(struct attend a, int parts, const float *partial)
 {
     int head = (int)blockIdx.x % a.kv.heads;
     struct tile t = a.at.tiles[(int)blockIdx.x / a.kv.heads];

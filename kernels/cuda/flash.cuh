@@ -1,7 +1,7 @@
 /* flash: what attention on tensor cores and its backward share: bf16 rows in shared memory, read as operands of products.
  *
- * A tile is rows of D channels in chunks of 8 (16 bytes). Chunk c of row r lies where c ^ (r % 8) would, so that eight rows of one
- * column of chunks, which is what a matrix read touches, lie in different banks:
+ * A tile is rows of D channels in chunks of 8 (16 bytes). Chunk c of row r lies where c ^ (r % 8) would, so that eight rows of
+ * one column of chunks, which is what a matrix read touches, lie in different banks:
  *
  *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..        row 1   1 0 3 2 5 4 7 6 | 9 8 ..        row 2   2 3 0 1 6 7 4 5 | 10 11 .. */
 #ifndef WZ_CUDA_FLASH_H
@@ -26,8 +26,8 @@ INLINE int lane_of(void)
     return (int)threadIdx.x % 32;
 }
 
-/* Where a lane reads in 16 rows of a tile: as rows (or turned), as columns. The k-th 16 channels lie at spot ^ 16 k. Opaque, lest
- * the compiler keep all of these in registers. */
+/* Where a lane reads in 16 rows of a tile: as rows (or turned), as columns. The k-th 16 channels lie at spot ^ 16 k. Opaque,
+ * lest the compiler keep all of these in registers. */
 struct spots { int rows, columns; };
 
 template <int D> INLINE struct spots spots_of(void)
@@ -133,8 +133,8 @@ template <int D, int N, int ROWS> INLINE void load_rows(bf16 *tile, const bf16 *
 }
 
 /* `rows` rows of a tile of queries by N threads, rounded; zeros from the n-th on. */
-template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, const struct tile *t, int rows,
-                                                 int n, int head)
+template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, const struct tile *t,
+                                                 int rows, int n, int head)
 {
     for (int e = (int)threadIdx.x; e < rows * D / 8; e += N) {
         int r = e / (D / 8), c = e % (D / 8);
@@ -152,8 +152,8 @@ template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, 
     }
 }
 
-/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are looked up a step
- * before that. */
+/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are looked up a
+ * step before that. */
 template <int D> struct stream {
     const struct attend *a;
     bf16 *keys, *values;                               /* [2, STEP, D] */

@@ -1,13 +1,14 @@
-/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What is multiplied
- * (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
+/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What is
+ * multiplied (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
  *
- *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out and lse log2(e) likewise
- *   d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time:    s = q k, dp = d_out v, d_q += ds k
- *   d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them:    s = k q, dp = v d_out, d_v += p d_out,
- *             d_k += ds q: the same products the other way round, so that p and ds lie as the next product wants them
+ *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out, lse log2(e) likewise
+ *   d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time: s = q k, dp = d_out v, d_q += ds k
+ *   d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them: s = k q, dp = v d_out,
+ *             d_v += p d_out, d_k += ds q: the same the other way round, so that p and ds lie as the next product wants them
  *
- * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and steps count from a
- * sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by operands out of shared memory. */
+ * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and steps count
+ * from a sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by operands out of shared
+ * memory. */
 #include "kernels/cuda/flash.cuh"
 
 enum { WIDE = 128, MANY = 2 * WIDE };
@@ -66,7 +67,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
     struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads];      /* those that see most go first */
     int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
-    int mine = first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1;      /* the last key this warp sees */
+    int mine = first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1;      /* this warp's last key */
     struct stream<D> in = { &b.a, d_out + WIDE * D, d_out + (WIDE + 2 * STEP) * D, (unsigned *)(d_out + (WIDE + 4 * STEP) * D),
                             b.a.at.seq[t.row], head, end, 0 };
     float sums[D / 8][4] = { }, scale = b.a.scale * LOG2E;
