@@ -308,6 +308,46 @@ static void check_repack(void **state)
     wz_backend_close(be);
 }
 
+/* A product reads what x holds now, whoever wrote it last, and not what it held when it was multiplied before. */
+static void check_rewritten(void **state)
+{
+    const struct subject *s = *state;
+    struct wz_backend *be = target_open(s->target, 1);
+    enum { C = 16 };
+    uint16_t one[C * C] = { 0 };
+    float ones[C], fives[C], y[C];
+    static const float after[] = { 5, 0, 6, 5 };      /* an upload, zero, add, a product */
+
+    if (!be) skip();
+    for (int i = 0; i < C; i++) {
+        one[i * C + i] = wz_f32_to_bf16(1);
+        ones[i] = 1;
+        fives[i] = 5;
+    }
+    struct wz_weight w = { wz_backend_alloc(be, sizeof one), WZ_BF16, C, C, NULL };
+    float *x = wz_backend_alloc(be, sizeof ones), *d_y = wz_backend_alloc(be, sizeof y), *src = sent(be, NULL, fives, C);
+    wz_upload(be, w.data, one, sizeof one);
+    wz_pack(be, &w);
+    for (int way = 0; way < 4; way++) {
+        sent(be, x, ones, C);
+        wz_matmul(be, d_y, x, &w, 1, false);
+        if (way == 0) sent(be, x, fives, C);
+        if (way == 1) wz_zero(be, x, sizeof ones);
+        if (way == 2) wz_add(be, x, src, C);
+        if (way == 3) wz_matmul(be, x, src, &w, 1, false);
+        wz_matmul(be, d_y, x, &w, 1, false);
+        wz_download(be, y, d_y, sizeof y);
+        for (int i = 0; i < C; i++)
+            if (y[i] != after[way]) fail_msg("%s: way %d: %g, expected %g", s->target->name, way, (double)y[i], (double)after[way]);
+    }
+    wz_unpack(be, &w);
+    wz_backend_free(be, w.data);
+    wz_backend_free(be, x);
+    wz_backend_free(be, d_y);
+    wz_backend_free(be, src);
+    wz_backend_close(be);
+}
+
 /* ---- samplers ------------------------------------------------------------------------------------------------- */
 
 enum { SMALL = 23 };
@@ -464,7 +504,8 @@ int main(int argc, char **argv)
     static struct CMUnitTest tests[256];
     static struct subject subjects[256];
     static const struct { const char *name; void (*fn)(void **); } others[] = {
-        { "memory", check_memory }, { "repack", check_repack }, { "samplers", check_samplers }, { "inverse", check_inverse },
+        { "memory", check_memory }, { "repack", check_repack }, { "rewritten", check_rewritten },
+        { "samplers", check_samplers }, { "inverse", check_inverse },
     };
     const char *only_row = NULL, *only_op = NULL;
     size_t n = 0;
