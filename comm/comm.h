@@ -64,8 +64,9 @@ void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, con
  * wz_taken dies, naming both, where another one did (law 6): the taker calls it when it has hashed them, before it plays. */
 void wz_publish(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent, uint64_t version,
                 uint64_t hash, const void *x, size_t n);
-uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent, uint64_t version, void *x,
-                 size_t n);
-void wz_taken(const struct wz_link *link, const struct wz_group *group, uint32_t agent, uint64_t version, uint64_t sent, uint64_t came);
+uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent, uint64_t version,
+                 void *x, size_t n);
+void wz_taken(const struct wz_link *link, const struct wz_group *group, uint32_t agent, uint64_t version, uint64_t sent,
+              uint64_t came);
 
 #endif

@@ -9,7 +9,8 @@
  *   shard    0      2      1      3        member m keeps the shard whose number is m's bits from the other end
  *
  * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial tree. A
- * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time, or goes by a lane (nccl.c). */
+ * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time,
+ * or goes by a lane (nccl.c). */
 #include "comm/row.h"
 
 #include <assert.h>
@@ -105,9 +106,11 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
     for (int bit = 1; bit < size; bit *= 2) {
         int mid = (first + end) / 2, member = group->me ^ bit;
         size_t lo = shard_at(first, size, n), half = shard_at(mid, size, n), hi = shard_at(end, size, n);
+        size_t n_low = (half - lo) * sizeof *x, n_high = (hi - half) * sizeof *x;
+        char *low = (char *)(x + lo), *high = (char *)(x + half);
         bool lower = !(group->me & bit);
-        if (lower) exchange(&t, group, member, (char *)(x + half), (hi - half) * sizeof *x, (char *)(x + lo), (half - lo) * sizeof *x);
-        else exchange(&t, group, member, (char *)(x + lo), (half - lo) * sizeof *x, (char *)(x + half), (hi - half) * sizeof *x);
+        if (lower) exchange(&t, group, member, high, n_high, low, n_low);
+        else exchange(&t, group, member, low, n_low, high, n_high);
         if (lower) end = mid;
         else first = mid;
     }

@@ -21,17 +21,20 @@ static size_t part(size_t at, size_t n, size_t most)
 }
 
 /* Parts from the member before into x while the part before goes on to the one behind. */
-static void chain(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n, const char *operation)
+static void chain(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
+                  const char *operation)
 {
     static char near[2][STRIDE];                       /* MPI is used from one thread */
-    int before = group->me > 0 ? group->ranks[group->me - 1] : -1, after = group->me + 1 < group->n ? group->ranks[group->me + 1] : -1;
+    int before = group->me > 0 ? group->ranks[group->me - 1] : -1;
+    int after = group->me + 1 < group->n ? group->ranks[group->me + 1] : -1;
     size_t parts = (n + STRIDE - 1) / STRIDE, lag = before >= 0;
 
     for (size_t k = 0; k < parts + (lag && after >= 0); k++) {
         size_t in = k * STRIDE, out = (k - lag) * STRIDE;
         bool takes = before >= 0 && k < parts, gives = after >= 0 && k >= lag;
         size_t n_in = takes ? part(in, n, STRIDE) : 0, n_out = gives ? part(out, n, STRIDE) : 0;
-        char *to = be->device ? near[k % 2] : x + (takes ? in : 0), *from = be->device ? near[(k - lag) % 2] : x + (gives ? out : 0);
+        char *to = be->device ? near[k % 2] : x + (takes ? in : 0);
+        char *from = be->device ? near[(k - lag) % 2] : x + (gives ? out : 0);
         struct wz_wait wait = {0};
         if (be->device && gives && !lag) be->ops.download(be, from, x + out, n_out);
         link->row->move(link, WZ_TAG_WEIGHTS, gives ? after : -1, from, n_out, takes ? before : -1, to, n_in);
@@ -40,7 +43,8 @@ static void chain(struct wz_link *link, const struct wz_group *group, struct wz_
     }
 }
 
-static void spread(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n, const char *operation)
+static void spread(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
+                   const char *operation)
 {
     struct wz_lane *lane = wz_lane_of(link, group, be);
     int peer = group->me ? group->ranks[0] : -1;

@@ -50,7 +50,7 @@ struct wz_job {
     struct wz_backend *be;
     struct wz_agent agents[8];
     int n_agents;
-    void *stage;                           /* learner ranks: host memory through which weights and moments pass, WZ_STAGE bytes at a time */
+    void *stage;                           /* learner ranks: through which weights and moments pass, WZ_STAGE bytes at a time */
     struct wz_judge judge;                 /* reward ranks */
     struct wz_game game;                   /* rollout ranks */
     struct wz_prompts *data, *eval;        /* [n_data], where the job trains; [n_eval] */

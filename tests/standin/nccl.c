@@ -19,7 +19,8 @@
 
 #define SHOWN __attribute__((visibility("default")))
 
-enum { SUCCESS, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7, BYTES = 0, FLOATS = 7, MOST = 64 };
+enum { SUCCESS, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
+enum { BYTES = 0, FLOATS = 7, MOST = 64 };
 
 typedef struct { char name[128]; } ncclUniqueId;
 struct leg { struct leg *next; char *bytes; size_t n; int peer; bool out; };
@@ -76,9 +77,11 @@ static int join(ncclComm_t c)
 /* As much of a leg as goes now; true where bytes moved. */
 static bool leg_go(ncclComm_t c, struct leg *l)
 {
-    ssize_t k = l->out ? send(c->fd[l->peer], l->bytes, l->n, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(c->fd[l->peer], l->bytes, l->n, MSG_DONTWAIT);
+    const int fd = c->fd[l->peer];
+    ssize_t k = l->out ? send(fd, l->bytes, l->n, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, l->bytes, l->n, MSG_DONTWAIT);
 
-    if (k <= 0 && !(k < 0 && (errno == EAGAIN || errno == EINTR))) c->result = k < 0 && errno == EFAULT ? INVALID_ARGUMENT : REMOTE_ERROR;
+    if (k <= 0 && !(k < 0 && (errno == EAGAIN || errno == EINTR)))
+        c->result = k < 0 && errno == EFAULT ? INVALID_ARGUMENT : REMOTE_ERROR;
     if (k <= 0) return false;
     l->bytes += k;
     l->n -= (size_t)k;
