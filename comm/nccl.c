@@ -64,7 +64,7 @@ struct wz_lanes {
     struct api api;
     bool can, must, ring;      /* the library is open; it was asked for by name; sums by NCCL's own order */
     int n;
-    struct wz_lane *list[16];
+    struct wz_lane **list;
 };
 
 static struct wz_lanes *ours;  /* for the job's end */
@@ -127,6 +127,7 @@ void wz_lanes_close(struct wz_link *link)
         free((int *)(uintptr_t)lane->group.ranks);
         free(lane);
     }
+    free(lanes->list);
     free(lanes);
     link->lanes = NULL;
     ours = NULL;
@@ -222,12 +223,12 @@ struct wz_lane *wz_lane_of(struct wz_link *link, const struct wz_group *group, s
         if (lane->be == be && lane->group.n == group->n && memcmp(lane->group.ranks, group->ranks, size) == 0)
             return lane->comm ? lane : NULL;
     }
-    assert(lanes->n < (int)WZ_COUNT(lanes->list));
     struct wz_lane *lane = wz_alloc(sizeof *lane);
     int *ranks = wz_alloc(size);
     memcpy(ranks, group->ranks, size);
     *lane = (struct wz_lane){ .link = link, .be = be, .group = { group->n, group->me, ranks } };
     lane_open(lane);
+    lanes->list = wz_realloc(lanes->list, (size_t)(lanes->n + 1) * sizeof(struct wz_lane *));
     lanes->list[lanes->n++] = lane;
     return lane->comm ? lane : NULL;
 }

@@ -39,11 +39,25 @@ INLINE vi dot4(vi acc, int32_t x, vi w)
 #endif
 }
 
+/* What the sums of mr rows by one panel say. It stands apart from the tile, which is compiled for every number of rows. */
+static __attribute__((noinline)) void tile8_out(int mr, const struct gemm *g, float *c, const float *a, const float *scale,
+                                                const vi (*sums)[2], int cols)
+{
+    size_t n = (size_t)cols;
+
+    for (int i = 0; i < mr; i++, c += g->ldc, a += g->sm)
+        for (size_t j = 0; j < 2; j++) {
+            vi sum = sums[i][j] - load_lanes(scale + PANEL + j * W);
+            vf y = __builtin_convertvector(sum, vf) * (SPLAT(a[g->k]) * load(scale + j * W));
+            store_in(c, j * W, n, g->add ? load_in(c, j * W, n, 0) + y : y);
+        }
+}
+
 /* mr rows by one panel. */
 INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, const float *panel, int cols)
 {
     const float *scale = panel + (size_t)g->k * PANEL;
-    vi acc[12][2], zero = { 0 };
+    vi acc[12][2], sums[12][2], zero = { 0 };
 
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = zero;
@@ -58,14 +72,8 @@ INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, 
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < 2; j++) {
-            vi sum = acc[i][j] - load_lanes(scale + PANEL + j * W);
-            vf y = __builtin_convertvector(sum, vf) * (SPLAT(a[(size_t)i * g->sm + (size_t)g->k]) * load(scale + j * W));
-            size_t n = (size_t)cols, at = (size_t)(j * W);
-            float *row = c + (size_t)i * g->ldc;
-            store_in(row, at, n, g->add ? load_in(row, at, n, 0) + y : y);
-        }
+    for (int i = 0; i < mr; i++) sums[i][0] = acc[i][0], sums[i][1] = acc[i][1];
+    tile8_out(mr, g, c, a, scale, (const vi (*)[2])sums, cols);
 }
 
 #define TILE8(mr) case mr: tile8(mr, g, c, a, panel, cols); break;
