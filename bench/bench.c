@@ -3,9 +3,9 @@
  * Random weights cost a bench its time to start, so they are not the keyed normals of wz_model_init: a cheap hash of the
  * element's number, uniform with the same variance. They are never zero, which processors and caches would reward. */
 #include "bench/bench.h"
+#include "bench/heap.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,43 +20,6 @@ static const struct shape { const char *name; struct wz_config config; } shapes[
     { "1b", { .layers = 16, .dim = 2048, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .vocab = 128256, .tied = true } },
     { "8b", { .layers = 32, .dim = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256 } },
 };
-
-/* ---- the heap: the program is linked with --wrap for these four ----------------------------------------------- */
-
-static atomic_long allocations;
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t size);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
-
-void *__wrap_malloc(size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_realloc(p, size);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_aligned_alloc(alignment, size);
-}
 
 /* ---- meters ---------------------------------------------------------------------------------------------------- */
 
@@ -82,7 +45,7 @@ void wz_meter_start(struct wz_meter *m)
     struct rusage u;
 
     getrusage(RUSAGE_SELF, &u);
-    *m = (struct wz_meter){ .own = own_seconds(&u), .cores = busy_seconds(), .faults = u.ru_minflt, .allocations = atomic_load(&allocations) };
+    *m = (struct wz_meter){ .own = own_seconds(&u), .cores = busy_seconds(), .faults = u.ru_minflt, .allocations = wz_heap_count() };
     m->seconds = wz_now();
 }
 
@@ -92,7 +55,7 @@ struct wz_cost wz_meter_read(const struct wz_meter *m)
     double now = wz_now();
 
     getrusage(RUSAGE_SELF, &u);
-    return (struct wz_cost){ now - m->seconds, u.ru_minflt - m->faults, atomic_load(&allocations) - m->allocations };
+    return (struct wz_cost){ now - m->seconds, u.ru_minflt - m->faults, wz_heap_count() - m->allocations };
 }
 
 double wz_meter_others(const struct wz_meter *m)

@@ -1,46 +1,10 @@
 /* The promise (law 9, second half): after the first step nothing is allocated. What remains is what a step brings forth and others
  * own: the results of each of the engine's requests (ids and logp), and in an episode that is learnt from for the first time the
  * arrays of its message (ref_logp and advantage). Exactly that is counted, by functions that stand before the allocator's. */
-#include <stdatomic.h>
-
+#include "bench/heap.h"
 #include "model_help.h"
 #include "rollout/rollout.h"
 #include "trainer/trainer.h"
-
-static atomic_int allocations;
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t size);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
-
-void *__wrap_malloc(size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t n, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_calloc(n, size);
-}
-
-void *__wrap_realloc(void *p, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_realloc(p, size);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    atomic_fetch_add(&allocations, 1);
-    return __real_aligned_alloc(alignment, size);
-}
 
 enum { VOCAB = 400, EPISODES = 12, REQUESTS = 24 };
 
@@ -94,9 +58,9 @@ static int learn(struct wz_learner *l, int longest)
     struct wz_step_stats stats;
 
     for (int i = 0; i < EPISODES; i++) episodes[i] = episode(l->model, (uint32_t)i, longest - i % 3);
-    int before = atomic_load(&allocations);
+    int before = wz_heap_count();
     wz_learner_step(l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
-    int made = atomic_load(&allocations) - before;
+    int made = wz_heap_count() - before;
     for (int i = 0; i < EPISODES; i++) {
         assert_true(episodes[i]->turns[0]->trained);
         wz_episode_free(episodes[i]);
@@ -134,9 +98,9 @@ static void a_steady_warm_start_allocates_nothing(void **state)
     for (int i = 0; i < 32; i++) loss[i] = i > 3;
     wz_learner_init(&l, m, NULL, 0, false, 4, &group, 64, 32);
     for (int step = 0; step < 4; step++) {
-        int before = atomic_load(&allocations);
+        int before = wz_heap_count();
         wz_sft_step(&l, &how, &job, &group, &set, 12, step, 4, 1, &norm);
-        if (step) assert_int_equal(atomic_load(&allocations), before);
+        if (step) assert_int_equal(wz_heap_count(), before);
     }
     wz_learner_finish(&l);
     model_end(m);
@@ -159,9 +123,9 @@ static void a_steady_engine_allocates_only_results(void **state)
                                                .top_p = i % 2 ? 1 : 0.9f, .key = { 1, WZ_RNG_TOKEN, (uint32_t)round, (uint32_t)i, 0, 0 } };
         }
         if (round == 4) wz_model_seal(m, 2);                   /* new weights: all that was cached is let go */
-        int before = atomic_load(&allocations);
+        int before = wz_heap_count();
         wz_engine_run(e, requests, n, stops, 1);
-        if (round) assert_int_equal(atomic_load(&allocations) - before, 2 * n);
+        if (round) assert_int_equal(wz_heap_count() - before, 2 * n);
         for (int i = 0; i < n; i++) {
             assert_true(requests[i].n > 0);
             wz_request_finish(&requests[i]);
