@@ -59,7 +59,7 @@ static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a
         nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
         const char *at = b + (size_t)(j / W) * step;
         const void *col[4] = { at, at + step, at + 2 * step, at + 3 * step };
-        tiles_run(c + j, ldc, a, sm, sk, rows, col, ldb, k, from_c, nv, kind);
+        tiles_run(c + j, ldc, a, sm, sk, rows, col, ldb, k, from_c, nv, kind, 0);
     }
 }
 
@@ -81,7 +81,7 @@ static void scores(float *s, const float *q, size_t sq, int rows, const struct s
             int lane = j + i * W;
             col[i] = (const char *)b->k[lane >= HALF] + (size_t)(lane % HALF) * b->size;
         }
-        tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, b->kind);
+        tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, b->kind, 0);
     }
 }
 

@@ -23,7 +23,7 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
         for (int i = 0; i < n; i++)
             for (int j = 0; j < PANEL; j++)
                 buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
-        by_2[pairs][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true);
+        by_2[pairs][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true, 0);
         for (int i = 0; i < n; i++) memcpy(c + (size_t)(at + i) * g->ldc, buf + i * PANEL, (size_t)cols * sizeof *c);
     }
 }
@@ -86,13 +86,14 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
         for (int j = col, cols; j < col_end; j += cols) {
             float *c = g->c + (size_t)row * g->ldc + (size_t)j;
             const void *b[4];
-            size_t ldb = PANEL, size = sizeof(float);
+            size_t ldb = PANEL, size = sizeof(float), ahead = 0;
             bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
                 b[0] = p;
                 b[2] = p + (size_t)PANEL * (size_t)g->k * size;
+                ahead = (size_t)PANEL * (size_t)g->k * size * (pair ? 2 : 1);
             } else if (direct && cols >= PANEL) {
                 const float *p = (const float *)g->b + (size_t)k0 * g->ldb + j;
                 b[0] = p;
@@ -108,7 +109,7 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             b[1] = (const char *)b[0] + W * size;
             b[3] = pair ? (const char *)b[2] + W * size : NULL;
             if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, k, from_c, g->pairs);
-            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, g->pairs);
+            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, g->pairs, ahead);
         }
     }
 }

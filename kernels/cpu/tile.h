@@ -12,12 +12,13 @@
 /* What b's elements are: floats; pairs of bf16, as a's (struct gemm); single bf16, by a's floats. */
 enum tile_kind { FLOATS, PAIRS, HALVES };
 
-/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. */
+/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. ahead: bytes behind what is
+ * read of b that will be read next, and are asked for meanwhile (0: none). So, where rows are few, memory and arithmetic overlap. */
 typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb, int k,
-                     bool from_c);
+                     bool from_c, size_t ahead);
 
 INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
-                 const void *const *b, size_t ldb, int k, bool from_c)
+                 const void *const *b, size_t ldb, int k, bool from_c, size_t ahead)
 {
     vf acc[12][4];
     const float *a0 = a, *a1 = a + 3 * sm, *a2 = a + 6 * sm, *a3 = a + 9 * sm;
@@ -33,6 +34,7 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
             col[j] = kind == HALVES ? load_half((const uint16_t *)p[j]) : load((const float *)p[j]);
+            if (nv == 2 && kind != HALVES && ahead) __builtin_prefetch(p[j] + ahead, 0, 2);
             p[j] += step;
         }
 #pragma GCC unroll 12
@@ -55,9 +57,9 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
 
 #define TILE_ONE(mr, nv, kind)                                                                                                 \
     static void tile_##mr##_##nv##_##kind(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
-                                          size_t ldb, int k, bool from_c)                                                      \
+                                          size_t ldb, int k, bool from_c, size_t ahead)                                        \
     {                                                                                                                          \
-        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c);                                                              \
+        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, ahead);                                                       \
     }
 #define TILE_FEW(nv, kind)                                                                                                     \
     TILE_ONE(1, nv, kind) TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind)              \
@@ -86,14 +88,14 @@ static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) }, { TILE_FEW_OF(4
 
 /* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
-                      int k, bool from_c, int nv, enum tile_kind kind)
+                      int k, bool from_c, int nv, enum tile_kind kind, size_t ahead)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
     tile_fn *const *fn = nv == 4 ? by_4[kind] : nv == 2 ? by_2[kind] : by_1[kind];
 
     for (int t = 0; t < tiles; t++) {
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;
-        fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c);
+        fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c, t > 0 && t + 1 == tiles ? ahead : 0);
     }
 }
 
