@@ -63,7 +63,7 @@ int wz_cmd_chat(int argc, char **argv)
 
     if (n < 0) goto out;
     status = 1;
-    path = wz_is_dir(argv[0]) ? wz_path("%s/recipe.yaml", argv[0]) : wz_strdup(argv[0]);
+    path = wz_recipe_path(argv[0]);
     memcpy(keys, argv + 1, sizeof *keys * (size_t)(n - 1));
     keys[n - 1] = (char[]){ "link=self" };
     if (wz_job_recipe(&recipe, &job.link, path, keys, n, &err) < 0 || wz_checkpoint_play(&job, recipe, argv[0], -1, &err) < 0)

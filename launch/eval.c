@@ -53,7 +53,7 @@ int wz_cmd_eval(int argc, char **argv)
 
     if (n < 0) return status;
     status = 1;
-    path = wz_is_dir(argv[0]) ? wz_path("%s/recipe.yaml", argv[0]) : wz_strdup(argv[0]);
+    path = wz_recipe_path(argv[0]);
     if (wz_job_recipe(&recipe, &job.link, path, argv + 1, n - 1, &err) < 0 ||
         wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], most, &err), &err) < 0)
         wz_give_up("eval", &err);

@@ -79,7 +79,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     const struct wz_recipe_agent *r = a->recipe;
     bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0,
          trains = learner && job->roles.learner.me >= 0;
-    enum wz_type type = !strcmp(r->type, "bf16") ? WZ_BF16 : WZ_F32;
+    enum wz_type type = wz_type_named(r->type);
 
     a->feedback = !strcmp(r->role, "feedback");
     if (!plays && !trains) return 0;
@@ -159,6 +159,11 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     }
     if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
+}
+
+char *wz_recipe_path(const char *run_or_recipe)
+{
+    return wz_is_dir(run_or_recipe) ? wz_path("%s/recipe.yaml", run_or_recipe) : wz_strdup(run_or_recipe);
 }
 
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,

@@ -57,6 +57,8 @@ struct wz_job {
     bool root;                             /* the first learner: writes the run's files and speaks */
 };
 
+/* The recipe's file of what a command is given, a run's folder or such a file: heap. */
+char *wz_recipe_path(const char *run_or_recipe);
 /* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with the other ranks that
  * both went well (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,

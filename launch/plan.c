@@ -21,17 +21,12 @@ static void add(struct wz_plan_kind *k, const struct wz_plan *plan, const char *
     *(host ? &k->host : &k->device) += bytes;
 }
 
-static enum wz_type type_of(const struct wz_recipe_agent *agent)
-{
-    return strcmp(agent->type, "bf16") ? WZ_F32 : WZ_BF16;
-}
-
 /* What one agent's learner takes in a stage; added to the kind, or, where k is NULL, only summed. */
 static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_learn *r,
                       const struct wz_recipe_agent *agent, const struct wz_config *c, int learners)
 {
     const struct wz_recipe *recipe = plan->recipe;
-    enum wz_type type = type_of(agent);
+    enum wz_type type = wz_type_named(agent->type);
     const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
     bool reference = r->kl > 0;
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->half_kv, model.params, reference,
@@ -76,7 +71,7 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
 
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         const struct wz_recipe_agent *a = &recipe->agents[i];
-        enum wz_type type = type_of(a);
+        enum wz_type type = wz_type_named(a->type);
         bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
         if (!plays && !masters) continue;
         struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);

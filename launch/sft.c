@@ -34,7 +34,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     threads = recipe->threads > 0 ? recipe->threads : cores / w->link.size > 1 ? cores / w->link.size : 1;
     w->be = wz_backend_open(recipe->backend, threads, err);
     if (!w->be) return -1;
-    w->model = wz_model_load(model, !strcmp(recipe->sft.type, "bf16") ? WZ_BF16 : WZ_F32, true, w->be, err);
+    w->model = wz_model_load(model, wz_type_named(recipe->sft.type), true, w->be, err);
     if (!w->model) return -1;
     w->model->recompute = !strcmp(recipe->recompute, "layers");
     w->tok = wz_tokenizer_load(model, err);

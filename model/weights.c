@@ -170,15 +170,21 @@ static bool lean_already(const struct wz_model *m)
     return m->lean && m->head.packed;
 }
 
+/* Tensor i where it lies as floats: among params, or a norm; NULL where it is bf16 alone. */
+static float *param_floats(const struct wz_model *m, int i)
+{
+    return m->params ? m->params + m->list[i].at : m->list[i].cols ? NULL : param_data(m, i);
+}
+
 void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float *out)
 {
-    bool half = !m->params && m->list[i].cols > 0;
+    float *floats = param_floats(m, i);
     uint16_t *bits = (uint16_t *)out;
 
     assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
-    if (!half) {
-        wz_download(m->be, out, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, n * sizeof(float));
+    if (floats) {
+        wz_download(m->be, out, floats + first, n * sizeof(float));
         return;
     }
     wz_download(m->be, bits, (uint16_t *)param_data(m, i) + first, n * sizeof(uint16_t));
@@ -193,12 +199,12 @@ void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float
 
 void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float *values)
 {
-    bool half = !m->params && m->list[i].cols > 0;
+    float *floats = param_floats(m, i);
 
     assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
-    if (!half) {
-        wz_upload(m->be, (m->params ? m->params + m->list[i].at : (float *)param_data(m, i)) + first, values, n * sizeof(float));
+    if (floats) {
+        wz_upload(m->be, floats + first, values, n * sizeof(float));
         return;
     }
     uint16_t *bits = wz_alloc(CHUNK * sizeof(*bits));

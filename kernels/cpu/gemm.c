@@ -28,8 +28,6 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
     }
 }
 
-INLINE vu upper_half(vf x);
-
 /* Rows 2 i and 2 i + 1 of b as one row of pairs. */
 static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
@@ -44,11 +42,7 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
             else
                 for (int j = 0; j < cols; j++) strip[j] = (uint32_t)first[j] << 16 | (second[j] & keep);
         } else {
-            const float *first = (const float *)g->b + at, *second = first + g->ldb;
-            int j = 0;
-            for (; two && j + W <= cols; j += W)
-                *(vu *)(strip + j) = upper_half(load(first + j)) | upper_half(load(second + j)) >> 16;
-            for (; j < cols; j++) strip[j] = (uint32_t)wz_f32_to_bf16(first[j]) << 16 | (two ? wz_f32_to_bf16(second[j]) : 0);
+            HOT(wz_pair_rows)(strip, (const float *)g->b + at, g->ldb, 1 + two, cols);
         }
         for (int j = cols; j < PANEL; j++) strip[j] = 0;
     }

@@ -224,14 +224,12 @@ static void back_block(void *arg, int b)
     size_t in = (size_t)p->w->in;
     struct gemm w = { .c = k->d_w + (size_t)v * in, .a = g, .b = p->x, .ldc = in, .sm = 1, .sk = WIDE, .ldb = in, .m = n,
                       .n = p->w->in, .k = p->m, .add = true };
+    uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
     if (p->w->type == WZ_BF16) {
-        uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
         p->hot->pair_rows(pairs, g, WIDE, p->m, n);
         w.a = (const float *)pairs, w.sk = (size_t)n, w.k = (p->m + 1) / 2, w.pairs = true, w.odd = p->m % 2;
-        p->hot->gemm(&w, 0, n, 0, w.n);
-    } else {
-        p->hot->gemm(&w, 0, n, 0, w.n);
     }
+    p->hot->gemm(&w, 0, n, 0, w.n);
 }
 
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
