@@ -43,7 +43,7 @@ int main(int argc, char **argv)
     static const struct wz_group group = { 1, 0, only };
     const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1 };
     struct wz_bench b = { .program = "cycle", .shape = "135m", .type = "f32", .backend = "auto", .batch = 32, .prompt = 64, .more = 128,
-                          .micro = 256, .runs = 1 };
+                          .micro = 384, .runs = 1 };
     struct wz_bench_result r = {0};
     struct wz_learner learner;
     struct wz_link link = {0};

@@ -1,9 +1,8 @@
 /* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in ascending
  * order, so sequences may be cut into batches anywhere and the bits stay (law 2).
  *
- * A tied embedding breaks that chain in two: the head adds to it at the beginning of a backward, the look-up at the end. Were
- * a batch done at once, all its head parts would come before all its look-up parts, and cutting it in two would mix them
- * differently. So with a tied embedding the sequences go one by one: head then look-up of the first, of the second, ... */
+ * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end. In one array
+ * they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, when all batches are through. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -16,13 +15,13 @@ static void matrix_back(const struct wz_model *m, float *d_w, float *d_x, const 
     wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
 }
 
-/* From the loss to d_x = the gradient of the last layer's output, for rows [first, first + n). */
+/* From the loss to d_x = the gradient of the last layer's output. */
 static void head_back(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp, float temperature,
-                      float *d_params, int first, int n)
+                      float *d_params)
 {
     const struct wz_config *c = &m->config;
-    size_t dim = (size_t)c->dim, off = (size_t)first * dim, bytes = (size_t)n * dim * sizeof(float);
-    int k = wz_work_targets(w, targets, first, n);
+    int n = w->batch.n, k = wz_work_targets(w, targets);
+    size_t bytes = (size_t)n * (size_t)c->dim * sizeof(float);
     bool known = w->head_t == temperature;
     float *d_hidden = w->h;    /* free until the first layer's norm is recomputed into it */
 
@@ -35,28 +34,27 @@ static void head_back(struct wz_model *m, struct wz_work *w, const int *targets,
     const struct wz_param *norm = &m->list[1 + c->layers * WALK], *head = c->tied ? m->list : norm + 1;
     wz_head_back(m->be, w->d_h, d_params + head->at, w->picked, &m->head, w->row_targets, w->row_a, w->row_b,
                  temperature, k);
-    for (int i = 0; i < k; i++) w->rows[i] -= first;
     wz_zero(m->be, d_hidden, bytes);
     wz_embed_back(m->be, d_hidden, w->d_h, w->rows, k, c->dim);
     wz_zero(m->be, w->d_x, bytes);
-    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers) + off, m->norm, w->rstd + first,
-                    n, c->dim);
+    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
 }
 
 /* d_x: gradient of the layer's output on entry, of its input on return. */
-static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l, int first, int n)
+static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l)
 {
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
     struct wz_layer *y = &m->layers[l];
     const struct wz_param *p = &m->list[1 + l * WALK];
-    size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn, at = (size_t)first;
-    const float *x = wz_work_x(w, l) + at * dim, *mid = wz_work_at(w, w->mid, dim, l) + at * dim;
-    const float *q = wz_work_at(w, w->q, hd, l) + at * hd, *att = wz_work_at(w, w->att, hd, l) + at * hd;
-    const float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l) + at * (size_t)c->heads;
-    const float *gate = wz_work_at(w, w->gate, ffn, l) + at * ffn, *up = wz_work_at(w, w->up, ffn, l) + at * ffn;
-    float *rstd1 = wz_work_at(w, w->rstd1, 1, l) + first, *rstd2 = wz_work_at(w, w->rstd2, 1, l) + first;
-    const struct wz_rows rows = { n, w->batch.seqs, w->batch.stride, w->seq + first, w->pos + first, w->table };
+    size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
+    const float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l);
+    const float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l);
+    const float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
+    const float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
+    float *rstd1 = wz_work_at(w, w->rstd1, 1, l), *rstd2 = wz_work_at(w, w->rstd2, 1, l);
+    const struct wz_rows *rows = &w->batch;
+    int n = rows->n;
 
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
     matrix_back(m, d_params + p[DOWN].at, w->d_act, w->d_x, w->act, &y->down, n, false);
@@ -67,9 +65,9 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     wz_rmsnorm_back(be, w->d_x, d_params + p[NORM2].at, w->d_h, mid, y->norm2, rstd2, n, c->dim);
 
     matrix_back(m, d_params + p[O].at, w->d_att, w->d_x, att, &y->o, n, false);
-    wz_attention_back(be, w->d_q, w->d_k, w->d_v, w->d_att, att, lse, q, &cache->kv[l], &rows, c->heads);
-    wz_rope(be, w->d_q, rows.pos, m->freq, n, c->heads, c->head_dim, -1);
-    wz_rope(be, w->d_k, rows.pos, m->freq, n, c->kv_heads, c->head_dim, -1);
+    wz_attention_back(be, w->d_q, w->d_k, w->d_v, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads);
+    wz_rope(be, w->d_q, rows->pos, m->freq, n, c->heads, c->head_dim, -1);
+    wz_rope(be, w->d_k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, -1);
     wz_rmsnorm(be, w->h, rstd1, x, y->norm1, n, c->dim, c->norm_eps);
     matrix_back(m, d_params + p[Q].at, w->d_h, w->d_q, w->h, &y->q, n, false);
     matrix_back(m, d_params + p[K].at, w->d_h, w->d_k, w->h, &y->k, n, true);
@@ -80,17 +78,23 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
 void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,
                  float temperature, float *d_params)
 {
-    int n = w->batch.n;
-
     assert(m->params && w->model == m && w->tape && w->whole && w->version == m->version);
-    for (int first = 0, count; first < n; first += count) {
-        for (count = 1; first + count < n; count++)
-            if (m->config.tied && w->seq[first + count] != w->seq[first]) break;
-        head_back(m, w, targets, d_logp, temperature, d_params, first, count);
-        for (int l = m->config.layers - 1; l >= 0; l--) {
-            if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, first, count, true);      /* the last's is there */
-            layer_back(m, cache, w, d_params, l, first, count);
-        }
-        wz_embed_back(m->be, d_params + m->list[0].at, w->d_x, w->ids + first, count, m->config.dim);
+    head_back(m, w, targets, d_logp, temperature, d_params);
+    for (int l = m->config.layers - 1; l >= 0; l--) {
+        if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, true);      /* the last's is there */
+        layer_back(m, cache, w, d_params, l);
     }
+    wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, w->batch.n, m->config.dim);
+    w->open = true;
+}
+
+void wz_backward_end(struct wz_model *m, struct wz_work *w, float *d_params)
+{
+    size_t n = wz_param_count(&m->list[0]);
+
+    if (w->open && w->d_table) {
+        wz_add(m->be, d_params + m->list[0].at, w->d_table, n);
+        wz_zero(m->be, w->d_table, n * sizeof(float));
+    }
+    w->open = false;
 }

@@ -38,6 +38,7 @@ static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bo
     w->hidden = carve(block, &at, wz_mul(n, dim), f);
     w->rstd = carve(block, &at, n, f);
     w->picked = carve(block, &at, wz_mul(n, dim), f);
+    w->d_table = NULL;
     if (!tape) return at;
     w->d_x = carve(block, &at, wz_mul(n, dim), f);
     w->d_h = carve(block, &at, wz_mul(n, dim), f);
@@ -48,6 +49,7 @@ static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bo
     w->d_gate = carve(block, &at, wz_mul(n, ffn), f);
     w->d_up = carve(block, &at, wz_mul(n, ffn), f);
     w->d_act = carve(block, &at, wz_mul(n, ffn), f);
+    if (c->tied) w->d_table = carve(block, &at, wz_mul((size_t)c->vocab, dim), f);
     return at;
 }
 
@@ -145,30 +147,30 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
     w->version = m->version;
 }
 
-void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, int first, int n, bool again)
+void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again)
 {
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
     struct wz_layer *y = &m->layers[l];
-    size_t at = (size_t)first, dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
-    float *x = wz_work_x(w, l) + at * dim, *out = wz_work_x(w, l + 1) + at * dim, *mid = wz_work_at(w, w->mid, dim, l) + at * dim;
-    float *q = wz_work_at(w, w->q, hd, l) + at * hd, *att = wz_work_at(w, w->att, hd, l) + at * hd;
-    float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l) + at * (size_t)c->heads;
-    float *gate = wz_work_at(w, w->gate, ffn, l) + at * ffn, *up = wz_work_at(w, w->up, ffn, l) + at * ffn;
-    const struct wz_rows rows = { n, w->batch.seqs, w->batch.stride, w->seq + first, w->pos + first, w->table };
+    size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
+    float *x = wz_work_x(w, l), *out = wz_work_x(w, l + 1), *mid = wz_work_at(w, w->mid, dim, l);
+    float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l), *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
+    float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
+    const struct wz_rows *rows = &w->batch;
+    int n = rows->n;
 
-    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l) + first, x, y->norm1, n, c->dim, c->norm_eps);
+    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
     wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v }, again ? 1 : 3, n);
-    wz_rope(be, q, rows.pos, m->freq, n, c->heads, c->head_dim, 1);
+    wz_rope(be, q, rows->pos, m->freq, n, c->heads, c->head_dim, 1);
     if (!again) {
-        wz_rope(be, w->k, rows.pos, m->freq, n, c->kv_heads, c->head_dim, 1);
-        wz_kv_write(be, &cache->kv[l], w->k, w->v, &rows);
+        wz_rope(be, w->k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
+        wz_kv_write(be, &cache->kv[l], w->k, w->v, rows);
     }
-    wz_attention(be, att, lse, q, &cache->kv[l], &rows, c->heads);
+    wz_attention(be, att, lse, q, &cache->kv[l], rows, c->heads);
     wz_matmul(be, mid, att, &y->o, n, false);
     wz_add(be, mid, x, (size_t)n * dim);
 
-    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l) + first, mid, y->norm2, n, c->dim, c->norm_eps);
+    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l), mid, y->norm2, n, c->dim, c->norm_eps);
     wz_matmuls(be, (float *[]){ gate, up }, w->h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
     if (again) return;
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
@@ -180,12 +182,11 @@ const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_wo
 {
     const struct wz_config *c = &m->config;
 
-    assert(w->model == m && cache->layers == c->layers);
+    assert(w->model == m && cache->layers == c->layers && (!w->open || w->version == m->version));
     rows_place(m, cache, w, batch);
-    int n = w->batch.n;
-    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, n);
-    for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, 0, n, false);
-    wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, n, c->dim, c->norm_eps);
+    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, w->batch.n);
+    for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);
+    wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps);
     for (int s = 0; s < batch->n_seqs; s++) batch->seqs[s]->len += batch->count[s];
     return w->hidden;
 }
@@ -200,11 +201,11 @@ const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, 
     return w->picked;
 }
 
-int wz_work_targets(struct wz_work *w, const int *targets, int first, int n)
+int wz_work_targets(struct wz_work *w, const int *targets)
 {
     int k = 0;
 
-    for (int i = first; i < first + n; i++)
+    for (int i = 0; i < w->batch.n; i++)
         if (targets[i] >= 0) {
             w->rows[k] = i;
             w->row_targets[k++] = targets[i];
@@ -215,7 +216,7 @@ int wz_work_targets(struct wz_work *w, const int *targets, int first, int n)
 
 void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp, float *entropy)
 {
-    int n = w->batch.n, k = wz_work_targets(w, targets, 0, n);
+    int n = w->batch.n, k = wz_work_targets(w, targets);
 
     assert(w->model == m && w->version == m->version);
     for (int i = 0; i < n; i++) {

@@ -66,6 +66,8 @@ struct wz_work {
     float *hidden, *rstd;      /* [N,C] final norm's output; [N] */
     float *picked;             /* [N,C] gathered rows */
     float *d_x, *d_h, *d_q, *d_att, *d_k, *d_v, *d_gate, *d_up, *d_act;      /* with a tape */
+    float *d_table;            /* [V,C] with a tape, where the embedding is tied: what look-ups add to its gradient, else NULL */
+    bool open;                 /* there was a backward since the last wz_backward_end */
 
     /* host */
     int *ids, *seq, *pos;      /* [N] of the last forward */
@@ -90,11 +92,11 @@ static inline float *wz_work_x(const struct wz_work *w, int l)
     return w->x + (size_t)(w->tape ? l : l & 1) * (size_t)w->max_rows * (size_t)w->model->config.dim;
 }
 
-/* Layer l of rows [first, first + n) of the batch, from its input on. again: for a backward, which has no use for the output; keys and
- * values are in the cache already. */
-void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, int first, int n, bool again);
-/* Lists the rows (of [first, first + n) of the last forward) that have a target in w->rows / w->row_targets, gathers their
- * hidden states into w->picked and returns how many. */
-int wz_work_targets(struct wz_work *w, const int *targets, int first, int n);
+/* Layer l of the batch, from its input on. again: for a backward, which has no use for the output; keys and values are in the cache
+ * already. */
+void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again);
+/* Lists the rows of the last forward that have a target in w->rows / w->row_targets, gathers their hidden states into w->picked
+ * and returns how many. */
+int wz_work_targets(struct wz_work *w, const int *targets);
 
 #endif

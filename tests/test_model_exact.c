@@ -307,6 +307,7 @@ static void batches(enum wz_type type)
                 float *g = wz_alloc(bytes), *d_params = wz_backend_alloc(be, bytes);
 
                 for (int j = 0; cut[j] < SEQS; j++) gradient(m, cache, works[k % 2], cut[j], cut[j + 1], d_params);
+                wz_backward_end(m, works[k % 2], d_params);
                 wz_download(be, g, d_params, bytes);
                 wz_backend_free(be, d_params);
                 if (whole && memcmp(whole, g, bytes))
@@ -354,6 +355,7 @@ static void finite_differences(void **state)
         float *g = wz_alloc(m->n_params * sizeof(float)), *saved = wz_alloc(m->n_params * sizeof(float));
 
         gradient(m, cache, work, 0, SEQS, g);
+        wz_backward_end(m, work, g);
         memcpy(saved, m->params, m->n_params * sizeof(float));
         for (int i = 0; i < m->n_list; i++) {
             const struct wz_param *p = &m->list[i];

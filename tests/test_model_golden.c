@@ -85,6 +85,7 @@ static void one(const char *name, const char *backend, int threads)
     hold(name, "the log-probability", backend, apart(logp, want + at, (size_t)n));
     at += (size_t)n;
     wz_backward(m, cache, work, targets, d_logp, temperature, g);
+    wz_backward_end(m, work, g);
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
         size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1), kept = count > full ? sample : count;

@@ -111,6 +111,12 @@ void wz_pack_backward(struct wz_pack *p, float temperature, float *d_params)
     wz_backward(p->model, p->cache, p->work, p->targets, p->d_logp, temperature, d_params);
 }
 
+void wz_pack_backward_end(struct wz_pack *p, float *d_params)
+{
+    wz_pack_clear(p);
+    wz_backward_end(p->model, p->work, d_params);
+}
+
 void wz_pack_share(struct wz_pack *p, const int *ids, int n)
 {
     struct wz_seq *prefix = &p->prefix;

@@ -168,9 +168,9 @@ double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_l
             }
             wz_pack_backward(&l->pack, 1, grad);
         }
+        wz_pack_backward_end(&l->pack, grad);
         wz_optimizer_leaf_done(&l->opt);
     }
-    wz_pack_clear(&l->pack);
     *grad_norm = wz_optimizer_step(&l->opt, link, group, how, steps);
     wz_all_gather(link, group, mine, 1, all);
     for (int r = 0; r < group->n; r++) nll += all[r];

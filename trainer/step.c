@@ -173,7 +173,7 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
         }
         wz_pack_backward(p, (float)how->temperature, grad);
     }
-    wz_pack_clear(p);
+    wz_pack_backward_end(p, grad);
 }
 
 static void sum_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, Wz__Turn **turns, int n,

@@ -86,6 +86,7 @@ bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);         /* contex
 void wz_pack_share(struct wz_pack *pack, const int *ids, int n);       /* reads the prefix (0: none); a pack with a tape has none */
 void wz_pack_forward(struct wz_pack *pack, float temperature);         /* fills logp */
 void wz_pack_backward(struct wz_pack *pack, float temperature, float *d_params);
+void wz_pack_backward_end(struct wz_pack *pack, float *d_params);      /* after the last backward into d_params; clears the pack */
 
 /* ---- step.c: one agent that learns --------------------------------------------------------------------------------- */
 

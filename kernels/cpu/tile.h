@@ -95,6 +95,8 @@ static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk
 
     for (int t = 0; t < tiles; t++) {
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;
+        for (int i = at + n; from_c && i < at + 2 * n && i < rows; i++)
+            for (int j = 0; j < nv; j++) __builtin_prefetch(c + (size_t)i * ldc + j * W, 1, 3);
         fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c, t > 0 && t + 1 == tiles ? ahead : 0);
     }
 }
