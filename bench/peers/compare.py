@@ -12,7 +12,7 @@ median of the rounds. All figures of all rounds are kept in BUILD/compare.json, 
 measures anew the rows whose name has WORD in it and leaves the others as they were; --rounds 0 only writes the table. --out
 replaces what is between the two marks in that file, and nothing else of it.
 """
-import argparse, datetime, json, os, statistics, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, re, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 QUIET = 0.1                                    # of all cores: where others used more, a ratio decides nothing
@@ -48,6 +48,10 @@ row("decode bf16, batch 1", "llama.cpp", "generate", llama(a.llama), "--shape 13
 for t in "f32", "bf16":
     for b, new in (32, 64), (64, 32):
         row(f"decode {t}, batch {b}", "llama.cpp", "generate", llama(a.llama), f"--shape 135m --type {t} --batch {b} --prompt 64 --new {new}", "tok_s", 1.3, 2.5)
+for shape, t, name, prompt in ("135m", "int8", "llama.cpp, Q8_0", 64), ("1b", "bf16", "llama.cpp", 128):
+    work = f"--shape {shape} --type {t} --batch 32 --prompt {prompt} --new 32"
+    for what, column, must, goal in ("prefill", "prefill_tok_s", 1.3, 2), ("decode", "tok_s", 1.3, 2.5):
+        row(f"{what} {shape} {t}, 32 x {prompt}", name, "generate", llama(a.llama), work, column, must, goal)
 for shape, b, runs in ("15m", 4, 5), ("135m", 2, 2):
     for t in "f32", "bf16":
         for peer, extra in ("PyTorch", ""), ("PyTorch, compiled", " --compile"):
@@ -59,11 +63,12 @@ rows.sort(key=lambda r: r[0].startswith("peak"))
 
 
 # ---- running
-def model(kind):
-    """The GGUF of a type of weights, written when first asked for."""
-    path = os.path.join(tempfile.gettempdir(), f"bench-135m-{kind}.gguf")
+def model(command):
+    """The GGUF of a command's shape and type of weights, written when first asked for."""
+    shape, kind = re.search(r"--shape (\w+) --type (\w+)", command).groups()
+    path = os.path.join(tempfile.gettempdir(), f"bench-{shape}-{kind}.gguf")
     if not os.path.exists(path):
-        subprocess.run([a.gguf, f"{HERE}/random_gguf.py", "--shape", "135m", "--type", kind, path + ".part"], check=True)
+        subprocess.run([a.gguf, f"{HERE}/random_gguf.py", "--shape", shape, "--type", kind, path + ".part"], check=True)
         os.rename(path + ".part", path)
     return path
 
@@ -76,7 +81,7 @@ def busy():
 def run(command):
     """One sample: the columns that the program printed, what others used of the machine meanwhile, and when; or why there is none."""
     env = {**os.environ, **(HEAP if a.torch and command.startswith(a.torch) else {})}
-    words = [model("bf16" if " bf16 " in command else "f32") if w == "{model}" else w for w in command.split()]
+    words = [model(command) if w == "{model}" else w for w in command.split()]
     load, before, begin = os.getloadavg()[0], busy(), time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = subprocess.Popen(words, env=env, stdout=out, stderr=err)

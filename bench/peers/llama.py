@@ -17,7 +17,7 @@ p = argparse.ArgumentParser()
 p.add_argument("--bench", required=True)
 p.add_argument("--model", required=True)
 p.add_argument("--shape", default="135m", choices=SHAPES)
-p.add_argument("--type", default="f32", choices=["f32", "bf16"])
+p.add_argument("--type", default="f32", choices=["f32", "bf16", "int8"])
 for name, default in ("batch", 32), ("prompt", 128), ("new", 64), ("threads", 2), ("runs", 1):
     p.add_argument("--" + name, type=int, default=default)
 p.add_argument("--fork", action="store_true")

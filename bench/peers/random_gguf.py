@@ -1,8 +1,8 @@
 """Writes a Llama of one of the shapes with random weights and a vocabulary of numbers as a GGUF, for llama.cpp and its kin.
 
-    python random_gguf.py --shape 135m --type f32|bf16 FILE
+    python random_gguf.py --shape 135m --type f32|bf16|int8 FILE
 
-Needs gguf and numpy from PyPI. Norms are f32, matrices of the type asked for; the head is the embedding, as in the shapes.
+Needs gguf and numpy from PyPI. Norms are f32, matrices of the type asked for (int8: Q8_0, the embedding too); the head is the embedding, as in the shapes.
 """
 import argparse
 import gguf
@@ -11,10 +11,11 @@ from shapes import SHAPES
 
 p = argparse.ArgumentParser()
 p.add_argument("--shape", default="135m", choices=SHAPES)
-p.add_argument("--type", default="f32", choices=["f32", "bf16"])
+p.add_argument("--type", default="f32", choices=["f32", "bf16", "int8"])
 p.add_argument("file")
 a = p.parse_args()
 layers, c, h, k, d, f, v = SHAPES[a.shape]
+KINDS = {"f32": gguf.GGMLQuantizationType.F32, "bf16": gguf.GGMLQuantizationType.BF16, "int8": gguf.GGMLQuantizationType.Q8_0}
 rng = np.random.default_rng(1)
 w = gguf.GGUFWriter(a.file, "llama")
 w.add_context_length(8192), w.add_embedding_length(c), w.add_block_count(layers), w.add_feed_forward_length(f)
@@ -27,7 +28,7 @@ w.add_bos_token_id(1), w.add_eos_token_id(2), w.add_unk_token_id(0)
 
 def add(name, *dims):
     x = np.ones(dims, np.float32) if len(dims) == 1 else rng.standard_normal(dims, np.float32) * np.float32(0.02)
-    kind = gguf.GGMLQuantizationType.BF16 if a.type == "bf16" and len(dims) > 1 else gguf.GGMLQuantizationType.F32
+    kind = KINDS[a.type if len(dims) > 1 else "f32"]
     w.add_tensor(name, gguf.quants.quantize(x, kind), raw_dtype=kind)
 
 
