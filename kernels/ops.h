@@ -153,7 +153,7 @@ struct wz_backend {
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool int8;                 /* it multiplies INT8; set when it is opened */
-    bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one; set when it is opened */
+    bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one: the row's */
     bool half_scores;          /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
     void *state;               /* the row's own */
     const struct wz_device *device;        /* NULL: its memory is the host's, and what alloc gives may be read and written as it is */
@@ -166,6 +166,7 @@ struct wz_backend_row {
     void (*close)(struct wz_backend *be);
     size_t (*packed)(const struct wz_weight *w);                               /* bytes that pack will make of w; asked without open */
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);      /* NULL: it computes in the host's memory */
+    bool half_kv;
 };
 extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda;
 

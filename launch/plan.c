@@ -150,7 +150,7 @@ static int look_around(struct wz_plan *plan, struct wz_err *err)
 
     if (!be && !strcmp(plan->recipe->backend, "auto")) return -1;
     snprintf(plan->backend, sizeof plan->backend, "%s", be ? be->name : plan->recipe->backend);
-    plan->half_kv = be && be->half_kv;
+    plan->half_kv = wz_backend_half_kv(plan->backend);
     if (be) plan->machine.gpus = wz_backend_devices(be, &total, &plan->machine.device);
     else plan->machine.gpus = !strcmp(plan->backend, "cuda");
     wz_backend_close(be);

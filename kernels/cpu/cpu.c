@@ -423,7 +423,6 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     cpu->hot = hot;
     be->state = cpu;
     be->rounds = true;
-    be->half_kv = true;
     wz_ops_ref(&be->ops);
     be->ops.pack = pack;
     be->ops.unpack = unpack;
@@ -461,4 +460,4 @@ static void close_cpu(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL };
+const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL, true };

@@ -185,7 +185,7 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     cuda->device.idle = idle;
     be->device = &cuda->device;
     be->rounds = true;
-    be->half_kv = be->half_scores = true;
+    be->half_scores = true;
     be->ops.alloc = alloc;
     be->ops.free = release;
     be->ops.upload = upload;
