@@ -20,23 +20,15 @@ static void head_back(struct wz_model *m, struct wz_work *w, const int *targets,
                       float *d_params)
 {
     const struct wz_config *c = &m->config;
-    int n = w->batch.n, k = wz_work_targets(w, targets);
-    size_t bytes = (size_t)n * (size_t)c->dim * sizeof(float);
-    bool known = w->head_t == temperature;
-    float *d_hidden = w->h;    /* free until the first layer's norm is recomputed into it */
-
-    for (int i = 0; i < k; i++) known = known && w->has_lse[w->rows[i]];
-    if (!known) wz_head_logprob(m->be, w->row_a, w->row_b, NULL, w->picked, &m->head, w->row_targets, temperature, k);
-    for (int i = 0; i < k; i++) {
-        if (known) w->row_b[i] = w->head_lse[w->rows[i]];
-        w->row_a[i] = d_logp[w->rows[i]];
-    }
     const struct wz_param *norm = &m->list[1 + c->layers * WALK], *head = c->tied ? m->list : norm + 1;
-    wz_head_back(m->be, w->d_h, d_params + head->at, w->picked, &m->head, w->row_targets, w->row_a, w->row_b,
-                 temperature, k);
-    wz_zero(m->be, d_hidden, bytes);
-    wz_embed_back(m->be, d_hidden, w->d_h, w->rows, k, c->dim);
-    wz_zero(m->be, w->d_x, bytes);
+    float *d_hidden = w->h;    /* free until the first layer's norm is recomputed into it */
+    int n = w->batch.n;
+    bool known = w->head_t == temperature;
+
+    for (int i = 0; i < n; i++) known = known && (targets[i] < 0 || w->has_lse[i]);
+    if (!known) wz_logprobs(m, w, targets, temperature, w->logp, NULL);
+    wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature, n);
+    wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
     wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
 }
 

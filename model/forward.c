@@ -60,11 +60,7 @@ static size_t plan_host(struct wz_work *w, size_t n, char *block)
     w->ids = carve(block, &at, n, sizeof(int));
     w->seq = carve(block, &at, n, sizeof(int));
     w->pos = carve(block, &at, n, sizeof(int));
-    w->rows = carve(block, &at, n, sizeof(int));
-    w->row_targets = carve(block, &at, n, sizeof(int));
-    w->row_a = carve(block, &at, n, sizeof(float));
-    w->row_b = carve(block, &at, n, sizeof(float));
-    w->row_c = carve(block, &at, n, sizeof(float));
+    w->logp = carve(block, &at, n, sizeof(float));
     w->head_lse = carve(block, &at, n, sizeof(float));
     w->has_lse = carve(block, &at, n, sizeof(bool));
     return at;
@@ -201,37 +197,12 @@ const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, 
     return w->picked;
 }
 
-int wz_work_targets(struct wz_work *w, const int *targets)
-{
-    int k = 0;
-
-    for (int i = 0; i < w->batch.n; i++)
-        if (targets[i] >= 0) {
-            w->rows[k] = i;
-            w->row_targets[k++] = targets[i];
-        }
-    wz_gather(w, w->hidden, w->rows, k);
-    return k;
-}
-
 void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp, float *entropy)
 {
-    int n = w->batch.n, k = wz_work_targets(w, targets);
+    int n = w->batch.n;
 
     assert(w->model == m && w->version == m->version);
-    for (int i = 0; i < n; i++) {
-        logp[i] = 0;
-        if (entropy) entropy[i] = 0;
-        w->has_lse[i] = false;
-    }
-    wz_head_logprob(m->be, w->row_a, w->row_b, entropy ? w->row_c : NULL, w->picked, &m->head, w->row_targets, temperature, k);
-    for (int i = 0; i < k; i++) {
-        int row = w->rows[i];
-
-        logp[row] = w->row_a[i];
-        if (entropy) entropy[row] = w->row_c[i];
-        w->head_lse[row] = w->row_b[i];
-        w->has_lse[row] = true;
-    }
+    wz_head_logprob(m->be, logp, w->head_lse, entropy, w->hidden, &m->head, targets, temperature, n);
+    for (int i = 0; i < n; i++) w->has_lse[i] = targets[i] >= 0;
     w->head_t = temperature;
 }

@@ -71,9 +71,7 @@ struct wz_work {
 
     /* host */
     int *ids, *seq, *pos;      /* [N] of the last forward */
-    int *rows, *row_targets;   /* [N] rows that have a target, and the targets */
-    float *row_a, *row_b, *row_c;      /* [N] */
-    float *head_lse;           /* [N] log normaliser at head_t, where has_lse */
+    float *logp, *head_lse;    /* [N] what nobody asked for; the log normaliser at head_t, where has_lse */
     bool *has_lse;
     float head_t;
     int *table, table_cap;     /* page table of the last forward: [seqs, stride] */
@@ -95,8 +93,5 @@ static inline float *wz_work_x(const struct wz_work *w, int l)
 /* Layer l of the batch, from its input on. again: for a backward, which has no use for the output; keys and values are in the cache
  * already. */
 void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again);
-/* Lists the rows of the last forward that have a target in w->rows / w->row_targets, gathers their hidden states into w->picked
- * and returns how many. */
-int wz_work_targets(struct wz_work *w, const int *targets);
 
 #endif
