@@ -83,12 +83,28 @@ double wz_now(void);                               /* seconds, monotonic */
 double wz_wall(void);                              /* seconds since 1970 */
 void wz_nap(int *spins);                           /* waiting loops: spin a little, then sleep 50 us doubling to 1 ms */
 
+/* ---- cores (cores.c) ------------------------------------------------------------------------------------- */
+
+/* What this process has of its machine, and how its threads lie on it. Results never depend on any of it. */
+enum { WZ_THREADS = 4096 };                        /* most of one process */
+struct wz_cores {
+    int machine, cores, nodes;                     /* physical cores: all, those in the affinity mask; the mask's memory nodes */
+    int threads, units[WZ_THREADS];                /* the unit (PU, by the system's number) of a core for each thread, node after node */
+    bool bound;                                    /* a pool binds its threads to them, all but the caller; else the list is advice */
+};
+/* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: all that wz_set_beside told
+ * of). wanted: so many, or <= 0: the rank's share, one a core, one at least. */
+void wz_cores_here(struct wz_cores *cores, int ranks, int index, int wanted);
+char *wz_cores_mask(void);                         /* as "0-3,8-11", of units; heap */
+bool wz_cores_meet(const char *a, const char *b);  /* have two such masks a unit in common? */
+void wz_set_beside(int ranks);                     /* called once by comm: ranks whose masks meet this one's, this one counted */
+
 /* ---- threads (pool.c) ------------------------------------------------------------------------------------ */
 
 /* A fixed set of threads that run the slices of one job and meet at its end. Work is cut by index, never by
  * arrival, so results do not depend on the number of threads. Threads park after a short spin. */
 struct wz_pool;
-struct wz_pool *wz_pool_create(int threads);       /* <= 0: the cores this process may use */
+struct wz_pool *wz_pool_create(int threads);       /* <= 0: as wz_cores_here has it */
 void wz_pool_destroy(struct wz_pool *pool);
 int wz_pool_threads(const struct wz_pool *pool);
 /* Calls fn(arg, i) for i in [0, n), once each, spread over the threads; returns when all are done. NULL pool: serial. */

@@ -7,10 +7,9 @@
  * Nobody waits for a thread that drew nothing: where several processes share the cores, a worker that sleeps through a job costs
  * its help, not its time slice. A late worker cannot mistake one job for another, since its draw fails when the word has moved on.
  * Which thread runs an index is left to chance; what an index computes is not. */
-#include "base/base.h"
+#include "base/cores.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -18,6 +17,7 @@ typedef void pool_fn(void *, int);
 
 struct wz_pool {
     int threads;
+    bool interleaved;                    /* the caller's memory, by us */
     pthread_t *ids;
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
@@ -32,6 +32,15 @@ struct wz_pool {
 
 enum { SPIN = 1000 };                    /* some 20 us */
 static const uint32_t CLOSED = UINT32_MAX;
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");      /* `yield` passes at once */
+#endif
+}
 
 static void draw(struct wz_pool *p)
 {
@@ -65,7 +74,7 @@ static void *worker(void *arg)
     struct wz_pool *p = arg;
 
     for (uint32_t seen = 0; !atomic_load(&p->stop);) {
-        for (int i = 0; i < SPIN && !called(p, seen); i++) __builtin_ia32_pause();
+        for (int i = 0; i < SPIN && !called(p, seen); i++) relax();
         if (!called(p, seen)) {
             pthread_mutex_lock(&p->lock);
             atomic_fetch_add(&p->parked, 1);
@@ -91,18 +100,19 @@ static void wake(struct wz_pool *p)
 struct wz_pool *wz_pool_create(int threads)
 {
     struct wz_pool *p = wz_alloc(sizeof *p);
+    struct wz_cores cores;
 
-    if (threads <= 0) {
-        cpu_set_t set;
-        threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    }
-    p->threads = threads;
+    wz_cores_here(&cores, 0, 0, threads);
+    p->threads = threads = cores.threads;
+    p->interleaved = threads > 1 && cores.nodes > 1 && wz_cores_interleave(true);
     p->ids = wz_alloc(sizeof *p->ids * (size_t)threads);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->done, NULL);
-    for (int i = 1; i < threads; i++)          /* thread 0 is the caller */
+    for (int i = 1; i < threads; i++) {        /* thread 0 is the caller */
         if (pthread_create(&p->ids[i], NULL, worker, p)) wz_die("cannot start thread %d of %d", i, threads);
+        if (cores.bound) wz_cores_bind(p->ids[i], cores.units[i]);
+    }
     return p;
 }
 
@@ -115,6 +125,7 @@ void wz_pool_destroy(struct wz_pool *p)
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->wake);
     pthread_cond_destroy(&p->done);
+    if (p->interleaved) wz_cores_interleave(false);
     free(p->ids);
     free(p);
 }
@@ -139,7 +150,7 @@ void wz_pool_run(struct wz_pool *p, int n, void (*fn)(void *, int), void *arg)
     atomic_store(&p->ticket, job);
     wake(p);
     draw(p);
-    for (int i = 0; i < SPIN && atomic_load(&p->left); i++) __builtin_ia32_pause();
+    for (int i = 0; i < SPIN && atomic_load(&p->left); i++) relax();
     if (!atomic_load(&p->left)) return;
     pthread_mutex_lock(&p->lock);
     atomic_store(&p->waiting, true);

@@ -17,6 +17,8 @@ struct wz_link {
     int rank, size;
     double deadline;           /* seconds a wait may last */
     int64_t step;              /* for messages */
+    int here;                  /* ranks on this host, this one counted */
+    int *beside, n_beside;     /* those of them whose affinity masks meet this one's, it too, ascending; the link's */
     void *state;
     struct wz_near { struct wz_backend *be; void *p; size_t size; } near;      /* comm's own, as is */
     struct wz_lanes *lanes;

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct wz_link_row *const rows[] = { &wz_link_self, &wz_link_mpi };
 
@@ -21,6 +22,31 @@ static int choose(const char **name, struct wz_err *err)
     return 0;
 }
 
+/* All tell where they are and which cores they were given. */
+static void meet(struct wz_link *link)
+{
+    int *all = wz_alloc(sizeof *all * (size_t)link->size);
+    struct wz_group group = { link->size, link->rank, all };
+    struct wz_buf *cards = wz_alloc(sizeof *cards * (size_t)link->size);
+    char host[65] = "", *mask = wz_cores_mask(), *card;
+
+    gethostname(host, sizeof host - 1);
+    card = wz_path("%s %s", host, mask);
+    for (int r = 0; r < link->size; r++) all[r] = r;
+    wz_all_gather_bytes(link, &group, card, strlen(card), cards);
+    link->beside = all;
+    for (int r = 0; r < link->size; r++) {
+        const char *other = strrchr(cards[r].data, ' ');
+        if (strncmp(cards[r].data, card, strlen(host) + 1) == 0) {
+            link->here++;
+            if (r == link->rank || wz_cores_meet(other + 1, mask)) link->beside[link->n_beside++] = r;
+        }
+        wz_buf_finish(&cards[r]);
+    }
+    wz_set_beside(link->n_beside);
+    free(mask), free(card), free(cards);
+}
+
 int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err)
 {
     bool nccl = strcmp(name, "nccl") == 0, chosen = strcmp(name, "auto") == 0;
@@ -33,6 +59,7 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, struct
         if (strcmp(rows[i]->name, name) != 0) continue;
         if (rows[i]->open(link, err) < 0) return -1;
         link->row = rows[i];
+        meet(link);
         return 0;
     }
     return wz_fail(err, "link %s: unknown; the choices are auto, self, mpi, nccl", name);
@@ -48,6 +75,7 @@ void wz_link_close(struct wz_link *link)
     if (link->near.be) link->near.be->ops.free(link->near.be, link->near.p);
     wz_lanes_close(link);
     link->row->close(link);
+    free(link->beside);
     *link = (struct wz_link){0};
 }
 

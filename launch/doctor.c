@@ -1,6 +1,5 @@
 /* waltz doctor: does this machine, and a recipe on it, work? Each line is tried, not looked up: backends are opened, files are read by
  * those who will read them, and the plan of the run is held against the memory there is. */
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -27,11 +26,20 @@ static void say(struct visit *v, enum mark mark, const char *what, const char *f
     v->faults += mark == FAULT;
 }
 
-static int cores_here(void)
+static int see_cores(struct visit *v, int wanted)
 {
-    cpu_set_t set;
+    struct wz_cores cores;
+    size_t total, unused;
+    char *mask = wz_cores_mask();
 
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    wz_host_memory(&total, &unused);
+    wz_cores_here(&cores, 0, 0, wanted);
+    say(v, WORKS, "host", "%d core%s, %.1f of %.1f GB free", cores.machine, cores.machine > 1 ? "s" : "", (double)unused * 1e-9,
+        (double)total * 1e-9);
+    say(v, WORKS, "threads", "%d for the %d core%s on %d memory node%s of the affinity mask %s, %s", cores.threads, cores.cores,
+        cores.cores > 1 ? "s" : "", cores.nodes, cores.nodes > 1 ? "s" : "", mask, cores.bound ? "bound" : "not bound");
+    free(mask);
+    return cores.cores;
 }
 
 static void see_backends(struct visit *v, const char *wanted)
@@ -150,15 +158,13 @@ int wz_cmd_doctor(int argc, char **argv)
     struct wz_recipe *recipe = NULL;
     struct visit v = {0};
     struct wz_err err = {0};
-    size_t total, unused;
-    int status, n = wz_options_parse(&usage, argc, argv, &status), cores = cores_here(), ranks = 1;
+    int status, n = wz_options_parse(&usage, argc, argv, &status), cores, ranks = 1;
 
     if (n < 0) return status;
     if (n && wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("doctor", &err);
     if (recipe) ranks = recipe->ranks.rollout + recipe->ranks.reward + recipe->ranks.learner;
     if (ranks < 1) ranks = 1;
-    wz_host_memory(&total, &unused);
-    say(&v, WORKS, "host", "%d core%s, %.1f of %.1f GB free", cores, cores > 1 ? "s" : "", (double)unused * 1e-9, (double)total * 1e-9);
+    cores = see_cores(&v, recipe ? recipe->threads : 0);
     see_backends(&v, recipe ? recipe->backend : "auto");
     see_ranks(&v, ranks, cores);
     if (recipe) see_recipe(&v, recipe, ranks);

@@ -3,25 +3,29 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-int wz_ranks_here(const struct wz_link *link)
+int wz_ranks_threads(const struct wz_link *link, const struct wz_ranks *role, int wanted)
 {
-    const char *mpi = getenv("OMPI_COMM_WORLD_LOCAL_SIZE"), *local = mpi ? mpi : getenv("SLURM_STEP_TASKS_PER_NODE");
-    int n = local ? atoi(local) : link->size;
+    struct wz_cores cores;
+    int n = 0, me = 0;
 
-    return n > 0 && n < link->size ? n : link->size;
+    for (int i = 0; i < link->n_beside; i++) {
+        bool of_role = !role;
+        for (int k = 0; !of_role && k < role->n; k++) of_role = role->ranks[k] == link->beside[i];
+        if (link->beside[i] == link->rank) me = n;
+        n += of_role;
+    }
+    wz_cores_here(&cores, n, me, wanted);
+    return cores.threads;
 }
 
-/* The phases of a step alternate, so a rank may use the cores of those that wait: cores over the ranks of its own group. */
+/* The phases of a step alternate, so a rank may use the cores of those that wait; but play and judging go hand in hand. */
 static int threads_of(const struct wz_job *job)
 {
-    int here = wz_ranks_here(&job->link), cores = (int)sysconf(_SC_NPROCESSORS_ONLN), group = here;
+    const struct wz_roles *r = &job->roles;
 
-    if (job->recipe->threads > 0) return job->recipe->threads;
-    if (here == job->link.size)
-        group = job->roles.rollout.me >= 0 ? job->roles.rollout.n : job->roles.learner.me >= 0 ? job->roles.learner.n : here;
-    return cores / group > 1 ? cores / group : 1;
+    return wz_ranks_threads(&job->link, r->rollout.me >= 0 ? &r->rollout : r->learner.me >= 0 ? &r->learner : NULL,
+                            job->recipe->threads);
 }
 
 char *wz_system_read(const char *path, struct wz_err *err)

@@ -22,7 +22,8 @@ struct wz_roles { struct wz_ranks rollout, reward, learner; };
  * learner (two from 6 ranks on), the rest rollout. Learners are a power of two that divides `leaves`. */
 int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err);
 struct wz_group wz_ranks_group(const struct wz_ranks *role);
-int wz_ranks_here(const struct wz_link *link);         /* ranks on this host, this one counted (job.c) */
+/* A pool's threads for this rank, who computes when the others of `role` (NULL: all ranks) do. wanted: the recipe's, or 0. (job.c) */
+int wz_ranks_threads(const struct wz_link *link, const struct wz_ranks *role, int wanted);
 
 /* ---- job.c ------------------------------------------------------------------------------------------------------------ */
 

@@ -56,7 +56,7 @@ struct wz_recipe {
     char *out;                 /* the run's folder */
     char *backend;             /* auto | ref | cpu | cuda */
     char *link;                /* auto | self | mpi | nccl */
-    int threads;               /* a rank; 0: the machine's cores over its ranks */
+    int threads;               /* a rank; 0: its share of the cores in its affinity mask */
     double deadline;           /* seconds any wait may last */
     struct { int rollout, reward, learner; } ranks;      /* all 0: decided from the number of ranks */
     struct wz_recipe_agent *agents; unsigned n_agents;

@@ -23,7 +23,6 @@ struct warm {
 static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
 {
     const char *model = recipe->sft.model, *name = recipe->sft.chat;
-    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), threads;
 
     if (!model[0] || !recipe->sft.data[0] || !recipe->sft.out[0] || !recipe->sft.steps)
         return wz_fail(err, "the recipe needs sft.model, sft.data, sft.out and sft.steps");
@@ -31,8 +30,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
         return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size, recipe->leaves);
     for (int r = 0; r < w->link.size; r++) w->ranks[r] = r;
     w->group = (struct wz_group){ w->link.size, w->link.rank, w->ranks };
-    threads = recipe->threads > 0 ? recipe->threads : cores / w->link.size > 1 ? cores / w->link.size : 1;
-    w->be = wz_backend_open(recipe->backend, threads, err);
+    w->be = wz_backend_open(recipe->backend, wz_ranks_threads(&w->link, NULL, recipe->threads), err);
     if (!w->be) return -1;
     w->model = wz_model_load(model, wz_type_named(recipe->sft.type), true, w->be, err);
     if (!w->model) return -1;

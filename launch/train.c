@@ -37,7 +37,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
 static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
     struct wz_plan *plan = wz_alloc(sizeof *plan);
-    int here = wz_ranks_here(&job->link), rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
+    int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
 
     if (rc == 0) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);
     bool planned = rc == 0;

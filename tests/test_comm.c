@@ -23,6 +23,9 @@ static void auto_finds_the_link(void **state)
 
     assert_int_equal(job.size, getenv("OMPI_COMM_WORLD_SIZE") ? atoi(getenv("OMPI_COMM_WORLD_SIZE")) : 1);
     assert_int_equal(wz_rank(), job.rank);
+    assert_int_equal(job.here, job.size);
+    assert_int_equal(job.n_beside, job.size);               /* mpirun binds none of a test's ranks */
+    for (int r = 0; r < job.size; r++) assert_int_equal(job.beside[r], r);
     assert_int_equal(wz_link_open(&other, "ether", 1, &err), -1);
     assert_non_null(strstr(err.text, "auto, self, mpi"));
     if (getenv("OMPI_COMM_WORLD_SIZE")) {
