@@ -17,7 +17,7 @@ const char *wz_backend_names(void)
     return "ref, cpu, cuda";
 }
 
-static const struct wz_backend_row *row_of(const char *name)
+const struct wz_backend_row *wz_backend_row(const char *name)
 {
     for (size_t i = 0; i < WZ_COUNT(rows); i++)
         if (strcmp(name, rows[i]->name) == 0) return rows[i];
@@ -36,6 +36,7 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
     o->row = row;
     o->be.name = row->name;
     o->be.half_kv = row->half_kv;
+    o->be.grain = row->grain;
     if (row->open(&o->be, err) < 0) {
         free(o);
         return NULL;
@@ -55,24 +56,10 @@ struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err 
         }
         return NULL;
     }
-    const struct wz_backend_row *row = row_of(name);
+    const struct wz_backend_row *row = wz_backend_row(name);
     if (row) return open_row(row, threads, err);
     wz_fail(err, "no backend \"%s\": expected auto or one of %s", name, wz_backend_names());
     return NULL;
-}
-
-size_t wz_backend_packed(const char *name, const struct wz_weight *w)
-{
-    const struct wz_backend_row *row = row_of(name);
-
-    return row ? row->packed(w) : 0;
-}
-
-bool wz_backend_half_kv(const char *name)
-{
-    const struct wz_backend_row *row = row_of(name);
-
-    return row && row->half_kv;
 }
 
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused)

@@ -15,9 +15,8 @@
 struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err);
 void wz_backend_close(struct wz_backend *be);      /* accepts NULL */
 const char *wz_backend_names(void);                /* "ref, cpu, cuda" */
-/* For plans, whether or not the named row opens here: bytes of the backend's own copy of a matrix, of which data is not looked at. */
-size_t wz_backend_packed(const char *name, const struct wz_weight *w);
-bool wz_backend_half_kv(const char *name);         /* likewise: are a bf16 model's keys and values bf16? */
+/* For plans: the named row, whether or not it opens here; NULL where there is none of that name. */
+const struct wz_backend_row *wz_backend_row(const char *name);
 /* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused);
 

@@ -7,7 +7,7 @@
  * Three promises every row of the table keeps (DESIGN laws 1 and 2; tests/opcheck holds them):
  *  - an output row depends on its own inputs only: never on N, on the other rows, or on the number of threads;
  *  - "+=" into a weight's gradient is one chain over rows in ascending order, starting from what is there, so a batch
- *    cut in two calls gives the same bits as one call;
+ *    cut in two calls at a multiple of `grain` rows gives the same bits as one call;
  *  - the same inputs give the same bits.
  * Ops return void: shapes are checked in the wrappers (kernels.h), the machine's failures die.
  */
@@ -153,6 +153,7 @@ struct wz_backend {
     bool rounds;               /* set when opened: where the matrix is bf16, the products of matmul, of the head and of their backwards
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool int8;                 /* it multiplies INT8; set when it is opened */
+    int grain;                 /* rows that matmul_back_w and head_back add in one step: the row's */
     bool half_kv;              /* it takes caches of bf16, and a bf16 model's shall be one: the row's */
     bool half_scores;          /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
     void *state;               /* the row's own */
@@ -164,9 +165,10 @@ struct wz_backend_row {
     const char *name;
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
-    size_t (*packed)(const struct wz_weight *w);                               /* bytes that pack will make of w; asked without open */
+    size_t (*packed)(const struct wz_weight *w);                               /* bytes that pack will make of w, of which data is not read; asked without open */
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);      /* NULL: it computes in the host's memory */
     bool half_kv;
+    int grain;
 };
 extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda;
 

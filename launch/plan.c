@@ -29,8 +29,8 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     enum wz_type type = wz_type_named(agent->type);
     const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
     bool reference = r->kl > 0;
-    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, learners, recipe->micro, wz_job_longest(recipe, c),
+    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
+                                                 recipe->leaves / learners, learners, recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
                                                  !strcmp(recipe->recompute, "layers"));
     const struct { const char *what; size_t bytes; } rows[] = {
         { "moments", b.opt.moments },
@@ -81,7 +81,7 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
         if (masters) staging = WZ_STAGE;
         if (!plays) continue;
-        struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->half_kv, recipe->rollout.rows,
+        struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.rows,
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
         add(k, plan, a->name, "key/value cache", e.cache, false);
         add(k, plan, a->name, "scratch", e.work, false);
@@ -150,7 +150,7 @@ static int look_around(struct wz_plan *plan, struct wz_err *err)
 
     if (!be && !strcmp(plan->recipe->backend, "auto")) return -1;
     snprintf(plan->backend, sizeof plan->backend, "%s", be ? be->name : plan->recipe->backend);
-    plan->half_kv = wz_backend_half_kv(plan->backend);
+    if (!(plan->row = wz_backend_row(plan->backend))) return -1;
     if (be) plan->machine.gpus = wz_backend_devices(be, &total, &plan->machine.device);
     else plan->machine.gpus = !strcmp(plan->backend, "cuda");
     wz_backend_close(be);

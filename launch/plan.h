@@ -24,7 +24,7 @@ struct wz_plan_machine { int hosts, gpus; size_t host, device; };
 struct wz_plan {
     const struct wz_recipe *recipe;
     char backend[16];
-    bool half_kv;                          /* it keeps keys and values of a bf16 model in bf16 */
+    const struct wz_backend_row *row;      /* its row of the table */
     int size;
     struct wz_plan_kind kinds[3];
     int n_kinds;

@@ -28,7 +28,7 @@ struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int pa
     cache->layers = c->layers;
     cache->pages = pages;
     cache->page = page;
-    cache->context = c->context;
+    cache->context = (c->context + page - 1) / page * page;
     bool half = model->type != WZ_F32 && model->be->half_kv;
     size_t bytes = wz_cache_bytes(c, pages, page, half), share = bytes / (size_t)c->layers / 2;
     cache->block = wz_backend_alloc(cache->be, bytes);

@@ -98,7 +98,7 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     b.masters = trains && type != WZ_F32 ? block_bytes(c, WZ_F32, b.params) : 0;
     for (int i = 0; i < n; i++) {
         const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
-        if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_packed(backend, &w);      /* the look-up reads no panels */
+        if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_row(backend)->packed(&w);      /* the look-up reads no panels */
     }
     free(list);
     b.host = CHUNK * sizeof(float) + wz_mul((size_t)n, sizeof *list) + wz_mul((size_t)c->layers, sizeof(struct wz_layer));

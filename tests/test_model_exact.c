@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { SEQS = 3, ROWS = 17 + 5 + 33 };
+enum { SEQS = 3, ROWS = 17 + 5 + 33, PADDED = 32 + 16 + 48 };
 static const int counts[SEQS] = { 17, 5, 33 };
 
 static const struct wz_config configs[] = {
@@ -262,25 +262,32 @@ static void int8_is_near(void **state)
 
 /* ---- gradients ----------------------------------------------------------------------------------------------- */
 
-/* Adds the gradient of sequences [from, to) to d_params. For one sequence alone the scores are taken at another temperature
+/* Adds the gradient of sequences [from, to) to d_params, each followed by rows without loss up to the backend's grain. For one sequence alone the scores are taken at another temperature
  * first, so that backward can't use their normalisers and has to compute its own. */
 static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int from, int to, float *d_params)
 {
     struct wz_seq seqs[SEQS] = { 0 };
-    int ids[ROWS], targets[ROWS], first = 0, n = 0;
-    float d_logp[ROWS], logp[ROWS];
+    int all_ids[ROWS], all_targets[ROWS], ids[PADDED], targets[PADDED], count[SEQS], n = 0, grain = m->be->grain;
+    float d_logp[PADDED] = { 0 }, logp[PADDED];
     double loss = 0;
 
-    ids_of(ids, ROWS, m->config.vocab, 1);
-    ids_of(targets, ROWS, m->config.vocab, 2);
-    targets[3] = targets[20] = targets[54] = -1;
-    for (int i = 0; i < ROWS; i++) d_logp[i] = (float)(wz_uniform((struct wz_key){5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0}) - 0.3);
-    for (int s = 0; s < from; s++) first += counts[s];
-    for (int s = from; s < to; s++) n += counts[s];
-    run(m, cache, work, seqs, to - from, ids + first, counts + from);
-    wz_logprobs(m, work, targets + first, d_params && to - from == 1 ? 1.0f : 0.7f, logp, NULL);
-    for (int i = 0; i < n; i++) loss += (double)d_logp[first + i] * (double)logp[i];
-    if (d_params) wz_backward(m, cache, work, targets + first, d_logp + first, 0.7f, d_params);
+    ids_of(all_ids, ROWS, m->config.vocab, 1);
+    ids_of(all_targets, ROWS, m->config.vocab, 2);
+    all_targets[3] = all_targets[20] = all_targets[54] = -1;
+    for (int s = 0, i = 0; s < to; s++) {
+        for (int k = 0; k < counts[s]; k++, i++) {
+            if (s < from) continue;
+            ids[n] = all_ids[i];
+            targets[n] = all_targets[i];
+            d_logp[n++] = (float)(wz_uniform((struct wz_key){5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0}) - 0.3);
+        }
+        if (s >= from) count[s - from] = counts[s];
+        for (; n % grain; n++, count[s - from]++) ids[n] = 0, targets[n] = -1;
+    }
+    run(m, cache, work, seqs, to - from, ids, count);
+    wz_logprobs(m, work, targets, d_params && to - from == 1 ? 1.0f : 0.7f, logp, NULL);
+    for (int i = 0; i < n; i++) loss += (double)d_logp[i] * (double)logp[i];
+    if (d_params) wz_backward(m, cache, work, targets, d_logp, 0.7f, d_params);
     for (int s = 0; s < to - from; s++) wz_seq_finish(cache, &seqs[s]);
     return loss;
 }
@@ -295,10 +302,10 @@ static void batches(enum wz_type type)
         for (size_t r = 0; r < rows_here(); r++) {
             struct wz_backend *be = row_open(r);
             struct wz_model *m = model_make(&configs[c], type, be);
-            struct wz_cache *cache = wz_cache_create(m, 20, 4);
-            struct wz_work *works[2] = { wz_work_create(m, ROWS, true) };       /* a whole tape, and one of the layers' inputs */
+            struct wz_cache *cache = wz_cache_create(m, 24, 4);
+            struct wz_work *works[2] = { wz_work_create(m, PADDED, true) };       /* a whole tape, and one of the layers' inputs */
             m->recompute = true;
-            works[1] = wz_work_create(m, ROWS, true);
+            works[1] = wz_work_create(m, PADDED, true);
             size_t bytes = m->n_params * sizeof(float);
             float *whole = NULL;
 

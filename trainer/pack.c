@@ -21,7 +21,7 @@ void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape
 {
     size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1;      /* sequences: each has a page of its own */
 
-    *p = (struct wz_pack){ .model = model, .rows = rows };
+    *p = (struct wz_pack){ .model = model, .rows = rows, .grain = tape ? model->be->grain : 1 };
     p->cache = wz_cache_create(model, pages_of(rows), PAGE);
     p->work = wz_work_create(model, rows, tape);
     p->seqs = wz_alloc(most * sizeof *p->seqs);
@@ -64,25 +64,32 @@ static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
     return false;
 }
 
+int wz_pack_rows(int grain, int tokens)
+{
+    return (tokens + grain - 1) / grain * grain;
+}
+
 bool wz_pack_begin(struct wz_pack *p, int rows)
 {
     struct wz_seq *seq = &p->seqs[p->n_seqs];
 
     assert(rows > 0);
+    rows = wz_pack_rows(p->grain, rows);
     if (p->n_rows + rows > p->rows || !reserve(p, seq, rows)) {
         if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
         return false;
     }
     p->seq_list[p->n_seqs] = seq;
     p->count[p->n_seqs] = rows;
-    p->first[p->n_seqs++] = p->n_rows;
+    p->first[p->n_seqs++] = p->at = p->n_rows;
+    for (int i = 0; i < rows; i++, p->n_rows++) p->ids[p->n_rows] = 0, p->targets[p->n_rows] = -1;
     return true;
 }
 
 void wz_pack_token(struct wz_pack *p, int id, int target)
 {
-    p->ids[p->n_rows] = id;
-    p->targets[p->n_rows++] = target;
+    p->ids[p->at] = id;
+    p->targets[p->at++] = target;
 }
 
 bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t)

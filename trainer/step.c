@@ -27,6 +27,7 @@ struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool ha
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest)
 {
+    longest = wz_pack_rows(model->be->grain, longest);
     *l = (struct wz_learner){ .model = model, .agent = agent, .feedback = feedback };
     wz_pack_init(&l->pack, model, rows_of(micro, longest), true);
     if (reference) wz_pack_init(&l->reference, reference, rows_of(micro, longest), false);

@@ -70,7 +70,7 @@ struct wz_pack {
     struct wz_cache *cache;
     struct wz_work *work;
     struct wz_seq *seqs, **seq_list, prefix;       /* prefix: what all sequences begin with, in the cache and not in the rows */
-    int rows, n_seqs, n_rows;
+    int rows, n_seqs, n_rows, at, grain;           /* at: where the next token is written */
     int *count, *first;                            /* of sequence i: its rows, its first row */
     int *ids, *targets;                            /* of row i; target -1: no loss */
     float *logp, *d_logp;                          /* of row i's target; d_logp is the caller's to fill before backward */
@@ -80,6 +80,8 @@ void wz_pack_finish(struct wz_pack *pack);
 struct wz_pack_bytes { size_t cache, work; };                  /* in the backend's memory; half: keys and values in bf16 */
 struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute);
 void wz_pack_clear(struct wz_pack *pack);
+/* Rows of a sequence that a backward will follow: the backend's grain may make them more than its tokens. Those behind have no loss. */
+int wz_pack_rows(int grain, int tokens);
 bool wz_pack_begin(struct wz_pack *pack, int rows);        /* the next sequence, of `rows` tokens; false: full, run first */
 void wz_pack_token(struct wz_pack *pack, int id, int target);
 bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);         /* context and ids less the prefix, loss on ids; false: full */
@@ -103,7 +105,7 @@ struct wz_learner {
     bool feedback;
     struct wz_arena lists;                         /* of a step */
 };
-/* micro: rows of one forward-backward; longest: tokens of the longest sample (at least that many rows are made). */
+/* micro: rows of one forward-backward; longest: tokens of the longest sample (at least its rows are made). */
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);

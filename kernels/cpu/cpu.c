@@ -460,4 +460,4 @@ static void close_cpu(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL, true };
+const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL, true, 1 };

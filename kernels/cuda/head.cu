@@ -163,21 +163,26 @@ static __global__ void move_rows(float *out, const float *x, const int *row, int
     for (size_t j = threadIdx.x; j < (size_t)c; j += BLOCK) out[to + j] = x[from + j];
 }
 
-/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 / t, lse, d / t. */
+/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 / t, lse, d / t. For a
+ * backward, which adds them up by steps of `grain` rows, the others of such a step come along, with gradients of 0. */
 struct rows { int m, row[MOST], target[MOST]; float values[3 * MOST]; const int *d_row, *d_target; const float *d_values; };
 
 static void rows_next(struct rows *r, struct wz_backend *be, const int *targets, const float *d_logp, const float *lse,
                       float temperature, int n, int *at)
 {
-    for (r->m = 0; *at < n && r->m < MOST; ++*at) {
-        if (targets[*at] < 0 || (d_logp && d_logp[*at] == 0)) continue;
-        r->target[r->m] = targets[*at];
-        r->row[r->m++] = *at;
+    int step = d_logp ? be->grain : 1;
+
+    for (r->m = 0; *at < n && r->m < MOST; *at += step) {
+        int end = *at + step < n ? *at + step : n;
+        bool any = false;
+        for (int i = *at; i < end; i++) any |= targets[i] >= 0 && (!d_logp || d_logp[i] != 0);
+        for (int i = *at; i < end && any; i++) r->row[r->m++] = i;
     }
     for (int i = 0; i < r->m; i++) {
+        int row = r->row[i], target = r->target[i] = targets[row];
         r->values[i] = 1 / temperature;
-        r->values[r->m + i] = lse ? lse[r->row[i]] : 0;
-        r->values[2 * r->m + i] = d_logp ? d_logp[r->row[i]] / temperature : 0;
+        r->values[r->m + i] = target < 0 ? INFINITY : lse ? lse[row] : 0;
+        r->values[2 * r->m + i] = target >= 0 && d_logp ? d_logp[row] / temperature : 0;
     }
     r->d_row = (const int *)wz_cuda_mirror(be, IDS, r->row, (size_t)r->m * sizeof(int));
     r->d_target = (const int *)wz_cuda_mirror(be, TARGETS, r->target, (size_t)r->m * sizeof(int));

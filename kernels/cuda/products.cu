@@ -3,15 +3,13 @@
  *   f32      product_tile: a tile BM x BN of c a block, TM x TN of it a thread; slices a[BM, BK] and b[BN, BK] in shared memory
  *            as [BK][BM + 4] and [BK][BN + 4], the next one on its way by asynchronous copies
  *   bf16     product_half: tensor cores (tile.cuh)
- *            gradient_tile: a weight's gradient, in f32
  *
  * An element of c is one chain over k in ascending order, begun from c or from 0, in every tile: so which tile is used, how many
  * rows there are, and where a batch is cut change no bit. Large tiles are bound by multiplying, those for few rows by reading b,
  * each of whose bytes is read once for every BM rows.
  *
- * A weight's gradient is a chain over rows, and what a cut leaves is one f32 an element: a function of the rows that survives every
- * cut is made of steps of one row. Tensor cores take 16 rows in a step, so in exact mode this chain is of FMAs, of numbers that
- * are rounded to bf16 (their products are exact). */
+ * A weight's gradient is a chain over rows, of which tensor cores take 16 in a step: it survives cuts between steps, and whoever
+ * cuts batches makes sequences begin there (grain, ops.h). */
 #include "kernels/cuda/tile.cuh"
 
 enum { PAD = 4, BLOCK = 256 };
@@ -111,7 +109,7 @@ static void run_f32(struct wz_backend *be, const struct product *p)
 
 INLINE struct factors factors_of(const struct product &p)
 {
-    return { (const __nv_bfloat16 *)p.a, (const __nv_bfloat16 *)p.b, p.am, p.bn == 1 ? p.bk : p.bn, p.m, p.n, p.k };
+    return { (const __nv_bfloat16 *)p.a, (const __nv_bfloat16 *)p.b, p.am == 1 ? p.ak : p.am, p.bn == 1 ? p.bk : p.bn, p.m, p.n, p.k };
 }
 
 template <class T> static __global__ void __launch_bounds__(T::THREADS) product_half(struct product p)
@@ -153,7 +151,9 @@ static void run_half(struct wz_backend *be, const struct product *p)
     int processors = cuda_of(be)->processors;
     bool large = p->m > 64 && (double)p->m * p->n >= 128. * 128 * processors;
 
-    if (p->bn == 1 && large) run_tile<tile<128, 128, 64, 64, 64, 3, true>>(be, p);
+    if (p->am == 1 && large) run_tile<tile<128, 128, 64, 64, 64, 3, true, true>>(be, p);
+    else if (p->am == 1) run_tile<tile<64, 64, 64, 32, 32, 4, true, true>>(be, p);
+    else if (p->bn == 1 && large) run_tile<tile<128, 128, 64, 64, 64, 3, true>>(be, p);
     else if (p->bn == 1) run_tile<tile<64, 64, 64, 32, 32, 4, true>>(be, p);
     else if (large) run_tile<tile<128, 128, 64, 64, 64, 3>>(be, p);
     else if (p->m > 16 && (p->m > 64 || p->n >= 64 * processors)) run_tile<tile<64, 64, 64, 32, 32, 4>>(be, p);
@@ -162,90 +162,12 @@ static void run_half(struct wz_backend *be, const struct product *p)
     else run_tile<tile<16, 8, 128, 16, 8, 8>>(be, p);
 }
 
-/* ---- a weight's gradient --------------------------------------------------------------------------------------- */
-
-enum { SIDE = 128, DEEP = 16 };      /* a tile SIDE x SIDE, 8 x 8 of it a thread; slices of DEEP rows, eight elements a thread */
-
-/* Eight bf16 of a row as floats. */
-INLINE void spread(float *to, uint4 eight)
-{
-    const unsigned pair[4] = { eight.x, eight.y, eight.z, eight.w };
-
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        to[2 * i] = __uint_as_float(pair[i] << 16);
-        to[2 * i + 1] = __uint_as_float(pair[i] & 0xffff0000);
-    }
-}
-
-/* a and b lie by rows of k. A thread's elements are in four squares, for reads that are four floats wide and side by side. */
-static __global__ void __launch_bounds__(BLOCK) gradient_tile(struct product p)
-{
-    SHARED(float, near);
-    int across = (p.n + SIDE - 1) / SIDE, m0 = (int)blockIdx.x / across * SIDE, n0 = (int)blockIdx.x % across * SIDE;
-    int t = (int)threadIdx.x, deep = t / 16, wide = t % 16 * 8, tm = t / 16 * 4, tn = t % 16 * 4, slices = (p.k + DEEP - 1) / DEEP;
-    const __nv_bfloat16 *a = (const __nv_bfloat16 *)p.a + (size_t)deep * p.ak + (size_t)(m0 + wide);
-    const __nv_bfloat16 *b = (const __nv_bfloat16 *)p.b + (size_t)deep * p.bk + (size_t)(n0 + wide);
-    float acc[8][8];
-    uint4 next_a, next_b;
-
-    auto each = [&](auto fn) {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                int m = m0 + tm + i % 4 + i / 4 * 64, n = n0 + tn + j % 4 + j / 4 * 64;
-                if (m < p.m && n < p.n) fn(p.c[(size_t)m * p.ldc + (size_t)n], acc[i][j]);
-                else acc[i][j] = 0;
-            }
-    };
-    auto load = [&](int k) {
-        const uint4 none = { 0, 0, 0, 0 };
-        next_a = k + deep < p.k && m0 + wide < p.m ? *(const uint4 *)(a + (size_t)k * p.ak) : none;
-        next_b = k + deep < p.k && n0 + wide < p.n ? *(const uint4 *)(b + (size_t)k * p.bk) : none;
-    };
-    each([&](float c, float &sum) { sum = c; });
-    load(0);
-    for (int s = 0; s < slices; s++) {
-        float *slice = near + s % 2 * 2 * DEEP * SIDE, *x = slice + tm, *y = slice + DEEP * SIDE + tn;
-        spread(slice + deep * SIDE + wide, next_a);
-        spread(slice + DEEP * SIDE + deep * SIDE + wide, next_b);
-        __syncthreads();      /* one is enough: the next slice is written where nobody reads now */
-        if (s + 1 < slices) load((s + 1) * DEEP);
-        auto multiply = [&](int k) {
-            float u[8], v[8];
-            read_near<4>(u, x + k * SIDE);
-            read_near<4>(u + 4, x + k * SIDE + 64);
-            read_near<4>(v, y + k * SIDE);
-            read_near<4>(v + 4, y + k * SIDE + 64);
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-#pragma unroll
-                for (int j = 0; j < 8; j++) acc[i][j] = fmaf(u[i], v[j], acc[i][j]);
-        };
-        if (p.k - s * DEEP >= DEEP)
-#pragma unroll
-            for (int k = 0; k < DEEP; k++) multiply(k);
-        else
-            for (int k = 0; k < p.k - s * DEEP; k++) multiply(k);      /* not even zeros: -0 plus 0 is 0 */
-    }
-    each([&](float &c, float sum) { c = sum; });
-}
-
-static void run_gradient(struct wz_backend *be, const struct product *p)
-{
-    size_t blocks = (size_t)((p->m + SIDE - 1) / SIDE) * (size_t)((p->n + SIDE - 1) / SIDE);
-
-    LAUNCH_KEEPING(be, gradient_tile, blocks, BLOCK, 4 * DEEP * SIDE * sizeof(float), *p);
-}
-
 void wz_cuda_product(struct wz_backend *be, const struct product *p)
 {
     if (p->m == 0 || p->n == 0) return;
     if (cuda_of(be)->math == FAST) wz_cuda_fast_product(be, p);
     else if (p->type == WZ_F32) run_f32(be, p);
-    else if (p->ak == 1) run_half(be, p);
-    else run_gradient(be, p);
+    else run_half(be, p);
     wz_cuda_wrote(be, p->c, ((size_t)(p->m - 1) * p->ldc + (size_t)p->n) * sizeof *p->c);
 }
 

@@ -1,6 +1,6 @@
 /* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in f32.
  *
- *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: b[BK][BN]); while one is multiplied the
+ *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one is multiplied the
  *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that eight rows
  *            of one column of chunks lie in different banks, as ldmatrix reads them
  *   warp     WM x WN of the tile, in registers as mma.sync has it
@@ -13,17 +13,17 @@
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* a [m, lda] with zeros between k and the next multiple of 8; b [n, ldb] likewise, or turned: [k, ldb]. Both begin at 16 bytes and so
- * does every row. */
+/* a [m, lda] with zeros between k and the next multiple of 8, or turned: [k, lda] with zeros behind m; b [n, ldb] likewise. Both begin
+ * at 16 bytes and so does every row. */
 struct factors {
     const __nv_bfloat16 *a, *b;
     size_t lda, ldb;
     int m, n, k;
 };
 
-template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false> struct tile {
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false, bool TURNED_A_ = false> struct tile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
-    static constexpr bool TURNED = TURNED_;
+    static constexpr bool TURNED = TURNED_, TURNED_A = TURNED_A_;      /* b, a */
     static constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32, SLICE = (BM + BN) * BK;
     static constexpr int SHARED_SIZE = STAGES * SLICE * 2;
     typedef float sums[WM / 16][WN / 8][4];
@@ -55,7 +55,8 @@ template <class T> INLINE void tile_bring(__nv_bfloat16 *near, const struct fact
 {
     int deep = f.k - k0;
 
-    bring<T::THREADS, T::BM, T::BK / 8>(near, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
+    if (T::TURNED_A) bring<T::THREADS, T::BK, T::BM / 8>(near, f.a + (size_t)k0 * f.lda + (size_t)m0, f.lda, deep, f.m - m0);
+    else bring<T::THREADS, T::BM, T::BK / 8>(near, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
     if (T::TURNED) bring<T::THREADS, T::BK, T::BN / 8>(near + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb, deep, f.n - n0);
     else bring<T::THREADS, T::BN, T::BK / 8>(near + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb, f.n - n0, deep);
 }
@@ -69,7 +70,11 @@ template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bflo
     unsigned a[MS][4], b[(NS + 1) / 2][4];
 
 #pragma unroll
-    for (int i = 0; i < MS; i++) read_matrices(a[i], &near[place<T::BK / 8>(wm + 16 * i + lane % 16, k / 8 + half)]);
+    for (int i = 0; i < MS; i++) {
+        int m = wm + 16 * i;
+        if (T::TURNED_A) read_matrices_turned(a[i], &near[place<T::BM / 8>(k + 8 * half + low, m / 8 + second)]);
+        else read_matrices(a[i], &near[place<T::BK / 8>(m + lane % 16, k / 8 + half)]);
+    }
 #pragma unroll
     for (int j = 0; j < NS; j += 2) {
         int n = wn + 8 * j + (NS > 1 ? 8 * half : 0);

@@ -211,4 +211,4 @@ static void close_ref(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_ref = { "ref", open_ref, close_ref, packed, NULL, false };
+const struct wz_backend_row wz_backend_ref = { "ref", open_ref, close_ref, packed, NULL, false, 1 };
