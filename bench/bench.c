@@ -209,7 +209,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         wz_fail(&err, "the %s row has no int8 products: --type f32 or bf16", b->be->name);
         return *status = wz_give_up(b->program, &err), -1;
     }
-    b->model = wz_model_create(&c, type, trains, b->be);
+    b->model = wz_model_create(&c, type, trains ? &(struct wz_share){ 0, 1 } : NULL, b->be);
     if (!trains) wz_model_lean(b->model);
     b->model->recompute = b->recompute;
     fill(b->model);

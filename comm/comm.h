@@ -44,12 +44,6 @@ int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err);
 /* A group: ranks in ascending order that work together; the caller is one of them. */
 struct wz_group { int n, me; const int *ranks; };
 
-/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK elements, the same
- * number to each, and what is left over to the last. */
-struct wz_shard { size_t at, n; };
-struct wz_shard wz_shard_of(int member, int size, size_t n);
-int wz_shard_owner(int shard, int size);               /* the member that keeps shard 0, 1, .. in order of the array */
-
 /* x[n], in the memory of `be`, summed over the group in one fixed tree: ((0+1)+(2+3))+..., the same bits whatever the group's
  * size, as long as each member comes with the sum of an aligned, equal, power-of-two share of the leaves. A member gets the
  * sums of its own shard; the rest of its x is lost. group->n must be a power of two. */

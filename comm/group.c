@@ -24,28 +24,6 @@ static size_t piece(size_t at, size_t end, size_t most)
     return at >= end ? 0 : end - at < most ? end - at : most;
 }
 
-/* Where shard s of a group of `size` begins; shard `size` is the end. */
-static size_t shard_at(int s, int size, size_t n)
-{
-    return s == size ? n : (size_t)s * (n / WZ_BLOCK / (size_t)size) * WZ_BLOCK;
-}
-
-int wz_shard_owner(int shard, int size)
-{
-    int member = 0;
-
-    for (; size > 1; size /= 2, shard /= 2) member = 2 * member + shard % 2;
-    return member;
-}
-
-struct wz_shard wz_shard_of(int member, int size, size_t n)
-{
-    int s = wz_shard_owner(member, size);              /* its own inverse */
-    size_t at = shard_at(s, size, n);
-
-    return (struct wz_shard){ at, shard_at(s + 1, size, n) - at };
-}
-
 /* What two members exchange, and by which way. Bytes; `add` floats. */
 struct trade {
     struct wz_link *link;
@@ -99,13 +77,13 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
 
     check(link, group);
     if (t.lane && wz_lane_ring(t.lane)) {
-        wz_lane_ring_sum(t.lane, x, shard_at(1, size, n), n - shard_at(1, size, n) * (size_t)size, "ring sum");
+        wz_lane_ring_sum(t.lane, x, wz_shard_at(1, size, n), n - wz_shard_at(1, size, n) * (size_t)size, "ring sum");
         wz_lane_wait(t.lane, "ring sum", -1);
         return;
     }
     for (int bit = 1; bit < size; bit *= 2) {
         int mid = (first + end) / 2, member = group->me ^ bit;
-        size_t lo = shard_at(first, size, n), half = shard_at(mid, size, n), hi = shard_at(end, size, n);
+        size_t lo = wz_shard_at(first, size, n), half = wz_shard_at(mid, size, n), hi = wz_shard_at(end, size, n);
         size_t n_low = (half - lo) * sizeof *x, n_high = (hi - half) * sizeof *x;
         char *low = (char *)(x + lo), *high = (char *)(x + half);
         bool lower = !(group->me & bit);
@@ -124,14 +102,14 @@ void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct
 
     check(link, group);
     if (t.lane) {
-        wz_lane_gather(t.lane, x, shard_at(1, all, n) * size, (n - shard_at(1, all, n) * (size_t)all) * size, t.operation);
+        wz_lane_gather(t.lane, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size, t.operation);
         wz_lane_wait(t.lane, t.operation, -1);
         return;
     }
     for (int bit = all / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
         int have = mine / width * width, other = have ^ width;         /* `width` shards each: mine, and the peer's beside them */
-        size_t lo = shard_at(have, all, n) * size, hi = shard_at(have + width, all, n) * size;
-        size_t from = shard_at(other, all, n) * size, to = shard_at(other + width, all, n) * size;
+        size_t lo = wz_shard_at(have, all, n) * size, hi = wz_shard_at(have + width, all, n) * size;
+        size_t from = wz_shard_at(other, all, n) * size, to = wz_shard_at(other + width, all, n) * size;
         exchange(&t, group, group->me ^ bit, bytes + lo, hi - lo, bytes + from, to - from);
     }
 }

@@ -55,6 +55,36 @@ static inline size_t wz_type_size(enum wz_type type)
     return type == WZ_F32 ? 4 : 2;
 }
 
+/* ---- shards ------------------------------------------------------------------------------------------------- */
+
+/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK elements, the same
+ * number to each, and what is left over to the last. Members keep the shards in the order in which comm's tree leaves them. */
+struct wz_shard { size_t at, n; };
+struct wz_share { int me, size; };                     /* a member and its group's size */
+
+/* Where shard s begins, in order of the array; shard `size` is the end. */
+static inline size_t wz_shard_at(int s, int size, size_t n)
+{
+    return s == size ? n : (size_t)s * (n / WZ_BLOCK / (size_t)size) * WZ_BLOCK;
+}
+
+/* The member that keeps shard 0, 1, .. in order of the array. */
+static inline int wz_shard_owner(int shard, int size)
+{
+    int member = 0;
+
+    for (; size > 1; size /= 2, shard /= 2) member = 2 * member + shard % 2;
+    return member;
+}
+
+static inline struct wz_shard wz_shard_of(int member, int size, size_t n)
+{
+    int s = wz_shard_owner(member, size);              /* its own inverse */
+    size_t at = wz_shard_at(s, size, n);
+
+    return (struct wz_shard){ at, wz_shard_at(s + 1, size, n) - at };
+}
+
 /* ---- what the wrappers hold their arguments to ------------------------------------------------------------- */
 
 static inline bool wz_weight_fits(const struct wz_weight *w)

@@ -2,7 +2,8 @@
  *
  *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
  *                          <agent>/               a hub folder: any tool can load it; agents that learn in some stage
- *                          <agent>.moments.safetensors     AdamW's m and v, whole, for agents the stage trains, however many ranks
+ *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains, and the f32 masters of those
+ *                                                          that train in bf16, whole, however many ranks have their shards
  *
  * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
  * flight need no place in it: a step begins after the one before has ended everywhere. */
@@ -29,9 +30,20 @@ static void remove_tree(const char *path)
 
 enum { PIECE = WZ_STAGE / sizeof(float) };      /* floats that travel at once */
 
-/* Moments in order of the array, from the learners that keep them: into `out` on the root, from the others to it. */
-static int pass_moments(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
-                        struct wz_err *err)
+/* What learners have shards of: of a bf16 agent its masters, of one that learns in this stage its moments. Returns how many. */
+struct part { const char *name; float *mine; };
+static int parts_of(const struct wz_agent *a, struct part parts[3])
+{
+    int n = 0;
+
+    if (a->model && a->model->masters) parts[n++] = (struct part){ "masters", a->model->masters };
+    if (a->learner.model) parts[n++] = (struct part){ "m", a->learner.opt.m };
+    if (a->learner.model) parts[n++] = (struct part){ "v", a->learner.opt.v };
+    return n;
+}
+
+/* A part in order of the array, from the learners that keep it: into `out` on the root, from the others to it. */
+static int pass(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out, struct wz_err *err)
 {
     const struct wz_ranks *learner = &job->roles.learner;
     struct wz_buf came = {0};
@@ -58,18 +70,62 @@ static int pass_moments(struct wz_job *job, const struct wz_agent *a, const floa
     return rc;
 }
 
-static int save_moments(struct wz_job *job, struct wz_agent *a, const char *dir, struct wz_err *err)
+static char *parts_path(const char *dir, const struct wz_agent *a)
 {
-    const struct wz_optimizer *opt = &a->learner.opt;
-    size_t n = a->model->n_params;
-    const struct wz_tensor_spec specs[2] = { { "m", WZ_DT_F32, 1, { n } }, { "v", WZ_DT_F32, 1, { n } } };
-    float *const parts[2] = { opt->m, opt->v };
-    char *path = wz_path("%s/%s.moments.safetensors", dir, a->recipe->name);
-    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, 2, err);
-    int rc = out ? 0 : -1;
+    return wz_path("%s/%s.moments.safetensors", dir, a->recipe->name);
+}
 
-    for (int i = 0; i < 2 && rc == 0; i++) rc = pass_moments(job, a, parts[i], out, err);
+static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, struct wz_err *err)
+{
+    struct part parts[3];
+    struct wz_tensor_spec specs[3];
+    int n = parts_of(a, parts);
+
+    if (!n) return 0;
+    for (int i = 0; i < n; i++) specs[i] = (struct wz_tensor_spec){ parts[i].name, WZ_DT_F32, 1, { a->model->n_params } };
+    char *path = parts_path(dir, a);
+    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, n, err);
+    int rc = out ? 0 : -1;
+    for (int i = 0; i < n && rc == 0; i++) rc = pass(job, a, parts[i].mine, out, err);
     if (out && wz_safetensors_end(out, err) < 0) rc = -1;
+    free(path);
+    return rc;
+}
+
+/* This rank's shards of the parts that there are. */
+static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *dir, struct wz_err *err)
+{
+    const struct wz_shard shard = wz_shard_of(job->roles.learner.me, job->roles.learner.n, a->model->n_params);
+    struct part parts[3];
+    char *path = parts_path(dir, a);
+    struct wz_tensors *set = wz_tensors_open(path, err);
+    int n = parts_of(a, parts), rc = set ? 0 : -1;
+
+    for (int i = 0; i < n && rc == 0; i++) {
+        const struct wz_tensor *t = wz_tensors_find(set, parts[i].name);
+        if (!t || t->count != a->model->n_params)
+            rc = wz_fail(err, "%s: \"%s\" must be %zu numbers, as many as agent %s has weights", path, parts[i].name, a->model->n_params,
+                         a->recipe->name);
+        for (size_t at = 0; at < shard.n && rc == 0; at += PIECE) {
+            size_t k = shard.n - at < PIECE ? shard.n - at : PIECE;
+            wz_tensor_floats(t, shard.at + at, k, job->stage);
+            wz_upload(job->be, parts[i].mine + at, job->stage, k * sizeof(float));
+        }
+    }
+    wz_tensors_close(set);
+    free(path);
+    return rc;
+}
+
+/* The file's identity; a file that is not there has 0. */
+static int parts_hash(const struct wz_job *job, const char *dir, const struct wz_agent *a, uint64_t *hash, struct wz_err *err)
+{
+    char *path = parts_path(dir, a);
+    struct wz_map map = {0};
+    int rc = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
+
+    *hash = map.len ? wz_hash_pieces(job->be->pool, map.bytes, map.len) : 0;
+    wz_map_close(&map);
     free(path);
     return rc;
 }
@@ -82,10 +138,11 @@ static json_t *hex(uint64_t v)
     return json_string(text);
 }
 
-static int save_manifest(const struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
+static int save_manifest(struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
 {
     json_t *root = json_object(), *agents = json_object();
     char *path = wz_path("%s/manifest.json", dir), *text;
+    int rc = 0;
 
     json_object_set_new(root, "format", json_integer(1));
     json_object_set_new(root, "step", json_integer(p->step));
@@ -93,19 +150,21 @@ static int save_manifest(const struct wz_job *job, const struct wz_progress *p, 
     json_object_set_new(root, "stage_step", json_integer(p->stage_step));
     json_object_set_new(root, "stage_start", json_integer(p->stage_start));
     json_object_set_new(root, "chain", hex(p->chain));
-    for (int i = 0; i < job->n_agents; i++) {
+    for (int i = 0; i < job->n_agents && rc == 0; i++) {
         const struct wz_agent *a = &job->agents[i];
         json_t *entry = json_object();
+        uint64_t moments;
+        rc = parts_hash(job, dir, a, &moments, err);
         json_object_set_new(entry, "version", json_integer((json_int_t)p->version[i]));
         json_object_set_new(entry, "hash", hex(p->hash[i]));
-        if (a->model && a->model->block && a->model->params) json_object_set_new(entry, "masters", hex(wz_model_masters(a->model)));
+        if (moments) json_object_set_new(entry, "moments_hash", hex(moments));
         json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
         json_object_set_new(agents, a->recipe->name, entry);
     }
     json_object_set_new(root, "agents", agents);
     text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    int rc = wz_file_write(path, text, strlen(text), err);
+    if (rc == 0) rc = wz_file_write(path, text, strlen(text), err);
     json_decref(root);
     free(path), free(text);
     return rc;
@@ -118,10 +177,9 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     int rc = -1;
 
     for (int i = 0; !job->root && i < job->n_agents; i++) {
-        struct wz_agent *a = &job->agents[i];
-        if (!a->learner.model) continue;
-        pass_moments(job, a, a->learner.opt.m, NULL, err);
-        pass_moments(job, a, a->learner.opt.v, NULL, err);
+        struct part parts[3];
+        int n = parts_of(&job->agents[i], parts);
+        for (int k = 0; k < n; k++) pass(job, &job->agents[i], parts[k].mine, NULL, err);
     }
     if (!job->root) {
         rc = 0;
@@ -134,7 +192,7 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
         if (!a->model || !wz_recipe_learns(job->recipe, a->recipe->name)) continue;
         char *folder = wz_path("%s/%s", half, a->recipe->name);
         int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
-                  (a->learner.model && save_moments(job, a, half, err) < 0);
+                  save_parts(job, a, half, err) < 0;
         free(folder);
         if (bad) goto out;
     }
@@ -181,7 +239,7 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
             wz_fail(err, "%s: nothing about agent %s", path, recipe->agents[i].name);
             goto out;
         }
-        if (read_hex(json_object_get(a, "masters"), &p->masters[i]) < 0) p->masters[i] = 0;
+        if (read_hex(json_object_get(a, "moments_hash"), &p->moments[i]) < 0) p->moments[i] = 0;
         p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
         p->updates[i] =
             json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
@@ -244,14 +302,18 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
     }
     int rc = wz_job_open(job, recipe, (const char *const *)models, training, err);
     for (int i = 0; rc == 0 && i < job->n_agents; i++) {
-        struct wz_model *m = job->agents[i].model;
+        const struct wz_agent *a = &job->agents[i];
+        struct wz_model *m = a->model;
+        uint64_t moments;
         if (!m || !models[i]) continue;
         wz_model_seal(m, p->version[i]);
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
                          recipe->agents[i].name, m->hash, p->hash[i]);
-        else if (p->masters[i] && m->params && m->block && wz_model_masters(m) != p->masters[i])
-            rc = wz_fail(err, "%s: agent %s: its f32 masters are not those of which the manifest says the hash", dir, recipe->agents[i].name);
+        else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 && moments != p->moments[i])
+            rc = wz_fail(err, "%s: agent %s: the hash of its moments' file is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
+                         recipe->agents[i].name, moments, p->moments[i]);
+        if (rc == 0 && m->masters) rc = load_parts(job, a, dir, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;
@@ -273,27 +335,9 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
 {
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
-        struct wz_optimizer *opt = &a->learner.opt;
         if (!a->learner.model || p->updates[i] < 0) continue;
-        char *path = wz_path("%s/%s.moments.safetensors", dir, a->recipe->name);
-        struct wz_tensors *set = wz_tensors_open(path, err);
-        free(path);
-        if (!set) return -1;
-        float *const parts[2] = { opt->m, opt->v };
-        for (int k = 0; k < 2; k++) {
-            const struct wz_tensor *t = wz_tensors_find(set, k ? "v" : "m");
-            if (!t || t->count != a->model->n_params) {
-                wz_tensors_close(set);
-                return wz_fail(err, "%s: moments of agent %s don't fit its weights", dir, a->recipe->name);
-            }
-            for (size_t at = 0; at < opt->shard.n; at += PIECE) {
-                size_t n = opt->shard.n - at < PIECE ? opt->shard.n - at : PIECE;
-                wz_tensor_floats(t, opt->shard.at + at, n, job->stage);
-                wz_upload(job->be, parts[k] + at, job->stage, n * sizeof(float));
-            }
-        }
-        wz_tensors_close(set);
-        opt->steps = p->updates[i];
+        if (load_parts(job, a, dir, err) < 0) return -1;
+        a->learner.opt.steps = p->updates[i];
     }
     return 0;
 }

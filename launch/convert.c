@@ -45,7 +45,7 @@ static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t
 
     if (same_place(src, dst)) return wz_fail(err, "%s: source and destination are the same", dst);
     if (wz_file_exists(dst) && !wz_is_dir(dst)) return wz_fail(err, "%s: is a file; a folder was expected", dst);
-    m = wz_model_load(src, dtype == WZ_DT_BF16 ? WZ_BF16 : WZ_F32, false, be, err);
+    m = wz_model_load(src, dtype == WZ_DT_BF16 ? WZ_BF16 : WZ_F32, NULL, be, err);
     if (!m) goto out;
     if (has_tokenizer(src)) {
         if (!(tok = wz_tokenizer_load(src, err))) goto out;

@@ -214,7 +214,7 @@ int wz_cmd_generate(int argc, char **argv)
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     status = 1;
     if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
-    if (!(g.model = wz_model_load(argv[0], wz_type_named(type), false, g.be, &err))) goto out;
+    if (!(g.model = wz_model_load(argv[0], wz_type_named(type), NULL, g.be, &err))) goto out;
     wz_model_lean(g.model);
     g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
     if (find_stops(&g, &err) < 0) goto out;

@@ -84,10 +84,11 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0,
          trains = learner && job->roles.learner.me >= 0;
     enum wz_type type = wz_type_named(r->type);
+    const struct wz_share share = { job->roles.learner.me, job->roles.learner.n };
 
     a->feedback = !strcmp(r->role, "feedback");
     if (!plays && !trains) return 0;
-    a->model = wz_model_load(path, type, trains, job->be, err);
+    a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
     if (!a->model) return -1;
     a->model->recompute = !strcmp(job->recipe->recompute, "layers");
     if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);

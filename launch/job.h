@@ -119,7 +119,7 @@ struct wz_progress {
     int stage, stage_step;                 /* the stage being trained, steps done in it */
     int64_t stage_start;                   /* step at which the stage began: its weights are the references */
     uint64_t version[8], hash[8], chain;
-    uint64_t masters[8];                   /* of agents that train in bf16 (wz_model_masters); 0: none. Read from a checkpoint */
+    uint64_t moments[8];                   /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
     int updates[8];                        /* optimizer updates in this stage */
 };
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err);        /* all learners; the root writes */

@@ -27,7 +27,7 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
 {
     const struct wz_recipe *recipe = plan->recipe;
     enum wz_type type = wz_type_named(agent->type);
-    const struct wz_model_bytes model = wz_model_bytes(c, type, false, plan->backend);
+    const struct wz_model_bytes model = wz_model_bytes(c, type, 0, plan->backend);
     bool reference = r->kl > 0;
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
                                                  recipe->leaves / learners, learners, recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
@@ -64,7 +64,8 @@ static size_t stage(struct wz_plan_kind *k, const struct wz_plan *plan, const st
     return sum;
 }
 
-static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, bool plays, bool trains)
+/* learners: of a rank that is one of them, how many there are; else 0. */
+static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, bool plays, int learners)
 {
     const struct wz_recipe *recipe = plan->recipe;
     size_t staging = 0;
@@ -72,14 +73,14 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         const struct wz_recipe_agent *a = &recipe->agents[i];
         enum wz_type type = wz_type_named(a->type);
-        bool learns = wz_recipe_learns(recipe, a->name), masters = trains && learns;
-        if (!plays && !masters) continue;
-        struct wz_model_bytes b = wz_model_bytes(&configs[i], type, masters, plan->backend);
+        int trainers = wz_recipe_learns(recipe, a->name) ? learners : 0;
+        if (!plays && !trainers) continue;
+        struct wz_model_bytes b = wz_model_bytes(&configs[i], type, trainers, plan->backend);
         add(k, plan, a->name, "weights", b.weights, false);
         add(k, plan, a->name, "f32 masters", b.masters, false);
         add(k, plan, a->name, "packed panels", b.packed, false);
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
-        if (masters) staging = WZ_STAGE;
+        if (trainers) staging = WZ_STAGE;
         if (!plays) continue;
         struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.rows,
                                                    recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
@@ -126,7 +127,7 @@ static void kind_make(struct wz_plan *plan, const struct wz_roles *roles, int ra
         k->ranks = all[i].ranks->n;
         sharers = !sharers || all[i].ranks->n < sharers ? all[i].ranks->n : sharers;
     }
-    models(k, plan, configs, in[0], in[2]);
+    models(k, plan, configs, in[0], in[2] ? roles->learner.n : 0);
     if (in[2]) {
         const struct wz_recipe_stage *largest = NULL;
         size_t most = 0;

@@ -86,7 +86,7 @@ struct wz_recipe {
         char *model, *data, *out;                         /* start folder, JSONL conversations, folder to write */
         char *system;                                     /* file with the system prompt of conversations that have none; empty: none */
         char *chat;
-        char *type;                                       /* f32 | bf16 (f32 masters are what is written) */
+        char *type;                                       /* f32 | bf16: while it trains it has f32 masters, what is written is bf16 */
         int steps, batch;
         double lr, warmup, floor, beta1, beta2, eps, decay, clip;
     } sft;

@@ -205,7 +205,7 @@ int wz_cmd_score(int argc, char **argv)
     s.temperature = (float)temperature;
     status = 1;
     if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
-    if (!(s.m = wz_model_load(argv[0], wz_type_named(type), false, s.be, &err))) goto out;
+    if (!(s.m = wz_model_load(argv[0], wz_type_named(type), NULL, s.be, &err))) goto out;
     wz_model_lean(s.m);
     s.work = wz_work_create(s.m, ROWS, false);
     status = lines_score(&s, &err) < 0;

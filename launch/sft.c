@@ -32,7 +32,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     w->group = (struct wz_group){ w->link.size, w->link.rank, w->ranks };
     w->be = wz_backend_open(recipe->backend, wz_ranks_threads(&w->link, NULL, recipe->threads), err);
     if (!w->be) return -1;
-    w->model = wz_model_load(model, wz_type_named(recipe->sft.type), true, w->be, err);
+    w->model = wz_model_load(model, wz_type_named(recipe->sft.type), &(struct wz_share){ w->link.rank, w->link.size }, w->be, err);
     if (!w->model) return -1;
     w->model->recompute = !strcmp(recipe->recompute, "layers");
     w->tok = wz_tokenizer_load(model, err);

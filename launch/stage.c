@@ -26,7 +26,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     if (p->stage_step == 0) {
         size_t size;
         const char *from = wz_model_weights(a->model, &size);
-        a->reference = wz_model_create(&a->model->config, a->model->type, false, job->be);
+        a->reference = wz_model_create(&a->model->config, a->model->type, NULL, job->be);
         char *to = wz_model_weights(a->reference, &size);
         for (size_t at = 0; at < size; at += WZ_STAGE) {
             size_t n = size - at < WZ_STAGE ? size - at : WZ_STAGE;
@@ -41,7 +41,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     if (then.step != p->stage_start)
         wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
                 p->stage_start, name);
-    else a->reference = wz_model_load(path, a->model->type, false, job->be, err);
+    else a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
     int rc = a->reference ? 0 : -1;
     if (rc == 0 && dir) {
         wz_model_seal(a->reference, then.version[a - job->agents]);

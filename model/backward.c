@@ -70,7 +70,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
 void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,
                  float temperature, float *d_params)
 {
-    assert(m->params && w->model == m && w->tape && w->whole && w->version == m->version);
+    assert(w->model == m && w->tape && w->whole && w->version == m->version);
     head_back(m, w, targets, d_logp, temperature, d_params);
     for (int l = m->config.layers - 1; l >= 0; l--) {
         if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, true);      /* the last's is there */

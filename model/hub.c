@@ -116,7 +116,8 @@ static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool ggu
     }
 }
 
-struct wz_model *wz_model_load(const char *path, enum wz_type type, bool trains, struct wz_backend *be, struct wz_err *err)
+struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains, struct wz_backend *be,
+                               struct wz_err *err)
 {
     bool gguf = !wz_is_dir(path);
     struct wz_tensors *set = wz_tensors_open(path, err);
@@ -260,5 +261,5 @@ out:
 
 int wz_model_save(const struct wz_model *m, const char *dir, size_t shard, struct wz_err *err)
 {
-    return wz_model_save_as(m, dir, shard, m->params ? WZ_DT_F32 : WZ_DT_BF16, err);
+    return wz_model_save_as(m, dir, shard, m->type == WZ_F32 ? WZ_DT_F32 : WZ_DT_BF16, err);
 }

@@ -27,8 +27,8 @@ static inline size_t wz_param_count(const struct wz_param *p)
 }
 /* Where a layer's tensors stand in the walk: layer l's begin at 1 + l * WALK, behind the embedding. */
 enum walk { NORM1, Q, K, V, O, NORM2, GATE, UP, DOWN, WALK };
-/* Elements [first, first + n) of a tensor, as floats on the host: of params where there are any. put rounds to the block's type where
- * there are none. */
+/* Elements [first, first + n) of a tensor, as floats on the host. put rounds to the type of the block, and keeps what was not rounded
+ * where there are masters of it. */
 void wz_param_get(const struct wz_model *model, int i, size_t first, size_t n, float *out);
 void wz_param_put(struct wz_model *model, int i, size_t first, size_t n, const float *values);
 

@@ -39,8 +39,8 @@ struct wz_layer {
 };
 
 /* Weights. What a forward reads lies in one block, which publish and hash take as bytes (wz_model_weights): f32 models have all their
- * tensors in params, bf16 models the matrices as bf16 and the norms as f32 in `block`. What AdamW changes is params: a bf16 model that
- * trains has it beside the block, its f32 masters, from which sealing makes the block. */
+ * tensors in params, bf16 models the matrices as bf16 and the norms as f32 in `block`. AdamW changes params; a bf16 model that trains
+ * has f32 masters beside its block, each learner those of its own shard of the walk, from which it rounds (wz_model_round). */
 struct wz_model {
     struct wz_config config;
     struct wz_backend *be;             /* not owned */
@@ -48,8 +48,10 @@ struct wz_model {
     size_t n_params;
     struct wz_param *list;
     int n_list;
-    float *params;                     /* f32 [n_params]: every tensor of `list`; NULL in a bf16 model that does not train */
+    float *params;                     /* f32 models: [n_params], every tensor of `list` */
     void *block;                       /* bf16 models: matrices as bf16, norms as f32 */
+    float *masters;                    /* bf16 models that train: f32 [shard.n], elements shard.at and on of what params would be */
+    struct wz_shard shard;
     struct wz_weight embed, head;      /* head.data == embed.data when tied */
     float *norm;                       /* final norm [C] */
     struct wz_layer *layers;
@@ -64,33 +66,36 @@ struct wz_model {
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err);      /* a folder or a .gguf */
 /* Allocates all weights, zeroed. int8 models keep the embedding and the head bf16, do not train, and want be->int8.
- * trains: with what an optimizer needs (f32 masters of a bf16 model). */
-struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, bool trains, struct wz_backend *be);
+ * trains: which of how many learners a bf16 model has masters for; NULL: it does not train. */
+struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
+                                 struct wz_backend *be);
 void wz_model_destroy(struct wz_model *model);
 /* What a model of that shape takes in the memory of the named backend: its parameters, and the backend's own copies; and in the
- * host's: its lists and the piece that goes between the two. params: how many, the gaps between them counted. */
+ * host's: its lists and the piece that goes between the two. params: how many, the gaps between them counted; masters: of the one
+ * of so many learners (0: it does not train) who has most. */
 struct wz_model_bytes { size_t params, weights, masters, packed, host; };
-struct wz_model_bytes wz_model_bytes(const struct wz_config *config, enum wz_type type, bool trains, const char *backend);
+struct wz_model_bytes wz_model_bytes(const struct wz_config *config, enum wz_type type, int learners, const char *backend);
 /* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
 void wz_model_init(struct wz_model *model, uint64_t seed);
 /* A hub folder (config.json, model*.safetensors) or a GGUF file. NULL and a sentence on error. */
-struct wz_model *wz_model_load(const char *path, enum wz_type type, bool trains, struct wz_backend *be, struct wz_err *err);
-/* Writes config.json and model.safetensors (sharded by `shard` bytes with an index when shard > 0): params in f32 where there are
- * any, else the matrices in bf16. */
+struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains, struct wz_backend *be,
+                               struct wz_err *err);
+/* Writes config.json and model.safetensors (sharded by `shard` bytes with an index when shard > 0): what a forward reads, so of an
+ * f32 model f32, else the matrices in bf16. */
 int wz_model_save(const struct wz_model *model, const char *dir, size_t shard, struct wz_err *err);
 /* The same with the matrices stored as `dtype` (WZ_DT_F32, WZ_DT_BF16 or WZ_DT_F16 of store.h); norms are always F32. */
 int wz_model_save_as(const struct wz_model *model, const char *dir, size_t shard, enum wz_dtype dtype, struct wz_err *err);
-/* After any change to the weights: rounds masters, packs, hashes what a forward reads (wz_hash_pieces of wz_model_weights), notes the
- * version. */
+/* Rounds masters that have changed into their part of the block; what other learners' masters make is theirs to send. */
+void wz_model_round(struct wz_model *model);
+/* After any change to the weights: packs, hashes what a forward reads (wz_hash_pieces of wz_model_weights), notes the version. */
 void wz_model_seal(struct wz_model *model, uint64_t version);
 /* For a model that from its sealing on (done, or still to come once) only runs forwards: where the backend packs matrices, what
  * packing repeats is given back. It can be written, saved, published and trained no more. */
 void wz_model_lean(struct wz_model *model);
-/* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it seals the model; one that trains is not
- * written this way. */
+/* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it seals the model. */
 void *wz_model_weights(const struct wz_model *model, size_t *n);
-/* The identity of params, which a bf16 model's hash does not cover: 0 where there are none. */
-uint64_t wz_model_masters(const struct wz_model *model);
+/* Where in a bf16 model's block those norms lie, *n floats, that are among elements `part` of the walk. */
+float *wz_model_norms(const struct wz_model *model, struct wz_shard part, size_t *n);
 
 /* ---- cache (cache.c) ---------------------------------------------------------------------------------------- */
 

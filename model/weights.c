@@ -2,7 +2,7 @@
  *
  *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
  *   bf16  block   [ the same walk, matrices as bf16, a hole where a norm would be ][ all norms as f32 ]
- *         params  the same walk in f32, where the model trains: its masters
+ *         masters the learner's shard of the same walk in f32, where the model trains
  *   int8  as bf16: packing makes the bytes
  *
  * Every tensor begins on a multiple of 16 elements; what lies between is zero and stays zero under AdamW, so the
@@ -56,6 +56,18 @@ struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total
     return list;
 }
 
+/* Of a bf16 model's norms, which follow one another with the same gaps as in the walk, those before element `at` of the walk. */
+static size_t norms_before(const struct wz_model *m, size_t at)
+{
+    size_t sum = 0;
+
+    for (const struct wz_param *p = m->list; p < m->list + m->n_list && p->at < at; p++) {
+        size_t room = (wz_param_count(p) + 15) / 16 * 16;
+        if (p->cols == 0) sum += at - p->at < room ? at - p->at : room;
+    }
+    return sum;
+}
+
 /* Where tensor i lies in the backend's memory; norms are f32 in every model. */
 static void *param_data(const struct wz_model *m, int i)
 {
@@ -63,10 +75,7 @@ static void *param_data(const struct wz_model *m, int i)
 
     if (m->type == WZ_F32) return m->params + p->at;
     if (p->cols > 0) return (uint16_t *)m->block + p->at;
-    size_t norms = 0;
-    for (int j = 0; j < i; j++)
-        if (m->list[j].cols == 0) norms++;
-    return (float *)((uint16_t *)m->block + m->n_params) + norms * (((size_t)m->config.dim + 15) / 16 * 16);
+    return (float *)((uint16_t *)m->block + m->n_params) + norms_before(m, p->at);
 }
 
 /* An int8 model looks up and unembeds in bf16. */
@@ -88,14 +97,14 @@ static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n
     return type == WZ_F32 ? wz_mul(n, sizeof(float)) : wz_mul(n, sizeof(uint16_t)) + norms * sizeof(float);
 }
 
-struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, bool trains, const char *backend)
+struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, int learners, const char *backend)
 {
     struct wz_model_bytes b = {0};
     int n;
     struct wz_param *list = wz_params_list(c, &n, &b.params);
 
     b.weights = block_bytes(c, type, b.params);
-    b.masters = trains && type != WZ_F32 ? block_bytes(c, WZ_F32, b.params) : 0;
+    if (learners && type != WZ_F32) b.masters = wz_mul(wz_shard_of(learners - 1, learners, b.params).n, sizeof(float));
     for (int i = 0; i < n; i++) {
         const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
         if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_row(backend)->packed(&w);      /* the look-up reads no panels */
@@ -105,7 +114,8 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     return b;
 }
 
-struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, bool trains, struct wz_backend *be)
+struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
+                                 struct wz_backend *be)
 {
     struct wz_model *m = wz_alloc(sizeof(*m));
     int i = 0;
@@ -118,7 +128,10 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     void *block = wz_backend_alloc(be, block_bytes(config, type, m->n_params));
     if (type == WZ_F32) m->params = block;
     else m->block = block;
-    if (type != WZ_F32 && trains) m->params = wz_backend_alloc(be, block_bytes(config, WZ_F32, m->n_params));
+    if (type != WZ_F32 && trains) {
+        m->shard = wz_shard_of(trains->me, trains->size, m->n_params);
+        m->masters = wz_backend_alloc(be, m->shard.n * sizeof(float));
+    }
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
     m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
@@ -158,6 +171,7 @@ void wz_model_destroy(struct wz_model *m)
     for (int i = 0; i <= m->config.layers * 7; i++) wz_unpack(m->be, matrix(m, i));
     if (m->params) wz_backend_free(m->be, m->params);
     if (m->block) wz_backend_free(m->be, m->block);
+    if (m->masters) wz_backend_free(m->be, m->masters);
     free(m->list);
     free(m->layers);
     free(m->chunk);
@@ -170,10 +184,19 @@ static bool lean_already(const struct wz_model *m)
     return m->lean && m->head.packed;
 }
 
-/* Tensor i where it lies as floats: among params, or a norm; NULL where it is bf16 alone. */
+/* Tensor i where it lies as floats; NULL where it is bf16. */
 static float *param_floats(const struct wz_model *m, int i)
 {
-    return m->params ? m->params + m->list[i].at : m->list[i].cols ? NULL : param_data(m, i);
+    return m->params || m->list[i].cols == 0 ? param_data(m, i) : NULL;
+}
+
+/* What there are masters of among elements [at, at + n) of the walk. */
+static struct wz_shard mastered(const struct wz_model *m, size_t at, size_t n)
+{
+    size_t lo = at > m->shard.at ? at : m->shard.at, hi = at + n, end = m->shard.at + m->shard.n;
+
+    if (hi > end) hi = end;
+    return (struct wz_shard){ lo, lo < hi ? hi - lo : 0 };
 }
 
 void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float *out)
@@ -200,9 +223,12 @@ void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float
 void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float *values)
 {
     float *floats = param_floats(m, i);
+    const size_t begin = m->list[i].at + first;
+    const struct wz_shard mine = mastered(m, begin, n);
 
     assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
+    if (mine.n) wz_upload(m->be, m->masters + (mine.at - m->shard.at), values + (mine.at - begin), mine.n * sizeof(float));
     if (floats) {
         wz_upload(m->be, floats + first, values, n * sizeof(float));
         return;
@@ -267,17 +293,27 @@ void *wz_model_weights(const struct wz_model *m, size_t *n)
     return m->type == WZ_F32 ? (void *)m->params : m->block;
 }
 
-/* The block from its masters; where norms would be among the matrices it stays zero, as in a model that has no masters. */
-static void round_masters(struct wz_model *m)
+float *wz_model_norms(const struct wz_model *m, struct wz_shard part, size_t *n)
+{
+    size_t at = norms_before(m, part.at);
+
+    *n = norms_before(m, part.at + part.n) - at;
+    return (float *)((uint16_t *)m->block + m->n_params) + at;
+}
+
+/* Where norms would be among the matrices the block stays zero, as in a model that has no masters. */
+void wz_model_round(struct wz_model *m)
 {
     for (int i = 0; i < m->n_list; i++) {
-        size_t all = wz_param_count(&m->list[i]);
+        const struct wz_param *p = &m->list[i];
+        const struct wz_shard mine = mastered(m, p->at, wz_param_count(p));
+        const float *from = m->masters + (mine.at - m->shard.at);
 
-        if (m->list[i].cols > 0) wz_cast(m->be, param_data(m, i), m->params + m->list[i].at, all);
-        for (size_t at = 0; m->list[i].cols == 0 && at < all; at += CHUNK) {
-            size_t k = all - at < CHUNK ? all - at : CHUNK;
-            wz_param_get(m, i, at, k, m->chunk);
-            wz_upload(m->be, (float *)param_data(m, i) + at, m->chunk, k * sizeof(float));
+        if (p->cols > 0 && mine.n) wz_cast(m->be, (uint16_t *)m->block + mine.at, from, mine.n);
+        for (size_t at = 0; p->cols == 0 && at < mine.n; at += CHUNK) {
+            size_t k = mine.n - at < CHUNK ? mine.n - at : CHUNK;
+            wz_download(m->be, m->chunk, from + at, k * sizeof(float));
+            wz_upload(m->be, param_floats(m, i) + (mine.at - p->at) + at, m->chunk, k * sizeof(float));
         }
     }
 }
@@ -296,11 +332,6 @@ static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
     return hash;
 }
 
-uint64_t wz_model_masters(const struct wz_model *m)
-{
-    return m->params ? identity(m, (const char *)m->params, m->n_params * sizeof(float)) : 0;
-}
-
 /* A matrix that the embedding looks up in is still read. */
 static void forget(const struct wz_model *m, struct wz_weight *w)
 {
@@ -313,7 +344,6 @@ void wz_model_seal(struct wz_model *m, uint64_t version)
     size_t n;
     const char *bytes = wz_model_weights(m, &n);
 
-    if (m->block && m->params) round_masters(m);
     assert(!lean_already(m));
     m->version = version;
     m->hash = identity(m, bytes, n);

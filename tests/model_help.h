@@ -21,7 +21,7 @@ static inline struct wz_backend *backend_of(const char *name, int threads)
 static inline struct wz_model *model_of(const char *path, enum wz_type type, struct wz_backend *be)
 {
     struct wz_err err;
-    struct wz_model *m = wz_model_load(path, type, false, be, &err);
+    struct wz_model *m = wz_model_load(path, type, NULL, be, &err);
 
     if (!m) fail_msg("%s", err.text);
     return m;

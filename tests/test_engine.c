@@ -14,7 +14,7 @@ static int set_up(void **state)
     struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
                            .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
 
-    model = wz_model_create(&c, WZ_F32, false, backend_of("auto", 1));
+    model = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 1));
     wz_model_init(model, 5);
     /* sharper than a fresh model: a greedy run and a filter have something to choose from */
     float *w = model->params;

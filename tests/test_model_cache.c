@@ -11,7 +11,7 @@ static int set_up(void **state)
     struct rig *r = wz_alloc(sizeof(*r));
 
     r->be = backend_of("ref", 1);
-    r->m = wz_model_create(&config, WZ_F32, false, r->be);
+    r->m = wz_model_create(&config, WZ_F32, NULL, r->be);
     wz_model_init(r->m, 1);
     r->cache = wz_cache_create(r->m, 6, 4);
     r->work = wz_work_create(r->m, 40, false);
@@ -123,7 +123,7 @@ static void lean(void **state)
     for (int pass = 0; pass < 3; pass++) {      /* never, before sealing, after */
         struct rig r = { .be = backend_of("cpu", 1) };
         struct wz_seq a = { 0 };
-        r.m = wz_model_create(&wide, WZ_F32, false, r.be);
+        r.m = wz_model_create(&wide, WZ_F32, NULL, r.be);
         if (pass == 1) wz_model_lean(r.m);
         wz_model_init(r.m, 1);
         if (pass == 2) wz_model_lean(r.m);

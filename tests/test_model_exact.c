@@ -38,7 +38,7 @@ static struct wz_backend *row_open(size_t r)
 /* An int8 model does not train: it takes an f32 model's weights. */
 static struct wz_model *model_int8(const struct wz_model *from)
 {
-    struct wz_model *m = wz_model_create(&from->config, WZ_INT8, false, from->be);
+    struct wz_model *m = wz_model_create(&from->config, WZ_INT8, NULL, from->be);
 
     for (int i = 0; i < m->n_list; i++) {
         size_t n = wz_param_count(&m->list[i]);
@@ -54,14 +54,17 @@ static struct wz_model *model_int8(const struct wz_model *from)
 /* Random weights ten times as large as a fresh model's, so that heads attend to something. */
 static struct wz_model *model_make(const struct wz_config *c, enum wz_type type, struct wz_backend *be)
 {
-    struct wz_model *m = wz_model_create(c, type == WZ_INT8 ? WZ_F32 : type, true, be);
+    struct wz_model *m = wz_model_create(c, type == WZ_INT8 ? WZ_F32 : type, NULL, be);
 
     wz_model_init(m, 7);
-    float *p = wz_alloc(m->n_params * sizeof(float));
-    wz_download(be, p, m->params, m->n_params * sizeof(float));
-    for (size_t i = 0; i < m->n_params; i++) p[i] = p[i] == 1 ? 0.7f + 0.1f * (float)(i % 7) : 10 * p[i];
-    wz_upload(be, m->params, p, m->n_params * sizeof(float));
-    free(p);
+    for (int k = 0; k < m->n_list; k++) {
+        size_t n = wz_param_count(&m->list[k]);
+        float *p = wz_alloc(n * sizeof *p);
+        wz_param_get(m, k, 0, n, p);
+        for (size_t i = 0; i < n; i++) p[i] = p[i] == 1 ? 0.7f + 0.1f * (float)((m->list[k].at + i) % 7) : 10 * p[i];
+        wz_param_put(m, k, 0, n, p);
+        free(p);
+    }
     wz_model_seal(m, 3);
     if (type != WZ_INT8) return m;
     struct wz_model *q = model_int8(m);
@@ -231,7 +234,7 @@ static void int8_is_near(void **state)
 
     ids_of(ids, ROWS, c.vocab, 1);
     ids_of(targets, ROWS, c.vocab, 2);
-    struct wz_model *full = wz_model_create(&c, WZ_F32, false, be);
+    struct wz_model *full = wz_model_create(&c, WZ_F32, NULL, be);
     wz_model_init(full, 7);
     for (size_t i = 0; i < full->n_params; i++) full->params[i] *= full->params[i] == 1 ? 1 : 4;
     wz_model_seal(full, 3);

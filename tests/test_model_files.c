@@ -22,7 +22,7 @@ static int close_ref(void **state)
 
 static struct wz_model *model_make(const struct wz_config *c, enum wz_type type)
 {
-    struct wz_model *m = wz_model_create(c, type, false, be);
+    struct wz_model *m = wz_model_create(c, type, NULL, be);
 
     wz_model_init(m, 11);
     return m;
@@ -220,7 +220,7 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
 static void refuses(const char *path, const char *what)
 {
     struct wz_err err = { "" };
-    struct wz_model *m = wz_model_load(path, WZ_F32, false, be, &err);
+    struct wz_model *m = wz_model_load(path, WZ_F32, NULL, be, &err);
 
     if (m) fail_msg("%s loaded, though: %s", path, what);
     if (!strstr(err.text, what)) fail_msg("the sentence should say \"%s\" but is: %s", what, err.text);
@@ -516,7 +516,7 @@ static void scramble(const char *load, const char *file, size_t head, uint32_t w
         }
         rewrite(file, bytes, len);
         err.text[0] = 0;
-        struct wz_model *m = wz_model_load(load, WZ_F32, false, be, &err);
+        struct wz_model *m = wz_model_load(load, WZ_F32, NULL, be, &err);
         if (!m && !err.text[0]) fail_msg("%s, change %u: refused without a sentence", file, i);
         wz_model_destroy(m);
     }

@@ -43,7 +43,7 @@ static void one(const char *name, const char *backend, int threads)
 
     if (!k || wz_config_load(&c, dir, &err) < 0 || wz_map_open(&map, raw, &err) < 0) fail_msg("%s", err.text);
     struct wz_backend *be = backend_of(backend, threads);
-    struct wz_model *m = wz_model_create(&c, WZ_F32, false, be);
+    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, be);
     int n = (int)json_array_size(json_object_get(k, "ids")), n_seqs = (int)json_array_size(json_object_get(k, "lens"));
     int ids[64], targets[64], lens[8];
     float d_logp[64], logp[64], scale = (float)number(k, "scale"), temperature = (float)number(k, "temperature");

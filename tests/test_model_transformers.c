@@ -73,7 +73,7 @@ static void they_read_ours(void **state)
 
     for (size_t i = 0; i < WZ_COUNT(configs); i++)
         for (size_t shard = 0; shard <= 10000; shard += 10000) {
-            struct wz_model *m = wz_model_create(&configs[i], WZ_F32, false, be);
+            struct wz_model *m = wz_model_create(&configs[i], WZ_F32, NULL, be);
             struct wz_buf text = { 0 };
             int ids[N];
 

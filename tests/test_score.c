@@ -20,7 +20,7 @@ static char *model_folder(void)
 {
     char *dir = test_scratch("tiny");
     struct wz_backend *be = backend_of("ref", 1);
-    struct wz_model *m = wz_model_create(&config, WZ_F32, false, be);
+    struct wz_model *m = wz_model_create(&config, WZ_F32, NULL, be);
     struct wz_err err;
 
     wz_model_init(m, 5);

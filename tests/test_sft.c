@@ -108,7 +108,7 @@ static void a_model_learns_by_heart(void **state)
     struct wz_link job;
     struct wz_learner l;
     struct wz_backend *be = wz_backend_open("auto", 1, &err);
-    struct wz_model *m = wz_model_create(&c, WZ_F32, true, be);
+    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, be);
     double first = 0, last = 0, norm;
 
     assert_int_equal(wz_link_open(&job, "self", 60, &err), 0);

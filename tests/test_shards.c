@@ -1,5 +1,6 @@
 /* The promise: an optimizer that is shared out over learners makes the weights, bit for bit, that one learner makes alone, and takes
- * its share of the memory. Runs alone and under mpirun, every rank a learner; each also computes the whole by itself. */
+ * its share of the memory: of the moments, and of the masters of a bf16 model. Runs alone and under mpirun,
+ * every rank a learner; each also computes the whole by itself. */
 #include "tests/model_help.h"
 
 #include "trainer/trainer.h"
@@ -7,16 +8,26 @@
 enum { LEAVES = 8, STEPS = 6 };
 
 static struct wz_link job;
+static struct wz_backend *be;
 static int everyone[64];
 
-static struct wz_model *model_create(struct wz_backend *be)
+/* Of 2, 4 and 8 learners two shards meet in the middle of a norm. */
+static const struct wz_config shape = { .layers = 1, .dim = 96, .heads = 3, .kv_heads = 1, .head_dim = 32, .ffn = 300, .vocab = 6826,
+                                        .context = 64, .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+
+static struct wz_model *model_create(enum wz_type type, const struct wz_group *group)
 {
-    const struct wz_config c = { .layers = 1, .dim = 128, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 300, .vocab = 4700,
-                                 .context = 64, .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
-    struct wz_model *m = wz_model_create(&c, WZ_F32, true, be);
+    struct wz_model *m = wz_model_create(&shape, type, &(struct wz_share){ group->me, group->n }, be);
+    bool cut = group->n == 1;
 
     wz_model_init(m, 5);
     assert_true(m->n_params > 16 * WZ_BLOCK && m->n_params % WZ_BLOCK);      /* shards for 8, and something left over */
+    for (int s = 1; s < group->n; s++) {
+        size_t at = wz_shard_at(s, group->n, m->n_params);
+        cut |= at > m->list[1].at && at < m->list[1].at + 96;
+    }
+    assert_true(cut);
+    assert_true(type == WZ_F32 ? m->params && !m->masters : !m->params && m->masters);
     return m;
 }
 
@@ -31,15 +42,15 @@ static void leaf_fill(float *g, size_t n, int step, int leaf)
     }
 }
 
-struct made { uint64_t hash[STEPS]; double norm[STEPS]; };
+struct made { uint64_t hash[STEPS]; double norm[STEPS]; float *masters; };
 
 /* Some steps of a group; in the one before the last the gradient is not finite, in a shard that most members do not have. */
-static struct made train(struct wz_backend *be, const struct wz_group *group)
+static struct made train(enum wz_type type, const struct wz_group *group)
 {
     const struct wz_adamw how = { 1e-3, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 };
-    struct wz_model *m = model_create(be);
+    struct wz_model *m = model_create(type, group);
     struct wz_optimizer opt;
-    struct made made;
+    struct made made = {0};
     int mine = LEAVES / group->n;
 
     wz_optimizer_init(&opt, m, mine, group);
@@ -56,16 +67,21 @@ static struct made train(struct wz_backend *be, const struct wz_group *group)
     }
     assert_int_equal(opt.skipped, 1);
     assert_int_equal(opt.steps, STEPS - 1);
+    if (m->masters) {
+        made.masters = wz_alloc(m->shard.n * sizeof(float));
+        wz_download(be, made.masters, m->masters, m->shard.n * sizeof(float));
+    }
     wz_optimizer_finish(&opt);
     wz_model_destroy(m);
     return made;
 }
 
-static void a_group_makes_the_weights_of_one(void **state)
+static void check(enum wz_type type)
 {
-    struct wz_backend *be = backend_of("cpu", 1);
     const struct wz_group alone = { 1, 0, &everyone[job.rank] }, group = { job.size, job.rank, everyone };
-    const struct made want = train(be, &alone), got = train(be, &group);
+    const struct made want = train(type, &alone), got = train(type, &group);
+    const size_t n = wz_model_bytes(&shape, type, 1, "cpu").params;
+    const struct wz_shard mine = wz_shard_of(group.me, group.n, n);
 
     for (int step = 0; step < STEPS; step++) {
         if (step == STEPS - 2) assert_false(isfinite(got.norm[step]));
@@ -73,8 +89,18 @@ static void a_group_makes_the_weights_of_one(void **state)
         assert_true(got.hash[step] == want.hash[step]);
         if (step) assert_true((got.hash[step] == got.hash[step - 1]) == (step == STEPS - 2));
     }
-    wz_link_close(&job);
-    wz_backend_close(be);
+    if (type == WZ_BF16) assert_memory_equal(got.masters, want.masters + mine.at, mine.n * sizeof(float));
+    free(want.masters), free(got.masters);
+}
+
+static void a_group_makes_the_weights_of_one(void **state)
+{
+    check(WZ_F32);
+}
+
+static void a_group_makes_the_bf16_weights_of_one(void **state)
+{
+    check(WZ_BF16);
 }
 
 /* 8 learners have an eighth of the moments each, to within the blocks left over. */
@@ -86,15 +112,39 @@ static void moments_are_shared_out(void **state)
     assert_in_range(wz_optimizer_bytes(n, 1, 8).moments, n, n + 8 * 8 * WZ_BLOCK);
 }
 
+/* And of the masters, of which plans say what is allocated. */
+static void masters_are_shared_out(void **state)
+{
+    assert_true(wz_model_bytes(&shape, WZ_F32, 8, "cpu").masters == 0 && wz_model_bytes(&shape, WZ_BF16, 0, "cpu").masters == 0);
+    for (int size = 1; size <= 8; size *= 2) {
+        const struct wz_model_bytes b = wz_model_bytes(&shape, WZ_BF16, size, "cpu");
+        size_t all = 0, most = 0;
+        for (int me = 0; me < size; me++) {
+            struct wz_model *m = wz_model_create(&shape, WZ_BF16, &(struct wz_share){ me, size }, be);
+            all += m->shard.n;
+            most = m->shard.n > most ? m->shard.n : most;
+            wz_model_destroy(m);
+        }
+        assert_true(all == b.params && most * sizeof(float) == b.masters);
+        assert_true(most <= b.params / (size_t)size + (size_t)size * WZ_BLOCK);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(moments_are_shared_out), cmocka_unit_test(a_group_makes_the_weights_of_one) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moments_are_shared_out), cmocka_unit_test(masters_are_shared_out),
+        cmocka_unit_test(a_group_makes_the_weights_of_one), cmocka_unit_test(a_group_makes_the_bf16_weights_of_one),
+    };
     struct wz_err err;
 
     if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
     for (int i = 0; i < 64; i++) everyone[i] = i;
+    be = backend_of("cpu", 1);
     if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");
     int failed = cmocka_run_group_tests_name("shards", tests, NULL, NULL);
     if (failed) wz_die("%d cases failed", failed);
+    wz_link_close(&job);
+    wz_backend_close(be);
     return 0;
 }

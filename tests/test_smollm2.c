@@ -33,7 +33,7 @@ static void need_model(void)
     }
     be = wz_backend_open("auto", 2, &err);
     tok = wz_tokenizer_load(path, &err);
-    model = wz_model_load(path, WZ_F32, false, be, &err);
+    model = wz_model_load(path, WZ_F32, NULL, be, &err);
     free(path);
     if (!model || !tok) fail_msg("%s", err.text);
     chat = wz_template_find(wz_tokenizer_template(tok), tok, &err);

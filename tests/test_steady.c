@@ -16,7 +16,7 @@ static struct wz_model *tiny(uint64_t seed)
 {
     struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
                            .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = true, .bos = -1 };
-    struct wz_model *m = wz_model_create(&c, WZ_F32, true, backend_of("auto", 2));
+    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 2));
 
     wz_model_init(m, seed);
     return m;

@@ -14,7 +14,7 @@ static struct wz_model *tiny(uint64_t seed, bool tied)
 {
     struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
                            .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = tied, .bos = -1 };
-    struct wz_model *m = wz_model_create(&c, WZ_F32, true, backend_of("auto", 1));
+    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 1));
 
     wz_model_init(m, seed);
     for (size_t i = 0; i < m->n_params; i++) m->params[i] *= 4;

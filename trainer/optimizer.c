@@ -6,6 +6,9 @@
  *
  *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶ my shard of params ─▶ wz_shards_gather
  *
+ * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is bf16. Gradients
+ * stay whole: a leaf is one chain over its micro-batches, and the tree may add it only when it has ended (law 2).
+ *
  * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on it either. */
 #include "trainer/trainer.h"
 
@@ -36,10 +39,10 @@ struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int lear
 
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group)
 {
-    size_t bytes = wz_mul(model->n_params, sizeof(float));
+    size_t bytes = wz_mul(model->n_params, sizeof(float)), norms;
     struct wz_backend *be = model->be;
 
-    assert(model->params && leaves > 0 && (leaves & (leaves - 1)) == 0);
+    assert((model->params || model->masters) && leaves > 0 && (leaves & (leaves - 1)) == 0);
     *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = levels_of(leaves) };
     opt->shard = wz_shard_of(group->me, group->n, model->n_params);
     assert(opt->levels <= (int)WZ_COUNT(opt->grad));
@@ -47,6 +50,11 @@ void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int lea
     opt->v = be->ops.alloc(be, opt->shard.n * sizeof(float));
     for (int i = 0; i < opt->levels; i++) opt->grad[i] = be->ops.alloc(be, bytes);
     opt->sums = wz_alloc(blocks_of(opt->shard.n) * sizeof *opt->sums);
+    if (model->masters) {
+        assert(model->shard.at == opt->shard.at && model->shard.n == opt->shard.n);
+        wz_model_norms(model, opt->shard, &norms);
+        opt->norms = wz_alloc(norms * sizeof *opt->norms);
+    }
 }
 
 void wz_optimizer_finish(struct wz_optimizer *opt)
@@ -57,7 +65,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     be->ops.free(be, opt->m);
     be->ops.free(be, opt->v);
     for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
-    free(opt->sums);
+    free(opt->sums), free(opt->norms);
     *opt = (struct wz_optimizer){0};
 }
 
@@ -99,27 +107,49 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
     wz_model_seal(opt->model, opt->model->version + 1);
 }
 
+static struct wz_buf came[128];      /* of each member; kept from call to call: MPI is used from one thread */
+
 /* The sum of squares of what the group has summed: the blocks' sums, added in order of the array. */
 static double square(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const float *g)
 {
     const size_t mine = blocks_of(opt->shard.n);
-    struct wz_buf all[128] = {{0}};
     double total = 0;
 
-    assert(group->n <= (int)WZ_COUNT(all));
+    assert(group->n <= (int)WZ_COUNT(came));
     wz_squares(opt->model->be, opt->sums, g, opt->shard.n);
-    for (size_t i = 0; group->n == 1 && i < mine; i++) total += opt->sums[i];
-    if (group->n > 1) wz_all_gather_bytes(link, group, opt->sums, mine * sizeof *opt->sums, all);
+    wz_all_gather_bytes(link, group, opt->sums, mine * sizeof *opt->sums, came);
     for (int s = 0; s < group->n; s++) {
-        struct wz_buf *his = &all[wz_shard_owner(s, group->n)];
+        const struct wz_buf *his = &came[wz_shard_owner(s, group->n)];
         for (size_t at = 0; at < his->len; at += sizeof total) {
             double sum;
             memcpy(&sum, his->data + at, sizeof sum);
             total += sum;
         }
-        wz_buf_finish(his);
     }
     return total;
+}
+
+/* What every member's AdamW has made, to all. Of norms, which are few, the members have any number: they pass through the host. */
+static void gather(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group)
+{
+    struct wz_model *m = opt->model;
+    size_t n;
+
+    if (m->params) {
+        wz_shards_gather(link, group, m->be, m->params, m->n_params, sizeof *m->params);
+        return;
+    }
+    wz_model_round(m);
+    if (group->n == 1) return;
+    wz_shards_gather(link, group, m->be, m->block, m->n_params, sizeof(uint16_t));
+    const float *mine = wz_model_norms(m, opt->shard, &n);
+    if (n) wz_download(m->be, opt->norms, mine, n * sizeof *mine);
+    wz_all_gather_bytes(link, group, opt->norms, n * sizeof *mine, came);
+    for (int i = 0; i < group->n; i++) {
+        float *his = wz_model_norms(m, wz_shard_of(i, group->n, m->n_params), &n);
+        assert(came[i].len == n * sizeof *his);
+        if (n && i != group->me) wz_upload(m->be, his, came[i].data, came[i].len);
+    }
 }
 
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
@@ -143,9 +173,9 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
-    wz_adamw(be, model->params + mine.at, g + mine.at, opt->m, opt->v, mine.n, (float)lr, (float)how->beta1, (float)how->beta2,
-             (float)how->eps, (float)how->decay, (float)scale, opt->steps);
-    wz_shards_gather(link, group, be, model->params, model->n_params, sizeof *model->params);
+    wz_adamw(be, model->params ? model->params + mine.at : model->masters, g + mine.at, opt->m, opt->v, mine.n, (float)lr,
+             (float)how->beta1, (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale, opt->steps);
+    gather(opt, link, group);
     wz_model_seal(model, model->version + 1);
     return norm;
 }

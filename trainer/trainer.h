@@ -45,11 +45,12 @@ struct wz_optimizer {
     struct wz_shard shard;
     float *m, *v, *grad[8];                /* m, v: [shard.n] */
     double *sums;                          /* host: squares of the shard's gradient, by block */
+    float *norms;                          /* host: those of the shard, of a bf16 model */
     int levels, leaves, leaf, steps;       /* steps: updates done */
     bool filled[8];
     int64_t skipped;                       /* updates not made: the gradient was not finite, or there was no sample */
 };
-/* group: of all learners; leaves: of this one, a power of two. */
+/* group: of all learners, the one that a bf16 model was made for; leaves: of this one, a power of two. */
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group);
 void wz_optimizer_finish(struct wz_optimizer *opt);
 struct wz_optimizer_bytes { size_t moments, gradients; };      /* in the backend's memory; moments: of who has most */
