@@ -144,6 +144,8 @@ struct wz_device {
     char id[32];               /* names it among the devices of this machine */
     void *stream;              /* all its work is in it, in the order of the calls (a cudaStream_t) */
     bool (*idle)(struct wz_backend *be);       /* is all done that was asked of it? */
+    /* sums[pieces] on the host: wz_hash, seed 0, of each of the pieces of WZ_PIECE bytes at p, which begins at 16 bytes */
+    void (*hash)(struct wz_backend *be, uint64_t *sums, const void *p, size_t pieces);
 };
 
 struct wz_backend {

@@ -18,6 +18,7 @@ static int n, *ids, *tokens;
 static struct wz_pick *picks;
 static float *lse, *logp;
 static double copy;
+static uint64_t *sums;
 
 /* Best seconds of one call: repeats fill half a second. */
 static double best(struct wz_backend *be, void (*fn)(struct wz_backend *be))
@@ -51,6 +52,7 @@ static void norm_back(struct wz_backend *be) { wz_rmsnorm_back(be, y, grads, x, 
 static void swiglu(struct wz_backend *be) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)w.in); }
 static void add(struct wz_backend *be) { wz_add(be, y, x, (size_t)n * (size_t)w.in); }
 static void cast(struct wz_backend *be) { wz_cast(be, (uint16_t *)y, x, (size_t)n * (size_t)w.in); }
+static void hash(struct wz_backend *be) { be->device->hash(be, sums, grads, (size_t)n * (size_t)w.in / (WZ_PIECE / sizeof *grads)); }
 static void logprob(struct wz_backend *be) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
 static void sample(struct wz_backend *be) { wz_head_sample(be, tokens, logp, x, &w, picks, n); }
 static void head_back(struct wz_backend *be) { wz_head_back(be, z, grads, x, &w, ids, logp, lse, 1, n); }
@@ -161,6 +163,9 @@ int opcheck_bench_large(const char *backend, int shrink)
     mover("add", 12, wide, add);
     mover("cast", 6, wide, cast);
     mover("adamw", 28, dim, adamw);
+    sums = wz_alloc(head_size / (WZ_PIECE / sizeof *grads) * sizeof *sums);
+    mover("hash", 4, (int)(head_size / MOST), hash);      /* many more pieces than are at work at a time */
+    free(sums);
     wz_backend_free(exact, lse);
     lse = kept;
     w.in = dim;

@@ -451,6 +451,32 @@ static void law_identity(void **state)
     wz_backend_close(be);
 }
 
+/* The hash is that of the bytes, on any backend: of less than a piece, of whole ones, of some and a rest. */
+static void same_identity(void **state)
+{
+    static const struct { int vocab; enum wz_type type; size_t rest; } sizes[] = {
+        { 60, WZ_F32, 130816 }, { 573, WZ_F32, 0 }, { 574, WZ_F32, 256 }, { 572, WZ_F32, WZ_PIECE - 256 }, { 1597, WZ_F32, 0 },
+        { 1600, WZ_BF16, 1152 }, { 3000, WZ_BF16, 180352 },
+    };
+
+    for (size_t r = 0; r < rows_here(); r++)
+        for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
+            struct wz_config c = { 1, 64, 4, 4, 16, 64, sizes[i].vocab, 64, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+            struct wz_backend *be = row_open(r);
+            struct wz_model *m = model_make(&c, sizes[i].type, be);
+            size_t n;
+            const void *weights = wz_model_weights(m, &n);
+            char *bytes = wz_alloc(n);
+
+            wz_download(be, bytes, weights, n);
+            assert_int_equal(n % WZ_PIECE, sizes[i].rest);
+            if (m->hash != wz_hash_pieces(NULL, bytes, n)) fail_msg("%s: another hash of %zu bytes", be->name, n);
+            free(bytes);
+            wz_model_destroy(m);
+            wz_backend_close(be);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -460,6 +486,7 @@ int main(void)
         cmocka_unit_test(law_batches_bf16),
         cmocka_unit_test(finite_differences),
         cmocka_unit_test(law_identity),
+        cmocka_unit_test(same_identity),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -349,6 +349,41 @@ static void check_rewritten(void **state)
     wz_backend_close(be);
 }
 
+/* A device's hashes are the library's, whatever the bytes, wherever the pieces begin and however many there are. */
+static void check_hash(void **state)
+{
+    const struct subject *s = *state;
+    enum { MOST = 5, SPARE = 1024 };
+    static unsigned char bytes[MOST * WZ_PIECE + SPARE];
+    uint64_t sums[MOST + 1], first = 0;
+
+    for (int kind = 0; kind < 4; kind++) {             /* noise, noise with one other bit, zeros, ones */
+        struct wz_backend *be = target_open(s->target, 1 + kind % 3);
+        if (!be || !be->device) skip();
+        char *p = wz_backend_alloc(be, sizeof bytes);
+        for (size_t i = 0; i < sizeof bytes && kind != 1; i += 8) {
+            uint64_t word = kind ? 2 - (uint64_t)kind : wz_random((struct wz_key){ 17, WZ_RNG_TEST, (uint32_t)i, 0, 0, 6 });
+            memcpy(bytes + i, &word, sizeof word);
+        }
+        bytes[WZ_PIECE - 1] ^= kind == 1;
+        wz_upload(be, p, bytes, sizeof bytes);
+        for (size_t n = 0; n <= MOST; n += n < 2 ? 1 : 3) {
+            size_t at = n * 144;
+            sums[n] = 42;
+            be->device->hash(be, sums, p + at, n);
+            for (size_t i = 0; i < n; i++)
+                if (sums[i] != wz_hash(bytes + at + i * WZ_PIECE, WZ_PIECE, 0))
+                    fail_msg("%s: bytes of kind %d: piece %zu of %zu has another hash", s->target->name, kind, i, n);
+            assert_true(sums[n] == 42);
+        }
+        be->device->hash(be, sums, p, 1);
+        assert_true(sums[0] != first);
+        first = sums[0];
+        wz_backend_free(be, p);
+        wz_backend_close(be);
+    }
+}
+
 /* ---- samplers ------------------------------------------------------------------------------------------------- */
 
 enum { SMALL = 23 };
@@ -505,7 +540,7 @@ int main(int argc, char **argv)
     static struct CMUnitTest tests[256];
     static struct subject subjects[256];
     static const struct { const char *name; void (*fn)(void **); } others[] = {
-        { "memory", check_memory }, { "repack", check_repack }, { "rewritten", check_rewritten },
+        { "memory", check_memory }, { "repack", check_repack }, { "rewritten", check_rewritten }, { "hash", check_hash },
         { "samplers", check_samplers }, { "inverse", check_inverse },
     };
     const char *only_row = NULL, *only_op = NULL;

@@ -183,6 +183,7 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     CHECK(cudaDeviceGetPCIBusId(cuda->device.id, sizeof cuda->device.id, device));
     cuda->device.stream = cuda->stream;
     cuda->device.idle = idle;
+    cuda->device.hash = wz_cuda_hash;
     be->device = &cuda->device;
     be->rounds = true;
     be->half_scores = true;
@@ -210,6 +211,6 @@ static int devices(struct wz_backend *be, size_t *total, size_t *unused)
 
 extern "C" {
 __attribute__((visibility("default"))) struct wz_cuda_plugin wz_cuda_plugin = {
-    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), open_cuda, close_cuda, devices, NULL,
+    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), sizeof(struct wz_device), open_cuda, close_cuda, devices, NULL,
 };
 }

@@ -111,6 +111,7 @@ void wz_cuda_fast_product(struct wz_backend *be, const struct product *p);
 /* A weight as products read it; *pitch: the step between its rows. */
 const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch);
 
+void wz_cuda_hash(struct wz_backend *be, uint64_t *sums, const void *p, size_t pieces);
 void wz_cuda_ops_vectors(struct wz_ops *ops);
 void wz_cuda_ops_products(struct wz_ops *ops);
 void wz_cuda_ops_attention(struct wz_ops *ops);

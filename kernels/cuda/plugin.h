@@ -16,7 +16,7 @@ static inline size_t wz_cuda_packed(const struct wz_weight *w)
 }
 
 struct wz_cuda_plugin {
-    size_t ops, weight, backend;                       /* sizes of struct wz_ops, wz_weight and wz_backend it was built with */
+    size_t ops, weight, backend, device;               /* sizes of struct wz_ops, wz_weight, .. it was built with */
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);

@@ -27,7 +27,8 @@ static int open_module(struct wz_err *err)
         wz_fail(err, "backend \"cuda\": this machine has no NVIDIA driver (%s)", dlerror());
     else if (!(module = dlopen(path, RTLD_NOW | RTLD_LOCAL))) wz_fail(err, "backend \"cuda\": %s", dlerror());
     else if (!(plugin = dlsym(module, "wz_cuda_plugin")) || plugin->ops != sizeof(struct wz_ops)
-             || plugin->weight != sizeof(struct wz_weight) || plugin->backend != sizeof(struct wz_backend))
+             || plugin->weight != sizeof(struct wz_weight) || plugin->backend != sizeof(struct wz_backend)
+             || plugin->device != sizeof(struct wz_device))
         wz_fail(err, "backend \"cuda\": %s is of another version of Waltz", path);
     else {
         plugin->die = wz_die;

@@ -29,6 +29,7 @@ struct alignas(8) float2 { float x, y; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(16) ulonglong2 { unsigned long long x, y; };
 
 /* ---- inside a kernel ------------------------------------------------------------------------------------------- */
 
@@ -80,6 +81,11 @@ template <class T> inline T atomicMin(T *p, T v)
 
     if (v < old) *p = v;
     return old;
+}
+
+inline uint64_t __umul64hi(uint64_t a, uint64_t b)
+{
+    return (uint64_t)((unsigned __int128)a * b >> 64);
 }
 
 inline unsigned __float_as_uint(float f)
