@@ -23,7 +23,7 @@
  * WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded: instead of 1, 2 and 3 threads it has three
  * schedules. cuda needs a GPU and is tried only when named. */
 static const struct target {
-    const char *name, *row, *isa, *schedule[3];
+    const char *name, *row, *isa, *schedule[3], *shared, *only;      /* shared memory of a block, in bytes; the only row */
     bool shim, named, fast;                      /* fast: how rows are cut may change bits */
     int every, draws;
 } targets[] = {
@@ -34,6 +34,7 @@ static const struct target {
     { "cpu-avx512bf16", "cpu", .isa = "avx512bf16", .every = 1, .draws = 20000 },
     { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
     { "cuda-shim-fast", "cuda", .shim = true, .fast = true, .schedule = { "up", "1", "2" }, .every = 5, .draws = 300 },
+    { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back", .schedule = { "up", "1", "2" }, .every = 3 },
     { "cuda", "cuda", .named = true, .every = 1, .draws = 20000 },
     { "cuda-fast", "cuda", .named = true, .fast = true, .every = 1, .draws = 20000 },
 };
@@ -52,6 +53,8 @@ static struct wz_backend *target_open(const struct target *t, int threads)
     }
     if (t->isa) setenv("WZ_ISA", t->isa, 1);
     else unsetenv("WZ_ISA");
+    if (t->shared) setenv("WZ_SHIM_SHARED", t->shared, 1);
+    else unsetenv("WZ_SHIM_SHARED");
     if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
     if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
     setenv("WZ_CUDA_MATH", t->fast ? "fast" : "exact", 1);
@@ -564,7 +567,7 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < opcheck_n_rows + WZ_COUNT(others); i++, n += 1) {
             bool row = i < opcheck_n_rows;
             const char *name = row ? opcheck_rows[i].op : others[i - opcheck_n_rows].name;
-            if (only_op && strcmp(only_op, name)) {
+            if ((only_op && strcmp(only_op, name)) || (targets[t].only && strcmp(targets[t].only, name))) {
                 n--;
                 continue;
             }

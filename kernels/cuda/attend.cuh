@@ -8,7 +8,7 @@
 
 #include "kernels/cuda/cuda.cuh"
 
-enum { QUERIES = 16, THREADS = 128, MOST_SHARED = 160 * 1024 };
+enum { QUERIES = 16, THREADS = 128 };
 
 struct tile { int row, rows, first; };
 
@@ -30,8 +30,8 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
                                  int few, int count[2]);
 
-/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes. a->at.tiles is
- * their own affair. */
+/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes, on devices with enough
+ * shared memory. a->at.tiles is their own affair. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
                         const struct wz_rows *rows);

@@ -230,7 +230,7 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
 
     a.at = wz_cuda_places(be, rows);
     if (wz_cuda_flash(be, &a, rows)) return;
-    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
+    if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
     a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, QUERIES, 0, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
     if (count[0] * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;

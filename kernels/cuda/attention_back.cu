@@ -149,12 +149,12 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
                       .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
     int d = kv->head_dim, count[2], blocks = 0;
     size_t queries = (size_t)rows->n * (size_t)heads;
-    size_t shared = ((size_t)(2 * QUERIES + 4 * KEYS) * (size_t)(d + 1) + 2 * QUERIES * KEYS) * sizeof(float);
+    size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) * sizeof(float);
 
     b.a.at = wz_cuda_places(be, rows);
     b.a.out = (float *)out;
     if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
-    if (shared > MOST_SHARED) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
+    if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
     int *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
     if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
     b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, QUERIES, 0, count);

@@ -175,6 +175,7 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     be->state = cuda;
     cuda->math = (enum math)how;
     CHECK(cudaDeviceGetAttribute(&cuda->processors, cudaDevAttrMultiProcessorCount, device));
+    CHECK(cudaDeviceGetAttribute(&cuda->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     CHECK(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     if (how == FAST && wz_cuda_fast_open(be, err) < 0) {
         close_cuda(be);

@@ -33,7 +33,7 @@ struct cuda {
     struct wz_device device;
     struct fast *fast;                                 /* fast.cu's own */
     enum math math;
-    int processors;
+    int processors, shared;                            /* shared: bytes that a block may have of it */
     bool halves;                                       /* products have asked for copies: who writes what they read may leave some */
     unsigned uses;
     struct rounded half[2];

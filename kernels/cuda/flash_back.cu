@@ -168,12 +168,13 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
     }
 }
 
-template <int D> static void run(struct wz_backend *be, struct back b, const struct wz_rows *rows)
+template <int D> static bool run(struct wz_backend *be, struct back b, const struct wz_rows *rows)
 {
     size_t queries = (size_t)rows->n * (size_t)b.a.heads, tiles = (size_t)(2 * WIDE + 4 * STEP) * D * sizeof(bf16);
     size_t shared[2] = { tiles + 2 * STEP * sizeof(int), tiles + (4 * STEP + WIDE) * sizeof(int) };
     int count[2], blocks[2];
 
+    if (shared[1] > (size_t)cuda_of(be)->shared) return false;      /* D 128 on sm_86 and sm_89 */
     b.q16 = (bf16 *)wz_cuda_scratch(be, PARTIAL, 2 * queries * D * sizeof *b.q16);
     b.d_out16 = b.q16 + queries * D;
     b.delta = (float *)wz_cuda_scratch(be, SMALL, 2 * queries * sizeof *b.delta);
@@ -185,6 +186,7 @@ template <int D> static void run(struct wz_backend *be, struct back b, const str
     LAUNCH(be, arrange<D>, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b);
     LAUNCH(be, back_queries<D>, (size_t)count[0] * (size_t)b.a.kv.heads, MANY, shared[0], b, count[0]);
     LAUNCH(be, back_keys<D>, (size_t)blocks[0] * (size_t)b.a.kv.heads, MANY, shared[1], b);
+    return true;
 }
 
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
@@ -193,7 +195,5 @@ bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_
     struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, NULL, rows->n };
 
     if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
-    if (a->kv.head_dim == 64) run<64>(be, b, rows);
-    else run<128>(be, b, rows);
-    return true;
+    return a->kv.head_dim == 64 ? run<64>(be, b, rows) : run<128>(be, b, rows);
 }

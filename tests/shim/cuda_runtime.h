@@ -114,10 +114,11 @@ enum {
     cudaErrorIllegalAddress = 700
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75,
+enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
        cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
 
 /* As many devices as WZ_SHIM_DEVICES says, one without it: other processes' are other devices only by name. */
+/* WZ_SHIM_SHARED, as it is now: the bytes of shared memory that a block may have, an sm_90's without it. */
 /* WZ_SHIM_FAIL, as it is when the first of these is called, says what fails: "driver" (older than the runtime), "none" (no device),
  * "old" (an old device), "malloc=N" (the Nth allocation), "launch=N" (the Nth launch goes where no memory is). */
 cudaError_t cudaGetDeviceCount(int *count);
@@ -139,7 +140,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attribute, int value)
 {
-    return value <= 227 * 1024 ? cudaSuccess : 1;
+    int most;
+
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+    return value <= most ? cudaSuccess : 1;
 }
 
 void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,

@@ -504,7 +504,10 @@ cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int which)
 
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
 {
-    if (attribute == cudaDevAttrComputeCapabilityMajor) *value = fails("old", NULL) ? 7 : 9;
+    const char *shared = getenv("WZ_SHIM_SHARED");
+
+    if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) *value = shared ? atoi(shared) : 227 * 1024;
+    else if (attribute == cudaDevAttrComputeCapabilityMajor) *value = fails("old", NULL) ? 7 : 9;
     else *value = 4;      /* few processors: small tests see both of the ways in which work is cut */
     return cudaSuccess;
 }
