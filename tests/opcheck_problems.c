@@ -219,11 +219,11 @@ CALL(head_back)
     wz_unpack(be, &w);
 }
 
-/* Read back by a look-up in the matrix that it makes. */
+/* Read back by a look-up in the matrix that it makes, which has a row to spare since it must have one. */
 CALL(cast)
 {
     int n = to - from, *ids = wz_alloc((size_t)n * sizeof *ids);
-    struct wz_weight w = { wz_backend_alloc(be, (size_t)(n * p->in) * sizeof(uint16_t)), WZ_BF16, n, p->in, NULL };
+    struct wz_weight w = { wz_backend_alloc(be, (size_t)((n + 1) * p->in) * sizeof(uint16_t)), WZ_BF16, n + 1, p->in, NULL };
 
     for (int i = 0; i < n; i++) ids[i] = i;
     wz_cast(be, w.data, ROWS(a, 1), (size_t)(n * p->in));

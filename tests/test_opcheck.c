@@ -65,7 +65,7 @@ static struct wz_backend *target_open(const struct target *t, int threads)
 
 /* ---- the harness ---------------------------------------------------------------------------------------------- */
 
-enum { GUARD = 64 };      /* floats of canary on either side */
+enum { GUARD = 64, NONE = -1 };      /* floats of canary on either side */
 
 static const float canary = -12345.678f;
 
@@ -88,7 +88,7 @@ static void WZ_PRINTF(2, 3) broken(const struct problem *p, const char *fmt, ...
              under_test->name, p->op, p->shape, p->n, p->in, p->out, p->heads, p->kv_heads, p->page, what, under_test->name, p->op);
 }
 
-/* Fresh arrays between canaries, the call over rows cut into pieces of `step` (0: one piece), then the looks. */
+/* Fresh arrays between canaries, the call over rows cut into pieces of `step` (0: one piece; NONE: of no rows), then the looks. */
 static struct run run_of(struct problem *p, struct wz_backend *be, int step)
 {
     struct run out = { { 0 } };
@@ -121,7 +121,8 @@ static struct run run_of(struct problem *p, struct wz_backend *be, int step)
         wz_upload(be, p->kv.v, nan, kv_size);
         free(nan);
     }
-    for (int from = 0; from < p->n; from += step ? step : p->n)
+    if (step == NONE) p->call(p, be, at, 0, 0);
+    for (int from = 0; from < p->n && step != NONE; from += step ? step : p->n)
         p->call(p, be, at, from, step && from + step < p->n ? from + step : p->n);
     for (int i = 0; i < p->arrays; i++) {
         struct array *a = &p->a[i];
@@ -134,6 +135,8 @@ static struct run run_of(struct problem *p, struct wz_backend *be, int step)
         if (!whole) broken(p, "%s was written beyond its ends", a->name);
         if (a->role == IN && memcmp(data, a->init, used))
             broken(p, "%s is an input and was changed", a->name);
+        for (size_t j = 0; j < used && step == NONE; j++)
+            if (data[j] != (a->role == OUT ? 0x7f : ((char *)a->init)[j])) broken(p, "%s was changed by a call of no rows", a->name);
         out.host[i] = wz_alloc(used);
         memcpy(out.host[i], data, used);
         free(image);
@@ -196,6 +199,10 @@ static void check_problem(struct problem *p)
     for (size_t c = 0; p->step && !under_test->fast && c < WZ_COUNT(cuts); c++) {
         other = run_of(p, on_threads[c], grain * cuts[c]);
         same_bits(p, &got, &other, c == 0 ? "grain by grain" : c == 1 ? "by threes" : "by tens");
+        run_finish(p, &other);
+    }
+    if (p->step) {
+        other = run_of(p, on_threads[0], NONE);
         run_finish(p, &other);
     }
     run_finish(p, &want);

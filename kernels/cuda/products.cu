@@ -164,7 +164,7 @@ static void run_half(struct wz_backend *be, const struct product *p)
 
 void wz_cuda_product(struct wz_backend *be, const struct product *p)
 {
-    if (p->m == 0 || p->n == 0) return;
+    if (p->m == 0 || p->n == 0 || (p->k == 0 && p->add)) return;
     if (cuda_of(be)->math == FAST) wz_cuda_fast_product(be, p);
     else if (p->type == WZ_F32) run_f32(be, p);
     else run_half(be, p);
@@ -314,6 +314,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
     size_t bytes = wz_cuda_packed(w);
 
     if (!bytes) return;
+    wz_cuda_doing = __func__;
     if (!w->packed) w->packed = be->ops.alloc(be, bytes);
     round_to(be, w->packed, (const __nv_bfloat16 *)w->data, (size_t)w->out, w->in);
 }
