@@ -18,7 +18,7 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v, *delta;
     const float *d_out, *out;
-    const int *blocks;                                 /* of d_k and d_v: the first tile of the sequence, the first key */
+    const struct tile *keys;                           /* rows of sequences, from the `first`-th on */
 };
 
 /* A warp a query. */
@@ -108,10 +108,10 @@ static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
 static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
 {
     SHARED(float, shared);
-    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads, t0 = b.blocks[(int)blockIdx.x / b.a.kv.heads * 2 + 1];
-    const struct tile *of = b.a.at.tiles + b.blocks[(int)blockIdx.x / b.a.kv.heads * 2];
+    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
+    struct tile of = b.keys[(int)blockIdx.x / b.a.kv.heads];
     struct near m = carve(shared, d);
-    int row = of->row, rows = of->rows, keys = rows - t0 < KEYS ? rows - t0 : KEYS;
+    int row = of.row, rows = of.rows, t0 = of.first, keys = queries_of(&of, 1, KEYS);
     float *d_k = m.sums, *d_v = d_k + KEYS * d;
 
     load_keys(&m, &b, b.a.at.seq[row], t0, keys, head);
@@ -146,8 +146,8 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
 {
     struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
                              .scale = 1 / sqrtf((float)kv->head_dim), .out = NULL, .lse = (float *)lse, .q = q },
-                      .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .blocks = NULL };
-    int d = kv->head_dim, count[2], blocks = 0;
+                      .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .keys = NULL };
+    int d = kv->head_dim, count[2], blocks[2];
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) * sizeof(float);
 
@@ -155,24 +155,14 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     b.a.out = (float *)out;
     if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
     if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
-    int *list = (int *)malloc((2 * (size_t)rows->n + 1) * sizeof *list);
-    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", rows->n);
     b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, QUERIES, 0, count);
-    for (int i = 0, count, tile = 0; i < rows->n; i += count, tile += (count * b.a.group + QUERIES - 1) / QUERIES) {
-        for (count = 1; i + count < rows->n && rows->seq[i + count] == rows->seq[i]; count++) continue;
-        for (int t0 = 0; t0 < count; t0 += KEYS, blocks++) {
-            list[2 * blocks] = tile;
-            list[2 * blocks + 1] = t0;
-        }
-    }
-    b.blocks = (const int *)wz_cuda_mirror(be, IDS, list, 2 * (size_t)blocks * sizeof *list);
+    b.keys = wz_cuda_tiles(be, IDS, rows, 1, KEYS, 0, blocks);
     b.delta = (float *)wz_cuda_scratch(be, SMALL, queries * sizeof *b.delta);
-    free(list);
     LAUNCH(be, deltas, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b.delta, d_out, out, queries, d);
     CHECK(cudaFuncSetAttribute(back_queries, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     CHECK(cudaFuncSetAttribute(back_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     LAUNCH(be, back_queries, (size_t)count[0] * (size_t)kv->heads, THREADS, shared, b);
-    LAUNCH(be, back_keys, (size_t)blocks * (size_t)kv->heads, THREADS, shared, b);
+    LAUNCH(be, back_keys, (size_t)blocks[0] * (size_t)kv->heads, THREADS, shared, b);
 }
 
 void wz_cuda_ops_attention_back(struct wz_ops *ops)
