@@ -88,7 +88,7 @@ template <class W> static __global__ void copy_words(W *k, W *v, size_t dst, siz
 }
 
 /* The first slots of a page lie side by side. */
-template <class W> static void copy_page(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
+template <class W> static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
     size_t slot = (size_t)kv->head_dim * (kv->half ? 2 : 4), n = (size_t)count * slot / sizeof(W);
 
@@ -98,9 +98,9 @@ template <class W> static void copy_page(struct wz_backend *be, const struct wz_
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    if (kv->head_dim % 8 == 0) copy_page<float4>(be, kv, dst, src, count);
-    else if (kv->half) copy_page<__nv_bfloat16>(be, kv, dst, src, count);
-    else copy_page<float>(be, kv, dst, src, count);
+    if (kv->head_dim % 8 == 0) kv_copy<float4>(be, kv, dst, src, count);
+    else if (kv->half) kv_copy<__nv_bfloat16>(be, kv, dst, src, count);
+    else kv_copy<float>(be, kv, dst, src, count);
 }
 
 /* ---- the forward ----------------------------------------------------------------------------------------------- */
@@ -228,6 +228,7 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;
 
+    wz_cuda_doing = __func__;
     a.at = wz_cuda_places(be, rows);
     if (wz_cuda_flash(be, &a, rows)) return;
     if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);

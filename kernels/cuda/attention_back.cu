@@ -151,6 +151,7 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) * sizeof(float);
 
+    wz_cuda_doing = __func__;
     b.a.at = wz_cuda_places(be, rows);
     b.a.out = (float *)out;
     if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;

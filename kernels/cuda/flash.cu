@@ -276,7 +276,7 @@ static __global__ void __launch_bounds__(THREADS, 1) flash_join(struct attend a,
     }
 }
 
-template <int D> static void run(struct wz_backend *be, struct attend a, const struct wz_rows *rows)
+template <int D> static void attention(struct wz_backend *be, struct attend a, const struct wz_rows *rows)
 {
     size_t most = (size_t)(WIDE + 4 * STEP) * D * sizeof(bf16) + 2 * STEP * sizeof(int);
     size_t some = (size_t)(QUERIES + 4 * STEP) * D * sizeof(bf16) + QUERIES * PITCH * sizeof(float) + 2 * STEP * sizeof(int);
@@ -298,7 +298,7 @@ template <int D> static void run(struct wz_backend *be, struct attend a, const s
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows)
 {
     if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
-    if (a->kv.head_dim == 64) run<64>(be, *a, rows);
-    else run<128>(be, *a, rows);
+    if (a->kv.head_dim == 64) attention<64>(be, *a, rows);
+    else attention<128>(be, *a, rows);
     return true;
 }

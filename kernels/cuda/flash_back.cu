@@ -168,7 +168,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
     }
 }
 
-template <int D> static bool run(struct wz_backend *be, struct back b, const struct wz_rows *rows)
+template <int D> static bool attention_back(struct wz_backend *be, struct back b, const struct wz_rows *rows)
 {
     size_t queries = (size_t)rows->n * (size_t)b.a.heads, tiles = (size_t)(2 * WIDE + 4 * STEP) * D * sizeof(bf16);
     size_t shared[2] = { tiles + 2 * STEP * sizeof(int), tiles + (4 * STEP + WIDE) * sizeof(int) };
@@ -195,5 +195,5 @@ bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_
     struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, NULL, rows->n };
 
     if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
-    return a->kv.head_dim == 64 ? run<64>(be, b, rows) : run<128>(be, b, rows);
+    return a->kv.head_dim == 64 ? attention_back<64>(be, b, rows) : attention_back<128>(be, b, rows);
 }
