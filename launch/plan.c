@@ -32,12 +32,13 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
                                                  recipe->leaves / learners, learners, recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
                                                  !strcmp(recipe->recompute, "layers"));
+    const size_t weights = reference ? model.weights : 0, away = strcmp(recipe->reference, "host") ? 0 : weights;
     const struct { const char *what; size_t bytes; } rows[] = {
         { "moments", b.opt.moments },
         { "gradient tree", b.opt.gradients },
         { "activations and scratch", b.pack.work },
         { "training key/value cache", b.pack.cache },
-        { "reference weights", reference ? model.weights : 0 },
+        { "reference weights", weights - away },
         { "reference panels", reference ? model.packed : 0 },
         { "reference scratch", b.reference.work },
         { "reference key/value cache", b.reference.cache },
@@ -48,6 +49,7 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
         sum += rows[i].bytes;
         if (k) add(k, plan, agent->name, rows[i].what, rows[i].bytes, false);
     }
+    if (k) add(k, plan, agent->name, "reference weights", away, true);
     return sum;
 }
 
@@ -156,7 +158,8 @@ static int look_around(struct wz_plan *plan, struct wz_err *err)
     else plan->machine.gpus = !strcmp(plan->backend, "cuda");
     wz_backend_close(be);
     wz_host_memory(&total, &plan->machine.host);
-    return 0;
+    if (strcmp(plan->recipe->reference, "host") || plan->machine.gpus) return 0;
+    return wz_fail(err, "reference: \"host\" is for a backend with memory of its own; %s computes in the host's, where they are", plan->backend);
 }
 
 static int load_config(struct wz_config *config, const struct wz_recipe_agent *agent, const char *dir, struct wz_err *err)

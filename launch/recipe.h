@@ -77,6 +77,9 @@ struct wz_recipe {
     char *recompute;           /* activations of a forward-backward. none: all are kept | layers: only the layers' inputs, the rest is
                                 * computed again on the way back (gradient checkpointing): the same bits, a fraction of the memory, an update takes
                                 * a fifth longer (build/bench/step --recompute) */
+    char *reference;           /* where the weights of reference models are. device: where all else is that computes | host: in the
+                                * host's memory, for a backend with memory of its own; they are brought into that of a gradient while
+                                * they are read: the same bits, and a step takes as long longer as it takes to send them */
     struct wz_recipe_data *data; unsigned n_data;         /* training prompts */
     struct wz_recipe_data *eval; unsigned n_eval;         /* held-out prompts */
     struct { int every, limit; double temperature; } evaluate;   /* every N steps (0: only before and after); prompts a kind (0: all) */

@@ -147,6 +147,7 @@
     T##_INT(S, leaves, "8", "[1,128]") \
     T##_INT(S, micro, "0", COUNT) \
     T##_TEXT(S, recompute, "none", "none|layers") \
+    T##_TEXT(S, reference, "device", "device|host") \
     T##_LIST(S, data, n_data, data, 256) \
     T##_LIST(S, eval, n_eval, data, 256) \
     T##_MAP(S, evaluate, evaluate) \

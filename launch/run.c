@@ -85,7 +85,7 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
 /* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never the bits. */
 static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
 {
-    free(was->out), free(was->link), free(was->recompute);
+    free(was->out), free(was->link), free(was->recompute), free(was->reference);
     was->out = wz_strdup(now->out);
     was->link = wz_strdup(now->link);
     was->threads = now->threads;
@@ -93,6 +93,7 @@ static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
     was->ranks = now->ranks;
     was->micro = now->micro;
     was->recompute = wz_strdup(now->recompute);
+    was->reference = wz_strdup(now->reference);
     was->rollout.rows = now->rollout.rows;
     was->checkpoint = now->checkpoint;
 }

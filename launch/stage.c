@@ -64,6 +64,7 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         if (!r || job->roles.learner.me < 0) continue;
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
+        if (a->reference && job->be->device && !strcmp(job->recipe->reference, "host")) wz_model_stow(a->reference);
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group, job->recipe->micro,
                         wz_job_longest(job->recipe, &a->model->config));
     }

@@ -178,7 +178,7 @@ const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_wo
 {
     const struct wz_config *c = &m->config;
 
-    assert(w->model == m && cache->layers == c->layers && (!w->open || w->version == m->version));
+    assert((m->params || m->block) && w->model == m && cache->layers == c->layers && (!w->open || w->version == m->version));
     rows_place(m, cache, w, batch);
     wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, w->batch.n);
     for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);

@@ -84,9 +84,32 @@ static enum wz_type param_type(int i, int n, enum wz_type type)
     return type == WZ_INT8 && (i == 0 || i == n - 1) ? WZ_BF16 : type;
 }
 
-static struct wz_weight param_weight(const struct wz_model *m, int i)
+/* What it was packed into stays. */
+static void point_weight(const struct wz_model *m, struct wz_weight *w, int i)
 {
-    return (struct wz_weight) { param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols, NULL };
+    *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols, w->packed };
+}
+
+/* Finds everything anew, where params or block lie now. */
+static void point(struct wz_model *m)
+{
+    int i = 0;
+
+    point_weight(m, &m->embed, i++);
+    for (struct wz_layer *y = m->layers; y < m->layers + m->config.layers; y++) {
+        y->norm1 = param_data(m, i++);
+        point_weight(m, &y->q, i++);
+        point_weight(m, &y->k, i++);
+        point_weight(m, &y->v, i++);
+        point_weight(m, &y->o, i++);
+        y->norm2 = param_data(m, i++);
+        point_weight(m, &y->gate, i++);
+        point_weight(m, &y->up, i++);
+        point_weight(m, &y->down, i++);
+    }
+    m->norm = param_data(m, i++);
+    point_weight(m, &m->head, m->config.tied ? 0 : i++);
+    assert(i == m->n_list);
 }
 
 /* Of the block, n being the walk's elements. */
@@ -118,7 +141,6 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
                                  struct wz_backend *be)
 {
     struct wz_model *m = wz_alloc(sizeof(*m));
-    int i = 0;
 
     assert(type != WZ_INT8 || (be->int8 && !trains));
     m->config = *config;
@@ -136,22 +158,7 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
     wz_rope_freq(config, m->freq);
-
-    m->embed = param_weight(m, i++);
-    for (struct wz_layer *y = m->layers; y < m->layers + config->layers; y++) {
-        y->norm1 = param_data(m, i++);
-        y->q = param_weight(m, i++);
-        y->k = param_weight(m, i++);
-        y->v = param_weight(m, i++);
-        y->o = param_weight(m, i++);
-        y->norm2 = param_data(m, i++);
-        y->gate = param_weight(m, i++);
-        y->up = param_weight(m, i++);
-        y->down = param_weight(m, i++);
-    }
-    m->norm = param_data(m, i++);
-    m->head = config->tied ? m->embed : param_weight(m, i++);
-    assert(i == m->n_list);
+    point(m);
     return m;
 }
 
@@ -169,9 +176,10 @@ void wz_model_destroy(struct wz_model *m)
 {
     if (!m) return;
     for (int i = 0; i <= m->config.layers * 7; i++) wz_unpack(m->be, matrix(m, i));
-    if (m->params) wz_backend_free(m->be, m->params);
-    if (m->block) wz_backend_free(m->be, m->block);
+    if (m->params && !m->stowed) wz_backend_free(m->be, m->params);
+    if (m->block && !m->stowed) wz_backend_free(m->be, m->block);
     if (m->masters) wz_backend_free(m->be, m->masters);
+    free(m->stowed);
     free(m->list);
     free(m->layers);
     free(m->chunk);
@@ -360,4 +368,33 @@ void wz_model_lean(struct wz_model *m)
 {
     m->lean = true;
     for (int i = 0; i <= m->config.layers * 7; i++) forget(m, matrix(m, i));
+}
+
+static void settle(struct wz_model *m, void *memory)
+{
+    if (m->type == WZ_F32) m->params = memory;
+    else m->block = memory;
+    if (memory) point(m);
+}
+
+void wz_model_stow(struct wz_model *m)
+{
+    size_t n;
+    void *own = wz_model_weights(m, &n);
+
+    assert(!m->stowed && !lean_already(m));
+    m->stowed = wz_alloc(n);
+    wz_download(m->be, m->stowed, own, n);
+    wz_backend_free(m->be, own);
+    settle(m, NULL);
+}
+
+void wz_model_lend(struct wz_model *m, void *memory)
+{
+    size_t n;
+
+    if (!m->stowed) return;
+    wz_model_weights(m, &n);
+    if (memory) wz_upload(m->be, memory, m->stowed, n);
+    settle(m, memory);
 }

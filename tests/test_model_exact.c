@@ -1,7 +1,7 @@
 /* Promises: the bits of a token's hidden state, logits and log-probability are the same whether it was prefilled, decoded one
  * by one, batched with strangers, read from a forked prefix, or scored in training, on every backend, weight type and number
  * of threads (law 1); a gradient has the same bits however its sequences are cut into batches (law 2); and it is the gradient,
- * held against finite differences. Pages of other weights are refused (law 6). */
+ * held against finite differences. Pages of other weights are refused (law 6). Weights may wait in the host's memory. */
 #include "model/inner.h"
 #include "model_help.h"
 
@@ -407,6 +407,41 @@ static void finite_differences(void **state)
     }
 }
 
+/* ---- weights that wait in the host's memory ------------------------------------------------------------------- */
+
+/* They give back what they took of the backend's, and compute the same bits in any room that is lent to them, though others use it. */
+static void stowed_weights(void **state)
+{
+    for (size_t r = 0; r < rows_here(); r++)
+        for (int type = WZ_F32; type <= WZ_BF16; type++) {
+            struct wz_backend *be = row_open(r);
+            struct wz_model *m = model_make(&configs[1], (enum wz_type)type, be);
+            struct wz_cache *cache = wz_cache_create(m, 24, 4);
+            struct wz_work *work = wz_work_create(m, PADDED, false);
+            double want = gradient(m, cache, work, 0, SEQS, NULL);
+            size_t room = m->n_params * sizeof(float), n, all, had = 0, has = 0;
+
+            wz_model_weights(m, &n);
+            assert_true(n <= room);
+            wz_backend_devices(be, &all, &had);
+            wz_model_stow(m);
+            wz_backend_devices(be, &all, &has);
+            assert_true(has - had == (be->device ? n : 0));
+            char *gradients = wz_backend_alloc(be, 2 * room);
+            for (int k = 0; k < 3; k++) {
+                wz_model_lend(m, gradients + (k == 1 ? room : 0));
+                assert_true(gradient(m, cache, work, 0, SEQS, NULL) == want);
+                wz_model_lend(m, NULL);
+                wz_zero(be, gradients, 2 * room);
+            }
+            wz_backend_free(be, gradients);
+            wz_work_destroy(work);
+            wz_cache_destroy(cache);
+            wz_model_destroy(m);
+            wz_backend_close(be);
+        }
+}
+
 /* ---- weights have an identity -------------------------------------------------------------------------------- */
 
 static void law_identity(void **state)
@@ -484,6 +519,7 @@ int main(void)
         cmocka_unit_test(int8_is_near),
         cmocka_unit_test(law_batches),
         cmocka_unit_test(law_batches_bf16),
+        cmocka_unit_test(stowed_weights),
         cmocka_unit_test(finite_differences),
         cmocka_unit_test(law_identity),
         cmocka_unit_test(same_identity),

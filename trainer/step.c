@@ -215,7 +215,11 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
         check_weights(l, episodes[i], turns[i]);
         turns[i]->trained = true;
     }
-    if (l->reference.model) reference_logps(&l->reference, (float)how->temperature, turns, n);
+    if (l->reference.model) {
+        wz_model_lend(l->reference.model, l->opt.grad[0]);                             /* no leaf has begun: it is free, and large enough */
+        reference_logps(&l->reference, (float)how->temperature, turns, n);
+        wz_model_lend(l->reference.model, NULL);
+    }
     struct wz_moments m = whiten(l, how, link, group, episodes, turns, n, batch);      /* returns, then mean 0 and variance 1 */
     for (int leaf = group->me * l->opt.leaves; m.samples > 0 && leaf < (group->me + 1) * l->opt.leaves; leaf++) {
         int to = from;
