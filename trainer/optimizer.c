@@ -6,8 +6,7 @@
  *
  *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶ my shard of params ─▶ wz_shards_gather
  *
- * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is bf16. Gradients
- * stay whole: a leaf is one chain over its micro-batches, and the tree may add it only when it has ended (law 2).
+ * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is bf16.
  *
  * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on it either. */
 #include "trainer/trainer.h"

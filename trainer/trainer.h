@@ -39,7 +39,8 @@ Wz__Turn *wz_sample_pick(const Wz__Episode *e, int agent, bool feedback, double 
 
 struct wz_adamw { double lr, warmup, floor, beta1, beta2, eps, decay, clip; };
 /* Gradient buffers of a fixed tree, each of the model's n_params floats, and AdamW's moments of this learner's shard of them, all in
- * backend memory. */
+ * backend memory. Gradients are not shared out: a leaf is one chain over its micro-batches, and has to be whole before the tree adds
+ * it (law 2). */
 struct wz_optimizer {
     struct wz_model *model;
     struct wz_shard shard;
