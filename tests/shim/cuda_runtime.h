@@ -19,7 +19,6 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
@@ -50,17 +49,10 @@ template <class T> inline T shim_shuffle(const char *what, unsigned mask, T v, u
     return v;
 }
 
-template <class T> inline T __shfl_sync(unsigned mask, T v, int from)
-{
-    return shim_shuffle("__shfl_sync", mask, v, (unsigned)from);
-}
-
 template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int with)
 {
     return shim_shuffle("__shfl_xor_sync", mask, v, shim_lane() ^ (unsigned)with);
 }
-
-unsigned __ballot_sync(unsigned mask, int predicate);
 
 inline void __syncwarp(unsigned mask = ~0u)
 {
@@ -72,14 +64,6 @@ template <class T> inline T atomicAdd(T *p, T v)
     T old = *p;
 
     *p = old + v;
-    return old;
-}
-
-template <class T> inline T atomicMin(T *p, T v)
-{
-    T old = *p;
-
-    if (v < old) *p = v;
     return old;
 }
 

@@ -258,16 +258,6 @@ uint64_t shim_exchange(const char *what, unsigned mask, uint64_t mine, unsigned 
     return meet(what, mask, &mine, sizeof mine)->shown[from][0];
 }
 
-unsigned __ballot_sync(unsigned mask, int predicate)
-{
-    uint64_t mine = predicate != 0;
-    const struct exchange *e = meet("__ballot_sync", mask, &mine, sizeof mine);
-    unsigned bits = 0;
-
-    for (unsigned i = 0; i < 32; i++) bits |= (unsigned)e->shown[i][0] << i;
-    return bits;
-}
-
 static void read_rows(struct exchange *e)
 {
     for (unsigned lane = 0; lane < 32; lane++)
