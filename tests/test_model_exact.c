@@ -116,7 +116,10 @@ static void alike(const float *a, const float *b, size_t n, double within, const
 {
     double top = 0;
 
-    for (size_t i = 0; i < n; i++) top = fmax(top, fabs((double)a[i]));
+    for (size_t i = 0; i < n; i++) {
+        double size = fabs((double)a[i]);
+        top = size > top ? size : top;
+    }
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)a[i] - (double)b[i]) <= within * top))
             fail_msg("%s: %s %zu is %.9g, expected %.9g", backend, what, i, (double)b[i], (double)a[i]);

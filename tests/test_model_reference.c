@@ -38,7 +38,10 @@ static void sequences(const char *name, double bound)
             const float *h = run(m, cache, work, &seq, 1, ids, &n);
             wz_head_logits(be, logits, h, &m->head, n);
             double worst = 0;
-            for (int j = 0; j < n * vocab; j++) worst = fmax(worst, fabs((double)logits[j] - (double)want[j]));
+            for (int j = 0; j < n * vocab; j++) {
+                double off = fabs((double)logits[j] - (double)want[j]);
+                worst = off > worst ? off : worst;
+            }
             if (!(worst < bound)) fail_msg("%s %s sequence %zu: logits off by %g", name, backends[b], i, worst);
             for (int t = 0; t < n; t++) {
                 int best = 0;

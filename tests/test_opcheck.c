@@ -32,6 +32,9 @@ static const struct target {
     { "cpu-avx2", "cpu", .isa = "avx2", .every = 1, .draws = 20000 },
     { "cpu-avx512", "cpu", .isa = "avx512", .every = 1, .draws = 20000 },
     { "cpu-avx512bf16", "cpu", .isa = "avx512bf16", .every = 1, .draws = 20000 },
+#ifdef __aarch64__
+    { "cpu-neon", "cpu", .isa = "neon", .every = 1, .draws = 20000 },
+#endif
     { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
     { "cuda-shim-fast", "cuda", .shim = true, .fast = true, .schedule = { "up", "1", "2" }, .every = 5, .draws = 300 },
     { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back", .schedule = { "up", "1", "2" }, .every = 3 },
@@ -173,7 +176,10 @@ static void near(struct problem *p, const struct run *want, const struct run *go
         size_t end = strcmp(p->op, "squares") == 0 ? a->n / 3 : a->n;
         double top = p->floor;
         if (a->role == IN) continue;
-        for (size_t j = 0; j < end; j++) top = fmax(top, fabs((double)want->host[i][j]));
+        for (size_t j = 0; j < end; j++) {
+            double size = fabs((double)want->host[i][j]);
+            top = size > top ? size : top;
+        }
         for (size_t j = 0; j < end; j++) {
             double x = (double)want->host[i][j], y = (double)got->host[i][j];
             if (!(fabs(x - y) <= p->budget * top))

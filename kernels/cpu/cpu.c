@@ -13,7 +13,14 @@
 enum { GRAIN = 1 << 21, CHUNK = 1 << 14, FLOOR = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task; bytes */
 enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
 
-static const struct hot *const hots[] = { &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2, &wz_hot_generic };      /* best first */
+static const struct hot *const hots[] = {              /* best first */
+#if defined(__x86_64__)
+    &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2,
+#elif defined(__aarch64__)
+    &wz_hot_neon,
+#endif
+    &wz_hot_generic,
+};
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 {
@@ -417,7 +424,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     const struct hot *hot = hot_here();
 
     if (!hot)
-        return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2 or generic, as the machine has them",
+        return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2, neon or generic, as the machine has them",
                        getenv("WZ_ISA"));
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;

@@ -80,7 +80,7 @@ struct hot {
     void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct adamw *by);
 };
 
-extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_generic;
+extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;
 
 struct turns { float *freq, *turn; int half, count; };      /* RoPE's cos and sin by position */
 

@@ -91,7 +91,7 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
             const float *a = g->a + (size_t)from * g->sm;
             switch (to - from) {
             TILE8(1) TILE8(2) TILE8(3) TILE8(4) TILE8(5) TILE8(6)
-#ifdef __AVX512F__
+#ifdef WIDE
             TILE8(7) TILE8(8) TILE8(9) TILE8(10) TILE8(11) TILE8(12)
 #endif
             }
@@ -131,7 +131,10 @@ void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel)
         const uint16_t *from = (const uint16_t *)w->data + (size_t)(panel * PANEL + j) * in;
         float max = 0;
         int32_t sum = 0;
-        for (size_t k = 0; k < in; k++) max = fmaxf(max, fabsf(wz_bf16_to_f32(from[k])));
+        for (size_t k = 0; k < in; k++) {      /* no fmaxf: gcc 12 for Arm breaks down over it */
+            float size = fabsf(wz_bf16_to_f32(from[k]));
+            max = size > max ? size : max;
+        }
         float by = max > 0 && max < INFINITY ? 127 / max : 0;
         for (size_t k = 0; k < in; k++)
             sum += bytes[(k / 4 * PANEL + (size_t)j) * 4 + k % 4] = (int8_t)wz_int8_of(wz_bf16_to_f32(from[k]), by);

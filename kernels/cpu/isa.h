@@ -1,8 +1,8 @@
-/* The vocabulary of vectors: W floats at a time, W being 16 (AVX-512), 8 (AVX2 and FMA) or 4 (anything).
+/* The vocabulary of vectors: W floats at a time, W being 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, anything).
  *
  * Files that include this are compiled once for each set of instructions, with WZ_ISA defined to its name; HOT(f) is f_avx512
- * and so on. Two rules keep the bits of AVX2 and AVX-512 alike: what is one FMA in one is one FMA in the other, and sums
- * across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree joins. */
+ * and so on. Two rules keep the bits of AVX2, AVX-512 and NEON alike: what is one FMA in one is one FMA in the others, and
+ * sums across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree joins. */
 #ifndef WZ_ISA_H
 #define WZ_ISA_H
 
@@ -19,6 +19,7 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 enum { W = 16, MR4 = 6, MR2 = 12 };      /* MR4, MR2: most rows of a register tile 4 and 2 vectors wide */
+#define WIDE                             /* 32 registers: tiles of more than 6 rows */
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
@@ -30,6 +31,12 @@ enum { W = 8, MR4 = 2, MR2 = 6 };
 #define MAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define MIN(a, b) ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #define SPLAT(x) ((vf)_mm256_set1_ps(x))
+#elif defined(WZ_NEON)
+#include <arm_neon.h>
+enum { W = 4, MR4 = 6, MR2 = 12 };
+#define WIDE
+#define FMA(a, b, c) ((vf)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
+#define SPLAT(x) ((vf)vdupq_n_f32(x))
 #else
 enum { W = 4, MR4 = 2, MR2 = 6 };
 #define FMA(a, b, c) ((a) * (b) + (c))
@@ -60,9 +67,13 @@ INLINE void store(float *p, vf x)
 /* W bf16 as floats. */
 INLINE vf load_half(const uint16_t *p)
 {
+#ifdef WZ_NEON
+    return (vf)((vu)vmovl_u16(vld1_u16(p)) << 16);      /* gcc 12 would convert element by element */
+#else
     typedef uint16_t vh __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
     return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+#endif
 }
 
 /* c + a b of two bf16 in each lane, the upper half's first. */

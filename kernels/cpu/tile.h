@@ -76,7 +76,7 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
 
 TILE_FEW(1, FLOATS) TILE_FEW(2, FLOATS) TILE_FEW(4, FLOATS) TILE_FEW(2, PAIRS) TILE_FEW(4, PAIRS)
 TILE_FEW(1, HALVES) TILE_FEW(2, HALVES) TILE_FEW(4, HALVES)
-#ifdef __AVX512F__
+#ifdef WIDE
 TILE_MORE(1, FLOATS) TILE_MORE(2, FLOATS) TILE_MORE(2, PAIRS) TILE_MORE(1, HALVES) TILE_MORE(2, HALVES)
 #define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind), TILE_MORE_OF(nv, kind) }
 #else
