@@ -37,7 +37,7 @@ static __global__ void probe(float *out, const float *x, unsigned long long *wor
     if (t == 0) *word = *all;
 }
 
-/* d[16, 8] = a[16, 16] b[16, 8]: a by rows; b by rows of its transpose, or as it lies and turned. */
+/* d[16, 8] = a[16, 16] b[16, 8]: a by rows and b by rows of its transpose; or turned, both the other way. */
 static __global__ void multiply_once(float *out, const __nv_bfloat16 *a, const __nv_bfloat16 *b, bool turned)
 {
     SHARED(__nv_bfloat16, near);
@@ -50,9 +50,13 @@ static __global__ void multiply_once(float *out, const __nv_bfloat16 *a, const _
     copy_commit();
     copy_wait<0>();
     __syncthreads();
-    read_matrices(ra, &near[(t % 8 + half) * 16 + t / 16 * 8]);
-    if (turned) read_matrices_turned(rb, &near[256 + (t % 8 + half) * 8]);
-    else read_matrices(rb, &near[256 + t % 8 * 16 + half]);
+    if (turned) {
+        read_matrices_turned(ra, &near[(t % 8 + t / 16 * 8) * 16 + half]);
+        read_matrices_turned(rb, &near[256 + (t % 8 + half) * 8]);
+    } else {
+        read_matrices(ra, &near[(t % 8 + half) * 16 + t / 16 * 8]);
+        read_matrices(rb, &near[256 + t % 8 * 16 + half]);
+    }
     multiply_bf16(d, ra, rb);
     for (int i = 0; i < 4; i++) out[(t / 4 + i / 2 * 8) * 8 + t % 4 * 2 + i % 2] = d[i];
 }
@@ -81,7 +85,7 @@ static bool products_right(cudaStream_t stream, bool turned)
     bool right = true;
 
     for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 16; k++) half[i * 16 + k] = __float2bfloat16(a[i][k] = (float)((i * 16 + k) * 7 % 61 - 30));
+        for (int k = 0; k < 16; k++) half[turned ? k * 16 + i : i * 16 + k] = __float2bfloat16(a[i][k] = (float)((i * 16 + k) * 7 % 61 - 30));
     for (int k = 0; k < 16; k++)
         for (int j = 0; j < 8; j++)
             half[256 + (turned ? k * 8 + j : j * 16 + k)] = __float2bfloat16(b[k][j] = (float)((k * 8 + j) * 5 % 53 - 26));
@@ -186,7 +190,7 @@ int main(int argc, char **argv)
     result(sums, "sums over a warp");
     result(word == sum, "64-bit atomics on shared memory");
     result(products_right(stream, false), "a product of matrices, both operands by rows");
-    result(products_right(stream, true), "a product of matrices, one operand turned");
+    result(products_right(stream, true), "a product of matrices, both operands turned");
     result(pairs_right(stream), "pairs rounded to bf16");
     cudaStreamDestroy(stream);
     return bad > 0;
