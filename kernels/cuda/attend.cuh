@@ -12,8 +12,8 @@ enum { QUERIES = 16, THREADS = 128 };
 
 struct tile { int row, rows, first; };
 
-/* Where rows stand, on the device. */
-struct places { const int *seq, *pos, *table; const struct tile *tiles; int stride; };
+/* Where rows stand, on the device. pages: where in the table the list of a row's sequence begins. */
+struct places { const int *pages, *pos, *table; const struct tile *tiles; };
 
 struct attend {
     struct wz_kv kv;
@@ -67,14 +67,14 @@ INLINE void load_queries(float *near, const float *from, const struct attend *a,
 }
 
 /* Keys or values of positions [t0, t0 + n) of a sequence. */
-INLINE void load_cache(float *near, const float *from, const struct attend *a, int seq, int t0, int n,
+INLINE void load_cache(float *near, const float *from, const struct attend *a, int pages, int t0, int n,
                                                   int kv_head)
 {
     int d = a->kv.head_dim, p = a->kv.page;
 
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
         int t = t0 + e / d;
-        size_t page = (size_t)a->at.table[(size_t)seq * (size_t)a->at.stride + (size_t)(t / p)];
+        size_t page = (size_t)a->at.table[pages + t / p];
         near[e / d * (d + 1) + e % d] =
             weight_at(from, a->kv.half ? WZ_BF16 : WZ_F32,
                       ((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d + (size_t)(e % d));

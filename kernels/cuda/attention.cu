@@ -8,7 +8,8 @@
  *   shared   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
  *
  * With few blocks each step runs in a block of its own and a second kernel puts them together by the same formula in the same
- * order, so a row has the same bits alone and among others. Prefill is bound by FMAs, decode by reading the cache. */
+ * order, so a row has the same bits alone and among others. There are 1, 2, 4, 8.. such blocks, of which some have nothing to do, so
+ * that launches stay the same while sequences grow (graph.cu). Prefill is bound by FMAs, decode by reading the cache. */
 #include "kernels/cuda/attend.cuh"
 
 enum { KEYS = 64 };
@@ -21,12 +22,12 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
     int *list = (int *)malloc(size ? size : 1);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %zu rows", n);
-    memcpy(list, rows->seq, n * sizeof *list);
+    for (size_t i = 0; i < n; i++) list[i] = rows->seq[i] * rows->stride;
     memcpy(list + n, rows->pos, n * sizeof *list);
     memcpy(list + 2 * n, rows->table, entries * sizeof *list);
     const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, size);
     free(list);
-    return (struct places){ at, at + n, at + 2 * n, NULL, rows->stride };
+    return (struct places){ at, at + n, at + 2 * n, NULL };
 }
 
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
@@ -58,7 +59,7 @@ static __global__ void write_rows(struct wz_kv kv, const float *k, const float *
     if (i >= (size_t)n * width) return;
     size_t row = i / width, head = i % width / d;
     int pos = at.pos[row];
-    size_t page = (size_t)at.table[(size_t)at.seq[row] * (size_t)at.stride + (size_t)(pos / kv.page)];
+    size_t page = (size_t)at.table[at.pages[row] + pos / kv.page];
     size_t to = ((page * (size_t)kv.heads + head) * (size_t)kv.page + (size_t)(pos % kv.page)) * d + i % d;
     if (kv.half) {
         ((__nv_bfloat16 *)kv.k)[to] = __float2bfloat16(k[i]);
@@ -152,7 +153,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
     float *q = near, *sums = q + QUERIES * (d + 1), *kv = sums + QUERIES * (d + 1), *s = kv + KEYS * (d + 1);
     struct sum *all = (struct sum *)(s + QUERIES * KEYS), *weight = all + QUERIES;
     int *pos = (int *)(weight + QUERIES), n = queries_of(&t, a.group), warp = (int)threadIdx.x / 32, last = 0;
-    int seq = a.at.seq[t.row];
+    int pages = a.at.pages[t.row];
 
     if (threadIdx.x < (unsigned)n) {
         pos[threadIdx.x] = a.at.pos[row_of(&t, (int)threadIdx.x, a.group)];
@@ -162,13 +163,14 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
     load_queries(q, a.q, &a, &t, n, head);
     __syncthreads();
     for (int i = 0; i < n; i++) last = pos[i] > last ? pos[i] : last;
+    if (part * KEYS > last) return;
     for (int t0 = part * KEYS; t0 <= last; t0 += partial ? last + 1 : KEYS) {
         int keys = last + 1 - t0 < KEYS ? last + 1 - t0 : KEYS;
-        load_cache(kv, a.kv.k, &a, seq, t0, keys, head);
+        load_cache(kv, a.kv.k, &a, pages, t0, keys, head);
         __syncthreads();
         dots<KEYS>(s, q, kv, n, keys, d);
         __syncthreads();
-        load_cache(kv, a.kv.v, &a, seq, t0, keys, head);
+        load_cache(kv, a.kv.v, &a, pages, t0, keys, head);
         for (int i = warp; i < n; i += THREADS / 32) {
             int count = pos[i] + 1 - t0;
             if (count <= 0) continue;
@@ -234,7 +236,7 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
     a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, QUERIES, 0, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
-    if (count[0] * kv->heads < 2 * cuda_of(be)->processors) parts = last / KEYS + 1;
+    while (count[0] * kv->heads < 2 * cuda_of(be)->processors && parts * KEYS <= last) parts *= 2;
     size_t blocks = (size_t)count[0] * (size_t)kv->heads;
     if (parts > 1)
         partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * (size_t)parts * QUERIES * (size_t)(d + 2) * sizeof *partial);

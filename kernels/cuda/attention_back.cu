@@ -72,10 +72,10 @@ INLINE void load_tile(const struct near *m, const struct back *b, const struct t
     load_queries(m->d_out, b->d_out, &b->a, t, n, head);
 }
 
-INLINE void load_keys(const struct near *m, const struct back *b, int seq, int t0, int keys, int head)
+INLINE void load_keys(const struct near *m, const struct back *b, int pages, int t0, int keys, int head)
 {
-    load_cache(m->k, b->a.kv.k, &b->a, seq, t0, keys, head);
-    load_cache(m->v, b->a.kv.v, &b->a, seq, t0, keys, head);
+    load_cache(m->k, b->a.kv.k, &b->a, pages, t0, keys, head);
+    load_cache(m->v, b->a.kv.v, &b->a, pages, t0, keys, head);
 }
 
 static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
@@ -84,13 +84,13 @@ static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
     int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
     struct tile t = b.a.at.tiles[(int)blockIdx.x / b.a.kv.heads];
     struct near m = carve(shared, d);
-    int n = queries_of(&t, b.a.group), seq = b.a.at.seq[t.row], last = b.a.at.pos[row_of(&t, n - 1, b.a.group)];
+    int n = queries_of(&t, b.a.group), pages = b.a.at.pages[t.row], last = b.a.at.pos[row_of(&t, n - 1, b.a.group)];
 
     load_tile(&m, &b, &t, n, head);
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS) m.sums[e] = 0;
     for (int t0 = 0; t0 <= last; t0 += KEYS) {
         int keys = last + 1 - t0 < KEYS ? last + 1 - t0 : KEYS;
-        load_keys(&m, &b, seq, t0, keys, head);
+        load_keys(&m, &b, pages, t0, keys, head);
         __syncthreads();
         pairs(&m, &b, &t, n, t0, keys, head);
         for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
@@ -114,7 +114,7 @@ static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
     int row = of.row, rows = of.rows, t0 = of.first, keys = queries_of(&of, 1, KEYS);
     float *d_k = m.sums, *d_v = d_k + KEYS * d;
 
-    load_keys(&m, &b, b.a.at.seq[row], t0, keys, head);
+    load_keys(&m, &b, b.a.at.pages[row], t0, keys, head);
     for (int e = (int)threadIdx.x; e < 2 * KEYS * d; e += THREADS) m.sums[e] = 0;
     for (int first = t0 * b.a.group / QUERIES * QUERIES; first < rows * b.a.group; first += QUERIES) {
         struct tile t = { row, rows, first };

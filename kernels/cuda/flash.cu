@@ -114,7 +114,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     int n = queries_of(&t, a.group, WIDE), last = last_of(&a, &t, 0, n), pos[2];
     int mine = last_of(&a, &t, row / 16 * 16, n < row / 16 * 16 + 16 ? n : row / 16 * 16 + 16);      /* of this warp */
     struct stream<D> in = { &a, q + WIDE * D, q + (WIDE + 2 * STEP) * D, (unsigned *)(q + (WIDE + 4 * STEP) * D),
-                            a.at.seq[t.row], head, last + 1, 0 };
+                            a.at.pages[t.row], head, last + 1, 0 };
     struct sum run[2], all[2];
     float o[D / 8][4] = { }, scale = a.scale * LOG2E;
     unsigned x[D / 16][4];
@@ -188,7 +188,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_part
     int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, 0, n), pos[2];
     int from = part * SPLIT, end = last + 1 < from + SPLIT ? last + 1 : from + SPLIT;
     struct stream<D> in = { &a, q + QUERIES * D, q + (QUERIES + 2 * STEP) * D, (unsigned *)(scores + QUERIES * PITCH),
-                            a.at.seq[t.row], head, end, from };
+                            a.at.pages[t.row], head, end, from };
     struct sum run[2] = { { -INFINITY, 0 }, { -INFINITY, 0 } };
     float o[2 * MINE][4] = { }, scale = a.scale * LOG2E;
 

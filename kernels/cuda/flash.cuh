@@ -99,12 +99,12 @@ template <int D> INLINE void gather(float (*o)[4], const float (*p)[4], struct s
 /* ---- rows to shared memory --------------------------------------------------------------------------------------- */
 
 /* Where position t of a sequence lies in the cache, in rows of D channels; 0 past `last`. */
-INLINE unsigned slot_of(const struct attend *a, int seq, int t, int last, int head)
+INLINE unsigned slot_of(const struct attend *a, int pages, int t, int last, int head)
 {
     int p = a->kv.page;
 
     if (t > last) return 0;
-    unsigned page = (unsigned)a->at.table[(size_t)seq * (size_t)a->at.stride + (size_t)(t / p)];
+    unsigned page = (unsigned)a->at.table[pages + t / p];
     return (page * (unsigned)a->kv.heads + (unsigned)head) * (unsigned)p + (unsigned)(t % p);
 }
 
@@ -158,14 +158,14 @@ template <int D> struct stream {
     const struct attend *a;
     bf16 *keys, *values;                               /* [2, STEP, D] */
     unsigned *slots;                                   /* [2, STEP] */
-    int seq, head, end, from;                          /* positions [from, end) */
+    int pages, head, end, from;                        /* positions [from, end) */
 };
 
 template <int D> INLINE void look_up(const struct stream<D> *s, int t0)
 {
     int i = (int)threadIdx.x;
 
-    if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->seq, t0 + i, s->end - 1, s->head);
+    if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->pages, t0 + i, s->end - 1, s->head);
 }
 
 template <int D, int N> INLINE void fetch(const struct stream<D> *s, int t0)

@@ -69,7 +69,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
     int mine = first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1;      /* this warp's last key */
     struct stream<D> in = { &b.a, d_out + WIDE * D, d_out + (WIDE + 2 * STEP) * D, (unsigned *)(d_out + (WIDE + 4 * STEP) * D),
-                            b.a.at.seq[t.row], head, end, 0 };
+                            b.a.at.pages[t.row], head, end, 0 };
     float sums[D / 8][4] = { }, scale = b.a.scale * LOG2E;
     float2 of[2];                                      /* lse log2(e), delta */
     size_t from = arranged(&b, head, t.row) + (size_t)t.first;
@@ -127,11 +127,11 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
     unsigned *slots = (unsigned *)(of + 4 * STEP);
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2, group = b.a.group;
     struct tile t = b.keys[(int)blockIdx.x / b.a.kv.heads];
-    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4, seq = b.a.at.seq[t.row];
+    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4, pages = b.a.at.pages[t.row];
     float d_k[D / 8][4] = { }, d_v[D / 8][4] = { }, scale = b.a.scale * LOG2E;
     size_t from = arranged(&b, head, t.row);
 
-    if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, seq, t.first + (int)threadIdx.x, t.rows - 1, head);
+    if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, pages, t.first + (int)threadIdx.x, t.rows - 1, head);
     __syncthreads();
     load_slots<D, MANY, WIDE>(keys, b.a.kv.k, slots, n);
     load_slots<D, MANY, WIDE>(values, b.a.kv.v, slots, n);
