@@ -161,6 +161,13 @@ static inline void wz_unpack(struct wz_backend *be, struct wz_weight *w)
     be->ops.unpack(be, w);
 }
 
+/* Calls body(arg), which calls ops, in one piece where the backend can: see struct wz_device. */
+static inline void wz_region(struct wz_backend *be, void (*body)(void *arg), void *arg)
+{
+    if (be->device) be->device->region(be, body, arg);
+    else body(arg);
+}
+
 /* ---- layers ------------------------------------------------------------------------------------------------ */
 
 static inline void wz_embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)

@@ -146,6 +146,10 @@ struct wz_device {
     bool (*idle)(struct wz_backend *be);       /* is all done that was asked of it? */
     /* sums[pieces] on the host: wz_hash, seed 0, of each of the pieces of WZ_PIECE bytes at p, which begins at 16 bytes */
     void (*hash)(struct wz_backend *be, uint64_t *sums, const void *p, size_t pieces);
+    /* Does what body(arg) asks for: ops of a forward and of sampling, whose arguments and host arrays stay as they are meanwhile. body
+     * may be called twice, and what it downloads is there only when region returns. Asked for again, but for what the host arrays and
+     * tensors hold, it is handed to the device in one piece. */
+    void (*region)(struct wz_backend *be, void (*body)(void *arg), void *arg);
 };
 
 struct wz_backend {

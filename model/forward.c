@@ -113,6 +113,7 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
 {
     int n = 0, stride = 1, page = cache->page;
 
+    assert((m->params || m->block) && w->model == m && cache->layers == m->config.layers && (!w->open || w->version == m->version));
     for (int s = 0; s < batch->n_seqs; s++)
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
     if (batch->n_seqs > w->table_cap / stride) wz_work_room(w, cache, 2 * batch->n_seqs, stride * page);
@@ -174,17 +175,49 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     wz_add(be, out, mid, (size_t)n * dim);
 }
 
-const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+static void layers(struct wz_model *m, struct wz_cache *cache, struct wz_work *w)
 {
     const struct wz_config *c = &m->config;
 
-    assert((m->params || m->block) && w->model == m && cache->layers == c->layers && (!w->open || w->version == m->version));
-    rows_place(m, cache, w, batch);
     wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, w->batch.n);
     for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);
     wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps);
+}
+
+static void batch_end(const struct wz_batch *batch)
+{
     for (int s = 0; s < batch->n_seqs; s++) batch->seqs[s]->len += batch->count[s];
+}
+
+const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+{
+    rows_place(m, cache, w, batch);
+    layers(m, cache, w);
+    batch_end(batch);
     return w->hidden;
+}
+
+struct sampled { struct wz_model *m; struct wz_cache *cache; struct wz_work *w; const struct wz_samples *of; };
+
+static void forward_and_sample(void *arg)
+{
+    const struct sampled *s = arg;
+    const struct wz_samples *of = s->of;
+
+    layers(s->m, s->cache, s->w);
+    const float *x = of->n == s->w->batch.n ? s->w->hidden : wz_gather(s->w, s->w->hidden, of->rows, of->n);
+    wz_head_sample(s->m->be, of->token, of->logp, x, &s->m->head, of->picks, of->n);
+}
+
+void wz_forward_sample(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch,
+                       const struct wz_samples *samples)
+{
+    struct sampled s = { m, cache, w, samples };
+
+    rows_place(m, cache, w, batch);
+    if (samples->n == w->batch.n) wz_region(m->be, forward_and_sample, &s);      /* the round of a decode, as many more will be */
+    else forward_and_sample(&s);
+    batch_end(batch);
 }
 
 const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, int n)

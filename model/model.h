@@ -143,6 +143,17 @@ size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape, bo
 /* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in
  * batch order, valid until the next forward with this work. Room in the cache must have been reserved. */
 const float *wz_forward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const struct wz_batch *batch);
+/* Which rows of a batch are sampled, ascending, how (picks[n]), and where tokens and log-probabilities go (token[n], logp[n]). */
+struct wz_samples {
+    int n;
+    const int *rows;
+    const struct wz_pick *picks;
+    int *token;
+    float *logp;
+};
+/* wz_forward, and sampling from what it returns. Where all rows are sampled it is one region (struct wz_device). */
+void wz_forward_sample(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const struct wz_batch *batch,
+                       const struct wz_samples *samples);
 /* Copies the given rows of hidden states together: out[n, C], owned by work, valid until the next call. */
 const float *wz_gather(struct wz_work *work, const float *hidden, const int *rows, int n);
 

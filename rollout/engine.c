@@ -270,11 +270,8 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
         e->sampler[n_sampled] = i;
         e->picks[n_sampled++] = (struct wz_pick){ r->temperature, r->top_p, r->min_p, r->top_k, wz_uniform(key) };
     }
-    const float *hidden = wz_forward(e->model, e->cache, e->work, &batch);
+    wz_forward_sample(e->model, e->cache, e->work, &batch, &(struct wz_samples){ n_sampled, e->last, e->picks, e->token, e->logp });
     e->stats.prefilled += n - n_sampled;
-    if (!n_sampled) return;
-    const float *x = wz_gather(e->work, hidden, e->last, n_sampled);
-    wz_head_sample(e->model->be, e->token, e->logp, x, &e->model->head, e->picks, n_sampled);
     e->stats.generated += n_sampled;
     for (int s = 0; s < n_sampled; s++) {
         struct row *row = &e->rows[e->sampler[s]];

@@ -58,6 +58,49 @@ static int run(enum fault fault, const char *schedule)
     return wrong;
 }
 
+static __global__ void count(int *n, int by)
+{
+    if (threadIdx.x == 0) *n += by;
+}
+
+/* What is captured does what was asked for when it was captured, whenever it is launched, and not before it is waited for. */
+static bool graph_keeps_arguments(void)
+{
+    int *d, *host, by = 3;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+
+    cudaStreamCreateWithFlags(&stream, 0);
+    if (cudaMalloc((void **)&d, sizeof *d) || cudaMallocHost((void **)&host, sizeof *host) || cudaMemsetAsync(d, 0, sizeof *d, stream)
+        || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
+        return false;
+    LAUNCH_ON(stream, count, 1, 32, 0, d, by);
+    by = 100;
+    if (cudaMemcpyAsync(host, d, sizeof *d, cudaMemcpyDeviceToHost, stream) || cudaStreamEndCapture(stream, &graph)
+        || cudaGraphInstantiate(&exec, graph, 0) || cudaGraphDestroy(graph))
+        return false;
+    *host = -1;
+    if (cudaGraphLaunch(exec, stream) || cudaGraphLaunch(exec, stream) || *host != -1 || cudaStreamSynchronize(stream)) return false;
+    bool right = *host == 6;
+    return !cudaGraphExecDestroy(exec) && !cudaFree(d) && !cudaFreeHost(host) && !cudaStreamDestroy(stream) && right;
+}
+
+/* How a capture ends in which something was asked for that no capture bears. */
+static bool capture_refuses(int what)
+{
+    int *d, *p, here = 0;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+
+    cudaStreamCreateWithFlags(&stream, 0);
+    if (cudaMalloc((void **)&d, sizeof *d) || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)) return false;
+    cudaError_t error = what == 0 ? cudaStreamSynchronize(stream) : what == 1 ? cudaMalloc((void **)&p, 4) : what == 2 ? cudaFree(d)
+                        : what == 3 ? cudaStreamQuery(stream) : cudaMemcpyAsync(&here, d, sizeof here, cudaMemcpyDeviceToHost, stream);
+    return error == cudaErrorStreamCaptureUnsupported && cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated
+           && !cudaFree(d) && !cudaStreamDestroy(stream);
+}
+
 /* Touches device memory from the host, as a program that forgets wz_download would. */
 static int touch(void)
 {
@@ -100,7 +143,7 @@ static bool seen(enum fault fault, int how, bool all)
 
 int main(void)
 {
-    puts("1..8");
+    puts("1..10");
     result(seen(NONE, 0, true), "a right kernel is right under every schedule");
     result(seen(NO_BARRIER, 1, false), "a missing barrier gives wrong numbers");
     result(seen(NO_WAIT, 1, true), "a missing wait gives NaN");
@@ -114,5 +157,9 @@ int main(void)
     result(true, "an access beyond device memory stops the program # SKIP without AddressSanitizer");
 #endif
     result(ending(NULL, NONE, "up") == 2, "the host can't touch device memory");
+    result(graph_keeps_arguments(), "a graph keeps what was captured, and runs when it is waited for");
+    bool refuses = true;
+    for (int what = 0; what < 5; what++) refuses = refuses && capture_refuses(what);
+    result(refuses, "waiting, allocating, freeing and unpinned copies end a capture");
     return 0;
 }

@@ -16,7 +16,7 @@
 #else
 #define SHARED(type, name) type *name = (type *)shim_shared()
 #define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                                                \
-    shim_launch(#kernel, stream, blocks, threads, shared, [&] { (kernel)(__VA_ARGS__); })
+    shim_start(#kernel, kernel, stream, blocks, threads, shared, __VA_ARGS__)
 #endif
 
 #endif

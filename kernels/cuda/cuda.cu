@@ -52,8 +52,10 @@ void *wz_cuda_scratch(struct wz_backend *be, enum scratch_for what, size_t size)
 const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const void *host, size_t size)
 {
     auto *m = &cuda_of(be)->mirror[what];
+    bool same = m->device && m->size == size && memcmp(m->host, host, size) == 0;
 
-    if (m->device && m->size == size && memcmp(m->host, host, size) == 0) return m->device;
+    wz_cuda_mirrored(be, &m->region, !same);
+    if (same) return m->device;
     if (m->room < size || !m->device) {
         CHECK(cudaStreamSynchronize(stream_of(be)));
         CHECK(cudaFree(m->device));
@@ -100,9 +102,11 @@ static void upload(struct wz_backend *be, void *dst, const void *host, size_t n)
 
 void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n)
 {
-    if (!n) return;
-    CHECK(cudaMemcpyAsync(host, src, n, cudaMemcpyDeviceToHost, stream_of(be)));
-    CHECK(cudaStreamSynchronize(stream_of(be)));
+    void *to = wz_cuda_later(be, host, n);
+
+    if (!n || !wz_cuda_ask(be, wz_cuda_download, to, src, n)) return;
+    CHECK(cudaMemcpyAsync(to, src, n, cudaMemcpyDeviceToHost, stream_of(be)));
+    if (to == host) CHECK(cudaStreamSynchronize(stream_of(be)));
 }
 
 static bool idle(struct wz_backend *be)
@@ -148,6 +152,7 @@ static void close_cuda(struct wz_backend *be)
         free(cuda->mirror[i].host);
     }
     for (struct rounded &h : cuda->half) cudaFree(h.p);
+    wz_cuda_graph_close(be);
     wz_cuda_fast_close(be);
     cudaStreamDestroy(cuda->stream);
     free(cuda);
@@ -177,6 +182,7 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     CHECK(cudaDeviceGetAttribute(&cuda->processors, cudaDevAttrMultiProcessorCount, device));
     CHECK(cudaDeviceGetAttribute(&cuda->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     CHECK(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    wz_cuda_graph_open(be);
     if (how == FAST && wz_cuda_fast_open(be, err) < 0) {
         close_cuda(be);
         return -1;
@@ -185,6 +191,7 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     cuda->device.stream = cuda->stream;
     cuda->device.idle = idle;
     cuda->device.hash = wz_cuda_hash;
+    cuda->device.region = wz_cuda_region;
     be->device = &cuda->device;
     be->rounds = true;
     be->half_scores = true;

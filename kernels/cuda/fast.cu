@@ -104,6 +104,7 @@ void wz_cuda_fast_product(struct wz_backend *be, const struct product *p)
 
     for (size_t i = 0; i < sizeof key / sizeof *words; i++) hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15, hash ^= hash >> 29;
     struct plan *plan = &fast->plans[hash % PLANS];
+    if (!wz_cuda_ask(be, wz_cuda_fast_product, *p)) return;
     if (memcmp(&plan->key, &key, sizeof key)) plan_make(fast, plan, &key);
     ASK(cublasLtMatmul(fast->handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, p->c, plan->c, p->c, plan->c, &plan->algo,
                        fast->work, WORKSPACE, cuda_of(be)->stream));

@@ -252,26 +252,33 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
 static void head_sample(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
                         const struct wz_pick *picks, int n)
 {
-    struct sampled { struct wz_pick picks[SAMPLED]; int token[SAMPLED]; float logp[SAMPLED]; } *room =
-        (struct sampled *)wz_cuda_scratch(be, SMALL, sizeof *room);
-    float scale[SAMPLED];
+    if (n == 0) return;
+    size_t all = (size_t)n, size = all * (sizeof *picks + sizeof(float));
+    struct wz_pick *list = (struct wz_pick *)malloc(size);
+    float *scales = (float *)(list + n);
 
     wz_cuda_doing = __func__;
+    if (!list) wz_cuda_plugin.die("cuda: no memory for %d rows", n);
+    memcpy(list, picks, all * sizeof *list);
+    for (int i = 0; i < n; i++) scales[i] = picks[i].temperature > 0 ? 1 / picks[i].temperature : 1;
+    const struct wz_pick *at_picks = (const struct wz_pick *)wz_cuda_mirror(be, PICKS, list, size);
+    const float *scale = (const float *)(at_picks + n);
+    int *tokens = (int *)wz_cuda_scratch(be, SMALL, all * (sizeof *token + sizeof *logp));
+    float *logps = (float *)(tokens + n);
+    free(list);
     for (int at = 0; at < n; at += SAMPLED) {
         int m = n - at < SAMPLED ? n - at : SAMPLED;
         const float *rows = x + (size_t)at * (size_t)w->in;
-        for (int i = 0; i < m; i++) scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
-        struct sweep s = sweep_of(be, w, m, (const float *)wz_cuda_mirror(be, VALUES, scale, (size_t)m * sizeof *scale));
+        struct sweep s = sweep_of(be, w, m, scale + at);
         s.ldz = (size_t)s.blocks * COLS;
         s.z = (float *)wz_cuda_scratch(be, LOGITS, (size_t)m * s.ldz * sizeof *s.z);
         s.parts = room_for_parts(be, &s);
-        be->ops.upload(be, room->picks, picks + at, (size_t)m * sizeof *picks);
         sweep_all(be, &s, w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, rows, m, w->in) : rows, w);
-        struct picking p = { s.z, s.scale, s.parts, s.blocks, w->out, room->picks, room->token, room->logp };
+        struct picking p = { s.z, s.scale, s.parts, s.blocks, w->out, at_picks + at, tokens + at, logps + at };
         wz_cuda_pick(be, &p, m);
-        wz_cuda_download(be, token + at, room->token, (size_t)m * sizeof *token);
-        wz_cuda_download(be, logp + at, room->logp, (size_t)m * sizeof *logp);
     }
+    wz_cuda_download(be, token, tokens, all * sizeof *token);
+    wz_cuda_download(be, logp, logps, all * sizeof *logp);
 }
 
 static void head_logits(struct wz_backend *be, float *out, const float *x, const struct wz_weight *w, int n)

@@ -215,7 +215,7 @@ template <class T> static void round_to(struct wz_backend *be, void *out, const 
 {
     size_t eights = wz_cuda_pitch(c) / 8;
 
-    LAUNCH_KEEPING(be, round_rows, (n * eights + BLOCK - 1) / BLOCK, BLOCK, 0, (__nv_bfloat16 *)out, x, n, c, (int)eights,
+    LAUNCH_KEEPING(be, round_rows<T>, (n * eights + BLOCK - 1) / BLOCK, BLOCK, 0, (__nv_bfloat16 *)out, x, n, c, (int)eights,
                    sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
 }
 

@@ -32,6 +32,13 @@ warm() { timeout 240 waltz sft recipes/sandbox.yaml sft.model="$work/world/base"
     sft.steps=60 sft.batch=32 backend="$1"; }
 train() { timeout 240 waltz train recipes/sandbox.yaml "${place[@]}" out="$work/$1" backend="$2" "${@:3}"; }
 same() { train one cuda && train two cuda micro=64 rollout.rows=5 && cmp "$work/one/chain.jsonl" "$work/two/chain.jsonl"; }
+decode() {      # one graph a round, and kernel by kernel
+    local graphs
+    for graphs in 1 0; do
+        echo "WZ_CUDA_GRAPHS=$graphs"
+        WZ_CUDA_GRAPHS=$graphs timeout 200 generate --backend cuda --shape 1b --type bf16 --batch 64 --prompt 128 --new 256 --runs 3 || return 1
+    done
+}
 busy() { WZ_CUDA_MATH=$1 timeout 240 test_opcheck --bench 0 cuda; }
 
 step "layout conformance" timeout 60 gpu_layout
@@ -42,6 +49,7 @@ step "warm start on cuda" warm cuda
 step "RL on cuda, twice the same bits" same
 step "RL on cpu, for its time" train cpu cpu
 large() { WALTZ_COPY=$(gpu_layout copy) && echo "copy $WALTZ_COPY GB/s" && WALTZ_COPY=$WALTZ_COPY timeout 300 test_opcheck --bench-large cuda; }
+step "decode at 1B, with graphs and without" decode
 step "times at 8B, beside ceilings" large
 for math in exact fast; do step "times, WZ_CUDA_MATH=$math" busy $math; done
 echo

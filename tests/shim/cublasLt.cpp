@@ -86,16 +86,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               cublasLtMatrixLayout_t at_c, void *d, cublasLtMatrixLayout_t at_d, const cublasLtMatmulAlgo_t *algo,
                               void *work, size_t size, cudaStream_t stream)
 {
-    uint64_t deep = desc->a == CUBLAS_OP_N ? at_a->cols : at_a->rows;
-    float old = *(const float *)beta;
+    shim_matmul how = *desc;
+    shim_matrix in_a = *at_a, in_b = *at_b, out = *at_d;
+    uint64_t deep = how.a == CUBLAS_OP_N ? in_a.cols : in_a.rows;
+    float old = *(const float *)beta, by = *(const float *)alpha;
 
-    shim_device_open(true);
-    for (uint64_t j = 0; j < at_c->cols; j++)
-        for (uint64_t i = 0; i < at_c->rows; i++) {
-            float sum = 0, *to = (float *)d + i + j * (size_t)at_d->ld;
-            for (uint64_t k = 0; k < deep; k++) sum += at(a, at_a, desc->a, i, k) * at(b, at_b, desc->b, k, j);
-            *to = *(const float *)alpha * sum + (old != 0 ? old * *to : 0);
-        }
-    shim_device_open(false);
+    shim_do(stream, [=] {
+        shim_device_open(true);
+        for (uint64_t j = 0; j < out.cols; j++)
+            for (uint64_t i = 0; i < out.rows; i++) {
+                float sum = 0, *to = (float *)d + i + j * (size_t)out.ld;
+                for (uint64_t k = 0; k < deep; k++) sum += at(a, &in_a, how.a, i, k) * at(b, &in_b, how.b, k, j);
+                *to = by * sum + (old != 0 ? old * *to : 0);
+            }
+        shim_device_open(false);
+    });
     return CUBLAS_STATUS_SUCCESS;
 }

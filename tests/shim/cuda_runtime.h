@@ -7,6 +7,8 @@
  *             WZ_SHIM_LOCK set device memory can't be touched outside of kernels and copies
  *   waiting   a barrier or exchange that some thread never comes to ends the program with every thread's state
  *   copies    what an asynchronous copy has not been waited for is NaN
+ *   graphs    what is captured keeps its arguments; while a stream captures, waiting, allocating, freeing, and copies of host memory
+ *             that is not pinned are errors; a graph runs when the stream is waited for or given something else, no sooner
  * Blocks run one after another, warps are whole (threads a multiple of 32, full masks). Nothing here says how fast a GPU is. */
 #pragma once
 
@@ -95,8 +97,10 @@ typedef struct shim_stream *cudaStream_t;
 enum { CUDART_VERSION = 13000 };
 enum {
     cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorNotReady = 600,
-    cudaErrorIllegalAddress = 700
+    cudaErrorIllegalAddress = 700, cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated
 };
+typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
        cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
@@ -114,6 +118,8 @@ cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t error);
 cudaError_t cudaMalloc(void **p, size_t size);
 cudaError_t cudaFree(void *p);
+cudaError_t cudaMallocHost(void **p, size_t size);
+cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemGetInfo(size_t *unused, size_t *total);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream);
@@ -122,6 +128,12 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attribute, int value)
 {
     int most;
@@ -130,7 +142,18 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attrib
     return value <= most ? cudaSuccess : 1;
 }
 
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
-                 const std::function<void()> &body);
+/* Done in the order of the stream: now, or in a graph. */
+cudaError_t shim_do(cudaStream_t stream, std::function<void()> what);
+template <class T> struct shim_value { using type = T; };      /* so that only the kernel says what its arguments are */
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared, std::function<void()> body);
+/* static: files have arguments of different types by one name */
+template <class... P>
+static void shim_start(const char *name, void (*kernel)(P...), cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
+                       typename shim_value<P>::type... args)
+{
+    shim_launch(name, stream, blocks, threads, shared, [=] { kernel(args...); });
+}
+/* Of the process: kernels asked for one by one, captures ended, graphs launched. */
+extern "C" __attribute__((visibility("default"))) struct shim_counts { long launches, captures, graphs; } shim_counts;
 /* Opens device memory to the host's stand-ins for libraries, and closes it. */
 void shim_device_open(bool open);

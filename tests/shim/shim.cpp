@@ -41,7 +41,14 @@ struct fibre {
 /* Two, taken in turn: a lane that reads one can be overtaken by at most one exchange. */
 struct exchange { const char *what; unsigned arrived; uint64_t shown[32][5]; unsigned result[32][4]; };
 
-struct shim_stream { long order; };      /* UP, DOWN or a seed */
+typedef std::vector<std::function<void()>> work;
+struct shim_graph { work nodes; };
+struct shim_stream {
+    long order;                                      /* UP, DOWN or a seed */
+    bool broken;                                     /* the capture under way */
+    work captured, later;                            /* later: what graphs have still to do */
+};
+struct shim_counts shim_counts;
 
 struct shim_index threadIdx, blockIdx, blockDim, gridDim;
 
@@ -182,7 +189,7 @@ static bool fails(const char *what, long *times)
 
 static cudaError_t broken;                           /* what a kernel has done wrong, which stays */
 
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, const std::function<void()> &fn)
+static void run_kernel(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, const std::function<void()> &fn)
 {
     static char *stacks;
     static long times;
@@ -216,6 +223,88 @@ void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned 
     shim_device_open(false);
     free(shared_memory);
     count = 0;
+}
+
+/* ---- the stream ------------------------------------------------------------------------------------------------ */
+
+static cudaStream_t capturing;
+
+/* What may not be while a stream captures ends the capture. */
+static bool may(void)
+{
+    if (capturing) capturing->broken = true;
+    return !capturing;
+}
+
+static void catch_up(cudaStream_t stream)
+{
+    work all = std::move(stream->later);
+
+    stream->later.clear();
+    for (const std::function<void()> &each : all) each();
+}
+
+cudaError_t shim_do(cudaStream_t stream, std::function<void()> what)
+{
+    if (stream == capturing) {
+        stream->captured.push_back(std::move(what));
+        return cudaSuccess;
+    }
+    catch_up(stream);
+    what();
+    return broken;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode)
+{
+    if (capturing) return 1;
+    capturing = stream;
+    stream->broken = false;
+    stream->captured.clear();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    if (capturing != stream) return 1;
+    capturing = NULL;
+    if (stream->broken) return cudaErrorStreamCaptureInvalidated;
+    *graph = new shim_graph{ std::move(stream->captured) };
+    shim_counts.captures++;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
+    *exec = new shim_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
+    stream->later.insert(stream->later.end(), exec->nodes.begin(), exec->nodes.end());
+    shim_counts.graphs++;
+    return cudaSuccess;
+}
+
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, std::function<void()> fn)
+{
+    if (stream != capturing) shim_counts.launches++;
+    shim_do(stream, [=] { run_kernel(name, stream, blocks, threads, size, fn); });
 }
 
 void *shim_shared(void)
@@ -351,7 +440,7 @@ static char *device;
 static size_t used;
 static bool lock;
 static std::multimap<size_t, char *> unused;
-static std::map<char *, size_t> held;
+static std::map<char *, size_t> held, pinned;
 
 void shim_device_open(bool open)
 {
@@ -368,6 +457,7 @@ static bool device_create(void)
 cudaError_t cudaMalloc(void **p, size_t size)
 {
     static long times;
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
     if (fails("malloc", &times)) return cudaErrorMemoryAllocation;
 
     size_t room = (size + 2 * ALIGN - 1) / ALIGN * ALIGN;      /* at least a byte of no man's land */
@@ -395,6 +485,7 @@ cudaError_t cudaFree(void *p)
 {
     auto it = held.find((char *)p);
 
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
     if (!p) return cudaSuccess;
     if (it == held.end()) return 1;
     size_t room = (it->second + 2 * ALIGN - 1) / ALIGN * ALIGN;
@@ -404,11 +495,27 @@ cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
-static bool on_device(const void *p, size_t n)
+cudaError_t cudaMallocHost(void **p, size_t size)
 {
-    auto it = held.upper_bound((char *)p);
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
+    *p = malloc(size);
+    pinned[(char *)*p] = size;
+    return cudaSuccess;
+}
 
-    if (it == held.begin()) return false;
+cudaError_t cudaFreeHost(void *p)
+{
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
+    pinned.erase((char *)p);
+    free(p);
+    return cudaSuccess;
+}
+
+static bool lies_in(const std::map<char *, size_t> &blocks, const void *p, size_t n)
+{
+    auto it = blocks.upper_bound((char *)p);
+
+    if (it == blocks.begin()) return false;
     --it;
     return (char *)p + n <= it->first + it->second;
 }
@@ -417,20 +524,26 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind
 {
     bool to = kind != cudaMemcpyDeviceToHost, from = kind != cudaMemcpyHostToDevice;
 
-    if (on_device(dst, n) != to || on_device(src, n) != from) return 1;
-    shim_device_open(true);
-    memmove(dst, src, n);
-    shim_device_open(false);
-    return cudaSuccess;
+    if (lies_in(held, dst, n) != to || lies_in(held, src, n) != from) return 1;
+    if (stream == capturing && ((!to && !lies_in(pinned, dst, n)) || (!from && !lies_in(pinned, src, n)))) {
+        may();
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    return shim_do(stream, [=] {
+        shim_device_open(true);
+        memmove(dst, src, n);
+        shim_device_open(false);
+    });
 }
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream)
 {
-    if (!on_device(p, n)) return 1;
-    shim_device_open(true);
-    memset(p, value, n);
-    shim_device_open(false);
-    return cudaSuccess;
+    if (!lies_in(held, p, n)) return 1;
+    return shim_do(stream, [=] {
+        shim_device_open(true);
+        memset(p, value, n);
+        shim_device_open(false);
+    });
 }
 
 /* ---- the rest of the runtime ----------------------------------------------------------------------------------- */
@@ -452,12 +565,14 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    if (!may()) return cudaErrorStreamCaptureUnsupported;
+    catch_up(stream);
     return broken;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
-    return cudaSuccess;
+    return cudaStreamSynchronize(stream);
 }
 
 /* A card of 1 GB. */
@@ -516,5 +631,5 @@ cudaError_t cudaDriverGetVersion(int *version)
 const char *cudaGetErrorString(cudaError_t error)
 {
     return error == cudaErrorMemoryAllocation ? "out of memory" : error == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
-           : "invalid argument";
+           : error >= cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing" : "invalid argument";
 }
