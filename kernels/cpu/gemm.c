@@ -80,14 +80,15 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
         for (int j = col, cols; j < col_end; j += cols) {
             float *c = g->c + (size_t)row * g->ldc + (size_t)j;
             const void *b[4];
-            size_t ldb = PANEL, size = sizeof(float), ahead = 0;
+            const char *ahead = NULL;
+            size_t ldb = PANEL, size = sizeof(float);
             bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
                 b[0] = p;
                 b[2] = p + (size_t)PANEL * (size_t)g->k * size;
-                ahead = (size_t)PANEL * (size_t)g->k * size * (pair ? 2 : 1);
+                ahead = p + (size_t)PANEL * (size_t)g->k * size;
             } else if (direct && cols >= PANEL) {
                 const float *p = (const float *)g->b + (size_t)k0 * g->ldb + j;
                 b[0] = p;

@@ -12,13 +12,14 @@
 /* What b's elements are: floats; pairs of bf16, as a's (struct gemm); single bf16, by a's floats. */
 enum tile_kind { FLOATS, PAIRS, HALVES };
 
-/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. ahead: bytes behind what is
- * read of b that will be read next, and are asked for meanwhile (0: none). So, where rows are few, memory and arithmetic overlap. */
+/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. next: k LINEs that
+ * will be read soon, and are asked for meanwhile (NULL: none). So, where rows are few, memory and arithmetic overlap. */
+enum { LINE = 64 };
 typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb, int k,
-                     bool from_c, size_t ahead);
+                     bool from_c, const char *next);
 
 INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
-                 const void *const *b, size_t ldb, int k, bool from_c, size_t ahead)
+                 const void *const *b, size_t ldb, int k, bool from_c, const char *next)
 {
     vf acc[12][4];
     const float *a0 = a, *a1 = a + 3 * sm, *a2 = a + 6 * sm, *a3 = a + 9 * sm;
@@ -34,8 +35,11 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
             col[j] = kind == HALVES ? load_half((const uint16_t *)p[j]) : load((const float *)p[j]);
-            if (nv == 2 && kind != HALVES && ahead) __builtin_prefetch(p[j] + ahead, 0, 2);
             p[j] += step;
+        }
+        if (nv == 2 && kind != HALVES && next) {
+            __builtin_prefetch(next, 0, 2);
+            next += LINE;
         }
 #pragma GCC unroll 12
         for (int i = 0; i < mr; i++) {
@@ -57,9 +61,9 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
 
 #define TILE_ONE(mr, nv, kind)                                                                                                 \
     static void tile_##mr##_##nv##_##kind(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
-                                          size_t ldb, int k, bool from_c, size_t ahead)                                        \
+                                          size_t ldb, int k, bool from_c, const char *next)                                        \
     {                                                                                                                          \
-        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, ahead);                                                       \
+        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, next);                                                       \
     }
 #define TILE_FEW(nv, kind)                                                                                                     \
     TILE_ONE(1, nv, kind) TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind)              \
@@ -86,9 +90,10 @@ static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVE
 static tile_fn *const by_2[3][MR2] = { TILE_ALL_OF(2, FLOATS), TILE_ALL_OF(2, PAIRS), TILE_ALL_OF(2, HALVES) };
 static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) }, { TILE_FEW_OF(4, PAIRS) }, { TILE_FEW_OF(4, HALVES) } };
 
-/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. */
+/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. ahead: k rows of 2 W floats that will be read after
+ * these of b, which the first tiles ask for, a LINE a step; or NULL. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
-                      int k, bool from_c, int nv, enum tile_kind kind, size_t ahead)
+                      int k, bool from_c, int nv, enum tile_kind kind, const char *ahead)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
     tile_fn *const *fn = nv == 4 ? by_4[kind] : nv == 2 ? by_2[kind] : by_1[kind];
@@ -97,7 +102,8 @@ static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;
         for (int i = at + n; from_c && i < at + 2 * n && i < rows; i++)
             for (int j = 0; j < nv; j++) __builtin_prefetch(c + (size_t)i * ldc + j * W, 1, 3);
-        fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c, t > 0 && t + 1 == tiles ? ahead : 0);
+        const char *next = ahead && tiles > 1 && t * LINE < 2 * W * (int)sizeof(float) ? ahead + (size_t)t * (size_t)k * LINE : NULL;
+        fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c, next);
     }
 }
 
