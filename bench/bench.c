@@ -151,17 +151,14 @@ double wz_bench_update(const struct wz_bench *b)
 
 /* What is in memory must not push others out of it: weights and their panels, and for each trained weight two moments
  * and a tree of gradients. */
-static int check_memory(const struct wz_bench *b, const struct wz_config *c, double copies, struct wz_err *err)
+static int check_memory(const struct wz_bench *b, const struct wz_config *c, bool half, bool trains, struct wz_err *err)
 {
-    double need = (double)n_weights(c, true) * copies, free_kb = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[128];
+    size_t total, unused;
 
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lf", &free_kb) == 1) break;
-    if (f) fclose(f);
-    if (need < 0.9 * 1024 * free_kb) return 0;
-    return wz_fail(err, "the weights of %s as %s need %.1f GB, %.1f GB are free", b->shape, b->type, need * 1e-9, free_kb * 1024e-9);
+    if (!wz_backend_devices(b->be, &total, &unused)) wz_host_memory(&total, &unused);
+    double copies = (half ? 2 : 4) * (b->be->device ? 1 : 2) + (trains ? half ? 16 : 12 : 0), need = (double)n_weights(c, true) * copies;
+    if (need < 0.9 * (double)unused) return 0;
+    return wz_fail(err, "%d layers of %s as %s need %.1f GB, %.1f GB are free", c->layers, b->shape, b->type, need * 1e-9, (double)unused * 1e-9);
 }
 
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
@@ -169,6 +166,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     bool trains = strcmp(b->program, "generate") != 0;
     const struct wz_option options[] = {
         { "shape", 0, WZ_TEXT, &b->shape, "tiny|15m|135m|1b|8b", "of the model", 0, 0 },
+        { "layers", 0, WZ_INT, &b->layers, "L", "of it (0: all of the shape's)", 0, 128 },
         { "type", 0, WZ_TEXT, &b->type, "f32|bf16|int8", "of the weights", 0, 0 },
         { "batch", 0, WZ_INT, &b->batch, "N", "sequences", 1, 65536 },
         { "prompt", 0, WZ_INT, &b->prompt, "P", "tokens of a prompt", 1, 1 << 20 },
@@ -189,6 +187,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     if (wz_options_parse(&usage, argc, argv, status) < 0) return -1;
     for (size_t i = 0; i < WZ_COUNT(shapes); i++)
         if (!strcmp(b->shape, shapes[i].name)) c = shapes[i].config;
+    if (b->layers) c.layers = b->layers;
     enum wz_type type = wz_type_named(b->type);
     bool half = type != WZ_F32;
     if (type == WZ_INT8 && trains) {
@@ -202,7 +201,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     c.norm_eps = 1e-5f;
     c.rope_theta = 1e4f;
     c.bos = -1;
-    if (check_memory(b, &c, (half ? 2 : 4) * 2 + (trains ? half ? 16 : 12 : 0), &err) < 0 || !(b->be = wz_backend_open(b->backend, b->threads, &err)))
+    if (!(b->be = wz_backend_open(b->backend, b->threads, &err)) || check_memory(b, &c, half, trains, &err) < 0)
         return *status = wz_give_up(b->program, &err), -1;
     b->threads = wz_pool_threads(b->be->pool);
     if (type == WZ_INT8 && !b->be->int8) {

@@ -7,7 +7,7 @@
 
 struct wz_bench {
     const char *program, *shape, *type, *backend;
-    int batch, prompt, more, seq, threads, runs, micro;        /* more: new tokens; micro: rows of a forward and backward */
+    int layers, batch, prompt, more, seq, threads, runs, micro;        /* more: new tokens; micro: rows of a forward and backward */
     bool csv, recompute;
     struct wz_backend *be;
     struct wz_model *model;

@@ -39,6 +39,15 @@ decode() {      # one graph a round, and kernel by kernel
         WZ_CUDA_GRAPHS=$graphs timeout 200 generate --backend cuda --shape 1b --type bf16 --batch 64 --prompt 128 --new 256 --runs 3 || return 1
     done
 }
+# Eight layers of 32: with all of them the weights, masters, gradient and moments of 18 bytes a parameter are more than a GPU has.
+learn() {
+    local math
+    for math in exact fast; do
+        echo "WZ_CUDA_MATH=$math"
+        WZ_CUDA_MATH=$math timeout 120 step --backend cuda --shape 8b --layers 8 --type bf16 --batch 4 --seq 4096 --micro 4096 --recompute &&
+            WZ_CUDA_MATH=$math timeout 120 cycle --backend cuda --shape 8b --layers 8 --type bf16 --batch 64 --prompt 256 --new 512 --micro 6144 || return 1
+    done
+}
 busy() { WZ_CUDA_MATH=$1 timeout 240 test_opcheck --bench 0 cuda; }
 
 step "layout conformance" timeout 60 gpu_layout
@@ -50,6 +59,7 @@ step "RL on cuda, twice the same bits" same
 step "RL on cpu, for its time" train cpu cpu
 large() { WALTZ_COPY=$(gpu_layout copy) && echo "copy $WALTZ_COPY GB/s" && WALTZ_COPY=$WALTZ_COPY timeout 300 test_opcheck --bench-large cuda; }
 step "decode at 1B, with graphs and without" decode
+step "updates and whole steps at 8B" learn
 step "times at 8B, beside ceilings" large
 for math in exact fast; do step "times, WZ_CUDA_MATH=$math" busy $math; done
 echo
