@@ -260,7 +260,7 @@ static void int8_is_near(void **state)
         most = fmax(most, gap);
         spread += fabs((double)logp[0][i] + log(c.vocab)) / ROWS;
     }
-    print_message("int8 against f32: log-probabilities differ by %.4f nats on average, %.4f at most; they spread by %.2f\n",
+    print_message("# int8 against f32: log-probabilities differ by %.4f nats on average, %.4f at most; they spread by %.2f\n",
                   mean, most, spread);
     assert_true(mean > 0 && mean < 0.1 && most < 0.5);
     wz_backend_close(be);
