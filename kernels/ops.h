@@ -171,7 +171,7 @@ struct wz_backend_row {
     const char *name;
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
-    size_t (*packed)(const struct wz_weight *w);                               /* bytes that pack will make of w, of which data is not read; asked without open */
+    size_t (*packed)(const struct wz_weight *w);       /* bytes that pack will make of w; reads no data, asked without open */
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);      /* NULL: it computes in the host's memory */
     bool half_kv;
     int grain;
