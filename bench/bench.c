@@ -158,7 +158,8 @@ static int check_memory(const struct wz_bench *b, const struct wz_config *c, boo
     if (!wz_backend_devices(b->be, &total, &unused)) wz_host_memory(&total, &unused);
     double copies = (half ? 2 : 4) * (b->be->device ? 1 : 2) + (trains ? half ? 16 : 12 : 0), need = (double)n_weights(c, true) * copies;
     if (need < 0.9 * (double)unused) return 0;
-    return wz_fail(err, "%d layers of %s as %s need %.1f GB, %.1f GB are free", c->layers, b->shape, b->type, need * 1e-9, (double)unused * 1e-9);
+    return wz_fail(err, "%d layers of %s as %s need %.1f GB, %.1f GB are free", c->layers, b->shape, b->type, need * 1e-9,
+                   (double)unused * 1e-9);
 }
 
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
@@ -170,7 +171,8 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "type", 0, WZ_TEXT, &b->type, "f32|bf16|int8", "of the weights", 0, 0 },
         { "batch", 0, WZ_INT, &b->batch, "N", "sequences", 1, 65536 },
         { "prompt", 0, WZ_INT, &b->prompt, "P", "tokens of a prompt", 1, 1 << 20 },
-        { "new", 0, WZ_INT, &b->more, "G", !strcmp(b->program, "step") ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
+        { "new", 0, WZ_INT, &b->more, "G",
+          !strcmp(b->program, "step") ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
         { "seq", 0, WZ_INT, &b->seq, "S", "tokens of a sequence in all, instead of --new", 0, 1 << 20 },
         { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
         { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
@@ -179,7 +181,8 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
         { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
     };
-    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) - !trains };
+    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options,
+                                    .n_options = WZ_COUNT(options) - !trains };
     struct wz_config c = {0};
     struct wz_err err;
 

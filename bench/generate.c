@@ -48,12 +48,14 @@ static double run(struct wz_engine *engine, struct wz_request *requests, int *co
 
 int main(int argc, char **argv)
 {
-    struct wz_bench b = { .program = "generate", .shape = "135m", .type = "f32", .backend = "auto", .batch = 32, .prompt = 128, .more = 64, .runs = 1 };
+    struct wz_bench b = { .program = "generate", .shape = "135m", .type = "f32", .backend = "auto", .batch = 32, .prompt = 128,
+                          .more = 64, .runs = 1 };
     struct wz_bench_result r = {0};
     struct wz_meter meter;
     int status;
 
-    if (wz_bench_open(&b, "Measures prefill and decode of random prompts by random weights, on the engine that rollouts use.", argc, argv, &status) < 0)
+    if (wz_bench_open(&b, "Measures prefill and decode of random prompts by random weights, on the engine that rollouts use.", argc,
+                      argv, &status) < 0)
         return status;
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, 0, b.prompt + b.more);
     struct wz_request *requests = wz_alloc(sizeof *requests * (size_t)b.batch);

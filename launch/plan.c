@@ -30,7 +30,8 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     const struct wz_model_bytes model = wz_model_bytes(c, type, 0, plan->backend);
     bool reference = r->kl > 0;
     struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, learners, recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
+                                                 recipe->leaves / learners, learners, recipe->micro,
+                                                 wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
                                                  !strcmp(recipe->recompute, "layers"));
     const size_t weights = reference ? model.weights : 0, away = strcmp(recipe->reference, "host") ? 0 : weights;
     const struct { const char *what; size_t bytes; } rows[] = {
@@ -317,8 +318,8 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
         for (int g = 0; g < plan->machine.gpus && g < per; g++) print_sum(plan, out, h, g);
         print_sum(plan, out, h, -1);
     }
-    fprintf(out, "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what kernels work in (tiles;\n"
-                 "for bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
+    fprintf(out, "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what kernels work "
+                 "in (tiles;\nfor bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
 }
 
 /* ---- the command -------------------------------------------------------------------------------------------------- */

@@ -75,8 +75,8 @@ struct wz_recipe {
     int leaves;                /* runs of episodes that a step's gradient is summed from: a power of two; learner ranks divide it */
     int micro;                 /* rows of a forward-backward on a learner, at most; 0: the longest sample's need */
     char *recompute;           /* activations of a forward-backward. none: all are kept | layers: only the layers' inputs, the rest is
-                                * computed again on the way back (gradient checkpointing): the same bits, a fraction of the memory, an update takes
-                                * a fifth longer (build/bench/step --recompute) */
+                                * computed again on the way back (gradient checkpointing): the same bits, a fraction of the memory,
+                                * an update takes a fifth longer (build/bench/step --recompute) */
     char *reference;           /* where the weights of reference models are. device: where all else is that computes | host: in the
                                 * host's memory, for a backend with memory of its own; they are brought into that of a gradient while
                                 * they are read: the same bits, and a step takes as long longer as it takes to send them */

@@ -85,7 +85,8 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
 {
     const struct wz_recipe_stage *recipe = &job->recipe->stages[p->stage];
 
-    *s = (struct wz_stage){ .job = job, .recipe = recipe, .group = wz_ranks_group(&job->roles.learner), .coefficients = coefficients_of(job, recipe) };
+    *s = (struct wz_stage){ .job = job, .recipe = recipe, .group = wz_ranks_group(&job->roles.learner),
+                            .coefficients = coefficients_of(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
     if (!s->draw || open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;

@@ -268,8 +268,8 @@ static void int8_is_near(void **state)
 
 /* ---- gradients ----------------------------------------------------------------------------------------------- */
 
-/* Adds the gradient of sequences [from, to) to d_params, each followed by rows without loss up to the backend's grain. For one sequence alone the scores are taken at another temperature
- * first, so that backward can't use their normalisers and has to compute its own. */
+/* Adds the gradient of sequences [from, to) to d_params, each followed by rows without loss up to the backend's grain. For one sequence
+ * alone the scores are taken at another temperature first, so that backward can't use their normalisers and has to compute its own. */
 static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int from, int to, float *d_params)
 {
     struct wz_seq seqs[SEQS] = { 0 };

@@ -10,8 +10,9 @@
  *   a(m, k) = a[m * sm + k * sk]
  *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16
  * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd end has a zero
- * behind it), and k counts pairs; b as ROWS becomes such pairs on its way, two rows at a time, `odd` where the last is alone. That is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where
- * it is missing two FMAs give the same bits, denormals apart, which the instruction takes for zeros. */
+ * behind it), and k counts pairs; b as ROWS becomes such pairs on its way, two rows at a time, `odd` where the last is alone. That
+ * is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where it is missing two FMAs give the same bits,
+ * denormals apart, which the instruction takes for zeros. */
 struct gemm {
     float *c;
     const float *a;

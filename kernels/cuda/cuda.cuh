@@ -94,9 +94,9 @@ void wz_cuda_region(struct wz_backend *be, void (*body)(void *arg), void *arg);
 void *wz_cuda_later(struct wz_backend *be, void *host, size_t n);
 void wz_cuda_mirrored(struct wz_backend *be, unsigned *region, bool changed);
 
-/* The bf16 copy of x[n, c], its rows wz_cuda_pitch(c) apart, made unless it is there; the one asked for before stays. wz_cuda_half_room is where to write one, and
- * wz_cuda_half_made says that it was written. wz_cuda_wrote: copies of what lies in [p, p + size) are good no more (p NULL: all);
- * whoever writes to arrays other than by LAUNCH calls it. */
+/* The bf16 copy of x[n, c], its rows wz_cuda_pitch(c) apart, made unless it is there; the one asked for before stays.
+ * wz_cuda_half_room is where to write one, and wz_cuda_half_made says that it was written. wz_cuda_wrote: copies of what lies in
+ * [p, p + size) are good no more (p NULL: all); whoever writes to arrays other than by LAUNCH calls it. */
 const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c);
 struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n);
 void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, size_t n, int row);
