@@ -128,6 +128,8 @@ uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed);          /* XXH3-6
 /* The identity of many bytes, made by all threads: h = XXH3(hash of the next piece of WZ_PIECE bytes, h) from h = 0. pool may be NULL. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
+/* The step of it, for who has hashes of pieces from elsewhere: h after n more of them. */
+uint64_t wz_hash_join(uint64_t h, const uint64_t *pieces, size_t n);
 
 /* ---- JSON (json.c); jansson is the library ---------------------------------------------------------------- */
 

@@ -8,6 +8,12 @@ uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed)
     return XXH3_64bits_withSeed(bytes, n, seed);
 }
 
+uint64_t wz_hash_join(uint64_t hash, const uint64_t *pieces, size_t n)
+{
+    for (size_t i = 0; i < n; i++) hash = wz_hash(&pieces[i], sizeof pieces[i], hash);
+    return hash;
+}
+
 struct hashing { const char *bytes; size_t n, first; uint64_t sums[64]; };
 
 static void hash_piece(void *arg, int i)
@@ -27,7 +33,7 @@ uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n)
         size_t left = (n - h.first + WZ_PIECE - 1) / WZ_PIECE;
         int pieces = left < WZ_COUNT(h.sums) ? (int)left : (int)WZ_COUNT(h.sums);
         wz_pool_run(pool, pieces, hash_piece, &h);
-        for (int i = 0; i < pieces; i++) hash = wz_hash(&h.sums[i], sizeof h.sums[i], hash);
+        hash = wz_hash_join(hash, h.sums, (size_t)pieces);
     }
     return hash;
 }

@@ -2,7 +2,8 @@
  *
  * A run is two calls of the engine that `waltz train` makes: the first asks for one token, so that it is all prefill; the
  * second asks for the rest of the same prompts, whose keys the cache still has, so that it is all decode. The op table's
- * head_sample, called once a round (twice where a graph is made), says what a single round costs; a round in the middle is the steady step. */
+ * head_sample, called once a round (twice where a graph is made), says what a single round costs; a round in the middle is the
+ * steady step. */
 #include <stdlib.h>
 #include <string.h>
 

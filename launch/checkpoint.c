@@ -92,8 +92,8 @@ static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, s
     return rc;
 }
 
-/* This rank's shards of the parts that there are. */
-static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *dir, struct wz_err *err)
+/* This rank's shard of the masters, or its shards of the moments. */
+static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *dir, bool masters, struct wz_err *err)
 {
     const struct wz_shard shard = wz_shard_of(job->roles.learner.me, job->roles.learner.n, a->model->n_params);
     struct part parts[3];
@@ -102,6 +102,7 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
     int n = parts_of(a, parts), rc = set ? 0 : -1;
 
     for (int i = 0; i < n && rc == 0; i++) {
+        if ((parts[i].mine == a->model->masters) != masters) continue;
         const struct wz_tensor *t = wz_tensors_find(set, parts[i].name);
         if (!t || t->count != a->model->n_params)
             rc = wz_fail(err, "%s: \"%s\" must be %zu numbers, as many as agent %s has weights", path, parts[i].name, a->model->n_params,
@@ -313,7 +314,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 && moments != p->moments[i])
             rc = wz_fail(err, "%s: agent %s: the hash of its moments' file is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
                          recipe->agents[i].name, moments, p->moments[i]);
-        if (rc == 0 && m->masters) rc = load_parts(job, a, dir, err);
+        if (rc == 0 && m->masters) rc = load_parts(job, a, dir, true, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;
@@ -336,7 +337,7 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
         if (!a->learner.model || p->updates[i] < 0) continue;
-        if (load_parts(job, a, dir, err) < 0) return -1;
+        if (load_parts(job, a, dir, false, err) < 0) return -1;
         a->learner.opt.steps = p->updates[i];
     }
     return 0;

@@ -1,5 +1,5 @@
 /* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in ascending
- * order, so sequences may be cut into batches anywhere and the bits stay (law 2).
+ * order, so where sequences begin at multiples of the backend's grain they may be cut into batches anywhere and the bits stay (law 2).
  *
  * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end. In one array
  * they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, when all batches are through. */

@@ -159,7 +159,7 @@ const float *wz_gather(struct wz_work *work, const float *hidden, const int *row
 
 /* After a forward with a tape on whole sequences (seqs were empty): d_params[n_params] += the gradient of
  * sum_n d_logp[n] * logp[n] where logp is of targets[n] (host; -1: the row has no loss) at `temperature`. A tied embedding's
- * look-up is summed in the work until wz_backward_end. */
+ * look-up is summed in the work until wz_backward_end. Batches may be cut anywhere if every sequence has a multiple of be->grain rows. */
 void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
                  const float *d_logp, float temperature, float *d_params);
 /* After the last backward into d_params, before it is read; nothing where there was none. */

@@ -335,12 +335,12 @@ static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
     for (size_t at = 0, k; at < pieces; at += k) {
         k = pieces - at < most ? pieces - at : most;
         m->be->device->hash(m->be, sums, bytes + at * WZ_PIECE, k);
-        for (size_t i = 0; i < k; i++) hash = wz_hash(&sums[i], sizeof *sums, hash);
+        hash = wz_hash_join(hash, sums, k);
     }
     if (!left) return hash;
     wz_download(m->be, m->chunk, bytes + n - left, left);
     uint64_t last = wz_hash(m->chunk, left, 0);
-    return wz_hash(&last, sizeof last, hash);
+    return wz_hash_join(hash, &last, 1);
 }
 
 /* A matrix that the embedding looks up in is still read. */

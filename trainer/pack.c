@@ -74,15 +74,16 @@ bool wz_pack_begin(struct wz_pack *p, int rows)
     struct wz_seq *seq = &p->seqs[p->n_seqs];
 
     assert(rows > 0);
-    rows = wz_pack_rows(p->grain, rows);
-    if (p->n_rows + rows > p->rows || !reserve(p, seq, rows)) {
+    const int all = wz_pack_rows(p->grain, rows);
+    if (p->n_rows + all > p->rows || !reserve(p, seq, all)) {
         if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
         return false;
     }
     p->seq_list[p->n_seqs] = seq;
-    p->count[p->n_seqs] = rows;
+    p->count[p->n_seqs] = all;
     p->first[p->n_seqs++] = p->at = p->n_rows;
-    for (int i = 0; i < rows; i++, p->n_rows++) p->ids[p->n_rows] = 0, p->targets[p->n_rows] = -1;
+    for (int i = rows; i < all; i++) p->ids[p->at + i] = 0, p->targets[p->at + i] = -1;
+    p->n_rows += all;
     return true;
 }
 
