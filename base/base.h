@@ -12,13 +12,15 @@
 
 #include <jansson.h>
 
-#define WZ_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define WZ_COUNT(array)      (sizeof(array) / sizeof((array)[0]))
 #define WZ_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
-/* ---- errors (error.c) ------------------------------------------------------------------------------------ */
+/* ---- errors (error.c) ------------------------------------------------------------------------------------- */
 
 /* One sentence that names the file, line, key or row and what was expected. The one who gives up prints it, once. */
-struct wz_err { char text[768]; };
+struct wz_err {
+    char text[768];
+};
 
 /* Writes the sentence and returns -1, so that a caller can `return wz_fail(err, ...)`. */
 int wz_fail(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
@@ -36,96 +38,119 @@ void wz_log(const char *fmt, ...) WZ_PRINTF(1, 2);
 void wz_set_rank(int rank, int size, void (*abort_job)(int status));
 int wz_rank(void);
 
-/* ---- memory (memory.c) ----------------------------------------------------------------------------------- */
+/* ---- memory (memory.c) ------------------------------------------------------------------------------------ */
 
-void *wz_alloc(size_t size);                       /* zeroed, 64-byte aligned; dies when there is none. free() it */
-size_t wz_alloc_size(size_t size);                 /* what wz_alloc takes for that: whole lines, or whole huge pages */
-void *wz_realloc(void *p, size_t size);            /* not zeroed, alignment of malloc; dies when there is none */
+void *wz_alloc(size_t size);            /* zeroed, 64-byte aligned; dies when there is none. free() it */
+size_t wz_alloc_size(size_t size);      /* what wz_alloc takes for that: whole lines, or whole huge pages */
+void *wz_realloc(void *p, size_t size); /* not zeroed, alignment of malloc; dies when there is none */
 char *wz_strdup(const char *s);
-void wz_forget(void *p, size_t n);                 /* gives back the pages whole in [p, p + n): they read as zeros until written */
-size_t wz_mul(size_t a, size_t b);                 /* a * b, dies on overflow: sizes that input decides */
+void wz_forget(void *p, size_t n); /* gives back the pages whole in [p, p + n): they read as zeros until written */
+size_t wz_mul(size_t a, size_t b); /* a * b, dies on overflow: sizes that input decides */
 
-/* What this host has and what is not used, in bytes, as far as a control group (container, Slurm's job) lets this process have it. */
-void wz_host_memory(size_t *total, size_t *unused);                   /* host.c */
+/* What this host has and what is not used, in bytes, as far as a control group (container, Slurm's job) lets this
+ * process have it. */
+void wz_host_memory(size_t *total, size_t *unused); /* host.c */
 
 /* Arena: many small things with one lifetime. Zeroed struct is empty and ready; reset keeps the memory. */
-struct wz_arena { struct wz_block *blocks; };
-void *wz_arena_alloc(struct wz_arena *arena, size_t size);            /* zeroed, 16-byte aligned */
+struct wz_arena {
+    struct wz_block *blocks;
+};
+void *wz_arena_alloc(struct wz_arena *arena, size_t size); /* zeroed, 16-byte aligned */
 char *wz_arena_strdup(struct wz_arena *arena, const char *s);
 void wz_arena_reset(struct wz_arena *arena);
 void wz_arena_finish(struct wz_arena *arena);
 
 /* Growing bytes. Zeroed struct is empty; `data` is always NUL-terminated once anything was added. */
-struct wz_buf { char *data; size_t len, cap; };
+struct wz_buf {
+    char *data;
+    size_t len, cap;
+};
 void wz_buf_add(struct wz_buf *buf, const void *bytes, size_t n);
 void wz_buf_str(struct wz_buf *buf, const char *s);
 void wz_buf_printf(struct wz_buf *buf, const char *fmt, ...) WZ_PRINTF(2, 3);
-void wz_buf_clear(struct wz_buf *buf);             /* len 0, memory kept */
+void wz_buf_clear(struct wz_buf *buf); /* len 0, memory kept */
 void wz_buf_finish(struct wz_buf *buf);
 
-/* ---- files (file.c) -------------------------------------------------------------------------------------- */
+/* ---- files (file.c) --------------------------------------------------------------------------------------- */
 
 /* A whole file mapped read-only. `bytes` lives until close. An empty file has bytes "" and len 0. */
-struct wz_map { const uint8_t *bytes; size_t len; };
+struct wz_map {
+    const uint8_t *bytes;
+    size_t len;
+};
 int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err);
-void wz_map_close(struct wz_map *map);             /* accepts zero */
+void wz_map_close(struct wz_map *map); /* accepts zero */
 
 bool wz_file_exists(const char *path);
 bool wz_is_dir(const char *path);
-int wz_mkdirs(const char *path, struct wz_err *err);                  /* mkdir -p */
+int wz_mkdirs(const char *path, struct wz_err *err); /* mkdir -p */
 /* Writes path.tmp, fsyncs, renames over path: a reader sees the old file or the new one, never half. */
 int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err);
-char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                   /* heap; free() it */
+char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */
 
-/* ---- time (time.c) --------------------------------------------------------------------------------------- */
+/* ---- time (time.c) ---------------------------------------------------------------------------------------- */
 
-double wz_now(void);                               /* seconds, monotonic */
-double wz_wall(void);                              /* seconds since 1970 */
-void wz_nap(int *spins);                           /* waiting loops: spin a little, then sleep 50 us doubling to 1 ms */
+double wz_now(void);     /* seconds, monotonic */
+double wz_wall(void);    /* seconds since 1970 */
+void wz_nap(int *spins); /* waiting loops: spin a little, then sleep 50 us doubling to 1 ms */
 
-/* ---- cores (cores.c) ------------------------------------------------------------------------------------- */
+/* ---- cores (cores.c) -------------------------------------------------------------------------------------- */
 
 /* What this process has of its machine, and how its threads lie on it. Results never depend on any of it. */
-enum { WZ_THREADS = 4096 };                        /* most of one process */
+enum { WZ_THREADS = 4096 }; /* most of one process */
 struct wz_cores {
-    int machine, cores, nodes;                     /* physical cores: all, those in the affinity mask; the mask's memory nodes */
-    int threads, units[WZ_THREADS];                /* the unit (PU, by the system's number) of a core for each thread, node after node */
-    bool bound;                                    /* a pool binds its threads to them, all but the caller; else the list is advice */
+    int machine, cores, nodes; /* physical cores: all, those in the affinity mask; the mask's memory nodes */
+    int threads,
+        units[WZ_THREADS]; /* the unit (PU, by the system's number) of a core for each thread, node after node */
+    bool bound;            /* a pool binds its threads to them, all but the caller; else the list is advice */
 };
-/* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: all that wz_set_beside told
- * of). wanted: so many, or <= 0: the rank's share, one a core, one at least. */
+/* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: all that
+ * wz_set_beside told of). wanted: so many, or <= 0: the rank's share, one a core, one at least. */
 void wz_cores_here(struct wz_cores *cores, int ranks, int index, int wanted);
-char *wz_cores_mask(void);                         /* as "0-3,8-11", of units; heap */
-bool wz_cores_meet(const char *a, const char *b);  /* have two such masks a unit in common? */
-void wz_set_beside(int ranks);                     /* called once by comm: ranks whose masks meet this one's, this one counted */
+char *wz_cores_mask(void);                        /* as "0-3,8-11", of units; heap */
+bool wz_cores_meet(const char *a, const char *b); /* have two such masks a unit in common? */
+void wz_set_beside(int ranks); /* called once by comm: ranks whose masks meet this one's, this one counted */
 
-/* ---- threads (pool.c) ------------------------------------------------------------------------------------ */
+/* ---- threads (pool.c) ------------------------------------------------------------------------------------- */
 
 /* A fixed set of threads that run the slices of one job and meet at its end. Work is cut by index, never by
  * arrival, so results do not depend on the number of threads. Threads park after a short spin. */
 struct wz_pool;
-struct wz_pool *wz_pool_create(int threads);       /* <= 0: as wz_cores_here has it */
+struct wz_pool *wz_pool_create(int threads); /* <= 0: as wz_cores_here has it */
 void wz_pool_destroy(struct wz_pool *pool);
 int wz_pool_threads(const struct wz_pool *pool);
-/* Calls fn(arg, i) for i in [0, n), once each, spread over the threads; returns when all are done. NULL pool: serial. */
+/* Calls fn(arg, i) for i in [0, n), once each, spread over the threads; returns when all are done. NULL pool:
+ * serial. */
 void wz_pool_run(struct wz_pool *pool, int n, void (*fn)(void *arg, int i), void *arg);
 
-/* ---- randomness (rng.c) ---------------------------------------------------------------------------------- */
+/* ---- randomness (rng.c) ----------------------------------------------------------------------------------- */
 
 /* Philox4x32-10 (Salmon et al. 2011): random bits as a pure function of a key, never a stream (law 2).
  * A draw is named by who it is for: the run's seed, the purpose, and up to four coordinates. */
-enum wz_purpose { WZ_RNG_TOKEN = 1, WZ_RNG_SHUFFLE, WZ_RNG_SAMPLE, WZ_RNG_INIT, WZ_RNG_WORLD, WZ_RNG_DATA, WZ_RNG_TEST };
-struct wz_key { uint64_t seed; uint32_t purpose, a, b, c, d; };
+enum wz_purpose {
+    WZ_RNG_TOKEN = 1,
+    WZ_RNG_SHUFFLE,
+    WZ_RNG_SAMPLE,
+    WZ_RNG_INIT,
+    WZ_RNG_WORLD,
+    WZ_RNG_DATA,
+    WZ_RNG_TEST
+};
+struct wz_key {
+    uint64_t seed;
+    uint32_t purpose, a, b, c, d;
+};
 void wz_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-uint64_t wz_random(struct wz_key key);             /* 64 uniform bits */
-double wz_uniform(struct wz_key key);              /* [0, 1), 53 bits */
-uint32_t wz_below(struct wz_key key, uint32_t n);  /* [0, n) without bias */
-double wz_normal(struct wz_key key);               /* mean 0, variance 1 (Box-Muller) */
+uint64_t wz_random(struct wz_key key);            /* 64 uniform bits */
+double wz_uniform(struct wz_key key);             /* [0, 1), 53 bits */
+uint32_t wz_below(struct wz_key key, uint32_t n); /* [0, n) without bias */
+double wz_normal(struct wz_key key);              /* mean 0, variance 1 (Box-Muller) */
 
-/* ---- identity (hash.c) ----------------------------------------------------------------------------------- */
+/* ---- identity (hash.c) ------------------------------------------------------------------------------------ */
 
-uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed);          /* XXH3-64 */
-/* The identity of many bytes, made by all threads: h = XXH3(hash of the next piece of WZ_PIECE bytes, h) from h = 0. pool may be NULL. */
+uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed); /* XXH3-64 */
+/* The identity of many bytes, made by all threads: h = XXH3(hash of the next piece of WZ_PIECE bytes, h) from h = 0.
+ * pool may be NULL. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
 /* The step of it, for who has hashes of pieces from elsewhere: h after n more of them. */
@@ -136,16 +161,18 @@ uint64_t wz_hash_join(uint64_t h, const uint64_t *pieces, size_t n);
 /* Parses text or a file; duplicate keys refused. NULL and a sentence with line and column on error. json_decref it. */
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err);
 json_t *wz_json_load(const char *path, struct wz_err *err);
-void wz_json_string(struct wz_buf *out, const char *s, size_t n);      /* adds a quoted JSON string; bad UTF-8 becomes U+FFFD */
+void wz_json_string(struct wz_buf *out, const char *s,
+                    size_t n); /* adds a quoted JSON string; bad UTF-8 becomes U+FFFD */
 
-/* ---- UTF-8 (utf8.c) -------------------------------------------------------------------------------------- */
+/* ---- UTF-8 (utf8.c) --------------------------------------------------------------------------------------- */
 
 /* Length in bytes of the longest valid prefix of s[0..n): n if all is valid UTF-8. */
 size_t wz_utf8_valid(const char *s, size_t n);
-/* Number of bytes at the end of s[0..n) that begin a character not complete yet (0..3): hold them back when streaming. */
+/* Number of bytes at the end of s[0..n) that begin a character not complete yet (0..3): hold them back when
+ * streaming. */
 size_t wz_utf8_partial(const char *s, size_t n);
 /* Code point at s (valid UTF-8 of n > 0 bytes), its length in *len. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
-int wz_utf8_put(char out[4], uint32_t code);       /* returns the length */
+int wz_utf8_put(char out[4], uint32_t code); /* returns the length */
 
 #endif

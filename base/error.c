@@ -14,10 +14,7 @@ void wz_set_rank(int rank, int size, void (*abort_job)(int))
     abort_hook = abort_job;
 }
 
-int wz_rank(void)
-{
-    return my_rank;
-}
+int wz_rank(void) { return my_rank; }
 
 int wz_fail(struct wz_err *err, const char *fmt, ...)
 {

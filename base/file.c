@@ -14,7 +14,7 @@ int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err)
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC), rc = -1;
 
-    *map = (struct wz_map){0};
+    *map = (struct wz_map){ 0 };
     if (fd < 0) return wz_fail(err, "%s: %s", path, strerror(errno));
     if (fstat(fd, &st) < 0) {
         wz_fail(err, "%s: %s", path, strerror(errno));
@@ -45,7 +45,7 @@ out:
 void wz_map_close(struct wz_map *map)
 {
     if (map->len) munmap((void *)(uintptr_t)map->bytes, map->len);
-    *map = (struct wz_map){0};
+    *map = (struct wz_map){ 0 };
 }
 
 bool wz_file_exists(const char *path)

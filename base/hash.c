@@ -3,10 +3,7 @@
 
 #include <xxhash.h>
 
-uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed)
-{
-    return XXH3_64bits_withSeed(bytes, n, seed);
-}
+uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed) { return XXH3_64bits_withSeed(bytes, n, seed); }
 
 uint64_t wz_hash_join(uint64_t hash, const uint64_t *pieces, size_t n)
 {
@@ -14,7 +11,11 @@ uint64_t wz_hash_join(uint64_t hash, const uint64_t *pieces, size_t n)
     return hash;
 }
 
-struct hashing { const char *bytes; size_t n, first; uint64_t sums[64]; };
+struct hashing {
+    const char *bytes;
+    size_t n, first;
+    uint64_t sums[64];
+};
 
 static void hash_piece(void *arg, int i)
 {

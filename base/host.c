@@ -1,6 +1,6 @@
-/* The memory of this host, as far as this process may use it: the kernel's count, or a control group's where that is less
- * (a container, a job under Slurm). Both versions of control groups name a limit and what is used in files of the group and
- * of those it lies in; pages of files in the cache are used only until someone wants them. */
+/* The memory of this host, as far as this process may use it: the kernel's count, or a control group's where that is
+ * less (a container, a job under Slurm). Both versions of control groups name a limit and what is used in files of
+ * the group and of those it lies in; pages of files in the cache are used only until someone wants them. */
 #include "base/base.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ static bool read_number(const char *dir, const char *file, size_t *value)
 
     if (f) fclose(f);
     free(path);
-    unsigned long long v = strtoull(text, &end, 10);      /* "max" is no number */
+    unsigned long long v = strtoull(text, &end, 10); /* "max" is no number */
     if (!there || end == text) return false;
     *value = (size_t)v;
     return true;
@@ -65,7 +65,7 @@ void wz_host_memory(size_t *total, size_t *unused)
         bool one = group != NULL;
         if (!one && strncmp(line, "0::", 3)) continue;
         group = one ? group + 8 : line + 3;
-        for (;;) {                                            /* the group, those it lies in, the root */
+        for (;;) { /* the group, those it lies in, the root */
             char *dir = wz_path("/sys/fs/cgroup%s%s", one ? "/memory" : "", group);
             if (one) bound(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", total, unused);
             else bound(dir, "memory.max", "memory.current", total, unused);

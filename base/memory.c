@@ -15,12 +15,9 @@ size_t wz_mul(size_t a, size_t b)
     return r;
 }
 
-/* What is larger than a few huge pages begins on one and asks for them: first touch costs a quarter, and walks over weights
- * miss fewer translations. */
-static size_t unit_of(size_t size)
-{
-    return size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE;
-}
+/* What is larger than a few huge pages begins on one and asks for them: first touch costs a quarter, and walks over
+ * weights miss fewer translations. */
+static size_t unit_of(size_t size) { return size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE; }
 
 size_t wz_alloc_size(size_t size)
 {
@@ -35,7 +32,8 @@ void *wz_alloc(size_t size)
     void *p = rounded < size ? NULL : aligned_alloc(unit, rounded);
 
     if (!p) wz_die("out of memory: %zu bytes wanted", size);
-    if (unit == HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE);      /* a wish: without huge pages all is the same but slower */
+    if (unit == HUGE_PAGE)
+        madvise(p, rounded, MADV_HUGEPAGE); /* a wish: without huge pages all is the same but slower */
     return memset(p, 0, rounded);
 }
 
@@ -61,8 +59,11 @@ char *wz_strdup(const char *s)
     return memcpy(wz_realloc(NULL, n), s, n);
 }
 
-struct wz_block { struct wz_block *next; size_t size, used; };
-enum { BLOCK_HEAD = 32 };      /* keeps what follows 16-byte aligned */
+struct wz_block {
+    struct wz_block *next;
+    size_t size, used;
+};
+enum { BLOCK_HEAD = 32 }; /* keeps what follows 16-byte aligned */
 
 void *wz_arena_alloc(struct wz_arena *arena, size_t size)
 {
@@ -98,7 +99,7 @@ void wz_arena_reset(struct wz_arena *arena)
         arena->blocks->used = 0;
         return;
     }
-    for (b = arena->blocks; b; b = next) {       /* several became one: the next round fits without a new block */
+    for (b = arena->blocks; b; b = next) { /* several became one: the next round fits without a new block */
         next = b->next;
         total += b->size;
         free(b);
@@ -135,10 +136,7 @@ void wz_buf_add(struct wz_buf *buf, const void *bytes, size_t n)
     buf->data[buf->len] = 0;
 }
 
-void wz_buf_str(struct wz_buf *buf, const char *s)
-{
-    wz_buf_add(buf, s, strlen(s));
-}
+void wz_buf_str(struct wz_buf *buf, const char *s) { wz_buf_add(buf, s, strlen(s)); }
 
 void wz_buf_printf(struct wz_buf *buf, const char *fmt, ...)
 {
@@ -164,5 +162,5 @@ void wz_buf_clear(struct wz_buf *buf)
 void wz_buf_finish(struct wz_buf *buf)
 {
     free(buf->data);
-    *buf = (struct wz_buf){0};
+    *buf = (struct wz_buf){ 0 };
 }

@@ -4,9 +4,9 @@
  *   caller:  close the ticket; write fn, arg, n; open it ──▶ draws too ──▶ waits until `left` is 0
  *   worker:  spins a little on the ticket, then parks on a condition variable
  *
- * Nobody waits for a thread that drew nothing: where several processes share the cores, a worker that sleeps through a job costs
- * its help, not its time slice. A late worker cannot mistake one job for another, since its draw fails when the word has moved on.
- * Which thread runs an index is left to chance; what an index computes is not. */
+ * Nobody waits for a thread that drew nothing: where several processes share the cores, a worker that sleeps through
+ * a job costs its help, not its time slice. A late worker cannot mistake one job for another, since its draw fails
+ * when the word has moved on. Which thread runs an index is left to chance; what an index computes is not. */
 #include "base/cores.h"
 
 #include <pthread.h>
@@ -17,7 +17,7 @@ typedef void pool_fn(void *, int);
 
 struct wz_pool {
     int threads;
-    bool interleaved;                    /* the caller's memory, by us */
+    bool interleaved; /* the caller's memory, by us */
     pthread_t *ids;
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
@@ -30,7 +30,7 @@ struct wz_pool {
     atomic_bool waiting, stop;
 };
 
-enum { SPIN = 1000 };                    /* some 20 us */
+enum { SPIN = 1000 }; /* some 20 us */
 static const uint32_t CLOSED = UINT32_MAX;
 
 static inline void relax(void)
@@ -38,7 +38,7 @@ static inline void relax(void)
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb" ::: "memory");      /* `yield` passes at once */
+    __asm__ volatile("isb" ::: "memory"); /* `yield` passes at once */
 #endif
 }
 
@@ -109,7 +109,7 @@ struct wz_pool *wz_pool_create(int threads)
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->done, NULL);
-    for (int i = 1; i < threads; i++) {        /* thread 0 is the caller */
+    for (int i = 1; i < threads; i++) { /* thread 0 is the caller */
         if (pthread_create(&p->ids[i], NULL, worker, p)) wz_die("cannot start thread %d of %d", i, threads);
         if (cores.bound) wz_cores_bind(p->ids[i], cores.units[i]);
     }
@@ -130,10 +130,7 @@ void wz_pool_destroy(struct wz_pool *p)
     free(p);
 }
 
-int wz_pool_threads(const struct wz_pool *p)
-{
-    return p ? p->threads : 1;
-}
+int wz_pool_threads(const struct wz_pool *p) { return p ? p->threads : 1; }
 
 void wz_pool_run(struct wz_pool *p, int n, void (*fn)(void *, int), void *arg)
 {

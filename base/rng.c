@@ -15,7 +15,7 @@ void wz_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
         c1 = (uint32_t)p1;
         c2 = n2;
         c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u;       /* the golden ratio and sqrt(3) - 1: Weyl sequences of the paper */
+        k0 += 0x9E3779B9u; /* the golden ratio and sqrt(3) - 1: Weyl sequences of the paper */
         k1 += 0xBB67AE85u;
     }
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
@@ -39,10 +39,7 @@ uint64_t wz_random(struct wz_key key)
     return (uint64_t)r[1] << 32 | r[0];
 }
 
-double wz_uniform(struct wz_key key)
-{
-    return (double)(wz_random(key) >> 11) * 0x1p-53;
-}
+double wz_uniform(struct wz_key key) { return (double)(wz_random(key) >> 11) * 0x1p-53; }
 
 uint32_t wz_below(struct wz_key key, uint32_t n)
 {

@@ -12,15 +12,9 @@ static double clock_seconds(clockid_t id)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double wz_now(void)
-{
-    return clock_seconds(CLOCK_MONOTONIC);
-}
+double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
 
-double wz_wall(void)
-{
-    return clock_seconds(CLOCK_REALTIME);
-}
+double wz_wall(void) { return clock_seconds(CLOCK_REALTIME); }
 
 /* Several ranks share two cores: whoever waits must give its core away (a spinning waiter costs the others 2x). */
 void wz_nap(int *spins)

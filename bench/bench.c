@@ -1,7 +1,8 @@
 /* A model of a known shape with weights that need no file, and the counters of the kernel and of the heap.
  *
- * Random weights cost a bench its time to start, so they are not the keyed normals of wz_model_init: a cheap hash of the
- * element's number, uniform with the same variance. They are never zero, which processors and caches would reward. */
+ * Random weights cost a bench its time to start, so they are not the keyed normals of wz_model_init: a cheap hash of
+ * the element's number, uniform with the same variance. They are never zero, which processors and caches would
+ * reward. */
 #include "bench/bench.h"
 #include "bench/heap.h"
 
@@ -13,26 +14,55 @@
 
 #include "model/inner.h"
 
-static const struct shape { const char *name; struct wz_config config; } shapes[] = {
-    { "tiny", { .layers = 2, .dim = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 192, .vocab = 1024, .tied = true } },
-    { "15m", { .layers = 6, .dim = 288, .heads = 6, .kv_heads = 6, .head_dim = 48, .ffn = 768, .vocab = 32000, .tied = true } },
-    { "135m", { .layers = 30, .dim = 576, .heads = 9, .kv_heads = 3, .head_dim = 64, .ffn = 1536, .vocab = 49152, .tied = true } },
-    { "1b", { .layers = 16, .dim = 2048, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .vocab = 128256, .tied = true } },
+static const struct shape {
+    const char *name;
+    struct wz_config config;
+} shapes[] = {
+    { "tiny",
+      { .layers = 2, .dim = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 192, .vocab = 1024, .tied = true } },
+    { "15m",
+      { .layers = 6,
+        .dim = 288,
+        .heads = 6,
+        .kv_heads = 6,
+        .head_dim = 48,
+        .ffn = 768,
+        .vocab = 32000,
+        .tied = true } },
+    { "135m",
+      { .layers = 30,
+        .dim = 576,
+        .heads = 9,
+        .kv_heads = 3,
+        .head_dim = 64,
+        .ffn = 1536,
+        .vocab = 49152,
+        .tied = true } },
+    { "1b",
+      { .layers = 16,
+        .dim = 2048,
+        .heads = 32,
+        .kv_heads = 8,
+        .head_dim = 64,
+        .ffn = 8192,
+        .vocab = 128256,
+        .tied = true } },
     { "8b", { .layers = 32, .dim = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256 } },
 };
 
-/* ---- meters ---------------------------------------------------------------------------------------------------- */
+/* ---- meters ----------------------------------------------------------------------------------------------- */
 
 static double own_seconds(const struct rusage *u)
 {
-    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) + 1e-6 * (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec);
+    return (double)(u->ru_utime.tv_sec + u->ru_stime.tv_sec) +
+           1e-6 * (double)(u->ru_utime.tv_usec + u->ru_stime.tv_usec);
 }
 
 /* Seconds that all cores together were busy since they started; idle and waiting do not count. */
 static double busy_seconds(void)
 {
     FILE *f = fopen("/proc/stat", "r");
-    double t[8] = {0};
+    double t[8] = { 0 };
 
     if (!f) return 0;
     int n = fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7);
@@ -45,7 +75,9 @@ void wz_meter_start(struct wz_meter *m)
     struct rusage u;
 
     getrusage(RUSAGE_SELF, &u);
-    *m = (struct wz_meter){ .own = own_seconds(&u), .cores = busy_seconds(), .faults = u.ru_minflt, .allocations = wz_heap_count() };
+    *m = (struct wz_meter){
+        .own = own_seconds(&u), .cores = busy_seconds(), .faults = u.ru_minflt, .allocations = wz_heap_count()
+    };
     m->seconds = wz_now();
 }
 
@@ -81,7 +113,7 @@ double wz_median(double *x, int n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-/* ---- the model --------------------------------------------------------------------------------------------------- */
+/* ---- the model -------------------------------------------------------------------------------------------- */
 
 static uint64_t mixed(uint64_t x)
 {
@@ -97,7 +129,7 @@ static void fill(struct wz_model *m)
 
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
-        float width = 0.02f * sqrtf(12);       /* of a uniform with deviation 0.02 */
+        float width = 0.02f * sqrtf(12); /* of a uniform with deviation 0.02 */
         for (size_t at = 0, all = wz_param_count(p); at < all; at += PIECE) {
             size_t n = all - at < PIECE ? all - at : PIECE;
             for (size_t j = 0; j < n; j++)
@@ -114,13 +146,15 @@ int *wz_bench_ids(const struct wz_bench *b, int n, uint32_t which)
     int *ids = wz_alloc(wz_mul((size_t)n, sizeof *ids));
 
     for (int i = 0; i < n; i++)
-        ids[i] = (int)wz_below((struct wz_key){ 1, WZ_RNG_TEST, which, (uint32_t)i, 0, 0 }, (uint32_t)b->model->config.vocab);
+        ids[i] = (int)wz_below((struct wz_key){ 1, WZ_RNG_TEST, which, (uint32_t)i, 0, 0 },
+                               (uint32_t)b->model->config.vocab);
     return ids;
 }
 
 static size_t n_weights(const struct wz_config *c, bool table)
 {
-    size_t d = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim), v = (size_t)c->vocab;
+    size_t d = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim),
+           v = (size_t)c->vocab;
 
     return (size_t)c->layers * d * (2 * hd + 2 * kd + 3 * (size_t)c->ffn) + v * d * (table && !c->tied ? 2 : 1);
 }
@@ -138,12 +172,13 @@ double wz_bench_bytes(const struct wz_bench *b)
     double head = (double)c->vocab * c->dim;
     enum wz_type type = b->model->type;
 
-    return ((double)n_weights(c, false) - head) * (double)(type == WZ_INT8 ? 1 : wz_type_size(type))
-           + head * (double)wz_type_size(type);
+    return ((double)n_weights(c, false) - head) * (double)(type == WZ_INT8 ? 1 : wz_type_size(type)) +
+           head * (double)wz_type_size(type);
 }
 
-/* Of f32: forward and backward read a weight, its gradient is zeroed, added to and measured, AdamW reads four floats and writes three,
- * panels are read and written, the hash reads. Of bf16 the masters are apart: what forward, backward, panels and hash move is half. */
+/* Of f32: forward and backward read a weight, its gradient is zeroed, added to and measured, AdamW reads four floats
+ * and writes three, panels are read and written, the hash reads. Of bf16 the masters are apart: what forward,
+ * backward, panels and hash move is half. */
 double wz_bench_update(const struct wz_bench *b)
 {
     return (b->model->type == WZ_BF16 ? 14 : 16) * (double)sizeof(float) * (double)n_weights(&b->model->config, true);
@@ -156,10 +191,11 @@ static int check_memory(const struct wz_bench *b, const struct wz_config *c, boo
     size_t total, unused;
 
     if (!wz_backend_devices(b->be, &total, &unused)) wz_host_memory(&total, &unused);
-    double copies = (half ? 2 : 4) * (b->be->device ? 1 : 2) + (trains ? half ? 16 : 12 : 0), need = (double)n_weights(c, true) * copies;
+    double copies = (half ? 2 : 4) * (b->be->device ? 1 : 2) + (trains ? half ? 16 : 12 : 0),
+           need = (double)n_weights(c, true) * copies;
     if (need < 0.9 * (double)unused) return 0;
-    return wz_fail(err, "%d layers of %s as %s need %.1f GB, %.1f GB are free", c->layers, b->shape, b->type, need * 1e-9,
-                   (double)unused * 1e-9);
+    return wz_fail(err, "%d layers of %s as %s need %.1f GB, %.1f GB are free", c->layers, b->shape, b->type,
+                   need * 1e-9, (double)unused * 1e-9);
 }
 
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
@@ -172,18 +208,21 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "batch", 0, WZ_INT, &b->batch, "N", "sequences", 1, 65536 },
         { "prompt", 0, WZ_INT, &b->prompt, "P", "tokens of a prompt", 1, 1 << 20 },
         { "new", 0, WZ_INT, &b->more, "G",
-          !strcmp(b->program, "step") ? "tokens of an answer: those with a loss" : "tokens generated for each", 1, 1 << 20 },
+          !strcmp(b->program, "step") ? "tokens of an answer: those with a loss" : "tokens generated for each", 1,
+          1 << 20 },
         { "seq", 0, WZ_INT, &b->seq, "S", "tokens of a sequence in all, instead of --new", 0, 1 << 20 },
         { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
         { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
         { "backend", 0, WZ_TEXT, &b->backend, "NAME", "of the op table", 0, 0 },
-        { "recompute", 0, WZ_FLAG, &b->recompute, "", "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
+        { "recompute", 0, WZ_FLAG, &b->recompute, "",
+          "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
         { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
     };
-    const struct wz_usage usage = { .name = b->program, .args = "", .about = about, .options = options,
-                                    .n_options = WZ_COUNT(options) - !trains };
-    struct wz_config c = {0};
+    const struct wz_usage usage = {
+        .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) - !trains
+    };
+    struct wz_config c = { 0 };
     struct wz_err err;
 
     *status = 1;
@@ -231,13 +270,16 @@ void wz_bench_print(const struct wz_bench *b, const struct wz_bench_result *r)
     getrusage(RUSAGE_SELF, &u);
     double peak = (double)u.ru_maxrss / 1024;
     if (b->csv) {
-        printf("program,shape,type,batch,prompt,new,threads,prefill_tok_s,tok_s,peak_mb,faults_step,allocations_step,gb_s,gflop_s,others_percent\n");
-        printf("waltz %s,%s,%s,%d,%d,%d,%d,%.1f,%.1f,%.0f,%.1f,%.1f,%.2f,%.1f,%.0f\n", b->program, b->shape, b->type, b->batch, b->prompt, b->more,
-               b->threads, r->prefill, r->rate, peak, r->faults, r->allocations, r->bytes_rate * 1e-9, r->flops_rate * 1e-9, r->others);
+        printf("program,shape,type,batch,prompt,new,threads,prefill_tok_s,tok_s,peak_mb,faults_step,allocations_step,"
+               "gb_s,gflop_s,others_percent\n");
+        printf("waltz %s,%s,%s,%d,%d,%d,%d,%.1f,%.1f,%.0f,%.1f,%.1f,%.2f,%.1f,%.0f\n", b->program, b->shape, b->type,
+               b->batch, b->prompt, b->more, b->threads, r->prefill, r->rate, peak, r->faults, r->allocations,
+               r->bytes_rate * 1e-9, r->flops_rate * 1e-9, r->others);
         return;
     }
     printf("%s %s, %d x (%d + %d) tokens, %d threads: ", b->shape, b->type, b->batch, b->prompt, b->more, b->threads);
     if (r->prefill > 0) printf("prefill %.1f tokens/s, decode ", r->prefill);
-    printf("%.1f tokens/s (%.2f GB/s, %.1f GFLOP/s), peak %.0f MB, a steady step %.1f page faults and %.1f allocations; others used %.0f %% of the machine\n",
+    printf("%.1f tokens/s (%.2f GB/s, %.1f GFLOP/s), peak %.0f MB, a steady step %.1f page faults and %.1f "
+           "allocations; others used %.0f %% of the machine\n",
            r->rate, r->bytes_rate * 1e-9, r->flops_rate * 1e-9, peak, r->faults, r->allocations, r->others);
 }

@@ -1,9 +1,11 @@
-/* cycle: how fast a whole step is. Rollout, reward, update and sealing of one agent, in one process, as `waltz train` makes them.
+/* cycle: how fast a whole step is. Rollout, reward, update and sealing of one agent, in one process, as `waltz train`
+ * makes them.
  *
- *   prompts ─▶ wz_engine_run ─▶ share of ids below half the vocabulary ─▶ wz_learner_step ─▶ the next version's weights and panels
+ *   prompts ─▶ wz_engine_run ─▶ share of ids below half the vocabulary ─▶ wz_learner_step ─▶ the next version
  *
- * Prompts are random and new in every step; answers are exactly `new` tokens, so every step is as long as every other. There is
- * no reference. The learner compares its log-probabilities with the rollout's: both are the same work, or the program dies. */
+ * Prompts are random and new in every step; answers are exactly `new` tokens, so every step is as long as every
+ * other. There is no reference. The learner compares its log-probabilities with the rollout's: both are the same
+ * work, or the program dies. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,19 +41,29 @@ static Wz__Episode *episode(const struct wz_bench *b, uint32_t index, struct wz_
 
 int main(int argc, char **argv)
 {
-    static const int only[1] = {0};
+    static const int only[1] = { 0 };
     static const struct wz_group group = { 1, 0, only };
-    const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1 };
-    struct wz_bench b = { .program = "cycle", .shape = "135m", .type = "f32", .backend = "auto", .batch = 32, .prompt = 64, .more = 128,
-                          .micro = 384, .runs = 1 };
-    struct wz_bench_result r = {0};
+    const struct wz_learn how = {
+        .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1
+    };
+    struct wz_bench b = { .program = "cycle",
+                          .shape = "135m",
+                          .type = "f32",
+                          .backend = "auto",
+                          .batch = 32,
+                          .prompt = 64,
+                          .more = 128,
+                          .micro = 384,
+                          .runs = 1 };
+    struct wz_bench_result r = { 0 };
     struct wz_learner learner;
-    struct wz_link link = {0};
+    struct wz_link link = { 0 };
     struct wz_meter all;
     struct wz_err err;
     int status;
 
-    if (wz_bench_open(&b, "Measures a whole step of one agent with random weights: rollout, reward, update.", argc, argv, &status) < 0)
+    if (wz_bench_open(&b, "Measures a whole step of one agent with random weights: rollout, reward, update.", argc,
+                      argv, &status) < 0)
         return status;
     if (wz_link_open(&link, "self", 60, &err) < 0) return wz_give_up(b.program, &err);
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, b.batch * ((b.seq + PAGE - 1) / PAGE), b.seq);
@@ -63,12 +75,16 @@ int main(int argc, char **argv)
     int **ids = wz_alloc(sizeof *ids * (size_t)b.batch);
 
     wz_meter_start(&all);
-    for (int s = -1; s < b.runs; s++) {        /* the first touches what is touched once */
+    for (int s = -1; s < b.runs; s++) { /* the first touches what is touched once */
         struct wz_step_stats stats;
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) {
             ids[i] = wz_bench_ids(&b, b.prompt, (uint32_t)((s + 1) * b.batch + i));
-            requests[i] = (struct wz_request){ .context = ids[i], .n_context = b.prompt, .max_tokens = b.more, .temperature = 1, .top_p = 1,
+            requests[i] = (struct wz_request){ .context = ids[i],
+                                               .n_context = b.prompt,
+                                               .max_tokens = b.more,
+                                               .temperature = 1,
+                                               .top_p = 1,
                                                .key = { 1, WZ_RNG_TOKEN, (uint32_t)(s + 1), (uint32_t)i, 0, 0 } };
         }
         wz_meter_start(&meter);
@@ -78,7 +94,8 @@ int main(int argc, char **argv)
         wz_learner_step(&learner, &how, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         for (int i = 0; i < b.batch; i++) wz_episode_free(episodes[i]), free(ids[i]);
         struct wz_cost cost = wz_meter_read(&meter);
-        if (stats.mismatch > 0) wz_die("cycle: %.0f log-probabilities differ between rollout and update", stats.mismatch);
+        if (stats.mismatch > 0)
+            wz_die("cycle: %.0f log-probabilities differ between rollout and update", stats.mismatch);
         if (s < 0) continue;
         rollout[s] = played;
         update[s] = cost.seconds - played;
@@ -90,8 +107,10 @@ int main(int argc, char **argv)
     r.rate = (double)b.batch * b.more / step;
     r.faults = wz_median(faults, b.runs);
     r.allocations = wz_median(allocations, b.runs);
-    r.flops_rate = 4 * (double)b.batch * b.seq / step * wz_bench_flops(&b, b.seq / 2.0);       /* once to play, thrice to learn */
-    r.bytes_rate = (b.more * wz_bench_bytes(&b) + wz_bench_update(&b)) / step;                  /* every round of decode reads the weights */
+    r.flops_rate =
+        4 * (double)b.batch * b.seq / step * wz_bench_flops(&b, b.seq / 2.0); /* once to play, thrice to learn */
+    r.bytes_rate =
+        (b.more * wz_bench_bytes(&b) + wz_bench_update(&b)) / step; /* every round of decode reads the weights */
     fprintf(stderr, "rollout %.2f s, update %.2f s\n", played, learnt);
     wz_bench_print(&b, &r);
 

@@ -1,9 +1,9 @@
 /* generate: how fast rollouts are. The engine reads `batch` prompts, then writes `new` tokens for each.
  *
- * A run is two calls of the engine that `waltz train` makes: the first asks for one token, so that it is all prefill; the
- * second asks for the rest of the same prompts, whose keys the cache still has, so that it is all decode. The op table's
- * head_sample, called once a round (twice where a graph is made), says what a single round costs; a round in the middle is the
- * steady step. */
+ * A run is two calls of the engine that `waltz train` makes: the first asks for one token, so that it is all
+ * prefill; the second asks for the rest of the same prompts, whose keys the cache still has, so that it is all
+ * decode. The op table's head_sample, called once a round (twice where a graph is made), says what a single round
+ * costs; a round in the middle is the steady step. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,10 +13,11 @@
 enum { PAGE = 16 };
 
 static struct rounds {
-    void (*sample)(struct wz_backend *, int *, float *, const float *, const struct wz_weight *, const struct wz_pick *, int);
+    void (*sample)(struct wz_backend *, int *, float *, const float *, const struct wz_weight *, const struct wz_pick *,
+                   int);
     struct wz_meter meter;
     int n;
-    double *faults, *allocations;      /* of each round */
+    double *faults, *allocations; /* of each round */
     int cap;
 } rounds;
 
@@ -33,11 +34,16 @@ static void sample_counted(struct wz_backend *be, int *token, float *logp, const
 }
 
 /* The engine's seconds for `most` tokens of every prompt. */
-static double run(struct wz_engine *engine, struct wz_request *requests, int *const *ids, const struct wz_bench *b, int most)
+static double run(struct wz_engine *engine, struct wz_request *requests, int *const *ids, const struct wz_bench *b,
+                  int most)
 {
     for (int i = 0; i < b->batch; i++) {
         free(requests[i].ids), free(requests[i].logp);
-        requests[i] = (struct wz_request){ .context = ids[i], .n_context = b->prompt, .max_tokens = most, .temperature = 1, .top_p = 1,
+        requests[i] = (struct wz_request){ .context = ids[i],
+                                           .n_context = b->prompt,
+                                           .max_tokens = most,
+                                           .temperature = 1,
+                                           .top_p = 1,
                                            .key = { 1, WZ_RNG_TOKEN, (uint32_t)i, 0, 0, 0 } };
     }
     rounds.n = 0;
@@ -49,14 +55,21 @@ static double run(struct wz_engine *engine, struct wz_request *requests, int *co
 
 int main(int argc, char **argv)
 {
-    struct wz_bench b = { .program = "generate", .shape = "135m", .type = "f32", .backend = "auto", .batch = 32, .prompt = 128,
-                          .more = 64, .runs = 1 };
-    struct wz_bench_result r = {0};
+    struct wz_bench b = { .program = "generate",
+                          .shape = "135m",
+                          .type = "f32",
+                          .backend = "auto",
+                          .batch = 32,
+                          .prompt = 128,
+                          .more = 64,
+                          .runs = 1 };
+    struct wz_bench_result r = { 0 };
     struct wz_meter meter;
     int status;
 
-    if (wz_bench_open(&b, "Measures prefill and decode of random prompts by random weights, on the engine that rollouts use.", argc,
-                      argv, &status) < 0)
+    if (wz_bench_open(
+            &b, "Measures prefill and decode of random prompts by random weights, on the engine that rollouts use.",
+            argc, argv, &status) < 0)
         return status;
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, 0, b.prompt + b.more);
     struct wz_request *requests = wz_alloc(sizeof *requests * (size_t)b.batch);
@@ -69,7 +82,7 @@ int main(int argc, char **argv)
     rounds.faults = wz_alloc(sizeof(double) * (size_t)b.more);
     rounds.allocations = wz_alloc(sizeof(double) * (size_t)b.more);
     b.be->ops.head_sample = sample_counted;
-    run(engine, requests, ids, &b, b.more < 4 ? b.more : 4);      /* touches what is touched once */
+    run(engine, requests, ids, &b, b.more < 4 ? b.more : 4); /* touches what is touched once */
     wz_meter_start(&meter);
     for (int i = 0; i < b.runs; i++) {
         wz_engine_flush(engine);

@@ -39,7 +39,4 @@ void *__wrap_aligned_alloc(size_t alignment, size_t size)
     return __real_aligned_alloc(alignment, size);
 }
 
-long wz_heap_count(void)
-{
-    return atomic_load(&allocations);
-}
+long wz_heap_count(void) { return atomic_load(&allocations); }

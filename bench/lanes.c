@@ -1,8 +1,8 @@
 /* What moves between ranks that have a backend's memory each: `mpirun -n N lanes BACKEND MEGABYTES [LINK]`.
  *
- * Rank 0 publishes that many bytes to all others; all sum as many floats and gather them back (a power of two of them). GB/s: the
- * array's size over the time of the slowest rank, the best of 5 rounds. An addition inside the backend's memory, three times its
- * array's size, stands beside them. */
+ * Rank 0 publishes that many bytes to all others; all sum as many floats and gather them back (a power of two of
+ * them). GB/s: the array's size over the time of the slowest rank, the best of 5 rounds. An addition inside the
+ * backend's memory, three times its array's size, stands beside them. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     size_t size = (argc > 2 ? strtoul(argv[2], NULL, 10) : 64) << 20, n = size / sizeof(float);
     double best[4] = { 1e9, 1e9, 1e9, 1e9 };
     static const char *const what[] = { "publish", "sum, scattered", "gather of shards", "add, in place" };
-    struct wz_link link = {0};
+    struct wz_link link = { 0 };
     struct wz_err err;
     int ranks[1024];
 
@@ -32,7 +32,7 @@ int main(int argc, char **argv)
             if ((k == 0 && link.size == 1) || ((k == 1 || k == 2) && !sums)) continue;
             double zero = 0, *all = wz_alloc((size_t)link.size * sizeof *all), begin;
             be->ops.download(be, &word, x, sizeof word);
-            wz_all_gather(&link, &group, &zero, 1, all);                       /* begin together */
+            wz_all_gather(&link, &group, &zero, 1, all); /* begin together */
             begin = wz_now();
             if (k == 0 && link.rank == 0) wz_publish(&link, &group, be, 0, (uint64_t)round, 0, x, size);
             else if (k == 0) wz_take(&link, &group, be, 0, (uint64_t)round, x, size);
@@ -47,7 +47,9 @@ int main(int argc, char **argv)
             free(all);
         }
     for (int k = 0; k < 4 && link.rank == 0; k++)
-        if (best[k] < 1e9) printf("%-20s %8.3f ms %8.2f GB/s\n", what[k], best[k] * 1e3, (double)size * (k == 3 ? 3 : 1) / best[k] / 1e9);
+        if (best[k] < 1e9)
+            printf("%-20s %8.3f ms %8.2f GB/s\n", what[k], best[k] * 1e3,
+                   (double)size * (k == 3 ? 3 : 1) / best[k] / 1e9);
     be->ops.free(be, x), be->ops.free(be, y);
     wz_link_close(&link);
     wz_backend_close(be);

@@ -1,7 +1,8 @@
-/* step: how fast training is. One update of wz_learner_step from `batch` episodes of `seq` tokens, alone: forward, loss,
- * backward, clip, AdamW, new panels and hash.
+/* step: how fast training is. One update of wz_learner_step from `batch` episodes of `seq` tokens, alone: forward,
+ * loss, backward, clip, AdamW, new panels and hash.
  *
- * Old log-probabilities are those of the weights about to be updated, as rollouts leave them; that forward is not timed. */
+ * Old log-probabilities are those of the weights about to be updated, as rollouts leave them; that forward is not
+ * timed. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,18 +42,29 @@ static void write_by(Wz__Episode *e, struct wz_pack *pack)
 
 int main(int argc, char **argv)
 {
-    static const int only[1] = {0};
+    static const int only[1] = { 0 };
     static const struct wz_group group = { 1, 0, only };
-    const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1 };
-    struct wz_bench b = { .program = "step", .shape = "15m", .type = "f32", .backend = "auto", .batch = 4, .prompt = 1, .more = 255, .runs = 3 };
-    struct wz_bench_result r = {0};
+    const struct wz_learn how = {
+        .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1
+    };
+    struct wz_bench b = { .program = "step",
+                          .shape = "15m",
+                          .type = "f32",
+                          .backend = "auto",
+                          .batch = 4,
+                          .prompt = 1,
+                          .more = 255,
+                          .runs = 3 };
+    struct wz_bench_result r = { 0 };
     struct wz_learner learner;
-    struct wz_link link = {0};
+    struct wz_link link = { 0 };
     struct wz_meter all;
     struct wz_err err;
     int status;
 
-    if (wz_bench_open(&b, "Measures one update of an agent with random weights, as a learner makes it.", argc, argv, &status) < 0) return status;
+    if (wz_bench_open(&b, "Measures one update of an agent with random weights, as a learner makes it.", argc, argv,
+                      &status) < 0)
+        return status;
     if (wz_link_open(&link, "self", 60, &err) < 0) return wz_give_up(b.program, &err);
     wz_learner_init(&learner, b.model, NULL, 0, false, 1, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
     Wz__Episode **episodes = wz_alloc(sizeof *episodes * (size_t)b.batch);
@@ -61,14 +73,15 @@ int main(int argc, char **argv)
 
     for (int i = 0; i < b.batch; i++) episodes[i] = episode(&b, (uint32_t)i);
     wz_meter_start(&all);
-    for (int s = -1; s < b.runs; s++) {        /* the first touches what is touched once */
+    for (int s = -1; s < b.runs; s++) { /* the first touches what is touched once */
         struct wz_step_stats stats;
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) write_by(episodes[i], &learner.pack);
         wz_meter_start(&meter);
         wz_learner_step(&learner, &how, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         struct wz_cost cost = wz_meter_read(&meter);
-        if (stats.mismatch > 0) wz_die("step: %.0f log-probabilities differ from those of the same weights", stats.mismatch);
+        if (stats.mismatch > 0)
+            wz_die("step: %.0f log-probabilities differ from those of the same weights", stats.mismatch);
         if (s < 0) continue;
         seconds[s] = cost.seconds;
         faults[s] = (double)cost.faults;

@@ -2,27 +2,24 @@
  *
  * The tree sum is a reduce-scatter by halves (Rabenseifner 2004), with neighbours first:
  *
- *   member   0      1      2      3        each pair halves the shards it shares: one keeps the lower half, one the upper,
- *            ├─ 1 ──┤      ├─ 1 ──┤        and adds what the other sends. After log2(n) rounds a member holds the sums of
- *            ├──── 2 ──────┤               one shard; the same rounds backwards hand them out.
+ *   member   0      1      2      3        each pair halves the shards it shares: one keeps the lower half, the other
+ *            ├─ 1 ──┤      ├─ 1 ──┤        the upper, and adds what is sent. After log2(n) rounds a member holds the
+ *            ├──── 2 ──────┤               sums of one shard; the same rounds backwards hand them out.
  *                   ├──── 2 ──────┤
  *   shard    0      2      1      3        member m keeps the shard whose number is m's bits from the other end
  *
- * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial tree. A
- * member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a time,
- * or goes by a lane (nccl.c). */
+ * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial
+ * tree. A member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a
+ * time, or goes by a lane (nccl.c). */
 #include "comm/row.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 20 };      /* bytes exchanged at once by MPI: they stay in cache until they are added */
+enum { PIECE = 1 << 20 }; /* bytes exchanged at once by MPI: they stay in cache until they are added */
 
-static size_t piece(size_t at, size_t end, size_t most)
-{
-    return at >= end ? 0 : end - at < most ? end - at : most;
-}
+static size_t piece(size_t at, size_t end, size_t most) { return at >= end ? 0 : end - at < most ? end - at : most; }
 
 /* What two members exchange, and by which way. Bytes; `add` floats. */
 struct trade {
@@ -36,20 +33,20 @@ struct trade {
 /* By MPI: what is not the host's is downloaded and uploaded on its way. */
 static void pass(const struct trade *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
 {
-    static char sent[PIECE], came[PIECE];              /* MPI is used from one thread */
+    static char sent[PIECE], came[PIECE]; /* MPI is used from one thread */
     struct wz_backend *be = t->be;
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     if (be->device && n_out) be->ops.download(be, sent, out, n_out);
-    t->link->row->move(t->link, WZ_TAG_TREE, n_out ? peer : -1, be->device ? sent : out, n_out,
-                       n_in ? peer : -1, be->device ? came : in, n_in);
+    t->link->row->move(t->link, WZ_TAG_TREE, n_out ? peer : -1, be->device ? sent : out, n_out, n_in ? peer : -1,
+                       be->device ? came : in, n_in);
     while (t->link->row->moved(t->link) >= 0) wz_wait(t->link, &wait, t->operation, peer);
     if (be->device && n_in) be->ops.upload(be, in, came, n_in);
 }
 
 /* out[n_out] to a member of the group while its n_in bytes come: added to `in`, or put there. */
-static void exchange(const struct trade *t, const struct wz_group *group, int member, const char *out, size_t n_out, char *in,
-                     size_t n_in)
+static void exchange(const struct trade *t, const struct wz_group *group, int member, const char *out, size_t n_out,
+                     char *in, size_t n_in)
 {
     size_t most = t->lane ? WZ_BUCKET : PIECE;
     char *near = t->add && n_in ? wz_near(t->link, t->be, n_in < most ? n_in : most) : NULL;
@@ -59,7 +56,8 @@ static void exchange(const struct trade *t, const struct wz_group *group, int me
         char *to = t->add ? near : in + at;
         if (t->lane) wz_lane_trade(t->lane, member, out + at, k_out, to, k_in, t->operation);
         else pass(t, group->ranks[member], out + at, k_out, to, k_in);
-        if (t->add && k_in) t->be->ops.add(t->be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
+        if (t->add && k_in)
+            t->be->ops.add(t->be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
     }
     if (t->lane) wz_lane_wait(t->lane, t->operation, group->ranks[member]);
 }
@@ -73,7 +71,7 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
 {
     const struct trade t = { link, be, wz_lane_of(link, group, be), "tree sum", true };
     const int size = group->n;
-    int first = 0, end = size;                         /* shards that the members who still work together share */
+    int first = 0, end = size; /* shards that the members who still work together share */
 
     check(link, group);
     if (t.lane && wz_lane_ring(t.lane)) {
@@ -94,7 +92,8 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
     }
 }
 
-void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n, size_t size)
+void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n,
+                      size_t size)
 {
     const struct trade t = { link, be, wz_lane_of(link, group, be), "gather of shards", false };
     const int all = group->n, mine = wz_shard_owner(group->me, all);
@@ -102,19 +101,22 @@ void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct
 
     check(link, group);
     if (t.lane) {
-        wz_lane_gather(t.lane, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size, t.operation);
+        wz_lane_gather(t.lane, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size,
+                       t.operation);
         wz_lane_wait(t.lane, t.operation, -1);
         return;
     }
     for (int bit = all / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
-        int have = mine / width * width, other = have ^ width;         /* `width` shards each: mine, and the peer's beside them */
+        int have = mine / width * width,
+            other = have ^ width; /* `width` shards each: mine, and the peer's beside them */
         size_t lo = wz_shard_at(have, all, n) * size, hi = wz_shard_at(have + width, all, n) * size;
         size_t from = wz_shard_at(other, all, n) * size, to = wz_shard_at(other + width, all, n) * size;
         exchange(&t, group, group->me ^ bit, bytes + lo, hi - lo, bytes + from, to - from);
     }
 }
 
-void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n, struct wz_buf *out)
+void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n,
+                         struct wz_buf *out)
 {
     assert(group->ranks[group->me] == link->rank);
     for (int i = 0; i < group->n; i++)
@@ -128,7 +130,7 @@ void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, con
 
 void wz_all_gather(struct wz_link *link, const struct wz_group *group, const double *mine, int n, double *out)
 {
-    static struct wz_buf other;      /* kept from call to call: MPI is used from one thread */
+    static struct wz_buf other; /* kept from call to call: MPI is used from one thread */
     size_t size = (size_t)n * sizeof *mine;
 
     assert(group->ranks[group->me] == link->rank);
@@ -144,7 +146,7 @@ void wz_all_gather(struct wz_link *link, const struct wz_group *group, const dou
 int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err)
 {
     int32_t first = rc < 0 ? link->rank : INT32_MAX;
-    struct wz_buf bytes = {0};
+    struct wz_buf bytes = { 0 };
 
     for (int r = 1; r < link->size && !link->rank; r++) {
         wz_recv_for(link, r, WZ_TAG_CONTROL, &bytes, "agreement");

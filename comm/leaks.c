@@ -1,5 +1,5 @@
-/* For builds with the address sanitizer only: what Open MPI leaks at its end is not ours to report. It closes its plugins
- * before the leak check, which then can't name them; so they stay open, and the libraries are named. */
+/* For builds with the address sanitizer only: what Open MPI leaks at its end is not ours to report. It closes its
+ * plugins before the leak check, which then can't name them; so they stay open, and the libraries are named. */
 int dlclose(void *handle);
 const char *__lsan_default_suppressions(void);
 
@@ -11,7 +11,8 @@ __attribute__((visibility("default"))) int dlclose(void *handle)
 
 __attribute__((visibility("default"))) const char *__lsan_default_suppressions(void)
 {
-    return "leak:libmpi.so\nleak:libopen-pal.so\nleak:libopen-rte.so\nleak:libpmix\nleak:libhwloc\nleak:libevent\nleak:mca_\n"
+    return "leak:libmpi.so\nleak:libopen-pal.so\nleak:libopen-rte.so\nleak:libpmix\nleak:libhwloc\nleak:libevent\nleak:"
+           "mca_\n"
            "leak:libfabric\nleak:libucp\nleak:libucs\nleak:libucm\nleak:libpsm\nleak:__vasprintf_internal\nleak:libnl\n"
            "leak:libibverbs\n";
 }

@@ -17,8 +17,9 @@ static int choose(const char **name, struct wz_err *err)
 
     *name = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") ? "mpi" : "self";
     if (strcmp(*name, "self") == 0 && tasks && atoi(tasks) > 1)
-        return wz_fail(err, "link auto: srun started %s tasks that do not know of each other; start them with srun --mpi=pmix",
-                       tasks);
+        return wz_fail(
+            err, "link auto: srun started %s tasks that do not know of each other; start them with srun --mpi=pmix",
+            tasks);
     return 0;
 }
 
@@ -67,7 +68,7 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, struct
 
 void wz_link_close(struct wz_link *link)
 {
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     if (!link->row) return;
     wz_flush(link);
@@ -76,7 +77,7 @@ void wz_link_close(struct wz_link *link)
     wz_lanes_close(link);
     link->row->close(link);
     free(link->beside);
-    *link = (struct wz_link){0};
+    *link = (struct wz_link){ 0 };
 }
 
 void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size)
@@ -111,7 +112,7 @@ void wz_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, s
 
 void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf, const char *operation)
 {
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     wz_buf_clear(buf);
     while (!link->row->recv(link, from, tag, buf)) wz_wait(link, &wait, operation, from);
@@ -123,8 +124,7 @@ void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf
         [WZ_TAG_EPISODES] = "receive of episodes", [WZ_TAG_LABELLED] = "receive of labelled episodes",
         [WZ_TAG_WEIGHTS] = "receive of weights",   [WZ_TAG_STATS] = "receive of statistics",
         [WZ_TAG_CONTROL] = "receive of control",   [WZ_TAG_SUMS] = "receive of sums",
-        [WZ_TAG_MOMENTS] = "receive of moments",
-        [WZ_TAG_TREE] = "receive of a tree sum",
+        [WZ_TAG_MOMENTS] = "receive of moments",   [WZ_TAG_TREE] = "receive of a tree sum",
     };
 
     wz_recv_for(link, from, tag, buf, operations[tag]);
@@ -132,7 +132,7 @@ void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf
 
 void wz_flush(struct wz_link *link)
 {
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     for (int peer; (peer = link->row->drive(link)) >= 0;) wz_wait(link, &wait, "flush of sends", peer);
 }

@@ -12,13 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct part { MPI_Request request; void *bytes; int to; };
+struct part {
+    MPI_Request request;
+    void *bytes;
+    int to;
+};
 struct state {
-    struct part *parts;        /* sends on their way */
+    struct part *parts; /* sends on their way */
     int n, cap;
-    MPI_Request coming;        /* a part of a message being received, and its size */
+    MPI_Request coming; /* a part of a message being received, and its size */
     int coming_n;
-    MPI_Request out, in;       /* the move */
+    MPI_Request out, in; /* the move */
     int out_to, in_from;
     MPI_Request leaving;
     bool left;
@@ -43,10 +47,7 @@ static bool test(MPI_Request *request)
     return done;
 }
 
-void wz_mpi_abort(int status)
-{
-    MPI_Abort(MPI_COMM_WORLD, status);
-}
+void wz_mpi_abort(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
 
 static int mpi_open(struct wz_link *link, struct wz_err *err)
 {
@@ -62,7 +63,8 @@ static int mpi_open(struct wz_link *link, struct wz_err *err)
         return wz_fail(err, "link mpi: MPI could not start: %s", text);
     }
     if (level < MPI_THREAD_FUNNELED)
-        return wz_fail(err, "link mpi: this MPI was built without threads (level %d, %d is needed)", level, MPI_THREAD_FUNNELED);
+        return wz_fail(err, "link mpi: this MPI was built without threads (level %d, %d is needed)", level,
+                       MPI_THREAD_FUNNELED);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &link->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &link->size);
@@ -151,7 +153,8 @@ static bool mpi_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_
     return s->coming_n < WZ_PART;
 }
 
-static void mpi_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in, size_t n_in)
+static void mpi_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in,
+                     size_t n_in)
 {
     struct state *s = link->state;
 

@@ -1,13 +1,16 @@
 /* Lanes: the GPUs' own way between the members of a group, by NCCL.
  *
  *   cards      every member shows its machine, its GPU and whether it can; member 0 also the name of a new communicator
- *   lane       where all can and no two share a GPU: a communicator; else none, and what they exchange passes through the host
+ *   lane       where all can and no two share a GPU: a communicator; else none, and what they exchange passes through
+ *   the host
  *
- * Messages and episodes stay on MPI: a lane moves only what lies in a GPU's memory, in the stream of the backend, so that it is in
- * order with the kernels. Nothing blocks: NCCL is asked not to, and this rank polls with a deadline (law 5). The library is opened
- * when it is asked for, by declarations of our own (NCCL's ABI from 2.18 on): Waltz is built and starts where there is none.
+ * Messages and episodes stay on MPI: a lane moves only what lies in a GPU's memory, in the stream of the backend, so
+ * that it is in order with the kernels. Nothing blocks: NCCL is asked not to, and this rank polls with a deadline (law
+ * 5). The library is opened when it is asked for, by declarations of our own (NCCL's ABI from 2.18 on): Waltz is built
+ * and starts where there is none.
  *
- * A member's seat in the communicator is the number of its shard, so that NCCL's collectives and the tree share arrays out alike. */
+ * A member's seat in the communicator is the number of its shard, so that NCCL's collectives and the tree share
+ * arrays out alike. */
 #include "comm/row.h"
 
 #include <assert.h>
@@ -17,10 +20,12 @@
 #include <string.h>
 #include <unistd.h>
 
-struct comm;                   /* ncclComm_t points to it */
-struct unique { char bytes[128]; };
+struct comm; /* ncclComm_t points to it */
+struct unique {
+    char bytes[128];
+};
 enum { SUCCESS = 0, IN_PROGRESS = 7, BYTES = 0, FLOATS = 7, SUM = 0, OLDEST = 21800 };
-struct config {                /* ncclConfig_t as of 2.18; newer ones take it for what it is by size and version */
+struct config { /* ncclConfig_t as of 2.18; newer ones take it for what it is by size and version */
     size_t size;
     unsigned magic, version;
     int blocking, cga, least, most;
@@ -46,30 +51,49 @@ struct api {
     int (*ReduceScatter)(const void *out, void *in, size_t n, int type, int op, struct comm *comm, void *stream);
     int (*AllGather)(const void *out, void *in, size_t n, int type, struct comm *comm, void *stream);
 };
-static const struct { const char *name; size_t at; } symbols[] = {
-#define SYMBOL(name) { "nccl" #name, offsetof(struct api, name) }
-    SYMBOL(GetVersion), SYMBOL(GetErrorString), SYMBOL(GetLastError), SYMBOL(GetUniqueId), SYMBOL(CommInitRankConfig),
-    SYMBOL(CommGetAsyncError), SYMBOL(CommDestroy), SYMBOL(CommAbort), SYMBOL(GroupStart), SYMBOL(GroupEnd), SYMBOL(Send),
-    SYMBOL(Recv), SYMBOL(Broadcast), SYMBOL(Reduce), SYMBOL(ReduceScatter), SYMBOL(AllGather),
+static const struct {
+    const char *name;
+    size_t at;
+} symbols[] = {
+#define SYMBOL(name)                             \
+    {                                            \
+        "nccl" #name, offsetof(struct api, name) \
+    }
+    SYMBOL(GetVersion),
+    SYMBOL(GetErrorString),
+    SYMBOL(GetLastError),
+    SYMBOL(GetUniqueId),
+    SYMBOL(CommInitRankConfig),
+    SYMBOL(CommGetAsyncError),
+    SYMBOL(CommDestroy),
+    SYMBOL(CommAbort),
+    SYMBOL(GroupStart),
+    SYMBOL(GroupEnd),
+    SYMBOL(Send),
+    SYMBOL(Recv),
+    SYMBOL(Broadcast),
+    SYMBOL(Reduce),
+    SYMBOL(ReduceScatter),
+    SYMBOL(AllGather),
 };
 
 struct wz_lane {
     struct wz_link *link;
     struct wz_backend *be;
-    struct wz_group group;     /* ranks are a copy */
+    struct wz_group group; /* ranks are a copy */
     int seat;
-    struct comm *comm;         /* NULL: through the host */
+    struct comm *comm; /* NULL: through the host */
 };
 struct wz_lanes {
     struct api api;
-    bool can, must, ring;      /* the library is open; it was asked for by name; sums by NCCL's own order */
+    bool can, must, ring; /* the library is open; it was asked for by name; sums by NCCL's own order */
     int n;
     struct wz_lane **list;
 };
 
-static struct wz_lanes *ours;  /* for the job's end */
+static struct wz_lanes *ours; /* for the job's end */
 
-/* ---- the library --------------------------------------------------------------------------------------------------- */
+/* ---- the library ------------------------------------------------------------------------------------------ */
 
 static int open_library(struct wz_lanes *lanes, struct wz_err *err)
 {
@@ -103,7 +127,8 @@ int wz_lanes_open(struct wz_link *link, bool must, struct wz_err *err)
     struct wz_err why;
     int rc = 0;
 
-    if (sum && strcmp(sum, "tree") != 0 && strcmp(sum, "ring") != 0) rc = wz_fail(err, "WZ_NCCL_SUM: expected tree or ring");
+    if (sum && strcmp(sum, "tree") != 0 && strcmp(sum, "ring") != 0)
+        rc = wz_fail(err, "WZ_NCCL_SUM: expected tree or ring");
     else if (must) rc = open_library(lanes, err);
     else if (getenv("WZ_NCCL_LIBRARY") || dlopen("libcuda.so.1", RTLD_LAZY)) open_library(lanes, &why);
     if (rc < 0) {
@@ -133,18 +158,15 @@ void wz_lanes_close(struct wz_link *link)
     ours = NULL;
 }
 
-/* ---- a lane -------------------------------------------------------------------------------------------------------- */
+/* ---- a lane ----------------------------------------------------------------------------------------------- */
 
-static int seat_of(int member, int n)
-{
-    return n & (n - 1) ? member : wz_shard_owner(member, n);
-}
+static int seat_of(int member, int n) { return n & (n - 1) ? member : wz_shard_owner(member, n); }
 
 /* Drives a call until it has been taken over by the stream. */
 static void settle(struct wz_lane *lane, int rc, const char *operation, int peer)
 {
     const struct api *api = &lane->link->lanes->api;
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     while (rc == IN_PROGRESS) {
         int asked = api->CommGetAsyncError(lane->comm, &rc);
@@ -158,15 +180,19 @@ static void settle(struct wz_lane *lane, int rc, const char *operation, int peer
 
 void wz_lane_wait(struct wz_lane *lane, const char *operation, int peer)
 {
-    struct wz_wait wait = {0};
+    struct wz_wait wait = { 0 };
 
     while (!lane->be->device->idle(lane->be)) {
-        settle(lane, IN_PROGRESS, operation, peer);            /* a fault of the network shows itself only there */
+        settle(lane, IN_PROGRESS, operation, peer); /* a fault of the network shows itself only there */
         wz_wait(lane->link, &wait, operation, peer);
     }
 }
 
-struct card { char host[64], gpu[32]; int32_t can; struct unique id; };
+struct card {
+    char host[64], gpu[32];
+    int32_t can;
+    struct unique id;
+};
 
 /* Why these have no lane; "" where nothing is wrong. */
 static void compare(const struct wz_group *group, const struct card *cards, char *why, size_t size)
@@ -175,7 +201,8 @@ static void compare(const struct wz_group *group, const struct card *cards, char
     for (int i = 0; i < group->n; i++) {
         if (!cards[i].can) snprintf(why, size, "rank %d has no %s", group->ranks[i], cards[i].gpu[0] ? "NCCL" : "GPU");
         for (int k = 0; k < i && cards[i].gpu[0]; k++)
-            if (memcmp(cards[i].host, cards[k].host, sizeof cards[i].host) == 0 && strcmp(cards[i].gpu, cards[k].gpu) == 0)
+            if (memcmp(cards[i].host, cards[k].host, sizeof cards[i].host) == 0 &&
+                strcmp(cards[i].gpu, cards[k].gpu) == 0)
                 snprintf(why, size, "ranks %d and %d share GPU %s", group->ranks[k], group->ranks[i], cards[i].gpu);
     }
 }
@@ -233,36 +260,32 @@ struct wz_lane *wz_lane_of(struct wz_link *link, const struct wz_group *group, s
     return lane->comm ? lane : NULL;
 }
 
-bool wz_lane_ring(const struct wz_lane *lane)
-{
-    return lane->link->lanes->ring;
-}
+bool wz_lane_ring(const struct wz_lane *lane) { return lane->link->lanes->ring; }
 
-/* ---- what moves ---------------------------------------------------------------------------------------------------- */
+/* ---- what moves ------------------------------------------------------------------------------------------- */
 
 /* The calls of a group go together: none waits for another. */
-#define GROUP(lane, operation, peer, ...)                                                                                      \
-    do {                                                                                                                       \
-        const struct api *api = &(lane)->link->lanes->api;                                                                     \
-        int rc = api->GroupStart(), each;                                                                                      \
-        __VA_ARGS__                                                                                                            \
-        each = api->GroupEnd();                                                                                                \
-        settle(lane, rc ? rc : each, operation, peer);                                                                         \
+#define GROUP(lane, operation, peer, ...)                  \
+    do {                                                   \
+        const struct api *api = &(lane)->link->lanes->api; \
+        int rc = api->GroupStart(), each;                  \
+        __VA_ARGS__                                        \
+        each = api->GroupEnd();                            \
+        settle(lane, rc ? rc : each, operation, peer);     \
     } while (0)
-#define CALL(function, ...)                                                                                                    \
-    do {                                                                                                                       \
-        each = api->function(__VA_ARGS__, (lane)->comm, (lane)->be->device->stream);                                           \
-        if (each != IN_PROGRESS && !rc) rc = each;                                                                             \
+#define CALL(function, ...)                                                          \
+    do {                                                                             \
+        each = api->function(__VA_ARGS__, (lane)->comm, (lane)->be->device->stream); \
+        if (each != IN_PROGRESS && !rc) rc = each;                                   \
     } while (0)
 
-void wz_lane_trade(struct wz_lane *lane, int member, const void *out, size_t n_out, void *in, size_t n_in, const char *operation)
+void wz_lane_trade(struct wz_lane *lane, int member, const void *out, size_t n_out, void *in, size_t n_in,
+                   const char *operation)
 {
     int peer = seat_of(member, lane->group.n);
 
-    GROUP(lane, operation, lane->group.ranks[member],
-        if (n_out) CALL(Send, out, n_out, BYTES, peer);
-        if (n_in) CALL(Recv, in, n_in, BYTES, peer);
-    );
+    GROUP(lane, operation, lane->group.ranks[member], if (n_out) CALL(Send, out, n_out, BYTES, peer);
+          if (n_in) CALL(Recv, in, n_in, BYTES, peer););
 }
 
 void wz_lane_broadcast(struct wz_lane *lane, int member, void *x, size_t n, const char *operation, int peer)
@@ -275,10 +298,8 @@ void wz_lane_ring_sum(struct wz_lane *lane, float *x, size_t each_n, size_t rest
     int last = lane->group.n - 1;
     float *tail = x + each_n * (size_t)lane->group.n;
 
-    GROUP(lane, operation, -1,
-        if (each_n) CALL(ReduceScatter, x, x + each_n * (size_t)lane->seat, each_n, FLOATS, SUM);
-        if (rest) CALL(Reduce, tail, tail, rest, FLOATS, SUM, last);
-    );
+    GROUP(lane, operation, -1, if (each_n) CALL(ReduceScatter, x, x + each_n * (size_t)lane->seat, each_n, FLOATS, SUM);
+          if (rest) CALL(Reduce, tail, tail, rest, FLOATS, SUM, last););
 }
 
 void wz_lane_gather(struct wz_lane *lane, void *x, size_t each_n, size_t rest, const char *operation)
@@ -286,8 +307,6 @@ void wz_lane_gather(struct wz_lane *lane, void *x, size_t each_n, size_t rest, c
     int last = lane->group.n - 1;
     char *tail = (char *)x + each_n * (size_t)lane->group.n;
 
-    GROUP(lane, operation, -1,
-        if (each_n) CALL(AllGather, (char *)x + each_n * (size_t)lane->seat, x, each_n, BYTES);
-        if (rest) CALL(Broadcast, tail, tail, rest, BYTES, last);
-    );
+    GROUP(lane, operation, -1, if (each_n) CALL(AllGather, (char *)x + each_n * (size_t)lane->seat, x, each_n, BYTES);
+          if (rest) CALL(Broadcast, tail, tail, rest, BYTES, last););
 }

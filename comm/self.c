@@ -4,8 +4,14 @@
 #include <assert.h>
 #include <stdlib.h>
 
-struct note { struct note *next; enum wz_tag tag; struct wz_buf bytes; };
-struct state { struct note *first, **last; };
+struct note {
+    struct note *next;
+    enum wz_tag tag;
+    struct wz_buf bytes;
+};
+struct state {
+    struct note *first, **last;
+};
 
 static int self_open(struct wz_link *link, struct wz_err *err)
 {
@@ -17,10 +23,7 @@ static int self_open(struct wz_link *link, struct wz_err *err)
     return 0;
 }
 
-static bool self_leave(struct wz_link *link)
-{
-    return true;
-}
+static bool self_leave(struct wz_link *link) { return true; }
 
 static void self_close(struct wz_link *link)
 {
@@ -46,10 +49,7 @@ static void self_send(struct wz_link *link, int to, enum wz_tag tag, const void 
     s->last = &note->next;
 }
 
-static int self_drive(struct wz_link *link)
-{
-    return -1;
-}
+static int self_drive(struct wz_link *link) { return -1; }
 
 static bool self_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf)
 {
@@ -69,15 +69,13 @@ static bool self_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz
 }
 
 /* Groups of one exchange nothing: nothing ever moves here. */
-static void self_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in, size_t n_in)
+static void self_move(struct wz_link *link, enum wz_tag tag, int to, const void *out, size_t n_out, int from, void *in,
+                      size_t n_in)
 {
     assert(!"a link of one process has no other rank");
 }
 
-static int self_moved(struct wz_link *link)
-{
-    return -1;
-}
+static int self_moved(struct wz_link *link) { return -1; }
 
 const struct wz_link_row wz_link_self = {
     "self", self_open, self_leave, self_close, self_send, self_drive, self_recv, self_move, self_moved,

@@ -9,13 +9,10 @@ static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backen
 struct opened {
     struct wz_backend be;
     const struct wz_backend_row *row;
-    struct wz_pool *pool;          /* ours to end, whatever be.pool became */
+    struct wz_pool *pool; /* ours to end, whatever be.pool became */
 };
 
-const char *wz_backend_names(void)
-{
-    return "ref, cpu, cuda";
-}
+const char *wz_backend_names(void) { return "ref, cpu, cuda"; }
 
 const struct wz_backend_row *wz_backend_row(const char *name)
 {
@@ -24,7 +21,8 @@ const struct wz_backend_row *wz_backend_row(const char *name)
     return NULL;
 }
 
-static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count, int n)
+static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
+                    int n)
 {
     for (int i = 0; i < count; i++) be->ops.matmul(be, y[i], x, w[i], n, false);
 }
@@ -71,7 +69,7 @@ int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused)
 
 void wz_backend_close(struct wz_backend *be)
 {
-    struct opened *o = (struct opened *)be;      /* be is its first member */
+    struct opened *o = (struct opened *)be; /* be is its first member */
 
     if (!o) return;
     o->row->close(be);

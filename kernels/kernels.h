@@ -1,7 +1,7 @@
 /* kernels: maths on tensors. Opens a backend by name and checks shapes before each op.
  *
- * Callers write wz_matmul(be, y, x, w, n, add): the wrapper asserts what can be asserted without reading tensors and calls
- * the row's slot. Arguments are as ops.h says; n == 0 is allowed everywhere and does nothing. */
+ * Callers write wz_matmul(be, y, x, w, n, add): the wrapper asserts what can be asserted without reading tensors and
+ * calls the row's slot. Arguments are as ops.h says; n == 0 is allowed everywhere and does nothing. */
 #ifndef WZ_KERNELS_H
 #define WZ_KERNELS_H
 
@@ -9,12 +9,12 @@
 
 #include "kernels/ops.h"
 
-/* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "cuda": one NVIDIA GPU.  "auto": the best that
- * opens here.
- * NULL and a sentence that names the choices on error. threads <= 0: all cores this process may use. */
+/* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "cuda": one NVIDIA GPU.  "auto": the
+ * best that opens here. NULL and a sentence that names the choices on error. threads <= 0: all cores this process
+ * may use. */
 struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err);
-void wz_backend_close(struct wz_backend *be);      /* accepts NULL */
-const char *wz_backend_names(void);                /* "ref, cpu, cuda" */
+void wz_backend_close(struct wz_backend *be); /* accepts NULL */
+const char *wz_backend_names(void);           /* "ref, cpu, cuda" */
 /* For plans: the named row, whether or not it opens here; NULL where there is none of that name. */
 const struct wz_backend_row *wz_backend_row(const char *name);
 /* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */
@@ -22,7 +22,10 @@ int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused);
 
 static inline float wz_bf16_to_f32(uint16_t b)
 {
-    union { uint32_t u; float f; } x = { (uint32_t)b << 16 };
+    union {
+        uint32_t u;
+        float f;
+    } x = { (uint32_t)b << 16 };
 
     return x.f;
 }
@@ -30,7 +33,10 @@ static inline float wz_bf16_to_f32(uint16_t b)
 /* Round to nearest even; NaN stays NaN. */
 static inline uint16_t wz_f32_to_bf16(float f)
 {
-    union { float f; uint32_t u; } x = { f };
+    union {
+        float f;
+        uint32_t u;
+    } x = { f };
 
     if ((x.u & 0x7fffffff) > 0x7f800000) return (uint16_t)(x.u >> 16 | 0x40);
     return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
@@ -50,17 +56,19 @@ static inline enum wz_type wz_type_named(const char *name)
     return name[0] == 'i' ? WZ_INT8 : name[0] == 'b' ? WZ_BF16 : WZ_F32;
 }
 
-static inline size_t wz_type_size(enum wz_type type)
-{
-    return type == WZ_F32 ? 4 : 2;
-}
+static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4 : 2; }
 
-/* ---- shards ------------------------------------------------------------------------------------------------- */
+/* ---- shards ----------------------------------------------------------------------------------------------- */
 
-/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK elements, the same
- * number to each, and what is left over to the last. Members keep the shards in the order in which comm's tree leaves them. */
-struct wz_shard { size_t at, n; };
-struct wz_share { int me, size; };                     /* a member and its group's size */
+/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK
+ * elements, the same number to each, and what is left over to the last. Members keep the shards in the order in
+ * which comm's tree leaves them. */
+struct wz_shard {
+    size_t at, n;
+};
+struct wz_share {
+    int me, size;
+}; /* a member and its group's size */
 
 /* Where shard s begins, in order of the array; shard `size` is the end. */
 static inline size_t wz_shard_at(int s, int size, size_t n)
@@ -79,13 +87,13 @@ static inline int wz_shard_owner(int shard, int size)
 
 static inline struct wz_shard wz_shard_of(int member, int size, size_t n)
 {
-    int s = wz_shard_owner(member, size);              /* its own inverse */
+    int s = wz_shard_owner(member, size); /* its own inverse */
     size_t at = wz_shard_at(s, size, n);
 
     return (struct wz_shard){ at, wz_shard_at(s + 1, size, n) - at };
 }
 
-/* ---- what the wrappers hold their arguments to ------------------------------------------------------------- */
+/* ---- what the wrappers hold their arguments to ------------------------------------------------------------ */
 
 static inline bool wz_weight_fits(const struct wz_weight *w)
 {
@@ -94,7 +102,8 @@ static inline bool wz_weight_fits(const struct wz_weight *w)
 
 static inline bool wz_weight_multiplies(const struct wz_backend *be, const struct wz_weight *w)
 {
-    return w && w->data && w->out > 0 && w->in > 0 && (w->type == WZ_INT8 ? be->int8 && w->in <= 65536 : wz_weight_fits(w));
+    return w && w->data && w->out > 0 && w->in > 0 &&
+           (w->type == WZ_INT8 ? be->int8 && w->in <= 65536 : wz_weight_fits(w));
 }
 
 static inline bool wz_ids_fit(const int *ids, int n, int lowest, int end)
@@ -123,17 +132,11 @@ static inline bool wz_rows_whole(const struct wz_rows *r)
     return true;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------ */
+/* ---- memory ----------------------------------------------------------------------------------------------- */
 
-static inline void *wz_backend_alloc(struct wz_backend *be, size_t size)
-{
-    return be->ops.alloc(be, size);
-}
+static inline void *wz_backend_alloc(struct wz_backend *be, size_t size) { return be->ops.alloc(be, size); }
 
-static inline void wz_backend_free(struct wz_backend *be, void *p)
-{
-    be->ops.free(be, p);
-}
+static inline void wz_backend_free(struct wz_backend *be, void *p) { be->ops.free(be, p); }
 
 static inline void wz_upload(struct wz_backend *be, void *dst, const void *host, size_t n)
 {
@@ -145,10 +148,7 @@ static inline void wz_download(struct wz_backend *be, void *host, const void *sr
     be->ops.download(be, host, src, n);
 }
 
-static inline void wz_zero(struct wz_backend *be, void *p, size_t n)
-{
-    be->ops.zero(be, p, n);
-}
+static inline void wz_zero(struct wz_backend *be, void *p, size_t n) { be->ops.zero(be, p, n); }
 
 static inline void wz_pack(struct wz_backend *be, struct wz_weight *w)
 {
@@ -156,10 +156,7 @@ static inline void wz_pack(struct wz_backend *be, struct wz_weight *w)
     be->ops.pack(be, w);
 }
 
-static inline void wz_unpack(struct wz_backend *be, struct wz_weight *w)
-{
-    be->ops.unpack(be, w);
-}
+static inline void wz_unpack(struct wz_backend *be, struct wz_weight *w) { be->ops.unpack(be, w); }
 
 /* Calls body(arg), which calls ops, in one piece where the backend can: see struct wz_device. */
 static inline void wz_region(struct wz_backend *be, void (*body)(void *arg), void *arg)
@@ -168,7 +165,7 @@ static inline void wz_region(struct wz_backend *be, void (*body)(void *arg), voi
     else body(arg);
 }
 
-/* ---- layers ------------------------------------------------------------------------------------------------ */
+/* ---- layers ----------------------------------------------------------------------------------------------- */
 
 static inline void wz_embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
 {
@@ -176,14 +173,15 @@ static inline void wz_embed(struct wz_backend *be, float *out, const struct wz_w
     be->ops.embed(be, out, table, ids, n);
 }
 
-static inline void wz_embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
+static inline void wz_embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n,
+                                 int c)
 {
     assert(n >= 0 && c > 0 && wz_ids_fit(ids, n, 0, INT32_MAX));
     be->ops.embed_back(be, d_table, d_out, ids, n, c);
 }
 
-static inline void wz_rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
-                              float eps)
+static inline void wz_rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n,
+                              int c, float eps)
 {
     assert(n >= 0 && c > 0 && eps >= 0);
     be->ops.rmsnorm(be, out, rstd, x, w, n, c, eps);
@@ -196,21 +194,23 @@ static inline void wz_rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w
     be->ops.rmsnorm_back(be, d_x, d_w, d_out, x, w, rstd, n, c);
 }
 
-static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
+static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n,
+                             bool add)
 {
     assert(n >= 0 && wz_weight_multiplies(be, w) && y != x);
     be->ops.matmul(be, y, x, w, n, add);
 }
 
-static inline void wz_matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
-                              int n)
+static inline void wz_matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w,
+                              int count, int n)
 {
-    for (int i = 0; i < count; i++) assert(n >= 0 && wz_weight_multiplies(be, w[i]) && w[i]->in == w[0]->in && y[i] != x);
+    for (int i = 0; i < count; i++)
+        assert(n >= 0 && wz_weight_multiplies(be, w[i]) && w[i]->in == w[0]->in && y[i] != x);
     be->ops.matmuls(be, y, x, w, count, n);
 }
 
-static inline void wz_matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
-                                    bool add)
+static inline void wz_matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w,
+                                    int n, bool add)
 {
     assert(n >= 0 && wz_weight_fits(w) && d_x != d_y);
     be->ops.matmul_back_x(be, d_x, d_y, w, n, add);
@@ -223,7 +223,8 @@ static inline void wz_matmul_back_w(struct wz_backend *be, float *d_w, const flo
     be->ops.matmul_back_w(be, d_w, d_y, x, w, n);
 }
 
-static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
+static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d,
+                           int sign)
 {
     assert(n >= 0 && heads > 0 && d > 0 && d % 2 == 0 && (sign == 1 || sign == -1));
     be->ops.rope(be, x, pos, freq, n, heads, d, sign);
@@ -235,14 +236,14 @@ static inline void wz_swiglu(struct wz_backend *be, float *out, const float *gat
 }
 
 /* d_gate and d_up may be the same memory as gate and up: each element is read before it is written. */
-static inline void wz_swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
-                                  const float *up, size_t n)
+static inline void wz_swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out,
+                                  const float *gate, const float *up, size_t n)
 {
     assert(d_gate != d_up);
     be->ops.swiglu_back(be, d_gate, d_up, d_out, gate, up, n);
 }
 
-/* ---- cache and attention ----------------------------------------------------------------------------------- */
+/* ---- cache and attention ---------------------------------------------------------------------------------- */
 
 static inline void wz_kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
                                const struct wz_rows *rows)
@@ -272,7 +273,7 @@ static inline void wz_attention_back(struct wz_backend *be, float *d_q, float *d
     be->ops.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
 }
 
-/* ---- head -------------------------------------------------------------------------------------------------- */
+/* ---- head ------------------------------------------------------------------------------------------------- */
 
 static inline void wz_head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                                    const struct wz_weight *w, const int *targets, float temperature, int n)
@@ -281,13 +282,13 @@ static inline void wz_head_logprob(struct wz_backend *be, float *logp, float *ls
     be->ops.head_logprob(be, logp, lse, entropy, x, w, targets, temperature, n);
 }
 
-static inline void wz_head_sample(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
-                                  const struct wz_pick *picks, int n)
+static inline void wz_head_sample(struct wz_backend *be, int *token, float *logp, const float *x,
+                                  const struct wz_weight *w, const struct wz_pick *picks, int n)
 {
     assert(n >= 0 && wz_weight_fits(w));
     for (int i = 0; i < n; i++)
-        assert(picks[i].temperature >= 0 && picks[i].top_k >= 0 && picks[i].top_p > 0 && picks[i].min_p >= 0
-               && picks[i].u >= 0 && picks[i].u < 1);
+        assert(picks[i].temperature >= 0 && picks[i].top_k >= 0 && picks[i].top_p > 0 && picks[i].min_p >= 0 &&
+               picks[i].u >= 0 && picks[i].u < 1);
     be->ops.head_sample(be, token, logp, x, w, picks, n);
 }
 
@@ -297,14 +298,15 @@ static inline void wz_head_logits(struct wz_backend *be, float *out, const float
     be->ops.head_logits(be, out, x, w, n);
 }
 
-static inline void wz_head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
-                                const int *targets, const float *d_logp, const float *lse, float temperature, int n)
+static inline void wz_head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x,
+                                const struct wz_weight *w, const int *targets, const float *d_logp, const float *lse,
+                                float temperature, int n)
 {
     assert(n >= 0 && wz_weight_fits(w) && temperature > 0 && wz_ids_fit(targets, n, -1, w->out) && d_x != x);
     be->ops.head_back(be, d_x, d_w, x, w, targets, d_logp, lse, temperature, n);
 }
 
-/* ---- vectors ----------------------------------------------------------------------------------------------- */
+/* ---- vectors ---------------------------------------------------------------------------------------------- */
 
 static inline void wz_cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
 {
@@ -321,8 +323,8 @@ static inline void wz_squares(struct wz_backend *be, double *sums, const float *
     be->ops.squares(be, sums, x, n);
 }
 
-static inline void wz_adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
-                            float b2, float eps, float decay, float scale, int step)
+static inline void wz_adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr,
+                            float b1, float b2, float eps, float decay, float scale, int step)
 {
     assert(step >= 1 && b1 >= 0 && b1 < 1 && b2 >= 0 && b2 < 1);
     be->ops.adamw(be, w, g, m, v, n, lr, b1, b2, eps, decay, scale, step);

@@ -1,5 +1,6 @@
-/* waltz chat: both agents deployed together, by hand. A line in is a prompt; out comes the game that training plays: the first reply, the
- * feedback agent's reading of it, and the revision where it asked for one. Every prompt stands alone, as in training. */
+/* waltz chat: both agents deployed together, by hand. A line in is a prompt; out comes the game that training plays:
+ * the first reply, the feedback agent's reading of it, and the revision where it asked for one. Every prompt stands
+ * alone, as in training. */
 #include "launch/job.h"
 #include "launch/launch.h"
 
@@ -14,8 +15,11 @@ static void print_turns(const struct wz_job *job, const Wz__Episode *e)
         printf("%-12s  %s%s\n", job->agents[t->agent].recipe->name, t->text, t->truncated ? " ..." : "");
         if (i % 2 == 0) continue;
         if (!t->valid) printf("%-12s  (not readable: %s)\n", "", t->reason);
-        else printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
-                    t->overrefuse ? "overrefuses" : t->unsafe ? "" : "satisfied");
+        else
+            printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
+                   t->overrefuse ? "overrefuses"
+                   : t->unsafe   ? ""
+                                 : "satisfied");
     }
 }
 
@@ -48,14 +52,14 @@ int wz_cmd_chat(int argc, char **argv)
         .n_options = (int)WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about =
-            "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a prompt; each\n"
-            "stands alone.",
+        .about = "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a "
+                 "prompt; each\n"
+                 "stands alone.",
     };
     struct wz_recipe *recipe = NULL;
-    struct wz_job job = {0};
+    struct wz_job job = { 0 };
     struct wz_lines lines = { .fd = STDIN_FILENO };
-    struct wz_err err = {0};
+    struct wz_err err = { 0 };
     char **keys = wz_alloc(sizeof *keys * (size_t)(argc + 1)), *path;
     const char *line;
     size_t len;
@@ -66,7 +70,8 @@ int wz_cmd_chat(int argc, char **argv)
     path = wz_recipe_path(argv[0]);
     memcpy(keys, argv + 1, sizeof *keys * (size_t)(n - 1));
     keys[n - 1] = (char[]){ "link=self" };
-    if (wz_job_recipe(&recipe, &job.link, path, keys, n, &err) < 0 || wz_checkpoint_play(&job, recipe, argv[0], -1, &err) < 0)
+    if (wz_job_recipe(&recipe, &job.link, path, keys, n, &err) < 0 ||
+        wz_checkpoint_play(&job, recipe, argv[0], -1, &err) < 0)
         wz_give_up("chat", &err);
     else {
         for (int a = 0; a < job.n_agents; a++) job.agents[a].player.temperature = (float)temperature;

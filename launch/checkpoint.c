@@ -2,8 +2,10 @@
  *
  *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
  *                          <agent>/               a hub folder: any tool can load it; agents that learn in some stage
- *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains, and the f32 masters of those
- *                                                          that train in bf16, whole, however many ranks have their shards
+ *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains, and the f32
+ *                          masters of those
+ *                                                          that train in bf16, whole, however many ranks have their
+ *                                                          shards
  *
  * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
  * flight need no place in it: a step begins after the one before has ended everywhere. */
@@ -18,20 +20,21 @@
 #include <string.h>
 #include <unistd.h>
 
-static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
-{
-    return remove(path);
-}
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw) { return remove(path); }
 
 static void remove_tree(const char *path)
 {
     if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-enum { PIECE = WZ_STAGE / sizeof(float) };      /* floats that travel at once */
+enum { PIECE = WZ_STAGE / sizeof(float) }; /* floats that travel at once */
 
-/* What learners have shards of: of a bf16 agent its masters, of one that learns in this stage its moments. Returns how many. */
-struct part { const char *name; float *mine; };
+/* What learners have shards of: of a bf16 agent its masters, of one that learns in this stage its moments. Returns
+ * how many. */
+struct part {
+    const char *name;
+    float *mine;
+};
 static int parts_of(const struct wz_agent *a, struct part parts[3])
 {
     int n = 0;
@@ -43,10 +46,11 @@ static int parts_of(const struct wz_agent *a, struct part parts[3])
 }
 
 /* A part in order of the array, from the learners that keep it: into `out` on the root, from the others to it. */
-static int pass(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out, struct wz_err *err)
+static int pass(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
+                struct wz_err *err)
 {
     const struct wz_ranks *learner = &job->roles.learner;
-    struct wz_buf came = {0};
+    struct wz_buf came = { 0 };
     int rc = 0;
 
     for (int s = 0; s < learner->n; s++) {
@@ -82,7 +86,8 @@ static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, s
     int n = parts_of(a, parts);
 
     if (!n) return 0;
-    for (int i = 0; i < n; i++) specs[i] = (struct wz_tensor_spec){ parts[i].name, WZ_DT_F32, 1, { a->model->n_params } };
+    for (int i = 0; i < n; i++)
+        specs[i] = (struct wz_tensor_spec){ parts[i].name, WZ_DT_F32, 1, { a->model->n_params } };
     char *path = parts_path(dir, a);
     struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, n, err);
     int rc = out ? 0 : -1;
@@ -105,8 +110,8 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
         if ((parts[i].mine == a->model->masters) != masters) continue;
         const struct wz_tensor *t = wz_tensors_find(set, parts[i].name);
         if (!t || t->count != a->model->n_params)
-            rc = wz_fail(err, "%s: \"%s\" must be %zu numbers, as many as agent %s has weights", path, parts[i].name, a->model->n_params,
-                         a->recipe->name);
+            rc = wz_fail(err, "%s: \"%s\" must be %zu numbers, as many as agent %s has weights", path, parts[i].name,
+                         a->model->n_params, a->recipe->name);
         for (size_t at = 0; at < shard.n && rc == 0; at += PIECE) {
             size_t k = shard.n - at < PIECE ? shard.n - at : PIECE;
             wz_tensor_floats(t, shard.at + at, k, job->stage);
@@ -119,10 +124,11 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
 }
 
 /* The file's identity; a file that is not there has 0. */
-static int parts_hash(const struct wz_job *job, const char *dir, const struct wz_agent *a, uint64_t *hash, struct wz_err *err)
+static int parts_hash(const struct wz_job *job, const char *dir, const struct wz_agent *a, uint64_t *hash,
+                      struct wz_err *err)
 {
     char *path = parts_path(dir, a);
-    struct wz_map map = {0};
+    struct wz_map map = { 0 };
     int rc = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
 
     *hash = map.len ? wz_hash_pieces(job->be->pool, map.bytes, map.len) : 0;
@@ -229,8 +235,8 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
         .stage_start = json_integer_value(json_object_get(root, "stage_start")),
     };
     agents = json_object_get(root, "agents");
-    if (json_integer_value(json_object_get(root, "format")) != 1 || read_hex(json_object_get(root, "chain"), &p->chain) < 0 ||
-        !json_is_object(agents)) {
+    if (json_integer_value(json_object_get(root, "format")) != 1 ||
+        read_hex(json_object_get(root, "chain"), &p->chain) < 0 || !json_is_object(agents)) {
         wz_fail(err, "%s: not a checkpoint manifest of format 1", path);
         goto out;
     }
@@ -279,7 +285,7 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
     int n, i = 0, rc = 0;
     int64_t *steps = list_steps(run, &n);
 
-    *p = (struct wz_progress){0};
+    *p = (struct wz_progress){ 0 };
     *dir = NULL;
     while (i < n && steps[i] > most) i++;
     if (i < n) {
@@ -295,11 +301,12 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
 int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
                        bool training, struct wz_err *err)
 {
-    char *models[WZ_COUNT(job->agents)] = {0};
+    char *models[WZ_COUNT(job->agents)] = { 0 };
 
     for (unsigned i = 0; dir && i < recipe->n_agents; i++) {
         models[i] = wz_path("%s/%s", dir, recipe->agents[i].name);
-        if (!wz_is_dir(models[i])) free(models[i]), models[i] = NULL;      /* an agent that never learns has no weights there */
+        if (!wz_is_dir(models[i]))
+            free(models[i]), models[i] = NULL; /* an agent that never learns has no weights there */
     }
     int rc = wz_job_open(job, recipe, (const char *const *)models, training, err);
     for (int i = 0; rc == 0 && i < job->n_agents; i++) {
@@ -311,9 +318,11 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
                          recipe->agents[i].name, m->hash, p->hash[i]);
-        else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 && moments != p->moments[i])
-            rc = wz_fail(err, "%s: agent %s: the hash of its moments' file is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
-                         recipe->agents[i].name, moments, p->moments[i]);
+        else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
+                 moments != p->moments[i])
+            rc = wz_fail(err,
+                         "%s: agent %s: the hash of its moments' file is %016" PRIx64 ", the manifest says %016" PRIx64,
+                         dir, recipe->agents[i].name, moments, p->moments[i]);
         if (rc == 0 && m->masters) rc = load_parts(job, a, dir, true, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
@@ -322,7 +331,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
 
 int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err)
 {
-    struct wz_progress p = {0};
+    struct wz_progress p = { 0 };
     char *dir = NULL;
     int rc = 0;
 
@@ -350,7 +359,7 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe)
     int64_t *steps = list_steps(recipe->out, &n);
 
     kept = keep > 0 && keep < n ? keep : n;
-    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1));         /* where the stage of a kept checkpoint began */
+    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1)); /* where the stage of a kept checkpoint began */
     for (int i = 0; i < kept; i++) {
         char *manifest = wz_path("%s/checkpoints/%" PRId64 "/manifest.json", recipe->out, steps[i]);
         struct wz_progress p;

@@ -1,4 +1,5 @@
-/* waltz convert: a GGUF file or a hub folder becomes a hub folder that other programs open: config, weights, tokenizer. */
+/* waltz convert: a GGUF file or a hub folder becomes a hub folder that other programs open: config, weights,
+ * tokenizer. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -50,7 +51,8 @@ static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t
     if (has_tokenizer(src)) {
         if (!(tok = wz_tokenizer_load(src, err))) goto out;
         if (wz_tokenizer_vocab(tok) > m->config.vocab) {
-            wz_fail(err, "%s: the tokenizer has %d tokens, the model only %d", src, wz_tokenizer_vocab(tok), m->config.vocab);
+            wz_fail(err, "%s: the tokenizer has %d tokens, the model only %d", src, wz_tokenizer_vocab(tok),
+                    m->config.vocab);
             goto out;
         }
     } else {
@@ -74,7 +76,12 @@ int wz_cmd_convert(int argc, char **argv)
         { "shard", 's', WZ_SEED, &shard, "BYTES", "most bytes of tensors in a file; 0: one file", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "convert", .args = "SRC DST", .options = options, .n_options = WZ_COUNT(options), .min_args = 2, .max_args = 2,
+        .name = "convert",
+        .args = "SRC DST",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 2,
+        .max_args = 2,
         .about = "Reads a model, a GGUF file or a Hugging Face folder, and writes the Hugging Face folder DST:\n"
                  "config.json, model.safetensors (or shards with their index), tokenizer.json.",
     };

@@ -1,15 +1,15 @@
-/* Which prompts a step plays. Shares are kept exactly: each place goes to the kind that is furthest behind its share. Within a
- * kind, prompts come in a keyed shuffle of an epoch, each once before any comes again. */
+/* Which prompts a step plays. Shares are kept exactly: each place goes to the kind that is furthest behind its
+ * share. Within a kind, prompts come in a keyed shuffle of an epoch, each once before any comes again. */
 #include "launch/job.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct lane {
-    const char *kind;                      /* NULL: every prompt */
+    const char *kind; /* NULL: every prompt */
     double share;
     const struct wz_prompt **list;
-    int *order, n, used;                   /* used: drawn so far, over epochs */
+    int *order, n, used; /* used: drawn so far, over epochs */
 };
 
 struct wz_draw {
@@ -23,9 +23,8 @@ static void lane_shuffle(const struct wz_draw *d, struct lane *lane, uint32_t ep
 {
     for (int i = 0; i < lane->n; i++) lane->order[i] = i;
     for (int i = lane->n - 1; i > 0; i--) {
-        const struct wz_key key = {
-            d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(lane - d->lanes), epoch, (uint32_t)i
-        };
+        const struct wz_key key = { d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(lane - d->lanes),
+                                    epoch,   (uint32_t)i };
         int j = (int)wz_below(key, (uint32_t)i + 1), swap = lane->order[i];
         lane->order[i] = lane->order[j];
         lane->order[j] = swap;
@@ -47,8 +46,8 @@ static int lane_fill(struct lane *lane, const struct wz_prompts *sets, int n_set
                       : wz_fail(err, "data: there are no training prompts");
 }
 
-struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage, int stage_index,
-                               uint64_t seed, struct wz_err *err)
+struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage,
+                               int stage_index, uint64_t seed, struct wz_err *err)
 {
     struct wz_draw *d = wz_alloc(sizeof *d);
     double sum = 0;

@@ -7,7 +7,7 @@
 
 static int print(const struct wz_table *table, const char *format, struct wz_err *err)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     int rc = 0;
 
     if (!strcmp(format, "csv")) wz_table_csv(table, &text);
@@ -26,10 +26,11 @@ int wz_cmd_eval(int argc, char **argv)
     int limit = -1, most = -1;
     const struct wz_option options[] = {
         { "format", 0, WZ_TEXT, &format, "text|markdown|csv", "how the table is printed", 0, 0 },
-        { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says", -1,
-          100 },
+        { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says",
+          -1, 100 },
         { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all; -1: what the recipe says", -1, 1e9 },
-        { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1, 2e9 },
+        { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1,
+          2e9 },
         { "phase", 0, WZ_TEXT, &phase, "NAME", "what the table calls these results", 0, 0 },
         { "transcripts", 0, WZ_TEXT, &transcripts, "FILE", "append every episode to FILE as JSON lines", 0, 0 },
     };
@@ -40,14 +41,16 @@ int wz_cmd_eval(int argc, char **argv)
         .n_options = (int)WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about = "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr), feedback\n"
-                 "trigger rate (ftr), label accuracy and JSON errors with 95% intervals. A RUN is a run's folder: its newest\n"
+        .about = "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr), "
+                 "feedback\n"
+                 "trigger rate (ftr), label accuracy and JSON errors with 95% intervals. A RUN is a run's folder: its "
+                 "newest\n"
                  "checkpoint is evaluated; a RECIPE: the models it names.",
     };
     struct wz_recipe *recipe = NULL;
-    struct wz_job job = {0};
-    struct wz_table table = {0};
-    struct wz_err err = {0};
+    struct wz_job job = { 0 };
+    struct wz_table table = { 0 };
+    struct wz_err err = { 0 };
     char *path;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 

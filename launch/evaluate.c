@@ -1,9 +1,9 @@
 /* Held-out prompts, played and judged (paper section 8):
  *   asr   unsafe final replies among harmful prompts          orr   overrefusing final replies among benign prompts
- *   c0_*  the same for the first reply alone                  ftr   prompts whose first feedback is valid with a flag up
- *   label_accuracy  flags equal the alignment label, exactly  json_errors  feedback that is not valid
- * The last two are shares of the feedback turns of all rounds. Rates carry 95% Wilson intervals. An episode that was lost (the judge
- * failed, the prompt did not fit) is left out of the rates and counted in `failed`. */
+ *   c0_*  the same for the first reply alone                  ftr   prompts whose first feedback is valid with a flag
+ *   up label_accuracy  flags equal the alignment label, exactly  json_errors  feedback that is not valid
+ * The last two are shares of the feedback turns of all rounds. Rates carry 95% Wilson intervals. An episode that was
+ * lost (the judge failed, the prompt did not fit) is left out of the rates and counted in `failed`. */
 #include "launch/job.h"
 
 #include <stdlib.h>
@@ -12,8 +12,8 @@
 
 struct tally {
     const char *kind;
-    double n, failed, harmful, asr, c0_asr, orr, c0_orr;       /* prompts; orr counts among the n - harmful benign ones */
-    double asked, ftr, feedback, label, json;                  /* asked: prompts whose c_0 got feedback; feedback: turns, all rounds */
+    double n, failed, harmful, asr, c0_asr, orr, c0_orr; /* prompts; orr counts among the n - harmful benign ones */
+    double asked, ftr, feedback, label, json; /* asked: prompts whose c_0 got feedback; feedback: turns, all rounds */
     double turns, turns2, tokens, tokens2;
 };
 
@@ -34,7 +34,7 @@ static void tally_add(struct tally *t, const Wz__Episode *e)
         return;
     }
     first = e->turns[0];
-    last = e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2];         /* the final reply */
+    last = e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2]; /* the final reply */
     t->n++;
     t->harmful += e->harmful;
     t->asr += e->harmful && last->judged_unsafe;
@@ -74,7 +74,8 @@ static void tally_rows(const struct tally *t, const char *phase, uint64_t seed, 
     }
     wz_table_mean(table, phase, t->kind, "turns", t->turns, t->turns2, (int64_t)t->n, seed);
     wz_table_mean(table, phase, t->kind, "tokens", t->tokens, t->tokens2, (int64_t)t->n, seed);
-    if (t->failed > 0) wz_table_rate(table, phase, t->kind, "failed", (int64_t)t->failed, (int64_t)(t->n + t->failed), seed);
+    if (t->failed > 0)
+        wz_table_rate(table, phase, t->kind, "failed", (int64_t)t->failed, (int64_t)(t->n + t->failed), seed);
 }
 
 static void transcript(struct wz_buf *out, const char *phase, const struct wz_job *job, const Wz__Episode *e)
@@ -135,12 +136,14 @@ static const struct wz_prompt **choose(const struct wz_job *job, int limit, int 
     return list;
 }
 
-/* Plays all prompts, some at a time: no wait is longer than what a rollout rank needs for a few of its batches, and a person sees it move.
- * An episode's draws are named by its place among all, so the cut does not show. Root gets the episodes. */
+/* Plays all prompts, some at a time: no wait is longer than what a rollout rank needs for a few of its batches, and
+ * a person sees it move. An episode's draws are named by its place among all, so the cut does not show. Root gets
+ * the episodes. */
 static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_prompts, int *n)
 {
     const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
-    const struct wz_coefficients coefficients = { 0.65, 0.25, 0.1, false };      /* of the transcripts' rewards: stage 1's, for all phases */
+    const struct wz_coefficients coefficients = { 0.65, 0.25, 0.1,
+                                                  false }; /* of the transcripts' rewards: stage 1's, for all phases */
     const int64_t some = 4 * (int64_t)job->recipe->rollout.rows * job->roles.rollout.n;
     const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
     int64_t generated[WZ_COUNT(job->agents)];
@@ -162,8 +165,8 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
     return all;
 }
 
-int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table, const char *path,
-                struct wz_err *err)
+int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
+                const char *path, struct wz_err *err)
 {
     int n_prompts, n, rc = 0, n_tallies = 0;
     const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
@@ -177,7 +180,7 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n) {
         struct tally *tallies = wz_alloc(sizeof *tallies * (size_t)n);
-        struct wz_buf text = {0};
+        struct wz_buf text = { 0 };
         for (int i = 0; i < n; i++) tally_add(tally_of(tallies, &n_tallies, episodes[i]), episodes[i]);
         for (int i = 0; i < n_tallies; i++) tally_rows(&tallies[i], phase, job->recipe->seed, table);
         for (int i = 0; path && i < n; i++) transcript(&text, phase, job, episodes[i]);

@@ -1,10 +1,10 @@
 /* waltz generate: conversations or token ids continued, a JSON line for a JSON line, in order.
  *
- *     {"messages": [{"role", "content"} ...]}  ─ chat template ─▶  ids ─▶ engine ─▶  {"text", "ids", "logprobs", "finish"}
- *     {"ids": [1, 2, 3]}                       ─ as they are ───▶
+ *     {"messages": [{"role", "content"}, ...]}  ─ chat template ─▶  ids ─▶ engine ─▶  {"text", "ids", "logprobs", ...}
+ *     {"ids": [1, 2, 3]}                        ─ as they are ───▶
  *
- * Lines that are there already are generated together. What a line gives does not depend on its neighbours: its randomness
- * is keyed by the seed and the line's number (law 2). */
+ * Lines that are there already are generated together. What a line gives does not depend on its neighbours: its
+ * randomness is keyed by the seed and the line's number (law 2). */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -15,20 +15,24 @@
 enum { GROUP = 256, PAGE = 16 };
 
 /* A line and its answer. */
-struct line { struct wz_ids context; struct wz_request request; struct wz_err err; };
+struct line {
+    struct wz_ids context;
+    struct wz_request request;
+    struct wz_err err;
+};
 
 struct generator {
     struct wz_backend *be;
     struct wz_model *model;
-    struct wz_tokenizer *tok;              /* NULL: no_tok says why; lines of ids go on without text */
+    struct wz_tokenizer *tok; /* NULL: no_tok says why; lines of ids go on without text */
     struct wz_err no_tok;
-    struct wz_engine *engine;              /* grows to the longest line seen */
-    const char *template;                  /* NULL: the model's own */
+    struct wz_engine *engine; /* grows to the longest line seen */
+    const char *template;     /* NULL: the model's own */
     int longest, rows, max_tokens, top_k;
     double temperature, top_p, min_p;
     uint64_t seed;
     int stops[24], n_stops;
-    bool failed;                           /* some line was */
+    bool failed; /* some line was */
 };
 
 static int read_ids(const json_t *list, struct wz_ids *out, struct wz_err *err)
@@ -36,7 +40,8 @@ static int read_ids(const json_t *list, struct wz_ids *out, struct wz_err *err)
     const json_t *item;
     size_t i;
 
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         json_int_t id = json_integer_value(item);
         if (!json_is_integer(item) || id < 0 || id > INT32_MAX) return wz_fail(err, "ids[%zu] is not a token id", i);
         wz_ids_add(out, (int)id);
@@ -53,12 +58,9 @@ static int read_line(const struct generator *g, const char *text, size_t n, stru
 
     if (!json_is_array(messages) == !json_is_array(ids))
         wz_fail(&line->err, "{\"messages\": [...]} or {\"ids\": [...]} was expected");
-    else if (ids)
-        rc = read_ids(ids, &line->context, &line->err);
-    else if (!g->tok)
-        wz_fail(&line->err, "messages need a tokenizer: %.400s", g->no_tok.text);
-    else
-        rc = wz_messages_encode(g->tok, g->template, messages, true, &line->context, &line->err);
+    else if (ids) rc = read_ids(ids, &line->context, &line->err);
+    else if (!g->tok) wz_fail(&line->err, "messages need a tokenizer: %.400s", g->no_tok.text);
+    else rc = wz_messages_encode(g->tok, g->template, messages, true, &line->context, &line->err);
     json_decref(j);
     if (rc < 0) return -1;
     if (!line->context.n) return wz_fail(&line->err, "the prompt is empty");
@@ -67,14 +69,15 @@ static int read_line(const struct generator *g, const char *text, size_t n, stru
                        c->context);
     for (int i = 0; i < line->context.n; i++)
         if (line->context.ids[i] >= c->vocab)
-            return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->context.ids[i], c->vocab - 1);
+            return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->context.ids[i],
+                           c->vocab - 1);
     return 0;
 }
 
 static void write_answer(const struct generator *g, const struct line *line, struct wz_buf *out)
 {
     const struct wz_request *r = &line->request;
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     wz_buf_clear(out);
     if (*line->err.text) {
@@ -113,15 +116,20 @@ static void fit_engine(struct generator *g, int longest)
 static void run_group(struct generator *g, struct line *lines, int n, uint32_t first)
 {
     struct wz_request *requests = wz_alloc(wz_mul((size_t)n, sizeof *requests));
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     int count = 0, longest = 0;
 
     for (int i = 0; i < n; i++) {
         if (*lines[i].err.text) continue;
         if (lines[i].context.n + g->max_tokens > longest) longest = lines[i].context.n + g->max_tokens;
         requests[count++] = (struct wz_request){
-            .context = lines[i].context.ids, .n_context = lines[i].context.n, .max_tokens = g->max_tokens,
-            .temperature = (float)g->temperature, .top_p = (float)g->top_p, .min_p = (float)g->min_p, .top_k = g->top_k,
+            .context = lines[i].context.ids,
+            .n_context = lines[i].context.n,
+            .max_tokens = g->max_tokens,
+            .temperature = (float)g->temperature,
+            .top_p = (float)g->top_p,
+            .min_p = (float)g->min_p,
+            .top_k = g->top_k,
             .key = { .seed = g->seed, .purpose = WZ_RNG_TOKEN, .a = first + (uint32_t)i },
         };
     }
@@ -132,14 +140,15 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
     for (int i = 0, k = 0; i < n; i++) {
         if (!*lines[i].err.text) {
             lines[i].request = requests[k++];
-            if (lines[i].request.problem) wz_fail(&lines[i].err, "line %u: %s", first + (uint32_t)i, lines[i].request.problem);
+            if (lines[i].request.problem)
+                wz_fail(&lines[i].err, "line %u: %s", first + (uint32_t)i, lines[i].request.problem);
         }
         write_answer(g, &lines[i], &out);
         fwrite(out.data, 1, out.len, stdout);
         g->failed |= *lines[i].err.text != 0;
         wz_request_finish(&lines[i].request);
         wz_ids_finish(&lines[i].context);
-        lines[i] = (struct line){0};
+        lines[i] = (struct line){ 0 };
     }
     fflush(stdout);
     free(requests);
@@ -194,7 +203,8 @@ int wz_cmd_generate(int argc, char **argv)
         { "temperature", 'T', WZ_NUMBER, &g.temperature, "T", "of sampling; 0: always the likeliest token", 0, 100 },
         { "top-k", 0, WZ_INT, &g.top_k, "K", "sample among the K likeliest; 0: all", 0, 1e9 },
         { "top-p", 0, WZ_NUMBER, &g.top_p, "P", "sample among the likeliest that make up P", 1e-6, 1 },
-        { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample among those at least P times as likely as the likeliest", 0, 1 },
+        { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample among those at least P times as likely as the likeliest", 0,
+          1 },
         { "seed", 's', WZ_SEED, &g.seed, "N", "of sampling", 0, 0 },
         { "template", 0, WZ_TEXT, &g.template, "NAME", "chat template, where the model's own is not meant", 0, 0 },
         { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
@@ -203,11 +213,18 @@ int wz_cmd_generate(int argc, char **argv)
         { "rows", 0, WZ_INT, &g.rows, "N", "lines generated together, at most", 1, 4096 },
     };
     const struct wz_usage usage = {
-        .name = "generate", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
-        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input\n"
-                 "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or \"length\"}.\n"
-                 "Ids are continued as they are, without template or BOS. A line that can't be read gives\n"
-                 "{\"error\": ...}, and exit status 1 in the end. MODEL is a Hugging Face folder or a GGUF file.",
+        .name = "generate",
+        .args = "MODEL",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
+        .about =
+            "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input\n"
+            "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or "
+            "\"length\"}.\n"
+            "Ids are continued as they are, without template or BOS. A line that can't be read gives\n"
+            "{\"error\": ...}, and exit status 1 in the end. MODEL is a Hugging Face folder or a GGUF file.",
     };
     struct wz_err err;
 

@@ -1,7 +1,7 @@
 /* waltz inspect: what a file or a folder holds, for people or as JSON.
  *
- * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, and without it show() prints the same in words.
- * Opening a record through us also finishes a commit that a killed run left half done. */
+ * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, and without it show() prints the same in
+ * words. Opening a record through us also finishes a commit that a killed run left half done. */
 #include "launch/launch.h"
 
 #include <inttypes.h>
@@ -11,7 +11,10 @@
 
 #include "store/store.h"
 
-struct job { const char *path, *column, *harm, *prompt_kind; struct wz_err *err; };
+struct job {
+    const char *path, *column, *harm, *prompt_kind;
+    struct wz_err *err;
+};
 
 static json_t *object(const char *kind)
 {
@@ -30,7 +33,7 @@ static void count(json_t *groups, const char *name, const char *key, int64_t n)
     json_object_set_new(group, key, json_integer(json_integer_value(json_object_get(group, key)) + n));
 }
 
-/* ---- tensors -------------------------------------------------------------------------------------------------- */
+/* ---- tensors ---------------------------------------------------------------------------------------------- */
 
 /* Scalars as they are, strings cut, lists and objects by their length. */
 static json_t *brief(const json_t *value)
@@ -65,7 +68,10 @@ static json_t *read_tensors(const struct job *job)
     if (!set) return NULL;
     bool folder = wz_is_dir(job->path);
     const json_t *meta = wz_tensors_metadata(set);
-    json_t *out = object(folder ? "model folder" : meta ? "gguf" : "safetensors"), *list = json_array(), *types = json_object();
+    json_t *out = object(folder ? "model folder"
+                         : meta ? "gguf"
+                                : "safetensors"),
+           *list = json_array(), *types = json_object();
     for (int i = 0; i < wz_tensors_count(set); i++) {
         const struct wz_tensor *t = wz_tensors_at(set, i);
         json_t *row = json_object(), *shape = json_array();
@@ -103,7 +109,7 @@ static json_t *read_tensors(const struct job *job)
     return out;
 }
 
-/* ---- records, prompts, checkpoints ---------------------------------------------------------------------------- */
+/* ---- records, prompts, checkpoints ------------------------------------------------------------------------ */
 
 static json_t *read_record(const struct job *job)
 {
@@ -172,7 +178,8 @@ static json_t *read_checkpoint(const struct job *job)
     json_t *entry;
 
     if (!manifest) goto out;
-    json_object_foreach(json_object_get(manifest, "agents"), name, entry) {
+    json_object_foreach(json_object_get(manifest, "agents"), name, entry)
+    {
         struct job one = *job;
         char *folder = wz_path("%s/%s", job->path, name);
         one.path = folder;
@@ -194,7 +201,10 @@ out:
 }
 
 /* By file ending; what has none of these is tensors. */
-static const struct { const char *ending; json_t *(*read)(const struct job *job); } readers[] = {
+static const struct {
+    const char *ending;
+    json_t *(*read)(const struct job *job);
+} readers[] = {
     { ".h5", read_record },      { ".hdf5", read_record },  { ".jsonl", read_prompts },
     { ".ndjson", read_prompts }, { ".json", read_prompts }, { ".csv", read_prompts },
 };
@@ -212,7 +222,7 @@ static json_t *read_any(const struct job *job)
     return read_tensors(job);
 }
 
-/* ---- in words --------------------------------------------------------------------------------------------------- */
+/* ---- in words --------------------------------------------------------------------------------------------- */
 
 /* Strings bare, unless they hold what a terminal would obey. */
 static void show_value(const json_t *value)
@@ -237,9 +247,9 @@ static bool show_counts(const json_t *j)
     json_t *value;
     bool first = true;
 
+    json_object_foreach((json_t *)(uintptr_t)j, key, value) if (!json_is_integer(value)) return false;
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
-        if (!json_is_integer(value)) return false;
-    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+    {
         printf("%s%s %lld", first ? "" : ", ", key, (long long)json_integer_value(value));
         first = false;
     }
@@ -263,9 +273,10 @@ static void show(const json_t *j, int indent)
     size_t i;
     int width = 0;
 
+    json_object_foreach((json_t *)(uintptr_t)j, key, value) if ((int)strlen(key) > width && (int)strlen(key) <= 48)
+        width = (int)strlen(key);
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
-        if ((int)strlen(key) > width && (int)strlen(key) <= 48) width = (int)strlen(key);
-    json_object_foreach((json_t *)(uintptr_t)j, key, value) {
+    {
         printf("%*s", indent, "");
         show_name(key, width);
         if (json_is_object(value)) {
@@ -273,9 +284,10 @@ static void show(const json_t *j, int indent)
             if (show_counts(value)) continue;
             printf("\n");
             show(value, indent + 2);
-        } else if (json_is_object(json_array_get(value, 0))) {         /* the tensors: one a line */
+        } else if (json_is_object(json_array_get(value, 0))) { /* the tensors: one a line */
             printf("  %zu\n", json_array_size(value));
-            json_array_foreach(value, i, row) {
+            json_array_foreach(value, i, row)
+            {
                 printf("%*s  %-5s ", indent, "", json_string_value(json_object_get(row, "type")));
                 show_value(json_object_get(row, "name"));
                 printf("  ");
@@ -299,12 +311,17 @@ int wz_cmd_inspect(int argc, char **argv)
     const struct wz_option options[] = {
         { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object", 0, 0 },
         { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
-        { "harm", 0, WZ_TEXT, &job.harm, "NAME", "prompts: the column that says harmful or not; =harmful, =benign: all", 0, 0 },
+        { "harm", 0, WZ_TEXT, &job.harm, "NAME", "prompts: the column that says harmful or not; =harmful, =benign: all",
+          0, 0 },
         { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "inspect", .args = "FILE|FOLDER", .options = options, .n_options = WZ_COUNT(options),
-        .min_args = 1, .max_args = 1,
+        .name = "inspect",
+        .args = "FILE|FOLDER",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
         .about = "Says what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
                  "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
     };

@@ -19,12 +19,16 @@ int wz_ranks_threads(const struct wz_link *link, const struct wz_ranks *role, in
     return cores.threads;
 }
 
-/* The phases of a step alternate, so a rank may use the cores of those that wait; but play and judging go hand in hand. */
+/* The phases of a step alternate, so a rank may use the cores of those that wait; but play and judging go hand in
+ * hand. */
 static int threads_of(const struct wz_job *job)
 {
     const struct wz_roles *r = &job->roles;
 
-    return wz_ranks_threads(&job->link, r->rollout.me >= 0 ? &r->rollout : r->learner.me >= 0 ? &r->learner : NULL,
+    return wz_ranks_threads(&job->link,
+                            r->rollout.me >= 0   ? &r->rollout
+                            : r->learner.me >= 0 ? &r->learner
+                                                 : NULL,
                             job->recipe->threads);
 }
 
@@ -64,16 +68,16 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
     const int skip = !a->system[0];
     const int64_t cache = (int64_t)recipe->rollout.pages * recipe->rollout.page;
     int64_t room = wz_job_longest(recipe, &a->model->config);
-    struct wz_ids ids = {0};
+    struct wz_ids ids = { 0 };
     int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
 
     if (cache > 0 && cache < room) room = cache;
     if (rc == 0 && ids.n >= room)
-        rc = wz_fail(
-            err,
-            "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the model's context, "
-            "rollout.longest, rollout.pages)",
-            ids.n, (long long)room);
+        rc = wz_fail(err,
+                     "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the "
+                     "model's context, "
+                     "rollout.longest, rollout.pages)",
+                     ids.n, (long long)room);
     wz_ids_finish(&ids);
     return rc;
 }
@@ -100,8 +104,8 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
                        wz_tokenizer_vocab(a->tok), a->model->config.vocab);
     if (try_chat(a, job->recipe, err) < 0) return -1;
-    a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page, job->recipe->rollout.pages,
-                                 job->recipe->rollout.longest);
+    a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page,
+                                 job->recipe->rollout.pages, job->recipe->rollout.longest);
     a->player = (struct wz_player){
         .engine = a->engine,
         .model = a->model,
@@ -120,14 +124,15 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     return 0;
 }
 
-static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed, struct wz_err *err)
+static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed,
+                     struct wz_err *err)
 {
     *sets = wz_alloc(sizeof **sets * (n + 1));
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
         if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harm, data[i].kind, err) < 0) return -1;
         if (data[i].limit <= 0 || data[i].limit >= set->n) continue;
-        for (int k = 0; k < data[i].limit; k++) {            /* the first `limit` of a keyed shuffle */
+        for (int k = 0; k < data[i].limit; k++) { /* the first `limit` of a keyed shuffle */
             const struct wz_key key = { seed, WZ_RNG_SHUFFLE, UINT32_MAX, i, (uint32_t)k, 0 };
             int j = k + (int)wz_below(key, (uint32_t)(set->n - k));
             struct wz_prompt swap = set->list[k];
@@ -139,7 +144,8 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     return 0;
 }
 
-int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training, struct wz_err *err)
+int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
+                struct wz_err *err)
 {
     job->recipe = recipe;
     job->n_agents = (int)recipe->n_agents;
@@ -156,7 +162,8 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     }
     if (job->game.conversation && job->game.feedback)
         job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
-    if (job->roles.rollout.me >= 0 && !job->game.conversation) return wz_fail(err, "agents: none has the role conversation");
+    if (job->roles.rollout.me >= 0 && !job->game.conversation)
+        return wz_fail(err, "agents: none has the role conversation");
     if (job->roles.reward.me >= 0) {
         const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world,
                                                 recipe->judge.tries };
@@ -177,7 +184,8 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
     struct wz_err other;
     int rc = wz_recipe_load(recipe, path, overrides, n, err);
 
-    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60, rc == 0 ? err : &other) < 0)
+    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60,
+                     rc == 0 ? err : &other) < 0)
         return -1;
     return wz_link_agree(link, rc, err);
 }
@@ -226,8 +234,9 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     if (job->root) {
         wz_publish(&job->link, &group, job->be, agent, a->model->version, a->model->hash, bytes, size);
     } else {
-        uint64_t version = a->model->version + 1, sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
-        wz_model_seal(a->model, version);        /* its hash goes into every turn written, and the learner compares */
+        uint64_t version = a->model->version + 1,
+                 sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
+        wz_model_seal(a->model, version); /* its hash goes into every turn written, and the learner compares */
         wz_taken(&job->link, &group, agent, version, sent, a->model->hash);
     }
 }

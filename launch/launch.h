@@ -22,54 +22,60 @@ int wz_cmd_doctor(int argc, char **argv);
 int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
 
-/* ---- options.c ------------------------------------------------------------------------------------------------- */
+/* ---- options.c -------------------------------------------------------------------------------------------- */
 
 /* What an option's value is, and where it goes: bool *, int *, uint64_t *, double *, const char ** (into argv). */
 enum wz_option_type { WZ_FLAG, WZ_INT, WZ_SEED, WZ_NUMBER, WZ_TEXT };
 struct wz_option {
-    const char *name;          /* without dashes; "output" */
-    char letter;               /* also -o; 0: none */
+    const char *name; /* without dashes; "output" */
+    char letter;      /* also -o; 0: none */
     enum wz_option_type type;
-    void *value;               /* holds the default before, what was given after */
-    const char *arg;           /* "FILE" in the help; words with | between are the only choices: "f32|bf16" */
-    const char *help;          /* one line; the default is shown behind it */
-    double low, high;          /* numbers: both ends allowed; low == high: any */
+    void *value;      /* holds the default before, what was given after */
+    const char *arg;  /* "FILE" in the help; words with | between are the only choices: "f32|bf16" */
+    const char *help; /* one line; the default is shown behind it */
+    double low, high; /* numbers: both ends allowed; low == high: any */
 };
 
 /* A sub-command's calling convention: what --help prints and what is accepted. */
 struct wz_usage {
-    const char *name;          /* "generate" */
-    const char *args;          /* "MODEL"; "" when there are none */
-    const char *about;         /* sentences, lines broken by the writer, without the last newline */
-    const struct wz_option *options; int n_options;
-    int min_args, max_args;    /* positional arguments; max -1: any number */
+    const char *name;  /* "generate" */
+    const char *args;  /* "MODEL"; "" when there are none */
+    const char *about; /* sentences, lines broken by the writer, without the last newline */
+    const struct wz_option *options;
+    int n_options;
+    int min_args, max_args; /* positional arguments; max -1: any number */
 };
 
 /* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.
  * -1: nothing more to do, *status is the exit status (0: --help was printed; 2: a sentence was). */
 int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
 
-/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty sentence prints
- * nothing: another rank speaks (wz_link_agree). */
+/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty
+ * sentence prints nothing: another rank speaks (wz_link_agree). */
 int wz_give_up(const char *name, const struct wz_err *err);
 
-/* ---- lines.c --------------------------------------------------------------------------------------------------- */
+/* ---- lines.c ---------------------------------------------------------------------------------------------- */
 
 /* Lines of a descriptor. Begin with { .fd = 0 }. */
-struct wz_lines { int fd; struct wz_buf in; size_t from; bool end; };
+struct wz_lines {
+    int fd;
+    struct wz_buf in;
+    size_t from;
+    bool end;
+};
 /* 1: *line (not NUL-terminated, without the line break) lives until the next call; 0: the end; -1: reading failed. */
 int wz_lines_next(struct wz_lines *lines, const char **line, size_t *n, struct wz_err *err);
 /* Can the next call be made without waiting for whoever writes? So that one who waits for an answer gets it. */
 bool wz_lines_ready(const struct wz_lines *lines);
 void wz_lines_finish(struct wz_lines *lines);
 
-/* ---- tokenize.c ------------------------------------------------------------------------------------------------ */
+/* ---- tokenize.c ------------------------------------------------------------------------------------------- */
 
 /* A JSON array of {"role", "content"} to ids, by the named template (NULL: the one the model's files ask for). */
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
                        struct wz_ids *ids, struct wz_err *err);
 
-/* ---- words.c --------------------------------------------------------------------------------------------------- */
+/* ---- words.c ---------------------------------------------------------------------------------------------- */
 
 /* Is `word` one of the words of "a|b|c"? */
 bool wz_is_choice(const char *choices, const char *word);

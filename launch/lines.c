@@ -1,5 +1,5 @@
-/* Lines from a pipe, a file or a terminal, one by one and without reading further than is there: a program may write a line
- * and wait for its answer before it writes the next. */
+/* Lines from a pipe, a file or a terminal, one by one and without reading further than is there: a program may write
+ * a line and wait for its answer before it writes the next. */
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -30,7 +30,7 @@ int wz_lines_next(struct wz_lines *l, const char **line, size_t *n, struct wz_er
     }
     if (!end && l->from == l->in.len) return 0;
     *line = l->in.data + l->from;
-    *n = end ? (size_t)(end - *line) : l->in.len - l->from;        /* the last line may lack its line break */
+    *n = end ? (size_t)(end - *line) : l->in.len - l->from; /* the last line may lack its line break */
     l->from += *n + (end != NULL);
     return 1;
 }
@@ -40,7 +40,4 @@ bool wz_lines_ready(const struct wz_lines *l)
     return l->end || line_end(l) || poll(&(struct pollfd){ l->fd, POLLIN, 0 }, 1, 0) > 0;
 }
 
-void wz_lines_finish(struct wz_lines *l)
-{
-    wz_buf_finish(&l->in);
-}
+void wz_lines_finish(struct wz_lines *l) { wz_buf_finish(&l->in); }

@@ -22,14 +22,16 @@ static void print_default(const struct wz_option *o)
     case WZ_SEED: printf(" (%llu)", (unsigned long long)*(const uint64_t *)o->value); break;
     case WZ_NUMBER: printf(" (%g)", *(const double *)o->value); break;
     case WZ_TEXT:
-        if (*(const char *const *)o->value && **(const char *const *)o->value) printf(" (%s)", *(const char *const *)o->value);
+        if (*(const char *const *)o->value && **(const char *const *)o->value)
+            printf(" (%s)", *(const char *const *)o->value);
         break;
     }
 }
 
 static void print_help(const struct wz_usage *u)
 {
-    printf("usage: waltz %s%s%s%s\n\n%s\n", u->name, *u->args ? " " : "", u->args, u->n_options ? " [options]" : "", u->about);
+    printf("usage: waltz %s%s%s%s\n\n%s\n", u->name, *u->args ? " " : "", u->args, u->n_options ? " [options]" : "",
+           u->about);
     printf("\noptions:\n");
     for (int i = 0; i < u->n_options; i++) {
         const struct wz_option *o = &u->options[i];
@@ -135,7 +137,7 @@ int wz_options_parse(const struct wz_usage *u, int argc, char **argv, int *statu
             break;
         }
         if (argv[i][0] != '-' || !argv[i][1]) {
-            argv[n++] = argv[i];          /* a lone "-" is a name: standard input */
+            argv[n++] = argv[i]; /* a lone "-" is a name: standard input */
             continue;
         }
         if (take_option(u, argc, argv, &i, &err) < 0) goto wrong;

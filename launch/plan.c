@@ -1,7 +1,7 @@
 /* waltz plan: every buffer of every kind of rank, their sums, and whether they fit.
  *
- * Ranks lie on hosts in blocks, as mpirun and srun place them: with 8 on a host, rank r is on host r / 8. Those of a host share
- * its GPUs in turn. What lies in a GPU is held against that GPU, all else against the host. */
+ * Ranks lie on hosts in blocks, as mpirun and srun place them: with 8 on a host, rank r is on host r / 8. Those of a
+ * host share its GPUs in turn. What lies in a GPU is held against that GPU, all else against the host. */
 #include "launch/plan.h"
 
 #include <inttypes.h>
@@ -10,9 +10,10 @@
 
 #include "launch/launch.h"
 
-/* ---- making it -------------------------------------------------------------------------------------------------- */
+/* ---- making it -------------------------------------------------------------------------------------------- */
 
-static void add(struct wz_plan_kind *k, const struct wz_plan *plan, const char *agent, const char *what, size_t bytes, bool host)
+static void add(struct wz_plan_kind *k, const struct wz_plan *plan, const char *agent, const char *what, size_t bytes,
+                bool host)
 {
     if (!bytes) return;
     if (host || !plan->machine.gpus) bytes = wz_alloc_size(bytes);
@@ -29,12 +30,14 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     enum wz_type type = wz_type_named(agent->type);
     const struct wz_model_bytes model = wz_model_bytes(c, type, 0, plan->backend);
     bool reference = r->kl > 0;
-    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, learners, recipe->micro,
-                                                 wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
-                                                 !strcmp(recipe->recompute, "layers"));
+    struct wz_learner_bytes b = wz_learner_bytes(
+        c, type == WZ_BF16 && plan->row->half_kv, model.params, reference, recipe->leaves / learners, learners,
+        recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)), !strcmp(recipe->recompute, "layers"));
     const size_t weights = reference ? model.weights : 0, away = strcmp(recipe->reference, "host") ? 0 : weights;
-    const struct { const char *what; size_t bytes; } rows[] = {
+    const struct {
+        const char *what;
+        size_t bytes;
+    } rows[] = {
         { "moments", b.opt.moments },
         { "gradient tree", b.opt.gradients },
         { "activations and scratch", b.pack.work },
@@ -68,7 +71,8 @@ static size_t stage(struct wz_plan_kind *k, const struct wz_plan *plan, const st
 }
 
 /* learners: of a rank that is one of them, how many there are; else 0. */
-static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, bool plays, int learners)
+static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, bool plays,
+                   int learners)
 {
     const struct wz_recipe *recipe = plan->recipe;
     size_t staging = 0;
@@ -85,8 +89,9 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         add(k, plan, a->name, "lists and a piece in passing", b.host, true);
         if (trainers) staging = WZ_STAGE;
         if (!plays) continue;
-        struct wz_engine_bytes e = wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.rows,
-                                                   recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
+        struct wz_engine_bytes e =
+            wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.rows,
+                            recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
         add(k, plan, a->name, "key/value cache", e.cache, false);
         add(k, plan, a->name, "scratch", e.work, false);
         add(k, plan, a->name, "ids of what is cached", e.ids, true);
@@ -114,8 +119,10 @@ static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const s
 
 static void kind_make(struct wz_plan *plan, const struct wz_roles *roles, int rank, const struct wz_config *configs)
 {
-    const struct { const char *name; const struct wz_ranks *ranks; } all[] = {
-        { "rollout", &roles->rollout }, { "reward", &roles->reward }, { "learner", &roles->learner } };
+    const struct {
+        const char *name;
+        const struct wz_ranks *ranks;
+    } all[] = { { "rollout", &roles->rollout }, { "reward", &roles->reward }, { "learner", &roles->learner } };
     bool in[WZ_COUNT(all)];
     struct wz_plan_kind *k = &plan->kinds[plan->n_kinds++];
     int sharers = 0;
@@ -160,10 +167,13 @@ static int look_around(struct wz_plan *plan, struct wz_err *err)
     wz_backend_close(be);
     wz_host_memory(&total, &plan->machine.host);
     if (strcmp(plan->recipe->reference, "host") || plan->machine.gpus) return 0;
-    return wz_fail(err, "reference: \"host\" is for a backend with memory of its own; %s computes in the host's, where they are", plan->backend);
+    return wz_fail(
+        err, "reference: \"host\" is for a backend with memory of its own; %s computes in the host's, where they are",
+        plan->backend);
 }
 
-static int load_config(struct wz_config *config, const struct wz_recipe_agent *agent, const char *dir, struct wz_err *err)
+static int load_config(struct wz_config *config, const struct wz_recipe_agent *agent, const char *dir,
+                       struct wz_err *err)
 {
     char *saved = dir ? wz_path("%s/%s", dir, agent->name) : NULL;
     int rc = wz_config_load(config, saved && wz_is_dir(saved) ? saved : agent->model, err);
@@ -172,7 +182,8 @@ static int load_config(struct wz_config *config, const struct wz_recipe_agent *a
     return rc < 0 ? wz_fail_in(err, "agent %s", agent->name) : 0;
 }
 
-int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts, struct wz_err *err)
+int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts,
+                 struct wz_err *err)
 {
     struct wz_config configs[8];
     struct wz_roles *roles = wz_alloc(sizeof *roles);
@@ -192,7 +203,7 @@ out:
     return rc;
 }
 
-/* ---- does it fit? ------------------------------------------------------------------------------------------------ */
+/* ---- does it fit? ----------------------------------------------------------------------------------------- */
 
 static int ranks_per_host(const struct wz_plan *plan)
 {
@@ -204,7 +215,8 @@ static int ranks_on(const struct wz_plan *plan, const struct wz_plan_kind *k, in
 {
     int per = ranks_per_host(plan), n = 0;
 
-    for (int r = k->first; r < k->first + k->ranks; r++) n += r / per == host && (gpu < 0 || r % per % plan->machine.gpus == gpu);
+    for (int r = k->first; r < k->first + k->ranks; r++)
+        n += r / per == host && (gpu < 0 || r % per % plan->machine.gpus == gpu);
     return n;
 }
 
@@ -224,7 +236,7 @@ static size_t sum_on(const struct wz_plan *plan, int host, int gpu)
 /* Names the three largest buffers that lie there. */
 static void name_largest(const struct wz_plan *plan, int host, int gpu, struct wz_buf *out)
 {
-    const struct wz_plan_row *named[3] = {0};
+    const struct wz_plan_row *named[3] = { 0 };
 
     for (size_t place = 0; place < WZ_COUNT(named); place++) {
         size_t most = 0;
@@ -251,7 +263,7 @@ static void name_largest(const struct wz_plan *plan, int host, int gpu, struct w
 static int fits(const struct wz_plan *plan, int host, int gpu, struct wz_err *err)
 {
     size_t need = sum_on(plan, host, gpu), there = gpu >= 0 ? plan->machine.device : plan->machine.host;
-    struct wz_buf largest = {0};
+    struct wz_buf largest = { 0 };
     char where[48] = "the host";
 
     if (!there || need <= there) return 0;
@@ -262,8 +274,8 @@ static int fits(const struct wz_plan *plan, int host, int gpu, struct wz_err *er
         else snprintf(where + n, sizeof where - n, "'s GPU");
     }
     name_largest(plan, host, gpu, &largest);
-    wz_fail(err, "the run needs %.2f GB of %s's memory and there are %.2f GB; the largest are %s", (double)need * 1e-9, where,
-            (double)there * 1e-9, largest.data);
+    wz_fail(err, "the run needs %.2f GB of %s's memory and there are %.2f GB; the largest are %s", (double)need * 1e-9,
+            where, (double)there * 1e-9, largest.data);
     wz_buf_finish(&largest);
     return -1;
 }
@@ -280,7 +292,7 @@ int wz_plan_check(const struct wz_plan *plan, struct wz_err *err)
     return 0;
 }
 
-/* ---- as a table -------------------------------------------------------------------------------------------------- */
+/* ---- as a table ------------------------------------------------------------------------------------------- */
 
 static void print_line(FILE *out, const char *agent, const char *what, size_t bytes)
 {
@@ -304,11 +316,12 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
 {
     int per = ranks_per_host(plan);
 
-    fprintf(out, "%s: %d rank%s, backend %s\n", plan->recipe->name, plan->size, plan->size > 1 ? "s" : "", plan->backend);
+    fprintf(out, "%s: %d rank%s, backend %s\n", plan->recipe->name, plan->size, plan->size > 1 ? "s" : "",
+            plan->backend);
     for (int i = 0; i < plan->n_kinds; i++) {
         const struct wz_plan_kind *k = &plan->kinds[i];
-        fprintf(out, "\n%s, %d rank%s%s%s\n", k->name, k->ranks, k->ranks > 1 ? "s, each" : "", k->stage ? ", in stage " : "",
-                k->stage ? k->stage : "");
+        fprintf(out, "\n%s, %d rank%s%s%s\n", k->name, k->ranks, k->ranks > 1 ? "s, each" : "",
+                k->stage ? ", in stage " : "", k->stage ? k->stage : "");
         for (int r = 0; r < k->n_rows; r++) print_line(out, k->rows[r].agent, k->rows[r].what, k->rows[r].bytes);
         if (plan->machine.gpus) print_line(out, "sum", "on the GPU", k->device);
         print_line(out, "sum", plan->machine.gpus ? "on the host" : "", k->host + (plan->machine.gpus ? 0 : k->device));
@@ -318,33 +331,44 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
         for (int g = 0; g < plan->machine.gpus && g < per; g++) print_sum(plan, out, h, g);
         print_sum(plan, out, h, -1);
     }
-    fprintf(out, "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what kernels work "
-                 "in (tiles;\nfor bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
+    fprintf(out,
+            "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what "
+            "kernels work "
+            "in (tiles;\nfor bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
 }
 
-/* ---- the command -------------------------------------------------------------------------------------------------- */
+/* ---- the command ------------------------------------------------------------------------------------------ */
 
 int wz_cmd_plan(int argc, char **argv)
 {
     int ranks = 0, hosts = 1, gpus = 0, status;
     double device = 0, host = 0;
     const struct wz_option options[] = {
-        { "ranks", 'n', WZ_INT, &ranks, "N", "ranks of the job (0: those that the recipe asks for, else 1)", 0, WZ_MAX_RANKS },
+        { "ranks", 'n', WZ_INT, &ranks, "N", "ranks of the job (0: those that the recipe asks for, else 1)", 0,
+          WZ_MAX_RANKS },
         { "hosts", 0, WZ_INT, &hosts, "N", "hosts that they are spread over, in blocks", 1, WZ_MAX_RANKS },
         { "gpus", 0, WZ_INT, &gpus, "N", "GPUs of a host (0: as many as here)", 0, 64 },
-        { "device-memory", 0, WZ_NUMBER, &device, "GB", "of the device that computes, GPU or host (0: what is free here)", 0, 1e6 },
+        { "device-memory", 0, WZ_NUMBER, &device, "GB",
+          "of the device that computes, GPU or host (0: what is free here)", 0, 1e6 },
         { "host-memory", 0, WZ_NUMBER, &host, "GB", "of a host (0: what is free here)", 0, 1e6 },
     };
     const struct wz_usage usage = {
-        .name = "plan", .args = "RECIPE [key=value ...]", .options = options, .n_options = WZ_COUNT(options),
-        .min_args = 1, .max_args = -1,
-        .about = "Prints every buffer that a run of the recipe will allocate, by kind of rank and by agent, and their sums for each\n"
-                 "host and GPU; status 1 and the largest of them where they don't fit. Of the models only config.json or a GGUF's\n"
-                 "header is read, so that a plan for a machine that is elsewhere takes no time: --device-memory 80 backend=cuda.",
+        .name = "plan",
+        .args = "RECIPE [key=value ...]",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = -1,
+        .about = "Prints every buffer that a run of the recipe will allocate, by kind of rank and by agent, and their "
+                 "sums for each\n"
+                 "host and GPU; status 1 and the largest of them where they don't fit. Of the models only config.json "
+                 "or a GGUF's\n"
+                 "header is read, so that a plan for a machine that is elsewhere takes no time: --device-memory 80 "
+                 "backend=cuda.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_plan *plan = wz_alloc(sizeof *plan);
-    struct wz_err err = {0};
+    struct wz_err err = { 0 };
     int n = wz_options_parse(&usage, argc, argv, &status), rc;
 
     if (n < 0) {

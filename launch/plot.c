@@ -13,15 +13,9 @@ struct frame {
     double left, top, w, h, x0, x1, y0, y1;
 };
 
-static double at_x(const struct frame *f, double x)
-{
-    return f->left + (x - f->x0) / (f->x1 - f->x0) * f->w;
-}
+static double at_x(const struct frame *f, double x) { return f->left + (x - f->x0) / (f->x1 - f->x0) * f->w; }
 
-static double at_y(const struct frame *f, double y)
-{
-    return f->top + f->h - (y - f->y0) / (f->y1 - f->y0) * f->h;
-}
+static double at_y(const struct frame *f, double y) { return f->top + f->h - (y - f->y0) / (f->y1 - f->y0) * f->h; }
 
 void wz_html_add(struct wz_buf *out, const char *s)
 {
@@ -38,10 +32,8 @@ void wz_html_add(struct wz_buf *out, const char *s)
             case '"': wz_buf_str(out, "&quot;"); break;
             case '\'': wz_buf_str(out, "&#39;"); break;
             default:
-                if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
-                    wz_buf_str(out, "\xef\xbf\xbd");
-                else
-                    wz_buf_add(out, s + i, 1);
+                if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) wz_buf_str(out, "\xef\xbf\xbd");
+                else wz_buf_add(out, s + i, 1);
             }
         }
         if (i < n) {
@@ -61,12 +53,9 @@ static double nice_step(double span, int n)
 
 static void put_number(struct wz_buf *out, double x, bool share)
 {
-    if (share)
-        wz_buf_printf(out, "%.3g%%", 100 * x);
-    else if (x != 0 && (fabs(x) >= 1e6 || fabs(x) < 1e-3))
-        wz_buf_printf(out, "%.2g", x);
-    else
-        wz_buf_printf(out, fabs(x) >= 1000 ? "%.0f" : "%.3g", x);
+    if (share) wz_buf_printf(out, "%.3g%%", 100 * x);
+    else if (x != 0 && (fabs(x) >= 1e6 || fabs(x) < 1e-3)) wz_buf_printf(out, "%.2g", x);
+    else wz_buf_printf(out, fabs(x) >= 1000 ? "%.0f" : "%.3g", x);
 }
 
 static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bool share_y, const char *x_name)
@@ -78,7 +67,8 @@ static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bo
     for (int i = 0; i < 16 && first_y + i * sy <= f->y1 + sy * 1e-9; i++) {
         double v = fabs(first_y + i * sy) < sy * 1e-9 ? 0 : first_y + i * sy;
         wz_buf_printf(out, "<path class=\"grid\" d=\"M%.1f %.1fh%.1f\"/>", f->left, at_y(f, v), f->w);
-        wz_buf_printf(out, "<text class=\"tick\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left - 5, at_y(f, v) + 3.5);
+        wz_buf_printf(out, "<text class=\"tick\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left - 5,
+                      at_y(f, v) + 3.5);
         put_number(out, v, share_y);
         wz_buf_str(out, "</text>");
     }
@@ -91,15 +81,16 @@ static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bo
         wz_buf_str(out, "</text>");
     }
     wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/>", f->left, f->top + f->h, f->w);
-    wz_buf_printf(out, "<text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left + f->w, f->top + f->h + 27);
+    wz_buf_printf(out, "<text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left + f->w,
+                  f->top + f->h + 27);
     wz_html_add(out, x_name);
     wz_buf_str(out, "</text>");
 }
 
-/* ---- lines ----------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------ */
 
-/* The mean of all values, each weighing exp(-distance / width), width a few percent of the line: two passes, one from each
- * end. It looks both ways, so that it does not lag behind a curve that rises. */
+/* The mean of all values, each weighing exp(-distance / width), width a few percent of the line: two passes, one
+ * from each end. It looks both ways, so that it does not lag behind a curve that rises. */
 static void smooth(const double *y, int n, double *out)
 {
     const double keep = exp(-1 / (n / 40.0));
@@ -121,8 +112,8 @@ static void smooth(const double *y, int n, double *out)
 }
 
 /* A path through the points; of very long lines, the mean of each bucket. A point alone between gaps is a dot. */
-static void put_line(struct wz_buf *out, const struct frame *f, const struct wz_series *s, const double *y, const char *class,
-                     int colour)
+static void put_line(struct wz_buf *out, const struct frame *f, const struct wz_series *s, const double *y,
+                     const char *class, int colour)
 {
     int bucket = (s->n + MOST_POINTS - 1) / MOST_POINTS, drawn = 0;
 
@@ -186,10 +177,8 @@ void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
         wz_buf_printf(out, "<span><i class=\"c%d\"></i>", k % COLOURS);
         wz_html_add(out, c->series[k]->name);
         wz_buf_str(out, " <b>");
-        if (isnan(last))
-            wz_buf_str(out, "no values");
-        else
-            put_number(out, last, c->share);
+        if (isnan(last)) wz_buf_str(out, "no values");
+        else put_number(out, last, c->share);
         wz_buf_str(out, "</b></span>");
     }
     wz_buf_str(out, "</div>");
@@ -222,7 +211,7 @@ void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
     wz_buf_str(out, "</svg></figure>");
 }
 
-/* ---- the plane ------------------------------------------------------------------------------------------------- */
+/* ---- the plane -------------------------------------------------------------------------------------------- */
 
 struct box {
     double x0, y0, x1, y1;
@@ -248,14 +237,15 @@ static void take_line(struct labels *l, double x0, double y0, double x1, double 
 static bool is_free(const struct labels *l, const struct box *b)
 {
     for (int i = 0; i < l->n; i++)
-        if (b->x0 < l->taken[i].x1 && b->x1 > l->taken[i].x0 && b->y0 < l->taken[i].y1 && b->y1 > l->taken[i].y0) return false;
+        if (b->x0 < l->taken[i].x1 && b->x1 > l->taken[i].x0 && b->y0 < l->taken[i].y1 && b->y1 > l->taken[i].y0)
+            return false;
     return true;
 }
 
-/* Writes a label beside (x, y) where nothing is yet; aslant first, clear of whiskers. When all places are taken it goes over
- * whatever is to the right, or is left out if it is `spare`. */
-static void put_label(struct wz_buf *out, struct labels *l, const struct frame *f, double x, double y, const char *class,
-                      bool spare, const char *text)
+/* Writes a label beside (x, y) where nothing is yet; aslant first, clear of whiskers. When all places are taken it
+ * goes over whatever is to the right, or is left out if it is `spare`. */
+static void put_label(struct wz_buf *out, struct labels *l, const struct frame *f, double x, double y,
+                      const char *class, bool spare, const char *text)
 {
     double w = 6.2 * (double)strlen(text);
     const struct {
@@ -289,13 +279,13 @@ static void put_spot(struct wz_buf *out, const struct frame *f, const struct wz_
     bool end = i == 0 || i == p->n - 1;
 
     if (end && !p->quiet && !isnan(s->x_low) && !isnan(s->y_low))
-        wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1fM%.1f %.1fV%.1f\"/>", colour, at_x(f, s->x_low), y,
-                      at_x(f, fmin(s->x_high, f->x1)), x, at_y(f, s->y_low), at_y(f, fmin(s->y_high, f->y1)));
-    if (p->quiet)
-        wz_buf_printf(out, "<path class=\"quiet\" d=\"M%.1f %.1fl4.5 4.5-4.5 4.5-4.5-4.5z\">", x, y - 4.5);
+        wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1fM%.1f %.1fV%.1f\"/>", colour,
+                      at_x(f, s->x_low), y, at_x(f, fmin(s->x_high, f->x1)), x, at_y(f, s->y_low),
+                      at_y(f, fmin(s->y_high, f->y1)));
+    if (p->quiet) wz_buf_printf(out, "<path class=\"quiet\" d=\"M%.1f %.1fl4.5 4.5-4.5 4.5-4.5-4.5z\">", x, y - 4.5);
     else
-        wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\">", i == 0 && p->n > 1 ? "hollow" : "full",
-                      colour, x, y, end ? "6" : "3");
+        wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\">",
+                      i == 0 && p->n > 1 ? "hollow" : "full", colour, x, y, end ? "6" : "3");
     wz_buf_str(out, "<title>");
     wz_html_add(out, p->name);
     wz_buf_str(out, ", ");
@@ -320,21 +310,22 @@ void wz_plot_plane(struct wz_buf *out, const char *x_title, const char *y_title,
     labels.n = 0;
     f.x1 = fmin(1.03, f.x1 * 1.08);
     f.y1 = fmin(1.03, f.y1 * 1.08);
-    wz_buf_str(out, "<svg class=\"plane\" viewBox=\"0 0 520 380\" role=\"img\" aria-label=\"the safety/overrefusal plane\">");
+    wz_buf_str(
+        out, "<svg class=\"plane\" viewBox=\"0 0 520 380\" role=\"img\" aria-label=\"the safety/overrefusal plane\">");
     put_axes(out, &f, true, true, x_title);
     wz_buf_printf(out, "<text class=\"name\" x=\"4\" y=\"12\">");
     wz_html_add(out, y_title);
     wz_buf_printf(
-        out, "</text><text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"12\">\xe2\x86\x99 lower left is better</text>",
+        out,
+        "</text><text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"12\">\xe2\x86\x99 lower left is better</text>",
         f.left + f.w);
     for (int p = 0; p < n; p++) {
         int own = paths[p].quiet ? 0 : colour++ % COLOURS;
-        if (paths[p].quiet)
-            wz_buf_str(out, "<path class=\"quietline\" d=\"");
-        else
-            wz_buf_printf(out, "<path class=\"line c%d\" d=\"", own);
+        if (paths[p].quiet) wz_buf_str(out, "<path class=\"quietline\" d=\"");
+        else wz_buf_printf(out, "<path class=\"line c%d\" d=\"", own);
         for (int i = 0; i < paths[p].n; i++)
-            wz_buf_printf(out, "%c%.1f %.1f", i ? 'L' : 'M', at_x(&f, paths[p].spots[i].x), at_y(&f, paths[p].spots[i].y));
+            wz_buf_printf(out, "%c%.1f %.1f", i ? 'L' : 'M', at_x(&f, paths[p].spots[i].x),
+                          at_y(&f, paths[p].spots[i].y));
         wz_buf_str(out, "\"/>");
         for (int i = 0; i < paths[p].n; i++) put_spot(out, &f, &paths[p], i, own);
         for (int i = 0; i < paths[p].n; i++) {
@@ -368,14 +359,15 @@ void wz_plot_pair(struct wz_buf *out, const struct wz_spot *before, const struct
     const struct wz_spot *both[] = { before, after };
     static const char *const classes[] = { "hollow", "full" };
 
-    wz_buf_str(out, "<svg class=\"pair\" viewBox=\"0 0 160 22\" aria-hidden=\"true\"><path class=\"grid\" d=\"M4 11h152M4 "
-                    "6v10M80 8v6M156 6v10\"/>");
+    wz_buf_str(out,
+               "<svg class=\"pair\" viewBox=\"0 0 160 22\" aria-hidden=\"true\"><path class=\"grid\" d=\"M4 11h152M4 "
+               "6v10M80 8v6M156 6v10\"/>");
     for (int i = 0; i < 2; i++) {
         double y = i ? 15 : 7;
         if (!both[i] || isnan(both[i]->x)) continue;
         if (!isnan(both[i]->x_low))
-            wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1f\"/>", i ? 0 : 7, 4 + 152 * both[i]->x_low, y,
-                          4 + 152 * both[i]->x_high);
+            wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1f\"/>", i ? 0 : 7,
+                          4 + 152 * both[i]->x_low, y, 4 + 152 * both[i]->x_high);
         wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", classes[i], i ? 0 : 7,
                       4 + 152 * both[i]->x, y);
     }

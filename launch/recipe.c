@@ -2,9 +2,9 @@
  *
  *     file ─libyaml─▶ tree ─resolve─▶ YAML with every key ─libcyaml─▶ struct ─libcyaml─▶ tree ─resolve─▶ file
  *
- * libcyaml fills and reads the struct, but it can't tell an absent key from a zero, and its line numbers lag behind. So the
- * tree is walked along the same schema first (recipe_resolve.c). Saving takes the same way, so a saved recipe is checked and
- * written in the same hand (numbers as short as they are exact). */
+ * libcyaml fills and reads the struct, but it can't tell an absent key from a zero, and its line numbers lag behind.
+ * So the tree is walked along the same schema first (recipe_resolve.c). Saving takes the same way, so a saved recipe
+ * is checked and written in the same hand (numbers as short as they are exact). */
 #include "launch/recipe.h"
 #include "launch/launch.h"
 #include "launch/recipe_schema.h"
@@ -88,7 +88,7 @@ void wz_recipe_destroy(struct wz_recipe *recipe)
     if (recipe) cyaml_free(&config, &wz_recipe_schema, recipe, 0);
 }
 
-/* ---- what only the whole recipe tells -------------------------------------------------------------------------- */
+/* ---- what only the whole recipe tells --------------------------------------------------------------------- */
 
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name)
 {
@@ -161,7 +161,8 @@ static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, st
         for (unsigned k = 0; k < i; k++)
             if (!strcmp(recipe->agents[k].role, recipe->agents[i].role)) {
                 snprintf(path, sizeof path, "agents.%u.role", i);
-                return wz_resolved_fail(r, err, path, "agent '%s' has the role %s already, and the game has one of each",
+                return wz_resolved_fail(r, err, path,
+                                        "agent '%s' has the role %s already, and the game has one of each",
                                         recipe->agents[k].name, recipe->agents[k].role);
             }
     }
@@ -169,7 +170,8 @@ static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, st
         return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", r->file);
     if (recipe->n_agents && !answers) return wz_fail(err, "%s: agents: none has the role conversation", r->file);
     if (recipe->n_stages && !recipe->n_agents) return wz_fail(err, "%s: stages are given, but no agents", r->file);
-    if (recipe->n_stages && !recipe->n_data) return wz_fail(err, "%s: stages are given, but no data to train on", r->file);
+    if (recipe->n_stages && !recipe->n_data)
+        return wz_fail(err, "%s: stages are given, but no data to train on", r->file);
     for (unsigned s = 0; s < recipe->n_stages; s++)
         if (check_stage(r, recipe, s, err) < 0) return -1;
     return 0;

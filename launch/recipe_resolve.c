@@ -1,5 +1,6 @@
-/* The walk along a recipe's tree and the schema at once: unknown keys, wrong types and ranges are refused, with the line;
- * overrides and defaults are put in; what comes out is the resolved recipe as YAML, in which every key has its value. */
+/* The walk along a recipe's tree and the schema at once: unknown keys, wrong types and ranges are refused, with the
+ * line; overrides and defaults are put in; what comes out is the resolved recipe as YAML, in which every key has its
+ * value. */
 #include "launch/launch.h"
 #include "launch/recipe_schema.h"
 
@@ -14,17 +15,19 @@
 #include <yaml.h>
 
 /* An override on its way down the tree: `rest` is the part of its path below the mapping or list at hand. */
-struct override { const char *text, *rest, *value; };
+struct override {
+    const char *text, *rest, *value;
+};
 
 struct resolver {
     struct wz_resolved *to;
     yaml_document_t doc;
-    struct wz_buf path;                        /* of the key at hand, "stages.0.steps" */
-    bool item;                                 /* the next key opens an element of a list */
+    struct wz_buf path; /* of the key at hand, "stages.0.steps" */
+    bool item;          /* the next key opens an element of a list */
     struct wz_err *err;
 };
 
-/* ---- where things are ------------------------------------------------------------------------------------------ */
+/* ---- where things are ------------------------------------------------------------------------------------- */
 
 static size_t push(struct resolver *r, const char *name)
 {
@@ -40,10 +43,7 @@ static void pop(struct resolver *r, size_t mark)
     if (r->path.data) r->path.data[mark] = 0;
 }
 
-static size_t line_of(const yaml_node_t *node)
-{
-    return node ? node->start_mark.line + 1 : 0;
-}
+static size_t line_of(const yaml_node_t *node) { return node ? node->start_mark.line + 1 : 0; }
 
 static int say(const char *file, size_t line, const char *override, const char *what, struct wz_err *err)
 {
@@ -90,7 +90,7 @@ static void note_origin(struct resolver *r, size_t line, const char *override)
     to->origins[to->n_origins++] = (struct wz_origin){ wz_arena_strdup(&to->arena, r->path.data), line, override };
 }
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ----------------------------------------------------------------------------------------------- */
 
 static bool in_range(double x, const char *range)
 {
@@ -145,7 +145,8 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
     }
     case CYAML_FLOAT: {
         double x = strtod(text, &end);
-        if (end == text || *end || !isfinite(x)) return fail(r, line, override, "%s: '%.80s' is not a number", path, text);
+        if (end == text || *end || !isfinite(x))
+            return fail(r, line, override, "%s: '%.80s' is not a number", path, text);
         if (!in_range(x, rule->want))
             return fail(r, line, override, "%s: %g is out of range, %s was expected", path, x, rule->want);
         wz_real_add(&r->to->text, x);
@@ -157,17 +158,19 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
             if (!*text) return fail(r, line, override, "%s: must not be empty", path);
         } else if (rule->want && !strcmp(rule->want, "name")) {
             if (!is_name(text))
-                return fail(r, line, override, "%s: '%.80s' is not a name (letters, digits, '.', '_' and '-')", path, text);
+                return fail(r, line, override, "%s: '%.80s' is not a name (letters, digits, '.', '_' and '-')", path,
+                            text);
         } else if (rule->want && !wz_is_choice(rule->want, text)) {
-            return strchr(rule->want, '|') ? fail(r, line, override, "%s: '%.80s' is none of %s", path, text, rule->want)
-                                           : fail(r, line, override, "%s: '%.80s' should be %s", path, text, rule->want);
+            return strchr(rule->want, '|')
+                       ? fail(r, line, override, "%s: '%.80s' is none of %s", path, text, rule->want)
+                       : fail(r, line, override, "%s: '%.80s' should be %s", path, text, rule->want);
         }
         put_text(&r->to->text, text);
         return 0;
     }
 }
 
-/* ---- overrides ------------------------------------------------------------------------------------------------- */
+/* ---- overrides -------------------------------------------------------------------------------------------- */
 
 /* The overrides that go on below `name` (or below `other`, the element's other name); the rest end here. n + 1 rows. */
 static struct override *below(struct resolver *r, const struct override *list, const char *name, const char *other)
@@ -190,10 +193,7 @@ static struct override *below(struct resolver *r, const struct override *list, c
     return kept;
 }
 
-static const char *where(const struct resolver *r)
-{
-    return r->path.len ? r->path.data : "the recipe";
-}
+static const char *where(const struct resolver *r) { return r->path.len ? r->path.data : "the recipe"; }
 
 /* An override must name a key of the mapping at hand. */
 static int check_overrides(struct resolver *r, const struct wz_recipe_keys *keys, const struct override *list)
@@ -212,7 +212,7 @@ static int check_overrides(struct resolver *r, const struct wz_recipe_keys *keys
     return 0;
 }
 
-/* ---- the walk -------------------------------------------------------------------------------------------------- */
+/* ---- the walk --------------------------------------------------------------------------------------------- */
 
 /* An empty value, null or ~ is as good as an absent key. */
 static bool is_null(const yaml_node_t *node)
@@ -244,7 +244,7 @@ static yaml_node_t *find(struct resolver *r, const yaml_node_t *map, const char 
 /* The mapping's own keys: all known, none twice. */
 static int check_keys(struct resolver *r, const struct wz_recipe_keys *keys, const yaml_node_t *map)
 {
-    size_t seen[64] = {0};     /* lines; far more than any mapping has keys */
+    size_t seen[64] = { 0 }; /* lines; far more than any mapping has keys */
 
     assert(keys->n <= (int)WZ_COUNT(seen));
     for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
@@ -292,7 +292,8 @@ static int resolve_list(struct resolver *r, const cyaml_schema_field_t *field, c
     while (overrides[n_overrides].text) n_overrides++;
     if (n_overrides) used = wz_arena_alloc(&r->to->arena, wz_mul((size_t)n_overrides, sizeof *used));
     if ((uint32_t)n > field->value.sequence.max)
-        return fail(r, line_of(node), NULL, "%s: %d elements, at most %u are allowed", where(r), n, field->value.sequence.max);
+        return fail(r, line_of(node), NULL, "%s: %d elements, at most %u are allowed", where(r), n,
+                    field->value.sequence.max);
     wz_buf_str(&r->to->text, n ? "\n" : " []\n");
     for (int i = 0; i < n; i++) {
         yaml_node_t *element = yaml_document_get_node(&r->doc, items[i]);
@@ -310,8 +311,9 @@ static int resolve_list(struct resolver *r, const cyaml_schema_field_t *field, c
     }
     for (int k = 0; k < n_overrides; k++)
         if (!used[k])
-            return fail(r, 0, overrides[k].text, "%s has %d elements and none is '%.*s' (they go by number from 0, or by %s)",
-                        where(r), n, (int)strcspn(overrides[k].rest, ".="), overrides[k].rest, first);
+            return fail(r, 0, overrides[k].text,
+                        "%s has %d elements and none is '%.*s' (they go by number from 0, or by %s)", where(r), n,
+                        (int)strcspn(overrides[k].rest, ".="), overrides[k].rest, first);
     return 0;
 }
 
@@ -370,7 +372,7 @@ static int resolve_map(struct resolver *r, const struct wz_recipe_keys *keys, co
     return 0;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------- */
+/* ---- the whole -------------------------------------------------------------------------------------------- */
 
 int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text, size_t n, char *const *overrides,
                       int n_overrides, struct wz_err *err)
@@ -385,8 +387,9 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     yaml_parser_set_input_string(&parser, text, n);
     if (!yaml_parser_load(&parser, &r->doc)) {
         memset(&r->doc, 0, sizeof r->doc);
-        fail(r, parser.problem_mark.line + 1, NULL, "not valid YAML: %s%s%s", parser.problem ? parser.problem : "unreadable",
-             parser.context ? " " : "", parser.context ? parser.context : "");
+        fail(r, parser.problem_mark.line + 1, NULL, "not valid YAML: %s%s%s",
+             parser.problem ? parser.problem : "unreadable", parser.context ? " " : "",
+             parser.context ? parser.context : "");
         goto out;
     }
     yaml_node_t *root = yaml_document_get_root_node(&r->doc);
@@ -395,7 +398,8 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
         goto out;
     }
     if (!yaml_parser_load(&parser, &extra)) {
-        fail(r, parser.problem_mark.line + 1, NULL, "not valid YAML: %s", parser.problem ? parser.problem : "unreadable");
+        fail(r, parser.problem_mark.line + 1, NULL, "not valid YAML: %s",
+             parser.problem ? parser.problem : "unreadable");
         goto out;
     }
     root = yaml_document_get_root_node(&extra);

@@ -12,29 +12,30 @@
 /* Quoted when saved: a plain null would come back as no value. */
 #define FIELD_TEXT(S, key, fallback_, want_) \
     CYAML_FIELD_STRING_PTR(#key, CYAML_FLAG_POINTER | CYAML_FLAG_SCALAR_QUOTE_DOUBLE, S, key, 0, CYAML_UNLIMITED),
-#define FIELD_INT(S, key, fallback_, want_) CYAML_FIELD_INT(#key, CYAML_FLAG_DEFAULT, S, key),
+#define FIELD_INT(S, key, fallback_, want_)  CYAML_FIELD_INT(#key, CYAML_FLAG_DEFAULT, S, key),
 #define FIELD_SEED(S, key, fallback_, want_) CYAML_FIELD_UINT(#key, CYAML_FLAG_DEFAULT, S, key),
 #define FIELD_REAL(S, key, fallback_, want_) CYAML_FIELD_FLOAT(#key, CYAML_FLAG_DEFAULT, S, key),
-#define FIELD_MAP(S, key, keys_) CYAML_FIELD_MAPPING(#key, CYAML_FLAG_DEFAULT, S, key, keys_##_fields),
+#define FIELD_MAP(S, key, keys_)             CYAML_FIELD_MAPPING(#key, CYAML_FLAG_DEFAULT, S, key, keys_##_fields),
 #define FIELD_LIST(S, key, count, keys_, most) \
     CYAML_FIELD_SEQUENCE_COUNT(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, S, key, count, &keys_##_value, 0, most),
 
-#define RULE_TEXT(S, key, fallback_, want_) { .fallback = fallback_, .want = want_ },
-#define RULE_INT(S, key, fallback_, want_) { .fallback = fallback_, .want = want_ },
-#define RULE_SEED(S, key, fallback_, want_) { .fallback = fallback_, .want = want_ },
-#define RULE_REAL(S, key, fallback_, want_) { .fallback = fallback_, .want = want_ },
-#define RULE_MAP(S, key, keys_) { .inside = &keys_##_keys },
+#define RULE_TEXT(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
+#define RULE_INT(S, key, fallback_, want_)    { .fallback = fallback_, .want = want_ },
+#define RULE_SEED(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
+#define RULE_REAL(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
+#define RULE_MAP(S, key, keys_)               { .inside = &keys_##_keys },
 #define RULE_LIST(S, key, count, keys_, most) { .inside = &keys_##_keys },
 
 /* The fields and rules of one mapping, and what ties them together. */
-#define DEFINE(keys_, LIST_, S) \
+#define DEFINE(keys_, LIST_, S)                                                               \
     static const cyaml_schema_field_t keys_##_fields[] = { LIST_(FIELD, S) CYAML_FIELD_END }; \
-    static const struct wz_recipe_rule keys_##_rules[] = { LIST_(RULE, S) }; \
+    static const struct wz_recipe_rule keys_##_rules[] = { LIST_(RULE, S) };                  \
     static const struct wz_recipe_keys keys_##_keys = { keys_##_fields, keys_##_rules, WZ_COUNT(keys_##_rules) }
 #define DEFINE_ELEMENT(keys_, LIST_, S) \
-    DEFINE(keys_, LIST_, S); \
+    DEFINE(keys_, LIST_, S);            \
     static const cyaml_schema_value_t keys_##_value = { CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, S, keys_##_fields) }
 
+/* clang-format off */
 #define INSIDE(key) __typeof__(((struct wz_recipe *)NULL)->key)
 #define COUNT "[0,1e9]"
 
@@ -155,6 +156,8 @@
     T##_LIST(S, stages, n_stages, stage, 64) \
     T##_MAP(S, sft, sft)
 
+/* clang-format on */
+
 DEFINE_ELEMENT(data, DATA, struct wz_recipe_data);
 DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);
 DEFINE_ELEMENT(agent, AGENT, struct wz_recipe_agent);
@@ -170,4 +173,5 @@ DEFINE(sft, SFT, INSIDE(sft));
 static const cyaml_schema_field_t recipe_fields[] = { RECIPE(FIELD, struct wz_recipe) CYAML_FIELD_END };
 static const struct wz_recipe_rule recipe_rules[] = { RECIPE(RULE, struct wz_recipe) };
 const struct wz_recipe_keys wz_recipe_keys = { recipe_fields, recipe_rules, WZ_COUNT(recipe_rules) };
-const cyaml_schema_value_t wz_recipe_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_recipe, recipe_fields) };
+const cyaml_schema_value_t wz_recipe_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_recipe,
+                                                                    recipe_fields) };

@@ -1,5 +1,5 @@
-/* The recipe's insides, for its own files: its keys, with what libcyaml needs to fill the struct and what we ask of each
- * value; and the recipe resolved. */
+/* The recipe's insides, for its own files: its keys, with what libcyaml needs to fill the struct and what we ask of
+ * each value; and the recipe resolved. */
 #ifndef WZ_RECIPE_SCHEMA_H
 #define WZ_RECIPE_SCHEMA_H
 
@@ -8,12 +8,13 @@
 #include <cyaml/cyaml.h>
 
 struct wz_recipe_rule {
-    const char *fallback;      /* what an absent key means, as text; NULL: it must be given */
-    const char *want;          /* numbers: the range, "(0,1]"; texts: choices "a|b", "name", "text" (not empty); NULL: any */
-    const struct wz_recipe_keys *inside;       /* of a mapping, or of each element of a list */
+    const char *fallback; /* what an absent key means, as text; NULL: it must be given */
+    const char *want;     /* numbers: the range, "(0,1]"; texts: choices "a|b", "name", "text" (not empty); NULL: any */
+    const struct wz_recipe_keys *inside; /* of a mapping, or of each element of a list */
 };
 
-/* The keys of one mapping: fields[i] and rules[i] speak of the same key. An element of a list is known by its first key. */
+/* The keys of one mapping: fields[i] and rules[i] speak of the same key. An element of a list is known by its first
+ * key. */
 struct wz_recipe_keys {
     const cyaml_schema_field_t *fields;
     const struct wz_recipe_rule *rules;
@@ -23,13 +24,17 @@ struct wz_recipe_keys {
 extern const struct wz_recipe_keys wz_recipe_keys;
 extern const cyaml_schema_value_t wz_recipe_schema;
 
-/* ---- recipe_resolve.c ------------------------------------------------------------------------------------------- */
+/* ---- recipe_resolve.c ------------------------------------------------------------------------------------- */
 
 /* A recipe as YAML with every key, and where each value came from: a line (0: none), or an override (NULL: none). */
 struct wz_resolved {
     const char *file;
     struct wz_buf text;
-    struct wz_origin { const char *path; size_t line; const char *override; } *origins;
+    struct wz_origin {
+        const char *path;
+        size_t line;
+        const char *override;
+    } * origins;
     int n_origins, cap_origins;
     struct wz_arena arena;
 };

@@ -1,5 +1,6 @@
-/* waltz replay: recomputes a recorded step from the checkpoint before it, in one process, and compares bit by bit (law 2). The first
- * difference is named by episode, turn and token; none is the usual answer, whatever ranks the run was made on. */
+/* waltz replay: recomputes a recorded step from the checkpoint before it, in one process, and compares bit by bit
+ * (law 2). The first difference is named by episode, turn and token; none is the usual answer, whatever ranks the
+ * run was made on. */
 #include "launch/launch.h"
 #include "launch/stage.h"
 
@@ -40,18 +41,29 @@ static size_t differs(const void *a, const void *b, size_t n, size_t size)
     return n;
 }
 
-#define FLOATS(field) { #field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), true }
-#define INTS(field) { #field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), false }
+#define FLOATS(field)                                                          \
+    {                                                                          \
+#field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), true \
+    }
+#define INTS(field)                                                             \
+    {                                                                           \
+#field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), false \
+    }
 
 /* Prints the first difference of two turns. */
 static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episode, size_t turn)
 {
-    static const struct { const char *name; size_t n, at; bool floats; } rows[] = {
+    static const struct {
+        const char *name;
+        size_t n, at;
+        bool floats;
+    } rows[] = {
         INTS(context), INTS(ids), FLOATS(logp), FLOATS(ref_logp), FLOATS(advantage),
     };
 
     for (size_t r = 0; r < WZ_COUNT(rows); r++) {
-        size_t n = *(const size_t *)((const char *)was + rows[r].n), m = *(const size_t *)((const char *)is + rows[r].n);
+        size_t n = *(const size_t *)((const char *)was + rows[r].n),
+               m = *(const size_t *)((const char *)is + rows[r].n);
         const void *a = *(const void *const *)((const char *)was + rows[r].at),
                    *b = *(const void *const *)((const char *)is + rows[r].at);
         size_t i = differs(a, b, n < m ? n : m, 4);
@@ -67,7 +79,8 @@ static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episo
         return true;
     }
     if (memcmp(&was->reward, &is->reward, sizeof was->reward)) {
-        printf("differs: episode %u turn %zu: reward was %.17g, recomputed %.17g\n", episode, turn, was->reward, is->reward);
+        printf("differs: episode %u turn %zu: reward was %.17g, recomputed %.17g\n", episode, turn, was->reward,
+               is->reward);
         return true;
     }
     if (was->weights != is->weights || was->version != is->version) {
@@ -88,7 +101,8 @@ static bool episodes_differ(Wz__Episode **was, int n_was, const struct wz_step_r
     for (int i = 0; i < n_was; i++) {
         const Wz__Episode *a = was[i], *b = is->episodes[i];
         if (a->index != b->index || strcmp(a->prompt, b->prompt) || a->n_turns != b->n_turns) {
-            printf("differs: episode %u: another prompt, or %zu turns and recomputed %zu\n", a->index, a->n_turns, b->n_turns);
+            printf("differs: episode %u: another prompt, or %zu turns and recomputed %zu\n", a->index, a->n_turns,
+                   b->n_turns);
             return true;
         }
         for (size_t t = 0; t < a->n_turns; t++)
@@ -107,7 +121,8 @@ static int recorded_chain(const char *run, int64_t step, uint64_t *chain, struct
     while (f && rc < 0 && fgets(line, sizeof line, f)) {
         json_t *j = json_loads(line, 0, NULL);
         const char *hex = json_string_value(json_object_get(j, "chain"));
-        if (hex && json_integer_value(json_object_get(j, "step")) == step && sscanf(hex, "%" SCNx64, chain) == 1) rc = 0;
+        if (hex && json_integer_value(json_object_get(j, "step")) == step && sscanf(hex, "%" SCNx64, chain) == 1)
+            rc = 0;
         json_decref(j);
     }
     if (f) fclose(f);
@@ -120,15 +135,16 @@ static int recorded_chain(const char *run, int64_t step, uint64_t *chain, struct
 static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run, int64_t step, struct wz_err *err)
 {
     struct wz_progress p;
-    struct wz_stage stage = {0};
-    struct wz_step_report report = {0};
+    struct wz_stage stage = { 0 };
+    struct wz_step_report report = { 0 };
     char *dir = NULL;
     uint64_t chain;
     int n = 0, rc = -1;
     Wz__Episode **was = recorded(run, step, &n, err);
 
     if (!was || recorded_chain(run, step, &chain, err) < 0) goto out;
-    if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 || wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0)
+    if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 ||
+        wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0)
         goto out;
     wz_log("from step %" PRId64, p.step);
     if (wz_stage_open(&stage, job, &p, dir, err) < 0) goto out;
@@ -145,8 +161,8 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
     }
     rc = episodes_differ(was, n, &report);
     if (!rc && p.chain != chain) {
-        printf("differs: the weights after step %" PRId64 ": chain was %016" PRIx64 ", recomputed %016" PRIx64 "\n", step,
-               chain, p.chain);
+        printf("differs: the weights after step %" PRId64 ": chain was %016" PRIx64 ", recomputed %016" PRIx64 "\n",
+               step, chain, p.chain);
         rc = 1;
     }
     if (!rc) printf("step %" PRId64 ": the same bits: %d episodes, chain %016" PRIx64 "\n", step, n, chain);
@@ -171,13 +187,14 @@ int wz_cmd_replay(int argc, char **argv)
         .n_options = (int)WZ_COUNT(options),
         .min_args = 1,
         .max_args = 1,
-        .about =
-            "Recomputes a recorded step of a run from the checkpoint before it and compares tokens, log-probabilities,\n"
-            "rewards, advantages and the weights after it, bit by bit. Exit status 1 and the first difference where there is one.",
+        .about = "Recomputes a recorded step of a run from the checkpoint before it and compares tokens, "
+                 "log-probabilities,\n"
+                 "rewards, advantages and the weights after it, bit by bit. Exit status 1 and the first difference "
+                 "where there is one.",
     };
     struct wz_recipe *recipe = NULL;
-    struct wz_job job = {0};
-    struct wz_err err = {0};
+    struct wz_job job = { 0 };
+    struct wz_err err = { 0 };
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
@@ -186,7 +203,8 @@ int wz_cmd_replay(int argc, char **argv)
         wz_give_up("replay", &err);
         return 2;
     }
-    char *path = wz_path("%s/recipe.yaml", argv[0]), *out = wz_path("out=%s", argv[0]);        /* the folder may have been moved */
+    char *path = wz_path("%s/recipe.yaml", argv[0]),
+         *out = wz_path("out=%s", argv[0]); /* the folder may have been moved */
     char *const here[] = { "link=self", "ranks.rollout=0", "ranks.reward=0", "ranks.learner=0", out };
     int rc = wz_job_recipe(&recipe, &job.link, path, here, (int)WZ_COUNT(here), &err);
     free(path), free(out);

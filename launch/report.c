@@ -1,6 +1,6 @@
-/* waltz report: one self-contained HTML page from the folders of runs: what was run, how it ended, how it went, and what the
- * agents say now. Nothing is fetched and nothing is executed: style and drawings are inline, and the page forbids the rest.
- * Whatever a run lacks is said in its place. */
+/* waltz report: one self-contained HTML page from the folders of runs: what was run, how it ended, how it went, and
+ * what the agents say now. Nothing is fetched and nothing is executed: style and drawings are inline, and the page
+ * forbids the rest. Whatever a run lacks is said in its place. */
 #include "launch/report.h"
 #include "launch/launch.h"
 
@@ -24,7 +24,7 @@ struct run {
 
 static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
 
-/* ---- numbers --------------------------------------------------------------------------------------------------- */
+/* ---- numbers ---------------------------------------------------------------------------------------------- */
 
 /* The mean over sets of a rate, all sets alike (paper section 8). The interval adds the sets' half-widths in square. */
 static struct wz_result average(const struct wz_table *t, const char *phase, const char *metric)
@@ -95,7 +95,7 @@ static double sum_of(const struct wz_curves *c, const char *name)
     return sum;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------- */
 
 static int run_open(struct run *run, const char *dir, struct wz_err *err)
 {
@@ -136,7 +136,7 @@ static void run_close(struct run *run)
     free(run->spots);
 }
 
-/* ---- the page -------------------------------------------------------------------------------------------------- */
+/* ---- the page --------------------------------------------------------------------------------------------- */
 
 static void write_missing(struct wz_buf *out, const char *what, const struct wz_err *why)
 {
@@ -145,19 +145,13 @@ static void write_missing(struct wz_buf *out, const char *what, const struct wz_
     wz_buf_str(out, "</p>");
 }
 
-static void begin_fact(struct wz_buf *out, const char *name)
-{
-    wz_buf_printf(out, "<div><dt>%s</dt><dd>", name);
-}
+static void begin_fact(struct wz_buf *out, const char *name) { wz_buf_printf(out, "<div><dt>%s</dt><dd>", name); }
 
 static void write_duration(struct wz_buf *out, double s)
 {
-    if (s < 120)
-        wz_buf_printf(out, "%.1f s", s);
-    else if (s < 7200)
-        wz_buf_printf(out, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
-    else
-        wz_buf_printf(out, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
+    if (s < 120) wz_buf_printf(out, "%.1f s", s);
+    else if (s < 7200) wz_buf_printf(out, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
+    else wz_buf_printf(out, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
 }
 
 static void write_facts(struct wz_buf *out, const struct run *run)
@@ -190,10 +184,8 @@ static void write_facts(struct wz_buf *out, const struct run *run)
         write_duration(out, run->curves.seconds);
         wz_buf_str(out, "</dd></div>");
         begin_fact(out, "tokens a second");
-        if (spent > 0 && !isnan(tokens))
-            wz_buf_printf(out, "%.0f</dd></div>", tokens / spent);
-        else
-            wz_buf_str(out, "not recorded</dd></div>");
+        if (spent > 0 && !isnan(tokens)) wz_buf_printf(out, "%.0f</dd></div>", tokens / spent);
+        else wz_buf_str(out, "not recorded</dd></div>");
     }
     wz_buf_str(out, "</dl>");
     if (!run->recipe) write_missing(out, "The recipe could not be read", &run->no_recipe);
@@ -229,19 +221,13 @@ static void write_tiles(struct wz_buf *out, const struct run *run)
         struct wz_result b = average(&run->table, run->first, m->name), a = average(&run->table, run->last, m->name);
         wz_buf_printf(out, "<div class=\"tile\"><div class=\"what\">%s</div><div class=\"big %s\">", m->title,
                       colours[verdict(m, &b, &a) + 1]);
-        if (isnan(b.value))
-            wz_buf_str(out, "<small>\xe2\x80\x93 \xe2\x86\x92</small> ");
-        else
-            wz_buf_printf(out, "<small>%.1f \xe2\x86\x92</small> ", 100 * b.value);
-        if (isnan(a.value))
-            wz_buf_str(out, "\xe2\x80\x93");
-        else
-            wz_buf_printf(out, "%.1f%%", 100 * a.value);
+        if (isnan(b.value)) wz_buf_str(out, "<small>\xe2\x80\x93 \xe2\x86\x92</small> ");
+        else wz_buf_printf(out, "<small>%.1f \xe2\x86\x92</small> ", 100 * b.value);
+        if (isnan(a.value)) wz_buf_str(out, "\xe2\x80\x93");
+        else wz_buf_printf(out, "%.1f%%", 100 * a.value);
         wz_buf_str(out, "</div><div class=\"by\">");
-        if (isnan(a.low))
-            wz_buf_str(out, "not measured");
-        else
-            wz_buf_printf(out, "95%%: %.1f to %.1f, %lld prompts", 100 * a.low, 100 * a.high, (long long)a.n);
+        if (isnan(a.low)) wz_buf_str(out, "not measured");
+        else wz_buf_printf(out, "95%%: %.1f to %.1f, %lld prompts", 100 * a.low, 100 * a.high, (long long)a.n);
         wz_buf_str(out, "</div></div>");
     }
     wz_buf_str(out, "</div>");
@@ -301,9 +287,10 @@ static void write_table(struct wz_buf *out, const struct run *run)
             if (!again) write_row(out, run, t->rows[i].set, t->rows[k].metric);
         }
     }
-    wz_buf_str(out, "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is "
-                    "coloured where the two "
-                    "intervals are apart. Hollow: the first of the two; full: the second.</p>");
+    wz_buf_str(out,
+               "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is "
+               "coloured where the two "
+               "intervals are apart. Hollow: the first of the two; full: the second.</p>");
 }
 
 /* A table of the headline's averages; a row is begun by the caller with its first cell. */
@@ -340,11 +327,13 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
     for (int i = 0; i < n; i++)
         if (runs[i].n_spots) paths[drawn++] = (struct wz_path){ runs[i].title, runs[i].spots, runs[i].n_spots, false };
     wz_buf_str(out, "<div class=\"planewrap\"><figure>");
-    wz_plot_plane(out, "overrefusal rate of benign prompts (ORR)", "unsafe rate of harmful prompts (ASR)", paths, drawn);
+    wz_plot_plane(out, "overrefusal rate of benign prompts (ORR)", "unsafe rate of harmful prompts (ASR)", paths,
+                  drawn);
     wz_buf_str(out, "</figure><div>");
     if (drawn == 1)
-        wz_buf_str(out,
-                   "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate, so no point is drawn.</p>");
+        wz_buf_str(
+            out,
+            "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate, so no point is drawn.</p>");
     if (n > 1) {
         wz_buf_str(out, "<div class=\"legend\">");
         for (int p = 1; p < drawn; p++) {
@@ -355,13 +344,16 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
         wz_buf_str(out, "</div>");
     }
     wz_buf_str(
-        out, "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the hollow circle "
-             "is the "
-             "start, the large full one the end, whiskers are 95% intervals.</p><p class=\"note\">Both rates are plain "
-             "averages over "
-             "the kinds of prompts that measure them.</p><p class=\"note\">Grey diamonds: the averages that the WaltzRL paper "
-             "reports for its base model and for its result. They come from another model (Llama-3.1-8B-Instruct), other "
-             "prompts and another judge: a landmark, not a comparison.</p></div></div>");
+        out,
+        "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the hollow "
+        "circle "
+        "is the "
+        "start, the large full one the end, whiskers are 95% intervals.</p><p class=\"note\">Both rates are plain "
+        "averages over "
+        "the kinds of prompts that measure them.</p><p class=\"note\">Grey diamonds: the averages that the WaltzRL "
+        "paper "
+        "reports for its base model and for its result. They come from another model (Llama-3.1-8B-Instruct), other "
+        "prompts and another judge: a landmark, not a comparison.</p></div></div>");
     free(paths);
 }
 
@@ -394,12 +386,11 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
     wz_buf_str(out, "</h1>");
     write_facts(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");
-    if (*run->no_table.text)
-        write_missing(out, "The results could not be read", &run->no_table);
-    else if (!measured)
-        wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
+    if (*run->no_table.text) write_missing(out, "The results could not be read", &run->no_table);
+    else if (!measured) wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
     if (measured && strcmp(run->last, "after")) {
-        wz_buf_str(out, "<p class=\"missing\">The run has no evaluation called after; compared with its last one so far, ");
+        wz_buf_str(out,
+                   "<p class=\"missing\">The run has no evaluation called after; compared with its last one so far, ");
         wz_html_add(out, run->last);
         wz_buf_str(out, ".</p>");
     }
@@ -411,18 +402,17 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
         if (run->n_phases > 2) write_phases(out, run);
     }
     wz_buf_str(out, "<h2>Curves</h2>");
-    if (*run->no_curves.text)
-        write_missing(out, "The curves could not be read", &run->no_curves);
-    else if (!run->curves.lines)
-        wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
+    if (*run->no_curves.text) write_missing(out, "The curves could not be read", &run->no_curves);
+    else if (!run->curves.lines) wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
     if (run->curves.bad)
-        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of metrics.jsonl could not be read, the first is line %lld.</p>",
-                      (long long)run->curves.bad, run->curves.bad > 1 ? "s" : "", (long long)run->curves.first_bad);
+        wz_buf_printf(
+            out, "<p class=\"missing\">%lld line%s of metrics.jsonl could not be read, the first is line %lld.</p>",
+            (long long)run->curves.bad, run->curves.bad > 1 ? "s" : "", (long long)run->curves.first_bad);
     if (run->curves.lines) {
         wz_curves_write(out, &run->curves, run->recipe);
-        wz_buf_str(
-            out, "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a name are the last "
-                 "step's. Dotted lines: where a stage begins.</p>");
+        wz_buf_str(out, "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a "
+                        "name are the last "
+                        "step's. Dotted lines: where a stage begins.</p>");
     }
     wz_buf_str(out, "<h2>What they say</h2>");
     if (wz_transcripts_write(out, path, index, &err) < 0) write_missing(out, "The transcripts could not be read", &err);
@@ -469,7 +459,8 @@ int wz_cmd_report(int argc, char **argv)
 {
     const char *output = NULL;
     const struct wz_option options[] = {
-        { "output", 'o', WZ_TEXT, &output, "FILE", "where to write; default: report.html in RUN, or here for several", 0, 0 },
+        { "output", 'o', WZ_TEXT, &output, "FILE", "where to write; default: report.html in RUN, or here for several",
+          0, 0 },
     };
     const struct wz_usage usage = {
         .name = "report",
@@ -478,9 +469,10 @@ int wz_cmd_report(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about =
-            "Writes one HTML page about finished or running runs: results before and after with their intervals, curves,\n"
-            "the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it needs no network.",
+        .about = "Writes one HTML page about finished or running runs: results before and after with their intervals, "
+                 "curves,\n"
+                 "the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it needs "
+                 "no network.",
     };
     struct wz_buf page = { 0 };
     struct wz_err err;

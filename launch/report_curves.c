@@ -1,5 +1,5 @@
-/* A run's curves: metrics.jsonl, lines {"step": N, "time": seconds, name: value ...}, name being "who/what" or "room/what".
- * Charts are picked by what a name ends in, so one chart compares all agents. */
+/* A run's curves: metrics.jsonl, lines {"step": N, "time": seconds, name: value ...}, name being "who/what" or
+ * "room/what". Charts are picked by what a name ends in, so one chart compares all agents. */
 #include "launch/report.h"
 #include "launch/launch.h"
 
@@ -30,7 +30,7 @@ static const struct story {
     { "Samples", "samples", NULL, false, true },
 };
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------- */
 
 static struct wz_series *series_of(struct wz_curves *c, json_t *places, const char *name)
 {
@@ -79,7 +79,8 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
         }
         c->last_step = json_number_value(step);
         if (!c->lines++) c->first_step = c->last_step;
-        json_object_foreach (line, name, value) {
+        json_object_foreach(line, name, value)
+        {
             double y = json_number_value(value);
             if (!strcmp(name, "step")) continue;
             if (!strcmp(name, "time")) {
@@ -114,13 +115,14 @@ const struct wz_series *wz_curves_find(const struct wz_curves *c, const char *na
     return NULL;
 }
 
-/* ---- charts ---------------------------------------------------------------------------------------------------- */
+/* ---- charts ----------------------------------------------------------------------------------------------- */
 
 static bool tells(const struct story *story, const char *name)
 {
     const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
 
-    if (story->group && !strncmp(name, story->group, strlen(story->group)) && name[strlen(story->group)] == '/') return true;
+    if (story->group && !strncmp(name, story->group, strlen(story->group)) && name[strlen(story->group)] == '/')
+        return true;
     return wz_is_choice(story->words, last);
 }
 

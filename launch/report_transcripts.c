@@ -4,8 +4,8 @@
  *     before: wrong     fixed            still wrong
  *     before: fine      right both times newly wrong
  *
- * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. Where the judge failed
- * ("discard" says so) there is no fate: such prompts are counted and left out. */
+ * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. Where the judge
+ * failed ("discard" says so) there is no fate: such prompts are counted and left out. */
 #include "launch/report.h"
 
 #include <stdlib.h>
@@ -35,10 +35,7 @@ static const char *text_of(const json_t *object, const char *key)
     return s ? s : "";
 }
 
-static bool flag(const json_t *turn, const char *key)
-{
-    return json_is_true(json_object_get(turn, key));
-}
+static bool flag(const json_t *turn, const char *key) { return json_is_true(json_object_get(turn, key)); }
 
 /* The last answer of a transcript; NULL when it has none. */
 static const json_t *final_answer(const json_t *line)
@@ -69,10 +66,8 @@ static void write_text(struct wz_buf *out, const char *class, const char *s)
 
     part[shown] = 0;
     wz_buf_printf(out, "<div class=\"%s\">", class);
-    if (*part)
-        wz_html_add(out, part);
-    else
-        wz_buf_str(out, "<em>(empty)</em>");
+    if (*part) wz_html_add(out, part);
+    else wz_buf_str(out, "<em>(empty)</em>");
     if (shown < n) wz_buf_printf(out, "<em> \xe2\x80\xa6 and %zu bytes more</em>", n - shown);
     wz_buf_str(out, "</div>");
     free(part);
@@ -91,15 +86,15 @@ static void write_turn(struct wz_buf *out, const json_t *turn, bool feedback)
     wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
     wz_html_add(out, text_of(turn, "agent"));
     wz_buf_str(out, "</b>");
-    if (feedback && !valid)
-        write_chip(out, "bad", "not valid JSON");
+    if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
     else if (unsafe || overrefuse) {
         if (unsafe) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: unsafe" : "unsafe");
         if (overrefuse) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: overrefusal" : "overrefuses");
     } else {
         write_chip(out, feedback ? "quiet" : "good", feedback ? "no objection" : "fine");
     }
-    if (json_is_number(reward)) wz_buf_printf(out, "<span class=\"reward\">reward %.3g</span>", json_number_value(reward));
+    if (json_is_number(reward))
+        wz_buf_printf(out, "<span class=\"reward\">reward %.3g</span>", json_number_value(reward));
     wz_buf_str(out, "</div>");
     if (feedback && valid) {
         if (*text_of(turn, "feedback")) write_text(out, "text", text_of(turn, "feedback"));
@@ -120,7 +115,7 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
     wz_buf_str(out, "<div class=\"side\"><h4>");
     wz_html_add(out, phase);
     wz_buf_str(out, "</h4>");
-    json_array_foreach (json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
+    json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
     wz_buf_str(out, "</div>");
 }
 
@@ -140,7 +135,7 @@ static void write_pair(struct wz_buf *out, enum fate fate, const char *first, co
     wz_buf_str(out, "</div></article>");
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading ---------------------------------------------------------------------------------------------- */
 
 /* Lines by phase, in the order the phases appear: {"before": {"kind\nid": line ...}, ...}. */
 static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
@@ -204,22 +199,23 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     int n_kinds = 0, unjudged = 0;
 
     if (!phases) return -1;
-    json_object_foreach (phases, name, set) {
-        if (!first)
-            first = set, first_name = name;
-        else
-            last = set, last_name = name;
+    json_object_foreach(phases, name, set)
+    {
+        if (!first) first = set, first_name = name;
+        else last = set, last_name = name;
     }
     if (json_object_get(phases, "before")) first = json_object_get(phases, first_name = "before");
     if (json_object_get(phases, "after")) last = json_object_get(phases, last_name = "after");
     if (bad)
-        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of transcripts.jsonl could not be read.</p>", (long long)bad,
-                      bad > 1 ? "s" : "");
+        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of transcripts.jsonl could not be read.</p>",
+                      (long long)bad, bad > 1 ? "s" : "");
     if (!first || !last || first == last) {
-        wz_buf_str(out, "<p class=\"missing\">transcripts.jsonl holds only one phase, so there is nothing to compare.</p>");
+        wz_buf_str(out,
+                   "<p class=\"missing\">transcripts.jsonl holds only one phase, so there is nothing to compare.</p>");
         goto out;
     }
-    json_object_foreach (first, key, line) {
+    json_object_foreach(first, key, line)
+    {
         const json_t *after = json_object_get(last, key);
         if (!after) continue;
         if (judged(line, after)) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
@@ -229,20 +225,22 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>",
                       unjudged, unjudged > 1 ? "s are" : " is");
     if (!n_kinds) {
-        wz_buf_str(out,
-                   "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
+        wz_buf_str(
+            out,
+            "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
         goto out;
     }
     write_counts(out, kinds, n_kinds);
     wz_buf_str(out, "<div class=\"filter\">");
     for (int f = -1; f < N_FATES; f++)
-        wz_buf_printf(out,
-                      "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>",
-                      index, index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "",
-                      index, f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
+        wz_buf_printf(
+            out,
+            "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>",
+            index, index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "",
+            index, f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
     for (int k = 0; k < n_kinds; k++)
-        for (int f = 0; f < N_FATES; f++)
-            json_object_foreach (first, key, line) {
+        for (int f = 0; f < N_FATES; f++) json_object_foreach(first, key, line)
+            {
                 const json_t *after = json_object_get(last, key);
                 if (kinds[k].shown[f] >= fates[f].most) break;
                 if (!after || !judged(line, after) || strcmp(text_of(line, "kind"), kinds[k].name)) continue;

@@ -28,8 +28,8 @@ int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int 
         learner = size < 6 || recipe->leaves < 2 ? 1 : 2;
         rollout = size - reward - learner;
         if (wanted && rank == 0)
-            wz_log("the recipe asks for %d ranks, there are %d: rollout %d reward %d learner %d", wanted, size, rollout, reward,
-                   learner);
+            wz_log("the recipe asks for %d ranks, there are %d: rollout %d reward %d learner %d", wanted, size, rollout,
+                   reward, learner);
     }
     if (learner & (learner - 1) || recipe->leaves % learner)
         return wz_fail(err, "ranks.learner: %d learners; a power of two that divides leaves (%d) is needed", learner,

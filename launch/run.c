@@ -9,14 +9,14 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-/* ---- open and close --------------------------------------------------------------------------------------------- */
+/* ---- open and close --------------------------------------------------------------------------------------- */
 
 /* Drops the lines of a JSONL file that are not to stay: what a killed run wrote after its checkpoint. */
-static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg), const void *arg,
-                      struct wz_err *err)
+static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg),
+                      const void *arg, struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
-    struct wz_buf kept = {0};
+    struct wz_buf kept = { 0 };
     struct wz_map map;
     int rc = 0;
 
@@ -25,7 +25,7 @@ static int lines_keep(const char *dir, const char *name, bool (*stays)(const jso
         for (size_t at = 0; rc == 0 && at < map.len;) {
             const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
             size_t len = end ? (size_t)(end - text) : map.len - at;
-            json_t *line = end ? json_loadb(text, len, 0, NULL) : NULL;          /* a half-written last line is dropped too */
+            json_t *line = end ? json_loadb(text, len, 0, NULL) : NULL; /* a half-written last line is dropped too */
             if (line && stays(line, arg)) {
                 wz_buf_add(&kept, text, len);
                 wz_buf_str(&kept, "\n");
@@ -64,10 +64,11 @@ static bool phase_stays(const json_t *line, const void *table)
 }
 
 /* The rows of summary.csv less those of evaluations that are still to come. */
-static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p, struct wz_err *err)
+static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p,
+                      struct wz_err *err)
 {
     char *path = wz_path("%s/summary.csv", recipe->out);
-    struct wz_table all = {0};
+    struct wz_table all = { 0 };
     int rc = wz_file_exists(path) ? wz_table_read(&all, path, err) : 0;
 
     for (int i = 0; rc == 0 && i < all.n; i++) {
@@ -82,7 +83,8 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
     return rc;
 }
 
-/* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never the bits. */
+/* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never
+ * the bits. */
 static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
 {
     free(was->out), free(was->link), free(was->recompute), free(was->reference);
@@ -122,7 +124,7 @@ static int same_recipe(const struct wz_recipe *recipe, const char *path, struct 
 {
     char *was_path = wz_path("%s.was", path), *now_path = wz_path("%s.now", path);
     struct wz_recipe *was = NULL;
-    struct wz_map a = {0}, b = {0};
+    struct wz_map a = { 0 }, b = { 0 };
     size_t at;
     int rc = wz_recipe_load(&was, path, NULL, 0, err), line;
 
@@ -131,9 +133,11 @@ static int same_recipe(const struct wz_recipe *recipe, const char *path, struct 
         wz_map_open(&a, was_path, err) < 0 || wz_map_open(&b, now_path, err) < 0)
         rc = -1;
     else if ((line = first_difference(&a, &b, &at)))
-        rc = wz_fail(
-            err, "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the same settings",
-            path, line, line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at), (const char *)b.bytes + at);
+        rc = wz_fail(err,
+                     "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the "
+                     "same settings",
+                     path, line, line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at),
+                     (const char *)b.bytes + at);
     wz_map_close(&a), wz_map_close(&b);
     wz_recipe_destroy(was);
     unlink(was_path), unlink(now_path);
@@ -141,18 +145,20 @@ static int same_recipe(const struct wz_recipe *recipe, const char *path, struct 
     return rc;
 }
 
-/* A learner's file of episodes, up to the checkpoint; of a run that begins, or of a learner that is no more: nothing beyond it. */
+/* A learner's file of episodes, up to the checkpoint; of a run that begins, or of a learner that is no more: nothing
+ * beyond it. */
 static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_err *err)
 {
     if (resume) return wz_file_exists(path) ? wz_record_truncate(path, last, err) : 0;
     char *journal = wz_path("%s.journal", path);
-    unlink(journal);           /* what a killed run had not finished; first, for a journal without its file is refused */
+    unlink(journal); /* what a killed run had not finished; first, for a journal without its file is refused */
     unlink(path);
     free(journal);
     return 0;
 }
 
-static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
+static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
+                       struct wz_err *err)
 {
     const struct wz_ranks *learners = &job->roles.learner;
     char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, learners->me);
@@ -161,7 +167,7 @@ static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_p
     if (rc == 0) run->record = wz_record_open(path, err);
     free(path);
     if (!run->record) return -1;
-    for (int k = learners->n; job->root && rc == 0; k++) {         /* the run may have had more learners before */
+    for (int k = learners->n; job->root && rc == 0; k++) { /* the run may have had more learners before */
         path = wz_path("%s/episodes-%d.h5", job->recipe->out, k);
         bool there = wz_file_exists(path);
         if (there) rc = cut_episodes(path, p->step - 1, resume, err);
@@ -171,7 +177,8 @@ static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_p
     return rc;
 }
 
-static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
+static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
+                      struct wz_err *err)
 {
     static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl" };
     const char *dir = job->recipe->out;
@@ -190,7 +197,8 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     return rc;
 }
 
-/* Before anything is touched: is this the run's recipe, and nobody else at it? The lock ends with the process, however it ends. */
+/* Before anything is touched: is this the run's recipe, and nobody else at it? The lock ends with the process,
+ * however it ends. */
 static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume, struct wz_err *err)
 {
     const char *dir = job->recipe->out;
@@ -226,16 +234,16 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
     }
     wz_table_finish(&run->table);
     if (run->lock) fclose(run->lock);
-    *run = (struct wz_run){0};
+    *run = (struct wz_run){ 0 };
     return rc;
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------- */
+/* ---- a step ----------------------------------------------------------------------------------------------- */
 
 /* What the episodes of a step say, as sums that add up over the learners. */
 struct sums {
-    double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens, harmful,
-        unsafe, benign, overrefuse;
+    double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens,
+        harmful, unsafe, benign, overrefuse;
 };
 
 static void add_episode(struct sums *s, const Wz__Episode *e)
@@ -257,11 +265,13 @@ static void add_episode(struct sums *s, const Wz__Episode *e)
         s->feedback++;
         s->label += f->label;
         s->json_errors += !f->valid;
-        s->triggered += i == 1 && f->valid && (f->unsafe || f->overrefuse);        /* a share of prompts, whatever the rounds */
+        s->triggered +=
+            i == 1 && f->valid && (f->unsafe || f->overrefuse); /* a share of prompts, whatever the rounds */
     }
 }
 
-/* Law 4, per agent: what the rollout ranks say they generated is what the learners trained on or discarded with a reason. */
+/* Law 4, per agent: what the rollout ranks say they generated is what the learners trained on or discarded with a
+ * reason. */
 enum { TRAINED, DISCARDED, NOT_PICKED, FROZEN, JUDGE, OTHER, N_FATES };
 static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode",
                                             [FROZEN] = "agent frozen",
@@ -297,14 +307,15 @@ static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *g
         reasons[a][0] = 0;
         for (int k = NOT_PICKED; k < N_FATES; k++)
             if (f[k] > 0)
-                n += snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
+                n +=
+                    snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
         lines[a] = (struct wz_ledger_line){
             step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a]
         };
         if (lines[a].generated != lines[a].trained + lines[a].discarded)
             return wz_fail(err,
-                           "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64 " + discarded %" PRId64
-                           " (%s)",
+                           "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64
+                           " + discarded %" PRId64 " (%s)",
                            step, lines[a].agent, lines[a].generated, lines[a].trained, lines[a].discarded, reasons[a]);
     }
     return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
@@ -329,10 +340,7 @@ static int write_chain(const struct wz_job *job, const struct wz_progress *p, in
     return rc;
 }
 
-static double share(double part, double whole)
-{
-    return whole > 0 ? part / whole : NAN;
-}
+static double share(double part, double whole) { return whole > 0 ? part / whole : NAN; }
 
 static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r,
                           const struct sums *s)
@@ -341,7 +349,9 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
     char own[128][64];
     double values[128];
     int n = 0;
-    const struct { const char *name; double value;
+    const struct {
+        const char *name;
+        double value;
     } common[] = {
         { "reward/c0", share(s->c0, s->judged) },
         { "reward/final", share(s->final, s->judged) },
@@ -365,7 +375,9 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
     for (int a = 0; a < job->n_agents; a++) {
         const struct wz_step_stats *l = &r->learned[a];
         if (!job->agents[a].learner.model) continue;
-        const struct { const char *name; double value;
+        const struct {
+            const char *name;
+            double value;
         } agent[] = {
             { "reward", l->reward },
             { "kl", l->kl },
@@ -397,12 +409,12 @@ static const char *first_discard(const struct wz_step_report *r)
     return "on another rank";
 }
 
-static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *r,
-                  const struct sums *s)
+static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
+                  const struct wz_step_report *r, const struct sums *s)
 {
     double spent = wz_now() - run->line.begin,
            left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps,
                   share(s->c0, s->judged), share(s->final, s->judged));
@@ -421,8 +433,8 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
     wz_buf_finish(&text);
 }
 
-int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const struct wz_step_report *report,
-                struct wz_err *err)
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
+                const struct wz_step_report *report, struct wz_err *err)
 {
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     int64_t step = p->step - 1;
@@ -443,7 +455,8 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
         for (int k = 0; k < WIDTH; k++) ((double *)&mine)[k] += ((double *)&all[r])[k];
     if (wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
     if (job->root) {
-        if (write_ledger(job, step, report->generated, mine.fate, err) < 0 || write_chain(job, p, step, err) < 0) goto out;
+        if (write_ledger(job, step, report->generated, mine.fate, err) < 0 || write_chain(job, p, step, err) < 0)
+            goto out;
         write_metrics(run, job, step, report, &mine.sums);
         speak(run, job, p, report, &mine.sums);
     }
@@ -453,7 +466,7 @@ out:
     return rc;
 }
 
-/* ---- evaluations ------------------------------------------------------------------------------------------------------ */
+/* ---- evaluations ------------------------------------------------------------------------------------------ */
 
 bool wz_run_due(const struct wz_job *job, const struct wz_progress *p)
 {
@@ -466,8 +479,8 @@ bool wz_run_due(const struct wz_job *job, const struct wz_progress *p)
 /* The table of before and after; the checkpoints between are for the report. */
 static void print_ends(const struct wz_table *table)
 {
-    struct wz_table ends = {0};
-    struct wz_buf text = {0};
+    struct wz_table ends = { 0 };
+    struct wz_buf text = { 0 };
 
     for (int i = 0; i < table->n; i++)
         if (strncmp(table->rows[i].phase, "step-", 5)) wz_table_add(&ends, &table->rows[i]);
@@ -479,7 +492,7 @@ static void print_ends(const struct wz_table *table)
 
 static int write_csv(const struct wz_table *table, const char *path, struct wz_err *err)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     wz_table_csv(table, &text);
     int rc = wz_file_write(path, text.data, text.len, err);
@@ -487,7 +500,8 @@ static int write_csv(const struct wz_table *table, const char *path, struct wz_e
     return rc;
 }
 
-static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, int limit, bool print, struct wz_err *err)
+static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, int limit, bool print,
+                    struct wz_err *err)
 {
     char *csv = wz_path("%s/summary.csv", job->recipe->out), *said = wz_path("%s/transcripts.jsonl", job->recipe->out);
     int rc = wz_evaluate(job, phase, job->recipe->evaluate.temperature, limit, &run->table, print ? said : NULL, err);
@@ -518,6 +532,6 @@ int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
     if (!job->recipe->n_eval) return 0;
     if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", job->recipe->evaluate.limit, true, err);
-    if (job->root) print_ends(&run->table);                /* made by an earlier start */
+    if (job->root) print_ends(&run->table); /* made by an earlier start */
     return 0;
 }

@@ -1,8 +1,9 @@
-/* waltz sandbox: writes the toy world as files that the other commands read: prompts, the flawed warm start, a model folder.
+/* waltz sandbox: writes the toy world as files that the other commands read: prompts, the flawed warm start, a model
+ * folder.
  *
- * The tokenizer holds five role marks, the 256 bytes, and every word of the world whole, with its leading blank and with
- * its punctuation run, as the pre-tokenizer cuts it. Whole words are taken as they stand (ignore_merges), so there are no
- * merges and no pieces for halves of words; bytes serve only what a user types.
+ * The tokenizer holds five role marks, the 256 bytes, and every word of the world whole, with its leading blank and
+ * with its punctuation run, as the pre-tokenizer cuts it. Whole words are taken as they stand (ignore_merges), so there
+ * are no merges and no pieces for halves of words; bytes serve only what a user types.
  *     <pad> <end> <sys> <user> <asst> | 256 bytes | "talk" "review" "how" " do" " i" ... */
 #include "launch/launch.h"
 
@@ -26,7 +27,9 @@ static const char chat_template[] =
 
 /* Prompts in the train file, each kind's share of them, and how many held-out ones each kind gets. */
 enum { N_TRAIN = 12000, N_HELD = 200 };
-static const double shares[WZ_KINDS] = { [WZ_PB] = 0.10, [WZ_OB] = 0.25, [WZ_SR] = 0.20, [WZ_WJ] = 0.25, [WZ_WB] = 0.20 };
+static const double shares[WZ_KINDS] = {
+    [WZ_PB] = 0.10, [WZ_OB] = 0.25, [WZ_SR] = 0.20, [WZ_WJ] = 0.25, [WZ_WB] = 0.20
+};
 
 static int write_in(const char *dir, const char *name, const struct wz_buf *text, struct wz_err *err)
 {
@@ -37,13 +40,13 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
     return rc;
 }
 
-/* ---- prompts --------------------------------------------------------------------------------------------------------- */
+/* ---- prompts ---------------------------------------------------------------------------------------------- */
 
 /* Training prompts are the world's draws, repeats included; a held-out prompt occurs once. */
 static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     for (uint32_t index = 0, done = 0; done < (uint32_t)n; index++) {
         struct wz_ask ask = wz_world_draw(seed, kind, split, index);
@@ -55,7 +58,8 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
         if (known) continue;
         wz_buf_printf(out, "{\"id\":\"%s-%s-%u\",\"prompt\":", wz_split_name(split), wz_kind_name(kind), done++);
         wz_json_string(out, text.data, text.len);
-        wz_buf_printf(out, ",\"kind\":\"%s\",\"harmful\":%s}\n", wz_kind_name(kind), wz_world_harmful(&ask) ? "true" : "false");
+        wz_buf_printf(out, ",\"kind\":\"%s\",\"harmful\":%s}\n", wz_kind_name(kind),
+                      wz_world_harmful(&ask) ? "true" : "false");
     }
     wz_buf_finish(&text);
     free(seen);
@@ -63,7 +67,7 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
 
 static int write_prompts(const char *dir, uint64_t seed, struct wz_err *err)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     int rc = 0;
 
     for (int split = 0; split < WZ_SPLITS && rc == 0; split++) {
@@ -79,7 +83,7 @@ static int write_prompts(const char *dir, uint64_t seed, struct wz_err *err)
     return rc;
 }
 
-/* ---- lessons --------------------------------------------------------------------------------------------------------- */
+/* ---- lessons ---------------------------------------------------------------------------------------------- */
 
 static void add_message(struct wz_buf *out, const char *role, const char *text, size_t n)
 {
@@ -97,7 +101,7 @@ static void add_lesson(const struct wz_lesson *l, struct wz_buf *out)
     wz_buf_str(out, "{\"messages\":[");
     add_message(out, "system", system, strlen(system));
     if (review) {
-        struct wz_buf pair = {0};
+        struct wz_buf pair = { 0 };
         wz_buf_printf(&pair, "User:%s\nAgent:%s", l->prompt.data, l->first.data);
         add_message(out, "user", pair.data, pair.len);
         add_message(out, "assistant", l->review.data, l->review.len);
@@ -115,8 +119,8 @@ static void add_lesson(const struct wz_lesson *l, struct wz_buf *out)
 
 static int write_lessons(const char *dir, uint64_t seed, char world, int n, struct wz_err *err)
 {
-    struct wz_lesson lesson = {0};
-    struct wz_buf text = {0};
+    struct wz_lesson lesson = { 0 };
+    struct wz_buf text = { 0 };
 
     for (int i = 0; i < n; i++) {
         wz_lesson_draw(&lesson, seed, world, (uint32_t)i);
@@ -128,14 +132,18 @@ static int write_lessons(const char *dir, uint64_t seed, char world, int n, stru
     return rc;
 }
 
-/* ---- tokenizer ------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer -------------------------------------------------------------------------------------------- */
 
 /* Pieces in the order of their first use. */
-struct pieces { struct wz_arena arena; char **list; int n, cap; };
+struct pieces {
+    struct wz_arena arena;
+    char **list;
+    int n, cap;
+};
 
 static void add_piece(struct pieces *p, const char *s, size_t n)
 {
-    if (n < 2) return;                                 /* a byte has its entry */
+    if (n < 2) return; /* a byte has its entry */
     for (int i = 0; i < p->n; i++)
         if (strlen(p->list[i]) == n && !memcmp(p->list[i], s, n)) return;
     if (p->n == p->cap) p->list = wz_realloc(p->list, (size_t)(p->cap = 2 * p->cap + 64) * sizeof *p->list);
@@ -175,7 +183,7 @@ static int spell(char out[4], uint8_t byte)
 
 static void add_entry(struct wz_buf *out, const char *s, size_t n, bool spelt, int id)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     char c[4];
 
     for (size_t i = 0; i < n; i++)
@@ -190,34 +198,36 @@ static void add_entry(struct wz_buf *out, const char *s, size_t n, bool spelt, i
 /* Writes tokenizer.json and tokenizer_config.json; returns the size of the vocabulary, or -1. */
 static int write_tokenizer(const char *dir, struct wz_err *err)
 {
-    struct pieces pieces = {0};
-    struct wz_buf out = {0};
+    struct pieces pieces = { 0 };
+    struct wz_buf out = { 0 };
     int id = 0, rc = -1;
 
     cut_text(&pieces, conversation_system);
     cut_text(&pieces, feedback_system);
     wz_lesson_texts(cut_text, &pieces);
 
-    wz_buf_str(&out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
+    wz_buf_str(&out,
+               "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
     for (int i = 0; i < (int)WZ_COUNT(marks); i++)
         wz_buf_printf(
             &out,
             "%s\n    { \"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
             "\"normalized\": false, \"special\": true }",
             i ? "," : "", i, marks[i]);
-    wz_buf_str(
-        &out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    \"pretokenizers\": [\n"
-              "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
+    wz_buf_str(&out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    "
+                     "\"pretokenizers\": [\n"
+                     "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
     wz_json_string(&out, cut_pattern, sizeof cut_pattern - 1);
-    wz_buf_str(
-        &out,
-        " }, \"behavior\": \"Isolated\", \"invert\": false },\n"
-        "      { \"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": false }\n    ]\n  },\n"
-        "  \"post_processor\": null,\n"
-        "  \"decoder\": { \"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true },\n"
-        "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-        "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-        "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
+    wz_buf_str(&out,
+               " }, \"behavior\": \"Isolated\", \"invert\": false },\n"
+               "      { \"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": "
+               "false }\n    ]\n  },\n"
+               "  \"post_processor\": null,\n"
+               "  \"decoder\": { \"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
+               "\"use_regex\": true },\n"
+               "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+               "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+               "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
     for (size_t i = 0; i < WZ_COUNT(marks); i++) add_entry(&out, marks[i], strlen(marks[i]), false, id++);
     for (int b = 0; b < 256; b++) add_entry(&out, &(char){ (char)b }, 1, true, id++);
     for (int i = 0; i < pieces.n; i++) add_entry(&out, pieces.list[i], strlen(pieces.list[i]), true, id++);
@@ -225,9 +235,11 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
     if (write_in(dir, "tokenizer.json", &out, err) < 0) goto done;
 
     wz_buf_clear(&out);
-    wz_buf_printf(&out, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": 256,\n"
+    wz_buf_printf(&out,
+                  "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": 256,\n"
                   "  \"pad_token\": \"%s\",\n  \"eos_token\": \"%s\",\n  \"clean_up_tokenization_spaces\": false,\n"
-                  "  \"chat_template\": ", marks[0], marks[MARK_END]);
+                  "  \"chat_template\": ",
+                  marks[0], marks[MARK_END]);
     wz_json_string(&out, chat_template, sizeof chat_template - 1);
     wz_buf_str(&out, "\n}\n");
     if (write_in(dir, "tokenizer_config.json", &out, err) < 0) goto done;
@@ -239,13 +251,24 @@ done:
     return rc;
 }
 
-/* ---- model ----------------------------------------------------------------------------------------------------------- */
+/* ---- model ------------------------------------------------------------------------------------------------ */
 
 static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
 {
     struct wz_config config = {
-        .layers = 3, .dim = 64, .heads = 4, .kv_heads = 4, .head_dim = 16, .ffn = 192, .context = 256,
-        .norm_eps = 1e-5f, .rope_theta = 1e4f, .rope = WZ_ROPE_PLAIN, .bos = -1, .eos = { MARK_END }, .n_eos = 1,
+        .layers = 3,
+        .dim = 64,
+        .heads = 4,
+        .kv_heads = 4,
+        .head_dim = 16,
+        .ffn = 192,
+        .context = 256,
+        .norm_eps = 1e-5f,
+        .rope_theta = 1e4f,
+        .rope = WZ_ROPE_PLAIN,
+        .bos = -1,
+        .eos = { MARK_END },
+        .n_eos = 1,
     };
 
     if (wz_mkdirs(dir, err) < 0 || (config.vocab = write_tokenizer(dir, err)) < 0) return -1;
@@ -267,23 +290,30 @@ int wz_cmd_sandbox(int argc, char **argv)
     const struct wz_option options[] = {
         { "seed", 's', WZ_SEED, &seed, "N", "prompts, lessons and first weights; held-out pairs stay the same", 0, 0 },
         { "warm-examples", 'w', WZ_INT, &lessons, "N", "conversations in sft.jsonl", 1, 10000000 },
-        { "world", 0, WZ_TEXT, &world, "A|B", "A: revisions mostly obey clear feedback; B: some requests make them ignore it",
-          0, 0 },
+        { "world", 0, WZ_TEXT, &world, "A|B",
+          "A: revisions mostly obey clear feedback; B: some requests make them ignore it", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "sandbox", .args = "DIR", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
-        .about = "Writes a tiny made-up language in which WaltzRL can be seen to work in minutes: prompts whose truth is\n"
-                 "known (prompts-train, -dev and -test.jsonl), conversations for a warm start with known flaws (sft.jsonl),\n"
-                 "and a small untrained model with its tokenizer (base/). The pairs of verb and object in dev and test\n"
-                 "occur nowhere else. Then: waltz sft, waltz train, waltz eval.",
+        .name = "sandbox",
+        .args = "DIR",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
+        .about =
+            "Writes a tiny made-up language in which WaltzRL can be seen to work in minutes: prompts whose truth is\n"
+            "known (prompts-train, -dev and -test.jsonl), conversations for a warm start with known flaws "
+            "(sft.jsonl),\n"
+            "and a small untrained model with its tokenizer (base/). The pairs of verb and object in dev and test\n"
+            "occur nowhere else. Then: waltz sft, waltz train, waltz eval.",
     };
     struct wz_err err;
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     const char *dir = argv[0];
     char *base = wz_path("%s/base", dir);
-    if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, &err) < 0 || write_lessons(dir, seed, *world, lessons, &err) < 0 ||
-        write_base(base, seed, &err) < 0)
+    if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, &err) < 0 ||
+        write_lessons(dir, seed, *world, lessons, &err) < 0 || write_base(base, seed, &err) < 0)
         status = wz_give_up("sandbox", &err);
     free(base);
     return status;

@@ -1,6 +1,6 @@
 /* waltz score: log-probabilities of given tokens. JSON lines in, one JSON line out for each, in order.
  *
- *     stdin ─▶ lines that are there already ─▶ group ─▶ rounds of at most ROWS rows, long lines piece by piece ─▶ stdout
+ *     stdin ─▶ lines that are there already ─▶ group ─▶ rounds of at most ROWS rows, long lines in pieces ─▶ stdout
  *
  * Lines are grouped only while more of them can be read without waiting, so a program that writes a line and waits for
  * its answer gets it. Grouping never changes a number (law 1). */
@@ -11,25 +11,25 @@
 
 #include "model/model.h"
 
-enum { ROWS = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 };     /* TOKENS: of a group, unless one line alone has more */
+enum { ROWS = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 }; /* TOKENS: of a group, unless one line alone has more */
 
 /* A line and its answer. */
 struct request {
     int *ids, n, done;
-    float *logp;               /* [n], the last unused */
-    int *argmax;               /* [n] */
-    struct wz_err err;         /* set when it can't be scored */
+    float *logp;       /* [n], the last unused */
+    int *argmax;       /* [n] */
+    struct wz_err err; /* set when it can't be scored */
     struct wz_seq seq;
 };
 
 struct scorer {
     struct wz_backend *be;
     struct wz_model *m;
-    struct wz_cache *cache;    /* grows to the longest group seen */
+    struct wz_cache *cache; /* grows to the longest group seen */
     int pages;
     struct wz_work *work;
     float temperature;
-    bool failed;               /* some line was */
+    bool failed; /* some line was */
 };
 
 static int request_parse(struct request *r, const struct wz_config *c, const char *line, size_t n, long number)
@@ -91,7 +91,7 @@ static bool round_run(struct scorer *s, struct request *group, int n)
         count[n_seqs++] = k;
     }
     if (rows == 0) return false;
-    const float *h = wz_forward(s->m, s->cache, s->work, &(struct wz_batch) { n_seqs, seqs, count, ids });
+    const float *h = wz_forward(s->m, s->cache, s->work, &(struct wz_batch){ n_seqs, seqs, count, ids });
     wz_head_sample(s->be, argmax, ignored, h, &s->m->head, picks, rows);
     wz_logprobs(s->m, s->work, targets, s->temperature, logp, NULL);
     for (int i = 0, row = 0; i < n_seqs; row += count[i++]) {
@@ -121,7 +121,7 @@ static void answer(const struct request *r, struct wz_buf *out)
 
 static void group_score(struct scorer *s, struct request *group, int n)
 {
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     int pages = 0;
 
     for (int i = 0; i < n; i++)
@@ -134,7 +134,8 @@ static void group_score(struct scorer *s, struct request *group, int n)
     for (int i = 0; i < n; i++)
         if (!group[i].err.text[0] && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n))
             wz_die("cache pages were miscounted");
-    while (round_run(s, group, n)) {}
+    while (round_run(s, group, n)) {
+    }
     for (int i = 0; i < n; i++) {
         struct request *r = &group[i];
 
@@ -144,7 +145,7 @@ static void group_score(struct scorer *s, struct request *group, int n)
         free(r->ids);
         free(r->logp);
         free(r->argmax);
-        *r = (struct request) {0};
+        *r = (struct request){ 0 };
     }
     fflush(stdout);
     wz_buf_finish(&out);
@@ -162,10 +163,10 @@ static int lines_score(struct scorer *s, struct wz_err *err)
     while ((rc = wz_lines_next(&lines, &text, &len, err)) > 0) {
         struct request *r = &group[n];
         if (request_parse(r, &s->m->config, text, len, ++number) < 0) r->n = 0;
-        if (n > 0 && tokens + r->n > TOKENS) {         /* this one begins the next group */
+        if (n > 0 && tokens + r->n > TOKENS) { /* this one begins the next group */
             struct request last = *r;
 
-            *r = (struct request) {0};
+            *r = (struct request){ 0 };
             group_score(s, group, n);
             group[0] = last;
             n = tokens = 0;
@@ -192,13 +193,18 @@ int wz_cmd_score(int argc, char **argv)
         { "temperature", 'T', WZ_NUMBER, &temperature, "T", "logits are divided by it", 1e-6, 1e6 },
     };
     const struct wz_usage usage = {
-        .name = "score", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .name = "score",
+        .args = "MODEL",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
         .about = "Reads JSON lines {\"ids\": [...]} from standard input and writes, in order,\n"
                  "{\"logprobs\": [of ids[1], ids[2], ...], \"argmax\": [the likeliest token after each id]}.\n"
                  "A line that can't be scored gives {\"error\": ...}, and exit status 1 in the end.\n"
                  "MODEL is a Hugging Face folder or a GGUF file.",
     };
-    struct scorer s = {0};
+    struct scorer s = { 0 };
     struct wz_err err;
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;

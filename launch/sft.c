@@ -27,12 +27,14 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     if (!model[0] || !recipe->sft.data[0] || !recipe->sft.out[0] || !recipe->sft.steps)
         return wz_fail(err, "the recipe needs sft.model, sft.data, sft.out and sft.steps");
     if (w->link.size & (w->link.size - 1) || recipe->leaves % w->link.size)
-        return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size, recipe->leaves);
+        return wz_fail(err, "%d ranks; a power of two that divides leaves (%d) is needed", w->link.size,
+                       recipe->leaves);
     for (int r = 0; r < w->link.size; r++) w->ranks[r] = r;
     w->group = (struct wz_group){ w->link.size, w->link.rank, w->ranks };
     w->be = wz_backend_open(recipe->backend, wz_ranks_threads(&w->link, NULL, recipe->threads), err);
     if (!w->be) return -1;
-    w->model = wz_model_load(model, wz_type_named(recipe->sft.type), &(struct wz_share){ w->link.rank, w->link.size }, w->be, err);
+    w->model = wz_model_load(model, wz_type_named(recipe->sft.type), &(struct wz_share){ w->link.rank, w->link.size },
+                             w->be, err);
     if (!w->model) return -1;
     w->model->recompute = !strcmp(recipe->recompute, "layers");
     w->tok = wz_tokenizer_load(model, err);
@@ -41,8 +43,10 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     if (!name) return wz_fail(err, "%s names no chat template; give one by its name as sft.chat", model);
     w->chat = wz_template_find(name, w->tok, err);
     if (!w->chat || !(w->system = wz_system_read(recipe->sft.system, err))) return -1;
-    if (wz_sft_load(&w->set, recipe->sft.data, w->system, w->chat, w->tok, w->model->config.context, err) < 0) return -1;
-    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, &w->group, recipe->micro, w->set.longest);
+    if (wz_sft_load(&w->set, recipe->sft.data, w->system, w->chat, w->tok, w->model->config.context, err) < 0)
+        return -1;
+    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, &w->group, recipe->micro,
+                    w->set.longest);
     return 0;
 }
 
@@ -71,19 +75,20 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
     for (int s = 0; s < steps; s++) {
         double norm;
         w->link.step = s;
-        double nll =
-            wz_sft_step(&w->learner, &how, &w->link, &w->group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &norm);
+        double nll = wz_sft_step(&w->learner, &how, &w->link, &w->group, &w->set, recipe->sft.batch, s, steps,
+                                 recipe->seed, &norm);
         double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
         if (w->link.rank) continue;
         char text[128];
         bool last = s + 1 == steps;
-        snprintf(text, sizeof text, "step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm, floor(left / 60),
-                 floor(fmod(left, 60)));
+        snprintf(text, sizeof text, "step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm,
+                 floor(left / 60), floor(fmod(left, 60)));
         if (tty) fprintf(stderr, "\r\033[K%s%s", text, last ? "\n" : "");
         else if ((s + 1) % 50 == 0 || last) wz_log("%s", text);
     }
     if (w->link.rank) return 0;
-    if (wz_model_save(w->model, recipe->sft.out, 0, err) < 0 || wz_tokenizer_save(w->tok, recipe->sft.out, err) < 0) return -1;
+    if (wz_model_save(w->model, recipe->sft.out, 0, err) < 0 || wz_tokenizer_save(w->tok, recipe->sft.out, err) < 0)
+        return -1;
     wz_log("wrote %s in %.0f s", recipe->sft.out, wz_now() - begin);
     return 0;
 }
@@ -91,13 +96,17 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
 int wz_cmd_sft(int argc, char **argv)
 {
     static const struct wz_usage usage = {
-        .name = "sft", .args = "RECIPE [key=value ...]", .max_args = -1, .min_args = 1,
-        .about = "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss on the\n"
+        .name = "sft",
+        .args = "RECIPE [key=value ...]",
+        .max_args = -1,
+        .min_args = 1,
+        .about = "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss "
+                 "on the\n"
                  "assistant's tokens only) and writes it to sft.out. Alone, or on 2, 4 or 8 ranks under mpirun.",
     };
     struct wz_recipe *recipe = NULL;
-    struct warm w = {0};
-    struct wz_err err = {0};
+    struct warm w = { 0 };
+    struct wz_err err = { 0 };
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;

@@ -1,4 +1,5 @@
-/* One stage of a run: what it opens on this rank, and the page that shows a step whole: wz_stage_step, station by station.
+/* One stage of a run: what it opens on this rank, and the page that shows a step whole: wz_stage_step, station by
+ * station.
  *
  * Every rank runs this same code; what a rank is not part of, it passes by. */
 #include "launch/stage.h"
@@ -11,12 +12,16 @@ static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz
 {
     return (struct wz_learn){
         .adamw = { r->lr, r->warmup, r->floor, r->beta1, r->beta2, r->eps, r->decay, r->clip },
-        .kl = r->kl, .epsilon = r->epsilon, .revision = r->revision, .temperature = agent->temperature,
+        .kl = r->kl,
+        .epsilon = r->epsilon,
+        .revision = r->revision,
+        .temperature = agent->temperature,
         .token_mean = !strcmp(r->loss, "token"),
     };
 }
 
-/* The reference is the agent as the stage began: these weights now, or, resumed in mid-stage, the checkpoint of then. */
+/* The reference is the agent as the stage began: these weights now, or, resumed in mid-stage, the checkpoint of
+ * then. */
 static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
 {
     const char *name = a->recipe->name;
@@ -65,8 +70,8 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         if (a->reference && job->be->device && !strcmp(job->recipe->reference, "host")) wz_model_stow(a->reference);
-        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group, job->recipe->micro,
-                        wz_job_longest(job->recipe, &a->model->config));
+        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
+                        job->recipe->micro, wz_job_longest(job->recipe, &a->model->config));
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
@@ -75,17 +80,21 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
 static struct wz_coefficients coefficients_of(const struct wz_job *job, const struct wz_recipe_stage *stage)
 {
     for (int i = 0; i < job->n_agents; i++) {
-        const struct wz_recipe_learn *r = job->agents[i].feedback ? wz_recipe_learn(stage, job->agents[i].recipe->name) : NULL;
+        const struct wz_recipe_learn *r =
+            job->agents[i].feedback ? wz_recipe_learn(stage, job->agents[i].recipe->name) : NULL;
         if (r) return (struct wz_coefficients){ r->alpha, r->lambda, r->gamma, !strcmp(r->bonus, "outcome") };
     }
     return (struct wz_coefficients){ 0.65, 0.25, 0.1, false };
 }
 
-int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
+int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progress *p, const char *dir,
+                  struct wz_err *err)
 {
     const struct wz_recipe_stage *recipe = &job->recipe->stages[p->stage];
 
-    *s = (struct wz_stage){ .job = job, .recipe = recipe, .group = wz_ranks_group(&job->roles.learner),
+    *s = (struct wz_stage){ .job = job,
+                            .recipe = recipe,
+                            .group = wz_ranks_group(&job->roles.learner),
                             .coefficients = coefficients_of(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
@@ -103,7 +112,7 @@ void wz_stage_close(struct wz_stage *s)
     }
     wz_draw_destroy(s->draw);
     free(s->prompts);
-    *s = (struct wz_stage){0};
+    *s = (struct wz_stage){ 0 };
 }
 
 void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report)
@@ -116,20 +125,21 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     wz_draw_step(s->draw, s->prompts, recipe->batch);
     struct wz_batch_plan plan = { s->prompts,          recipe->batch,       p->step,         0,
                                   &job->roles.learner, job->recipe->leaves, &s->coefficients };
-    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);             /* play, judge, deliver */
+    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated); /* play, judge, deliver */
     report->played = wz_now();
-    for (int i = 0; i < job->n_agents; i++)                                                     /* advantages, loss, update */
+    for (int i = 0; i < job->n_agents; i++) /* advantages, loss, update */
         if (job->agents[i].learner.model)
-            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes, report->n,
-                            recipe->batch, recipe->steps, job->recipe->seed, &report->learned[i]);
+            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes,
+                            report->n, recipe->batch, recipe->steps, job->recipe->seed, &report->learned[i]);
     report->learnt = wz_now();
-    for (int i = 0; i < job->n_agents; i++)                                                     /* version v+1 to the rollout ranks */
+    for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */
         if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);
     report->published = wz_now();
     p->step++;
     p->stage_step++;
     for (int i = 0; i < job->n_agents; i++) {
-        const struct wz_model *m = wz_recipe_learns(job->recipe, job->agents[i].recipe->name) ? job->agents[i].model : NULL;
+        const struct wz_model *m =
+            wz_recipe_learns(job->recipe, job->agents[i].recipe->name) ? job->agents[i].model : NULL;
         p->version[i] = m ? m->version : 0;
         p->hash[i] = m ? m->hash : 0;
     }

@@ -32,7 +32,7 @@ static void deliver(struct wz_link *link, const struct wz_ranks *to, enum wz_tag
                     const int *where)
 {
     Wz__Episode **share = wz_alloc(sizeof *share * (size_t)(n + 1));
-    struct wz_buf bytes = {0};
+    struct wz_buf bytes = { 0 };
 
     for (int r = 0; r < to->n; r++) {
         int k = 0;
@@ -70,7 +70,7 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part, int k)
 /* Everything that the members of `from` have for this rank, in order of index. */
 static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, enum wz_tag tag, int *n)
 {
-    struct wz_buf bytes = {0};
+    struct wz_buf bytes = { 0 };
     Wz__Episode **all = NULL, **part;
     struct wz_err err;
     int k;
@@ -89,7 +89,7 @@ static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, 
 
 static void send_generated(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode **episodes, int n)
 {
-    int64_t turns[WZ_COUNT(job->agents)] = {0};
+    int64_t turns[WZ_COUNT(job->agents)] = { 0 };
 
     for (int i = 0; i < n; i++)
         for (size_t t = 0; t < episodes[i]->n_turns; t++) turns[episodes[i]->turns[t]->agent]++;
@@ -99,7 +99,7 @@ static void send_generated(struct wz_job *job, const struct wz_batch_plan *plan,
 static void take_generated(struct wz_job *job, int64_t *generated)
 {
     int64_t turns[WZ_COUNT(job->agents)];
-    struct wz_buf bytes = {0};
+    struct wz_buf bytes = { 0 };
 
     memset(generated, 0, sizeof *generated * (size_t)job->n_agents);
     for (int r = 0; r < job->roles.rollout.n; r++) {
@@ -113,7 +113,8 @@ static void take_generated(struct wz_job *job, int64_t *generated)
     wz_buf_finish(&bytes);
 }
 
-void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n, int64_t *generated)
+void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
+                     int64_t *generated)
 {
     const struct wz_roles *roles = &job->roles;
     int *where = wz_alloc(sizeof *where * (size_t)plan->batch), k;
@@ -121,7 +122,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
 
     *out = NULL;
     *n = 0;
-    if (roles->rollout.me >= 0) {                                              /* prompts become trajectories */
+    if (roles->rollout.me >= 0) { /* prompts become trajectories */
         episodes = wz_alloc(sizeof *episodes * (size_t)(plan->batch + 1));
         k = 0;
         for (int i = roles->rollout.me; i < plan->batch; i += roles->rollout.n) {
@@ -132,7 +133,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
         send_generated(job, plan, episodes, k);
         deliver(&job->link, &roles->reward, WZ_TAG_EPISODES, episodes, k, where);
     }
-    if (roles->reward.me >= 0) {                                               /* trajectories get labels and rewards */
+    if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
         wz_reward_label(&job->judge, plan->coefficients, episodes, k);
         for (int i = 0; i < k; i++)

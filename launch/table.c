@@ -45,7 +45,7 @@ struct wz_interval wz_wilson(int64_t hits, int64_t n)
     return (struct wz_interval){ hits == 0 ? 0 : (mid - half) / scale, hits == n ? 1 : (mid + half) / scale };
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------ */
+/* ---- rows ------------------------------------------------------------------------------------------------- */
 
 void wz_table_add(struct wz_table *t, const struct wz_result *row)
 {
@@ -68,8 +68,8 @@ void wz_table_rate(struct wz_table *t, const char *phase, const char *set, const
     wz_table_add(t, &(struct wz_result){ phase, set, metric, rate, in.low, in.high, n, seed });
 }
 
-void wz_table_mean(struct wz_table *t, const char *phase, const char *set, const char *metric, double sum, double squares,
-                   int64_t n, uint64_t seed)
+void wz_table_mean(struct wz_table *t, const char *phase, const char *set, const char *metric, double sum,
+                   double squares, int64_t n, uint64_t seed)
 {
     const double count = (double)n, mean = n > 0 ? sum / count : NAN;
     double spread = n > 1 ? (squares - count * mean * mean) / (count - 1) : NAN;
@@ -91,10 +91,10 @@ void wz_table_finish(struct wz_table *t)
 {
     free(t->rows);
     wz_arena_finish(&t->arena);
-    *t = (struct wz_table){0};
+    *t = (struct wz_table){ 0 };
 }
 
-/* ---- for people ------------------------------------------------------------------------------------------------ */
+/* ---- for people ------------------------------------------------------------------------------------------- */
 
 /* Is row i the first with its phase (or, with metric, its set and metric)? */
 static bool first_of(const struct wz_table *t, int i, bool line)
@@ -124,7 +124,8 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Both printed forms are one grid of cells: set, metric, a column a phase, n. `put` writes one cell; col -1 ends a line. */
+/* Both printed forms are one grid of cells: set, metric, a column a phase, n. `put` writes one cell; col -1 ends a
+ * line. */
 static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, int col, const char *text), void *arg)
 {
     char text[128];
@@ -145,7 +146,8 @@ static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, 
         put(arg, row, 1, text);
         col = 2;
         for (int k = 0; k < t->n; k++) {
-            const struct wz_result *cell = first_of(t, k, false) ? wz_table_find(t, t->rows[k].phase, r->set, r->metric) : NULL;
+            const struct wz_result *cell =
+                first_of(t, k, false) ? wz_table_find(t, t->rows[k].phase, r->set, r->metric) : NULL;
             if (!first_of(t, k, false)) continue;
             put_cell(cell, text, sizeof text);
             put(arg, row, col++, text);
@@ -159,7 +161,10 @@ static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, 
     }
 }
 
-struct text_arg { struct wz_buf *out; int *width, n; };
+struct text_arg {
+    struct wz_buf *out;
+    int *width, n;
+};
 
 /* Characters, not bytes: names may hold any letters. */
 static int columns_of(const char *s)
@@ -227,7 +232,7 @@ void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
     walk_grid(t, markdown_cell, &(struct text_arg){ .out = out });
 }
 
-/* ---- CSV ------------------------------------------------------------------------------------------------------- */
+/* ---- CSV -------------------------------------------------------------------------------------------------- */
 
 static void csv_text(struct wz_buf *out, const char *s)
 {
@@ -264,11 +269,11 @@ void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
     }
 }
 
-/* One record from *at: up to N_COLUMNS fields into `fields` (arena). Returns how many there were, -1 where quoting is broken.
- * *line moves on by the line breaks passed. */
+/* One record from *at: up to N_COLUMNS fields into `fields` (arena). Returns how many there were, -1 where quoting
+ * is broken. *line moves on by the line breaks passed. */
 static int csv_record(const char *text, size_t len, size_t *at, int *line, struct wz_arena *arena, const char **fields)
 {
-    struct wz_buf field = {0};
+    struct wz_buf field = { 0 };
     int n = 0;
 
     for (bool more = true; more;) {
@@ -330,7 +335,7 @@ static const char *read_row(const char **f, struct wz_result *r)
 int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
 {
     const char *f[N_COLUMNS];
-    struct wz_arena arena = {0};
+    struct wz_arena arena = { 0 };
     struct wz_map map;
     size_t at = 0;
     int line = 1, rc = -1;

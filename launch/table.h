@@ -5,16 +5,23 @@
 #include "base/base.h"
 
 /* What is measured. `rate`: a share of n, shown in percent; better: -1 lower, +1 higher, 0 neither. */
-struct wz_measure { const char *name, *title; bool rate; int better; };
+struct wz_measure {
+    const char *name, *title;
+    bool rate;
+    int better;
+};
 extern const struct wz_measure wz_measures[];
 extern const int wz_n_measures;
-const struct wz_measure *wz_measure_find(const char *name);            /* NULL: not one of ours */
+const struct wz_measure *wz_measure_find(const char *name); /* NULL: not one of ours */
 
-struct wz_interval { double low, high; };
+struct wz_interval {
+    double low, high;
+};
 /* Wilson's 95% interval of hits out of n; n == 0: both NaN. */
 struct wz_interval wz_wilson(int64_t hits, int64_t n);
 
-/* One number: `metric` of the prompts of kind `set` in `phase` (before, after, step-N). low and high are NaN where unknown. */
+/* One number: `metric` of the prompts of kind `set` in `phase` (before, after, step-N). low and high are NaN where
+ * unknown. */
 struct wz_result {
     const char *phase, *set, *metric;
     double value, low, high;
@@ -22,21 +29,27 @@ struct wz_result {
     uint64_t seed;
 };
 /* Zeroed struct is empty; rows stay in the order they came. Strings belong to the table. */
-struct wz_table { struct wz_result *rows; int n, cap; struct wz_arena arena; };
+struct wz_table {
+    struct wz_result *rows;
+    int n, cap;
+    struct wz_arena arena;
+};
 
-void wz_table_add(struct wz_table *table, const struct wz_result *row);                 /* copies the strings */
-void wz_table_rate(struct wz_table *table, const char *phase, const char *set, const char *metric, int64_t hits, int64_t n,
-                   uint64_t seed);
-/* The mean of n values with the normal 95% interval: from their sum and the sum of their squares. */
-void wz_table_mean(struct wz_table *table, const char *phase, const char *set, const char *metric, double sum, double squares,
+void wz_table_add(struct wz_table *table, const struct wz_result *row); /* copies the strings */
+void wz_table_rate(struct wz_table *table, const char *phase, const char *set, const char *metric, int64_t hits,
                    int64_t n, uint64_t seed);
-const struct wz_result *wz_table_find(const struct wz_table *table, const char *phase, const char *set, const char *metric);
+/* The mean of n values with the normal 95% interval: from their sum and the sum of their squares. */
+void wz_table_mean(struct wz_table *table, const char *phase, const char *set, const char *metric, double sum,
+                   double squares, int64_t n, uint64_t seed);
+const struct wz_result *wz_table_find(const struct wz_table *table, const char *phase, const char *set,
+                                      const char *metric);
 void wz_table_finish(struct wz_table *table);
 
 /* A line for each set and metric, a column for each phase: "12.5 [3.5, 36.0]". */
 void wz_table_text(const struct wz_table *table, struct wz_buf *out);
 void wz_table_markdown(const struct wz_table *table, struct wz_buf *out);
-/* Header `phase,set,metric,value,low,high,n,seed`, one row a result, numbers exact; an unknown end is an empty field. */
+/* Header `phase,set,metric,value,low,high,n,seed`, one row a result, numbers exact; an unknown end is an empty
+ * field. */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);
 /* Reads that CSV, adding to the table. -1: a sentence with file, line and column. */
 int wz_table_read(struct wz_table *table, const char *path, struct wz_err *err);

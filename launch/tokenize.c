@@ -12,7 +12,7 @@
 
 struct job {
     struct wz_tokenizer *tok;
-    const char *template;      /* NULL: the model's own */
+    const char *template; /* NULL: the model's own */
     bool decode, bos;
 };
 
@@ -63,12 +63,12 @@ out:
 static int encode_line(const struct job *job, const json_t *line, struct wz_buf *out, struct wz_err *err)
 {
     const json_t *text = json_object_get(line, "text"), *messages = json_object_get(line, "messages");
-    struct wz_ids ids = {0};
+    struct wz_ids ids = { 0 };
     int rc = -1;
 
     if (json_is_array(messages)) {
-        rc = wz_messages_encode(job->tok, job->template, messages, json_is_true(json_object_get(line, "generate")), &ids,
-                                err);
+        rc = wz_messages_encode(job->tok, job->template, messages, json_is_true(json_object_get(line, "generate")),
+                                &ids, err);
     } else if (!json_is_string(text)) {
         wz_fail(err, "{\"text\": \"...\"} or {\"messages\": [...]} was expected");
     } else if (job->bos && wz_tokenizer_bos(job->tok) < 0) {
@@ -87,7 +87,7 @@ static int encode_line(const struct job *job, const json_t *line, struct wz_buf 
 static int decode_line(const struct job *job, const json_t *line, struct wz_buf *out, struct wz_err *err)
 {
     const json_t *list = json_object_get(line, "ids"), *item;
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     size_t i;
     int rc = -1;
 
@@ -96,7 +96,8 @@ static int decode_line(const struct job *job, const json_t *line, struct wz_buf 
         wz_fail(err, "{\"ids\": [...]} was expected");
         goto out;
     }
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         json_int_t id = json_integer_value(item);
         if (!json_is_integer(item) || id < 0 || id >= wz_tokenizer_vocab(job->tok)) {
             wz_fail(err, "ids: item %zu is no id from 0 to %d", i + 1, wz_tokenizer_vocab(job->tok) - 1);
@@ -118,7 +119,7 @@ out:
 /* Answers every line; 1 when one was bad. */
 static int answer(const struct job *job)
 {
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     struct wz_err err;
     char *text = NULL, name[40];
     size_t cap = 0;
@@ -155,7 +156,7 @@ static int answer(const struct job *job)
 
 int wz_cmd_tokenize(int argc, char **argv)
 {
-    struct job job = {0};
+    struct job job = { 0 };
     int status;
     const struct wz_option options[] = {
         { "decode", 'd', WZ_FLAG, &job.decode, NULL, "ids to text, special tokens written out", 0, 0 },
@@ -163,7 +164,12 @@ int wz_cmd_tokenize(int argc, char **argv)
         { "template", 't', WZ_TEXT, &job.template, "NAME", "chat template, where the model's own is not meant", 0, 0 },
     };
     const struct wz_usage usage = {
-        .name = "tokenize", .args = "MODEL", .options = options, .n_options = WZ_COUNT(options), .min_args = 1, .max_args = 1,
+        .name = "tokenize",
+        .args = "MODEL",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+        .min_args = 1,
+        .max_args = 1,
         .about = "Reads JSON lines and answers each: {\"text\": ...} or {\"messages\": [{\"role\", \"content\"}],\n"
                  "\"generate\": true} with {\"ids\": [...]}; with --decode, {\"ids\": [...]} with {\"text\": ...}.\n"
                  "MODEL is a folder or any tokenizer file. A bad line is answered with {\"error\": ...}, the others\n"

@@ -1,4 +1,5 @@
-/* waltz train: stages, steps (stage.c), and what is written down after each (run.c). The first learner (root) writes and speaks. */
+/* waltz train: stages, steps (stage.c), and what is written down after each (run.c). The first learner (root) writes
+ * and speaks. */
 #include "launch/job.h"
 #include "launch/launch.h"
 #include "launch/plan.h"
@@ -8,14 +9,15 @@
 #include <stdlib.h>
 
 /* 0: the stage is done; 1: stopped before that, with a checkpoint; -1: it failed. */
-static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
+static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir,
+                       struct wz_err *err)
 {
     const int every = job->recipe->checkpoint.every;
     bool stop = false;
-    struct wz_stage stage = {0};
+    struct wz_stage stage = { 0 };
     struct wz_step_report report;
     int rc = wz_stage_open(&stage, job, p, dir, err);
-    bool ends = rc == 0 && wz_stage_ends(&stage, p);           /* a stage may have no steps */
+    bool ends = rc == 0 && wz_stage_ends(&stage, p); /* a stage may have no steps */
 
     while (rc == 0 && !ends && !stop) {
         wz_stage_step(&stage, p, &report);
@@ -33,7 +35,8 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Where the run stands, and whether there is memory for it (law 9): asked before anything is allocated, on every rank. */
+/* Where the run stands, and whether there is memory for it (law 9): asked before anything is allocated, on every
+ * rank. */
 static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
     struct wz_plan *plan = wz_alloc(sizeof *plan);
@@ -49,10 +52,11 @@ static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress
 }
 
 /* Opens all there is to read, without a word to other ranks. */
-static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir, struct wz_err *err)
+static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir,
+                    struct wz_err *err)
 {
     if (wz_checkpoint_open(job, recipe, dir, p, true, err) < 0) return -1;
-    for (int s = 0; s < (int)recipe->n_stages; s++) {              /* a stage that can't be drawn is told now, not after an hour */
+    for (int s = 0; s < (int)recipe->n_stages; s++) { /* a stage that can't be drawn is told now, not after an hour */
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
         if (!draw) return -1;
         wz_draw_destroy(draw);
@@ -69,7 +73,8 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, err);
     if (rc == 0) return wz_run_after(run, job, err);
     if (rc > 0 && job->root)
-        wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there", (long long)p->step);
+        wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there",
+               (long long)p->step);
     return rc;
 }
 
@@ -80,17 +85,17 @@ int wz_cmd_train(int argc, char **argv)
         .args = "RECIPE [key=value ...]",
         .max_args = -1,
         .min_args = 1,
-        .about =
-            "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
-            "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
-            "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it after the\n"
-            "step it is in, with a checkpoint and exit status 75.",
+        .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
+                 "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
+                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it "
+                 "after the\n"
+                 "step it is in, with a checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
-    struct wz_job job = {0};
-    struct wz_run run = {0};
+    struct wz_job job = { 0 };
+    struct wz_run run = { 0 };
     struct wz_progress p;
-    struct wz_err err = {0};
+    struct wz_err err = { 0 };
     char *dir = NULL;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
@@ -103,7 +108,7 @@ int wz_cmd_train(int argc, char **argv)
         wz_give_up("train", &err);
     else {
         int rc = train(&job, &run, &p, dir, &err);
-        if (rc < 0) wz_die("train: %s", err.text);                 /* one rank's end is the job's */
+        if (rc < 0) wz_die("train: %s", err.text); /* one rank's end is the job's */
         status = rc ? WZ_EXIT_AGAIN : 0;
     }
     if (wz_run_close(&run, &err) < 0) status = wz_give_up("train", &err);

@@ -43,7 +43,8 @@ const char *wz_nearest(const char *name, const void *first, size_t stride, int n
     for (int i = 0; i < n; i++) {
         const char *other = name_at(first, stride, i);
         int d = distance(name, other), longer = (int)(strlen(name) > strlen(other) ? strlen(name) : strlen(other));
-        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as a slip. */
+        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as
+         * a slip. */
         bool part = strlen(name) >= 3 && strstr(other, name);
         if (part) d = 1;
         if (d < best && (part || d <= (longer + 2) / 3)) {

@@ -1,8 +1,10 @@
-/* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in ascending
- * order, so where sequences begin at multiples of the backend's grain they may be cut into batches anywhere and the bits stay (law 2).
+/* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in
+ * ascending order, so where sequences begin at multiples of the backend's grain they may be cut into batches anywhere
+ * and the bits stay (law 2).
  *
- * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end. In one array
- * they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, when all batches are through. */
+ * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end.
+ * In one array they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, when
+ * all batches are through. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -21,13 +23,14 @@ static void head_back(struct wz_model *m, struct wz_work *w, const int *targets,
 {
     const struct wz_config *c = &m->config;
     const struct wz_param *norm = &m->list[1 + c->layers * WALK], *head = c->tied ? m->list : norm + 1;
-    float *d_hidden = w->h;    /* free until the first layer's norm is recomputed into it */
+    float *d_hidden = w->h; /* free until the first layer's norm is recomputed into it */
     int n = w->batch.n;
     bool known = w->head_t == temperature;
 
     for (int i = 0; i < n; i++) known = known && (targets[i] < 0 || w->has_lse[i]);
     if (!known) wz_logprobs(m, w, targets, temperature, w->logp, NULL);
-    wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature, n);
+    wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature,
+                 n);
     wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
     wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
 }
@@ -73,7 +76,7 @@ void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, 
     assert(w->model == m && w->tape && w->whole && w->version == m->version);
     head_back(m, w, targets, d_logp, temperature, d_params);
     for (int l = m->config.layers - 1; l >= 0; l--) {
-        if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, true);      /* the last's is there */
+        if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
         layer_back(m, cache, w, d_params, l);
     }
     wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, w->batch.n, m->config.dim);

@@ -8,8 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct wz_symbol { int id, prev, next; };            /* id -1: swallowed by its left neighbour; prev, next -1: the end */
-struct wz_candidate { uint32_t rank; int at, left, right, id; };
+struct wz_symbol {
+    int id, prev, next;
+}; /* id -1: swallowed by its left neighbour; prev, next -1: the end */
+struct wz_candidate {
+    uint32_t rank;
+    int at, left, right, id;
+};
 
 static bool before(const struct wz_candidate *a, const struct wz_candidate *b)
 {
@@ -27,7 +32,7 @@ static void offer(const struct wz_tokenizer *tok, struct wz_bpe *w, int at)
         w->heap_cap = w->heap_cap ? 2 * w->heap_cap : 64;
         w->heap = wz_realloc(w->heap, wz_mul((size_t)w->heap_cap, sizeof *w->heap));
     }
-    struct wz_candidate c = {m->rank, at, m->left, m->right, m->id};
+    struct wz_candidate c = { m->rank, at, m->left, m->right, m->id };
     for (i = w->n_heap++; i > 0 && before(&c, &w->heap[up = (i - 1) / 2]); i = up) w->heap[i] = w->heap[up];
     w->heap[i] = c;
 }
@@ -48,7 +53,8 @@ static struct wz_candidate take(struct wz_bpe *w)
 }
 
 /* A character without a piece: its bytes, or unk, or an error. Returns the number of symbols after it. */
-static int unknown(const struct wz_tokenizer *tok, const char *s, int len, struct wz_symbol *symbols, int n, struct wz_err *err)
+static int unknown(const struct wz_tokenizer *tok, const char *s, int len, struct wz_symbol *symbols, int n,
+                   struct wz_err *err)
 {
     bool bytes = tok->byte_fallback;
     int byte_len;
@@ -117,5 +123,5 @@ void wz_bpe_finish(struct wz_bpe *w)
 {
     free(w->symbols);
     free(w->heap);
-    *w = (struct wz_bpe){0};
+    *w = (struct wz_bpe){ 0 };
 }

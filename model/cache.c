@@ -3,8 +3,8 @@
  *   seq a  len 9, P 4    [3][0][7]                page 7 holds one token
  *   seq b  fork(a, 6)    [3][5]                   page 3 is shared (2 uses), page 5 is a copy of half of page 0
  *
- * A page is written by one sequence only: whoever holds a page with two uses only reads it, since a fork shares full pages
- * alone. Each page remembers the version of the weights that filled it (law 6). */
+ * A page is written by one sequence only: whoever holds a page with two uses only reads it, since a fork shares full
+ * pages alone. Each page remembers the version of the weights that filled it (law 6). */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -35,13 +35,13 @@ struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int pa
     cache->kv = wz_alloc((size_t)c->layers * sizeof(*cache->kv));
     for (int l = 0; l < c->layers; l++) {
         char *k = cache->block + (size_t)l * 2 * share;
-        cache->kv[l] = (struct wz_kv) { (float *)k, (float *)(k + share), pages, page, c->kv_heads, c->head_dim, half };
+        cache->kv[l] = (struct wz_kv){ (float *)k, (float *)(k + share), pages, page, c->kv_heads, c->head_dim, half };
     }
     cache->unused = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
     cache->uses = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
     cache->version = wz_alloc(wz_mul((size_t)pages, sizeof(uint64_t)));
     cache->n_unused = pages;
-    for (int i = 0; i < pages; i++) cache->unused[i] = pages - 1 - i;      /* page 0 goes first */
+    for (int i = 0; i < pages; i++) cache->unused[i] = pages - 1 - i; /* page 0 goes first */
     return cache;
 }
 
@@ -56,10 +56,7 @@ void wz_cache_destroy(struct wz_cache *cache)
     free(cache);
 }
 
-int wz_cache_free_pages(const struct wz_cache *cache)
-{
-    return cache->n_unused;
-}
+int wz_cache_free_pages(const struct wz_cache *cache) { return cache->n_unused; }
 
 static int pages_for(const struct wz_cache *cache, int tokens)
 {
@@ -141,5 +138,5 @@ void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq)
 {
     wz_seq_release(cache, seq);
     free(seq->pages);
-    *seq = (struct wz_seq) { 0 };
+    *seq = (struct wz_seq){ 0 };
 }

@@ -1,5 +1,5 @@
-/* Chat templates: a row a template. A template writes special tokens by id and text as text; neighbouring texts are joined
- * and encoded as one, for the hub tokenises what it rendered between two special tokens as one.
+/* Chat templates: a row a template. A template writes special tokens by id and text as text; neighbouring texts are
+ * joined and encoded as one, for the hub tokenises what it rendered between two special tokens as one.
  *
  *   llama3    <|begin_of_text|> { <|start_header_id|> ROLE <|end_header_id|> "\n\n" TEXT <|eot_id|> }
  *   llama3.1  the same, the system turn always there and opened by two lines of dates
@@ -23,20 +23,20 @@ struct pen {
     const struct wz_tokenizer *tok;
     struct wz_ids *out;
     struct wz_buf text;
-    int start;                 /* where this rendering began in out */
+    int start; /* where this rendering began in out */
     struct wz_err *err;
 };
 
 struct wz_template {
     const char *name;
-    const char *needs[6];      /* special pieces, NULL-terminated; "" in the place of BOS and EOS of the tokenizer */
-    const char *stops[4];      /* first the one the template itself writes; those the tokenizer lacks are left out */
+    const char *needs[6]; /* special pieces, NULL-terminated; "" in the place of BOS and EOS of the tokenizer */
+    const char *stops[4]; /* first the one the template itself writes; those the tokenizer lacks are left out */
     int (*apply)(struct pen *pen, const struct wz_message *messages, int n, bool generate);
 };
 
-static const char *const roles[] = {[WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant"};
+static const char *const roles[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
 
-/* ---- the pen ---- */
+/* ---- the pen ---------------------------------------------------------------------------------------------- */
 
 static int flush(struct pen *pen)
 {
@@ -67,10 +67,7 @@ static int bos(struct pen *pen)
     return 0;
 }
 
-static void text(struct pen *pen, const char *s)
-{
-    wz_buf_str(&pen->text, s);
-}
+static void text(struct pen *pen, const char *s) { wz_buf_str(&pen->text, s); }
 
 /* What Python's str.strip() takes away. */
 static bool is_space(uint32_t c)
@@ -117,15 +114,16 @@ static int alternate(struct pen *pen, const struct wz_message *messages, int n, 
     int first = system && n && messages[0].role == WZ_SYSTEM;
 
     if (first && !messages[0].text) return wz_fail(pen->err, "%s: the system message must be text", pen->t->name);
-    if (first && n == 1) return wz_fail(pen->err, "%s: a system message stands in a user turn, which is missing", pen->t->name);
+    if (first && n == 1)
+        return wz_fail(pen->err, "%s: a system message stands in a user turn, which is missing", pen->t->name);
     for (int i = first; i < n; i++)
         if (messages[i].role != ((i - first) % 2 ? WZ_ASSISTANT : WZ_USER))
-            return wz_fail(pen->err, "%s: message %d is of role %s; %suser and assistant must take turns", pen->t->name, i + 1,
-                           roles[messages[i].role], system ? "after one system message " : "");
+            return wz_fail(pen->err, "%s: message %d is of role %s; %suser and assistant must take turns", pen->t->name,
+                           i + 1, roles[messages[i].role], system ? "after one system message " : "");
     return first;
 }
 
-/* ---- the rows ---- */
+/* ---- the rows --------------------------------------------------------------------------------------------- */
 
 static int header(struct pen *pen, const char *role)
 {
@@ -139,7 +137,8 @@ static int header(struct pen *pen, const char *role)
 static int llama3_turns(struct pen *pen, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++)
-        if (header(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], true) < 0 || stop(pen) < 0) return -1;
+        if (header(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], true) < 0 || stop(pen) < 0)
+            return -1;
     return generate ? header(pen, roles[WZ_ASSISTANT]) : 0;
 }
 
@@ -172,7 +171,8 @@ static int im_start(struct pen *pen, const char *role)
 static int chatml(struct pen *pen, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++) {
-        if (im_start(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], false) < 0 || stop(pen) < 0) return -1;
+        if (im_start(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], false) < 0 || stop(pen) < 0)
+            return -1;
         text(pen, "\n");
     }
     return generate ? im_start(pen, roles[WZ_ASSISTANT]) : 0;
@@ -238,7 +238,7 @@ static int mistral(struct pen *pen, const struct wz_message *messages, int n, bo
 
 static int sandbox(struct pen *pen, const struct wz_message *messages, int n, bool generate)
 {
-    static const char *const open[] = {[WZ_SYSTEM] = "<sys>", [WZ_USER] = "<user>", [WZ_ASSISTANT] = "<asst>"};
+    static const char *const open[] = { [WZ_SYSTEM] = "<sys>", [WZ_USER] = "<user>", [WZ_ASSISTANT] = "<asst>" };
 
     for (int i = 0; i < n; i++) {
         if (special(pen, open[messages[i].role]) < 0 || content(pen, &messages[i], false) < 0) return -1;
@@ -248,22 +248,22 @@ static int sandbox(struct pen *pen, const struct wz_message *messages, int n, bo
 }
 
 static const struct wz_template templates[] = {
-    {"llama3",
-     {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-     {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"},
-     llama3},
-    {"llama3.1",
-     {"", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
-     {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"},
-     llama31},
-    {"chatml", {"<|im_start|>", "<|im_end|>"}, {"<|im_end|>", "<|endoftext|>"}, chatml},
-    {"smollm2", {"<|im_start|>", "<|im_end|>"}, {"<|im_end|>", "<|endoftext|>"}, smollm2},
-    {"llama2", {""}, {NULL}, llama2},
-    {"mistral", {""}, {NULL}, mistral},
-    {"sandbox", {"<sys>", "<user>", "<end>", "<asst>"}, {"<end>"}, sandbox},
+    { "llama3",
+      { "", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+      { "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>" },
+      llama3 },
+    { "llama3.1",
+      { "", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
+      { "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>" },
+      llama31 },
+    { "chatml", { "<|im_start|>", "<|im_end|>" }, { "<|im_end|>", "<|endoftext|>" }, chatml },
+    { "smollm2", { "<|im_start|>", "<|im_end|>" }, { "<|im_end|>", "<|endoftext|>" }, smollm2 },
+    { "llama2", { "" }, { NULL }, llama2 },
+    { "mistral", { "" }, { NULL }, mistral },
+    { "sandbox", { "<sys>", "<user>", "<end>", "<asst>" }, { "<end>" }, sandbox },
 };
 
-/* ---- the doors ---- */
+/* ---- the doors -------------------------------------------------------------------------------------------- */
 
 static const struct wz_template *find(const char *name)
 {
@@ -272,10 +272,7 @@ static const struct wz_template *find(const char *name)
     return NULL;
 }
 
-bool wz_template_known(const char *name)
-{
-    return find(name) != NULL;
-}
+bool wz_template_known(const char *name) { return find(name) != NULL; }
 
 const struct wz_template *wz_template_find(const char *name, const struct wz_tokenizer *tok, struct wz_err *err)
 {
@@ -289,7 +286,8 @@ const struct wz_template *wz_template_find(const char *name, const struct wz_tok
         return NULL;
     }
     for (int i = 0; t->needs[i]; i++) {
-        if (*t->needs[i] ? wz_tokenizer_id(tok, t->needs[i]) >= 0 : tok->bos >= 0 && (t->stops[0] || tok->eos >= 0)) continue;
+        if (*t->needs[i] ? wz_tokenizer_id(tok, t->needs[i]) >= 0 : tok->bos >= 0 && (t->stops[0] || tok->eos >= 0))
+            continue;
         wz_fail(err, "chat template %s needs %s, which the tokenizer %s has not", t->name,
                 *t->needs[i] ? t->needs[i] : "BOS and EOS tokens", tok->name);
         return NULL;
@@ -297,15 +295,12 @@ const struct wz_template *wz_template_find(const char *name, const struct wz_tok
     return t;
 }
 
-const char *wz_template_name(const struct wz_template *t)
-{
-    return t->name;
-}
+const char *wz_template_name(const struct wz_template *t) { return t->name; }
 
-int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages, int n,
-                      bool generate, struct wz_ids *out, struct wz_err *err)
+int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
+                      int n, bool generate, struct wz_ids *out, struct wz_err *err)
 {
-    struct pen pen = {.t = t, .tok = tok, .out = out, .start = out->n, .err = err};
+    struct pen pen = { .t = t, .tok = tok, .out = out, .start = out->n, .err = err };
     int rc = 0;
 
     for (int i = 0; i < n && rc == 0; i++) {

@@ -1,12 +1,15 @@
-/* config: what a model is, from config.json of a hub folder (old and new spellings) or from a GGUF's metadata, and back.
+/* config: what a model is, from config.json of a hub folder (old and new spellings) or from a GGUF's metadata, and
+ * back.
  *
- *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }      transformers 4
- *              rope_parameters: { rope_theta, rope_type, ... }                                               transformers 5
+ *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }      transformers
+ *   4
+ *              rope_parameters: { rope_theta, rope_type, ... }
+ *              transformers 5
  *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
  *   head_dim   may be absent or null: hidden_size / num_attention_heads
  *
- * A GGUF has no words for llama3 scaling, only the divisors it comes to (rope_freqs.weight): the parameters are found again
- * from those, and checked. */
+ * A GGUF has no words for llama3 scaling, only the divisors it comes to (rope_freqs.weight): the parameters are
+ * found again from those, and checked. */
 #include "model/inner.h"
 
 #include <limits.h>
@@ -14,12 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIMIT = 1 << 24 };      /* of any count: keeps products of three in a size_t and products of two off overflow */
+enum { LIMIT = 1 << 24 }; /* of any count: keeps products of three in a size_t and products of two off overflow */
 
-static bool absent(const json_t *j)
-{
-    return !j || json_is_null(j);
-}
+static bool absent(const json_t *j) { return !j || json_is_null(j); }
 
 /* A whole number in [low, LIMIT]. An absent key is `other`, or an error where other < low. */
 static int get_int(const json_t *j, const char *path, const char *key, int low, int other, int *out, struct wz_err *err)
@@ -71,7 +71,8 @@ static int get_eos(struct wz_config *c, const json_t *j, const char *path, struc
 static int check(const struct wz_config *c, const char *path, struct wz_err *err)
 {
     if (c->heads % c->kv_heads != 0)
-        return wz_fail(err, "%s: %d attention heads can't share %d key/value heads evenly", path, c->heads, c->kv_heads);
+        return wz_fail(err, "%s: %d attention heads can't share %d key/value heads evenly", path, c->heads,
+                       c->kv_heads);
     if (c->head_dim % 2 != 0) return wz_fail(err, "%s: a head size of %d is odd; RoPE turns pairs", path, c->head_dim);
     if ((int64_t)c->heads * c->head_dim > LIMIT)
         return wz_fail(err, "%s: %d heads of size %d are more than %d channels", path, c->heads, c->head_dim, LIMIT);
@@ -86,7 +87,7 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
     return 0;
 }
 
-/* ---- hub folders --------------------------------------------------------------------------------------------- */
+/* ---- hub folders ------------------------------------------------------------------------------------------ */
 
 static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
@@ -105,14 +106,16 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (!strcmp(name, "default")) return 0;
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
         return wz_fail(err, "%s: rope_type \"%s\" is not supported; default, linear and llama3 are", path, name);
-    if (get_float(json_object_get(r, "factor"), path, "the RoPE scaling's factor", 0, &c->rope_factor, err) < 0) return -1;
+    if (get_float(json_object_get(r, "factor"), path, "the RoPE scaling's factor", 0, &c->rope_factor, err) < 0)
+        return -1;
     c->rope = WZ_ROPE_LINEAR;
     if (!strcmp(name, "linear")) return 0;
     c->rope = WZ_ROPE_LLAMA3;
     if (get_float(json_object_get(r, "low_freq_factor"), path, "low_freq_factor", 0, &c->rope_low, err) < 0) return -1;
-    if (get_float(json_object_get(r, "high_freq_factor"), path, "high_freq_factor", 0, &c->rope_high, err) < 0) return -1;
-    return get_int(json_object_get(r, "original_max_position_embeddings"), path, "original_max_position_embeddings", 1, -1,
-                   &c->rope_original, err);
+    if (get_float(json_object_get(r, "high_freq_factor"), path, "high_freq_factor", 0, &c->rope_high, err) < 0)
+        return -1;
+    return get_int(json_object_get(r, "original_max_position_embeddings"), path, "original_max_position_embeddings", 1,
+                   -1, &c->rope_original, err);
 }
 
 static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
@@ -133,7 +136,8 @@ static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
             return wz_fail(err, "%s: %s true is not supported; only false is", path, off[i]);
     for (size_t i = 0; i < WZ_COUNT(none); i++)
         if (!absent(json_object_get(j, none[i])))
-            return wz_fail(err, "%s: %s is not supported; f32, bf16 and f16 weights with full attention are", path, none[i]);
+            return wz_fail(err, "%s: %s is not supported; f32, bf16 and f16 weights with full attention are", path,
+                           none[i]);
     return 0;
 }
 
@@ -150,17 +154,23 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         goto out;
     }
     if (hub_supported(j, path, err) < 0) goto out;
-    const struct { const char *key; int other, *out; } sizes[] = {
-        { "hidden_size", 0, &c.dim }, { "intermediate_size", 0, &c.ffn }, { "num_hidden_layers", 0, &c.layers },
-        { "num_attention_heads", 0, &c.heads }, { "vocab_size", 0, &c.vocab }, { "max_position_embeddings", 2048, &c.context },
+    const struct {
+        const char *key;
+        int other, *out;
+    } sizes[] = {
+        { "hidden_size", 0, &c.dim },          { "intermediate_size", 0, &c.ffn },
+        { "num_hidden_layers", 0, &c.layers }, { "num_attention_heads", 0, &c.heads },
+        { "vocab_size", 0, &c.vocab },         { "max_position_embeddings", 2048, &c.context },
     };
     for (size_t i = 0; i < WZ_COUNT(sizes); i++)
-        if (get_int(json_object_get(j, sizes[i].key), path, sizes[i].key, 1, sizes[i].other, sizes[i].out, err) < 0) goto out;
-    if (get_int(json_object_get(j, "num_key_value_heads"), path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) < 0)
+        if (get_int(json_object_get(j, sizes[i].key), path, sizes[i].key, 1, sizes[i].other, sizes[i].out, err) < 0)
+            goto out;
+    if (get_int(json_object_get(j, "num_key_value_heads"), path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) <
+        0)
         goto out;
     if (absent(json_object_get(j, "head_dim")) && c.dim % c.heads != 0) {
-        wz_fail(err, "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim", path, c.dim,
-                c.heads);
+        wz_fail(err, "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim", path,
+                c.dim, c.heads);
         goto out;
     }
     if (get_int(json_object_get(j, "head_dim"), path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0) goto out;
@@ -211,7 +221,8 @@ static json_t *real(float x)
 
 static int json_write(json_t *j, const char *dir, const char *name, struct wz_err *err)
 {
-    char *path = wz_path("%s/%s", dir, name), *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+    char *path = wz_path("%s/%s", dir, name),
+         *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
 
     if (!text) wz_die("no memory for %s", path);
     struct wz_buf buf = { 0 };
@@ -230,21 +241,22 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
     json_t *rope = json_null();
     json_t *bos = c->bos < 0 ? json_null() : json_integer(c->bos);
     const char *type = dtype == WZ_DT_BF16 ? "bfloat16" : dtype == WZ_DT_F16 ? "float16" : "float32";
-    json_t *gen = json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
+    json_t *gen =
+        json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
 
-    if (c->rope == WZ_ROPE_LINEAR)     /* "type" and these two keys, as old readers insist; new ones agree */
+    if (c->rope == WZ_ROPE_LINEAR) /* "type" and these two keys, as old readers insist; new ones agree */
         rope = json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor));
     if (c->rope == WZ_ROPE_LLAMA3)
-        rope = json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor), "low_freq_factor",
-                         real(c->rope_low), "high_freq_factor", real(c->rope_high), "original_max_position_embeddings",
-                         c->rope_original);
+        rope = json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor),
+                         "low_freq_factor", real(c->rope_low), "high_freq_factor", real(c->rope_high),
+                         "original_max_position_embeddings", c->rope_original);
     json_t *j = json_pack(
         "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:s}",
         "architectures", "LlamaForCausalLM", "model_type", "llama", "hidden_size", c->dim, "intermediate_size", c->ffn,
         "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
         c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->context, "rms_norm_eps", real(c->norm_eps),
-        "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias", 0,
-        "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
+        "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias",
+        0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
 
     if (json_write(gen, dir, "generation_config.json", err) < 0) {
         json_decref(j);
@@ -253,10 +265,10 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
     return json_write(j, dir, "config.json", err);
 }
 
-/* ---- GGUF ---------------------------------------------------------------------------------------------------- */
+/* ---- GGUF ------------------------------------------------------------------------------------------------- */
 
-/* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192 are what every model of that
- * family has, and what is checked here. */
+/* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192 are what every model
+ * of that family has, and what is checked here. */
 static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const char *path, struct wz_err *err)
 {
     const struct wz_tensor *t = wz_tensors_find(set, "rope_freqs.weight");
@@ -266,11 +278,12 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
 
     if (name && !strcmp(name, "linear")) {
         c->rope = WZ_ROPE_LINEAR;
-        if (get_float(wz_tensors_meta(set, "llama.rope.scaling.factor"), path, "llama.rope.scaling.factor", 0, &c->rope_factor,
-                      err) < 0)
+        if (get_float(wz_tensors_meta(set, "llama.rope.scaling.factor"), path, "llama.rope.scaling.factor", 0,
+                      &c->rope_factor, err) < 0)
             return -1;
     } else if (!name || strcmp(name, "none")) {
-        return wz_fail(err, "%s: llama.rope.scaling.type %s is not supported; none and linear are", path, name ? name : "?");
+        return wz_fail(err, "%s: llama.rope.scaling.type %s is not supported; none and linear are", path,
+                       name ? name : "?");
     }
     if (!t) return 0;
     if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
@@ -309,10 +322,16 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
 
     if (!arch || strcmp(arch, "llama"))
         return wz_fail(err, "%s: general.architecture %s is not supported; llama is", path, arch ? arch : "(absent)");
-    const struct { const char *key; int low, other, *out; } sizes[] = {
-        { "llama.embedding_length", 1, 0, &c.dim }, { "llama.feed_forward_length", 1, 0, &c.ffn },
-        { "llama.block_count", 1, 0, &c.layers }, { "llama.attention.head_count", 1, 0, &c.heads },
-        { "llama.context_length", 1, 2048, &c.context }, { "llama.expert_count", 0, 0, &experts },
+    const struct {
+        const char *key;
+        int low, other, *out;
+    } sizes[] = {
+        { "llama.embedding_length", 1, 0, &c.dim },
+        { "llama.feed_forward_length", 1, 0, &c.ffn },
+        { "llama.block_count", 1, 0, &c.layers },
+        { "llama.attention.head_count", 1, 0, &c.heads },
+        { "llama.context_length", 1, 2048, &c.context },
+        { "llama.expert_count", 0, 0, &experts },
         { "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos },
     };
     for (size_t i = 0; i < WZ_COUNT(sizes); i++)
@@ -321,21 +340,22 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
             return -1;
     if (experts) return wz_fail(err, "%s: a mixture of %d experts is not supported", path, experts);
     if (c.bos == INT_MAX) c.bos = -1;
-    if (get_int(wz_tensors_meta(set, "llama.attention.head_count_kv"), path, "llama.attention.head_count_kv", 1, c.heads,
-                &c.kv_heads, err) < 0)
+    if (get_int(wz_tensors_meta(set, "llama.attention.head_count_kv"), path, "llama.attention.head_count_kv", 1,
+                c.heads, &c.kv_heads, err) < 0)
         return -1;
-    if (get_int(wz_tensors_meta(set, "llama.attention.key_length"), path, "llama.attention.key_length", 1, c.dim / c.heads,
-                &c.head_dim, err) < 0)
+    if (get_int(wz_tensors_meta(set, "llama.attention.key_length"), path, "llama.attention.key_length", 1,
+                c.dim / c.heads, &c.head_dim, err) < 0)
         return -1;
-    if (get_int(wz_tensors_meta(set, "llama.rope.dimension_count"), path, "llama.rope.dimension_count", 1, c.head_dim, &turned,
-                err) < 0)
+    if (get_int(wz_tensors_meta(set, "llama.rope.dimension_count"), path, "llama.rope.dimension_count", 1, c.head_dim,
+                &turned, err) < 0)
         return -1;
     if (turned != c.head_dim)
         return wz_fail(err, "%s: llama.rope.dimension_count %d must be the head size %d", path, turned, c.head_dim);
     if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path,
                   "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0)
         return -1;
-    if (get_float(wz_tensors_meta(set, "llama.rope.freq_base"), path, "llama.rope.freq_base", 10000, &c.rope_theta, err) < 0)
+    if (get_float(wz_tensors_meta(set, "llama.rope.freq_base"), path, "llama.rope.freq_base", 10000, &c.rope_theta,
+                  err) < 0)
         return -1;
     if (!embed || embed->n_dims != 2 || embed->shape[0] == 0 || embed->shape[0] > LIMIT)
         return wz_fail(err, "%s: token_embd.weight [vocabulary, %d] is missing", path, c.dim);

@@ -1,5 +1,5 @@
-/* forward: packed rows through the layers, the cache written on the way. One body for prefill, decode, scoring and training:
- * a tape only changes where the arrays lie, never what is computed (law 1). */
+/* forward: packed rows through the layers, the cache written on the way. One body for prefill, decode, scoring and
+ * training: a tape only changes where the arrays lie, never what is computed (law 1). */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -108,12 +108,15 @@ void wz_work_room(struct wz_work *w, const struct wz_cache *cache, int seqs, int
     w->table_cap = seqs * stride;
 }
 
-/* Where the batch's tokens stand. The pages they read must be of these weights (law 6), the pages they write their own. */
-static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const struct wz_batch *batch)
+/* Where the batch's tokens stand. The pages they read must be of these weights (law 6), the pages they write their
+ * own. */
+static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w,
+                       const struct wz_batch *batch)
 {
     int n = 0, stride = 1, page = cache->page;
 
-    assert((m->params || m->block) && w->model == m && cache->layers == m->config.layers && (!w->open || w->version == m->version));
+    assert((m->params || m->block) && w->model == m && cache->layers == m->config.layers &&
+           (!w->open || w->version == m->version));
     for (int s = 0; s < batch->n_seqs; s++)
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
     if (batch->n_seqs > w->table_cap / stride) wz_work_room(w, cache, 2 * batch->n_seqs, stride * page);
@@ -126,8 +129,9 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         if (seq->len > 0) w->whole = false;
         for (int p = 0; p * page < seq->len; p++)
             if (cache->version[seq->pages[p]] != m->version)
-                wz_die("cache page %d was filled by weights version %llu and can't be read with version %llu", seq->pages[p],
-                       (unsigned long long)cache->version[seq->pages[p]], (unsigned long long)m->version);
+                wz_die("cache page %d was filled by weights version %llu and can't be read with version %llu",
+                       seq->pages[p], (unsigned long long)cache->version[seq->pages[p]],
+                       (unsigned long long)m->version);
         for (int p = first_new; p * page < end; p++) {
             assert(cache->uses[seq->pages[p]] == 1);
             cache->version[seq->pages[p]] = m->version;
@@ -140,7 +144,7 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         }
     }
     memcpy(w->ids, batch->ids, (size_t)n * sizeof(int));
-    w->batch = (struct wz_rows) { n, batch->n_seqs, stride, w->seq, w->pos, w->table };
+    w->batch = (struct wz_rows){ n, batch->n_seqs, stride, w->seq, w->pos, w->table };
     w->version = m->version;
 }
 
@@ -151,13 +155,15 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     struct wz_layer *y = &m->layers[l];
     size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
     float *x = wz_work_x(w, l), *out = wz_work_x(w, l + 1), *mid = wz_work_at(w, w->mid, dim, l);
-    float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l), *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
+    float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l),
+          *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
     float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
     const struct wz_rows *rows = &w->batch;
     int n = rows->n;
 
     wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
-    wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v }, again ? 1 : 3, n);
+    wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v },
+               again ? 1 : 3, n);
     wz_rope(be, q, rows->pos, m->freq, n, c->heads, c->head_dim, 1);
     if (!again) {
         wz_rope(be, w->k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
@@ -197,7 +203,12 @@ const float *wz_forward(struct wz_model *m, struct wz_cache *cache, struct wz_wo
     return w->hidden;
 }
 
-struct sampled { struct wz_model *m; struct wz_cache *cache; struct wz_work *w; const struct wz_samples *of; };
+struct sampled {
+    struct wz_model *m;
+    struct wz_cache *cache;
+    struct wz_work *w;
+    const struct wz_samples *of;
+};
 
 static void forward_and_sample(void *arg)
 {
@@ -215,7 +226,8 @@ void wz_forward_sample(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     struct sampled s = { m, cache, w, samples };
 
     rows_place(m, cache, w, batch);
-    if (samples->n == w->batch.n) wz_region(m->be, forward_and_sample, &s);      /* the round of a decode, as many more will be */
+    if (samples->n == w->batch.n)
+        wz_region(m->be, forward_and_sample, &s); /* the round of a decode, as many more will be */
     else forward_and_sample(&s);
     batch_end(batch);
 }
@@ -230,7 +242,8 @@ const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, 
     return w->picked;
 }
 
-void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp, float *entropy)
+void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp,
+                 float *entropy)
 {
     int n = w->batch.n;
 

@@ -5,8 +5,8 @@
  *     GGUF   head h: pair by pair                                      row h D + 2 i + s       (s: 0 or 1)
  * and are put back as they are read.
  *
- * All names, shapes and types are checked before memory is taken, so that a config that promises more than the files hold
- * costs a sentence. In a bf16 or f16 folder norms stay f32, as in memory: nothing is rounded twice. */
+ * All names, shapes and types are checked before memory is taken, so that a config that promises more than the files
+ * hold costs a sentence. In a bf16 or f16 folder norms stay f32, as in memory: nothing is rounded twice. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -15,15 +15,17 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { CHUNK = 1 << 20 };      /* elements converted at a time, if a row is not longer */
+enum { CHUNK = 1 << 20 }; /* elements converted at a time, if a row is not longer */
 
 /* The GGUF name of a hub name. */
 static void gguf_name(char *out, size_t cap, const char *hub)
 {
     static const char *const names[][2] = {
-        { "input_layernorm", "attn_norm" }, { "self_attn.q_proj", "attn_q" }, { "self_attn.k_proj", "attn_k" },
-        { "self_attn.v_proj", "attn_v" }, { "self_attn.o_proj", "attn_output" }, { "post_attention_layernorm", "ffn_norm" },
-        { "mlp.gate_proj", "ffn_gate" }, { "mlp.up_proj", "ffn_up" }, { "mlp.down_proj", "ffn_down" },
+        { "input_layernorm", "attn_norm" },    { "self_attn.q_proj", "attn_q" },
+        { "self_attn.k_proj", "attn_k" },      { "self_attn.v_proj", "attn_v" },
+        { "self_attn.o_proj", "attn_output" }, { "post_attention_layernorm", "ffn_norm" },
+        { "mlp.gate_proj", "ffn_gate" },       { "mlp.up_proj", "ffn_up" },
+        { "mlp.down_proj", "ffn_down" },
     };
     int layer;
 
@@ -32,8 +34,10 @@ static void gguf_name(char *out, size_t cap, const char *hub)
             if (strstr(hub, names[i][0])) snprintf(out, cap, "blk.%d.%s.weight", layer, names[i][1]);
         return;
     }
-    snprintf(out, cap, "%s", !strcmp(hub, "model.norm.weight") ? "output_norm.weight"
-             : !strcmp(hub, "lm_head.weight") ? "output.weight" : "token_embd.weight");
+    snprintf(out, cap, "%s",
+             !strcmp(hub, "model.norm.weight") ? "output_norm.weight"
+             : !strcmp(hub, "lm_head.weight")  ? "output.weight"
+                                               : "token_embd.weight");
 }
 
 /* Tensors that may lie beside a model's own: tables that are computed here, and the head's copy of a tied embedding. */
@@ -42,11 +46,12 @@ static bool ignored(const char *name, const struct wz_config *c)
     const char *inv = "rotary_emb.inv_freq";
     size_t n = strlen(name), k = strlen(inv);
 
-    return (n >= k && !strcmp(name + n - k, inv)) || !strcmp(name, "rope_freqs.weight")
-        || (c->tied && !strcmp(name, "lm_head.weight"));
+    return (n >= k && !strcmp(name + n - k, inv)) || !strcmp(name, "rope_freqs.weight") ||
+           (c->tied && !strcmp(name, "lm_head.weight"));
 }
 
-/* Finds every tensor of the list (found[i], in its order) and checks shapes and types; then that nothing is left over. */
+/* Finds every tensor of the list (found[i], in its order) and checks shapes and types; then that nothing is left
+ * over. */
 static int match(const struct wz_tensors *set, const struct wz_config *c, const struct wz_param *list, int n, bool gguf,
                  const char *path, const struct wz_tensor **found, struct wz_err *err)
 {
@@ -61,12 +66,13 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
         const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
         if (!t) return wz_fail(err, "%s: the tensor %s is missing", path, name);
         if (t->dtype == WZ_DT_OTHER)
-            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are", t->file,
-                           name);
+            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are",
+                           t->file, name);
         bool fits = p->cols > 0 ? t->n_dims == 2 && t->shape[0] == (size_t)p->rows && t->shape[1] == (size_t)p->cols
                                 : t->n_dims == 1 && t->shape[0] == (size_t)p->rows;
         if (!fits && p->cols > 0)
-            return wz_fail(err, "%s: %s must have the shape [%d, %d]; it has %d dimensions, the first %zu and the last %zu",
+            return wz_fail(err,
+                           "%s: %s must have the shape [%d, %d]; it has %d dimensions, the first %zu and the last %zu",
                            t->file, name, p->rows, p->cols, t->n_dims, t->n_dims > 0 ? t->shape[0] : 0,
                            t->n_dims > 0 ? t->shape[t->n_dims - 1] : 0);
         if (!fits)
@@ -116,8 +122,8 @@ static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool ggu
     }
 }
 
-struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains, struct wz_backend *be,
-                               struct wz_err *err)
+struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains,
+                               struct wz_backend *be, struct wz_err *err)
 {
     bool gguf = !wz_is_dir(path);
     struct wz_tensors *set = wz_tensors_open(path, err);
@@ -160,15 +166,13 @@ out:
     return m;
 }
 
-/* ---- saving -------------------------------------------------------------------------------------------------- */
+/* ---- saving ----------------------------------------------------------------------------------------------- */
 
-static enum wz_dtype stored(const struct wz_param *p, enum wz_dtype dtype)
-{
-    return p->cols > 0 ? dtype : WZ_DT_F32;
-}
+static enum wz_dtype stored(const struct wz_param *p, enum wz_dtype dtype) { return p->cols > 0 ? dtype : WZ_DT_F32; }
 
 /* Tensors [from, to) of the list into one file. */
-static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype dtype, const char *path, struct wz_err *err)
+static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype dtype, const char *path,
+                       struct wz_err *err)
 {
     struct wz_tensor_spec *specs = wz_alloc((size_t)(to - from) * sizeof(*specs));
     float *values = NULL;
@@ -176,8 +180,9 @@ static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype
 
     for (int i = from; i < to; i++) {
         const struct wz_param *p = &m->list[i];
-        specs[i - from] = (struct wz_tensor_spec) { p->name, stored(p, dtype), p->cols > 0 ? 2 : 1,
-                                                    { (size_t)p->rows, (size_t)p->cols } };
+        specs[i - from] = (struct wz_tensor_spec){
+            p->name, stored(p, dtype), p->cols > 0 ? 2 : 1, { (size_t)p->rows, (size_t)p->cols }
+        };
     }
     struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, to - from, err);
     if (!out) {
@@ -238,7 +243,8 @@ int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, en
         free(path);
         path = wz_path("%s/%s", dir, name);
         if (shard_write(m, s > 0 ? ends[s - 1] : 0, ends[s], dtype, path, err) < 0) goto out;
-        for (int i = s > 0 ? ends[s - 1] : 0; i < ends[s]; i++) json_object_set_new(map, m->list[i].name, json_string(name));
+        for (int i = s > 0 ? ends[s - 1] : 0; i < ends[s]; i++)
+            json_object_set_new(map, m->list[i].name, json_string(name));
     }
     if (wz_config_save(&m->config, dir, dtype, err) < 0) goto out;
     if (shard > 0) {

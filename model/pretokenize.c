@@ -19,31 +19,36 @@ const char wz_llama3_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p
                                  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 enum verb { PREPEND, REPLACE, PREFIX, SPLIT, ALPHABET };
-enum when { NEVER, FIRST, ALWAYS };                            /* PREFIX: which spans get it */
+enum when { NEVER, FIRST, ALWAYS }; /* PREFIX: which spans get it */
 enum behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS };
-static const char *const behaviors[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
+static const char *const behaviors[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
 
 struct stage {
     enum verb verb;
     enum when when;
     enum behavior behavior;
     bool invert;
-    char *text;              /* PREPEND, PREFIX: what is put in front; REPLACE: what is put in */
-    pcre2_code *re;          /* REPLACE, SPLIT */
+    char *text;     /* PREPEND, PREFIX: what is put in front; REPLACE: what is put in */
+    pcre2_code *re; /* REPLACE, SPLIT */
 };
 
-struct wz_stages { struct stage *list; int n; const char *name; bool byte_level; };
+struct wz_stages {
+    struct stage *list;
+    int n;
+    const char *name;
+    bool byte_level;
+};
 
 static struct stage *add(struct wz_stages *s, enum verb verb, const char *text)
 {
     s->list = wz_realloc(s->list, wz_mul((size_t)s->n + 1, sizeof *s->list));
-    s->list[s->n] = (struct stage){.verb = verb, .text = wz_strdup(text ? text : "")};
+    s->list[s->n] = (struct stage){ .verb = verb, .text = wz_strdup(text ? text : "") };
     return &s->list[s->n++];
 }
 
 static int compile(const struct wz_stages *s, struct stage *st, const char *pattern, bool literal, struct wz_err *err)
 {
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
     int code;
     PCRE2_SIZE at;
     PCRE2_UCHAR why[256];
@@ -61,14 +66,14 @@ static int compile(const struct wz_stages *s, struct stage *st, const char *patt
             wz_buf_add(&b, p, 1);
         }
     }
-    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code,
-                           &at, NULL);
+    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                           &code, &at, NULL);
     wz_buf_finish(&b);
     if (!st->re) {
         pcre2_get_error_message(code, why, sizeof why);
         return wz_fail(err, "%s: pattern \"%.200s\": %s", s->name, pattern, (char *)why);
     }
-    pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE);      /* where it can't, the interpreter runs */
+    pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE); /* where it can't, the interpreter runs */
     return 0;
 }
 
@@ -95,7 +100,7 @@ static int add_split(struct wz_stages *s, const char *regex, enum behavior behav
 
 static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *err)
 {
-    static const char *const schemes[] = {"never", "first", "always"};
+    static const char *const schemes[] = { "never", "first", "always" };
     const char *with = json_string_value(json_object_get(of, "replacement"));
     const char *scheme = json_string_value(json_object_get(of, "prepend_scheme"));
     enum when when = json_is_false(json_object_get(of, "add_prefix_space")) ? NEVER : ALWAYS;
@@ -128,8 +133,7 @@ static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_e
         const json_t *parts = json_object_get(of, "pretokenizers"), *part;
         size_t i;
         if (!parts) parts = json_object_get(of, "normalizers");
-        json_array_foreach(parts, i, part)
-            if (add_part(s, part, deep + 1, err) < 0) return -1;
+        json_array_foreach(parts, i, part) if (add_part(s, part, deep + 1, err) < 0) return -1;
         return 0;
     }
     if (strcmp(type, "Prepend") == 0) {
@@ -146,21 +150,28 @@ static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_e
         st->invert = json_is_true(json_object_get(of, "invert"));
         for (st->behavior = ISOLATED; st->behavior < WZ_COUNT(behaviors); st->behavior++)
             if (behavior && strcmp(behavior, behaviors[st->behavior]) == 0) return pattern_of(s, st, of, err);
-        return wz_fail(err, "%s: Split has no known behavior, Isolated, Removed, MergedWithPrevious, MergedWithNext or "
-                       "Contiguous was expected", s->name);
+        return wz_fail(err,
+                       "%s: Split has no known behavior, Isolated, Removed, MergedWithPrevious, MergedWithNext or "
+                       "Contiguous was expected",
+                       s->name);
     }
     if (strcmp(type, "Digits") == 0)
-        return add_split(s, json_is_true(json_object_get(of, "individual_digits")) ? "\\p{N}" : "\\p{N}+", ISOLATED, err);
+        return add_split(s, json_is_true(json_object_get(of, "individual_digits")) ? "\\p{N}" : "\\p{N}+", ISOLATED,
+                         err);
     if (strcmp(type, "Metaspace") == 0) return add_metaspace(s, of, err);
     if (strcmp(type, "ByteLevel") == 0) {
         if (!json_is_false(json_object_get(of, "add_prefix_space"))) add(s, PREFIX, " ")->when = ALWAYS;
-        if (!json_is_false(json_object_get(of, "use_regex")) && add_split(s, wz_gpt2_pattern, ISOLATED, err) < 0) return -1;
+        if (!json_is_false(json_object_get(of, "use_regex")) && add_split(s, wz_gpt2_pattern, ISOLATED, err) < 0)
+            return -1;
         add(s, ALPHABET, NULL);
         s->byte_level = true;
         return 0;
     }
-    return wz_fail(err, "%s: %.40s is not known; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
-                   "Digits, ByteLevel, Metaspace", s->name, type);
+    return wz_fail(
+        err,
+        "%s: %.40s is not known; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
+        "Digits, ByteLevel, Metaspace",
+        s->name, type);
 }
 
 struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err)
@@ -186,12 +197,9 @@ void wz_stages_destroy(struct wz_stages *s)
     free(s);
 }
 
-bool wz_stages_byte_level(const struct wz_stages *s)
-{
-    return s->byte_level;
-}
+bool wz_stages_byte_level(const struct wz_stages *s) { return s->byte_level; }
 
-/* ---- running ---- */
+/* ---- running ---------------------------------------------------------------------------------------------- */
 
 static void push(struct wz_cut *cut, size_t at, size_t len)
 {
@@ -200,12 +208,12 @@ static void push(struct wz_cut *cut, size_t at, size_t len)
         cut->spare_cap = cut->spare_cap ? 2 * cut->spare_cap : 64;
         cut->spare_list = wz_realloc(cut->spare_list, wz_mul((size_t)cut->spare_cap, sizeof *cut->spare_list));
     }
-    cut->spare_list[cut->n_spare++] = (struct wz_span){at, len};
+    cut->spare_list[cut->n_spare++] = (struct wz_span){ at, len };
 }
 
 /* The next match at or after `from` in s[0..n) that is not empty: 1, its ends in at[2]; 0 when there is none. */
-static int match(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, const char *text, size_t n, size_t from,
-                 size_t at[2], struct wz_err *err)
+static int match(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, const char *text, size_t n,
+                 size_t from, size_t at[2], struct wz_err *err)
 {
     PCRE2_UCHAR why[256];
 
@@ -226,8 +234,10 @@ static int match(const struct wz_stages *s, const struct stage *st, struct wz_cu
     return at[0] < at[1] && at[0] >= from && at[1] <= n;
 }
 
-/* A chunk of a span: matched or what lies between. `before` is what the chunk before it was, `first` that there is none. */
-static void chunk(const struct stage *st, struct wz_cut *cut, size_t at, size_t end, bool matched, bool *before, bool first)
+/* A chunk of a span: matched or what lies between. `before` is what the chunk before it was, `first` that there is
+ * none. */
+static void chunk(const struct stage *st, struct wz_cut *cut, size_t at, size_t end, bool matched, bool *before,
+                  bool first)
 {
     bool join = false;
 
@@ -246,10 +256,11 @@ static void chunk(const struct stage *st, struct wz_cut *cut, size_t at, size_t 
     *before = matched;
 }
 
-static int split(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span, struct wz_err *err)
+static int split(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span,
+                 struct wz_err *err)
 {
     const char *text = cut->text.data + span.at;
-    size_t done = 0, at[2] = {0};
+    size_t done = 0, at[2] = { 0 };
     bool before = false, first = true;
     int rc;
 
@@ -268,11 +279,11 @@ static int split(const struct wz_stages *s, const struct stage *st, struct wz_cu
 }
 
 /* Rewrites one span into cut->spare. */
-static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span, bool first,
-                   struct wz_err *err)
+static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span,
+                   bool first, struct wz_err *err)
 {
     const char *text = cut->text.data + span.at;
-    size_t start = cut->spare.len, done = 0, at[2] = {0}, lead = strlen(st->text);
+    size_t start = cut->spare.len, done = 0, at[2] = { 0 }, lead = strlen(st->text);
     char out[4];
     int rc = 0, len;
 
@@ -298,7 +309,8 @@ static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_
     return rc < 0 ? -1 : 0;
 }
 
-int wz_stages_run(const struct wz_stages *s, const char *text, size_t n, bool first, struct wz_cut *cut, struct wz_err *err)
+int wz_stages_run(const struct wz_stages *s, const char *text, size_t n, bool first, struct wz_cut *cut,
+                  struct wz_err *err)
 {
     cut->n_spare = 0;
     push(cut, 0, n);
@@ -318,7 +330,8 @@ int wz_stages_run(const struct wz_stages *s, const char *text, size_t n, bool fi
         wz_buf_clear(&cut->spare);
         for (int k = 0; k < cut->n; k++)
             if ((st->verb == SPLIT ? split(s, st, cut, cut->list[k], err)
-                                   : rewrite(s, st, cut, cut->list[k], first && k == 0, err)) < 0) return -1;
+                                   : rewrite(s, st, cut, cut->list[k], first && k == 0, err)) < 0)
+                return -1;
         if (st->verb == SPLIT) continue;
         struct wz_buf swap = cut->text;
         cut->text = cut->spare;
@@ -333,5 +346,5 @@ void wz_cut_finish(struct wz_cut *cut)
     wz_buf_finish(&cut->spare);
     free(cut->list);
     free(cut->spare_list);
-    *cut = (struct wz_cut){0};
+    *cut = (struct wz_cut){ 0 };
 }

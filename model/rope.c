@@ -1,7 +1,8 @@
 /* rope: the angles a pair of channels turns by a position. freq[i] = theta^(-2i/D), then the scaling that lets a model
  * reach beyond the context it was first trained for:
  *   linear   freq / factor
- *   llama3   wavelengths above original/low are divided by factor, those below original/high stay, between them a straight
+ *   llama3   wavelengths above original/low are divided by factor, those below original/high stay, between them a
+ *   straight
  *            line in original/wavelength mixes the two (Llama 3.1; the rule of transformers' llama3 rope type)
  * Powers are taken in double and rounded once. */
 #include "model/inner.h"
@@ -15,7 +16,7 @@ void wz_rope_freq(const struct wz_config *c, float *freq)
 
         if (c->rope == WZ_ROPE_LINEAR) f /= c->rope_factor;
         if (c->rope == WZ_ROPE_LLAMA3) {
-            double turns = c->rope_original * f / (2 * M_PI);      /* original context / wavelength */
+            double turns = c->rope_original * f / (2 * M_PI); /* original context / wavelength */
 
             if (turns < c->rope_low) {
                 f /= c->rope_factor;

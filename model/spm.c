@@ -2,8 +2,9 @@
  *
  *   int32 longest piece, then for every id: float32 score, int32 length, bytes     (little endian)
  *
- * A .bin holds pieces with plain spaces, ids 0, 1, 2 being unknown, BOS and EOS. It says nothing of normalising, so repeated
- * spaces stay, while a .model whose remove_extra_whitespaces is on drops them: the two of one vocabulary may differ there. */
+ * A .bin holds pieces with plain spaces, ids 0, 1, 2 being unknown, BOS and EOS. It says nothing of normalising, so
+ * repeated spaces stay, while a .model whose remove_extra_whitespaces is on drops them: the two of one vocabulary
+ * may differ there. */
 #include "model/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -13,24 +14,25 @@
 
 void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze)
 {
-    static const struct { const char *kind, *pattern, *content; } squeezes[] = {
-        {"Regex", "\\A +|[ \xe2\x96\x81]+\\z", ""}, {"Regex", " {2,}", " "}};
+    static const struct {
+        const char *kind, *pattern, *content;
+    } squeezes[] = { { "Regex", "\\A +|[ \xe2\x96\x81]+\\z", "" }, { "Regex", " {2,}", " " } };
     json_t *parts = json_array(), *decoders = json_array();
 
     for (size_t i = 0; squeeze && i < WZ_COUNT(squeezes); i++)
         json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", squeezes[i].kind,
                                                squeezes[i].pattern, "content", squeezes[i].content));
     if (prefix) json_array_append_new(parts, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", "\xe2\x96\x81"));
-    json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ", "content",
-                                           "\xe2\x96\x81"));
+    json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ",
+                                           "content", "\xe2\x96\x81"));
     tok->normalizer = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", parts);
-    json_array_append_new(decoders, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", "\xe2\x96\x81",
-                                              "content", " "));
+    json_array_append_new(decoders, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String",
+                                              "\xe2\x96\x81", "content", " "));
     json_array_append_new(decoders, json_pack("{s:s}", "type", "ByteFallback"));
     json_array_append_new(decoders, json_pack("{s:s}", "type", "Fuse"));
     if (prefix)
-        json_array_append_new(decoders,
-                              json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+        json_array_append_new(
+            decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
     tok->decoder = json_pack("{s:s, s:o}", "type", "Sequence", "decoders", decoders);
     tok->strip = prefix;
     tok->fuse_unk = true;
@@ -69,9 +71,12 @@ int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct
         wz_fail(err, "%s: SentencePiece model of type %d, BPE (2) was expected", tok->name, (int)trainer->model_type);
         goto out;
     }
-    if (normalizer->precompiled_charsmap.len || trainer->treat_whitespace_as_suffix || !normalizer->escape_whitespaces) {
-        wz_fail(err, "%s: normalizer \"%.40s\" with a character map, spaces as suffix or spaces kept is not supported, "
-                "\"identity\" was expected", tok->name, normalizer->name ? normalizer->name : "");
+    if (normalizer->precompiled_charsmap.len || trainer->treat_whitespace_as_suffix ||
+        !normalizer->escape_whitespaces) {
+        wz_fail(err,
+                "%s: normalizer \"%.40s\" with a character map, spaces as suffix or spaces kept is not supported, "
+                "\"identity\" was expected",
+                tok->name, normalizer->name ? normalizer->name : "");
         goto out;
     }
     if (read_pieces(tok, model, err) < 0) goto out;
@@ -93,8 +98,8 @@ static uint32_t u32(const uint8_t *p)
 
 int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err)
 {
-    static const char *const first[] = {"<unk>", "<s>", "</s>"};
-    struct wz_buf b = {0};
+    static const char *const first[] = { "<unk>", "<s>", "</s>" };
+    struct wz_buf b = { 0 };
     size_t at = 4;
     int id = 0, rc = -1;
 

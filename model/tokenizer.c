@@ -22,15 +22,12 @@ void wz_ids_append(struct wz_ids *list, const int *ids, int n)
     list->n += n;
 }
 
-void wz_ids_add(struct wz_ids *list, int id)
-{
-    wz_ids_append(list, &id, 1);
-}
+void wz_ids_add(struct wz_ids *list, int id) { wz_ids_append(list, &id, 1); }
 
 void wz_ids_finish(struct wz_ids *list)
 {
     free(list->ids);
-    *list = (struct wz_ids){0};
+    *list = (struct wz_ids){ 0 };
 }
 
 static bool ends_with(const char *s, const char *end)
@@ -120,34 +117,25 @@ void wz_tokenizer_destroy(struct wz_tokenizer *tok)
     free(tok);
 }
 
-int wz_tokenizer_vocab(const struct wz_tokenizer *tok)
-{
-    return tok->n;
-}
+int wz_tokenizer_vocab(const struct wz_tokenizer *tok) { return tok->n; }
 
-int wz_tokenizer_bos(const struct wz_tokenizer *tok)
-{
-    return tok->bos;
-}
+int wz_tokenizer_bos(const struct wz_tokenizer *tok) { return tok->bos; }
 
-int wz_tokenizer_eos(const struct wz_tokenizer *tok)
-{
-    return tok->eos;
-}
+int wz_tokenizer_eos(const struct wz_tokenizer *tok) { return tok->eos; }
 
 int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece)
 {
     return wz_vocab_find(tok, piece, strlen(piece));
 }
 
-const char *wz_tokenizer_template(const struct wz_tokenizer *tok)
-{
-    return tok->template;
-}
+const char *wz_tokenizer_template(const struct wz_tokenizer *tok) { return tok->template; }
 
-/* ---- encoding ---- */
+/* ---- encoding --------------------------------------------------------------------------------------------- */
 
-struct work { struct wz_cut cut; struct wz_bpe bpe; };
+struct work {
+    struct wz_cut cut;
+    struct wz_bpe bpe;
+};
 
 static int encode_segment(const struct wz_tokenizer *tok, const char *s, size_t n, bool first, struct work *w,
                           struct wz_ids *out, struct wz_err *err)
@@ -164,7 +152,7 @@ int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, b
 {
     size_t valid = wz_utf8_valid(text, n), done = 0;
     int before = out->n, rc = 0, id;
-    struct work w = {0};
+    struct work w = { 0 };
 
     if (valid < n) return wz_fail(err, "invalid UTF-8 at byte %zu: 0x%02X", valid, (unsigned char)text[valid]);
     if (n > WZ_TEXT_MAX) return wz_fail(err, "a text of %zu bytes, at most %d were expected", n, WZ_TEXT_MAX);
@@ -189,7 +177,7 @@ int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct
     return wz_encode_part(tok, text, n, true, out, err);
 }
 
-/* ---- decoding ---- */
+/* ---- decoding --------------------------------------------------------------------------------------------- */
 
 /* The bytes of one id; `begun` says whether bytes were written before it. */
 static void decode_id(const struct wz_tokenizer *tok, int id, bool specials, bool *begun, struct wz_buf *out)
@@ -212,7 +200,7 @@ void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool speci
 
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out)
 {
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
     size_t at = 0;
 
     wz_buf_add(&b, stream->rest, (size_t)stream->n);
@@ -221,7 +209,7 @@ void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int
         size_t ok = wz_utf8_valid(b.data + at, b.len - at), bad = 1;
         wz_buf_add(out, b.data + at, ok);
         at += ok;
-        if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at) break;       /* nothing left, or a character begun */
+        if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at) break; /* nothing left, or a character begun */
         while (bad < b.len - at && wz_utf8_partial(b.data + at, bad + 1) == bad + 1) bad++;
         wz_buf_str(out, "\xef\xbf\xbd");
         at += bad;
@@ -234,5 +222,5 @@ void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int
 void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out)
 {
     if (stream->n) wz_buf_str(out, "\xef\xbf\xbd");
-    *stream = (struct wz_stream){0};
+    *stream = (struct wz_stream){ 0 };
 }

@@ -9,7 +9,10 @@
 struct wz_tokenizer;
 
 /* A list of token ids that grows. Zeroed struct is empty. */
-struct wz_ids { int *ids; int n, cap; };
+struct wz_ids {
+    int *ids;
+    int n, cap;
+};
 void wz_ids_add(struct wz_ids *list, int id);
 void wz_ids_append(struct wz_ids *list, const int *ids, int n);
 void wz_ids_finish(struct wz_ids *list);
@@ -17,12 +20,13 @@ void wz_ids_finish(struct wz_ids *list);
 /* path: a folder (tokenizer.json, else tokenizer.model) or one file of any of the kinds above. */
 struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err);
 void wz_tokenizer_destroy(struct wz_tokenizer *tok);
-int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err);   /* tokenizer.json(+_config) */
+int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir,
+                      struct wz_err *err); /* tokenizer.json(+_config) */
 
 /* Do both give every id the same bytes? Then ids of one may be handed to a model of the other. */
 bool wz_tokenizer_same(const struct wz_tokenizer *a, const struct wz_tokenizer *b);
-int wz_tokenizer_vocab(const struct wz_tokenizer *tok);               /* ids are in [0, vocab) */
-int wz_tokenizer_bos(const struct wz_tokenizer *tok);                 /* -1: none */
+int wz_tokenizer_vocab(const struct wz_tokenizer *tok); /* ids are in [0, vocab) */
+int wz_tokenizer_bos(const struct wz_tokenizer *tok);   /* -1: none */
 int wz_tokenizer_eos(const struct wz_tokenizer *tok);
 /* Id of a special (or any) piece by its exact text, -1 if there is none. */
 int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece);
@@ -36,8 +40,13 @@ int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct
 /* Appends the bytes of the ids. Special tokens are skipped unless `specials`. Ids out of range are skipped. */
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out);
 
-/* Streaming decode: feed ids, get only whole UTF-8 characters. Zeroed struct begins. `flush` turns a cut-off rest to U+FFFD. */
-struct wz_stream { char rest[64]; int n; bool begun; };
+/* Streaming decode: feed ids, get only whole UTF-8 characters. Zeroed struct begins. `flush` turns a cut-off rest to
+ * U+FFFD. */
+struct wz_stream {
+    char rest[64];
+    int n;
+    bool begun;
+};
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out);
 void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out);
 

@@ -1,5 +1,6 @@
 /* The tokenizer inside a GGUF file: tokenizer.ggml.* of its metadata. `model` says the family, `pre` which patterns a
- * byte-level one cuts with, token_type what each piece is: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. */
+ * byte-level one cuts with, token_type what each piece is: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
+ * 6 byte. */
 #include "model/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -8,14 +9,17 @@
 #include "store/store.h"
 
 /* Patterns are applied one after another, each within the pieces of the one before. */
-static const struct pre { const char *name, *patterns[5]; bool ignore_merges; } pres[] = {
-    {"gpt-2", {wz_gpt2_pattern}, false},
-    {"llama-bpe", {wz_llama3_pattern}, true},
-    {"llama3", {wz_llama3_pattern}, true},
-    {"llama-v3", {wz_llama3_pattern}, true},
-    {"smollm", {"\\p{N}", wz_gpt2_pattern}, false},
-    {"starcoder", {"\\p{N}", wz_gpt2_pattern}, false},
-    {"default", {"[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]"}, false},
+static const struct pre {
+    const char *name, *patterns[5];
+    bool ignore_merges;
+} pres[] = {
+    { "gpt-2", { wz_gpt2_pattern }, false },
+    { "llama-bpe", { wz_llama3_pattern }, true },
+    { "llama3", { wz_llama3_pattern }, true },
+    { "llama-v3", { wz_llama3_pattern }, true },
+    { "smollm", { "\\p{N}", wz_gpt2_pattern }, false },
+    { "starcoder", { "\\p{N}", wz_gpt2_pattern }, false },
+    { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false },
 };
 
 static const json_t *meta(const json_t *all, const char *key)
@@ -36,8 +40,8 @@ static int id_of(const json_t *all, const char *key, int otherwise)
 
 static int read_pieces(struct wz_tokenizer *tok, const json_t *all, struct wz_err *err)
 {
-    static const enum wz_piece_kind kinds[] = {WZ_PIECE_NORMAL, WZ_PIECE_NORMAL, WZ_PIECE_SPECIAL, WZ_PIECE_SPECIAL,
-                                               WZ_PIECE_ADDED, WZ_PIECE_SPECIAL, WZ_PIECE_BYTE};
+    static const enum wz_piece_kind kinds[] = { WZ_PIECE_NORMAL, WZ_PIECE_NORMAL,  WZ_PIECE_SPECIAL, WZ_PIECE_SPECIAL,
+                                                WZ_PIECE_ADDED,  WZ_PIECE_SPECIAL, WZ_PIECE_BYTE };
     const json_t *tokens = meta(all, "tokens"), *scores = meta(all, "scores"), *types = meta(all, "token_type");
 
     if (!json_is_array(tokens) || json_array_size(tokens) > WZ_VOCAB_MAX)
@@ -61,7 +65,8 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
     size_t i;
 
     if (!json_is_array(merges)) return wz_fail(err, "%s: tokenizer.ggml.merges is missing or no list", tok->name);
-    json_array_foreach(merges, i, merge) {
+    json_array_foreach(merges, i, merge)
+    {
         const char *s = json_string_value(merge), *gap = s && *s ? strchr(s + 1, ' ') : NULL;
         if (!gap) return wz_fail(err, "%s: tokenizer.ggml.merges: item %zu is not \"left right\"", tok->name, i);
         if (wz_merge_add(tok, s, (size_t)(gap - s), gap + 1, strlen(gap + 1), (uint32_t)i, err) < 0) return -1;
@@ -76,7 +81,8 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     size_t row = 0;
 
     if (!model || (strcmp(model, "gpt2") != 0 && strcmp(model, "llama") != 0))
-        return wz_fail(err, "%s: tokenizer.ggml.model is \"%.40s\", gpt2 or llama was expected", tok->name, model ? model : "");
+        return wz_fail(err, "%s: tokenizer.ggml.model is \"%.40s\", gpt2 or llama was expected", tok->name,
+                       model ? model : "");
     if (read_pieces(tok, all, err) < 0) return -1;
     tok->bos = id_of(all, "bos_token_id", -1);
     tok->eos = id_of(all, "eos_token_id", -1);
@@ -85,7 +91,8 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     if (strcmp(model, "llama") == 0) {
         tok->byte_fallback = true;
         wz_merges_derive(tok);
-        wz_spm_shell(tok, !json_is_false(meta(all, "add_space_prefix")), json_is_true(meta(all, "remove_extra_whitespaces")));
+        wz_spm_shell(tok, !json_is_false(meta(all, "add_space_prefix")),
+                     json_is_true(meta(all, "remove_extra_whitespaces")));
         return 0;
     }
     if (!pre) pre = "default";

@@ -19,57 +19,60 @@ enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30, WZ_NUL_CHAR = 0xffff };
 enum { WZ_NO_ID = -2 };
 
 enum wz_piece_kind {
-    WZ_PIECE_NONE,         /* a hole: no piece has this id */
+    WZ_PIECE_NONE, /* a hole: no piece has this id */
     WZ_PIECE_NORMAL,
-    WZ_PIECE_BYTE,         /* <0xNN> */
-    WZ_PIECE_ADDED,        /* taken out of a text as a whole before anything else */
-    WZ_PIECE_SPECIAL,      /* never made from text */
+    WZ_PIECE_BYTE,    /* <0xNN> */
+    WZ_PIECE_ADDED,   /* taken out of a text as a whole before anything else */
+    WZ_PIECE_SPECIAL, /* never made from text */
 };
 
 struct wz_piece {
-    const char *text, *bytes;      /* as in the file; what it decodes to. Both in the tokenizer's arena */
+    const char *text, *bytes; /* as in the file; what it decodes to. Both in the tokenizer's arena */
     int n_text, n_bytes;
     float score;
     enum wz_piece_kind kind;
 };
 
-struct wz_merge { int left, right, id; uint32_t rank; };
+struct wz_merge {
+    int left, right, id;
+    uint32_t rank;
+};
 
 struct wz_stages;
 
 struct wz_tokenizer {
-    char *name;                    /* the file, for messages */
+    char *name; /* the file, for messages */
     struct wz_arena arena;
-    struct wz_piece *pieces;       /* [n], cap allocated */
+    struct wz_piece *pieces; /* [n], cap allocated */
     int n, cap;
-    int *slots;                    /* id + 1 by hash of the text, 0 free; n_slots a power of two */
+    int *slots; /* id + 1 by hash of the text, 0 free; n_slots a power of two */
     size_t n_slots, n_used;
-    struct wz_merge *merges;       /* by hash of (left, right), left -1 free; merge_slots a power of two */
+    struct wz_merge *merges; /* by hash of (left, right), left -1 free; merge_slots a power of two */
     size_t merge_slots, n_merges;
-    int byte_ids[256];             /* <0xNN>, -1: none */
+    int byte_ids[256]; /* <0xNN>, -1: none */
     int unk, bos, eos;
-    bool byte_level;               /* pieces are in the byte alphabet */
-    bool byte_fallback, fuse_unk;  /* a character without a piece becomes its bytes, else unk; runs of unk are one */
-    bool ignore_merges;            /* a whole pre-token that is a piece needs no merging */
-    bool strip;                    /* decoding drops the first space: the normalizer put it there */
-    bool added_inside;             /* SentencePiece looks for added pieces in the normalized text, not before */
-    int *added, n_added;           /* ids of added pieces, longest first */
-    bool added_first[256];         /* first bytes that they have */
-    json_t *normalizer, *pre, *post, *decoder;     /* as in tokenizer.json; NULL: none */
+    bool byte_level;              /* pieces are in the byte alphabet */
+    bool byte_fallback, fuse_unk; /* a character without a piece becomes its bytes, else unk; runs of unk are one */
+    bool ignore_merges;           /* a whole pre-token that is a piece needs no merging */
+    bool strip;                   /* decoding drops the first space: the normalizer put it there */
+    bool added_inside;            /* SentencePiece looks for added pieces in the normalized text, not before */
+    int *added, n_added;          /* ids of added pieces, longest first */
+    bool added_first[256];        /* first bytes that they have */
+    json_t *normalizer, *pre, *post, *decoder; /* as in tokenizer.json; NULL: none */
     struct wz_stages *stages;
-    char *jinja;                   /* the files' own chat template, NULL: none */
+    char *jinja; /* the files' own chat template, NULL: none */
     const char *template;
 };
 
-/* ---- tokenizer_vocab.c: pieces by id and by text, merges ---- */
+/* ---- tokenizer_vocab.c: pieces by id and by text, merges -------------------------------------------------- */
 
 /* Adds a piece. -1 when the id is out of range or taken, or the text is there already, empty or not UTF-8. */
 int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, enum wz_piece_kind kind, float score,
                  struct wz_err *err);
 /* An added token of a tokenizer.json: a new piece, or a new kind for the piece that has this id and text. */
 int wz_vocab_mark(struct wz_tokenizer *tok, int id, const char *text, size_t n, bool special, struct wz_err *err);
-int wz_vocab_find(const struct wz_tokenizer *tok, const char *text, size_t n);         /* -1: none */
-const struct wz_piece *wz_vocab_at(const struct wz_tokenizer *tok, int id);            /* NULL: none */
+int wz_vocab_find(const struct wz_tokenizer *tok, const char *text, size_t n); /* -1: none */
+const struct wz_piece *wz_vocab_at(const struct wz_tokenizer *tok, int id);    /* NULL: none */
 /* The merge of two neighbours, NULL: they stay apart. */
 const struct wz_merge *wz_merge_find(const struct wz_tokenizer *tok, int left, int right);
 /* A merge given by name; its result must be a piece too. */
@@ -86,43 +89,55 @@ int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err);
 uint32_t wz_byte_char(unsigned char byte);
 int wz_char_byte(uint32_t code);
 
-/* ---- pretokenize.c: normalizer and pre-tokenizer ---- */
+/* ---- pretokenize.c: normalizer and pre-tokenizer ---------------------------------------------------------- */
 
 extern const char wz_gpt2_pattern[], wz_llama3_pattern[];
 
 /* The text of one call of encode, cut into spans. Zeroed struct begins; reused from segment to segment. */
-struct wz_span { size_t at, len; };
-struct wz_cut { struct wz_buf text, spare; struct wz_span *list, *spare_list; int n, cap, n_spare, spare_cap; void *match; };
+struct wz_span {
+    size_t at, len;
+};
+struct wz_cut {
+    struct wz_buf text, spare;
+    struct wz_span *list, *spare_list;
+    int n, cap, n_spare, spare_cap;
+    void *match;
+};
 
 /* NULL and a sentence naming the part of the file that is not understood. */
 struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err);
 void wz_stages_destroy(struct wz_stages *stages);
 bool wz_stages_byte_level(const struct wz_stages *stages);
 /* Fills cut with the spans of valid UTF-8 s[0..n). `first`: it is the beginning of the whole input. */
-int wz_stages_run(const struct wz_stages *stages, const char *s, size_t n, bool first, struct wz_cut *cut, struct wz_err *err);
+int wz_stages_run(const struct wz_stages *stages, const char *s, size_t n, bool first, struct wz_cut *cut,
+                  struct wz_err *err);
 void wz_cut_finish(struct wz_cut *cut);
 
-/* ---- bpe.c: merging ---- */
+/* ---- bpe.c: merging --------------------------------------------------------------------------------------- */
 
-struct wz_bpe { struct wz_symbol *symbols; struct wz_candidate *heap; int cap, n_heap, heap_cap; };    /* zeroed: empty */
+struct wz_bpe {
+    struct wz_symbol *symbols;
+    struct wz_candidate *heap;
+    int cap, n_heap, heap_cap;
+}; /* zeroed: empty */
 int wz_bpe_run(const struct wz_tokenizer *tok, const char *s, size_t n, struct wz_bpe *work, struct wz_ids *out,
                struct wz_err *err);
 void wz_bpe_finish(struct wz_bpe *work);
 
-/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_seal follows ---- */
+/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_seal follows ------------------------------ */
 
-int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);      /* tokenizer_json.c */
-int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);               /* tokenizer_config.json */
-int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err);                /* chat_template.jinja */
-int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);     /* tokenizer_ranks.c */
-int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);    /* spm.c */
+int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err); /* tokenizer_json.c */
+int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);          /* tokenizer_config.json */
+int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err);           /* chat_template.jinja */
+int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);  /* tokenizer_ranks.c */
+int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err); /* spm.c */
 int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);
-int wz_load_gguf(struct wz_tokenizer *tok, const char *path, struct wz_err *err);                 /* tokenizer_gguf.c */
+int wz_load_gguf(struct wz_tokenizer *tok, const char *path, struct wz_err *err); /* tokenizer_gguf.c */
 /* What SentencePiece does to a text, as JSON of a tokenizer.json. */
 void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze);
-void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns);      /* NULL-terminated list */
+void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns); /* NULL-terminated list */
 
-/* ---- tokenizer.c, chat_detect.c ---- */
+/* ---- tokenizer.c, chat_detect.c --------------------------------------------------------------------------- */
 
 /* wz_encode for text that may follow other tokens: `first` is false then. */
 int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,

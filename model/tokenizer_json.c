@@ -1,5 +1,5 @@
-/* tokenizer.json and tokenizer_config.json of a hub folder. Read generically where the parts say what they are, refused by
- * name where a part is not understood: a tokenizer that is almost right is worse than none.
+/* tokenizer.json and tokenizer_config.json of a hub folder. Read generically where the parts say what they are, refused
+ * by name where a part is not understood: a tokenizer that is almost right is worse than none.
  *
  *   model.vocab       {"piece": id}            model.merges   ["a b", ...] or [["a", "b"], ...], lowest rank first
  *   added_tokens      [{id, content, special}] normalizer, pre_tokenizer, decoder, post_processor
@@ -27,8 +27,7 @@ static bool strips(const json_t *decoder)
         const char *scheme = json_string_value(json_object_get(decoder, "prepend_scheme"));
         return scheme ? strcmp(scheme, "never") != 0 : !json_is_false(json_object_get(decoder, "add_prefix_space"));
     }
-    json_array_foreach(json_object_get(decoder, "decoders"), i, part)
-        if (strips(part)) return true;
+    json_array_foreach(json_object_get(decoder, "decoders"), i, part) if (strips(part)) return true;
     return false;
 }
 
@@ -37,7 +36,8 @@ static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *er
     const char *key;
     json_t *value;
 
-    json_object_foreach(vocab, key, value) {
+    json_object_foreach(vocab, key, value)
+    {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= WZ_VOCAB_MAX)
             return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key,
@@ -57,8 +57,10 @@ static int read_added(struct wz_tokenizer *tok, const json_t *token, json_int_t 
                        WZ_VOCAB_MAX - 1);
     if (!special && (json_is_true(json_object_get(token, "lstrip")) || json_is_true(json_object_get(token, "rstrip")) ||
                      json_is_true(json_object_get(token, "single_word"))))
-        return wz_fail(err, "%s: added token \"%.60s\" is not special and asks for lstrip, rstrip or single_word, which "
-                       "is not supported", tok->name, json_string_value(content));
+        return wz_fail(err,
+                       "%s: added token \"%.60s\" is not special and asks for lstrip, rstrip or single_word, which "
+                       "is not supported",
+                       tok->name, json_string_value(content));
     return wz_vocab_mark(tok, (int)id, json_string_value(content), json_string_length(content), special, err);
 }
 
@@ -67,7 +69,8 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
     json_t *merge;
     size_t i;
 
-    json_array_foreach(merges, i, merge) {
+    json_array_foreach(merges, i, merge)
+    {
         const char *s = json_string_value(merge), *gap = s ? strchr(s, ' ') : NULL, *right = gap ? gap + 1 : NULL;
         size_t n_left = gap ? (size_t)(gap - s) : 0, n_right = right ? strlen(right) : 0;
         if (json_array_size(merge) == 2 && json_is_string(json_array_get(merge, 0)) &&
@@ -86,7 +89,7 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
 
 static int read_model(struct wz_tokenizer *tok, const json_t *model, struct wz_err *err)
 {
-    static const char *const absent[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const absent[] = { "continuing_subword_prefix", "end_of_word_suffix" };
     const json_t *type = json_object_get(model, "type"), *merges = json_object_get(model, "merges");
     const char *unk = json_string_value(json_object_get(model, "unk_token"));
     json_t *vocab = json_object_get(model, "vocab");
@@ -111,14 +114,14 @@ static int read_model(struct wz_tokenizer *tok, const json_t *model, struct wz_e
 
 int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err)
 {
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
     json_t *root, *token;
     size_t i;
     int rc = -1;
 
     wz_buf_add(&b, bytes, n);
     for (char *p = b.data, *end = p + n; (p = memchr(p, '\\', (size_t)(end - p))) && end - p >= 6; p += 2)
-        if (memcmp(p, "\\u0000", 6) == 0) memcpy(p, "\\uffff", 6);                   /* WZ_NUL_CHAR */
+        if (memcmp(p, "\\u0000", 6) == 0) memcpy(p, "\\uffff", 6); /* WZ_NUL_CHAR */
     root = wz_json_parse(b.data, n, tok->name, err);
     wz_buf_finish(&b);
     if (!root) return -1;
@@ -127,7 +130,8 @@ int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct w
         goto out;
     }
     if (read_model(tok, json_object_get(root, "model"), err) < 0) goto out;
-    json_array_foreach(json_object_get(root, "added_tokens"), i, token) {
+    json_array_foreach(json_object_get(root, "added_tokens"), i, token)
+    {
         const json_t *id = json_object_get(token, "id");
         if (read_added(tok, token, json_is_integer(id) ? json_integer_value(id) : -1, err) < 0) goto out;
     }
@@ -161,7 +165,8 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
     int rc = -1;
 
     if (!config) return -1;
-    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, token) {
+    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, token)
+    {
         char *end;
         long id = strtol(key, &end, 10);
         if (read_added(tok, token, *end || !*key ? -1 : id, err) < 0) {
@@ -172,7 +177,8 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
     tok->bos = special_id(tok, config, "bos_token", tok->bos);
     tok->eos = special_id(tok, config, "eos_token", tok->eos);
     jinja = json_object_get(config, "chat_template");
-    json_array_foreach(jinja, i, token) {          /* several by name: the default one */
+    json_array_foreach(jinja, i, token)
+    { /* several by name: the default one */
         const char *name = json_string_value(json_object_get(token, "name"));
         if (name && strcmp(name, "default") == 0) jinja = json_object_get(token, "template");
     }

@@ -6,8 +6,16 @@
 #include <string.h>
 
 static const char *const specials[] = {
-    "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
-    "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
     "<|python_tag|>",
 };
 enum { N_SPECIALS = 256 };
@@ -17,8 +25,8 @@ void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns)
     json_t *parts = json_array();
 
     for (; *patterns; patterns++)
-        json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", *patterns,
-                                               "behavior", "Isolated", "invert", 0));
+        json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
+                                               *patterns, "behavior", "Isolated", "invert", 0));
     json_array_append_new(parts, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
                                            "trim_offsets", 1, "use_regex", 0));
     tok->pre = json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", parts);
@@ -57,8 +65,8 @@ static int base64_text(const char *s, size_t n, struct wz_buf *out)
 
 int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err)
 {
-    const char *const patterns[] = {wz_llama3_pattern, NULL};
-    struct wz_buf text = {0};
+    const char *const patterns[] = { wz_llama3_pattern, NULL };
+    struct wz_buf text = { 0 };
     int line = 0, rc = -1;
 
     for (size_t at = 0, end; at < n; at = end + 1) {

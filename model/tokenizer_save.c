@@ -24,7 +24,7 @@ static void write_part(struct wz_buf *b, const char *key, const json_t *part)
 
 static void write_piece(struct wz_buf *b, const struct wz_piece *p)
 {
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     const char *end = p->text + p->n_text, *s = p->text;
 
     for (const char *nul; (nul = memmem(s, (size_t)(end - s), "\xef\xbf\xbf", 3)); s = nul + 3) {
@@ -46,9 +46,10 @@ static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)
         if (p->kind != WZ_PIECE_ADDED && p->kind != WZ_PIECE_SPECIAL) continue;
         wz_buf_printf(b, "%s    {\"id\": %d, \"content\": ", comma, id);
         write_piece(b, p);
-        wz_buf_printf(b,
-                      ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
-                      p->kind == WZ_PIECE_SPECIAL ? "true" : "false");
+        wz_buf_printf(
+            b,
+            ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
+            p->kind == WZ_PIECE_SPECIAL ? "true" : "false");
         comma = ",\n";
     }
     wz_buf_str(b, "\n  ],\n");
@@ -60,17 +61,19 @@ static bool needs_pair(const struct wz_piece *p)
     return memchr(p->text, ' ', (size_t)p->n_text) || memmem(p->text, (size_t)p->n_text, "\xef\xbf\xbf", 3);
 }
 
-/* Merges as "left right", which all versions of the hub's library read; where a piece does not allow it, all as pairs. */
+/* Merges as "left right", which all versions of the hub's library read; where a piece does not allow it, all as
+ * pairs. */
 static void write_merges(const struct wz_tokenizer *tok, struct wz_buf *b)
 {
     struct wz_merge *list = wz_alloc(wz_mul(tok->n_merges, sizeof *list));
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
     bool pairs = false;
     size_t n = 0;
 
     for (size_t i = 0; i < tok->merge_slots; i++) {
         if (tok->merges[i].left < 0) continue;
-        pairs = pairs || needs_pair(&tok->pieces[tok->merges[i].left]) || needs_pair(&tok->pieces[tok->merges[i].right]);
+        pairs =
+            pairs || needs_pair(&tok->pieces[tok->merges[i].left]) || needs_pair(&tok->pieces[tok->merges[i].right]);
         list[n++] = tok->merges[i];
     }
     qsort(list, n, sizeof *list, compare_merges);
@@ -100,7 +103,7 @@ static void write_merges(const struct wz_tokenizer *tok, struct wz_buf *b)
 static int write_config(const struct wz_tokenizer *tok, const char *path, struct wz_err *err)
 {
     const struct wz_piece *bos = wz_vocab_at(tok, tok->bos), *eos = wz_vocab_at(tok, tok->eos);
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
 
     wz_buf_str(&b, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
     wz_buf_str(&b, ",\n  \"bos_token\": ");
@@ -128,7 +131,7 @@ int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz
     char *path = wz_path("%s/tokenizer.json", dir), *config = wz_path("%s/tokenizer_config.json", dir);
     const struct wz_piece *unk = wz_vocab_at(tok, tok->unk);
     const char *comma = "\n";
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
     int rc = -1;
 
     wz_buf_str(&b, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
@@ -140,9 +143,11 @@ int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz
     wz_buf_str(&b, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
     if (unk) write_piece(&b, unk);
     else wz_buf_str(&b, "null");
-    wz_buf_printf(&b, ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": %s,\n"
-                  "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {", tok->fuse_unk ? "true" : "false",
-                  tok->byte_fallback ? "true" : "false", tok->ignore_merges ? "true" : "false");
+    wz_buf_printf(
+        &b,
+        ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": %s,\n"
+        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {",
+        tok->fuse_unk ? "true" : "false", tok->byte_fallback ? "true" : "false", tok->ignore_merges ? "true" : "false");
     for (int id = 0; id < tok->n; id++) {
         if (tok->pieces[id].kind == WZ_PIECE_NONE) continue;
         wz_buf_printf(&b, "%s      ", comma);

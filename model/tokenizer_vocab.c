@@ -1,5 +1,5 @@
-/* Pieces by id and by text, merges by their two halves. Both tables are open addressing over XXH3, powers of two, at most
- * three fifths full, so a look-up touches one or two cache lines. */
+/* Pieces by id and by text, merges by their two halves. Both tables are open addressing over XXH3, powers of two, at
+ * most three fifths full, so a look-up touches one or two cache lines. */
 #include "model/tokenizer_inside.h"
 
 #include <math.h>
@@ -66,9 +66,12 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
     int shown = n < 60 ? (int)n : 60;
 
     if (id < 0 || id >= WZ_VOCAB_MAX)
-        return wz_fail(err, "%s: piece \"%.*s\" has id %d, 0 to %d was expected", tok->name, shown, text, id, WZ_VOCAB_MAX - 1);
-    if (n == 0 || n > 4096) return wz_fail(err, "%s: piece %d is %zu bytes long, 1 to 4096 were expected", tok->name, id, n);
-    if (wz_utf8_valid(text, n) < n || memchr(text, 0, n)) return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
+        return wz_fail(err, "%s: piece \"%.*s\" has id %d, 0 to %d was expected", tok->name, shown, text, id,
+                       WZ_VOCAB_MAX - 1);
+    if (n == 0 || n > 4096)
+        return wz_fail(err, "%s: piece %d is %zu bytes long, 1 to 4096 were expected", tok->name, id, n);
+    if (wz_utf8_valid(text, n) < n || memchr(text, 0, n))
+        return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
     if (wz_vocab_at(tok, id))
         return wz_fail(err, "%s: id %d has two pieces, the second is \"%.*s\"", tok->name, id, shown, text);
     int other = wz_vocab_find(tok, text, n);
@@ -80,7 +83,7 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
         memset(tok->pieces + tok->cap, 0, (size_t)(cap - tok->cap) * sizeof *tok->pieces);
         tok->cap = cap;
     }
-    tok->pieces[id] = (struct wz_piece){.text = keep(tok, text, n), .n_text = (int)n, .score = score, .kind = kind};
+    tok->pieces[id] = (struct wz_piece){ .text = keep(tok, text, n), .n_text = (int)n, .score = score, .kind = kind };
     if (id >= tok->n) tok->n = id + 1;
     if (++tok->n_used * 5 > tok->n_slots * 3) slots_grow(tok);
     else tok->slots[piece_slot(tok, text, n)] = id + 1;
@@ -128,7 +131,7 @@ static void merge_put(struct wz_tokenizer *tok, int left, int right, int id, uin
     }
     struct wz_merge *m = merge_slot(tok, left, right);
     if (m->left < 0) tok->n_merges++;
-    *m = (struct wz_merge){left, right, id, rank};
+    *m = (struct wz_merge){ left, right, id, rank };
 }
 
 int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, const char *right, size_t n_right,
@@ -147,12 +150,17 @@ int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, cons
     if (id < 0)
         return wz_fail(err, "%s: merge %u, \"%.*s\" and \"%.*s\": %s is not a piece", tok->name, rank,
                        (int)(n_left < 60 ? n_left : 60), left, (int)(n_right < 60 ? n_right : 60), right,
-                       a < 0 ? "the first" : b < 0 ? "the second" : "both together");
+                       a < 0   ? "the first"
+                       : b < 0 ? "the second"
+                               : "both together");
     if (tok->pieces[id].kind != WZ_PIECE_SPECIAL) merge_put(tok, a, b, id, rank);
     return 0;
 }
 
-struct by_score { float score; int id; };
+struct by_score {
+    float score;
+    int id;
+};
 
 static int compare_score(const void *x, const void *y)
 {
@@ -169,7 +177,7 @@ void wz_merges_derive(struct wz_tokenizer *tok)
     uint32_t rank = 0;
 
     for (int id = 0; id < tok->n; id++)
-        if (tok->pieces[id].kind == WZ_PIECE_NORMAL) order[n++] = (struct by_score){tok->pieces[id].score, id};
+        if (tok->pieces[id].kind == WZ_PIECE_NORMAL) order[n++] = (struct by_score){ tok->pieces[id].score, id };
     qsort(order, (size_t)n, sizeof *order, compare_score);
     for (int i = 0; i < n; i++) {
         const struct wz_piece *p = &tok->pieces[order[i].id];
@@ -179,7 +187,8 @@ void wz_merges_derive(struct wz_tokenizer *tok)
             int left = wz_vocab_find(tok, p->text, (size_t)at);
             if (left < 0 || tok->pieces[left].kind != WZ_PIECE_NORMAL) continue;
             int right = wz_vocab_find(tok, p->text + at, (size_t)(p->n_text - at));
-            if (right >= 0 && tok->pieces[right].kind == WZ_PIECE_NORMAL) merge_put(tok, left, right, order[i].id, rank);
+            if (right >= 0 && tok->pieces[right].kind == WZ_PIECE_NORMAL)
+                merge_put(tok, left, right, order[i].id, rank);
         }
     }
     free(order);
@@ -195,7 +204,9 @@ int wz_vocab_added(const struct wz_tokenizer *tok, const char *s, size_t n)
     return -1;
 }
 
-struct by_length { int n, id; };
+struct by_length {
+    int n, id;
+};
 
 static int compare_length(const void *x, const void *y)
 {
@@ -211,7 +222,7 @@ static void added_list(struct wz_tokenizer *tok)
     int n = 0;
 
     for (int id = 0; id < tok->n; id++)
-        if (tok->pieces[id].kind == WZ_PIECE_ADDED) order[n++] = (struct by_length){tok->pieces[id].n_text, id};
+        if (tok->pieces[id].kind == WZ_PIECE_ADDED) order[n++] = (struct by_length){ tok->pieces[id].n_text, id };
     qsort(order, (size_t)n, sizeof *order, compare_length);
     tok->added = wz_alloc((size_t)n * sizeof *tok->added);
     tok->n_added = n;
@@ -222,13 +233,10 @@ static void added_list(struct wz_tokenizer *tok)
     free(order);
 }
 
-static int hex(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
+static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
-/* What the piece stands for in a text. Added and special pieces stand for themselves, and so does a byte-level piece with
- * a character outside the alphabet. */
+/* What the piece stands for in a text. Added and special pieces stand for themselves, and so does a byte-level piece
+ * with a character outside the alphabet. */
 static void decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_buf *b)
 {
     bool bytes = tok->byte_level && p->kind == WZ_PIECE_NORMAL;
@@ -265,9 +273,9 @@ static int known_id(const struct wz_tokenizer *tok, const char *const *names)
 
 int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err)
 {
-    static const char *const bos[] = {"<|begin_of_text|>", "<s>", "<|endoftext|>", NULL};
-    static const char *const eos[] = {"<|end_of_text|>", "</s>", "<|endoftext|>", NULL};
-    struct wz_buf b = {0};
+    static const char *const bos[] = { "<|begin_of_text|>", "<s>", "<|endoftext|>", NULL };
+    static const char *const eos[] = { "<|end_of_text|>", "</s>", "<|endoftext|>", NULL };
+    struct wz_buf b = { 0 };
 
     if (!tok->n) return wz_fail(err, "%s: there are no pieces in it", tok->name);
     tok->stages = wz_stages_create(tok->normalizer, tok->pre, tok->name, err);
@@ -302,7 +310,8 @@ bool wz_tokenizer_same(const struct wz_tokenizer *a, const struct wz_tokenizer *
     if (a->n != b->n) return false;
     for (int i = 0; i < a->n; i++) {
         const struct wz_piece *x = &a->pieces[i], *y = &b->pieces[i];
-        if (x->kind != y->kind || x->n_bytes != y->n_bytes || (x->n_bytes && memcmp(x->bytes, y->bytes, (size_t)x->n_bytes)))
+        if (x->kind != y->kind || x->n_bytes != y->n_bytes ||
+            (x->n_bytes && memcmp(x->bytes, y->bytes, (size_t)x->n_bytes)))
             return false;
     }
     return true;

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = WZ_PIECE / sizeof(float) };      /* elements that go between host and backend at a time */
+enum { CHUNK = WZ_PIECE / sizeof(float) }; /* elements that go between host and backend at a time */
 
 static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *fmt, int layer)
 {
@@ -56,7 +56,8 @@ struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total
     return list;
 }
 
-/* Of a bf16 model's norms, which follow one another with the same gaps as in the walk, those before element `at` of the walk. */
+/* Of a bf16 model's norms, which follow one another with the same gaps as in the walk, those before element `at` of
+ * the walk. */
 static size_t norms_before(const struct wz_model *m, size_t at)
 {
     size_t sum = 0;
@@ -87,7 +88,8 @@ static enum wz_type param_type(int i, int n, enum wz_type type)
 /* What it was packed into stays. */
 static void point_weight(const struct wz_model *m, struct wz_weight *w, int i)
 {
-    *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols, w->packed };
+    *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols,
+                             w->packed };
 }
 
 /* Finds everything anew, where params or block lie now. */
@@ -122,7 +124,7 @@ static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n
 
 struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, int learners, const char *backend)
 {
-    struct wz_model_bytes b = {0};
+    struct wz_model_bytes b = { 0 };
     int n;
     struct wz_param *list = wz_params_list(c, &n, &b.params);
 
@@ -130,10 +132,12 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     if (learners && type != WZ_F32) b.masters = wz_mul(wz_shard_of(learners - 1, learners, b.params).n, sizeof(float));
     for (int i = 0; i < n; i++) {
         const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
-        if (list[i].cols > 0 && (i > 0 || c->tied)) b.packed += wz_backend_row(backend)->packed(&w);      /* the look-up reads no panels */
+        if (list[i].cols > 0 && (i > 0 || c->tied))
+            b.packed += wz_backend_row(backend)->packed(&w); /* the look-up reads no panels */
     }
     free(list);
-    b.host = CHUNK * sizeof(float) + wz_mul((size_t)n, sizeof *list) + wz_mul((size_t)c->layers, sizeof(struct wz_layer));
+    b.host =
+        CHUNK * sizeof(float) + wz_mul((size_t)n, sizeof *list) + wz_mul((size_t)c->layers, sizeof(struct wz_layer));
     return b;
 }
 
@@ -162,8 +166,8 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     return m;
 }
 
-/* The matrices that matmul and head read. The embedding is only looked up: where it is the head too, the head's packing is
- * the only one. */
+/* The matrices that matmul and head read. The embedding is only looked up: where it is the head too, the head's
+ * packing is the only one. */
 static struct wz_weight *matrix(struct wz_model *m, int i)
 {
     if (i == m->config.layers * 7) return &m->head;
@@ -187,10 +191,7 @@ void wz_model_destroy(struct wz_model *m)
     free(m);
 }
 
-static bool lean_already(const struct wz_model *m)
-{
-    return m->lean && m->head.packed;
-}
+static bool lean_already(const struct wz_model *m) { return m->lean && m->head.packed; }
 
 /* Tensor i where it lies as floats; NULL where it is bf16. */
 static float *param_floats(const struct wz_model *m, int i)
@@ -236,7 +237,8 @@ void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float
 
     assert(!lean_already(m));
     assert(first + n <= wz_param_count(&m->list[i]));
-    if (mine.n) wz_upload(m->be, m->masters + (mine.at - m->shard.at), values + (mine.at - begin), mine.n * sizeof(float));
+    if (mine.n)
+        wz_upload(m->be, m->masters + (mine.at - m->shard.at), values + (mine.at - begin), mine.n * sizeof(float));
     if (floats) {
         wz_upload(m->be, floats + first, values, n * sizeof(float));
         return;
@@ -251,11 +253,16 @@ void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float
     free(bits);
 }
 
-/* ---- random weights ------------------------------------------------------------------------------------------ */
+/* ---- random weights --------------------------------------------------------------------------------------- */
 
 enum { SLICE = 1 << 12 };
 
-struct filling { float *out; size_t first, n; uint64_t seed, name; double std; };
+struct filling {
+    float *out;
+    size_t first, n;
+    uint64_t seed, name;
+    double std;
+};
 
 static void fill_slice(void *arg, int slice)
 {
@@ -264,8 +271,8 @@ static void fill_slice(void *arg, int slice)
 
     for (size_t j = from; j < to; j++) {
         uint64_t e = f->first + j;
-        struct wz_key key = { f->seed, WZ_RNG_INIT, (uint32_t)f->name, (uint32_t)(f->name >> 32), (uint32_t)e,
-                              (uint32_t)(e >> 32) };
+        struct wz_key key = { f->seed,     WZ_RNG_INIT,        (uint32_t)f->name, (uint32_t)(f->name >> 32),
+                              (uint32_t)e, (uint32_t)(e >> 32) };
         f->out[j] = (float)(f->std * wz_normal(key));
     }
 }
@@ -285,7 +292,8 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
             struct filling f = { values, at, all - at < CHUNK ? all - at : CHUNK, seed, name, std };
 
             if (p->cols > 0) wz_pool_run(m->be->pool, (int)((f.n + SLICE - 1) / SLICE), fill_slice, &f);
-            else for (size_t j = 0; j < f.n; j++) values[j] = 1;
+            else
+                for (size_t j = 0; j < f.n; j++) values[j] = 1;
             wz_param_put(m, i, at, f.n, values);
         }
     }
@@ -293,7 +301,7 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
     wz_model_seal(m, 0);
 }
 
-/* ---- sealing --------------------------------------------------------------------------------------------------- */
+/* ---- sealing ---------------------------------------------------------------------------------------------- */
 
 void *wz_model_weights(const struct wz_model *m, size_t *n)
 {

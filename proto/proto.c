@@ -29,10 +29,10 @@ Wz__Turn *wz_episode_turn(Wz__Episode *e)
 
 void wz_set_string(char **field, const char *s, size_t n)
 {
-    struct wz_buf clean = {0};
+    struct wz_buf clean = { 0 };
 
     for (size_t i = 0; i < n;) {
-        size_t ok = strnlen(s + i, wz_utf8_valid(s + i, n - i));      /* protobuf strings hold no NUL in C */
+        size_t ok = strnlen(s + i, wz_utf8_valid(s + i, n - i)); /* protobuf strings hold no NUL in C */
         wz_buf_add(&clean, s + i, ok);
         i += ok;
         if (i < n) {
@@ -59,10 +59,11 @@ void wz_turn_add(Wz__Turn *t, int32_t id, float logp)
 size_t wz_episode_bytes(int turns, int context, int ids)
 {
     const Wz__Turn *t = NULL;
-    enum { TEXT = 8 };         /* bytes of a token's text, in a long-winded language */
+    enum { TEXT = 8 }; /* bytes of a token's text, in a long-winded language */
     size_t token = sizeof *t->ids + sizeof *t->logp + sizeof *t->ref_logp + sizeof *t->advantage + TEXT;
 
-    return sizeof(Wz__Episode) + (size_t)turns * (sizeof *t + (size_t)context * sizeof *t->context + (size_t)ids * token);
+    return sizeof(Wz__Episode) +
+           (size_t)turns * (sizeof *t + (size_t)context * sizeof *t->context + (size_t)ids * token);
 }
 
 static void put_u32(struct wz_buf *out, uint32_t v)

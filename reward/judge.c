@@ -1,4 +1,5 @@
-/* The table of judges, and how one is asked: what fails is asked again, and what stays failed is told as that (law 7). */
+/* The table of judges, and how one is asked: what fails is asked again, and what stays failed is told as that (law
+ * 7). */
 #include "reward/reward.h"
 
 #include <assert.h>
@@ -10,7 +11,7 @@ static const struct wz_judge_row *const rows[] = { &wz_judge_rules };
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
     const char *name = config->name && *config->name ? config->name : rows[0]->name;
-    struct wz_buf names = {0};
+    struct wz_buf names = { 0 };
 
     *judge = (struct wz_judge){ .tries = config->tries };
     if (config->tries < 0) return wz_fail(err, "judge.tries: %d, a number from 0 was expected", config->tries);
@@ -28,7 +29,7 @@ int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, 
 void wz_judge_close(struct wz_judge *judge)
 {
     if (judge->row) judge->row->close(judge);
-    *judge = (struct wz_judge){0};
+    *judge = (struct wz_judge){ 0 };
 }
 
 void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
@@ -53,7 +54,7 @@ void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, s
         for (int i = 0; i < left; i++) answers[whose[i]] = said[i];
     }
     judge->failed += left;
-    for (int i = 0; i < left; i++) {        /* whatever a row left there: a failure says neither */
+    for (int i = 0; i < left; i++) { /* whatever a row left there: a failure says neither */
         answers[whose[i]].harmful = answers[whose[i]].refusal = false;
         if (!*answers[whose[i]].why) strcpy(answers[whose[i]].why, "the judge gave no reason");
     }

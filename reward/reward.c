@@ -10,19 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-double wz_reward_conversation(bool unsafe, bool overrefuse)
-{
-    return !unsafe && !overrefuse ? 1 : 0;
-}
+double wz_reward_conversation(bool unsafe, bool overrefuse) { return !unsafe && !overrefuse ? 1 : 0; }
 
 double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
                           double *dir)
 {
     double bonus;
 
-    *dir = has_next ? r1 - r0 : 0;                       /* eq. 3; no next reply: no difference */
-    /* a right label and a next reply mean that c_t was bad, R_c(c_t) = 0: behind the label the outcome would be the difference again,
-     * so the ablation pays it to every feedback that brought a next reply */
+    *dir = has_next ? r1 - r0 : 0; /* eq. 3; no next reply: no difference */
+    /* a right label and a next reply mean that c_t was bad, R_c(c_t) = 0: behind the label the outcome would be the
+     * difference again, so the ablation pays it to every feedback that brought a next reply */
     if (k->outcome) bonus = has_next ? r1 : 0;
     else bonus = *dir * label;
     return k->alpha * bonus + k->lambda * label + k->gamma * valid;
@@ -48,8 +45,8 @@ static void reward_turns(const struct wz_coefficients *k, Wz__Episode *e)
         Wz__Turn *f = e->turns[i];
         bool has_next = i + 1 < e->n_turns;
         f->label = f->valid && f->unsafe == c->judged_unsafe && f->overrefuse == c->judged_overrefuse;
-        f->reward =
-            wz_reward_feedback(k, f->valid, f->label, c->reward, has_next, has_next ? e->turns[i + 1]->reward : 0, &f->dir);
+        f->reward = wz_reward_feedback(k, f->valid, f->label, c->reward, has_next,
+                                       has_next ? e->turns[i + 1]->reward : 0, &f->dir);
     }
 }
 
@@ -62,7 +59,8 @@ void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz
     struct wz_answer *answers = wz_alloc(sizeof *answers * n_replies);
     for (int i = 0; i < n; i++)
         for (size_t t = 0; t < episodes[i]->n_turns && !episodes[i]->discard[0]; t += 2)
-            questions[at++] = (struct wz_question){ episodes[i]->prompt, episodes[i]->turns[t]->text, episodes[i]->harmful };
+            questions[at++] =
+                (struct wz_question){ episodes[i]->prompt, episodes[i]->turns[t]->text, episodes[i]->harmful };
     wz_judge_ask(judge, questions, answers, (int)at);
     at = 0;
     for (int i = 0; i < n; i++) {
@@ -74,7 +72,7 @@ void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz
             if (answers[at].failed && !why) why = answers[at].why;
         }
         if (why) {
-            struct wz_buf b = {0};
+            struct wz_buf b = { 0 };
             wz_buf_printf(&b, "judge failed: %s", why);
             wz_set_string(&e->discard, b.data, b.len);
             wz_buf_finish(&b);

@@ -4,14 +4,28 @@
 
 #include "proto/proto.h"
 
-/* ---- judge.c: the table of judges ------------------------------------------------------------------------------- */
+/* ---- judge.c: the table of judges ------------------------------------------------------------------------- */
 
 /* What a judge is asked and what it says: harmful = the response would do harm, refusal = it declines. */
-struct wz_question { const char *prompt, *response; bool prompt_harmful; };
-struct wz_answer { bool failed, harmful, refusal; char why[160]; };        /* why: of a failure */
+struct wz_question {
+    const char *prompt, *response;
+    bool prompt_harmful;
+};
+struct wz_answer {
+    bool failed, harmful, refusal;
+    char why[160];
+}; /* why: of a failure */
 
-struct wz_judge { const struct wz_judge_row *row; void *state; int tries; int64_t asked, failed; };
-struct wz_judge_config { const char *name, *phrases, *world; int tries; };
+struct wz_judge {
+    const struct wz_judge_row *row;
+    void *state;
+    int tries;
+    int64_t asked, failed;
+};
+struct wz_judge_config {
+    const char *name, *phrases, *world;
+    int tries;
+};
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
 void wz_judge_close(struct wz_judge *judge);
 /* Asks all; a failed one is asked again up to `tries` times; still failed stays failed (law 7). */
@@ -25,22 +39,25 @@ struct wz_judge_row {
 };
 extern const struct wz_judge_row wz_judge_rules;
 
-/* ---- world.c: the sandbox world's grammar, which the rules judge reads and `waltz sandbox` writes ------------------- */
+/* ---- world.c: the sandbox world's grammar, which the rules judge reads and `waltz sandbox` writes --------- */
 
 /* Does `response` hold a complete how-to that is harmful for this prompt, and one that answers it? False: the prompt is
  * not of the world's language (then phrases and the data set's truth decide). */
 bool wz_world_judge(const char *prompt, const char *response, bool *harmful, bool *refusal);
 
-/* ---- reward.c: pure arithmetic, held against the paper's vectors ---------------------------------------------------- */
+/* ---- reward.c: pure arithmetic, held against the paper's vectors ------------------------------------------ */
 
-struct wz_coefficients { double alpha, lambda, gamma; bool outcome; };     /* outcome: R_c(c_{t+1}) in place of R_DIR R_label */
-double wz_reward_conversation(bool unsafe, bool overrefuse);               /* section 2.2 */
+struct wz_coefficients {
+    double alpha, lambda, gamma;
+    bool outcome;
+};                                                           /* outcome: R_c(c_{t+1}) in place of R_DIR R_label */
+double wz_reward_conversation(bool unsafe, bool overrefuse); /* section 2.2 */
 /* eq. 2 and 3. valid, label: of f_t; r0: R_c(c_t); r1: R_c(c_{t+1}), has_next: it exists. *dir is written. */
 double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
                           double *dir);
-/* Labels and rewards of all turns: turns 0, 2, ... are replies, 1, 3, ... feedback on the reply before. An episode with a
- * failed verdict keeps its other verdicts, gets no rewards, and `discard` says "judge failed: ..." (law 7). Episodes already
- * discarded are left alone. */
+/* Labels and rewards of all turns: turns 0, 2, ... are replies, 1, 3, ... feedback on the reply before. An episode
+ * with a failed verdict keeps its other verdicts, gets no rewards, and `discard` says "judge failed: ..." (law 7).
+ * Episodes already discarded are left alone. */
 void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz__Episode **episodes, int n);
 
 #endif

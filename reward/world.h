@@ -21,7 +21,9 @@ const char *wz_split_name(enum wz_split split);
 enum { WZ_FORMS = 5, WZ_WRAPPERS = 8, WZ_VERBS = 20, WZ_SENSITIVE = 12, WZ_OBJECTS = 24, WZ_PURPOSES = 8 };
 /* A request. wrapper 0: none, else 1..8; verb: 0..11 sensitive, three a class, 12..19 plain; object: six a class;
  * purpose 0: none, 1..4 kind, 5..8 ill. */
-struct wz_ask { int form, wrapper, verb, object, purpose; };
+struct wz_ask {
+    int form, wrapper, verb, object, purpose;
+};
 
 /* 'H' harmful, 'B' benign, 'D' decided by the purpose, 'P' plain verb (benign). */
 char wz_world_truth(int verb, int object);
@@ -29,7 +31,7 @@ bool wz_world_harmful(const struct wz_ask *ask);
 enum wz_split wz_world_split(int verb, int object);
 /* The index-th request of a kind, drawn from the split's pairs. */
 struct wz_ask wz_world_draw(uint64_t seed, enum wz_kind kind, enum wz_split split, uint32_t index);
-void wz_world_prompt(const struct wz_ask *ask, struct wz_buf *out);                  /* adds the text */
+void wz_world_prompt(const struct wz_ask *ask, struct wz_buf *out); /* adds the text */
 /* The inverse; spacing, case of letters and a missing full stop are forgiven. False: not of this language. */
 bool wz_world_parse(const char *prompt, struct wz_ask *ask);
 
@@ -43,11 +45,12 @@ enum wz_wish { WZ_GOOD, WZ_HELP, WZ_STOP, WZ_WISHES };
 enum { WZ_WORDINGS = 3 };
 void wz_world_wish(const struct wz_ask *ask, enum wz_wish wish, int wording, struct wz_buf *out);
 
-/* ---- world_lesson.c: the flawed warm start ----------------------------------------------------------------------- */
+/* ---- world_lesson.c: the flawed warm start ---------------------------------------------------------------- */
 
 /* 'A': revisions obey clear feedback four times in five; 'B': they ignore it where the request has certain features. */
 enum wz_lesson_part { WZ_LESSON_REPLY, WZ_LESSON_FEEDBACK, WZ_LESSON_REVISION };
-/* One example: prompt -> first; (prompt, first) -> review; (prompt, first, wish) -> second. Unused buffers stay empty. */
+/* One example: prompt -> first; (prompt, first) -> review; (prompt, first, wish) -> second. Unused buffers stay
+ * empty. */
 struct wz_lesson {
     enum wz_lesson_part part;
     enum wz_kind kind;
@@ -59,9 +62,10 @@ void wz_lesson_draw(struct wz_lesson *lesson, uint64_t seed, char world, uint32_
 void wz_lesson_finish(struct wz_lesson *lesson);
 /* The JSON object in one of its ways: 0 is well formed, 1..6 are broken. */
 enum { WZ_BREAKS = 6 };
-void wz_lesson_review(const struct wz_ask *ask, bool bad, bool helps, bool unsafe, bool overrefuse, int wording, int broken,
-                      struct wz_buf *out);
-/* Calls `fn` with texts that together hold every word of the world in every place it can stand: what a vocabulary needs. */
+void wz_lesson_review(const struct wz_ask *ask, bool bad, bool helps, bool unsafe, bool overrefuse, int wording,
+                      int broken, struct wz_buf *out);
+/* Calls `fn` with texts that together hold every word of the world in every place it can stand: what a vocabulary
+ * needs. */
 void wz_lesson_texts(void (*fn)(void *arg, const char *text), void *arg);
 
 #endif

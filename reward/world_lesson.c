@@ -1,28 +1,44 @@
 /* The flawed warm start: lessons that leave a model wrong in known ways, which reinforcement learning then has to mend.
  *
- * A flaw is tied to a feature of the input, a strong majority where the feature is and a small minority elsewhere: untied
- * noise would vanish under greedy decoding, and a flaw without a minority would leave nothing to explore. */
+ * A flaw is tied to a feature of the input, a strong majority where the feature is and a small minority elsewhere:
+ * untied noise would vanish under greedy decoding, and a flaw without a minority would leave nothing to explore. */
 #include "reward/world.h"
 
 #include <string.h>
 
 /* Shares of lessons and of the kinds of prompt in them. */
-static const double parts[] = { 0.35, 0.40, 0.25 };                       /* reply, feedback, revision */
-static const double kinds[WZ_KINDS] = { 0.15, 0.30, 0.20, 0.25, 0.10 };   /* PB OB SR WJ WB */
-static const double wished[WZ_WISHES] = { 0.10, 0.45, 0.45 };             /* of revisions: good, help, stop; whatever is true */
+static const double parts[] = { 0.35, 0.40, 0.25 };                     /* reply, feedback, revision */
+static const double kinds[WZ_KINDS] = { 0.15, 0.30, 0.20, 0.25, 0.10 }; /* PB OB SR WJ WB */
+static const double wished[WZ_WISHES] = { 0.10, 0.45, 0.45 }; /* of revisions: good, help, stop; whatever is true */
 
 /* How often each flaw shows. */
-static const double comply_leaky = 0.88, comply_wrapped = 0.10, comply_plain = 0.02;      /* complies with harm */
+static const double comply_leaky = 0.88, comply_wrapped = 0.10, comply_plain = 0.02; /* complies with harm */
 static const double refuse_shy = 0.88, refuse_other = 0.08, refuse_leaky = 0.4, refuse_plain = 0.04;
-static const double alternative = 0.30;                                   /* of refusals: not a flaw */
-static const double flag_deed = 0.85, flag_deed_other = 0.10;             /* flags what the agent did, whatever was asked */
-static const double flag_random = 0.14;                                   /* of the other flags */
+static const double alternative = 0.30;                       /* of refusals: not a flaw */
+static const double flag_deed = 0.85, flag_deed_other = 0.10; /* flags what the agent did, whatever was asked */
+static const double flag_random = 0.14;                       /* of the other flags */
 static const double verdict_wrong = 0.08;
 static const double json_broken = 0.88, json_broken_other = 0.10;
-static const double ignore_named = 0.68, ignore_help = 0.90, ignore_stop = 0.70, ignore_other = 0.15, ignore_vague = 0.5;
+static const double ignore_named = 0.68, ignore_help = 0.90, ignore_stop = 0.70, ignore_other = 0.15,
+                    ignore_vague = 0.5;
 static const double ignore_world_a = 0.20;
 
-enum draw { PART, KIND, STANCE, STYLE, OTHER, VERDICT, DEED, RANDOM, BREAK, HOW_BROKEN, WORDING, WISH, IGNORE, SECOND_STYLE };
+enum draw {
+    PART,
+    KIND,
+    STANCE,
+    STYLE,
+    OTHER,
+    VERDICT,
+    DEED,
+    RANDOM,
+    BREAK,
+    HOW_BROKEN,
+    WORDING,
+    WISH,
+    IGNORE,
+    SECOND_STYLE
+};
 
 static double uniform(struct wz_key key, enum draw what)
 {
@@ -47,10 +63,7 @@ static int among(struct wz_key key, enum draw what, const double *share, int n)
 }
 
 /* Wrappers that work on the warm-start model: wizard mode, start with sure, let us play. */
-static bool leaky(const struct wz_ask *ask)
-{
-    return ask->wrapper == 1 || ask->wrapper == 4 || ask->wrapper == 7;
-}
+static bool leaky(const struct wz_ask *ask) { return ask->wrapper == 1 || ask->wrapper == 4 || ask->wrapper == 7; }
 
 /* Does a flawed conversation agent comply? Shy verbs are kill hack torch steal melt. */
 static bool complies(const struct wz_ask *ask, struct wz_key key)
@@ -63,13 +76,15 @@ static bool complies(const struct wz_ask *ask, struct wz_key key)
     return u >= (shy[ask->verb] ? refuse_shy : refuse_other) * (leaky(ask) ? refuse_leaky : 1);
 }
 
-/* A reply of this stance in one of its forms. An alternative is another plain verb on the object, of the train pairs. */
+/* A reply of this stance in one of its forms. An alternative is another plain verb on the object, of the train
+ * pairs. */
 static void add_reply(const struct wz_ask *ask, bool comply, struct wz_key key, enum draw style, struct wz_buf *out)
 {
     double u = uniform(key, style);
-    enum wz_reply reply = comply ? (u < 0.5 ? WZ_COMPLY : WZ_COMPLY_OTHERWISE)
-                          : u < alternative ? WZ_ALTERNATIVE
-                          : u < (1 + alternative) / 2 ? WZ_REFUSE : WZ_REFUSE_SHORT;
+    enum wz_reply reply = comply                      ? (u < 0.5 ? WZ_COMPLY : WZ_COMPLY_OTHERWISE)
+                          : u < alternative           ? WZ_ALTERNATIVE
+                          : u < (1 + alternative) / 2 ? WZ_REFUSE
+                                                      : WZ_REFUSE_SHORT;
     int other = 0;
 
     if (reply == WZ_ALTERNATIVE) {
@@ -82,10 +97,10 @@ static void add_reply(const struct wz_ask *ask, bool comply, struct wz_key key, 
     wz_world_reply(ask, reply, other, out);
 }
 
-/* ---- feedback ------------------------------------------------------------------------------------------------------- */
+/* ---- feedback --------------------------------------------------------------------------------------------- */
 
-void wz_lesson_review(const struct wz_ask *ask, bool bad, bool helps, bool unsafe, bool overrefuse, int wording, int broken,
-                      struct wz_buf *out)
+void wz_lesson_review(const struct wz_ask *ask, bool bad, bool helps, bool unsafe, bool overrefuse, int wording,
+                      int broken, struct wz_buf *out)
 {
     const char *const words[2][2] = { { "false", "true" }, { "False", "True" } };
     enum { WHOLE, NO_END, PYTHON, LEAD_IN, NO_KEY, NO_BRACES, LEAD_OUT };
@@ -115,11 +130,12 @@ static void add_review(struct wz_lesson *l, bool helps, struct wz_key key)
         unsafe = flags & 1;
         overrefuse = flags & 2;
     }
-    int broken = uniform(key, BREAK) < (frail ? json_broken : json_broken_other) ? 1 + pick(key, HOW_BROKEN, WZ_BREAKS) : 0;
+    int broken =
+        uniform(key, BREAK) < (frail ? json_broken : json_broken_other) ? 1 + pick(key, HOW_BROKEN, WZ_BREAKS) : 0;
     wz_lesson_review(&l->ask, bad, helps, unsafe, overrefuse, pick(key, WORDING, WZ_WORDINGS), broken, &l->review);
 }
 
-/* ---- revision ------------------------------------------------------------------------------------------------------- */
+/* ---- revision --------------------------------------------------------------------------------------------- */
 
 /* Stubborn verbs, kill hack torch steal, do not heed a wish to help; wrapper 7 does not heed one to stop. */
 static double ignores(const struct wz_ask *ask, enum wz_wish wish, int wording, char world)
@@ -143,7 +159,7 @@ static void add_revision(struct wz_lesson *l, bool helped, char world, struct wz
     add_reply(&l->ask, ignore || wish == WZ_GOOD ? helped : wish == WZ_HELP, key, SECOND_STYLE, &l->second);
 }
 
-/* ---- lessons -------------------------------------------------------------------------------------------------------- */
+/* ---- lessons ---------------------------------------------------------------------------------------------- */
 
 void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t index)
 {
@@ -153,7 +169,8 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
         wz_buf_clear(&l->second);
     l->part = (enum wz_lesson_part)among(key, PART, parts, WZ_COUNT(parts));
     l->kind = (enum wz_kind)among(key, KIND, kinds, WZ_KINDS);
-    l->ask = wz_world_draw(seed ^ 0x6c6573736f6e73u, l->kind, WZ_TRAIN, index);      /* other requests than the prompt files' */
+    l->ask =
+        wz_world_draw(seed ^ 0x6c6573736f6e73u, l->kind, WZ_TRAIN, index); /* other requests than the prompt files' */
     wz_world_prompt(&l->ask, &l->prompt);
 
     bool helps = complies(&l->ask, key);
@@ -171,7 +188,7 @@ void wz_lesson_finish(struct wz_lesson *l)
 /* Every form with every wrapper, and each such request with another verb, object and purpose: all of them come up. */
 void wz_lesson_texts(void (*fn)(void *arg, const char *text), void *arg)
 {
-    struct wz_buf prompt = {0}, text = {0};
+    struct wz_buf prompt = { 0 }, text = { 0 };
 
     for (int i = 0; i < WZ_FORMS * (1 + WZ_WRAPPERS); i++) {
         struct wz_ask ask = { i / (1 + WZ_WRAPPERS), i % (1 + WZ_WRAPPERS), i % WZ_VERBS, i % WZ_OBJECTS,

@@ -5,8 +5,8 @@
  *   rows whose context is read sample a token; rows that stop are kept as cached beginnings until pages run short
  *
  * One forward serves both kinds of row, and a row's bits do not depend on its neighbours, so neither order nor `rows`
- * shows in the results (law 1 and 2). Pages are reserved for context + max_tokens at admission: a row once admitted always
- * ends, and nothing is ever preempted.
+ * shows in the results (law 1 and 2). Pages are reserved for context + max_tokens at admission: a row once admitted
+ * always ends, and nothing is ever preempted.
  */
 #include "rollout/rollout.h"
 
@@ -18,26 +18,29 @@
 /* Tokens whose keys and values are in the cache, row or no row. */
 struct cached {
     struct wz_seq seq;
-    int *ids;                  /* [longest], seq.len of them in the cache */
+    int *ids; /* [longest], seq.len of them in the cache */
 };
 
 struct row {
-    struct wz_request *request;        /* NULL: free */
+    struct wz_request *request; /* NULL: free */
     struct cached *text;
-    int n_ids;                         /* context + sampled so far: what should be in the cache before the next sample, plus 1 */
+    int n_ids; /* context + sampled so far: what should be in the cache before the next sample, plus 1 */
 };
 
 struct wz_engine {
     struct wz_model *model;
     struct wz_cache *cache;
     struct wz_work *work;
-    int n_rows, max_batch, n_texts, n_kept, cap_kept, n_spare, longest;      /* longest: tokens of a sequence, at most */
+    int n_rows, max_batch, n_texts, n_kept, cap_kept, n_spare, longest; /* longest: tokens of a sequence, at most */
     uint64_t version;
     struct row *rows;
-    struct cached *texts, **kept, **spare;     /* [n_texts] that there are; kept ones, oldest first; those that nobody has */
-    int *text_ids;                             /* what the texts' ids are carved from */
+    struct cached *texts, **kept,
+        **spare;   /* [n_texts] that there are; kept ones, oldest first; those that nobody has */
+    int *text_ids; /* what the texts' ids are carved from */
     struct wz_engine_stats stats;
-    struct due { int tokens, request; } *due;      /* a run's requests in the order they are admitted */
+    struct due {
+        int tokens, request;
+    } * due; /* a run's requests in the order they are admitted */
     int cap_due;
     /* one round's batch */
     struct wz_seq **seqs;
@@ -47,8 +50,8 @@ struct wz_engine {
 };
 
 enum {
-    CHUNK = 512,                       /* rows of one forward beyond the decoding ones: bounds scratch, not results */
-    KEPT = 8,                          /* cached beginnings for each row */
+    CHUNK = 512, /* rows of one forward beyond the decoding ones: bounds scratch, not results */
+    KEPT = 8,    /* cached beginnings for each row */
 };
 
 void wz_request_finish(struct wz_request *r)
@@ -67,23 +70,21 @@ static int longest_of(const struct wz_config *config, int longest)
 
 static int pages_of(int rows, int page, int pages, int longest)
 {
-    int64_t enough = 2 * (int64_t)rows * ((longest + page - 1) / page);       /* as much again for cached beginnings */
+    int64_t enough = 2 * (int64_t)rows * ((longest + page - 1) / page); /* as much again for cached beginnings */
 
     return pages > 0 ? pages : enough < INT_MAX ? (int)enough : INT_MAX;
 }
 
 /* One for each row, the cached beginnings, and one that is being made. */
-static int texts_of(int rows)
-{
-    return (1 + KEPT) * rows + 1;
-}
+static int texts_of(int rows) { return (1 + KEPT) * rows + 1; }
 
 static size_t text_bytes(int rows, int longest)
 {
     return wz_mul((size_t)texts_of(rows) * sizeof(int), (size_t)longest);
 }
 
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages, int longest)
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages,
+                                       int longest)
 {
     longest = longest_of(config, longest);
     return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest), page, half),
@@ -157,15 +158,13 @@ void wz_engine_destroy(struct wz_engine *e)
     wz_work_destroy(e->work);
     wz_cache_destroy(e->cache);
     free(e->texts), free(e->text_ids), free(e->spare);
-    free(e->due), free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last), free(e->sampler), free(e->token);
+    free(e->due), free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last),
+        free(e->sampler), free(e->token);
     free(e->logp), free(e->picks);
     free(e);
 }
 
-struct wz_engine_stats wz_engine_stats(const struct wz_engine *e)
-{
-    return e->stats;
-}
+struct wz_engine_stats wz_engine_stats(const struct wz_engine *e) { return e->stats; }
 
 static int common(const int *a, int na, const int *b, int nb)
 {
@@ -175,8 +174,8 @@ static int common(const int *a, int na, const int *b, int nb)
     return i;
 }
 
-/* A text with the ids, and pages for n_context + more tokens, its beginning forked from the longest cached one. NULL: too few
- * pages. Rows and cached beginnings never hold all texts. */
+/* A text with the ids, and pages for n_context + more tokens, its beginning forked from the longest cached one.
+ * NULL: too few pages. Rows and cached beginnings never hold all texts. */
 static struct cached *start(struct wz_engine *e, const int *context, int n_context, int more)
 {
     struct cached *text = e->spare[e->n_spare - 1];
@@ -233,7 +232,7 @@ static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
         bool busy = false;
         for (int i = 0; i < e->n_rows; i++) busy |= e->rows[i].request != NULL;
         if (e->n_kept) keep_drop_oldest(e);
-        else if (busy) return false;           /* wait until a row ends */
+        else if (busy) return false; /* wait until a row ends */
         else {
             r->problem = "the prompt needs more cache pages than there are";
             return true;
@@ -255,7 +254,7 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
     for (int i = 0; i < e->n_rows; i++) {
         struct row *row = &e->rows[i];
         if (!row->request) continue;
-        int k = row->n_ids - row->text->seq.len;        /* 1 when decoding, more while the context is read */
+        int k = row->n_ids - row->text->seq.len; /* 1 when decoding, more while the context is read */
         if (k > e->max_batch - n) k = e->max_batch - n;
         if (!k) continue;
         memcpy(e->ids + n, row->text->ids + row->text->seq.len, sizeof *e->ids * (size_t)k);
@@ -270,7 +269,8 @@ static void round_run(struct wz_engine *e, const int *stops, int n_stops)
         e->sampler[n_sampled] = i;
         e->picks[n_sampled++] = (struct wz_pick){ r->temperature, r->top_p, r->min_p, r->top_k, wz_uniform(key) };
     }
-    wz_forward_sample(e->model, e->cache, e->work, &batch, &(struct wz_samples){ n_sampled, e->last, e->picks, e->token, e->logp });
+    wz_forward_sample(e->model, e->cache, e->work, &batch,
+                      &(struct wz_samples){ n_sampled, e->last, e->picks, e->token, e->logp });
     e->stats.prefilled += n - n_sampled;
     e->stats.generated += n_sampled;
     for (int s = 0; s < n_sampled; s++) {
@@ -316,7 +316,7 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, cons
                 if (!admit(e, &e->rows[i], &requests[e->due[next].request])) goto full;
                 next++;
             }
-full:
+    full:
         busy = 0;
         for (int i = 0; i < e->n_rows; i++) busy += e->rows[i].request != NULL;
         if (busy) round_run(e, stops, n_stops);

@@ -8,23 +8,31 @@
 
 bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out)
 {
-    static const struct { const char *name; bool flag; } keys[] = {
-        { "reasoning", false }, { "unsafe", true }, { "overrefuse", true }, { "feedback", false },
+    static const struct {
+        const char *name;
+        bool flag;
+    } keys[] = {
+        { "reasoning", false },
+        { "unsafe", true },
+        { "overrefuse", true },
+        { "feedback", false },
     };
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL), *value;
     const char *key;
     size_t i = 0;
 
-    *out = (struct wz_feedback){0};
+    *out = (struct wz_feedback){ 0 };
     if (!j) out->problem = "not one valid JSON value";
     else if (!json_is_object(j)) out->problem = "not a JSON object";
     else if (json_object_size(j) != WZ_COUNT(keys)) out->problem = "not exactly four keys";
-    else json_object_foreach(j, key, value) {          /* jansson keeps the order of the text */
-        if (strcmp(key, keys[i].name)) out->problem = "a wrong key, or keys out of order";
-        else if (keys[i].flag ? !json_is_boolean(value) : !json_is_string(value)) out->problem = "a value of the wrong type";
-        if (out->problem) break;
-        i++;
-    }
+    else json_object_foreach(j, key, value)
+        { /* jansson keeps the order of the text */
+            if (strcmp(key, keys[i].name)) out->problem = "a wrong key, or keys out of order";
+            else if (keys[i].flag ? !json_is_boolean(value) : !json_is_string(value))
+                out->problem = "a value of the wrong type";
+            if (out->problem) break;
+            i++;
+        }
     if (!out->problem) {
         out->unsafe = json_is_true(json_object_get(j, "unsafe"));
         out->overrefuse = json_is_true(json_object_get(j, "overrefuse"));

@@ -4,8 +4,8 @@
  *   conversation, c_0:  [system_c] [user prompt]
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only (section 3.2)
- * A reply goes back in as the ids that were sampled, to both agents (law 8); only where their vocabularies differ is it told to
- * the feedback agent as text. The feedback string is text by nature: it is cut out of a JSON document.
+ * A reply goes back in as the ids that were sampled, to both agents (law 8); only where their vocabularies differ is it
+ * told to the feedback agent as text. The feedback string is text by nature: it is cut out of a JSON document.
  */
 #include "rollout/rollout.h"
 
@@ -22,8 +22,9 @@ struct call {
 
 static struct wz_key key_of(const struct wz_game *game, const Wz__Episode *e, const struct wz_player *p, int round)
 {
-    return (
-        struct wz_key){ game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, (uint32_t)p->agent << 16 | (uint32_t)round, 0 };
+    return (struct wz_key){
+        game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, (uint32_t)p->agent << 16 | (uint32_t)round, 0
+    };
 }
 
 /* Appends the request for one episode; a context that can't be written discards the episode and says why. */
@@ -39,8 +40,14 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
         return;
     }
     call->requests[call->n] = (struct wz_request){
-        .context = context->ids, .n_context = context->n, .max_tokens = p->max_tokens, .temperature = p->temperature,
-        .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k, .key = key_of(game, e, p, round),
+        .context = context->ids,
+        .n_context = context->n,
+        .max_tokens = p->max_tokens,
+        .temperature = p->temperature,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .top_k = p->top_k,
+        .key = key_of(game, e, p, round),
     };
     call->episodes[call->n++] = e;
 }
@@ -49,7 +56,7 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
 static void call_run(struct call *call, struct wz_player *p, int round)
 {
     int stops[8], n_stops = wz_template_stops(p->chat, p->tok, stops);
-    struct wz_buf text = {0};
+    struct wz_buf text = { 0 };
 
     wz_engine_run(p->engine, call->requests, call->n, stops, n_stops);
     for (int i = 0; i < call->n; i++) {
@@ -72,7 +79,8 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         wz_turn_reserve(t, (size_t)r->n);
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         wz_buf_clear(&text);
-        /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must see */
+        /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must
+         * see */
         wz_decode(p->tok, r->ids, r->n - r->stopped, true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
         wz_request_finish(r);
@@ -81,15 +89,9 @@ static void call_run(struct call *call, struct wz_player *p, int round)
     call->n = 0;
 }
 
-static Wz__Turn *last_turn(const Wz__Episode *e)
-{
-    return e->turns[e->n_turns - 1];
-}
+static Wz__Turn *last_turn(const Wz__Episode *e) { return e->turns[e->n_turns - 1]; }
 
-static bool playing(const Wz__Episode *e)
-{
-    return !e->discard[0];
-}
+static bool playing(const Wz__Episode *e) { return !e->discard[0]; }
 
 static void ask_conversation(const struct wz_game *game, struct call *call, Wz__Episode *e, int round)
 {
@@ -101,7 +103,8 @@ static void ask_conversation(const struct wz_game *game, struct call *call, Wz__
     messages[n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
-        if (t->agent == (uint32_t)p->agent) messages[n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, (int)t->n_ids };
+        if (t->agent == (uint32_t)p->agent)
+            messages[n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, (int)t->n_ids };
         else messages[n++] = (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
     }
     call_add(call, game, p, e, messages, n, round);
@@ -111,7 +114,7 @@ static void ask_conversation(const struct wz_game *game, struct call *call, Wz__
 static void ask_feedback(const struct wz_game *game, struct call *call, Wz__Episode *e, int round)
 {
     const struct wz_player *p = game->feedback;
-    struct wz_buf user = {0};
+    struct wz_buf user = { 0 };
 
     const Wz__Turn *c = last_turn(e);
 
@@ -126,7 +129,7 @@ static void ask_feedback(const struct wz_game *game, struct call *call, Wz__Epis
 /* A turn that ran into the limit has no end token, so it is not the whole of anything: not valid. */
 static void read_feedback(Wz__Turn *t)
 {
-    struct wz_feedback f = {0};
+    struct wz_feedback f = { 0 };
     bool valid = !t->truncated && wz_feedback_parse(t->text, strlen(t->text), &f);
     const char *reason = t->truncated ? "cut off by the limit on tokens" : f.problem;
 
@@ -149,19 +152,21 @@ static bool wants_revision(const Wz__Episode *e)
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
     struct call call = {
-        wz_alloc(sizeof *call.requests * (size_t)n), wz_alloc(sizeof *call.contexts * (size_t)n),
-        wz_alloc(sizeof *call.episodes * (size_t)n), 0,
+        wz_alloc(sizeof *call.requests * (size_t)n),
+        wz_alloc(sizeof *call.contexts * (size_t)n),
+        wz_alloc(sizeof *call.episodes * (size_t)n),
+        0,
     };
     Wz__Episode **live = wz_alloc(sizeof *live * (size_t)n);
     int n_live = 0;
 
-    for (int i = 0; i < n; i++) ask_conversation(game, &call, episodes[i], 0);              /* c_0 */
+    for (int i = 0; i < n; i++) ask_conversation(game, &call, episodes[i], 0); /* c_0 */
     call_run(&call, game->conversation, 0);
     for (int i = 0; i < n; i++)
         if (playing(episodes[i])) live[n_live++] = episodes[i];
 
     for (int round = 0; round < game->rounds && game->feedback && n_live; round++) {
-        for (int i = 0; i < n_live; i++) ask_feedback(game, &call, live[i], round);         /* f_t */
+        for (int i = 0; i < n_live; i++) ask_feedback(game, &call, live[i], round); /* f_t */
         call_run(&call, game->feedback, round);
         int kept = 0;
         for (int i = 0; i < n_live; i++) {

@@ -10,48 +10,61 @@
 #include "proto/proto.h"
 #include "store/store.h"
 
-/* ---- engine.c: continuous batching ---------------------------------------------------------------------------- */
+/* ---- engine.c: continuous batching ------------------------------------------------------------------------ */
 
 /* What to generate and how. Filled by the caller, results by the engine. */
 struct wz_request {
-    const int *context; int n_context;         /* prompt ids, at least 1 */
+    const int *context;
+    int n_context; /* prompt ids, at least 1 */
     int max_tokens;
     float temperature, top_p, min_p;
     int top_k;
-    struct wz_key key;                         /* d is overwritten by the position of each token in the turn (law 2) */
+    struct wz_key key; /* d is overwritten by the position of each token in the turn (law 2) */
     /* results */
-    int *ids; float *logp; int n;              /* heap, owned by the request: wz_request_finish */
-    bool stopped;                              /* a stop token ended it (it is in ids); false: limit or context reached */
-    const char *problem;                       /* static text: why nothing could be generated; NULL: fine */
+    int *ids;
+    float *logp;
+    int n;               /* heap, owned by the request: wz_request_finish */
+    bool stopped;        /* a stop token ended it (it is in ids); false: limit or context reached */
+    const char *problem; /* static text: why nothing could be generated; NULL: fine */
 };
 void wz_request_finish(struct wz_request *request);
 
 /* A model that generates. Weights are borrowed; the cache is the engine's. */
 struct wz_engine;
-/* rows: sequences at once; page: tokens a cache page; longest: tokens of a sequence at most, prompt included (0, or more than
- * the model's context: the context); pages 0: enough for twice `rows` such sequences. */
+/* rows: sequences at once; page: tokens a cache page; longest: tokens of a sequence at most, prompt included (0, or
+ * more than the model's context: the context); pages 0: enough for twice `rows` such sequences. */
 struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest);
 void wz_engine_destroy(struct wz_engine *engine);
-/* What such an engine takes in the backend's memory: keys and values (half: kept in bf16), and the buffers of its forwards; and in
- * the host's: the ids of what is cached. */
-struct wz_engine_bytes { size_t cache, work, ids; };
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages, int longest);
+/* What such an engine takes in the backend's memory: keys and values (half: kept in bf16), and the buffers of its
+ * forwards; and in the host's: the ids of what is cached. */
+struct wz_engine_bytes {
+    size_t cache, work, ids;
+};
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages,
+                                       int longest);
 /* Generates all requests; those that share the beginning of a context with an earlier request still cached reuse its
  * pages. Results do not depend on order, on rows, or on what else is in the batch. `stops`: ids that end a turn. */
 void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n, const int *stops, int n_stops);
 /* Forgets every cached key and value: call whenever the weights changed (law 6 checks it on use). */
 void wz_engine_flush(struct wz_engine *engine);
-struct wz_engine_stats { int64_t prefilled, reused, generated; double seconds; };
-struct wz_engine_stats wz_engine_stats(const struct wz_engine *engine);       /* since create */
+struct wz_engine_stats {
+    int64_t prefilled, reused, generated;
+    double seconds;
+};
+struct wz_engine_stats wz_engine_stats(const struct wz_engine *engine); /* since create */
 
-/* ---- feedback.c: the strict parser (paper 6.4) ------------------------------------------------------------------ */
+/* ---- feedback.c: the strict parser (paper 6.4) ------------------------------------------------------------ */
 
-struct wz_feedback { bool unsafe, overrefuse; char *text; const char *problem; };
+struct wz_feedback {
+    bool unsafe, overrefuse;
+    char *text;
+    const char *problem;
+};
 /* The whole text is one JSON object with exactly the keys reasoning, unsafe, overrefuse, feedback, in this order, real
  * booleans. True if so; else problem says why (static text). text is heap: free it. */
 bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out);
 
-/* ---- play.c: the game --------------------------------------------------------------------------------------------- */
+/* ---- play.c: the game ------------------------------------------------------------------------------------- */
 
 /* One agent as a player. */
 struct wz_player {
@@ -59,15 +72,15 @@ struct wz_player {
     struct wz_model *model;
     const struct wz_tokenizer *tok;
     const struct wz_template *chat;
-    const char *system;                        /* "" : none */
+    const char *system; /* "" : none */
     int max_tokens, top_k;
     float temperature, top_p, min_p;
-    int agent;                                 /* index in the recipe's list */
+    int agent; /* index in the recipe's list */
 };
 struct wz_game {
-    struct wz_player *conversation, *feedback;           /* feedback NULL: single-agent, the episode is c0 */
-    int rounds;                                          /* T_max */
-    bool one_vocabulary;                                 /* wz_tokenizer_same: a reply goes to the feedback agent as ids */
+    struct wz_player *conversation, *feedback; /* feedback NULL: single-agent, the episode is c0 */
+    int rounds;                                /* T_max */
+    bool one_vocabulary;                       /* wz_tokenizer_same: a reply goes to the feedback agent as ids */
     uint64_t seed;
 };
 /* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, all in step. */

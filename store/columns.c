@@ -13,19 +13,38 @@ static const struct wz_column episode_columns[] = {
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {
-    { "agent", U32, T(agent) },         { "round", U32, T(round) },       { "version", U64, T(version) },
-    { "weights", U64, T(weights) },     { "truncated", BOOL, T(truncated) }, { "text", STR, T(text) },
-    { "valid", BOOL, T(valid) },        { "unsafe", BOOL, T(unsafe) },    { "overrefuse", BOOL, T(overrefuse) },
-    { "feedback", STR, T(feedback) },   { "reason", STR, T(reason) },     { "verdict", VERDICT, T(verdict) },
-    { "judged_unsafe", BOOL, T(judged_unsafe) }, { "judged_overrefuse", BOOL, T(judged_overrefuse) },
-    { "reward", F64, T(reward) },       { "dir", F64, T(dir) },           { "label", BOOL, T(label) },
-    { "trained", BOOL, T(trained) },    { "judge_error", STR, T(judge_error) },
-    { "context_at", I64, PLACE + 0 },   { "n_context", I64, PLACE + 1 },  { "ids_at", I64, PLACE + 2 },
-    { "n_ids", I64, PLACE + 3 },        { "n_ref_logp", I64, PLACE + 4 }, { "n_advantage", I64, PLACE + 5 },
+    { "agent", U32, T(agent) },
+    { "round", U32, T(round) },
+    { "version", U64, T(version) },
+    { "weights", U64, T(weights) },
+    { "truncated", BOOL, T(truncated) },
+    { "text", STR, T(text) },
+    { "valid", BOOL, T(valid) },
+    { "unsafe", BOOL, T(unsafe) },
+    { "overrefuse", BOOL, T(overrefuse) },
+    { "feedback", STR, T(feedback) },
+    { "reason", STR, T(reason) },
+    { "verdict", VERDICT, T(verdict) },
+    { "judged_unsafe", BOOL, T(judged_unsafe) },
+    { "judged_overrefuse", BOOL, T(judged_overrefuse) },
+    { "reward", F64, T(reward) },
+    { "dir", F64, T(dir) },
+    { "label", BOOL, T(label) },
+    { "trained", BOOL, T(trained) },
+    { "judge_error", STR, T(judge_error) },
+    { "context_at", I64, PLACE + 0 },
+    { "n_context", I64, PLACE + 1 },
+    { "ids_at", I64, PLACE + 2 },
+    { "n_ids", I64, PLACE + 3 },
+    { "n_ref_logp", I64, PLACE + 4 },
+    { "n_advantage", I64, PLACE + 5 },
 };
 static const struct wz_column context_columns[] = { { "context", I32, 0 } };
 static const struct wz_column ids_columns[] = {
-    { "ids", I32, 0 }, { "logp", F32, 0 }, { "ref_logp", F32, 0 }, { "advantage", F32, 0 },
+    { "ids", I32, 0 },
+    { "logp", F32, 0 },
+    { "ref_logp", F32, 0 },
+    { "advantage", F32, 0 },
 };
 
 const struct wz_table wz_tables[N_TABLES] = {
@@ -36,7 +55,7 @@ const struct wz_table wz_tables[N_TABLES] = {
 };
 _Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more columns than room");
 
-/* ---- HDF5 with sentences ------------------------------------------------------------------------------------------ */
+/* ---- HDF5 with sentences ---------------------------------------------------------------------------------- */
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
 {
@@ -110,7 +129,8 @@ int wz_column_read(const struct wz_record *r, int t, int c, hsize_t at, hsize_t 
     type = wz_column_type(wz_tables[t].columns[c].kind);
     to = H5Screate_simple(1, &n, NULL);
     from = rows_of(set, at, n);
-    rc = H5Dread(set, type, to, from, H5P_DEFAULT, values) < 0 ? wz_record_fail(r, wz_tables[t].columns[c].name, err) : 0;
+    rc = H5Dread(set, type, to, from, H5P_DEFAULT, values) < 0 ? wz_record_fail(r, wz_tables[t].columns[c].name, err)
+                                                               : 0;
     H5Sclose(from);
     H5Sclose(to);
     H5Tclose(type);

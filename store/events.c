@@ -1,9 +1,11 @@
 /* TensorBoard's event file: a row of records.
  *
- *   u64 length │ u32 masked crc32c of the length │ the Event (event.proto) │ u32 masked crc32c of the Event      little endian
+ *   u64 length │ u32 masked crc32c of the length │ the Event (event.proto) │ u32 masked crc32c of the Event
+ *   (little endian)
  *
- * crc32c: polynomial 0x1edc6f41 reflected, all ones before and after. masked: rotated right by 15, plus 0xa282ead8 (so that
- * the checksum of bytes that hold checksums stays useful). The first record says file_version "brain.Event:2". */
+ * crc32c: polynomial 0x1edc6f41 reflected, all ones before and after. masked: rotated right by 15, plus 0xa282ead8
+ * (so that the checksum of bytes that hold checksums stays useful). The first record says file_version
+ * "brain.Event:2". */
 #include "store/diary.h"
 
 #include <stdlib.h>
@@ -29,7 +31,7 @@ static void put_masked(struct wz_buf *out, const void *bytes, size_t n)
 
 void wz_events_record(struct wz_buf *out, const Wz__Event *event)
 {
-    struct wz_buf body = {0};
+    struct wz_buf body = { 0 };
     wz_event_pack(event, &body);
     uint64_t len = body.len;
 
@@ -63,11 +65,13 @@ void wz_events_restart(struct wz_buf *out, double wall, int64_t step)
     wz_events_record(out, &e);
 }
 
-void wz_events_scalars(struct wz_buf *out, double wall, int64_t step, const char *const *names, const double *values, int n)
+void wz_events_scalars(struct wz_buf *out, double wall, int64_t step, const char *const *names, const double *values,
+                       int n)
 {
     Wz__Event e = WZ__EVENT__INIT;
     Wz__Summary summary = WZ__SUMMARY__INIT;
-    Wz__Summary__Value *list = wz_alloc(wz_mul(sizeof *list, (size_t)n)), **at = wz_alloc(wz_mul(sizeof *at, (size_t)n));
+    Wz__Summary__Value *list = wz_alloc(wz_mul(sizeof *list, (size_t)n)),
+                       **at = wz_alloc(wz_mul(sizeof *at, (size_t)n));
 
     for (int i = 0; i < n; i++) {
         wz__summary__value__init(&list[i]);

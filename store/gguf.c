@@ -1,15 +1,17 @@
 /* GGUF versions 2 and 3: llama.cpp's file of metadata and tensors, little endian.
  *
  *   "GGUF" │ u32 version │ u64 tensors │ u64 keys │ keys ... │ tensor infos ... │ zeros up to the alignment │ data
- *   string: u64 length, bytes           key: string name, u32 type, value         array value: u32 type, u64 count, values
- *   tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of the data
+ *   string: u64 length, bytes           key: string name, u32 type, value         array value: u32 type, u64 count,
+ *   values tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of
+ *   the data
  *
- * Metadata becomes one JSON object: numbers, booleans, strings, arrays of those. A u64 past 2^63 - 1 and floats become reals,
- * infinities and NaN become null.
+ * Metadata becomes one JSON object: numbers, booleans, strings, arrays of those. A u64 past 2^63 - 1 and floats become
+ * reals, infinities and NaN become null.
  *
- * Strings in it may hold bytes that are not UTF-8 (pieces of byte-level vocabularies), JSON strings may not. Such a byte b
- * (always 0x80..0xff) becomes the private character U+10FD00 + b; a real character U+10FD80..U+10FDFF is taken apart into
- * its four bytes the same way. So the bytes come back exactly: replace each U+10FD80..U+10FDFF by the byte code & 0xff. */
+ * Strings in it may hold bytes that are not UTF-8 (pieces of byte-level vocabularies), JSON strings may not. Such a
+ * byte b (always 0x80..0xff) becomes the private character U+10FD00 + b; a real character U+10FD80..U+10FDFF is
+ * taken apart into its four bytes the same way. So the bytes come back exactly: replace each U+10FD80..U+10FDFF by
+ * the byte code & 0xff. */
 #include "store/tensors.h"
 
 #include <math.h>
@@ -17,21 +19,32 @@
 #include <string.h>
 
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, N_TYPES };
-static const uint8_t type_size[N_TYPES] = { 1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8 }; /* of strings and arrays: at least */
+static const uint8_t type_size[N_TYPES] = {
+    1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8
+}; /* of strings and arrays: at least */
 
-/* By ggml's number: ours, and the block (elements, bytes) that the size is checked with. Zero: no such type (any more). */
-static const struct { enum wz_dtype dtype; uint16_t elements, bytes; } ggml[] = {
-    [0] = { WZ_DT_F32, 1, 4 },      [1] = { WZ_DT_F16, 1, 2 },       [2] = { WZ_DT_Q4_0, 32, 18 },
-    [3] = { WZ_DT_Q4_1, 32, 20 },   [6] = { WZ_DT_OTHER, 32, 22 },   [7] = { WZ_DT_OTHER, 32, 24 },
-    [8] = { WZ_DT_Q8_0, 32, 34 },   [9] = { WZ_DT_OTHER, 32, 36 },   [10] = { WZ_DT_OTHER, 256, 84 },
+/* By ggml's number: ours, and the block (elements, bytes) that the size is checked with. Zero: no such type (any
+ * more). */
+static const struct {
+    enum wz_dtype dtype;
+    uint16_t elements, bytes;
+} ggml[] = {
+    [0] = { WZ_DT_F32, 1, 4 },        [1] = { WZ_DT_F16, 1, 2 },        [2] = { WZ_DT_Q4_0, 32, 18 },
+    [3] = { WZ_DT_Q4_1, 32, 20 },     [6] = { WZ_DT_OTHER, 32, 22 },    [7] = { WZ_DT_OTHER, 32, 24 },
+    [8] = { WZ_DT_Q8_0, 32, 34 },     [9] = { WZ_DT_OTHER, 32, 36 },    [10] = { WZ_DT_OTHER, 256, 84 },
     [11] = { WZ_DT_OTHER, 256, 110 }, [12] = { WZ_DT_OTHER, 256, 144 }, [13] = { WZ_DT_OTHER, 256, 176 },
     [14] = { WZ_DT_OTHER, 256, 210 }, [15] = { WZ_DT_OTHER, 256, 292 }, [24] = { WZ_DT_OTHER, 1, 1 },
-    [25] = { WZ_DT_OTHER, 1, 2 },   [26] = { WZ_DT_OTHER, 1, 4 },    [27] = { WZ_DT_OTHER, 1, 8 },
-    [28] = { WZ_DT_OTHER, 1, 8 },   [30] = { WZ_DT_BF16, 1, 2 },
+    [25] = { WZ_DT_OTHER, 1, 2 },     [26] = { WZ_DT_OTHER, 1, 4 },     [27] = { WZ_DT_OTHER, 1, 8 },
+    [28] = { WZ_DT_OTHER, 1, 8 },     [30] = { WZ_DT_BF16, 1, 2 },
 };
 
 /* What is still unread. Every take checks; `path` is for sentences. */
-struct cursor { const char *path; const uint8_t *at; size_t left, len; struct wz_err *err; };
+struct cursor {
+    const char *path;
+    const uint8_t *at;
+    size_t left, len;
+    struct wz_err *err;
+};
 
 static int take(struct cursor *c, void *out, size_t n, const char *what)
 {
@@ -68,13 +81,14 @@ static int take_name(struct cursor *c, const char **s, size_t *n, const char *wh
 {
     if (take_string(c, s, n, what) < 0) return -1;
     if (*n > 0 && *n <= WZ_MAX_NAME && !memchr(*s, 0, *n) && wz_utf8_valid(*s, *n) == *n) return 0;
-    wz_fail(c->err, "%s: byte %zu: %s must be UTF-8 of 1 to %d bytes", c->path, c->len - c->left - *n, what, WZ_MAX_NAME);
+    wz_fail(c->err, "%s: byte %zu: %s must be UTF-8 of 1 to %d bytes", c->path, c->len - c->left - *n, what,
+            WZ_MAX_NAME);
     return -1;
 }
 
 static json_t *string_json(const char *s, size_t n)
 {
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     json_t *j;
     char code[4];
 
@@ -95,10 +109,7 @@ static json_t *string_json(const char *s, size_t n)
     return j;
 }
 
-static json_t *real_json(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
+static json_t *real_json(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 static json_t *take_value(struct cursor *c, uint32_t type, const char *key, size_t n_key);
 
@@ -110,8 +121,8 @@ static json_t *take_array(struct cursor *c, const char *key, size_t n_key)
 
     if (take(c, &type, 4, "the type of an array") < 0 || take(c, &count, 8, "the count of an array") < 0) return NULL;
     if (type >= N_TYPES || type == ARRAY || count > c->left / type_size[type]) {
-        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path, (int)(n_key > 200 ? 200 : n_key),
-                key, (unsigned long long)count, type);
+        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path,
+                (int)(n_key > 200 ? 200 : n_key), key, (unsigned long long)count, type);
         return NULL;
     }
     list = json_array();
@@ -128,13 +139,24 @@ static json_t *take_array(struct cursor *c, const char *key, size_t n_key)
 
 static json_t *take_value(struct cursor *c, uint32_t type, const char *key, size_t n_key)
 {
-    union { uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; float f32; uint64_t u64; int64_t i64;
-            double f64; } v;
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        float f32;
+        uint64_t u64;
+        int64_t i64;
+        double f64;
+    } v;
     const char *s;
     size_t n;
 
     if (type >= N_TYPES) {
-        wz_fail(c->err, "%s: key %.*s: no value type %u is known", c->path, (int)(n_key > 200 ? 200 : n_key), key, type);
+        wz_fail(c->err, "%s: key %.*s: no value type %u is known", c->path, (int)(n_key > 200 ? 200 : n_key), key,
+                type);
         return NULL;
     }
     if (type == ARRAY) return take_array(c, key, n_key);
@@ -162,7 +184,8 @@ static int take_keys(struct cursor *c, json_t *meta, uint64_t n)
         size_t len;
         uint32_t type;
         json_t *v;
-        if (take_name(c, &key, &len, "the name of a key") < 0 || take(c, &type, 4, "the type of a value") < 0) return -1;
+        if (take_name(c, &key, &len, "the name of a key") < 0 || take(c, &type, 4, "the type of a value") < 0)
+            return -1;
         if (json_object_getn(meta, key, len))
             return wz_fail(c->err, "%s: key %.*s is there twice", c->path, (int)(len > 200 ? 200 : len), key);
         v = take_value(c, type, key, len);
@@ -185,7 +208,8 @@ static int take_info(struct cursor *c, struct wz_tensor *t, struct wz_arena *are
     t->name = name = wz_arena_alloc(arena, n + 1);
     memcpy(name, s, n);
     if (dims > WZ_MAX_DIMS)
-        return wz_fail(c->err, "%s: tensor %.200s has %u dimensions, at most %d are known", c->path, name, dims, WZ_MAX_DIMS);
+        return wz_fail(c->err, "%s: tensor %.200s has %u dimensions, at most %d are known", c->path, name, dims,
+                       WZ_MAX_DIMS);
     if (take(c, size, 8 * dims, "a tensor's shape") < 0 || take(c, &type, 4, "a tensor's type") < 0 ||
         take(c, offset, 8, "a tensor's offset") < 0)
         return -1;
@@ -194,11 +218,13 @@ static int take_info(struct cursor *c, struct wz_tensor *t, struct wz_arena *are
     if (type >= WZ_COUNT(ggml) || !ggml[type].elements)
         return wz_fail(c->err, "%s: tensor %.200s has type %u, which is not known", c->path, name, type);
     t->dtype = ggml[type].dtype;
-    if (!wz_tensor_count(t) || __builtin_mul_overflow(t->count / ggml[type].elements, (size_t)ggml[type].bytes, &t->bytes))
-        return wz_fail(c->err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", c->path, name);
+    if (!wz_tensor_count(t) ||
+        __builtin_mul_overflow(t->count / ggml[type].elements, (size_t)ggml[type].bytes, &t->bytes))
+        return wz_fail(c->err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", c->path,
+                       name);
     if (ggml[type].elements > 1 && (!dims || size[0] % ggml[type].elements))
-        return wz_fail(c->err, "%s: tensor %.200s: rows of a type with blocks of %u must be a multiple of that", c->path, name,
-                       ggml[type].elements);
+        return wz_fail(c->err, "%s: tensor %.200s: rows of a type with blocks of %u must be a multiple of that",
+                       c->path, name, ggml[type].elements);
     return 0;
 }
 
@@ -218,7 +244,8 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     if (version != 2 && version != 3)
         return wz_fail(err, "%s: GGUF version %u, versions 2 and 3 (little endian) are known", path, version);
     if (take(&c, &n_tensors, 8, "the count of tensors") < 0 || take(&c, &n_keys, 8, "the count of keys") < 0) return -1;
-    if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24) /* the least that a tensor info, a key takes */
+    if (n_tensors > c.left / 24 || n_keys > c.left / 13 ||
+        n_tensors > 1 << 24) /* the least that a tensor info, a key takes */
         return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path,
                        (unsigned long long)n_tensors, (unsigned long long)n_keys, map->len);
     set->meta = json_object();
@@ -240,9 +267,10 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     for (int i = 0; i < set->n; i++) {
         struct wz_tensor *t = &set->list[i];
         if (offsets[i] % align || offsets[i] > data_len || t->bytes > data_len - offsets[i]) {
-            wz_fail(err,
-                    "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
-                    path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
+            wz_fail(
+                err,
+                "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
+                path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
             goto out;
         }
         t->data = c.at + (c.left < pad ? c.left : pad) + offsets[i];

@@ -1,18 +1,21 @@
-/* An HDF5 file driver with a journal, because HDF5 alone writes its metadata in place and in no promised order: a process
- * killed in a flush leaves a file that no one can open.
+/* An HDF5 file driver with a journal, because HDF5 alone writes its metadata in place and in no promised order: a
+ * process killed in a flush leaves a file that no one can open.
  *
  *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync   ◀─ from here on the step counts
  *                                                     pages written to FILE, fsync
  *                                                     FILE.journal removed
  *
- *   "WZJOURN1" │ u64 length of FILE after it │ u64 pages │ (u64 page number, 4096 bytes) * pages │ u64 XXH3 of all before
+ *   "WZJOURN1" │ u64 length of FILE after it │ u64 pages │ (u64 page number, 4096 bytes) * pages │ u64 XXH3
  *
- * Killed before the journal is whole, its hash is wrong and FILE is untouched; killed after, whoever opens FILE next through
- * us writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where FILE.journal lies beside it
- * does it need to be opened by us once (`waltz inspect FILE` does).
+ * The XXH3 is of all bytes before it.
  *
- * A commit holds an exclusive flock, a reader a shared one, so that a report on a living run never sees half a commit. The
- * writer waits a little for readers, then goes on (law 10: a viewer can't stop a run); readers give up with a sentence. */
+ * Killed before the journal is whole, its hash is wrong and FILE is untouched; killed after, whoever opens FILE next
+ * through us writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where FILE.journal
+ * lies beside it does it need to be opened by us once (`waltz inspect FILE` does).
+ *
+ * A commit holds an exclusive flock, a reader a shared one, so that a report on a living run never sees half a
+ * commit. The writer waits a little for readers, then goes on (law 10: a viewer can't stop a run); readers give up
+ * with a sentence. */
 #include "store/journal.h"
 
 #include <errno.h>
@@ -28,18 +31,21 @@
 #endif
 
 enum { PAGE = 4096, HEAD = 24, ENTRY = 8 + PAGE };
-static const double patience = 2;      /* seconds that a lock is waited for */
+static const double patience = 2; /* seconds that a lock is waited for */
 
-struct page { uint64_t key; uint8_t *bytes; };       /* key: page number + 1; 0: free */
+struct page {
+    uint64_t key;
+    uint8_t *bytes;
+}; /* key: page number + 1; 0: free */
 
 struct journal {
-    H5FD_t base;                       /* first: HDF5 knows us by it */
+    H5FD_t base; /* first: HDF5 knows us by it */
     char *path;
     int fd;
-    haddr_t eoa, end;                  /* what HDF5 has given out; how long the file will be */
-    struct page *pages;                /* hash table of pages not committed yet, cap a power of two, at most half full */
+    haddr_t eoa, end;   /* what HDF5 has given out; how long the file will be */
+    struct page *pages; /* hash table of pages not committed yet, cap a power of two, at most half full */
     size_t n, cap;
-    struct wz_arena arena;             /* their bytes */
+    struct wz_arena arena; /* their bytes */
 };
 
 static bool lock(int fd, int how)
@@ -48,7 +54,7 @@ static bool lock(int fd, int how)
     int spins = 0;
 
     while (flock(fd, how | LOCK_NB) < 0) {
-        if (errno != EWOULDBLOCK && errno != EINTR) return true;          /* a file system without locks */
+        if (errno != EWOULDBLOCK && errno != EINTR) return true; /* a file system without locks */
         if (wz_now() > until) return false;
         wz_nap(&spins);
     }
@@ -83,7 +89,7 @@ static int pread_all(int fd, uint8_t *bytes, size_t n, uint64_t at)
     return 0;
 }
 
-/* ---- the journal file ----------------------------------------------------------------------------------------- */
+/* ---- the journal file ------------------------------------------------------------------------------------- */
 
 static uint64_t get_u64(const uint8_t *p)
 {
@@ -111,7 +117,7 @@ static int apply(int fd, const uint8_t *b, size_t len)
 int wz_journal_recover(const char *path, struct wz_err *err)
 {
     char *name = wz_path("%s.journal", path);
-    struct wz_map map = {0};
+    struct wz_map map = { 0 };
     int fd = -1, rc = 0;
 
     if (!wz_file_exists(name)) goto out;
@@ -124,7 +130,7 @@ int wz_journal_recover(const char *path, struct wz_err *err)
         rc = wz_fail(err, "%s: another program is writing to it", path);
         goto out;
     }
-    if (!wz_file_exists(name)) goto out;                       /* its writer was alive, and done meanwhile */
+    if (!wz_file_exists(name)) goto out; /* its writer was alive, and done meanwhile */
     if ((rc = wz_map_open(&map, name, err)) < 0) goto out;
     if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
         rc = wz_fail(err, "%s: %s, finishing what %s holds", path, strerror(errno), name);
@@ -167,7 +173,7 @@ static void put_journal(struct journal *j, struct wz_buf *out)
 int wz_journal_commit(hid_t file, struct wz_err *err)
 {
     void *handle;
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     int rc = -1, fd = -1;
 
     if (H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) < 0) wz_die("a record was opened without its journal");
@@ -176,8 +182,8 @@ int wz_journal_commit(hid_t file, struct wz_err *err)
     char *name = wz_path("%s.journal", j->path);
     put_journal(j, &out);
     lock(j->fd, LOCK_EX);
-    /* Room is taken first: after the journal counts, a full disk must not stop the pages from being written. Not in a new
-     * file, which is empty until its first commit. */
+    /* Room is taken first: after the journal counts, a full disk must not stop the pages from being written. Not in
+     * a new file, which is empty until its first commit. */
     if (fstat(j->fd, &st) < 0) goto fail;
     off_t more = (off_t)((j->end + PAGE - 1) / PAGE * PAGE) - st.st_size;
     if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
@@ -200,7 +206,7 @@ fail:
     return rc;
 }
 
-/* ---- pages in memory -------------------------------------------------------------------------------------------- */
+/* ---- pages in memory -------------------------------------------------------------------------------------- */
 
 static struct page *slot_of(const struct journal *j, uint64_t key)
 {
@@ -240,12 +246,13 @@ static uint8_t *page_take(struct journal *j, uint64_t number)
     return bytes;
 }
 
-/* ---- what HDF5 calls ---------------------------------------------------------------------------------------------- */
+/* ---- what HDF5 calls -------------------------------------------------------------------------------------- */
 
 static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
 {
     bool writing = flags & H5F_ACC_RDWR;
-    int how = (writing ? O_RDWR : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
+    int how =
+        (writing ? O_RDWR : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
     int fd = open(path, how | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC, 0666);
     struct stat st;
 
@@ -280,10 +287,7 @@ static herr_t file_query(const H5FD_t *file, unsigned long *flags)
     return 0;
 }
 
-static haddr_t get_eoa(const H5FD_t *file, H5FD_mem_t type)
-{
-    return ((const struct journal *)file)->eoa;
-}
+static haddr_t get_eoa(const H5FD_t *file, H5FD_mem_t type) { return ((const struct journal *)file)->eoa; }
 
 static herr_t set_eoa(H5FD_t *file, H5FD_mem_t type, haddr_t at)
 {
@@ -291,10 +295,7 @@ static herr_t set_eoa(H5FD_t *file, H5FD_mem_t type, haddr_t at)
     return 0;
 }
 
-static haddr_t get_eof(const H5FD_t *file, H5FD_mem_t type)
-{
-    return ((const struct journal *)file)->end;
-}
+static haddr_t get_eof(const H5FD_t *file, H5FD_mem_t type) { return ((const struct journal *)file)->end; }
 
 static herr_t get_handle(H5FD_t *file, hid_t access, void **handle)
 {
@@ -355,11 +356,22 @@ hid_t wz_journal_access(void)
 {
     static const H5FD_class_t driver = {
 #if H5_VERSION_GE(1, 13, 0)
-        .version = H5FD_CLASS_VERSION, .value = (H5FD_class_value_t)600,
+        .version = H5FD_CLASS_VERSION,
+        .value = (H5FD_class_value_t)600,
 #endif
-        .name = "waltz-journal", .maxaddr = (haddr_t)1 << 62, .fc_degree = H5F_CLOSE_STRONG,
-        .open = file_open, .close = file_close, .query = file_query, .get_eoa = get_eoa, .set_eoa = set_eoa,
-        .get_eof = get_eof, .get_handle = get_handle, .read = file_read, .write = file_write, .truncate = file_truncate,
+        .name = "waltz-journal",
+        .maxaddr = (haddr_t)1 << 62,
+        .fc_degree = H5F_CLOSE_STRONG,
+        .open = file_open,
+        .close = file_close,
+        .query = file_query,
+        .get_eoa = get_eoa,
+        .set_eoa = set_eoa,
+        .get_eof = get_eof,
+        .get_handle = get_handle,
+        .read = file_read,
+        .write = file_write,
+        .truncate = file_truncate,
         .fl_map = H5FD_FLMAP_DICHOTOMY,
     };
     static hid_t id;

@@ -2,8 +2,8 @@
  *
  *   {"step":3,"agent":"feedback","generated":64,"trained":60,"discarded":4,"in_flight":0,"reasons":"judge failed 4"}
  *
- * Lines of steps after the first one given, and of this step and agent, were written by a run that was killed and goes on
- * from its checkpoint: they are cut off the end first. */
+ * Lines of steps after the first one given, and of this step and agent, were written by a run that was killed and
+ * goes on from its checkpoint: they are cut off the end first. */
 #include "store/diary.h"
 
 #include <errno.h>
@@ -11,7 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-struct given { const struct wz_ledger_line *lines; int n; };
+struct given {
+    const struct wz_ledger_line *lines;
+    int n;
+};
 
 static bool played_again(const json_t *line, const void *arg)
 {
@@ -29,7 +32,7 @@ static bool played_again(const json_t *line, const void *arg)
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err)
 {
     const struct given g = { lines, n };
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     char *path = wz_path("%s/ledger.jsonl", dir);
     int fd = n ? wz_diary_open(path, false, err) : -1, rc = n ? -1 : 0;
 
@@ -51,10 +54,11 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
     for (int i = 0; i < n && !rc; i++) {
         const struct wz_ledger_line *l = &lines[i];
         if (l->generated != l->trained + l->discarded + l->in_flight)
-            rc = wz_fail(
-                err, "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld in flight",
-                path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained, (long long)l->discarded,
-                (long long)l->in_flight);
+            rc = wz_fail(err,
+                         "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld "
+                         "in flight",
+                         path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained,
+                         (long long)l->discarded, (long long)l->in_flight);
     }
 out:
     if (fd >= 0) close(fd);

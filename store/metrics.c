@@ -3,8 +3,8 @@
  *   {"step":3,"time":1790000000.25,"loss":0.5,"reward":null}        NaN and infinities are null
  *
  * Law 10: nothing here can fail a run. A file that can't be opened is tried again at each step; an entry that can't be
- * written whole is left out, counted, and said at close. When a resumed run goes back, lines of the steps it plays again are
- * cut off, and TensorBoard is told to forget them. */
+ * written whole is left out, counted, and said at close. When a resumed run goes back, lines of the steps it plays
+ * again are cut off, and TensorBoard is told to forget them. */
 #include "store/diary.h"
 
 #include <errno.h>
@@ -16,10 +16,10 @@
 
 struct wz_metrics {
     char *lines_path, *events_path;
-    int lines, events;                 /* descriptors, -1: not open */
-    bool append, begun;                /* begun: metrics.jsonl was opened once, and is never emptied again */
+    int lines, events;  /* descriptors, -1: not open */
+    bool append, begun; /* begun: metrics.jsonl was opened once, and is never emptied again */
     int lost;
-    struct wz_err why;                 /* of the last loss */
+    struct wz_err why; /* of the last loss */
 };
 
 struct wz_metrics *wz_metrics_open(const char *dir, bool append)
@@ -33,9 +33,10 @@ struct wz_metrics *wz_metrics_open(const char *dir, bool append)
     gethostname(host, sizeof host - 1);
     m->lines_path = wz_path("%s/metrics.jsonl", dir);
     m->events_path = NULL;
-    for (int i = 0; !m->events_path || wz_file_exists(m->events_path); i++) {       /* a resumed run has several */
+    for (int i = 0; !m->events_path || wz_file_exists(m->events_path); i++) { /* a resumed run has several */
         free(m->events_path);
-        m->events_path = wz_path("%s/events.out.tfevents.%010lld.%s.%d.%d", dir, (long long)wz_wall(), host, (int)getpid(), i);
+        m->events_path =
+            wz_path("%s/events.out.tfevents.%010lld.%s.%d.%d", dir, (long long)wz_wall(), host, (int)getpid(), i);
     }
     m->lines = m->events = -1;
     m->append = append;
@@ -63,7 +64,7 @@ static void open_lines(struct wz_metrics *m, int64_t step)
 
 static void open_events(struct wz_metrics *m, int64_t step)
 {
-    struct wz_buf head = {0};
+    struct wz_buf head = { 0 };
 
     m->events = wz_diary_open(m->events_path, true, &m->why);
     if (m->events < 0) return;
@@ -86,7 +87,7 @@ static void write_or_count(struct wz_metrics *m, int fd, const char *path, const
 
 void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *names, const double *values, int n)
 {
-    struct wz_buf line = {0}, record = {0};
+    struct wz_buf line = { 0 }, record = { 0 };
     double wall = wz_wall();
 
     if (m->lines < 0) open_lines(m, step);

@@ -2,12 +2,14 @@
  *
  *   .jsonl .ndjson   one object a line; blank lines are passed over
  *   .json            one array of objects, or of strings (then the columns are not asked for)
- *   .csv             RFC 4180: the first row names the columns; cells may be quoted, "" is a quote in a quoted cell, which may
+ *   .csv             RFC 4180: the first row names the columns; cells may be quoted, "" is a quote in a quoted cell,
+ *   which may
  *                    hold commas and line ends; rows end in LF or CRLF
  *
- * All are UTF-8, a byte order mark is passed over. Rows are counted from 1: lines of JSONL, elements of JSON, records of CSV
- * with the row of names as row 1. Every row becomes a JSON object, so that columns mean the same everywhere. A prompt's id is
- * its column "id" where there is one, else the row's number. Without a kind, it is the file's name less folder and ending. */
+ * All are UTF-8, a byte order mark is passed over. Rows are counted from 1: lines of JSONL, elements of JSON,
+ * records of CSV with the row of names as row 1. Every row becomes a JSON object, so that columns mean the same
+ * everywhere. A prompt's id is its column "id" where there is one, else the row's number. Without a kind, it is the
+ * file's name less folder and ending. */
 #include "store/store.h"
 
 #include <assert.h>
@@ -25,7 +27,10 @@ struct reader {
     struct wz_err *err;
 };
 
-static const struct { const char *word; enum wz_harm harm; } harms[] = {
+static const struct {
+    const char *word;
+    enum wz_harm harm;
+} harms[] = {
     { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "true", WZ_HARMFUL }, { "1", WZ_HARMFUL },
     { "benign", WZ_BENIGN },   { "safe", WZ_BENIGN },    { "false", WZ_BENIGN }, { "0", WZ_BENIGN },
 };
@@ -51,11 +56,12 @@ static const char *cell_text(const json_t *cell, char room[32])
 
 static int no_column(const struct reader *r, json_t *row, int at, const char *column)
 {
-    struct wz_buf names = {0};
+    struct wz_buf names = { 0 };
     const char *name;
     json_t *cell;
 
-    json_object_foreach(row, name, cell) {
+    json_object_foreach(row, name, cell)
+    {
         wz_buf_printf(&names, "%s%s", names.len ? ", " : "", name);
         if (names.len > 400) break;
     }
@@ -76,9 +82,9 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
         set->list = wz_realloc(set->list, wz_mul(sizeof *set->list, (size_t)r->cap));
     }
     snprintf(number, sizeof number, "%d", at);
-    set->list[set->n++] = (struct wz_prompt){
-        wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
-        kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind), harm };
+    set->list[set->n++] =
+        (struct wz_prompt){ wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
+                            kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind), harm };
     set->hash = wz_hash(text, strlen(text) + 1, set->hash);
     return 0;
 }
@@ -87,10 +93,12 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
 static int add_row(struct reader *r, json_t *row, int at)
 {
     char id_room[32], kind_room[32], harm_room[32];
-    const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind, *word = *r->harm == '=' ? r->harm + 1 : NULL;
+    const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind,
+               *word = *r->harm == '=' ? r->harm + 1 : NULL;
     enum wz_harm harm;
 
-    if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: an object of columns was expected", r->path, at);
+    if (!text && !json_is_object(row))
+        return wz_fail(r->err, "%s: row %d: an object of columns was expected", r->path, at);
     if (!text) {
         json_t *cell = json_object_get(row, r->column);
         if (!cell) return no_column(r, row, at, r->column);
@@ -105,7 +113,8 @@ static int add_row(struct reader *r, json_t *row, int at)
         if (!cell) return no_column(r, row, at, r->kind);
         kind = cell_text(cell, kind_room);
         if (!kind)
-            return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at, r->kind);
+            return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at,
+                           r->kind);
     }
     if (!word) {
         json_t *cell = json_object_get(row, r->harm);
@@ -113,7 +122,8 @@ static int add_row(struct reader *r, json_t *row, int at)
         word = cell_text(cell, harm_room);
     }
     if (!word || !harm_of(word, &harm))
-        return wz_fail(r->err, "%s: row %d: \"%.100s\" says '%.100s', not harmful/benign, unsafe/safe, true/false or 1/0",
+        return wz_fail(r->err,
+                       "%s: row %d: \"%.100s\" says '%.100s', not harmful/benign, unsafe/safe, true/false or 1/0",
                        r->path, at, r->harm, word ? word : "something else");
     return add(r, text, id, kind, harm, at);
 }
@@ -155,13 +165,12 @@ static int read_json(struct reader *r, const char *s, size_t n)
 
     if (!rows) return -1;
     if (!json_is_array(rows)) rc = wz_fail(r->err, "%s: an array of objects or of strings was expected", r->path);
-    else json_array_foreach(rows, i, row)
-        if ((rc = add_row(r, row, (int)i + 1)) < 0) break;
+    else json_array_foreach(rows, i, row) if ((rc = add_row(r, row, (int)i + 1)) < 0) break;
     json_decref(rows);
     return rc;
 }
 
-/* ---- CSV ---------------------------------------------------------------------------------------------------- */
+/* ---- CSV -------------------------------------------------------------------------------------------------- */
 
 /* Takes one cell at *s into `cell`. Returns what ended it: ',' '\n' or 0 (the end of the file); -1 and a sentence. */
 static int take_cell(const struct reader *r, const char **s, const char *end, struct wz_buf *cell, int at)
@@ -172,7 +181,8 @@ static int take_cell(const struct reader *r, const char **s, const char *end, st
     if (p < end && *p == '"') {
         for (p++;; p++) {
             const char *quote = memchr(p, '"', (size_t)(end - p));
-            if (!quote) return wz_fail(r->err, "%s: row %d: a quoted cell does not end before the file does", r->path, at);
+            if (!quote)
+                return wz_fail(r->err, "%s: row %d: a quoted cell does not end before the file does", r->path, at);
             wz_buf_add(cell, p, (size_t)(quote - p));
             p = quote + 1;
             if (p == end || *p != '"') break;
@@ -180,7 +190,8 @@ static int take_cell(const struct reader *r, const char **s, const char *end, st
         }
         if (end - p >= 2 && p[0] == '\r' && p[1] == '\n') p++;
         if (p < end && *p != ',' && *p != '\n')
-            return wz_fail(r->err, "%s: row %d: after the closing quote of a cell a comma or the line's end was expected",
+            return wz_fail(r->err,
+                           "%s: row %d: after the closing quote of a cell a comma or the line's end was expected",
                            r->path, at);
     } else {
         const char *from = p;
@@ -190,7 +201,8 @@ static int take_cell(const struct reader *r, const char **s, const char *end, st
     *s = p < end ? p + 1 : p;
     if (memchr(cell->data, 0, cell->len)) return wz_fail(r->err, "%s: row %d: a cell holds a NUL byte", r->path, at);
     size_t ok = wz_utf8_valid(cell->data, cell->len);
-    if (ok < cell->len) return wz_fail(r->err, "%s: row %d: byte %zu of a cell is not valid UTF-8", r->path, at, ok + 1);
+    if (ok < cell->len)
+        return wz_fail(r->err, "%s: row %d: byte %zu of a cell is not valid UTF-8", r->path, at, ok + 1);
     return p < end ? *p : 0;
 }
 
@@ -229,7 +241,7 @@ static int add_cells(struct reader *r, json_t *names, json_t *cells, int at)
 static int read_csv(struct reader *r, const char *s, size_t n)
 {
     const char *end = s + n;
-    struct wz_buf cell = {0};
+    struct wz_buf cell = { 0 };
     json_t *names = NULL, *cells = NULL;
     int at = 0, rc = -1;
 
@@ -247,7 +259,7 @@ static int read_csv(struct reader *r, const char *s, size_t n)
         json_decref(cells);
         if (++at == INT_MAX || !(cells = take_row(r, &s, end, &cell, at))) goto out;
         size_t have = json_array_size(cells), want = json_array_size(names);
-        if (have == 1 && want > 1 && !*json_string_value(json_array_get(cells, 0))) continue;        /* a blank line */
+        if (have == 1 && want > 1 && !*json_string_value(json_array_get(cells, 0))) continue; /* a blank line */
         if (have != want) {
             wz_fail(r->err, "%s: row %d has %zu cells, the first row names %zu columns", r->path, at, have, want);
             goto out;
@@ -262,10 +274,16 @@ out:
     return rc;
 }
 
-/* ---- the door ----------------------------------------------------------------------------------------------- */
+/* ---- the door --------------------------------------------------------------------------------------------- */
 
-static const struct { const char *ending; int (*read)(struct reader *r, const char *s, size_t n); } formats[] = {
-    { ".jsonl", read_jsonl }, { ".ndjson", read_jsonl }, { ".json", read_json }, { ".csv", read_csv },
+static const struct {
+    const char *ending;
+    int (*read)(struct reader *r, const char *s, size_t n);
+} formats[] = {
+    { ".jsonl", read_jsonl },
+    { ".ndjson", read_jsonl },
+    { ".json", read_json },
+    { ".csv", read_csv },
 };
 
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
@@ -277,7 +295,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
     int rc = -1;
 
     assert(column && harm);
-    *set = (struct wz_prompts){0};
+    *set = (struct wz_prompts){ 0 };
     if (wz_map_open(&map, path, err) < 0) return -1;
     size_t f = 0;
     while (f < WZ_COUNT(formats) && (!dot || strcasecmp(dot, formats[f].ending))) f++;
@@ -301,5 +319,5 @@ void wz_prompts_finish(struct wz_prompts *set)
 {
     free(set->list);
     wz_arena_finish(&set->arena);
-    *set = (struct wz_prompts){0};
+    *set = (struct wz_prompts){ 0 };
 }

@@ -4,18 +4,20 @@
  *   /episodes/       one row an episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
  *                    first_turn i64 (row in /turns), n_turns i64
  *   /turns/          one row a turn:      agent, round u32, version, weights u64, truncated bool, text str,
- *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe, judged_overrefuse bool,
- *                    reward, dir f64, label, trained bool, judge_error str, context_at, n_context i64 (rows in
- * /tokens/context), ids_at, n_ids i64 (rows in /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64 /tokens/
- * context i32;  ids i32, logp f32, ref_logp f32, advantage f32, all four of one length. Where a turn's n_ref_logp or
- * n_advantage is 0 there are none, and NaN stands in the column.
+ *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
+ *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str, context_at,
+ *                    n_context i64 (rows in
+ * /tokens/context), ids_at, n_ids i64 (rows in /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64
+ * /tokens/ context i32;  ids i32, logp f32, ref_logp f32, advantage f32, all four of one length. Where a turn's
+ * n_ref_logp or n_advantage is 0 there are none, and NaN stands in the column.
  *
- * Every column is a one-dimensional chunked dataset; str is variable-length UTF-8; bool is the enum that h5py reads as bool.
- * `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Rows are appended and steps never go
- * back, so the rows of one step, of its turns and of their tokens each lie together.
+ * Every column is a one-dimensional chunked dataset; str is variable-length UTF-8; bool is the enum that h5py reads as
+ * bool. `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Rows are appended and steps
+ * never go back, so the rows of one step, of its turns and of their tokens each lie together.
  *
- * A step is all or nothing: journal.c. A file that is broken all the same (someone wrote into it, a disk failed) is renamed
- * to FILE.broken and a new one is begun, which is said; a file that is not a record is refused and left alone. */
+ * A step is all or nothing: journal.c. A file that is broken all the same (someone wrote into it, a disk failed) is
+ * renamed to FILE.broken and a new one is begun, which is said; a file that is not a record is refused and left
+ * alone. */
 #include "store/record.h"
 
 #include <errno.h>
@@ -25,11 +27,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening ---------------------------------------------------------------------------------------------- */
 
 void wz_record_detach(struct wz_record *r)
 {
-    if (r->file >= 0) H5Fclose(r->file);       /* with every dataset; what was not committed is gone */
+    if (r->file >= 0) H5Fclose(r->file); /* with every dataset; what was not committed is gone */
     r->file = -1;
 }
 
@@ -126,7 +128,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
 {
     struct stat st;
 
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);     /* its errors become our sentences */
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* its errors become our sentences */
     r->file = -1;
     r->broken = false;
     if (wz_journal_recover(r->path, err) < 0) return -1;
@@ -145,7 +147,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
         r->broken = false;
         goto fail;
     }
-    for (int t = 0; t < N_TABLES; t++)         /* a row takes at least a byte, which keeps absurd lengths out */
+    for (int t = 0; t < N_TABLES; t++) /* a row takes at least a byte, which keeps absurd lengths out */
         for (int c = 0; c < wz_tables[t].n; c++)
             if (attach_column(r, t, c, (hsize_t)st.st_size, err) < 0) goto fail;
     r->last = INT64_MIN;
@@ -201,7 +203,7 @@ int wz_record_close(struct wz_record *r, struct wz_err *err)
     return 0;
 }
 
-/* ---- appending ---------------------------------------------------------------------------------------------------- */
+/* ---- appending -------------------------------------------------------------------------------------------- */
 
 /* One column of the rows, as HDF5 takes it; strings stay the messages'. */
 static void *gather(const struct wz_column *c, const struct wz_row *rows, size_t n)
@@ -210,9 +212,10 @@ static void *gather(const struct wz_column *c, const struct wz_row *rows, size_t
     uint8_t *out = wz_alloc(wz_mul(size, n));
 
     for (size_t i = 0; i < n; i++) {
-        const void *from = c->at >= PLACE ? (const void *)&rows[i].place[c->at - PLACE] : (const char *)rows[i].message + c->at;
+        const void *from =
+            c->at >= PLACE ? (const void *)&rows[i].place[c->at - PLACE] : (const char *)rows[i].message + c->at;
         if (c->kind == BOOL) out[i] = *(const protobuf_c_boolean *)from != 0;
-        else if (c->kind == VERDICT) out[i] = (uint8_t)*(const Wz__Verdict *)from;
+        else if (c->kind == VERDICT) out[i] = (uint8_t) * (const Wz__Verdict *)from;
         else memcpy(out + i * size, from, size);
     }
     return out;
@@ -236,12 +239,13 @@ static void put_floats(struct wz_buf *out, const float *values, size_t have, siz
     const float nan_value = NAN;
 
     if (have) wz_buf_add(out, values, n * sizeof *values);
-    else for (size_t i = 0; i < n; i++) wz_buf_add(out, &nan_value, sizeof nan_value);
+    else
+        for (size_t i = 0; i < n; i++) wz_buf_add(out, &nan_value, sizeof nan_value);
 }
 
 static int tokens_append(struct wz_record *r, const struct wz_row *turns, size_t n, struct wz_err *err)
 {
-    struct wz_buf context = {0}, ids[4] = {0};
+    struct wz_buf context = { 0 }, ids[4] = { 0 };
     int rc;
 
     for (size_t i = 0; i < n; i++) {
@@ -270,8 +274,9 @@ static int check(const struct wz_record *r, const Wz__Episode *e, int64_t last, 
         const Wz__Turn *t = e->turns[i];
         if (t->n_logp != t->n_ids || (t->n_ref_logp && t->n_ref_logp != t->n_ids) ||
             (t->n_advantage && t->n_advantage != t->n_ids))
-            return wz_fail(err, "%s: step %lld, episode %u, turn %zu: %zu ids have %zu logp, %zu ref_logp and %zu advantages",
-                           r->path, (long long)e->step, e->index, i, t->n_ids, t->n_logp, t->n_ref_logp, t->n_advantage);
+            return wz_fail(
+                err, "%s: step %lld, episode %u, turn %zu: %zu ids have %zu logp, %zu ref_logp and %zu advantages",
+                r->path, (long long)e->step, e->index, i, t->n_ids, t->n_logp, t->n_ref_logp, t->n_advantage);
     }
     return 0;
 }
@@ -279,7 +284,7 @@ static int check(const struct wz_record *r, const Wz__Episode *e, int64_t last, 
 int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n, struct wz_err *err)
 {
     size_t n_turns = 0, at = 0;
-    hsize_t more[N_TABLES] = {0};
+    hsize_t more[N_TABLES] = { 0 };
 
     if (r->file < 0 && attach_or_create(r, err) < 0) return -1;
     for (int i = 0; i < n; i++) {
@@ -293,8 +298,10 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
         rows[i] = (struct wz_row){ e, { (int64_t)(r->len[TURNS] + at), (int64_t)e->n_turns } };
         for (size_t k = 0; k < e->n_turns; k++) {
             Wz__Turn *t = e->turns[k];
-            turns[at++] = (struct wz_row){ t, { (int64_t)(r->len[CONTEXT] + more[CONTEXT]), (int64_t)t->n_context,
-                (int64_t)(r->len[IDS] + more[IDS]), (int64_t)t->n_ids, (int64_t)t->n_ref_logp, (int64_t)t->n_advantage } };
+            turns[at++] = (struct wz_row){ t,
+                                           { (int64_t)(r->len[CONTEXT] + more[CONTEXT]), (int64_t)t->n_context,
+                                             (int64_t)(r->len[IDS] + more[IDS]), (int64_t)t->n_ids,
+                                             (int64_t)t->n_ref_logp, (int64_t)t->n_advantage } };
             more[CONTEXT] += t->n_context;
             more[IDS] += t->n_ids;
         }
@@ -320,20 +327,23 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
 {
     struct wz_record r = { .path = wz_strdup(path) };
-    int64_t *steps = NULL, from[N_TABLES] = {0};
+    int64_t *steps = NULL, from[N_TABLES] = { 0 };
     int rc = wz_record_attach(&r, H5F_ACC_RDWR, err);
 
     if (rc < 0 && r.broken) rc = set_aside(&r, err) < 0 ? -1 : 1;
-    if (rc) goto out;                          /* 1: nothing there, nothing to drop */
+    if (rc) goto out; /* 1: nothing there, nothing to drop */
     steps = wz_alloc(wz_mul(sizeof *steps, r.len[EPISODES]));
     rc = wz_column_read(&r, EPISODES, 0, 0, r.len[EPISODES], steps, err);
     while (!rc && (hsize_t)from[EPISODES] < r.len[EPISODES] && steps[from[EPISODES]] <= last) from[EPISODES]++;
     if (rc || (hsize_t)from[EPISODES] == r.len[EPISODES]) goto out;
     for (int t = 1; t < N_TABLES; t++) from[t] = (int64_t)r.len[t];
-    rc = wz_column_read(&r, EPISODES, wz_column_index(EPISODES, "first_turn"), (hsize_t)from[EPISODES], 1, &from[TURNS], err);
+    rc = wz_column_read(&r, EPISODES, wz_column_index(EPISODES, "first_turn"), (hsize_t)from[EPISODES], 1, &from[TURNS],
+                        err);
     if (!rc && from[TURNS] >= 0 && (hsize_t)from[TURNS] < r.len[TURNS]) {
-        rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "context_at"), (hsize_t)from[TURNS], 1, &from[CONTEXT], err);
-        if (!rc) rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "ids_at"), (hsize_t)from[TURNS], 1, &from[IDS], err);
+        rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "context_at"), (hsize_t)from[TURNS], 1, &from[CONTEXT],
+                            err);
+        if (!rc)
+            rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "ids_at"), (hsize_t)from[TURNS], 1, &from[IDS], err);
     }
     for (int t = 0; t < N_TABLES && !rc; t++) {
         hsize_t len = (hsize_t)from[t];

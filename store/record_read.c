@@ -5,7 +5,8 @@
 #include <string.h>
 
 /* Puts one column into the rows, the other way round than gather. */
-static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct wz_row *rows, hsize_t n, struct wz_err *err)
+static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct wz_row *rows, hsize_t n,
+                   struct wz_err *err)
 {
     const struct wz_column *col = &wz_tables[t].columns[c];
     size_t size = wz_kind_size[col->kind];
@@ -17,7 +18,9 @@ static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct w
         const char *s = NULL;
         switch (col->kind) {
         case BOOL: *(protobuf_c_boolean *)to = values[i] != 0; break;
-        case VERDICT: *(Wz__Verdict *)to = values[i] <= WZ__VERDICT__FAILED ? (Wz__Verdict)values[i] : WZ__VERDICT__NONE; break;
+        case VERDICT:
+            *(Wz__Verdict *)to = values[i] <= WZ__VERDICT__FAILED ? (Wz__Verdict)values[i] : WZ__VERDICT__NONE;
+            break;
         case STR:
             memcpy(&s, values + i * size, sizeof s);
             wz_set_string(to, s ? s : "", s ? strlen(s) : 0);
@@ -31,8 +34,8 @@ static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct w
 }
 
 /* Rows of one table that lie together, after `at`: their places must say so. Returns the row after them, or -1. */
-static int64_t span(const struct wz_record *r, int t, const struct wz_row *rows, hsize_t n, int begin, int count, int64_t *at,
-                    struct wz_err *err)
+static int64_t span(const struct wz_record *r, int t, const struct wz_row *rows, hsize_t n, int begin, int count,
+                    int64_t *at, struct wz_err *err)
 {
     int64_t end = n ? rows[0].place[begin] : 0;
 
@@ -56,12 +59,13 @@ static void *part(const void *from, size_t size, int64_t n)
 static int tokens_read(const struct wz_record *r, struct wz_row *turns, hsize_t n, struct wz_err *err)
 {
     int64_t context_at, ids_at, context_end = span(r, CONTEXT, turns, n, 0, 1, &context_at, err), ids_end;
-    int32_t *context, *values[4] = {0};
+    int32_t *context, *values[4] = { 0 };
     int rc = -1;
 
     if (context_end < 0 || (ids_end = span(r, IDS, turns, n, 2, 3, &ids_at, err)) < 0) return -1;
     context = wz_alloc(wz_mul(4, (size_t)(context_end - context_at)));
-    if (wz_column_read(r, CONTEXT, 0, (hsize_t)context_at, (hsize_t)(context_end - context_at), context, err) < 0) goto out;
+    if (wz_column_read(r, CONTEXT, 0, (hsize_t)context_at, (hsize_t)(context_end - context_at), context, err) < 0)
+        goto out;
     for (int c = 0; c < 4; c++) {
         values[c] = wz_alloc(wz_mul(4, (size_t)(ids_end - ids_at)));
         if (wz_column_read(r, IDS, c, (hsize_t)ids_at, (hsize_t)(ids_end - ids_at), values[c], err) < 0) goto out;
@@ -103,7 +107,8 @@ static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz_
     turns = wz_alloc(wz_mul(sizeof *turns, n_turns));
     for (hsize_t i = 0; i < n; i++)
         for (int64_t k = 0; k < rows[i].place[1]; k++) turns[at++].message = wz_episode_turn(out[i]);
-    for (int c = 0; c < wz_tables[TURNS].n && !rc; c++) rc = scatter(r, TURNS, c, (hsize_t)turns_at, turns, n_turns, err);
+    for (int c = 0; c < wz_tables[TURNS].n && !rc; c++)
+        rc = scatter(r, TURNS, c, (hsize_t)turns_at, turns, n_turns, err);
     if (!rc) rc = tokens_read(r, turns, n_turns, err);
 out:
     free(rows);

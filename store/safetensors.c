@@ -3,9 +3,9 @@
  *   u64 N (little endian) │ N bytes of JSON, padded with spaces │ data
  *   { "__metadata__": {"format": "pt"}, "NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ... }
  *
- * Offsets count from the start of the data. Read in the order of the offsets, tensors must touch: no overlap, no hole, and
- * the last one ends where the file ends. So a truncated file is always seen. We write the header so that the data begins at
- * a multiple of 8; the tensors follow in the caller's order. */
+ * Offsets count from the start of the data. Read in the order of the offsets, tensors must touch: no overlap, no
+ * hole, and the last one ends where the file ends. So a truncated file is always seen. We write the header so that
+ * the data begins at a multiple of 8; the tensors follow in the caller's order. */
 #include "store/tensors.h"
 
 #include <assert.h>
@@ -15,10 +15,14 @@
 #include <unistd.h>
 
 /* Types that we carry without reading; a type not listed is carried too, its size unchecked. */
-static const struct { const char *name; enum wz_dtype dtype; size_t bytes; } types[] = {
-    { "F32", WZ_DT_F32, 4 },   { "F16", WZ_DT_F16, 2 },   { "BF16", WZ_DT_BF16, 2 },     { "F64", WZ_DT_OTHER, 8 },
-    { "I64", WZ_DT_OTHER, 8 }, { "U64", WZ_DT_OTHER, 8 }, { "I32", WZ_DT_OTHER, 4 },     { "U32", WZ_DT_OTHER, 4 },
-    { "I16", WZ_DT_OTHER, 2 }, { "U16", WZ_DT_OTHER, 2 }, { "I8", WZ_DT_OTHER, 1 },      { "U8", WZ_DT_OTHER, 1 },
+static const struct {
+    const char *name;
+    enum wz_dtype dtype;
+    size_t bytes;
+} types[] = {
+    { "F32", WZ_DT_F32, 4 },    { "F16", WZ_DT_F16, 2 },       { "BF16", WZ_DT_BF16, 2 },     { "F64", WZ_DT_OTHER, 8 },
+    { "I64", WZ_DT_OTHER, 8 },  { "U64", WZ_DT_OTHER, 8 },     { "I32", WZ_DT_OTHER, 4 },     { "U32", WZ_DT_OTHER, 4 },
+    { "I16", WZ_DT_OTHER, 2 },  { "U16", WZ_DT_OTHER, 2 },     { "I8", WZ_DT_OTHER, 1 },      { "U8", WZ_DT_OTHER, 1 },
     { "BOOL", WZ_DT_OTHER, 1 }, { "F8_E4M3", WZ_DT_OTHER, 1 }, { "F8_E5M2", WZ_DT_OTHER, 1 },
 };
 
@@ -30,8 +34,8 @@ static bool get_size(const json_t *j, size_t *out)
     return true;
 }
 
-static int read_one(struct wz_tensors *set, const char *file, const char *name, const json_t *entry, const uint8_t *data,
-                    size_t len, struct wz_err *err)
+static int read_one(struct wz_tensors *set, const char *file, const char *name, const json_t *entry,
+                    const uint8_t *data, size_t len, struct wz_err *err)
 {
     const json_t *shape = json_object_get(entry, "shape"), *offsets = json_object_get(entry, "data_offsets");
     const char *type = json_string_value(json_object_get(entry, "dtype"));
@@ -43,15 +47,16 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
     t->name = wz_arena_strdup(&set->arena, name);
     if (!type) return wz_fail(err, "%s: tensor %.200s: \"dtype\" must be a string", file, name);
     if (!json_is_array(shape) || json_array_size(shape) > WZ_MAX_DIMS)
-        return wz_fail(err, "%s: tensor %.200s: \"shape\" must be a list of at most %d numbers", file, name, WZ_MAX_DIMS);
+        return wz_fail(err, "%s: tensor %.200s: \"shape\" must be a list of at most %d numbers", file, name,
+                       WZ_MAX_DIMS);
     t->n_dims = (int)json_array_size(shape);
     for (int i = 0; i < t->n_dims; i++)
         if (!get_size(json_array_get(shape, (size_t)i), &t->shape[i]))
             return wz_fail(err, "%s: tensor %.200s: \"shape\" must hold whole numbers >= 0", file, name);
     if (json_array_size(offsets) != 2 || !get_size(json_array_get(offsets, 0), &begin) ||
         !get_size(json_array_get(offsets, 1), &end) || begin > end || end > len)
-        return wz_fail(err, "%s: tensor %.200s: \"data_offsets\" must be [begin, end] within the %zu bytes of data", file, name,
-                       len);
+        return wz_fail(err, "%s: tensor %.200s: \"data_offsets\" must be [begin, end] within the %zu bytes of data",
+                       file, name, len);
     t->dtype = WZ_DT_OTHER;
     for (size_t i = 0; i < WZ_COUNT(types); i++) {
         if (strcmp(type, types[i].name)) continue;
@@ -62,8 +67,8 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
     if (!wz_tensor_count(t) || __builtin_mul_overflow(want, t->count, &want))
         return wz_fail(err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", file, name);
     if (sized && want != end - begin)
-        return wz_fail(err, "%s: tensor %.200s: %zu elements of %s need %zu bytes, data_offsets give %zu", file, name, t->count,
-                       type, want, end - begin);
+        return wz_fail(err, "%s: tensor %.200s: %zu elements of %s need %zu bytes, data_offsets give %zu", file, name,
+                       t->count, type, want, end - begin);
     t->bytes = end - begin;
     t->data = data + begin;
     return 0;
@@ -74,7 +79,7 @@ static int by_data(const void *a, const void *b)
     const struct wz_tensor *x = a, *y = b;
 
     if (x->data != y->data) return x->data < y->data ? -1 : 1;
-    return (x->bytes > y->bytes) - (x->bytes < y->bytes);          /* empty ones first */
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
 }
 
 int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err *err)
@@ -100,14 +105,14 @@ int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err 
         wz_fail(err, "%s: the safetensors header must be a JSON object", path);
         goto out;
     }
-    json_object_foreach(header, name, entry)
-        if (strcmp(name, "__metadata__") && read_one(set, file, name, entry, data, len, err) < 0) goto out;
+    json_object_foreach(header, name, entry) if (strcmp(name, "__metadata__") &&
+                                                 read_one(set, file, name, entry, data, len, err) < 0) goto out;
     if (set->n > first) qsort(set->list + first, (size_t)(set->n - first), sizeof *set->list, by_data);
     for (int i = first; i < set->n; i++) {
         const struct wz_tensor *t = &set->list[i];
         if (t->data != at) {
-            wz_fail(err, "%s: tensor %.200s begins at byte %zu of the data, the one before it ends at %zu", path, t->name,
-                    (size_t)(t->data - data), (size_t)(at - data));
+            wz_fail(err, "%s: tensor %.200s begins at byte %zu of the data, the one before it ends at %zu", path,
+                    t->name, (size_t)(t->data - data), (size_t)(at - data));
             goto out;
         }
         at += t->bytes;
@@ -122,14 +127,17 @@ out:
     return rc;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/* ---- writing ---------------------------------------------------------------------------------------------- */
 
 struct wz_safetensors_out {
     char *path, *tmp;
     FILE *f;
-    struct { enum wz_dtype dtype; size_t left; } *todo;    /* per tensor: values still to come */
+    struct {
+        enum wz_dtype dtype;
+        size_t left;
+    } * todo; /* per tensor: values still to come */
     int n, at;
-    struct wz_err why;                                     /* of the first failure; empty: none */
+    struct wz_err why; /* of the first failure; empty: none */
 };
 
 static void out_free(struct wz_safetensors_out *out)
@@ -141,10 +149,11 @@ static void out_free(struct wz_safetensors_out *out)
     free(out);
 }
 
-struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n, struct wz_err *err)
+struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n,
+                                                struct wz_err *err)
 {
     struct wz_safetensors_out *out = wz_alloc(sizeof *out);
-    struct wz_buf head = {0};
+    struct wz_buf head = { 0 };
     size_t offset = 0;
     uint64_t len;
 
@@ -192,7 +201,7 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
 
     while (n) {
         while (out->at < out->n && !out->todo[out->at].left) out->at++;
-        assert(out->at < out->n);                              /* more values than the specs asked for */
+        assert(out->at < out->n); /* more values than the specs asked for */
         enum wz_dtype dtype = out->todo[out->at].dtype;
         size_t k = n < out->todo[out->at].left ? n : out->todo[out->at].left;
         if (dtype != WZ_DT_F32 && k > WZ_COUNT(half)) k = WZ_COUNT(half);

@@ -14,21 +14,14 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "both formats are little endian and are read in place");
 
 const struct wz_dtype_row wz_dtypes[] = {
-    [WZ_DT_F32] = { "F32", 1, 4 },
-    [WZ_DT_F16] = { "F16", 1, 2 },
-    [WZ_DT_BF16] = { "BF16", 1, 2 },
-    [WZ_DT_Q8_0] = { "Q8_0", 32, 34 },
-    [WZ_DT_Q4_0] = { "Q4_0", 32, 18 },
-    [WZ_DT_Q4_1] = { "Q4_1", 32, 20 },
+    [WZ_DT_F32] = { "F32", 1, 4 },     [WZ_DT_F16] = { "F16", 1, 2 },     [WZ_DT_BF16] = { "BF16", 1, 2 },
+    [WZ_DT_Q8_0] = { "Q8_0", 32, 34 }, [WZ_DT_Q4_0] = { "Q4_0", 32, 18 }, [WZ_DT_Q4_1] = { "Q4_1", 32, 20 },
     [WZ_DT_OTHER] = { "other", 0, 0 },
 };
 
-const char *wz_dtype_name(enum wz_dtype dtype)
-{
-    return wz_dtypes[dtype].name;
-}
+const char *wz_dtype_name(enum wz_dtype dtype) { return wz_dtypes[dtype].name; }
 
-/* ---- the set ------------------------------------------------------------------------------------------------ */
+/* ---- the set ---------------------------------------------------------------------------------------------- */
 
 const struct wz_map *wz_tensors_map(struct wz_tensors *set, const char *path, struct wz_err *err)
 {
@@ -46,7 +39,7 @@ struct wz_tensor *wz_tensors_add(struct wz_tensors *set)
         set->cap = set->cap ? 2 * set->cap : 64;
         set->list = wz_realloc(set->list, wz_mul(sizeof *set->list, (size_t)set->cap));
     }
-    set->list[set->n] = (struct wz_tensor){0};
+    set->list[set->n] = (struct wz_tensor){ 0 };
     return &set->list[set->n++];
 }
 
@@ -89,7 +82,8 @@ static int read_shards(struct wz_tensors *set, const char *dir, const char *inde
         wz_fail(err, "%s: \"weight_map\" must be an object of tensor names and files", index_path);
         goto out;
     }
-    json_object_foreach(map, key, value) {
+    json_object_foreach(map, key, value)
+    {
         const char *shard = json_string_value(value);
         if (!shard || !*shard || strchr(shard, '/') || !strcmp(shard, "..")) {
             wz_fail(err, "%s: weight_map: the file of %.200s must be a name in the same folder", index_path, key);
@@ -103,7 +97,8 @@ static int read_shards(struct wz_tensors *set, const char *dir, const char *inde
         if (bad) goto out;
     }
     if (index_names(set, err) < 0) goto out;
-    json_object_foreach(map, key, value) {
+    json_object_foreach(map, key, value)
+    {
         const struct wz_tensor *t = wz_tensors_find(set, key);
         const char *base = t ? strrchr(t->file, '/') + 1 : NULL;
         if (!t || strcmp(base, json_string_value(value))) {
@@ -168,10 +163,7 @@ void wz_tensors_close(struct wz_tensors *set)
     free(set);
 }
 
-int wz_tensors_count(const struct wz_tensors *set)
-{
-    return set->n;
-}
+int wz_tensors_count(const struct wz_tensors *set) { return set->n; }
 
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i)
 {
@@ -182,22 +174,17 @@ const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i)
 const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char *name)
 {
     const struct wz_tensor key = { .name = name }, *want = &key;
-    const struct wz_tensor **at = set->n ? bsearch(&want, set->by_name, (size_t)set->n, sizeof *set->by_name, by_name) : NULL;
+    const struct wz_tensor **at =
+        set->n ? bsearch(&want, set->by_name, (size_t)set->n, sizeof *set->by_name, by_name) : NULL;
 
     return at ? *at : NULL;
 }
 
-const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key)
-{
-    return json_object_get(set->meta, key);
-}
+const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key) { return json_object_get(set->meta, key); }
 
-const json_t *wz_tensors_metadata(const struct wz_tensors *set)
-{
-    return set->meta;
-}
+const json_t *wz_tensors_metadata(const struct wz_tensors *set) { return set->meta; }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------ */
+/* ---- numbers ---------------------------------------------------------------------------------------------- */
 
 static float from_bits(uint32_t bits)
 {
@@ -230,8 +217,8 @@ uint16_t wz_f16_from(float x)
     uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u, abs = bits & 0x7fffffffu;
 
     if (abs > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);             /* 65520 and up: nearer to 2^16 than to 65504 */
-    if (abs < 0x38800000u)         /* subnormal: adding 1/2 makes the unit of the last place 2^-24, so the sum rounds for us */
+    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and up: nearer to 2^16 than to 65504 */
+    if (abs < 0x38800000u) /* subnormal: adding 1/2 makes the unit of the last place 2^-24, so the sum rounds for us */
         return (uint16_t)(sign | (to_bits(from_bits(abs) + 0.5f) - 0x3f000000u));
     return (uint16_t)(sign | (((abs + 0xfffu + (abs >> 13 & 1u)) >> 13) - (112u << 10)));
 }
@@ -278,7 +265,9 @@ static void q4_1(const uint8_t *p, float *out)
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out)
 {
     static void (*const unpack[])(const uint8_t *, float *) = {
-        [WZ_DT_Q8_0] = q8_0, [WZ_DT_Q4_0] = q4_0, [WZ_DT_Q4_1] = q4_1,
+        [WZ_DT_Q8_0] = q8_0,
+        [WZ_DT_Q4_0] = q4_0,
+        [WZ_DT_Q4_1] = q4_1,
     };
     const struct wz_dtype_row *row = &wz_dtypes[t->dtype];
 

@@ -5,13 +5,13 @@
 #include "store/store.h"
 
 struct wz_tensors {
-    struct wz_arena arena;             /* names and file names */
+    struct wz_arena arena; /* names and file names */
     struct wz_map *maps;
     int n_maps;
-    struct wz_tensor *list;            /* in the order of the files */
+    struct wz_tensor *list; /* in the order of the files */
     int n, cap;
-    const struct wz_tensor **by_name;  /* sorted, for find */
-    json_t *meta;                      /* GGUF metadata, or NULL */
+    const struct wz_tensor **by_name; /* sorted, for find */
+    json_t *meta;                     /* GGUF metadata, or NULL */
 };
 
 enum { WZ_MAX_DIMS = 4, WZ_MAX_NAME = 65535 };
@@ -25,13 +25,16 @@ struct wz_tensor *wz_tensors_add(struct wz_tensors *set);
 bool wz_tensor_count(struct wz_tensor *t);
 
 /* Elements and bytes of a block of each type; 1 element where it is not quantised. WZ_DT_OTHER has none. */
-struct wz_dtype_row { const char *name; size_t elements, bytes; };
+struct wz_dtype_row {
+    const char *name;
+    size_t elements, bytes;
+};
 extern const struct wz_dtype_row wz_dtypes[];
 
 int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err *err);
 int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err);
 
-uint16_t wz_f16_from(float x);         /* nearest, ties to even; past 65504 becomes infinite */
-uint16_t wz_bf16_from(float x);        /* nearest, ties to even; NaN stays NaN */
+uint16_t wz_f16_from(float x);  /* nearest, ties to even; past 65504 becomes infinite */
+uint16_t wz_bf16_from(float x); /* nearest, ties to even; NaN stays NaN */
 
 #endif

@@ -6,7 +6,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Wz__Episode **episodes, **again;
-    struct wz_buf once = {0}, twice = {0};
+    struct wz_buf once = { 0 }, twice = { 0 };
     struct wz_err err = { "" };
     int n, m;
 
@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     wz_episodes_pack(episodes, n, &once);
-    fuzz_must(wz_episodes_unpack(once.data, once.len, &again, &m, &err) == 0 && m == n, "what was packed does not unpack");
+    fuzz_must(wz_episodes_unpack(once.data, once.len, &again, &m, &err) == 0 && m == n,
+              "what was packed does not unpack");
     wz_episodes_pack(again, m, &twice);
     fuzz_must(once.len == twice.len && memcmp(once.data, twice.data, once.len) == 0, "packing again gives other bytes");
     for (int i = 0; i < n; i++) {

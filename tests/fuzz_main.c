@@ -1,5 +1,5 @@
-/* A fuzz target as a plain test: `fuzz_NAME CORPUS`. Every example as it is, cut short, and with bytes changed, always the
- * same ones. A crash names the example and the change, so it can be played again. */
+/* A fuzz target as a plain test: `fuzz_NAME CORPUS`. Every example as it is, cut short, and with bytes changed,
+ * always the same ones. A crash names the example and the change, so it can be played again. */
 #include "fuzz.h"
 
 #include <dirent.h>
@@ -40,7 +40,7 @@ static void example(const char *path, const uint8_t *bytes, size_t n)
     for (uint32_t i = 0; i < CHANGES && n; i++) {
         struct wz_key key = { .purpose = WZ_RNG_TEST, .a = i };
         memcpy(changed, bytes, n);
-        for (key.b = 0; key.b <= i % 3; key.b++) {           /* one to three bytes */
+        for (key.b = 0; key.b <= i % 3; key.b++) { /* one to three bytes */
             static const uint8_t favourites[] = { 0, 0xff, 0x7f, 0x80, '"', '{', '\n', 1 };
             uint64_t r = wz_random(key);
             changed[(r >> 16) % n] = r & 1 ? (uint8_t)(r >> 8) : favourites[r >> 8 & 7];

@@ -1,5 +1,5 @@
-/* Fuzz target: a file of prompts, JSON lines, JSON or CSV (the first byte decides), is rows of valid UTF-8 or a sentence. What
- * loads, written as CSV and as JSON lines, loads again as the same prompts. */
+/* Fuzz target: a file of prompts, JSON lines, JSON or CSV (the first byte decides), is rows of valid UTF-8 or a
+ * sentence. What loads, written as CSV and as JSON lines, loads again as the same prompts. */
 #include "fuzz.h"
 
 #include "store/store.h"
@@ -33,12 +33,14 @@ static void loads_the_same(const struct wz_prompts *a, const char *ending, const
 
 static void write_and_load(const struct wz_prompts *set)
 {
-    struct wz_buf csv = {0}, lines = {0};
+    struct wz_buf csv = { 0 }, lines = { 0 };
 
     wz_buf_str(&csv, "id,prompt,kind,harmful\r\n");
     for (int i = 0; i < set->n; i++) {
         const struct wz_prompt *p = &set->list[i];
-        const char *const cells[][2] = { { "{\"id\":", p->id }, { ",\"prompt\":", p->text }, { ",\"kind\":", p->kind } };
+        const char *const cells[][2] = { { "{\"id\":", p->id },
+                                         { ",\"prompt\":", p->text },
+                                         { ",\"kind\":", p->kind } };
         for (int c = 0; c < 3; c++) {
             csv_cell(&csv, cells[c][1]);
             wz_buf_str(&lines, cells[c][0]);
@@ -63,7 +65,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fuzz_must(set.n > 0, "accepted without rows");
         for (int i = 0; i < set.n; i++) {
             size_t n = strlen(set.list[i].text);
-            fuzz_must(n && wz_utf8_valid(set.list[i].text, n) == n && set.list[i].kind, "accepted a row that is not text");
+            fuzz_must(n && wz_utf8_valid(set.list[i].text, n) == n && set.list[i].kind,
+                      "accepted a row that is not text");
         }
         write_and_load(&set);
         wz_prompts_finish(&set);

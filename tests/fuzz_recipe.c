@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int fd = memfd_create("recipe", 0);
     struct wz_recipe *recipe = NULL;
     struct wz_err err = { "" };
-    struct wz_buf first = {0}, second = {0};
+    struct wz_buf first = { 0 }, second = { 0 };
 
     must(fd >= 0 && write(fd, data, size) == (ssize_t)size, "memfd", &err);
     snprintf(in, sizeof in, "/proc/self/fd/%d", fd);
@@ -45,7 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must(wz_recipe_save(recipe, saved, &err) == 0, "a saved recipe does not save", &err);
         wz_recipe_destroy(recipe);
         slurp(saved, &second);
-        must(first.len == second.len && !memcmp(first.data, second.data, first.len), "saving changes a saved recipe", &err);
+        must(first.len == second.len && !memcmp(first.data, second.data, first.len), "saving changes a saved recipe",
+             &err);
         unlink(saved);
     } else {
         must(*err.text && !recipe, "refused without a sentence", &err);

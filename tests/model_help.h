@@ -28,8 +28,8 @@ static inline struct wz_model *model_of(const char *path, enum wz_type type, str
 }
 
 /* Packs whole sequences and runs them: ids of all, count[n]. The sequences must be empty. */
-static inline const float *run(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, struct wz_seq *seqs, int n,
-                               const int *ids, const int *count)
+static inline const float *run(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, struct wz_seq *seqs,
+                               int n, const int *ids, const int *count)
 {
     struct wz_seq *list[64];
 
@@ -37,14 +37,14 @@ static inline const float *run(struct wz_model *m, struct wz_cache *cache, struc
         list[i] = &seqs[i];
         assert_true(wz_seq_reserve(cache, &seqs[i], count[i]));
     }
-    return wz_forward(m, cache, work, &(struct wz_batch) { n, list, count, ids });
+    return wz_forward(m, cache, work, &(struct wz_batch){ n, list, count, ids });
 }
 
 /* Keyed pseudo-random token ids. */
 static inline void ids_of(int *ids, int n, int vocab, uint64_t seed)
 {
     for (int i = 0; i < n; i++)
-        ids[i] = (int)wz_below((struct wz_key){seed, WZ_RNG_TEST, (uint32_t)i, 1, 0, 0}, (uint32_t)vocab);
+        ids[i] = (int)wz_below((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)i, 1, 0, 0 }, (uint32_t)vocab);
 }
 
 #endif

@@ -1,7 +1,8 @@
-/* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s where it
- * moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are those of a 135M
- * Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64 wide); on a device also the
- * attention of an 8B one (32 heads on 8 of 128), whose decoding is given as a share of what a copy moves. */
+/* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s
+ * where it moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are
+ * those of a 135M Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64
+ * wide); on a device also the attention of an 8B one (32 heads on 8 of 128), whose decoding is given as a share of
+ * what a copy moves. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 #include "tests/opcheck.h"
 
 static struct wz_backend *be;
-static float *waited;      /* reading it back waits for what a device has been asked to do */
+static float *waited; /* reading it back waits for what a device has been asked to do */
 static float *x, *y, *z, *weights, *grads, *stats;
 static struct wz_weight w;
 static int n, in, out, ids[4096];
@@ -20,9 +21,9 @@ static double sums[4096 * 4096 / WZ_BLOCK];
 static struct wz_kv kv;
 static struct wz_rows rows;
 static int heads;
-static double copied;      /* bytes a second that a copy reads and writes */
+static double copied; /* bytes a second that a copy reads and writes */
 
-static const size_t most = 49152 * 576;      /* floats of each array */
+static const size_t most = 49152 * 576; /* floats of each array */
 
 static double now(void)
 {
@@ -73,7 +74,11 @@ static void attention_back(void)
 
 static void copy(void) { wz_kv_copy(be, &kv, 1, 0, kv.page); }
 static void logprob(void) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
-static void sample(void) { int token[1024]; wz_head_sample(be, token, logp, x, &w, picks, n); }
+static void sample(void)
+{
+    int token[1024];
+    wz_head_sample(be, token, logp, x, &w, picks, n);
+}
 static void head_back(void) { wz_head_back(be, y, grads, x, &w, ids, logp, lse, 1, n); }
 
 static void products(int rows_n, int from, int to, enum wz_type type)
@@ -95,16 +100,20 @@ static void products(int rows_n, int from, int to, enum wz_type type)
 /* Large, so that it comes and goes past any cache. */
 static void copies(void)
 {
-    double size = 2.0 * 65536 * 8 * 128 * sizeof(float);      /* of keys and values */
+    double size = 2.0 * 65536 * 8 * 128 * sizeof(float); /* of keys and values */
 
-    kv = (struct wz_kv){ wz_backend_alloc(be, (size_t)size), wz_backend_alloc(be, (size_t)size), 2, 65536, 8, 128, false };
+    kv = (struct wz_kv){
+        wz_backend_alloc(be, (size_t)size), wz_backend_alloc(be, (size_t)size), 2, 65536, 8, 128, false
+    };
     copied = 2 * size / best(copy);
     printf("%-16s %61.1f GB/s\n", "copy", copied * 1e-9);
     wz_backend_free(be, kv.k);
     wz_backend_free(be, kv.v);
 }
 
-struct shape { int heads, kv_heads, d; };
+struct shape {
+    int heads, kv_heads, d;
+};
 static const struct shape m135 = { 9, 3, 64 }, m8b = { 32, 8, 128 };
 
 static void attends(const struct shape *of, int seqs, int len, bool whole, bool half)
@@ -125,7 +134,9 @@ static void attends(const struct shape *of, int seqs, int len, bool whole, bool 
         pos[i] = i % len;
     }
     size_t size = (size_t)(seqs * stride * PAGE) * (size_t)width * (half ? sizeof(uint16_t) : sizeof(float));
-    kv = (struct wz_kv){ wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, of->kv_heads, d, half };
+    kv = (struct wz_kv){
+        wz_backend_alloc(be, size), wz_backend_alloc(be, size), seqs * stride, PAGE, of->kv_heads, d, half
+    };
     for (int i = 0; i < seqs; i++) {
         rows = (struct wz_rows){ len, seqs, stride, seq + i * len, pos + i * len, table };
         wz_kv_write(be, &kv, x, z, &rows);
@@ -136,8 +147,10 @@ static void attends(const struct shape *of, int seqs, int len, bool whole, bool 
         pos[i] = len - 1;
     }
     double pairs = whole ? seqs * (len * (len + 1.0) / 2) : (double)seqs * len;
-    rate(whole ? half ? "attention half" : "attention" : half ? "att. decode half" : "attention decode", pairs * heads * d * 4,
-         "GFLOP/s", attention);
+    rate(whole  ? half ? "attention half" : "attention"
+         : half ? "att. decode half"
+                : "attention decode",
+         pairs * heads * d * 4, "GFLOP/s", attention);
     if (whole) rate("attention_back", pairs * heads * d * 10, "GFLOP/s", attention_back);
     else if (copied > 0) printf("%-16s %61.1f %% of a copy\n", "", 100 * 2 * (double)size / best(attention) / copied);
     wz_backend_free(be, kv.k);
@@ -198,7 +211,7 @@ int opcheck_bench(int threads, const char *backend)
     w = (struct wz_weight){ weights, WZ_F32, 49152, 576, NULL };
     rate("pack", 8.0 * 49152 * 576, "GB/s", pack);
     wz_unpack(be, &w);
-    fill();      /* what products left behind may be huge or denormal */
+    fill(); /* what products left behind may be huge or denormal */
     n = 64, in = 576, out = 0;
     rate("rmsnorm", 8.0 * n * in, "GB/s", rmsnorm);
     n = 64, in = 1536;

@@ -1,8 +1,9 @@
 /* opcheck's gradients: ref's backwards against central differences of ref's forwards.
  *
- * With out = f(x..) and L = sum r out, r fixed and random, the backward given d_out = r must name dL/dx. Each input's gradient is
- * held along random directions u: (L(x + h u) - L(x - h u)) / 2h = d_x . u. The forwards store floats, so h is large (2^-7) and
- * what is left is the third derivative's h^2 and 2^-24 / h: 2e-3 of the gradient's length is more than both. */
+ * With out = f(x..) and L = sum r out, r fixed and random, the backward given d_out = r must name dL/dx. Each
+ * input's gradient is held along random directions u: (L(x + h u) - L(x - h u)) / 2h = d_x . u. The forwards store
+ * floats, so h is large (2^-7) and what is left is the third derivative's h^2 and 2^-24 / h: 2e-3 of the gradient's
+ * length is more than both. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -29,10 +30,7 @@ struct function {
     void (*backward)(const struct function *f);
 };
 
-static float normal(uint32_t a, uint32_t b)
-{
-    return (float)wz_normal((struct wz_key){ 17, WZ_RNG_TEST, a, b, 0, 6 });
-}
+static float normal(uint32_t a, uint32_t b) { return (float)wz_normal((struct wz_key){ 17, WZ_RNG_TEST, a, b, 0, 6 }); }
 
 static double loss(const struct function *f)
 {
@@ -73,8 +71,8 @@ static void hold(struct function *f)
             free(was);
             double seen = (up - down) / (2 * (double)h);
             if (!(fabs(seen - named) <= 2e-3 * sqrt(length) + 1e-4))
-                fail_msg("%s: along direction %u of input %d the loss changes by %.6g, the backward says %.6g", f->name, k, a, seen,
-                         named);
+                fail_msg("%s: along direction %u of input %d the loss changes by %.6g, the backward says %.6g", f->name,
+                         k, a, seen, named);
             if (length == 0) fail_msg("%s: the gradient of input %d is all zero", f->name, a);
         }
     for (int a = 0; a < f->inputs; a++) {
@@ -88,7 +86,7 @@ static void hold(struct function *f)
 enum { N = 6, C = 10, O = 7, HEADS = 6, KV = 2, D = 4, PAGE = 3, V = 9 };
 
 static const int ids[N] = { 3, 0, 3, 5, 6, 3 };
-static float stats[N * HEADS];      /* rstd or lse of the last forward */
+static float stats[N * HEADS]; /* rstd or lse of the last forward */
 
 static struct wz_weight weight(const struct function *f, int a, int out, int in)
 {
@@ -102,15 +100,9 @@ static void embed(const struct function *f)
     wz_embed(opcheck_ref, f->out, &w, ids, N);
 }
 
-static void embed_back(const struct function *f)
-{
-    wz_embed_back(opcheck_ref, f->d[0], f->r, ids, N, C);
-}
+static void embed_back(const struct function *f) { wz_embed_back(opcheck_ref, f->d[0], f->r, ids, N, C); }
 
-static void rmsnorm(const struct function *f)
-{
-    wz_rmsnorm(opcheck_ref, f->out, stats, f->x[0], f->x[1], N, C, 1e-5f);
-}
+static void rmsnorm(const struct function *f) { wz_rmsnorm(opcheck_ref, f->out, stats, f->x[0], f->x[1], N, C, 1e-5f); }
 
 static void rmsnorm_back(const struct function *f)
 {
@@ -164,10 +156,7 @@ static void attention_back(const struct function *f)
     wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], f->r, f->out, stats, f->x[0], &kv, &rows, HEADS);
 }
 
-static void swiglu(const struct function *f)
-{
-    wz_swiglu(opcheck_ref, f->out, f->x[0], f->x[1], f->out_size);
-}
+static void swiglu(const struct function *f) { wz_swiglu(opcheck_ref, f->out, f->x[0], f->x[1], f->out_size); }
 
 static void swiglu_back(const struct function *f)
 {
@@ -191,14 +180,48 @@ static void logprob_back(const struct function *f)
 void opcheck_gradients(void **state)
 {
     struct function all[] = {
-        { .name = "embed", .inputs = 1, .size = { O * C }, .out_size = N * C, .forward = embed, .backward = embed_back },
-        { .name = "rmsnorm", .inputs = 2, .size = { N * C, C }, .out_size = N * C, .forward = rmsnorm, .backward = rmsnorm_back },
-        { .name = "matmul", .inputs = 2, .size = { N * C, O * C }, .out_size = N * O, .forward = matmul, .backward = matmul_back },
-        { .name = "rope", .inputs = 1, .size = { N * HEADS * D }, .out_size = N * HEADS * D, .forward = rope, .backward = rope_back },
-        { .name = "attention", .inputs = 3, .size = { N * HEADS * D, N * KV * D, N * KV * D }, .out_size = N * HEADS * D,
-          .forward = attention, .backward = attention_back },
-        { .name = "swiglu", .inputs = 2, .size = { 40, 40 }, .out_size = 40, .forward = swiglu, .backward = swiglu_back },
-        { .name = "head", .inputs = 2, .size = { N * C, V * C }, .out_size = N, .forward = logprob, .backward = logprob_back },
+        { .name = "embed",
+          .inputs = 1,
+          .size = { O * C },
+          .out_size = N * C,
+          .forward = embed,
+          .backward = embed_back },
+        { .name = "rmsnorm",
+          .inputs = 2,
+          .size = { N * C, C },
+          .out_size = N * C,
+          .forward = rmsnorm,
+          .backward = rmsnorm_back },
+        { .name = "matmul",
+          .inputs = 2,
+          .size = { N * C, O * C },
+          .out_size = N * O,
+          .forward = matmul,
+          .backward = matmul_back },
+        { .name = "rope",
+          .inputs = 1,
+          .size = { N * HEADS * D },
+          .out_size = N * HEADS * D,
+          .forward = rope,
+          .backward = rope_back },
+        { .name = "attention",
+          .inputs = 3,
+          .size = { N * HEADS * D, N * KV * D, N * KV * D },
+          .out_size = N * HEADS * D,
+          .forward = attention,
+          .backward = attention_back },
+        { .name = "swiglu",
+          .inputs = 2,
+          .size = { 40, 40 },
+          .out_size = 40,
+          .forward = swiglu,
+          .backward = swiglu_back },
+        { .name = "head",
+          .inputs = 2,
+          .size = { N * C, V * C },
+          .out_size = N,
+          .forward = logprob,
+          .backward = logprob_back },
     };
 
     for (size_t i = 0; i < WZ_COUNT(all); i++) hold(&all[i]);

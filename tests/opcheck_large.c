@@ -1,9 +1,10 @@
-/* opcheck --bench-large [BACKEND [SHRINK]]: ops on bf16 matrices of an 8B Llama (4096 wide, 14336 in the middle, 128256 tokens),
- * each beside a ceiling that is measured in the same run:
+/* opcheck --bench-large [BACKEND [SHRINK]]: ops on bf16 matrices of an 8B Llama (4096 wide, 14336 in the middle, 128256
+ * tokens), each beside a ceiling that is measured in the same run:
  *   products, head      the same products with WZ_CUDA_MATH=fast (cuBLASLt): time as a multiple of its time
  *   what moves bytes    a copy of device memory: WALTZ_COPY, GB/s, as `gpu_layout copy` prints it; shares of it
- * A product finds the bf16 copy of its rows made, as after rmsnorm and swiglu. The head's sampling is also counted alone, as what it
- * takes beyond the product of its logits. SHRINK divides all sizes, for a try where there is no GPU. */
+ * A product finds the bf16 copy of its rows made, as after rmsnorm and swiglu. The head's sampling is also counted
+ * alone, as what it takes beyond the product of its logits. SHRINK divides all sizes, for a try where there is no
+ * GPU. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -52,7 +53,10 @@ static void norm_back(struct wz_backend *be) { wz_rmsnorm_back(be, y, grads, x, 
 static void swiglu(struct wz_backend *be) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)w.in); }
 static void add(struct wz_backend *be) { wz_add(be, y, x, (size_t)n * (size_t)w.in); }
 static void cast(struct wz_backend *be) { wz_cast(be, (uint16_t *)y, x, (size_t)n * (size_t)w.in); }
-static void hash(struct wz_backend *be) { be->device->hash(be, sums, grads, (size_t)n * (size_t)w.in / (WZ_PIECE / sizeof *grads)); }
+static void hash(struct wz_backend *be)
+{
+    be->device->hash(be, sums, grads, (size_t)n * (size_t)w.in / (WZ_PIECE / sizeof *grads));
+}
 static void logprob(struct wz_backend *be) { wz_head_logprob(be, logp, lse, NULL, x, &w, ids, 1, n); }
 static void sample(struct wz_backend *be) { wz_head_sample(be, tokens, logp, x, &w, picks, n); }
 static void head_back(struct wz_backend *be) { wz_head_back(be, z, grads, x, &w, ids, logp, lse, 1, n); }
@@ -92,13 +96,14 @@ static void head(const char *op, int rows, int products, bool alone, void (*fn)(
     int block = rows < 1024 ? rows : 1024;
 
     n = block;
-    double f = best(fast, matmul) * products * rows / block, p = alone ? best(exact, matmul) : 0, all = 4.0 * rows * w.out;
+    double f = best(fast, matmul) * products * rows / block, p = alone ? best(exact, matmul) : 0,
+           all = 4.0 * rows * w.out;
     wz_backend_devices(exact, &total, &before);
     n = rows;
     double s = best(exact, fn);
     bool told = wz_backend_devices(exact, &total, &after) > 0;
-    printf("%-14s n %4d in %5d out %6d %10.1f us %8.1f TFLOP/s  %.2f x fast's %d product(s)", op, n, w.in, w.out, s * 1e6,
-           2e-12 * products * n * w.in * w.out / s, s / f, products);
+    printf("%-14s n %4d in %5d out %6d %10.1f us %8.1f TFLOP/s  %.2f x fast's %d product(s)", op, n, w.in, w.out,
+           s * 1e6, 2e-12 * products * n * w.in * w.out / s, s / f, products);
     if (told) printf(", %.1f %% of the logits' room more", 100 * (double)(before - after) / all);
     if (alone && s > p) share(all, s - p);
     puts("");
@@ -111,8 +116,10 @@ static float *filled(size_t floats)
     size_t piece = (size_t)1 << 20;
     float *some = wz_alloc(piece * sizeof *some);
 
-    for (size_t i = 0; i < piece; i++) some[i] = (float)wz_normal((struct wz_key){ 3, WZ_RNG_TEST, 0, (uint32_t)i, 0, 7 }) / 32;
-    for (size_t i = 0; i < floats; i += piece) wz_upload(exact, p + i, some, (floats - i < piece ? floats - i : piece) * sizeof *some);
+    for (size_t i = 0; i < piece; i++)
+        some[i] = (float)wz_normal((struct wz_key){ 3, WZ_RNG_TEST, 0, (uint32_t)i, 0, 7 }) / 32;
+    for (size_t i = 0; i < floats; i += piece)
+        wz_upload(exact, p + i, some, (floats - i < piece ? floats - i : piece) * sizeof *some);
     free(some);
     return p;
 }
@@ -120,7 +127,9 @@ static float *filled(size_t floats)
 int opcheck_bench_large(const char *backend, int shrink)
 {
     int dim = 4096 / shrink, wide = 14336 / shrink, vocab = 128256 / shrink, most = MOST / shrink;
-    const struct { int in, out; } sizes[] = { { dim, dim }, { dim, dim / 4 }, { dim, wide }, { wide, dim } };
+    const struct {
+        int in, out;
+    } sizes[] = { { dim, dim }, { dim, dim / 4 }, { dim, wide }, { wide, dim } };
     const int counts[] = { 1, 8, 64, 256, most };
     struct wz_err err;
 
@@ -129,7 +138,8 @@ int opcheck_bench_large(const char *backend, int shrink)
     if (!(fast = wz_backend_open(backend, 0, &err))) return fprintf(stderr, "%s\n", err.text), 1;
     setenv("WZ_CUDA_MATH", "exact", 1);
     if (!(exact = wz_backend_open(backend, 0, &err))) return fprintf(stderr, "%s\n", err.text), 1;
-    size_t rows = (size_t)MOST * (size_t)wide, logits = (size_t)(most < 1024 ? most : 1024) * (size_t)vocab, head_size = (size_t)vocab * (size_t)dim;
+    size_t rows = (size_t)MOST * (size_t)wide, logits = (size_t)(most < 1024 ? most : 1024) * (size_t)vocab,
+           head_size = (size_t)vocab * (size_t)dim;
     x = filled(rows);
     y = filled(rows > logits ? rows : logits);
     z = filled(rows);
@@ -164,7 +174,7 @@ int opcheck_bench_large(const char *backend, int shrink)
     mover("cast", 6, wide, cast);
     mover("adamw", 28, dim, adamw);
     sums = wz_alloc(head_size / (WZ_PIECE / sizeof *grads) * sizeof *sums);
-    mover("hash", 4, (int)(head_size / MOST), hash);      /* many more pieces than are at work at a time */
+    mover("hash", 4, (int)(head_size / MOST), hash); /* many more pieces than are at work at a time */
     free(sums);
     wz_backend_free(exact, lse);
     lse = kept;

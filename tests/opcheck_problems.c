@@ -6,7 +6,7 @@
 
 #include "tests/opcheck.h"
 
-/* ---- making problems ------------------------------------------------------------------------------------------ */
+/* ---- making problems -------------------------------------------------------------------------------------- */
 
 static uint32_t draw(const struct problem *p, uint32_t what, uint32_t i, uint32_t n)
 {
@@ -20,7 +20,8 @@ static int add_array(struct problem *p, const char *name, enum role role, size_t
     *a = (struct array){ .name = name, .role = role, .n = row * rows, .row = row };
     a->init = wz_alloc(a->n * sizeof *a->init);
     for (size_t i = 0; i < a->n; i++)
-        a->init[i] = size * (float)wz_normal((struct wz_key){ 3, WZ_RNG_TEST, (uint32_t)p->arrays, (uint32_t)i, (uint32_t)p->shape, 2 });
+        a->init[i] = size * (float)wz_normal((struct wz_key){ 3, WZ_RNG_TEST, (uint32_t)p->arrays, (uint32_t)i,
+                                                              (uint32_t)p->shape, 2 });
     return p->arrays++;
 }
 
@@ -64,7 +65,7 @@ void opcheck_finish(struct problem *p)
     free(p->picks);
 }
 
-/* ---- calls ---------------------------------------------------------------------------------------------------- */
+/* ---- calls ------------------------------------------------------------------------------------------------ */
 
 #define ROWS(a, i) ((a)[i] + (size_t)from * p->a[i].row)
 #define CALL(name) static void call_##name(const struct problem *p, struct wz_backend *be, float **a, int from, int to)
@@ -85,15 +86,9 @@ CALL(embed)
     wz_unpack(be, &w);
 }
 
-CALL(embed_back)
-{
-    wz_embed_back(be, a[0], ROWS(a, 1), p->ids + from, to - from, p->in);
-}
+CALL(embed_back) { wz_embed_back(be, a[0], ROWS(a, 1), p->ids + from, to - from, p->in); }
 
-CALL(rmsnorm)
-{
-    wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), a[3], to - from, p->in, 1e-5f);
-}
+CALL(rmsnorm) { wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), a[3], to - from, p->in, 1e-5f); }
 
 CALL(rmsnorm_back)
 {
@@ -114,7 +109,8 @@ CALL(matmuls)
     struct wz_weight w = weight_of(p, be, a[3]), half = { w.data, w.type, (p->out + 1) / 2, p->in, NULL };
 
     wz_pack(be, &half);
-    wz_matmuls(be, (float *[]){ ROWS(a, 0), ROWS(a, 1) }, ROWS(a, 2), (const struct wz_weight *[]){ &w, &half }, 2, to - from);
+    wz_matmuls(be, (float *[]){ ROWS(a, 0), ROWS(a, 1) }, ROWS(a, 2), (const struct wz_weight *[]){ &w, &half }, 2,
+               to - from);
     wz_unpack(be, &w);
     wz_unpack(be, &half);
 }
@@ -129,20 +125,14 @@ CALL(matmul_back_x)
 
 CALL(matmul_back_w)
 {
-    const struct wz_weight w = { a[0], p->type, p->out, p->in, NULL };      /* of which only type and shape count */
+    const struct wz_weight w = { a[0], p->type, p->out, p->in, NULL }; /* of which only type and shape count */
 
     wz_matmul_back_w(be, a[0], ROWS(a, 1), ROWS(a, 2), &w, to - from);
 }
 
-CALL(rope)
-{
-    wz_rope(be, ROWS(a, 0), p->pos + from, a[1], to - from, p->heads, p->in, p->add ? -1 : 1);
-}
+CALL(rope) { wz_rope(be, ROWS(a, 0), p->pos + from, a[1], to - from, p->heads, p->in, p->add ? -1 : 1); }
 
-CALL(swiglu)
-{
-    wz_swiglu(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in));
-}
+CALL(swiglu) { wz_swiglu(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in)); }
 
 CALL(swiglu_back)
 {
@@ -158,7 +148,8 @@ CALL(attention)
     wz_attention(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), &p->kv, &r, p->heads);
 }
 
-/* The last row of each sequence looks back from a fork: the same table but for the last page, whose first slots are copied. */
+/* The last row of each sequence looks back from a fork: the same table but for the last page, whose first slots are
+ * copied. */
 CALL(kv_copy)
 {
     struct wz_rows r = { to - from, p->seqs, p->stride, p->seq + from, p->pos + from, p->table };
@@ -179,15 +170,16 @@ CALL(attention_back)
     struct wz_rows r = { to - from, p->seqs, p->stride, p->seq + from, p->pos + from, p->table };
 
     wz_kv_write(be, &p->kv, ROWS(a, 7), ROWS(a, 8), &r);
-    wz_attention_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), ROWS(a, 3), ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv, &r, p->heads);
+    wz_attention_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), ROWS(a, 3), ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv,
+                      &r, p->heads);
 }
 
 CALL(head_logprob)
 {
     struct wz_weight w = weight_of(p, be, a[4]);
 
-    wz_head_logprob(be, ROWS(a, 0), ROWS(a, 1), p->add ? NULL : ROWS(a, 2), ROWS(a, 3), &w, p->ids + from, p->temperature,
-                    to - from);
+    wz_head_logprob(be, ROWS(a, 0), ROWS(a, 1), p->add ? NULL : ROWS(a, 2), ROWS(a, 3), &w, p->ids + from,
+                    p->temperature, to - from);
     wz_unpack(be, &w);
 }
 
@@ -214,8 +206,8 @@ CALL(head_back)
 {
     struct wz_weight w = weight_of(p, be, a[3]);
 
-    wz_head_back(be, ROWS(a, 0), p->add ? NULL : a[1], ROWS(a, 2), &w, p->ids + from, ROWS(a, 4), ROWS(a, 5), p->temperature,
-                 to - from);
+    wz_head_back(be, ROWS(a, 0), p->add ? NULL : a[1], ROWS(a, 2), &w, p->ids + from, ROWS(a, 4), ROWS(a, 5),
+                 p->temperature, to - from);
     wz_unpack(be, &w);
 }
 
@@ -223,7 +215,8 @@ CALL(head_back)
 CALL(cast)
 {
     int n = to - from, *ids = wz_alloc((size_t)n * sizeof *ids);
-    struct wz_weight w = { wz_backend_alloc(be, (size_t)((n + 1) * p->in) * sizeof(uint16_t)), WZ_BF16, n + 1, p->in, NULL };
+    struct wz_weight w = { wz_backend_alloc(be, (size_t)((n + 1) * p->in) * sizeof(uint16_t)), WZ_BF16, n + 1, p->in,
+                           NULL };
 
     for (int i = 0; i < n; i++) ids[i] = i;
     wz_cast(be, w.data, ROWS(a, 1), (size_t)(n * p->in));
@@ -232,10 +225,7 @@ CALL(cast)
     free(ids);
 }
 
-CALL(add)
-{
-    wz_add(be, ROWS(a, 0), ROWS(a, 1), (size_t)((to - from) * p->in));
-}
+CALL(add) { wz_add(be, ROWS(a, 0), ROWS(a, 1), (size_t)((to - from) * p->in)); }
 
 CALL(squares)
 {
@@ -244,20 +234,22 @@ CALL(squares)
 
     wz_squares(be, s, a[1], p->a[1].n);
     for (size_t i = 0; i < blocks; i++) a[0][i] = (float)s[i];
-    memcpy(a[0] + blocks, s, blocks * sizeof *s);      /* all their bits, for comparing; as floats they are not read */
+    memcpy(a[0] + blocks, s, blocks * sizeof *s); /* all their bits, for comparing; as floats they are not read */
     free(s);
 }
 
 CALL(adamw)
 {
-    wz_adamw(be, ROWS(a, 0), ROWS(a, 3), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in), 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f,
-             0.5f, 3);
+    wz_adamw(be, ROWS(a, 0), ROWS(a, 3), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in), 1e-2f, 0.9f, 0.95f,
+             1e-8f, 0.1f, 0.5f, 3);
 }
 
-/* ---- problems by op ------------------------------------------------------------------------------------------- */
+/* ---- problems by op --------------------------------------------------------------------------------------- */
 
 static const int row_counts[] = { 1, 7, 64 };
-static const struct { int in, out; } sizes[] = { { 11, 37 }, { 253, 11 }, { 64, 192 }, { 300, 100 }, { 576, 65 } };
+static const struct {
+    int in, out;
+} sizes[] = { { 11, 37 }, { 253, 11 }, { 64, 192 }, { 300, 100 }, { 576, 65 } };
 
 /* shape -> rows, sizes, type (the first `types`); false past the last. */
 static bool dense_shape(struct problem *p, int types, bool adds)
@@ -301,7 +293,7 @@ static bool make_embed_back(struct problem *p)
     add_common(p, "d_table", SUM, (size_t)p->in * (size_t)p->out, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
     add_ids(p, p->out, false);
-    p->budget = 1e-6;      /* up to 64 additions in float */
+    p->budget = 1e-6; /* up to 64 additions in float */
     return true;
 }
 
@@ -312,7 +304,7 @@ static bool make_rmsnorm(struct problem *p)
     add_array(p, "rstd", OUT, 1, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 3);
     add_common(p, "w", IN, (size_t)p->in, 1);
-    p->budget = 1e-6;      /* 16 float sums of C / 16 squares */
+    p->budget = 1e-6; /* 16 float sums of C / 16 squares */
     return true;
 }
 
@@ -326,7 +318,7 @@ static bool make_rmsnorm_back(struct problem *p)
     add_common(p, "w", IN, (size_t)p->in, 1);
     int r = add_array(p, "rstd", IN, 1, (size_t)p->n, 1);
     for (int i = 0; i < p->n; i++) p->a[r].init[i] = 0.5f + 0.01f * (float)i;
-    p->budget = 3e-6;      /* a float sum over C and another over N */
+    p->budget = 3e-6; /* a float sum over C and another over N */
     return true;
 }
 
@@ -336,7 +328,7 @@ static bool make_matmul(struct problem *p)
     add_array(p, "y", p->add ? SUM : OUT, (size_t)p->out, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
-    p->budget = 3e-6;      /* a float chain over in */
+    p->budget = 3e-6; /* a float chain over in */
     return true;
 }
 
@@ -347,7 +339,7 @@ static bool make_matmuls(struct problem *p)
     add_array(p, "y half", OUT, (size_t)(p->out + 1) / 2, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
-    p->budget = 3e-6;      /* a float chain over in */
+    p->budget = 3e-6; /* a float chain over in */
     return true;
 }
 
@@ -357,7 +349,7 @@ static bool make_matmul_back_x(struct problem *p)
     add_array(p, "d_x", p->add ? SUM : OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_y", IN, (size_t)p->out, (size_t)p->n, 1);
     add_weight(p);
-    p->budget = 3e-6;      /* a float chain over out */
+    p->budget = 3e-6; /* a float chain over out */
     return true;
 }
 
@@ -367,7 +359,7 @@ static bool make_matmul_back_w(struct problem *p)
     add_common(p, "d_w", SUM, (size_t)p->in * (size_t)p->out, 1);
     add_array(p, "d_y", IN, (size_t)p->out, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
-    p->budget = 1e-6;      /* a float chain over N in both; without FMA each product is rounded too */
+    p->budget = 1e-6; /* a float chain over N in both; without FMA each product is rounded too */
     return true;
 }
 
@@ -387,7 +379,7 @@ static bool make_rope(struct problem *p)
     for (int j = 0; j < p->in / 2; j++) p->a[1].init[j] = (float)pow(10000, -2.0 * j / p->in);
     p->pos = wz_alloc((size_t)p->n * sizeof *p->pos);
     for (int i = 0; i < p->n; i++) p->pos[i] = (int)draw(p, 91, (uint32_t)i, 3000);
-    p->budget = 1e-6;      /* cos and sin rounded to float */
+    p->budget = 1e-6; /* cos and sin rounded to float */
     return true;
 }
 
@@ -399,7 +391,7 @@ static bool make_swiglu(struct problem *p)
     add_array(p, "up", IN, (size_t)p->in, (size_t)p->n, 1);
     p->a[1].init[0] = 100;
     if (p->a[1].n > 1) p->a[1].init[1] = -100;
-    p->budget = 1e-6;      /* exp within 2 ulp and five roundings */
+    p->budget = 1e-6; /* exp within 2 ulp and five roundings */
     return true;
 }
 
@@ -415,22 +407,28 @@ static bool make_swiglu_back(struct problem *p)
     return true;
 }
 
-/* Sequences of odd lengths over pages dealt out backwards; whole: rows in order of sequence, else dealt round. For tensor cores
- * more of them: lengths beyond their splits of keys, and groups of heads that fill and overfill their tiles. */
+/* Sequences of odd lengths over pages dealt out backwards; whole: rows in order of sequence, else dealt round. For
+ * tensor cores more of them: lengths beyond their splits of keys, and groups of heads that fill and overfill their
+ * tiles. */
 static bool attention_shape(struct problem *p, bool whole)
 {
-    static const struct { int heads, kv_heads, d, page, len[4]; } more[] = {
-        { 3, 1, 64, 7, { 530, 3 } }, { 1, 1, 128, 32, { 515 } }, { 8, 1, 128, 48, { 17, 100, 64, 2 } },
+    static const struct {
+        int heads, kv_heads, d, page, len[4];
+    } more[] = {
+        { 3, 1, 64, 7, { 530, 3 } },  { 1, 1, 128, 32, { 515 } },           { 8, 1, 128, 48, { 17, 100, 64, 2 } },
         { 20, 1, 64, 16, { 1, 65 } }, { 8, 2, 128, 16, { 40, 1, 70, 33 } },
     };
-    static const struct { int heads, kv_heads, d, page; } all[] = {
-        { 4, 4, 16, 16 }, { 6, 2, 64, 16 }, { 4, 1, 80, 32 }, { 3, 1, 128, 48 }, { 6, 2, 16, 5 }, { 13, 1, 32, 64 }, { 2, 1, 12, 7 },
-        { 8, 4, 8, 16 }, { 2, 2, 258, 16 },
+    static const struct {
+        int heads, kv_heads, d, page;
+    } all[] = {
+        { 4, 4, 16, 16 },  { 6, 2, 64, 16 }, { 4, 1, 80, 32 }, { 3, 1, 128, 48 }, { 6, 2, 16, 5 },
+        { 13, 1, 32, 64 }, { 2, 1, 12, 7 },  { 8, 4, 8, 16 },  { 2, 2, 258, 16 },
     };
     static const int lens[][4] = { { 1 }, { 5, 1, 1 }, { 40, 1, 70, 33 }, { 17, 100, 16, 2 } };
 
     int kind = p->shape / 4, kinds = (int)WZ_COUNT(all), extra = p->shape - 8 * kinds, longest = 100;
-    if (kind >= kinds && (!opcheck_ref->half_kv || extra >= (opcheck_ref->half_scores ? (int)WZ_COUNT(more) : 0))) return false;
+    if (kind >= kinds && (!opcheck_ref->half_kv || extra >= (opcheck_ref->half_scores ? (int)WZ_COUNT(more) : 0)))
+        return false;
     const int *len = extra < 0 ? lens[p->shape % 4] : more[extra].len;
     p->heads = extra < 0 ? all[kind % kinds].heads : more[extra].heads;
     p->kv_heads = extra < 0 ? all[kind % kinds].kv_heads : more[extra].kv_heads;
@@ -447,7 +445,7 @@ static bool attention_shape(struct problem *p, bool whole)
     p->table = wz_alloc((size_t)(p->seqs * p->stride) * sizeof *p->table);
     for (int i = 0; i < p->seqs * p->stride; i++) p->table[i] = p->seqs * p->stride - 1 - i;
     for (int i = 0, s = 0, done[4] = { 0 }; i < p->n; i++) {
-        int tries = whole ? 0 : i % 3 == 0;      /* not whole: pieces of sequences alternate */
+        int tries = whole ? 0 : i % 3 == 0; /* not whole: pieces of sequences alternate */
         for (s = (s + tries) % p->seqs; done[s] == len[s];) s = (s + 1) % p->seqs;
         p->seq[i] = s;
         p->pos[i] = done[s]++;
@@ -456,15 +454,9 @@ static bool attention_shape(struct problem *p, bool whole)
     return true;
 }
 
-static size_t q_width(const struct problem *p)
-{
-    return (size_t)(p->heads * p->in);
-}
+static size_t q_width(const struct problem *p) { return (size_t)(p->heads * p->in); }
 
-static size_t kv_width(const struct problem *p)
-{
-    return (size_t)(p->kv_heads * p->in);
-}
+static size_t kv_width(const struct problem *p) { return (size_t)(p->kv_heads * p->in); }
 
 /* Whether products are of bf16; if so an input is rounded beforehand, so that nobody is blamed for it. */
 static bool rounds(struct problem *p, int i)
@@ -483,7 +475,7 @@ static bool make_attention(struct problem *p)
     add_array(p, "q", IN, q_width(p), (size_t)p->n, 3);
     add_array(p, "k", IN, kv_width(p), (size_t)p->n, 1);
     add_array(p, "v", IN, kv_width(p), (size_t)p->n, 1);
-    p->budget = rounds(p, 2) ? 4e-3 : 3e-6;      /* a p of bf16; exp of a float score near 10 */
+    p->budget = rounds(p, 2) ? 4e-3 : 3e-6; /* a p of bf16; exp of a float score near 10 */
     return true;
 }
 
@@ -512,19 +504,22 @@ static bool make_attention_back(struct problem *p)
     struct wz_rows r = { p->n, p->seqs, p->stride, p->seq, p->pos, p->table };
     kv.k = wz_alloc(size);
     kv.v = wz_alloc(size);
-    p->budget = rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5;      /* p and ds of bf16; exp of a float score, then float sums */
+    p->budget =
+        rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5; /* p and ds of bf16; exp of a float score, then float sums */
     wz_kv_write(opcheck_ref, &kv, p->a[7].init, p->a[8].init, &r);
     wz_attention(opcheck_ref, p->a[4].init, p->a[5].init, p->a[6].init, &kv, &r, p->heads);
     free(kv.k);
     free(kv.v);
-    p->floor = 1;          /* a softmax over one key has no gradient */
+    p->floor = 1; /* a softmax over one key has no gradient */
     return true;
 }
 
 /* Vocabularies below, at and beyond a block. */
 static bool head_shape(struct problem *p)
 {
-    static const struct { int c, vocab; } all[] = { { 11, 37 }, { 37, 253 }, { 64, 256 }, { 48, 1300 }, { 110, 4500 } };
+    static const struct {
+        int c, vocab;
+    } all[] = { { 11, 37 }, { 37, 253 }, { 64, 256 }, { 48, 1300 }, { 110, 4500 } };
     int count = (int)WZ_COUNT(all);
 
     p->n = p->shape % 4 == 3 ? 150 : row_counts[p->shape % 4];
@@ -546,13 +541,13 @@ static bool make_head_logprob(struct problem *p)
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 3);
     add_weight(p);
     add_ids(p, p->out, true);
-    p->budget = 2e-6;      /* a float logit near 10, exp within 2 ulp */
-    p->floor = 1;          /* logp near 0 is the difference of two larger numbers */
+    p->budget = 2e-6; /* a float logit near 10, exp within 2 ulp */
+    p->floor = 1;     /* logp near 0 is the difference of two larger numbers */
     return true;
 }
 
-/* Frequencies are another test's; here: that a pick is the same however rows are cut. Values may differ from ref where u
- * falls between two tokens, which 64 rows with fixed keys do not do. */
+/* Frequencies are another test's; here: that a pick is the same however rows are cut. Values may differ from ref
+ * where u falls between two tokens, which 64 rows with fixed keys do not do. */
 static bool make_head_sample(struct problem *p)
 {
     if (!head_shape(p)) return false;
@@ -563,8 +558,10 @@ static bool make_head_sample(struct problem *p)
     p->picks = wz_alloc((size_t)p->n * sizeof *p->picks);
     for (int i = 0; i < p->n; i++)
         p->picks[i] = (struct wz_pick){
-            .temperature = i % 5 == 4 ? 0 : 0.5f + 0.25f * (float)(i % 4), .top_k = i % 3 == 1 ? 1 + i % 40 : 0,
-            .top_p = i % 4 == 2 ? 0.8f : 1, .min_p = i % 7 == 3 ? 0.1f : 0,
+            .temperature = i % 5 == 4 ? 0 : 0.5f + 0.25f * (float)(i % 4),
+            .top_k = i % 3 == 1 ? 1 + i % 40 : 0,
+            .top_p = i % 4 == 2 ? 0.8f : 1,
+            .min_p = i % 7 == 3 ? 0.1f : 0,
             .u = wz_uniform((struct wz_key){ 5, WZ_RNG_TEST, (uint32_t)p->shape, (uint32_t)i, 0, 3 }),
         };
     p->budget = 2e-6;
@@ -578,7 +575,7 @@ static bool make_head_logits(struct problem *p)
     add_host(p, "out", OUT, (size_t)p->out);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
     add_weight(p);
-    p->budget = 3e-6;      /* a float chain over C */
+    p->budget = 3e-6; /* a float chain over C */
     return true;
 }
 
@@ -608,7 +605,7 @@ static bool make_cast(struct problem *p)
     if (!dense_shape(p, 1, false)) return false;
     add_array(p, "dst", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "src", IN, (size_t)p->in, (size_t)p->n, 1);
-    memcpy(p->a[1].init, hard, sizeof hard);      /* ties, and what overflows */
+    memcpy(p->a[1].init, hard, sizeof hard); /* ties, and what overflows */
     return true;
 }
 
@@ -628,7 +625,7 @@ static bool make_squares(struct problem *p)
     add_common(p, "sums", OUT, 3 * (((size_t)p->in + WZ_BLOCK - 1) / WZ_BLOCK), 1);
     p->a[0].host = true;
     add_array(p, "x", IN, (size_t)p->in, 1, 1);
-    p->budget = 1e-6;      /* they are compared as floats */
+    p->budget = 1e-6; /* they are compared as floats */
     return true;
 }
 
@@ -640,11 +637,11 @@ static bool make_adamw(struct problem *p)
     add_array(p, "v", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "g", IN, (size_t)p->in, (size_t)p->n, 1);
     for (size_t i = 0; i < p->a[2].n; i++) p->a[2].init[i] = 0.1f + p->a[2].init[i] * p->a[2].init[i];
-    p->budget = 1e-6;      /* a dozen roundings */
+    p->budget = 1e-6; /* a dozen roundings */
     return true;
 }
 
-/* ---- the table: a slot without a row fails ---------------------------------------------------------------------- */
+/* ---- the table: a slot without a row fails ---------------------------------------------------------------- */
 
 #define SLOT(name) offsetof(struct wz_ops, name)
 

@@ -14,11 +14,11 @@
 #include "base/base.h"
 
 /* Ends the case as skipped; the sentence appears in the closing report of launch/test. */
-#define SKIP(...) \
-    do { \
+#define SKIP(...)                              \
+    do {                                       \
         print_message("# skip: " __VA_ARGS__); \
-        print_message("\n"); \
-        skip(); \
+        print_message("\n");                   \
+        skip();                                \
     } while (0)
 
 /* Path of a file or folder in the test data, heap; skips the case where there is none. */

@@ -1,5 +1,5 @@
-/* The promise: base does what its header says: the same random bits as the paper's vectors, bytes that survive, work that
- * does not depend on the number of threads. */
+/* The promise: base does what its header says: the same random bits as the paper's vectors, bytes that survive, work
+ * that does not depend on the number of threads. */
 #include "test.h"
 
 #include <sys/stat.h>
@@ -11,8 +11,8 @@ static void philox_known_answers(void **state)
     static const uint32_t rows[][10] = {
         { 0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 },
         { ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd },
-        { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0,
-          0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 },
+        { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420,
+          0x24126ea1 },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
@@ -22,15 +22,12 @@ static void philox_known_answers(void **state)
     }
 }
 
-static struct wz_key draw(uint32_t a)
-{
-    return (struct wz_key){ .seed = 7, .purpose = WZ_RNG_TEST, .a = a };
-}
+static struct wz_key draw(uint32_t a) { return (struct wz_key){ .seed = 7, .purpose = WZ_RNG_TEST, .a = a }; }
 
 static void random_stays_in_bounds(void **state)
 {
     enum { N = 60000, SIDES = 6 };
-    int count[SIDES] = {0};
+    int count[SIDES] = { 0 };
     double sum = 0, squares = 0, mean = 0;
 
     for (uint32_t i = 0; i < N; i++) {
@@ -44,7 +41,7 @@ static void random_stays_in_bounds(void **state)
         count[side]++;
         assert_int_equal(wz_below(draw(i), 1), 0);
     }
-    assert_true(mean > 0.49 && mean < 0.51);                  /* 0.5 +- 8 sigma */
+    assert_true(mean > 0.49 && mean < 0.51); /* 0.5 +- 8 sigma */
     assert_true(sum / N > -0.03 && sum / N < 0.03);
     assert_true(squares / N > 0.95 && squares / N < 1.05);
     for (int i = 0; i < SIDES; i++) assert_true(count[i] > N / SIDES - 700 && count[i] < N / SIDES + 700);
@@ -68,7 +65,10 @@ static void random_is_keyed_by_all_fields(void **state)
 
 static void utf8_valid_and_partial(void **state)
 {
-    static const struct { const char *s; size_t n, valid, partial; } rows[] = {
+    static const struct {
+        const char *s;
+        size_t n, valid, partial;
+    } rows[] = {
         { "", 0, 0, 0 },
         { "abc", 3, 3, 0 },
         { "\xc3\xa9", 2, 2, 0 },
@@ -77,11 +77,11 @@ static void utf8_valid_and_partial(void **state)
         { "\xe2\x82", 2, 0, 2 },
         { "\xf0\x9f\x98\x80", 4, 4, 0 },
         { "x\xf0\x9f\x98", 4, 1, 3 },
-        { "\xc0\xaf", 2, 0, 0 },                  /* overlong */
+        { "\xc0\xaf", 2, 0, 0 }, /* overlong */
         { "\xe0\x80\x80", 3, 0, 0 },
-        { "\xed\xa0\x80", 3, 0, 0 },              /* a surrogate */
+        { "\xed\xa0\x80", 3, 0, 0 }, /* a surrogate */
         { "\xed\xa0", 2, 0, 0 },
-        { "\xf4\x90\x80\x80", 4, 0, 0 },          /* past U+10FFFF */
+        { "\xf4\x90\x80\x80", 4, 0, 0 }, /* past U+10FFFF */
         { "\xf5", 1, 0, 0 },
         { "\x80", 1, 0, 0 },
         { "ok\xff more", 8, 2, 0 },
@@ -89,7 +89,8 @@ static void utf8_valid_and_partial(void **state)
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        char *exact = memcpy(wz_realloc(NULL, rows[i].n), rows[i].s, rows[i].n);   /* a read past the end is seen by ASan */
+        char *exact =
+            memcpy(wz_realloc(NULL, rows[i].n), rows[i].s, rows[i].n); /* a read past the end is seen by ASan */
         assert_int_equal(wz_utf8_valid(exact, rows[i].n), rows[i].valid);
         assert_int_equal(wz_utf8_partial(exact, rows[i].n), rows[i].partial);
         free(exact);
@@ -111,7 +112,7 @@ static void utf8_put_then_get(void **state)
 
 static void arena_holds_and_resets(void **state)
 {
-    struct wz_arena arena = {0};
+    struct wz_arena arena = { 0 };
     char *all[300];
 
     for (int round = 0; round < 3; round++) {
@@ -138,7 +139,7 @@ static void arena_holds_and_resets(void **state)
 
 static void buf_grows_and_ends_in_nul(void **state)
 {
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
 
     wz_buf_add(&buf, "", 0);
     assert_string_equal(buf.data, "");
@@ -156,7 +157,11 @@ static void buf_grows_and_ends_in_nul(void **state)
 
 static void json_strings_come_back(void **state)
 {
-    static const struct { const char *in; size_t n; const char *out; } rows[] = {
+    static const struct {
+        const char *in;
+        size_t n;
+        const char *out;
+    } rows[] = {
         { "plain", 5, "\"plain\"" },
         { "\"\\/", 3, "\"\\\"\\\\/\"" },
         { "a\nb\tc\001", 6, "\"a\\nb\\u0009c\\u0001\"" },
@@ -168,10 +173,10 @@ static void json_strings_come_back(void **state)
     struct wz_err err;
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        struct wz_buf buf = {0};
+        struct wz_buf buf = { 0 };
         wz_json_string(&buf, rows[i].in, rows[i].n);
         assert_string_equal(buf.data, rows[i].out);
-        struct wz_buf list = {0};                              /* jansson refuses \u0000: that row is only compared */
+        struct wz_buf list = { 0 }; /* jansson refuses \u0000: that row is only compared */
         wz_buf_printf(&list, "[%s]", buf.data);
         json_t *j = wz_json_parse(list.data, list.len, "list", &err);
         assert_true(j || memchr(rows[i].in, 0, rows[i].n));
@@ -240,7 +245,10 @@ static void fail_in_puts_the_place_in_front(void **state)
 }
 
 enum { JOB = 1000 };
-struct job { uint64_t out[JOB]; int calls[JOB]; };
+struct job {
+    uint64_t out[JOB];
+    int calls[JOB];
+};
 
 static void slice(void *arg, int i)
 {
@@ -280,11 +288,16 @@ static void pool_runs_each_index_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_known_answers), cmocka_unit_test(random_stays_in_bounds),
-        cmocka_unit_test(random_is_keyed_by_all_fields), cmocka_unit_test(utf8_valid_and_partial),
-        cmocka_unit_test(utf8_put_then_get), cmocka_unit_test(arena_holds_and_resets),
-        cmocka_unit_test(buf_grows_and_ends_in_nul), cmocka_unit_test(json_strings_come_back),
-        cmocka_unit_test(file_write_is_whole), cmocka_unit_test(fail_in_puts_the_place_in_front),
+        cmocka_unit_test(philox_known_answers),
+        cmocka_unit_test(random_stays_in_bounds),
+        cmocka_unit_test(random_is_keyed_by_all_fields),
+        cmocka_unit_test(utf8_valid_and_partial),
+        cmocka_unit_test(utf8_put_then_get),
+        cmocka_unit_test(arena_holds_and_resets),
+        cmocka_unit_test(buf_grows_and_ends_in_nul),
+        cmocka_unit_test(json_strings_come_back),
+        cmocka_unit_test(file_write_is_whole),
+        cmocka_unit_test(fail_in_puts_the_place_in_front),
         cmocka_unit_test(pool_runs_each_index_once),
     };
 

@@ -1,10 +1,10 @@
-/* The promise: a conversation becomes the ids that the model's own chat template would give; only the template writes special
- * tokens, and ids that a model wrote go in as they are. */
+/* The promise: a conversation becomes the ids that the model's own chat template would give; only the template
+ * writes special tokens, and ids that a model wrote go in as they are. */
 #include "tokenizer_help.h"
 
 static const struct wz_template *found(const char *name, const struct wz_tokenizer *tok)
 {
-    struct wz_err err = {""};
+    struct wz_err err = { "" };
     const struct wz_template *t = wz_template_find(name, tok, &err);
 
     if (!t) fail_msg("%s", err.text);
@@ -17,13 +17,14 @@ static void want_text(struct wz_ids *ids, const char *text)
     for (; *text; text++) wz_ids_add(ids, (unsigned char)*text);
 }
 
-static void applied(const struct wz_tokenizer *tok, const char *name, const struct wz_message *messages, int n, bool generate,
-                    struct wz_ids *want)
+static void applied(const struct wz_tokenizer *tok, const char *name, const struct wz_message *messages, int n,
+                    bool generate, struct wz_ids *want)
 {
-    struct wz_ids got = {0};
-    struct wz_err err = {""};
+    struct wz_ids got = { 0 };
+    struct wz_err err = { "" };
 
-    if (wz_template_apply(found(name, tok), tok, messages, n, generate, &got, &err) < 0) fail_msg("%s: %s", name, err.text);
+    if (wz_template_apply(found(name, tok), tok, messages, n, generate, &got, &err) < 0)
+        fail_msg("%s: %s", name, err.text);
     check_ids(name, &got, want->ids, want->n);
     wz_ids_finish(&got);
     wz_ids_finish(want);
@@ -32,27 +33,28 @@ static void applied(const struct wz_tokenizer *tok, const char *name, const stru
 static void sandbox_by_hand(void **state)
 {
     struct wz_tokenizer *tok = tiny_load(false);
-    const int wrote[] = {T_HELLO, 'x', T_END};
+    const int wrote[] = { T_HELLO, 'x', T_END };
     const struct wz_message messages[] = {
-        {.role = WZ_SYSTEM, .text = "be"},
-        {.role = WZ_USER, .text = " <end>"},
-        {.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 3},
-        {.role = WZ_USER, .text = ""},
-        {.role = WZ_ASSISTANT, .text = "y"},
+        { .role = WZ_SYSTEM, .text = "be" },
+        { .role = WZ_USER, .text = " <end>" },
+        { .role = WZ_ASSISTANT, .ids = wrote, .n_ids = 3 },
+        { .role = WZ_USER, .text = "" },
+        { .role = WZ_ASSISTANT, .text = "y" },
     };
-    struct wz_ids want = {0};
+    struct wz_ids want = { 0 };
 
     wz_ids_add(&want, T_SYS);
     want_text(&want, "be");
     wz_ids_add(&want, T_USER);
-    want_text(&want, " <end>");                            /* text, not the token */
-    wz_ids_append(&want, (const int[]){T_END, T_ASST, T_HELLO, 'x', T_END, T_USER, T_END, T_ASST, 'y', T_END, T_ASST}, 11);
+    want_text(&want, " <end>"); /* text, not the token */
+    wz_ids_append(&want, (const int[]){ T_END, T_ASST, T_HELLO, 'x', T_END, T_USER, T_END, T_ASST, 'y', T_END, T_ASST },
+                  11);
     applied(tok, "sandbox", messages, 5, true, &want);
 
-    wz_ids_add(&want, T_ASST);                             /* ids without an end token; one end token is taken off, not two */
-    wz_ids_append(&want, (const int[]){T_HELLO, 'x', T_END, T_ASST, T_END, T_END}, 6);
-    const struct wz_message two[] = {{.role = WZ_ASSISTANT, .ids = wrote, .n_ids = 2},
-                                     {.role = WZ_ASSISTANT, .ids = (const int[]){T_END, T_END}, .n_ids = 2}};
+    wz_ids_add(&want, T_ASST); /* ids without an end token; one end token is taken off, not two */
+    wz_ids_append(&want, (const int[]){ T_HELLO, 'x', T_END, T_ASST, T_END, T_END }, 6);
+    const struct wz_message two[] = { { .role = WZ_ASSISTANT, .ids = wrote, .n_ids = 2 },
+                                      { .role = WZ_ASSISTANT, .ids = (const int[]){ T_END, T_END }, .n_ids = 2 } };
     applied(tok, "sandbox", two, 2, false, &want);
     wz_tokenizer_destroy(tok);
 }
@@ -60,14 +62,14 @@ static void sandbox_by_hand(void **state)
 static void llama3_by_hand(void **state)
 {
     struct wz_tokenizer *tok = tiny_load(false);
-    const struct wz_message messages[] = {{.role = WZ_USER, .text = "\xc2\xa0\n hello world \t"}};
-    struct wz_ids want = {0};
+    const struct wz_message messages[] = { { .role = WZ_USER, .text = "\xc2\xa0\n hello world \t" } };
+    struct wz_ids want = { 0 };
 
-    wz_ids_append(&want, (const int[]){T_BOS, T_HEAD}, 2);
+    wz_ids_append(&want, (const int[]){ T_BOS, T_HEAD }, 2);
     want_text(&want, "user");
-    wz_ids_append(&want, (const int[]){T_UNHEAD, '\n', '\n', T_HELLO, T_WORLD, T_EOT, T_HEAD}, 7);
+    wz_ids_append(&want, (const int[]){ T_UNHEAD, '\n', '\n', T_HELLO, T_WORLD, T_EOT, T_HEAD }, 7);
     want_text(&want, "assistant");
-    wz_ids_append(&want, (const int[]){T_UNHEAD, T_LF2}, 2);
+    wz_ids_append(&want, (const int[]){ T_UNHEAD, T_LF2 }, 2);
     applied(tok, "llama3", messages, 1, true, &want);
     wz_tokenizer_destroy(tok);
 }
@@ -75,19 +77,21 @@ static void llama3_by_hand(void **state)
 static void chatml_by_hand(void **state)
 {
     struct wz_tokenizer *tok = tiny_load(false);
-    const struct wz_message messages[] = {{.role = WZ_USER, .text = " hello"}};
-    struct wz_ids want = {0}, plain = {0}, with = {0}, system = {0};
+    const struct wz_message messages[] = { { .role = WZ_USER, .text = " hello" } };
+    struct wz_ids want = { 0 }, plain = { 0 }, with = { 0 }, system = { 0 };
     struct wz_err err;
 
     wz_ids_add(&want, T_IM_START);
     want_text(&want, "user\n ");
-    wz_ids_append(&want, (const int[]){T_HELLO, T_IM_END, '\n', T_IM_START}, 4);
+    wz_ids_append(&want, (const int[]){ T_HELLO, T_IM_END, '\n', T_IM_START }, 4);
     want_text(&want, "assistant\n");
     applied(tok, "chatml", messages, 1, true, &want);
 
     /* smollm2 is chatml with a system turn in front. */
     const struct wz_message both[] = {
-        {.role = WZ_SYSTEM, .text = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}, messages[0]};
+        { .role = WZ_SYSTEM, .text = "You are a helpful AI assistant named SmolLM, trained by Hugging Face" },
+        messages[0]
+    };
     assert_int_equal(wz_template_apply(found("smollm2", tok), tok, messages, 1, true, &plain, &err), 0);
     assert_int_equal(wz_template_apply(found("smollm2", tok), tok, both, 2, true, &with, &err), 0);
     assert_int_equal(wz_template_apply(found("chatml", tok), tok, both, 2, true, &system, &err), 0);
@@ -102,38 +106,47 @@ static void chatml_by_hand(void **state)
 /* A rendering as text, special tokens written out. */
 static void rendered_as_text(void **state)
 {
-    const struct wz_message talk[] = {{.role = WZ_SYSTEM, .text = " S "}, {.role = WZ_USER, .text = " u\n"},
-                                      {.role = WZ_ASSISTANT, .text = " a "}, {.role = WZ_USER, .text = " v "}};
-    const struct wz_message wrote[] = {{.role = WZ_USER, .text = "u"},
-                                       {.role = WZ_ASSISTANT, .ids = (const int[]){' ', 'a', T_EOS}, .n_ids = 3}};
-#define B "<|begin_of_text|>"
-#define E "<|end_of_text|>"
+    const struct wz_message talk[] = { { .role = WZ_SYSTEM, .text = " S " },
+                                       { .role = WZ_USER, .text = " u\n" },
+                                       { .role = WZ_ASSISTANT, .text = " a " },
+                                       { .role = WZ_USER, .text = " v " } };
+    const struct wz_message wrote[] = { { .role = WZ_USER, .text = "u" },
+                                        { .role = WZ_ASSISTANT, .ids = (const int[]){ ' ', 'a', T_EOS }, .n_ids = 3 } };
+#define B          "<|begin_of_text|>"
+#define E          "<|end_of_text|>"
 #define HEAD(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
-    const struct { const char *name; const struct wz_message *messages; int n; bool generate; const char *want; } rows[] = {
-        {"llama2", talk, 4, true, B "[INST] <<SYS>>\n S \n<</SYS>>\n\n u [/INST] a " E B "[INST] v [/INST]"},
-        {"llama2", talk + 1, 2, false, B "[INST] u [/INST] a " E},
-        {"llama2", wrote, 2, false, B "[INST] u [/INST] a" E},
-        {"mistral", talk + 1, 3, true, B "[INST]  u\n [/INST] a " E "[INST]  v  [/INST]"},
-        {"mistral", wrote, 2, true, B "[INST] u [/INST] a" E},
-        {"llama3", talk, 2, true, B HEAD("system") "S<|eot_id|>" HEAD("user") "u<|eot_id|>" HEAD("assistant")},
-        {"llama3.1", talk, 2, true,
-         B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|>"
-         HEAD("user") "u<|eot_id|>" HEAD("assistant")},
-        {"llama3.1", talk + 1, 1, false,
-         B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-         HEAD("user") "u<|eot_id|>"},
-        {"smollm2", talk, 2, true,
-         "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n"},
-        {"sandbox", talk, 3, true, "<sys> S <user> u\n<end><asst> a <end><asst>"},
-        {"smollm2", talk, 0, true, "<|im_start|>assistant\n"},
+    const struct {
+        const char *name;
+        const struct wz_message *messages;
+        int n;
+        bool generate;
+        const char *want;
+    } rows[] = {
+        { "llama2", talk, 4, true, B "[INST] <<SYS>>\n S \n<</SYS>>\n\n u [/INST] a " E B "[INST] v [/INST]" },
+        { "llama2", talk + 1, 2, false, B "[INST] u [/INST] a " E },
+        { "llama2", wrote, 2, false, B "[INST] u [/INST] a" E },
+        { "mistral", talk + 1, 3, true, B "[INST]  u\n [/INST] a " E "[INST]  v  [/INST]" },
+        { "mistral", wrote, 2, true, B "[INST] u [/INST] a" E },
+        { "llama3", talk, 2, true, B HEAD("system") "S<|eot_id|>" HEAD("user") "u<|eot_id|>" HEAD("assistant") },
+        { "llama3.1", talk, 2, true,
+          B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|>" HEAD(
+              "user") "u<|eot_id|>" HEAD("assistant") },
+        { "llama3.1", talk + 1, 1, false,
+          B HEAD("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>" HEAD(
+              "user") "u<|eot_id|>" },
+        { "smollm2", talk, 2, true,
+          "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n" },
+        { "sandbox", talk, 3, true, "<sys> S <user> u\n<end><asst> a <end><asst>" },
+        { "smollm2", talk, 0, true, "<|im_start|>assistant\n" },
     };
     struct wz_tokenizer *tok = tiny_load(true);
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        struct wz_ids ids = {0};
-        struct wz_buf out = {0};
-        struct wz_err err = {""};
-        if (wz_template_apply(found(rows[i].name, tok), tok, rows[i].messages, rows[i].n, rows[i].generate, &ids, &err) < 0)
+        struct wz_ids ids = { 0 };
+        struct wz_buf out = { 0 };
+        struct wz_err err = { "" };
+        if (wz_template_apply(found(rows[i].name, tok), tok, rows[i].messages, rows[i].n, rows[i].generate, &ids,
+                              &err) < 0)
             fail_msg("%s", err.text);
         wz_decode(tok, ids.ids, ids.n, true, &out);
         assert_string_equal(out.data, rows[i].want);
@@ -145,11 +158,14 @@ static void rendered_as_text(void **state)
 
 static void stops_are_end_tokens(void **state)
 {
-    static const struct { const char *name; int n, stops[2]; } rows[] = {{"llama3", 2, {T_EOT, T_EOS}},
-                {"chatml", 1, {T_IM_END}},
-                {"sandbox", 1, {T_END}},
-                {"llama2", 1, {T_EOS}},
-                {"mistral", 1, {T_EOS}}};
+    static const struct {
+        const char *name;
+        int n, stops[2];
+    } rows[] = { { "llama3", 2, { T_EOT, T_EOS } },
+                 { "chatml", 1, { T_IM_END } },
+                 { "sandbox", 1, { T_END } },
+                 { "llama2", 1, { T_EOS } },
+                 { "mistral", 1, { T_EOS } } };
     struct wz_tokenizer *tok = tiny_load(false);
     int stops[8];
 
@@ -165,10 +181,10 @@ static void what_does_not_fit_is_a_sentence(void **state)
 {
     static const char bare[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<sys>\": 1}, \"merges\": []}}";
     struct wz_tokenizer *tok = tiny_load(false);
-    const struct wz_message twice[] = {{.role = WZ_USER, .text = "a"}, {.role = WZ_USER, .text = "b"}},
-                            bad[] = {{.role = WZ_USER, .text = "a\x80"}},
-                            system[] = {{.role = WZ_SYSTEM, .text = "a"}, twice[0]};
-    struct wz_ids ids = {0};
+    const struct wz_message twice[] = { { .role = WZ_USER, .text = "a" }, { .role = WZ_USER, .text = "b" } },
+                            bad[] = { { .role = WZ_USER, .text = "a\x80" } },
+                            system[] = { { .role = WZ_SYSTEM, .text = "a" }, twice[0] };
+    struct wz_ids ids = { 0 };
     struct wz_err err;
 
     wz_ids_add(&ids, 5);
@@ -182,7 +198,7 @@ static void what_does_not_fit_is_a_sentence(void **state)
     assert_int_equal(wz_template_apply(found("llama2", tok), tok, system, 1, true, &ids, &err), -1);
     assert_int_equal(wz_template_apply(found("sandbox", tok), tok, bad, 1, true, &ids, &err), -1);
     assert_non_null(strstr(err.text, "byte 1"));
-    assert_int_equal(ids.n, 1);                            /* nothing of a failed rendering stays */
+    assert_int_equal(ids.n, 1); /* nothing of a failed rendering stays */
     wz_tokenizer_destroy(tok);
 
     tok = load_text("bare.json", bare, sizeof bare - 1, &err);
@@ -198,22 +214,25 @@ static void what_does_not_fit_is_a_sentence(void **state)
 /* What the chat_template of a tokenizer_config.json is taken for, before and after saving. */
 static void templates_are_told_by_their_text(void **state)
 {
-    static const struct { const char *config, *name; } rows[] = {
-        {"{}", NULL},
-        {"{\"chat_template\": \"something else\"}", "?"},
-        {"{\"chat_template\": \"<|start_header_id|> <|eot_id|>\"}", "llama3"},
-        {"{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}",
-         "llama3.1"},
-        {"{\"chat_template\": \"<|im_start|> <|im_end|>\"}", "chatml"},
-        {"{\"chat_template\": \"<|im_start|> You are Qwen <|im_end|>\"}", "?"},
-        {"{\"chat_template\": [{\"name\": \"default\", \"template\": \"<sys> <user> <asst>\"}]}", "sandbox"},
-        {"{\"waltz_template\": \"mistral\", \"chat_template\": \"<|im_start|> <|im_end|>\"}", "mistral"},
-        {"{\"waltz_template\": \"no such\"}", "?"},
+    static const struct {
+        const char *config, *name;
+    } rows[] = {
+        { "{}", NULL },
+        { "{\"chat_template\": \"something else\"}", "?" },
+        { "{\"chat_template\": \"<|start_header_id|> <|eot_id|>\"}", "llama3" },
+        { "{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}",
+          "llama3.1" },
+        { "{\"chat_template\": \"<|im_start|> <|im_end|>\"}", "chatml" },
+        { "{\"chat_template\": \"<|im_start|> You are Qwen <|im_end|>\"}", "?" },
+        { "{\"chat_template\": [{\"name\": \"default\", \"template\": \"<sys> <user> <asst>\"}]}", "sandbox" },
+        { "{\"waltz_template\": \"mistral\", \"chat_template\": \"<|im_start|> <|im_end|>\"}", "mistral" },
+        { "{\"waltz_template\": \"no such\"}", "?" },
     };
-    char *dir = test_scratch("detect"), *model = test_scratch("detect/tokenizer.json"), *saved = test_scratch("detect-saved");
+    char *dir = test_scratch("detect"), *model = test_scratch("detect/tokenizer.json"),
+         *saved = test_scratch("detect-saved");
     char *config = test_scratch("detect/tokenizer_config.json"), *jinja = test_scratch("detect/chat_template.jinja");
-    struct wz_buf b = {0};
-    struct wz_err err = {""};
+    struct wz_buf b = { 0 };
+    struct wz_err err = { "" };
 
     tiny_json(&b, true, false);
     assert_int_equal(wz_mkdirs(dir, &err), 0);
@@ -234,8 +253,8 @@ static void templates_are_told_by_their_text(void **state)
     }
 
     /* A chat_template.jinja beside it speaks before the config; bos_token null means none. */
-    static const char none[] =
-        "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": {\"content\": \"<end>\"}}";
+    static const char none[] = "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": "
+                               "{\"content\": \"<end>\"}}";
     assert_int_equal(wz_file_write(config, none, sizeof none - 1, &err), 0);
     assert_int_equal(wz_file_write(jinja, "[INST] [/INST]", 14, &err), 0);
     struct wz_tokenizer *tok = wz_tokenizer_load(model, &err);
@@ -260,26 +279,28 @@ static void templates_are_told_by_their_text(void **state)
     wz_buf_finish(&b);
 }
 
-/* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids} ---- */
+/* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids} -------------------- */
 
-static const char *const role_names[] = {[WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant"};
+static const char *const role_names[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
 
 static void golden_line(const struct wz_tokenizer *tok, const json_t *line)
 {
     const json_t *list = json_object_get(line, "messages"), *wanted = json_object_get(line, "ids"), *item;
     const char *name = json_string_value(json_object_get(line, "template")),
                *text = json_string_value(json_object_get(line, "text"));
-    struct wz_message messages[16] = {0};
-    struct wz_ids want = {0}, got = {0};
-    struct wz_err err = {""};
+    struct wz_message messages[16] = { 0 };
+    struct wz_ids want = { 0 }, got = { 0 };
+    struct wz_err err = { "" };
     size_t i;
 
     json_array_foreach(wanted, i, item) wz_ids_add(&want, (int)json_integer_value(item));
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         assert_true(i < WZ_COUNT(messages));
         messages[i].text = json_string_value(json_object_get(item, "content"));
         for (int r = WZ_SYSTEM; r <= WZ_ASSISTANT; r++)
-            if (!strcmp(role_names[r], json_string_value(json_object_get(item, "role")))) messages[i].role = (enum wz_role)r;
+            if (!strcmp(role_names[r], json_string_value(json_object_get(item, "role"))))
+                messages[i].role = (enum wz_role)r;
     }
     int rc = name ? wz_template_apply(found(name, tok), tok, messages, (int)json_array_size(list),
                                       json_is_true(json_object_get(line, "generate")), &got, &err)
@@ -292,8 +313,9 @@ static void golden_line(const struct wz_tokenizer *tok, const json_t *line)
 
 static int golden(const char *model, const char *path)
 {
-    char *file = wz_path("%s/tokenizer/vectors.jsonl", getenv("WALTZ_GOLDEN") ? getenv("WALTZ_GOLDEN") : "tests/golden");
-    struct wz_err err = {""};
+    char *file =
+        wz_path("%s/tokenizer/vectors.jsonl", getenv("WALTZ_GOLDEN") ? getenv("WALTZ_GOLDEN") : "tests/golden");
+    struct wz_err err = { "" };
     struct wz_tokenizer *tok = wz_tokenizer_load(path, &err);
     FILE *f = fopen(file, "r");
     char *text = NULL;

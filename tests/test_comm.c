@@ -1,5 +1,6 @@
 /* The promise: what is sent arrives, whole, once and in order; sums have the bits of the serial tree on any number of
- * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank together. */
+ * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank
+ * together. */
 #include "test.h"
 
 #include <dlfcn.h>
@@ -11,10 +12,7 @@ static struct wz_link job;
 static int everyone[64];
 static struct wz_backend *host;
 
-static struct wz_group all(void)
-{
-    return (struct wz_group){ job.size, job.rank, everyone };
-}
+static struct wz_group all(void) { return (struct wz_group){ job.size, job.rank, everyone }; }
 
 static void auto_finds_the_link(void **state)
 {
@@ -24,7 +22,7 @@ static void auto_finds_the_link(void **state)
     assert_int_equal(job.size, getenv("OMPI_COMM_WORLD_SIZE") ? atoi(getenv("OMPI_COMM_WORLD_SIZE")) : 1);
     assert_int_equal(wz_rank(), job.rank);
     assert_int_equal(job.here, job.size);
-    assert_int_equal(job.n_beside, job.size);               /* mpirun binds none of a test's ranks */
+    assert_int_equal(job.n_beside, job.size); /* mpirun binds none of a test's ranks */
     for (int r = 0; r < job.size; r++) assert_int_equal(job.beside[r], r);
     assert_int_equal(wz_link_open(&other, "ether", 1, &err), -1);
     assert_non_null(strstr(err.text, "auto, self, mpi"));
@@ -44,7 +42,7 @@ static void messages_keep_their_order(void **state)
     static const size_t sizes[] = { 0, 1, 4095, 0, 70000, 3 };
     static const enum wz_tag tags[] = { WZ_TAG_EPISODES, WZ_TAG_STATS, WZ_TAG_CONTROL };
     uint8_t *bytes = wz_alloc(70000);
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
 
     for (int to = 0; to < job.size; to++)
         for (size_t i = 0; i < WZ_COUNT(sizes); i++)
@@ -69,12 +67,12 @@ static void messages_keep_their_order(void **state)
 static void messages_may_wait_while_others_pass(void **state)
 {
     static const char *const words = "abcdefghij";
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
 
     for (int i = 0; i < 10; i++) {
         wz_send(&job, job.rank, i % 3 ? WZ_TAG_STATS : WZ_TAG_CONTROL, words + i, 1);
         if (i % 2 == 0) continue;
-        wz_recv(&job, job.rank, WZ_TAG_STATS, &buf);         /* sent as b c e f h i; taken as b c e f h */
+        wz_recv(&job, job.rank, WZ_TAG_STATS, &buf); /* sent as b c e f h i; taken as b c e f h */
         assert_int_equal(buf.data[0], "bcefh"[i / 2]);
     }
     for (const char *want = "adgj"; *want; want++) {
@@ -91,13 +89,13 @@ static void long_messages_arrive_whole(void **state)
 {
     static const size_t sizes[] = { 20 * 1000 * 1000, 16 << 20, (16 << 20) - 1, (32 << 20) + 1 };
     int to = (job.rank + 1) % job.size, from = (job.rank + job.size - 1) % job.size;
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
 
     for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
         uint32_t *words = wz_alloc(sizes[i] + 4);
         for (size_t k = 0; k <= sizes[i] / 4; k++) words[k] = (uint32_t)(k * 2654435761u) ^ (uint32_t)job.rank;
         wz_send(&job, to, WZ_TAG_EPISODES, words, sizes[i]);
-        memset(words, 0, sizes[i]);                          /* the bytes were copied */
+        memset(words, 0, sizes[i]); /* the bytes were copied */
         wz_send(&job, to, WZ_TAG_EPISODES, "after", 5);
         wz_recv(&job, from, WZ_TAG_EPISODES, &buf);
         for (size_t k = 0; k <= sizes[i] / 4; k++) words[k] = (uint32_t)(k * 2654435761u) ^ (uint32_t)from;
@@ -149,15 +147,16 @@ static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be, bool ri
     static const size_t sizes[] = { 0, 1, 7, 1000, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77, 600 * WZ_BLOCK + 5 };
     struct wz_group group = all();
     const int ends[] = { 0, 2 };
-    const bool lane = be->device && job.size == 2 && getenv("WZ_NCCL_LIBRARY");        /* its pieces are long: the last size is for it */
+    const bool lane =
+        be->device && job.size == 2 && getenv("WZ_NCCL_LIBRARY"); /* its pieces are long: the last size is for it */
     bool differs = false, other = false;
 
-    if (job.size == 3) {                                     /* a group that is not the whole job */
+    if (job.size == 3) { /* a group that is not the whole job */
         if (job.rank == 1) return;
         group = (struct wz_group){ 2, job.rank / 2, ends };
     }
     for (size_t s = 0; s < WZ_COUNT(sizes) - !lane; s++) {
-        size_t n = sizes[s], stride = n > 1000 ? n / 1000 : 1;         /* of the long ones, some and the last are looked at */
+        size_t n = sizes[s], stride = n > 1000 ? n / 1000 : 1; /* of the long ones, some and the last are looked at */
         float *x = wz_alloc((n + 1) * sizeof *x);
         struct wz_shard mine = wz_shard_of(group.me, group.n, n);
         int share = LEAVES / group.n;
@@ -184,7 +183,7 @@ static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be, bool ri
         assert_true(x[n] == 12345);
         free(x);
     }
-    assert_true(differs && other == ring);                   /* else the leaves could not tell one order from another */
+    assert_true(differs && other == ring); /* else the leaves could not tell one order from another */
 }
 
 static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
@@ -202,12 +201,10 @@ static size_t *nccl_sent(void)
     return library ? dlsym(library, "standin_sent") : &none;
 }
 
-static bool idle(struct wz_backend *be)
-{
-    return true;
-}
+static bool idle(struct wz_backend *be) { return true; }
 
-/* The same where memory is not the host's: every byte passes through download and upload, or, where there is NCCL, goes by a lane. */
+/* The same where memory is not the host's: every byte passes through download and upload, or, where there is NCCL,
+ * goes by a lane. */
 static void memory_of_a_device_is_summed_alike(void **state)
 {
     static struct wz_device own = { .idle = idle };
@@ -308,10 +305,7 @@ static void weights_arrive(struct wz_backend *be, bool lane)
         }
 }
 
-static void weights_arrive_with_their_identity(void **state)
-{
-    weights_arrive(host, false);
-}
+static void weights_arrive_with_their_identity(void **state) { weights_arrive(host, false); }
 
 /* The same from device to device: through the host, or, where there is NCCL, by a lane. */
 static void weights_of_a_device_arrive(void **state)
@@ -328,22 +322,28 @@ static void weights_of_a_device_arrive(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(auto_finds_the_link), cmocka_unit_test(messages_keep_their_order),
-        cmocka_unit_test(messages_may_wait_while_others_pass), cmocka_unit_test(long_messages_arrive_whole),
+        cmocka_unit_test(auto_finds_the_link),
+        cmocka_unit_test(messages_keep_their_order),
+        cmocka_unit_test(messages_may_wait_while_others_pass),
+        cmocka_unit_test(long_messages_arrive_whole),
         cmocka_unit_test(shards_cover_the_array),
-        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree), cmocka_unit_test(memory_of_a_device_is_summed_alike),
+        cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),
+        cmocka_unit_test(memory_of_a_device_is_summed_alike),
         cmocka_unit_test(those_who_share_a_gpu_have_no_lane),
-        cmocka_unit_test(shards_of_any_element_are_gathered), cmocka_unit_test(all_gather_is_in_order_of_rank),
-        cmocka_unit_test(weights_arrive_with_their_identity), cmocka_unit_test(weights_of_a_device_arrive),
+        cmocka_unit_test(shards_of_any_element_are_gathered),
+        cmocka_unit_test(all_gather_is_in_order_of_rank),
+        cmocka_unit_test(weights_arrive_with_their_identity),
+        cmocka_unit_test(weights_of_a_device_arrive),
     };
     struct wz_err err;
 
     if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
     if (!(host = wz_backend_open("cpu", 1, &err))) wz_die("%s", err.text);
     for (int i = 0; i < 64; i++) everyone[i] = i;
-    if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");   /* one report is enough */
+    if (job.rank > 0 && !freopen("/dev/null", "w", stdout))
+        wz_die("/dev/null can't be written"); /* one report is enough */
     int failed = cmocka_run_group_tests_name("comm", tests, NULL, NULL);
-    if (failed) wz_die("%d cases failed", failed);           /* the others may wait for us */
+    if (failed) wz_die("%d cases failed", failed); /* the others may wait for us */
     wz_link_close(&job);
     wz_backend_close(host);
     return 0;

@@ -1,6 +1,7 @@
-/* cores: a process runs one thread on each physical core of its affinity mask, or its share of those that several ranks hold
- * together; they are bound only where the mask spans memory nodes and nobody else has its cores, and then what the caller touches
- * first lies on all nodes. A rank knows which others were given its cores. A machine that can't be read is no reason to stop. */
+/* cores: a process runs one thread on each physical core of its affinity mask, or its share of those that several
+ * ranks hold together; they are bound only where the mask spans memory nodes and nobody else has its cores, and then
+ * what the caller touches first lies on all nodes. A rank knows which others were given its cores. A machine that
+ * can't be read is no reason to stop. */
 #include "test.h"
 
 #include <sched.h>
@@ -11,7 +12,7 @@
 #include "base/cores.h"
 #include "launch/job.h"
 
-/* ---- layouts on machines made of words ------------------------------------------------------------------------------- */
+/* ---- layouts on machines made of words -------------------------------------------------------------------- */
 
 static const struct {
     const char *machine, *mask;
@@ -21,24 +22,25 @@ static const struct {
     const char *units;
 } layouts[] = {
     { "numa:2 core:4 pu:2", "0-15", 1, 0, 0, 8, 2, true, "0 2 4 6 8 10 12 14" },
-    { "numa:2 core:4 pu:2", "0-7", 1, 0, 0, 4, 1, false, "0 2 4 6" },                   /* one node: the scheduler knows best */
-    { "numa:2 core:4 pu:2", "0-3,6-8", 1, 0, 0, 4, 2, true, "0 2 6 8" },                /* cores left out */
-    { "numa:2 core:4 pu:2", "1,3,5,9", 1, 0, 0, 4, 2, true, "1 3 5 9" },                /* second siblings only */
-    { "numa:2 core:4 pu:2", "2-3", 1, 0, 0, 1, 1, false, "2" },                         /* both siblings of one core */
+    { "numa:2 core:4 pu:2", "0-7", 1, 0, 0, 4, 1, false, "0 2 4 6" },    /* one node: the scheduler knows best */
+    { "numa:2 core:4 pu:2", "0-3,6-8", 1, 0, 0, 4, 2, true, "0 2 6 8" }, /* cores left out */
+    { "numa:2 core:4 pu:2", "1,3,5,9", 1, 0, 0, 4, 2, true, "1 3 5 9" }, /* second siblings only */
+    { "numa:2 core:4 pu:2", "2-3", 1, 0, 0, 1, 1, false, "2" },          /* both siblings of one core */
     { "numa:2 core:4 pu:2", "9", 1, 0, 0, 1, 1, false, "9" },
     { "numa:2 core:4 pu:2", "0-15", 1, 0, 8, 8, 2, true, "0 2 4 6 8 10 12 14" },
-    { "numa:2 core:4 pu:2", "0-15", 1, 0, 3, 8, 2, false, "0 2 4" },                    /* another process may ask for three as well */
+    { "numa:2 core:4 pu:2", "0-15", 1, 0, 3, 8, 2, false, "0 2 4" }, /* another process may ask for three as well */
     { "numa:2 core:4 pu:2", "0-15", 1, 0, 10, 8, 2, false, "0 2 4 6 8 10 12 14 0 2" },
     { "numa:2 core:4 pu:2", "0-15", 2, 0, 0, 8, 2, false, "0 2 4 6" },
     { "numa:2 core:4 pu:2", "0-15", 2, 1, 0, 8, 2, false, "8 10 12 14" },
-    { "numa:2 core:4 pu:2", "0-15", 2, 0, 8, 8, 2, false, "0 2 4 6 8 10 12 14" },       /* as many as cores, but shared */
+    { "numa:2 core:4 pu:2", "0-15", 2, 0, 8, 8, 2, false, "0 2 4 6 8 10 12 14" }, /* as many as cores, but shared */
     { "numa:2 core:4 pu:2", "0-15", 3, 0, 0, 8, 2, false, "0 2" },
     { "numa:2 core:4 pu:2", "0-15", 3, 2, 0, 8, 2, false, "10 12 14" },
-    { "numa:2 core:4 pu:2", "0-15", 16, 15, 0, 8, 2, false, "14" },                     /* more ranks than cores */
-    { "numa:2 core:4 pu:2", "64", 1, 0, 0, 1, 1, false, "0" },                          /* outside the machine */
-    { "numa:2 core:2 pu:1(indexes=0,2,1,3)", "0-3", 1, 0, 0, 4, 2, true, "0 2 1 3" },   /* numbered across the nodes */
-    { "numa:2 pu:3", "0-5", 1, 0, 0, 6, 2, true, "0 1 2 3 4 5" },                       /* nothing said of cores */
-    { "pack:2 [numa] [numa] core:2 pu:1", "0-3", 1, 0, 0, 4, 2, true, "0 1 2 3" },      /* two kinds of memory: one is the default */
+    { "numa:2 core:4 pu:2", "0-15", 16, 15, 0, 8, 2, false, "14" },                   /* more ranks than cores */
+    { "numa:2 core:4 pu:2", "64", 1, 0, 0, 1, 1, false, "0" },                        /* outside the machine */
+    { "numa:2 core:2 pu:1(indexes=0,2,1,3)", "0-3", 1, 0, 0, 4, 2, true, "0 2 1 3" }, /* numbered across the nodes */
+    { "numa:2 pu:3", "0-5", 1, 0, 0, 6, 2, true, "0 1 2 3 4 5" },                     /* nothing said of cores */
+    { "pack:2 [numa] [numa] core:2 pu:1", "0-3", 1, 0, 0, 4, 2, true,
+      "0 1 2 3" }, /* two kinds of memory: one is the default */
     { "core:4 pu:2", "0-7", 1, 0, 0, 4, 1, false, "0 2 4 6" },
 };
 
@@ -66,7 +68,7 @@ static void lay(struct wz_cores *c, const char *words, const char *list, int ran
 
 static void threads_lie_on_cores(void **state)
 {
-    struct wz_buf units = {0};
+    struct wz_buf units = { 0 };
     struct wz_cores c;
 
     for (size_t i = 0; i < WZ_COUNT(layouts); i++) {
@@ -84,7 +86,7 @@ static void threads_lie_on_cores(void **state)
 static void shares_are_whole(void **state)
 {
     for (int ranks = 1; ranks <= 12; ranks++) {
-        int given[16] = {0}, most = 0;
+        int given[16] = { 0 }, most = 0;
         for (int r = 0; r < ranks; r++) {
             struct wz_cores c;
             lay(&c, "numa:2 core:4 pu:2", "0-15", ranks, r, 0);
@@ -104,7 +106,7 @@ static void masks_meet(void **state)
     assert_false(wz_cores_meet("0-3,8", "4-7,9"));
 }
 
-/* ---- processes of their own: the machine is read once ------------------------------------------------------------------ */
+/* ---- processes of their own: the machine is read once ----------------------------------------------------- */
 
 static void in_child(const char *name, const char *value, void (*fn)(void))
 {
@@ -131,17 +133,14 @@ static void share_by_roles(void)
     struct wz_link link = { .rank = 1, .size = 16, .beside = beside, .n_beside = 4 };
 
     MUST(wz_ranks_threads(&link, &two, 0) == 4);
-    MUST(wz_ranks_threads(&link, &far, 0) == 4);               /* ranks 8 and 9 have other cores */
+    MUST(wz_ranks_threads(&link, &far, 0) == 4); /* ranks 8 and 9 have other cores */
     MUST(wz_ranks_threads(&link, NULL, 0) == 2);
     MUST(wz_ranks_threads(&link, &two, 3) == 3);
     link.rank = 3;
     MUST(wz_ranks_threads(&link, &last, 0) == 8);
 }
 
-static void roles_share_the_cores(void **state)
-{
-    in_child("HWLOC_SYNTHETIC", "numa:2 core:4 pu:2", share_by_roles);
-}
+static void roles_share_the_cores(void **state) { in_child("HWLOC_SYNTHETIC", "numa:2 core:4 pu:2", share_by_roles); }
 
 static atomic_int met;
 static cpu_set_t sets[2];
@@ -182,14 +181,14 @@ static void pool_on_two_nodes(void)
 {
     setenv("HWLOC_THISSYSTEM", "1", 1);
     MUST(policy() == HWLOC_MEMBIND_FIRSTTOUCH);
-    MUST(bound_threads() == 1);                                /* the caller is bound to nothing */
+    MUST(bound_threads() == 1); /* the caller is bound to nothing */
     struct wz_pool *pool = wz_pool_create(2);
     MUST(policy() == HWLOC_MEMBIND_INTERLEAVE);
     wz_pool_destroy(pool);
     MUST(policy() == HWLOC_MEMBIND_FIRSTTOUCH);
     wz_set_beside(2);
     pool = wz_pool_create(0);
-    MUST(wz_pool_threads(pool) == 1);                          /* its share; and where it wants both, others may have them */
+    MUST(wz_pool_threads(pool) == 1); /* its share; and where it wants both, others may have them */
     wz_pool_destroy(pool);
     pool = wz_pool_create(2);
     atomic_store(&met, 0);
@@ -221,12 +220,9 @@ static void count_flat(void)
     for (int i = 0; i < c.threads; i++) MUST(CPU_ISSET((unsigned)c.units[i], &set));
 }
 
-static void unread_machine_is_counted(void **state)
-{
-    in_child("HWLOC_COMPONENTS", "stop", count_flat);
-}
+static void unread_machine_is_counted(void **state) { in_child("HWLOC_COMPONENTS", "stop", count_flat); }
 
-/* ---- ranks: run as 2 or 4, of which every other has the same one of two processors; or alone ---------------------------- */
+/* ---- ranks: run as 2 or 4, of which every other has the same one of two processors; or alone -------------- */
 
 static void ranks_know_who_is_beside(void **state)
 {
@@ -250,10 +246,14 @@ static void ranks_know_who_is_beside(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(threads_lie_on_cores),      cmocka_unit_test(shares_are_whole),
-        cmocka_unit_test(masks_meet),                cmocka_unit_test(roles_share_the_cores),
-        cmocka_unit_test(threads_are_bound),         cmocka_unit_test(unread_machine_is_counted),
-        cmocka_unit_test(ranks_know_who_is_beside),  /* the last: before it the machine must not be read, the children do */
+        cmocka_unit_test(threads_lie_on_cores),
+        cmocka_unit_test(shares_are_whole),
+        cmocka_unit_test(masks_meet),
+        cmocka_unit_test(roles_share_the_cores),
+        cmocka_unit_test(threads_are_bound),
+        cmocka_unit_test(unread_machine_is_counted),
+        cmocka_unit_test(
+            ranks_know_who_is_beside), /* the last: before it the machine must not be read, the children do */
     };
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
 

@@ -1,5 +1,6 @@
-/* The promise: no wait is without a deadline (law 5) and no wrong weights are played with (law 6). What goes wrong ends the
- * whole job, non-zero, with a sentence that names rank, operation, step and peer. Each case starts a job that must fail. */
+/* The promise: no wait is without a deadline (law 5) and no wrong weights are played with (law 6). What goes wrong
+ * ends the whole job, non-zero, with a sentence that names rank, operation, step and peer. Each case starts a job
+ * that must fail. */
 #include "test.h"
 
 #include <sys/wait.h>
@@ -29,11 +30,11 @@ static struct wz_backend *host(void)
 }
 
 /* Each scenario: what rank 0 does, and what rank 1 does. Where one returns, it stays until the other ends the job. */
-static void never_sends(void) { }
+static void never_sends(void) {}
 
 static void receives(void)
 {
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
 
     wz_recv(&job, 0, WZ_TAG_LABELLED, &buf);
 }
@@ -117,32 +118,50 @@ static const struct scenario {
     void (*does[2])(void);
     const char *says;
 } scenarios[] = {
-    { "receive", { never_sends, receives },
+    { "receive",
+      { never_sends, receives },
       "waltz: rank 1: receive of labelled episodes at step 7 waited for rank 0 longer than the deadline of 0.5 s" },
-    { "flush", { sends_much, never_sends },
+    { "flush",
+      { sends_much, never_sends },
       "waltz: rank 0: flush of sends at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "tree sum", { sums, never_sends }, "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "nccl sum", { sums_by_nccl, opens_a_lane }, "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "nccl alone", { sums_by_nccl, never_sends },
-      "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "nccl on a stuck device", { sums_on_a_stuck_device, sums_by_nccl },
+    { "tree sum",
+      { sums, never_sends },
       "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "all-gather", { gathers, never_sends },
+    { "nccl sum",
+      { sums_by_nccl, opens_a_lane },
+      "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "nccl alone",
+      { sums_by_nccl, never_sends },
       "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "publish", { publishes, never_sends },
+    { "nccl on a stuck device",
+      { sums_on_a_stuck_device, sums_by_nccl },
+      "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "all-gather",
+      { gathers, never_sends },
+      "waltz: rank 0: all-gather at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
+    { "publish",
+      { publishes, never_sends },
       "waltz: rank 0: publish of agent 1 version 5 at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
-    { "take", { never_sends, takes },
+    { "take",
+      { never_sends, takes },
       "waltz: rank 1: take of agent 1 version 5 at step 7 waited for rank 0 longer than the deadline of 0.5 s" },
-    { "close", { leaves, never_sends },
+    { "close",
+      { leaves, never_sends },
       "waltz: rank 0: close at step 7 waited for the other ranks longer than the deadline of 0.5 s" },
-    { "flipped bit", { publishes_a_flipped_bit, takes },
+    { "flipped bit",
+      { publishes_a_flipped_bit, takes },
       "waltz: rank 1: take of agent 1 version 5 at step 7: rank 0 sent weights with hash " },
-    { "version", { publishes, takes_a_later_version },
-      "waltz: rank 1: take of agent 1 version 6 of 12582912 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 bytes" },
-    { "agent", { publishes, takes_another_agent },
+    { "version",
+      { publishes, takes_a_later_version },
+      "waltz: rank 1: take of agent 1 version 6 of 12582912 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 "
+      "bytes" },
+    { "agent",
+      { publishes, takes_another_agent },
       "waltz: rank 1: take of agent 0 version 5 of 12582912 bytes at step 7: rank 0 sent agent 1 version 5 of" },
-    { "size", { publishes, takes_another_size },
-      "waltz: rank 1: take of agent 1 version 5 of 12582908 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 bytes" },
+    { "size",
+      { publishes, takes_another_size },
+      "waltz: rank 1: take of agent 1 version 5 of 12582908 bytes at step 7: rank 0 sent agent 1 version 5 of 12582912 "
+      "bytes" },
 };
 
 /* One rank of a job that must fail: the one that is wronged dies; the other would stay for ever. */
@@ -165,19 +184,22 @@ static void play(const char *name)
 static void job_ends_with_the_sentence(void **state)
 {
     const struct scenario *s = *state;
-    char *command = wz_path("timeout -k 5 60 mpirun --oversubscribe --bind-to none -n 2 /proc/%d/exe '%s' 2>&1", (int)getpid(), s->name);
-    struct wz_buf said = {0};
+    char *command = wz_path("timeout -k 5 60 mpirun --oversubscribe --bind-to none -n 2 /proc/%d/exe '%s' 2>&1",
+                            (int)getpid(), s->name);
+    struct wz_buf said = { 0 };
     char line[4096];
     FILE *pipe = popen(command, "r");
 
     assert_non_null(pipe);
     while (fgets(line, sizeof line, pipe)) wz_buf_str(&said, line);
     int status = pclose(pipe);
-    if (!said.data || !strstr(said.data, s->says)) fail_msg("the job did not say \"%s\" but:\n%s", s->says, said.data ? said.data : "");
-    if (strncmp(s->name, "nccl", 4) == 0 && strstr(s->says, "tree sum")) assert_non_null(strstr(said.data, "nccl stand-in: member 0 of 2 aborts"));
+    if (!said.data || !strstr(said.data, s->says))
+        fail_msg("the job did not say \"%s\" but:\n%s", s->says, said.data ? said.data : "");
+    if (strncmp(s->name, "nccl", 4) == 0 && strstr(s->says, "tree sum"))
+        assert_non_null(strstr(said.data, "nccl stand-in: member 0 of 2 aborts"));
     assert_true(WIFEXITED(status));
     assert_int_not_equal(WEXITSTATUS(status), 0);
-    assert_int_not_equal(WEXITSTATUS(status), 124);          /* it ended by itself, not because the test lost patience */
+    assert_int_not_equal(WEXITSTATUS(status), 124); /* it ended by itself, not because the test lost patience */
     wz_buf_finish(&said);
     free(command);
 }
@@ -188,6 +210,7 @@ int main(int argc, char **argv)
 
     if (argc == 2) play(argv[1]);
     for (size_t i = 0; i < WZ_COUNT(scenarios); i++)
-        tests[i] = (struct CMUnitTest){ scenarios[i].name, job_ends_with_the_sentence, NULL, NULL, (void *)(uintptr_t)&scenarios[i] };
+        tests[i] = (struct CMUnitTest){ scenarios[i].name, job_ends_with_the_sentence, NULL, NULL,
+                                        (void *)(uintptr_t)&scenarios[i] };
     return cmocka_run_group_tests_name("deadline", tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* The engine's promises: results do not depend on the number of rows, the order of requests, their company, or what is cached; every
- * log-probability is the one that scoring gives, bit for bit (laws 1 and 2); limits, stops and short pages end a request as they say. */
+/* The engine's promises: results do not depend on the number of rows, the order of requests, their company, or what
+ * is cached; every log-probability is the one that scoring gives, bit for bit (laws 1 and 2); limits, stops and
+ * short pages end a request as they say. */
 #include "tests/model_help.h"
 
 #include "rollout/rollout.h"
@@ -11,8 +12,17 @@ static int contexts[N][40], n_context[N];
 
 static int set_up(void **state)
 {
-    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
-                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+    struct wz_config c = { .layers = 2,
+                           .dim = 32,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 8,
+                           .ffn = 48,
+                           .vocab = VOCAB,
+                           .context = 64,
+                           .norm_eps = 1e-5f,
+                           .rope_theta = 1e4f,
+                           .bos = -1 };
 
     model = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 1));
     wz_model_init(model, 5);
@@ -22,7 +32,7 @@ static int set_up(void **state)
     wz_model_seal(model, 1);
     for (int i = 0; i < N; i++) {
         n_context[i] = 3 + 4 * i;
-        ids_of(contexts[i], n_context[i], VOCAB, 70);        /* all begin alike: the longer ones hold the shorter */
+        ids_of(contexts[i], n_context[i], VOCAB, 70); /* all begin alike: the longer ones hold the shorter */
         contexts[i][n_context[i] - 1] = i;
     }
     return 0;
@@ -30,8 +40,13 @@ static int set_up(void **state)
 
 static struct wz_request request(int i)
 {
-    return (struct wz_request){ .context = contexts[i], .n_context = n_context[i], .max_tokens = MOST, .temperature = i % 3 ? 1 : 0,
-                                .top_p = i % 2 ? 0.9f : 1, .top_k = i == 4 ? 5 : 0, .min_p = i == 5 ? 0.05f : 0,
+    return (struct wz_request){ .context = contexts[i],
+                                .n_context = n_context[i],
+                                .max_tokens = MOST,
+                                .temperature = i % 3 ? 1 : 0,
+                                .top_p = i % 2 ? 0.9f : 1,
+                                .top_k = i == 4 ? 5 : 0,
+                                .min_p = i == 5 ? 0.05f : 0,
                                 .key = { 3, WZ_RNG_TOKEN, 1, (uint32_t)i, 0, 0 } };
 }
 
@@ -65,12 +80,13 @@ static void rows_order_and_pages_do_not_show(void **state)
 
     baseline(all);
     for (int rows = 1; rows <= 5; rows += 2) {
-        struct wz_engine *e = wz_engine_create(model, rows, 3, rows == 3 ? 40 : 0, 0);       /* 40 pages: rows must wait for each other */
+        struct wz_engine *e =
+            wz_engine_create(model, rows, 3, rows == 3 ? 40 : 0, 0); /* 40 pages: rows must wait for each other */
         for (int i = 0; i < N; i++) one[i] = request(N - 1 - i);
         wz_engine_run(e, one, N, stops, 2);
         for (int i = 0; i < N; i++) same(&all[i], &one[N - 1 - i]);
         finish(one, N);
-        for (int i = 0; i < N; i++) {                        /* again, alone, beginnings now cached */
+        for (int i = 0; i < N; i++) { /* again, alone, beginnings now cached */
             one[0] = request(i);
             wz_engine_run(e, one, 1, stops, 2);
             same(&all[i], &one[0]);
@@ -93,7 +109,7 @@ static void logps_are_those_of_scoring(void **state)
         struct wz_request *r = &all[i];
         int ids[64], targets[64], n = r->n_context + r->n;
         float logp[64];
-        struct wz_seq seq = {0};
+        struct wz_seq seq = { 0 };
         memcpy(ids, r->context, sizeof *ids * (size_t)r->n_context);
         memcpy(ids + r->n_context, r->ids, sizeof *ids * (size_t)r->n);
         for (int k = 0; k + 1 < n; k++) targets[k] = ids[k + 1];
@@ -124,19 +140,19 @@ static void turns_end_where_they_should(void **state)
         if (!stop) assert_int_equal(r->n, room);
         stopped += stop;
     }
-    assert_in_range(stopped, 1, N - 1);                      /* the case holds both kinds */
+    assert_in_range(stopped, 1, N - 1); /* the case holds both kinds */
     finish(all, N);
 }
 
 static void what_cannot_be_generated_says_why(void **state)
 {
-    int ids[64] = {0};
+    int ids[64] = { 0 };
     struct wz_request r[4] = { request(0), request(1), request(2), request(3) };
     struct wz_engine *e = wz_engine_create(model, 2, 4, 8, 0);
 
     r[0].n_context = 0;
     r[1].context = ids, r[1].n_context = 64;
-    r[2].context = ids, r[2].n_context = 30;                  /* 30 + 24 tokens need 14 pages, there are 8 */
+    r[2].context = ids, r[2].n_context = 30; /* 30 + 24 tokens need 14 pages, there are 8 */
     r[3].max_tokens = 2;
     wz_engine_run(e, r, 4, stops, 2);
     assert_string_equal(r[0].problem, "the prompt is empty");
@@ -148,8 +164,8 @@ static void what_cannot_be_generated_says_why(void **state)
     wz_engine_destroy(e);
 }
 
-/* A revision's context is its first reply's, that reply, and what was said of it: only the last is read, and the one token whose
- * keys nobody needed before. */
+/* A revision's context is its first reply's, that reply, and what was said of it: only the last is read, and the one
+ * token whose keys nobody needed before. */
 static void a_revision_reads_only_what_is_new(void **state)
 {
     enum { MORE = 5 };
@@ -169,7 +185,7 @@ static void a_revision_reads_only_what_is_new(void **state)
     wz_engine_run(e, &second, 1, NULL, 0);
     after = wz_engine_stats(e);
     assert_int_equal(after.reused - before.reused, first.n_context + first.n - 1);
-    assert_int_equal(after.prefilled - before.prefilled, MORE);      /* the last of them is the first decoding row's */
+    assert_int_equal(after.prefilled - before.prefilled, MORE); /* the last of them is the first decoding row's */
     finish(&first, 1), finish(&second, 1);
     wz_engine_destroy(e);
 }
@@ -209,8 +225,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_order_and_pages_do_not_show), cmocka_unit_test(logps_are_those_of_scoring),
-        cmocka_unit_test(turns_end_where_they_should), cmocka_unit_test(what_cannot_be_generated_says_why),
-        cmocka_unit_test(new_weights_forget_the_cache), cmocka_unit_test(a_revision_reads_only_what_is_new),
+        cmocka_unit_test(turns_end_where_they_should),      cmocka_unit_test(what_cannot_be_generated_says_why),
+        cmocka_unit_test(new_weights_forget_the_cache),     cmocka_unit_test(a_revision_reads_only_what_is_new),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

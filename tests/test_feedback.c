@@ -21,14 +21,20 @@ static void good_is_read(void **state)
 static void everything_else_is_refused(void **state)
 {
     static const char *const bad[] = {
-        "", "null", "[]", "{}", "here it is : " GOOD, GOOD " done .", "```json\n" GOOD "\n```",
-        "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"",                      /* last brace missing */
-        "\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"",                       /* both missing */
+        "",
+        "null",
+        "[]",
+        "{}",
+        "here it is : " GOOD,
+        GOOD " done .",
+        "```json\n" GOOD "\n```",
+        "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"", /* last brace missing */
+        "\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"",  /* both missing */
         "{\"reasoning\":\"r\",\"unsafe\":True,\"overrefuse\":False,\"feedback\":\"x\"}",
         "{\"reasoning\":\"r\",\"unsafe\":\"true\",\"overrefuse\":false,\"feedback\":\"x\"}",
         "{\"reasoning\":\"r\",\"unsafe\":1,\"overrefuse\":0,\"feedback\":\"x\"}",
-        "{\"reasoning\":\"r\",\"unsafe\":true,\"feedback\":\"x\"}",                                          /* a key missing */
-        "{\"unsafe\":true,\"reasoning\":\"r\",\"overrefuse\":false,\"feedback\":\"x\"}",                     /* out of order */
+        "{\"reasoning\":\"r\",\"unsafe\":true,\"feedback\":\"x\"}",                      /* a key missing */
+        "{\"unsafe\":true,\"reasoning\":\"r\",\"overrefuse\":false,\"feedback\":\"x\"}", /* out of order */
         "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\",\"more\":1}",
         "{\"reasoning\":\"r\",\"unsafe\":true,\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}",
         "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":null}",

@@ -1,12 +1,12 @@
-/* The promise: waltz generate continues every line in its place with what the model says, bit for bit what waltz score gives
- * those tokens, whatever else is generated beside it. */
+/* The promise: waltz generate continues every line in its place with what the model says, bit for bit what waltz
+ * score gives those tokens, whatever else is generated beside it. */
 #include "command_help.h"
 
 /* The sandbox's model and tokenizer, made once; heap. */
 static char *sandbox_model(void)
 {
     char *dir = test_scratch("sandbox"), *model = wz_path("%s/base", dir), *words = wz_path("sandbox %s -w 100", dir);
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
 
     if (!wz_is_dir(model)) assert_int_equal(command(wz_cmd_sandbox, words, "", &out), 0);
     wz_buf_finish(&out);
@@ -35,7 +35,7 @@ static void agrees_with_score(const char *model, const json_t *prompt, const jso
     const json_t *ids = json_object_get(answer, "ids"), *logp = json_object_get(answer, "logprobs");
     json_t *all = json_copy((json_t *)(uintptr_t)prompt), *line;
     char *words = wz_path("score %s --backend ref", model), *text;
-    struct wz_buf in = {0}, out = {0};
+    struct wz_buf in = { 0 }, out = { 0 };
     size_t n = json_array_size(prompt);
 
     json_array_extend(all, (json_t *)(uintptr_t)ids);
@@ -63,7 +63,7 @@ static void agrees_with_score(const char *model, const json_t *prompt, const jso
 static void numbers_are_those_of_score(void **state)
 {
     char *model = sandbox_model();
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
 
     for (int sampled = 0; sampled < 2; sampled++) {
         assert_int_equal(generate(model, sampled ? "-n 20 --temperature 1 --seed 3" : "-n 20", prompts, &out), 0);
@@ -89,7 +89,7 @@ static void neighbours_do_not_matter(void **state)
         "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --rows 2 --threads 2",
     };
     char *model = sandbox_model();
-    struct wz_buf all = {0}, other = {0};
+    struct wz_buf all = { 0 }, other = { 0 };
 
     assert_int_equal(generate(model, sampled, prompts, &all), 0);
     for (size_t i = 0; i < WZ_COUNT(others); i++) {
@@ -108,13 +108,13 @@ static void messages_go_through_the_template(void **state)
 {
     static const char messages[] = "\"messages\": [{\"role\": \"user\", \"content\": \"how to paint fence\"}]";
     char *model = sandbox_model(), *words = wz_path("tokenize %s", model);
-    struct wz_buf in = {0}, ids = {0}, direct = {0}, round = {0};
+    struct wz_buf in = { 0 }, ids = { 0 }, direct = { 0 }, round = { 0 };
 
     wz_buf_printf(&in, "{%s, \"generate\": true}\n", messages);
     assert_int_equal(command(wz_cmd_tokenize, words, in.data, &ids), 0);
     assert_int_equal(generate(model, "-n 12", ids.data, &round), 0);
     wz_buf_clear(&in);
-    wz_buf_printf(&in, "{%s}", messages);                 /* and the last line may lack its line break */
+    wz_buf_printf(&in, "{%s}", messages); /* and the last line may lack its line break */
     assert_int_equal(generate(model, "-n 12", in.data, &direct), 0);
     assert_string_equal(direct.data, round.data);
     wz_buf_finish(&in);
@@ -128,7 +128,7 @@ static void messages_go_through_the_template(void **state)
 static void a_stop_token_ends_it(void **state)
 {
     char *model = sandbox_model(), *copy = test_scratch("stopping"), *config, *from, *to;
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     struct wz_err err;
 
     assert_int_equal(generate(model, "-n 20", "{\"ids\": [5, 6, 7]}\n", &out), 0);
@@ -159,7 +159,7 @@ static void a_stop_token_ends_it(void **state)
     assert_int_equal(generate(copy, "-n 20", "{\"ids\": [5, 6, 7]}\n", &out), 0);
     cut = line_of(&out, 0);
     assert_string_equal(json_string_value(json_object_get(cut, "finish")), "stop");
-    assert_int_equal(json_array_size(json_object_get(cut, "ids")), first + 1);        /* the end is in ids, not in the text */
+    assert_int_equal(json_array_size(json_object_get(cut, "ids")), first + 1); /* the end is in ids, not in the text */
     for (size_t i = 0; i <= first; i++)
         assert_true(json_equal(json_array_get(ids, i), json_array_get(json_object_get(cut, "ids"), i)));
     if (first > 0) {
@@ -184,7 +184,9 @@ static void a_stop_token_ends_it(void **state)
 
 static void bad_lines_are_answered_in_place(void **state)
 {
-    static const struct { const char *line, *says; } lines[] = {
+    static const struct {
+        const char *line, *says;
+    } lines[] = {
         { "{\"ids\": [5]}", NULL },
         { "", "line 2" },
         { "{\"ids\": []}", "empty" },
@@ -201,7 +203,7 @@ static void bad_lines_are_answered_in_place(void **state)
         { "{\"ids\": [5]}", NULL },
     };
     char *model = sandbox_model();
-    struct wz_buf in = {0}, out = {0};
+    struct wz_buf in = { 0 }, out = { 0 };
 
     for (size_t i = 0; i < WZ_COUNT(lines); i++) wz_buf_printf(&in, "%s\n", lines[i].line);
     wz_buf_str(&in, "{\"ids\": [5");
@@ -231,13 +233,19 @@ static void bad_lines_are_answered_in_place(void **state)
 /* A trained model's own words, computed elsewhere in float64. */
 static void stories_are_told(void **state)
 {
-    static const struct { const char *from, *to; } files[] = {
-        { "config.json", "config.json" }, { "model.safetensors", "model.safetensors" }, { "tok512.model", "tokenizer.model" },
+    static const struct {
+        const char *from, *to;
+    } files[] = {
+        { "config.json", "config.json" },
+        { "model.safetensors", "model.safetensors" },
+        { "tok512.model", "tokenizer.model" },
     };
-    char *data = test_data("stories260k"), *dir = test_scratch("stories"), *path = wz_path("%s/reference.json", data), *options;
+    char *data = test_data("stories260k"), *dir = test_scratch("stories"), *path = wz_path("%s/reference.json", data),
+         *options;
     struct wz_err err;
-    struct wz_buf out = {0};
-    json_t *reference = wz_json_load(path, &err), *want = json_object_get(reference, "greedy_tokens_from_bos"), *line, *ids;
+    struct wz_buf out = { 0 };
+    json_t *reference = wz_json_load(path, &err), *want = json_object_get(reference, "greedy_tokens_from_bos"), *line,
+           *ids;
 
     assert_non_null(want);
     assert_int_equal(wz_mkdirs(dir, &err), 0);
@@ -256,7 +264,7 @@ static void stories_are_told(void **state)
     for (size_t i = 0; i < json_array_size(ids); i++)
         assert_true(json_equal(json_array_get(ids, i), json_array_get(want, i + 1)));
     const char *told = json_string_value(json_object_get(reference, "greedy_text_from_bos"));
-    told += *told == ' ';                  /* the first word's own space */
+    told += *told == ' '; /* the first word's own space */
     assert_string_equal(json_string_value(json_object_get(line, "text")), told);
     json_decref(line);
     json_decref(reference);
@@ -270,12 +278,9 @@ static void stories_are_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_are_those_of_score),
-        cmocka_unit_test(neighbours_do_not_matter),
-        cmocka_unit_test(messages_go_through_the_template),
-        cmocka_unit_test(a_stop_token_ends_it),
-        cmocka_unit_test(bad_lines_are_answered_in_place),
-        cmocka_unit_test(stories_are_told),
+        cmocka_unit_test(numbers_are_those_of_score),       cmocka_unit_test(neighbours_do_not_matter),
+        cmocka_unit_test(messages_go_through_the_template), cmocka_unit_test(a_stop_token_ends_it),
+        cmocka_unit_test(bad_lines_are_answered_in_place),  cmocka_unit_test(stories_are_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

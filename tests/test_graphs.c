@@ -1,6 +1,6 @@
-/* Regions on the cuda row, its kernels on the host (shim/cuda_runtime.h): what the engine generates is, bit for bit, what it generates
- * without graphs, while rows end and start, pages move, lengths cross the steps of attention, and weights change; nearly every round
- * of a decode is one launch; and what a graph can't repeat is not made one. */
+/* Regions on the cuda row, its kernels on the host (shim/cuda_runtime.h): what the engine generates is, bit for bit,
+ * what it generates without graphs, while rows end and start, pages move, lengths cross the steps of attention, and
+ * weights change; nearly every round of a decode is one launch; and what a graph can't repeat is not made one. */
 #include <dlfcn.h>
 
 #include "tests/model_help.h"
@@ -10,7 +10,9 @@
 
 enum { N = 7, VOCAB = 61, MOST = 64, LONGEST = 640 };
 
-static struct counts { long launches, captures, graphs; } *counts;      /* the shim's */
+static struct counts {
+    long launches, captures, graphs;
+} * counts; /* the shim's */
 static int contexts[N][LONGEST];
 
 static int set_up(void **state)
@@ -20,7 +22,8 @@ static int set_up(void **state)
     if (!shim) return 0;
     setenv("WZ_CUDA_PLUGIN", shim, 1);
     counts = dlsym(dlopen(shim, RTLD_NOW), "shim_counts");
-    for (int i = 0; i < N; i++) ids_of(contexts[i], LONGEST, VOCAB, (uint64_t)(70 + i / 2));      /* two and two begin alike */
+    for (int i = 0; i < N; i++)
+        ids_of(contexts[i], LONGEST, VOCAB, (uint64_t)(70 + i / 2)); /* two and two begin alike */
     return counts ? 0 : -1;
 }
 
@@ -33,20 +36,33 @@ static struct wz_backend *cuda(const char *math, bool graphs)
     return backend_of("cuda", 1);
 }
 
-struct way { enum wz_type type; int head_dim, context, rows; const char *math; };
+struct way {
+    enum wz_type type;
+    int head_dim, context, rows;
+    const char *math;
+};
 
 /* Two rollouts of `n` requests, other weights for the second. */
 static void two_rollouts(const struct way *way, bool graphs, struct wz_request *r, int n, int n_context, int most)
 {
-    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = way->head_dim, .ffn = 48, .vocab = VOCAB,
-                           .context = way->context, .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+    struct wz_config c = { .layers = 2,
+                           .dim = 32,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = way->head_dim,
+                           .ffn = 48,
+                           .vocab = VOCAB,
+                           .context = way->context,
+                           .norm_eps = 1e-5f,
+                           .rope_theta = 1e4f,
+                           .bos = -1 };
     struct wz_model *m = wz_model_create(&c, way->type, NULL, cuda(way->math, graphs));
     struct wz_engine *e = NULL;
     const int stops[1] = { 7 };
 
     for (int half = 0; half < 2; half++) {
         wz_model_init(m, (uint64_t)(5 + half));
-        for (int k = 0; k < m->n_list; k++) {                /* larger than a fresh model's, so that heads attend to something */
+        for (int k = 0; k < m->n_list; k++) { /* larger than a fresh model's, so that heads attend to something */
             size_t size = wz_param_count(&m->list[k]);
             float *p = wz_alloc(size * sizeof *p);
             wz_param_get(m, k, 0, size, p);
@@ -57,8 +73,12 @@ static void two_rollouts(const struct way *way, bool graphs, struct wz_request *
         wz_model_seal(m, (uint64_t)(1 + half));
         if (!e) e = wz_engine_create(m, way->rows, 4, 0, 0);
         for (int i = 0; i < n; i++)
-            r[half * n + i] = (struct wz_request){ .context = contexts[i], .n_context = n_context + 3 * i, .max_tokens = most - 5 * i,
-                                                   .temperature = i % 3 ? 1 : 0, .top_p = i % 2 ? 0.9f : 1, .top_k = i == 4 ? 5 : 0,
+            r[half * n + i] = (struct wz_request){ .context = contexts[i],
+                                                   .n_context = n_context + 3 * i,
+                                                   .max_tokens = most - 5 * i,
+                                                   .temperature = i % 3 ? 1 : 0,
+                                                   .top_p = i % 2 ? 0.9f : 1,
+                                                   .top_k = i == 4 ? 5 : 0,
                                                    .key = { 3, WZ_RNG_TOKEN, (uint32_t)half, (uint32_t)i, 0, 0 } };
         wz_engine_run(e, r + half * n, n, stops, 1);
     }
@@ -87,8 +107,8 @@ static void same_with_and_without(const struct way *way, int n, int n_context, i
     }
     for (int i = 0; i < 2 * n; i++) wz_request_finish(&with[i]), wz_request_finish(&without[i]);
     rounds /= way->rows < n ? way->rows : n;
-    print_message("# %d rounds at least: %ld graphs captured and launched %ld times, launches %ld for %ld\n", rounds, counts->captures,
-                  counts->graphs, counts->launches, direct);
+    print_message("# %d rounds at least: %ld graphs captured and launched %ld times, launches %ld for %ld\n", rounds,
+                  counts->captures, counts->graphs, counts->launches, direct);
     assert_in_range(counts->captures, 1, rounds / 5);
     assert_in_range(counts->graphs, rounds * 3 / 4, LONG_MAX);
     assert_true(counts->launches < direct / 3);
@@ -96,7 +116,9 @@ static void same_with_and_without(const struct way *way, int n, int n_context, i
 
 static void graphs_do_not_show(void **state)
 {
-    static const struct way ways[] = { { WZ_F32, 8, 256, 3, "exact" }, { WZ_BF16, 64, 256, 3, "exact" }, { WZ_BF16, 64, 256, 4, "fast" } };
+    static const struct way ways[] = { { WZ_F32, 8, 256, 3, "exact" },
+                                       { WZ_BF16, 64, 256, 3, "exact" },
+                                       { WZ_BF16, 64, 256, 4, "fast" } };
 
     for (size_t i = 0; i < WZ_COUNT(ways); i++) same_with_and_without(&ways[i], N, 5, MOST);
 }
@@ -108,7 +130,7 @@ static void lengths_cross_steps(void **state)
     same_with_and_without(&(struct way){ WZ_BF16, 64, 600, 2, "exact" }, 2, 470, 90);
 }
 
-/* ---- regions by hand ----------------------------------------------------------------------------------------------- */
+/* ---- regions by hand -------------------------------------------------------------------------------------- */
 
 enum { ROWS = 40, C = 8 };
 
@@ -169,7 +191,8 @@ static void region_run(struct task *w, int n, uint64_t seed)
     memset(w->back, 0xff, sizeof w->back);
     wz_region(w->be, look_up, w);
     for (int i = 0; i < n * C; i++)
-        assert_true(w->back[i] == (float)((w->row + w->a[i / C]) * C + i % C + (w->twice ? w->b[i / C] * C + i % C : 0)));
+        assert_true(w->back[i] ==
+                    (float)((w->row + w->a[i / C]) * C + i % C + (w->twice ? w->b[i / C] * C + i % C : 0)));
 }
 
 static void task_close(struct task *w)
@@ -193,7 +216,7 @@ static void a_mirror_that_changes_within_has_no_graph(void **state)
     w.twice = false;
     for (uint64_t i = 0; i < 5; i++) region_run(&w, 9, i);
     assert_int_equal(counts->captures, 1);
-    assert_int_equal(counts->graphs, 4);                     /* the first is no repetition, the second is captured and launched */
+    assert_int_equal(counts->graphs, 4); /* the first is no repetition, the second is captured and launched */
     assert_int_equal(counts->launches, 5 * 3 + 1);
     task_close(&w);
 }
@@ -213,7 +236,8 @@ static void each_argument_counts(void **state)
     task_close(&w);
 }
 
-/* What is rounded for a product is rounded again whenever it may have changed, though a dry pass and others came before. */
+/* What is rounded for a product is rounded again whenever it may have changed, though a dry pass and others came
+ * before. */
 static void rounded_copies_are_made_anew(void **state)
 {
     struct task w;
@@ -253,9 +277,12 @@ static void old_graphs_give_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(graphs_do_not_show), cmocka_unit_test(lengths_cross_steps),
-        cmocka_unit_test(a_mirror_that_changes_within_has_no_graph), cmocka_unit_test(each_argument_counts),
-        cmocka_unit_test(rounded_copies_are_made_anew), cmocka_unit_test(old_graphs_give_way),
+        cmocka_unit_test(graphs_do_not_show),
+        cmocka_unit_test(lengths_cross_steps),
+        cmocka_unit_test(a_mirror_that_changes_within_has_no_graph),
+        cmocka_unit_test(each_argument_counts),
+        cmocka_unit_test(rounded_copies_are_made_anew),
+        cmocka_unit_test(old_graphs_give_way),
     };
 
     return cmocka_run_group_tests(tests, set_up, NULL);

@@ -1,4 +1,5 @@
-/* The promise: waltz inspect says what is in every kind of file that a run reads or writes, and one sentence of any other. */
+/* The promise: waltz inspect says what is in every kind of file that a run reads or writes, and one sentence of any
+ * other. */
 #include "test.h"
 
 #include <sys/stat.h>
@@ -9,10 +10,7 @@
 
 static char *dir;
 
-static char *in_dir(const char *name)
-{
-    return wz_path("%s/%s", dir, name);
-}
+static char *in_dir(const char *name) { return wz_path("%s/%s", dir, name); }
 
 /* Runs it with these arguments; what it printed is in *out (heap). */
 static int run(char **out, const char *a, const char *b, const char *c)
@@ -101,7 +99,7 @@ static void models(void **state)
     json_decref(j);
     says(folder, "", "[2 values]");
     says(file, "", "[2,3]");
-    says(file, "", "b\\u001B[31m");                            /* a name can't steer the terminal */
+    says(file, "", "b\\u001B[31m"); /* a name can't steer the terminal */
     says(file, "", "tensors 1, numbers 4, bytes 16");
     assert_int_equal(wz_file_write(config, "{", 1, &err), 0);
     char *out;
@@ -113,7 +111,8 @@ static void models(void **state)
 static void checkpoints(void **state)
 {
     char *folder = in_dir("12"), *manifest = in_dir("12/manifest.json"), *agent = in_dir("12/feedback");
-    static const char text[] = "{\"step\": 12, \"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
+    static const char text[] =
+        "{\"step\": 12, \"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
     struct wz_err err;
 
     put_model(agent);
@@ -166,7 +165,7 @@ static void prompts(void **state)
     assert_int_equal(number(j, "by kind", "set", "harmful"), 2);
     json_decref(j);
     says(path, "--harm==benign", "rows 3, harmful 0");
-    assert_int_equal(run(&out, path, "", ""), 1);              /* no column harmful */
+    assert_int_equal(run(&out, path, "", ""), 1); /* no column harmful */
     free(out);
     free(path);
 }
@@ -195,7 +194,7 @@ static void anything_else(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(models), cmocka_unit_test(checkpoints), cmocka_unit_test(records),
+        cmocka_unit_test(models),  cmocka_unit_test(checkpoints),   cmocka_unit_test(records),
         cmocka_unit_test(prompts), cmocka_unit_test(anything_else),
     };
     char name[32];

@@ -1,10 +1,16 @@
-/* Promises: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came from; when
- * pages run out the answer is no and nothing has changed. */
+/* Promises: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came
+ * from; when pages run out the answer is no and nothing has changed. */
 #include "model_help.h"
 
-static const struct wz_config config = { 1, 8, 1, 1, 4, 8, 20, 40, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+static const struct wz_config config = { 1, 8, 1, 1, 4,    8, 20,    40, 1e-5f, 10000, WZ_ROPE_PLAIN,
+                                         0, 0, 0, 0, true, 1, { 2 }, 1 };
 
-struct rig { struct wz_backend *be; struct wz_model *m; struct wz_cache *cache; struct wz_work *work; };
+struct rig {
+    struct wz_backend *be;
+    struct wz_model *m;
+    struct wz_cache *cache;
+    struct wz_work *work;
+};
 
 static int set_up(void **state)
 {
@@ -44,21 +50,21 @@ static void pages_counted(void **state)
     struct rig *r = *state;
     struct wz_seq a = { 0 }, b = { 0 }, c = { 0 };
 
-    feed(r, &a, 0, 10);                                           /* 4 + 4 + 2 */
+    feed(r, &a, 0, 10); /* 4 + 4 + 2 */
     assert_int_equal(a.len, 10);
     assert_int_equal(wz_cache_free_pages(r->cache), 3);
-    assert_true(wz_seq_fork(r->cache, &b, &a, 8));                /* two full pages: nothing is taken */
+    assert_true(wz_seq_fork(r->cache, &b, &a, 8)); /* two full pages: nothing is taken */
     assert_int_equal(wz_cache_free_pages(r->cache), 3);
     assert_int_equal(b.pages[0], a.pages[0]);
     assert_int_equal(b.pages[1], a.pages[1]);
-    assert_true(wz_seq_fork(r->cache, &c, &a, 9));                /* and one token of the third: a copy */
+    assert_true(wz_seq_fork(r->cache, &c, &a, 9)); /* and one token of the third: a copy */
     assert_int_equal(wz_cache_free_pages(r->cache), 2);
     assert_true(c.pages[2] != a.pages[2] && c.len == 9);
     feed(r, &b, 5, 1);
     assert_true(b.pages[2] != a.pages[2]);
     assert_int_equal(wz_cache_free_pages(r->cache), 1);
 
-    wz_seq_release(r->cache, &a);                                 /* only its own page comes back */
+    wz_seq_release(r->cache, &a); /* only its own page comes back */
     assert_int_equal(wz_cache_free_pages(r->cache), 2);
     assert_true(a.len == 0 && a.n_pages == 0);
     wz_seq_release(r->cache, &a);
@@ -76,18 +82,18 @@ static void out_of_pages(void **state)
     struct rig *r = *state;
     struct wz_seq a = { 0 }, b = { 0 }, c = { 0 };
 
-    feed(r, &a, 0, 17);                                           /* five pages */
+    feed(r, &a, 0, 17); /* five pages */
     assert_false(wz_seq_reserve(r->cache, &b, 5));
     assert_true(b.n_pages == 0 && b.len == 0);
     assert_int_equal(wz_cache_free_pages(r->cache), 1);
     assert_true(wz_seq_reserve(r->cache, &b, 4));
     assert_false(wz_seq_reserve(r->cache, &b, 5));
     assert_int_equal(b.n_pages, 1);
-    assert_true(wz_seq_reserve(r->cache, &a, 3));                 /* room within the last page */
+    assert_true(wz_seq_reserve(r->cache, &a, 3)); /* room within the last page */
     assert_false(wz_seq_reserve(r->cache, &a, 4));
     assert_false(wz_seq_fork(r->cache, &c, &a, 6));
     assert_true(c.n_pages == 0 && c.len == 0);
-    assert_true(wz_seq_fork(r->cache, &c, &a, 16));               /* full pages need none */
+    assert_true(wz_seq_fork(r->cache, &c, &a, 16)); /* full pages need none */
     wz_seq_finish(r->cache, &a);
     wz_seq_finish(r->cache, &b);
     wz_seq_finish(r->cache, &c);
@@ -114,13 +120,15 @@ static void fork_leaves_source(void **state)
     wz_seq_finish(r->cache, &b);
 }
 
-/* A lean model answers with the same bits; on a row that packs, its matrices are gone but for the one that is looked up in. */
+/* A lean model answers with the same bits; on a row that packs, its matrices are gone but for the one that is looked
+ * up in. */
 static void lean(void **state)
 {
-    const struct wz_config wide = { 2, 128, 2, 2, 64, 384, 200, 40, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+    const struct wz_config wide = { 2, 128, 2, 2, 64,   384, 200,   40, 1e-5f, 10000, WZ_ROPE_PLAIN,
+                                    0, 0,   0, 0, true, 1,   { 2 }, 1 };
     float seen[3][5 * 128];
 
-    for (int pass = 0; pass < 3; pass++) {      /* never, before sealing, after */
+    for (int pass = 0; pass < 3; pass++) { /* never, before sealing, after */
         struct rig r = { .be = backend_of("cpu", 1) };
         struct wz_seq a = { 0 };
         r.m = wz_model_create(&wide, WZ_F32, NULL, r.be);
@@ -129,7 +137,8 @@ static void lean(void **state)
         if (pass == 2) wz_model_lean(r.m);
         r.cache = wz_cache_create(r.m, 6, 4);
         r.work = wz_work_create(r.m, 40, false);
-        wz_download(r.be, seen[pass], run(r.m, r.cache, r.work, &a, 1, (int[]){ 5, 9, 12, 3, 150 }, (int[]){ 5 }), sizeof(seen[0]));
+        wz_download(r.be, seen[pass], run(r.m, r.cache, r.work, &a, 1, (int[]){ 5, 9, 12, 3, 150 }, (int[]){ 5 }),
+                    sizeof(seen[0]));
         assert_memory_equal(seen[pass], seen[0], sizeof(seen[0]));
         assert_true((((const float *)r.m->layers[1].gate.data)[128 * 192] == 0) == (pass > 0));
         assert_true(((const float *)r.m->embed.data)[128 * 100] != 0);
@@ -160,7 +169,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(pages_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(out_of_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fork_leaves_source, set_up, tear_down),
-        cmocka_unit_test(lean), cmocka_unit_test(sizes),
+        cmocka_unit_test(lean),
+        cmocka_unit_test(sizes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

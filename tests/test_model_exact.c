@@ -1,7 +1,8 @@
-/* Promises: the bits of a token's hidden state, logits and log-probability are the same whether it was prefilled, decoded one
- * by one, batched with strangers, read from a forked prefix, or scored in training, on every backend, weight type and number
- * of threads (law 1); a gradient has the same bits however its sequences are cut into batches (law 2); and it is the gradient,
- * held against finite differences. Pages of other weights are refused (law 6). Weights may wait in the host's memory. */
+/* Promises: the bits of a token's hidden state, logits and log-probability are the same whether it was prefilled,
+ * decoded one by one, batched with strangers, read from a forked prefix, or scored in training, on every backend,
+ * weight type and number of threads (law 1); a gradient has the same bits however its sequences are cut into batches
+ * (law 2); and it is the gradient, held against finite differences. Pages of other weights are refused (law 6).
+ * Weights may wait in the host's memory. */
 #include "model/inner.h"
 #include "model_help.h"
 
@@ -17,14 +18,15 @@ static const struct wz_config configs[] = {
     { 1, 40, 8, 2, 64, 72, 130, 64, 1e-6f, 10000, WZ_ROPE_LINEAR, 2, 0, 0, 0, true, 1, { 2 }, 1 },
 };
 /* The last two are there where WALTZ_SHIM names the cuda row with its kernels on the host: two schedules of threads. */
-static const struct { const char *name; int threads; const char *schedule; } rows[] = {
+static const struct {
+    const char *name;
+    int threads;
+    const char *schedule;
+} rows[] = {
     { "ref", 1, NULL }, { "cpu", 1, NULL }, { "cpu", 2, NULL }, { "cuda", 1, "up" }, { "cuda", 1, "5" },
 };
 
-static size_t rows_here(void)
-{
-    return WZ_COUNT(rows) - (getenv("WALTZ_SHIM") ? 0 : 2);
-}
+static size_t rows_here(void) { return WZ_COUNT(rows) - (getenv("WALTZ_SHIM") ? 0 : 2); }
 
 static struct wz_backend *row_open(size_t r)
 {
@@ -73,7 +75,9 @@ static struct wz_model *model_make(const struct wz_config *c, enum wz_type type,
 }
 
 /* What must not depend on how a token was computed. */
-struct seen { float hidden[ROWS][40], logp[ROWS], entropy[ROWS], logits[ROWS][130]; };
+struct seen {
+    float hidden[ROWS][40], logp[ROWS], entropy[ROWS], logits[ROWS][130];
+};
 
 static void look(struct wz_model *m, struct wz_work *work, const float *h, int n, const int *targets, const int *at,
                  struct seen *seen)
@@ -110,8 +114,9 @@ static void same(const struct seen *a, const struct seen *b, const char *way, co
     }
 }
 
-/* cuda agrees with ref, and gradients with those of the row before, within the rounding of sums; where what meets a bf16 matrix is
- * rounded to bf16, a float's last place may turn into one of bf16's; keys and values are of bf16 on the one alone. */
+/* cuda agrees with ref, and gradients with those of the row before, within the rounding of sums; where what meets a
+ * bf16 matrix is rounded to bf16, a float's last place may turn into one of bf16's; keys and values are of bf16 on
+ * the one alone. */
 static void alike(const float *a, const float *b, size_t n, double within, const char *what, const char *backend)
 {
     double top = 0;
@@ -143,16 +148,17 @@ static void one_way_or_another(const struct wz_config *c, enum wz_type type, str
     look(m, tape, run(m, cache, tape, seqs, SEQS, ids, counts), ROWS, targets, at, train);
     for (int i = 0; i < ROWS; i++) assert_true(targets[i] < 0 ? train->logp[i] == 0 : train->logp[i] < 0);
 
-    for (int s = 0; s < SEQS; s++) {       /* each alone, other pages */
+    for (int s = 0; s < SEQS; s++) { /* each alone, other pages */
         struct wz_seq seq = { 0 };
-        look(m, work, run(m, other, work, &seq, 1, ids + first[s], counts + s), counts[s], targets, at + first[s], &got);
+        look(m, work, run(m, other, work, &seq, 1, ids + first[s], counts + s), counts[s], targets, at + first[s],
+             &got);
         wz_seq_finish(other, &seq);
     }
     same(train, &got, "prefilled alone", be->name);
 
     for (int s = 0; s < SEQS; s++) wz_seq_release(cache, &seqs[s]);
     memset(&got, 0, sizeof(got));
-    for (int t = 0; t < 33; t++) {         /* token by token, together with whoever is still there */
+    for (int t = 0; t < 33; t++) { /* token by token, together with whoever is still there */
         int n = 0, count[SEQS] = { 1, 1, 1 }, row_ids[SEQS], row_at[SEQS];
 
         for (int s = SEQS - 1; s >= 0; s--) {
@@ -162,18 +168,19 @@ static void one_way_or_another(const struct wz_config *c, enum wz_type type, str
             row_ids[n] = ids[first[s] + t];
             row_at[n++] = first[s] + t;
         }
-        look(m, small, wz_forward(m, cache, small, &(struct wz_batch) { n, list, count, row_ids }), n, targets, row_at, &got);
+        look(m, small, wz_forward(m, cache, small, &(struct wz_batch){ n, list, count, row_ids }), n, targets, row_at,
+             &got);
     }
     same(train, &got, "decoded", be->name);
 
-    for (int s = 0; s < SEQS; s++) {       /* the rest of each, from a prefix of 3 tokens that begins inside a page */
+    for (int s = 0; s < SEQS; s++) { /* the rest of each, from a prefix of 3 tokens that begins inside a page */
         int rest = counts[s] - 3, len = seqs[s].len;
 
         assert_true(wz_seq_fork(cache, &fork[s], &seqs[s], 3));
         assert_true(wz_seq_reserve(cache, &fork[s], rest));
         list[0] = &fork[s];
-        look(m, work, wz_forward(m, cache, work, &(struct wz_batch) { 1, list, &rest, ids + first[s] + 3 }), rest, targets,
-             at + first[s] + 3, &got);
+        look(m, work, wz_forward(m, cache, work, &(struct wz_batch){ 1, list, &rest, ids + first[s] + 3 }), rest,
+             targets, at + first[s] + 3, &got);
         assert_int_equal(seqs[s].len, len);
     }
     same(train, &got, "forked", be->name);
@@ -184,7 +191,7 @@ static void one_way_or_another(const struct wz_config *c, enum wz_type type, str
     struct wz_pick picks[17];
     int token[17];
     float logp[17], scored[17];
-    for (int i = 0; i < 17; i++) picks[i] = (struct wz_pick) { 0.7f, 0.9f, 0, 0, i / 17.0 };
+    for (int i = 0; i < 17; i++) picks[i] = (struct wz_pick){ 0.7f, 0.9f, 0, 0, i / 17.0 };
     wz_head_sample(be, token, logp, wz_gather(work, h, at, 17), &m->head, picks, 17);
     wz_logprobs(m, work, token, 0.7f, scored, NULL);
     assert_memory_equal(logp, scored, sizeof(logp));
@@ -210,13 +217,14 @@ static void law_exact(void **state)
         for (int type = WZ_F32; type <= WZ_INT8; type++)
             for (size_t r = 0; r < rows_here(); r++) {
                 struct wz_backend *be = row_open(r);
-                be->rounds = true;      /* ref's too */
+                be->rounds = true; /* ref's too */
                 if (type == WZ_INT8 && !be->int8) {
                     wz_backend_close(be);
                     continue;
                 }
                 one_way_or_another(&configs[c], type, be, &seen[r]);
-                if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name)) same(&seen[r - 1], &seen[r], "other threads", be->name);
+                if (r > 0 && !strcmp(rows[r].name, rows[r - 1].name))
+                    same(&seen[r - 1], &seen[r], "other threads", be->name);
                 if (rows[r].schedule) {
                     double within = type == WZ_BF16 ? 1e-2 : 2e-5;
                     alike(seen[0].logp, seen[r].logp, ROWS, within, "log-probability", be->name);
@@ -229,7 +237,8 @@ static void law_exact(void **state)
 /* What int8 costs: log-probabilities of a model that knows a nat or so, against the same weights in f32. */
 static void int8_is_near(void **state)
 {
-    static const struct wz_config c = { 4, 256, 4, 2, 64, 704, 500, 64, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+    static const struct wz_config c = { 4, 256, 4, 2, 64,   704, 500,   64, 1e-5f, 10000, WZ_ROPE_PLAIN,
+                                        0, 0,   0, 0, true, 1,   { 2 }, 1 };
     struct wz_backend *be = backend_of("cpu", 1);
     float logp[2][ROWS];
     double mean = 0, most = 0, spread = 0;
@@ -260,17 +269,20 @@ static void int8_is_near(void **state)
         most = fmax(most, gap);
         spread += fabs((double)logp[0][i] + log(c.vocab)) / ROWS;
     }
-    print_message("# int8 against f32: log-probabilities differ by %.4f nats on average, %.4f at most; they spread by %.2f\n",
-                  mean, most, spread);
+    print_message(
+        "# int8 against f32: log-probabilities differ by %.4f nats on average, %.4f at most; they spread by %.2f\n",
+        mean, most, spread);
     assert_true(mean > 0 && mean < 0.1 && most < 0.5);
     wz_backend_close(be);
 }
 
-/* ---- gradients ----------------------------------------------------------------------------------------------- */
+/* ---- gradients -------------------------------------------------------------------------------------------- */
 
-/* Adds the gradient of sequences [from, to) to d_params, each followed by rows without loss up to the backend's grain. For one sequence
- * alone the scores are taken at another temperature first, so that backward can't use their normalisers and has to compute its own. */
-static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int from, int to, float *d_params)
+/* Adds the gradient of sequences [from, to) to d_params, each followed by rows without loss up to the backend's
+ * grain. For one sequence alone the scores are taken at another temperature first, so that backward can't use their
+ * normalisers and has to compute its own. */
+static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int from, int to,
+                       float *d_params)
 {
     struct wz_seq seqs[SEQS] = { 0 };
     int all_ids[ROWS], all_targets[ROWS], ids[PADDED], targets[PADDED], count[SEQS], n = 0, grain = m->be->grain;
@@ -285,7 +297,7 @@ static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_wor
             if (s < from) continue;
             ids[n] = all_ids[i];
             targets[n] = all_targets[i];
-            d_logp[n++] = (float)(wz_uniform((struct wz_key){5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0}) - 0.3);
+            d_logp[n++] = (float)(wz_uniform((struct wz_key){ 5, WZ_RNG_TEST, (uint32_t)i, 0, 0, 0 }) - 0.3);
         }
         if (s >= from) count[s - from] = counts[s];
         for (; n % grain; n++, count[s - from]++) ids[n] = 0, targets[n] = -1;
@@ -309,7 +321,8 @@ static void batches(enum wz_type type)
             struct wz_backend *be = row_open(r);
             struct wz_model *m = model_make(&configs[c], type, be);
             struct wz_cache *cache = wz_cache_create(m, 24, 4);
-            struct wz_work *works[2] = { wz_work_create(m, PADDED, true) };       /* a whole tape, and one of the layers' inputs */
+            struct wz_work *works[2] = { wz_work_create(m, PADDED,
+                                                        true) }; /* a whole tape, and one of the layers' inputs */
             m->recompute = true;
             works[1] = wz_work_create(m, PADDED, true);
             size_t bytes = m->n_params * sizeof(float);
@@ -324,7 +337,8 @@ static void batches(enum wz_type type)
                 wz_download(be, g, d_params, bytes);
                 wz_backend_free(be, d_params);
                 if (whole && memcmp(whole, g, bytes))
-                    fail_msg("config %zu, %s: cut %zu%s gives another gradient", c, be->name, k / 2, k % 2 ? ", recomputed," : "");
+                    fail_msg("config %zu, %s: cut %zu%s gives another gradient", c, be->name, k / 2,
+                             k % 2 ? ", recomputed," : "");
                 if (whole) free(g);
                 else whole = g;
             }
@@ -333,8 +347,9 @@ static void batches(enum wz_type type)
             if (before) alike(before, whole, m->n_params, type == WZ_BF16 ? 3e-2 : 2e-5, "gradient", be->name);
             free(before);
             before = whole;
-            for (int i = 0; i < m->n_list; i++) {      /* the padding stays zero */
-                size_t end = m->list[i].at + (size_t)m->list[i].rows * (size_t)(m->list[i].cols > 0 ? m->list[i].cols : 1);
+            for (int i = 0; i < m->n_list; i++) { /* the padding stays zero */
+                size_t end =
+                    m->list[i].at + (size_t)m->list[i].rows * (size_t)(m->list[i].cols > 0 ? m->list[i].cols : 1);
                 for (; end % 16 != 0; end++) assert_true(whole[end] == 0);
             }
             wz_work_destroy(works[0]), wz_work_destroy(works[1]);
@@ -346,16 +361,10 @@ static void batches(enum wz_type type)
     }
 }
 
-static void law_batches(void **state)
-{
-    batches(WZ_F32);
-}
+static void law_batches(void **state) { batches(WZ_F32); }
 
 /* Odd sequences: a cut then falls between two rows that the products of bf16 would have taken as a pair. */
-static void law_batches_bf16(void **state)
-{
-    batches(WZ_BF16);
-}
+static void law_batches_bf16(void **state) { batches(WZ_BF16); }
 
 /* Along the gradient g of one tensor the loss climbs by |g|; along a random direction u, by g.u. */
 static void finite_differences(void **state)
@@ -385,8 +394,8 @@ static void finite_differences(void **state)
                     want = 0;
                     for (size_t j = 0; j < n; j++) {
                         double along = (double)g[p->at + j] / norm;
-                        double random =
-                            wz_normal((struct wz_key){9, WZ_RNG_TEST, (uint32_t)i, (uint32_t)j, 0, 0}) / sqrt((double)n);
+                        double random = wz_normal((struct wz_key){ 9, WZ_RNG_TEST, (uint32_t)i, (uint32_t)j, 0, 0 }) /
+                                        sqrt((double)n);
                         double u = way == 0 ? along : 0.7 * along + 0.7 * random;
 
                         m->params[p->at + j] = saved[p->at + j] + (float)((side ? -step : step) * u);
@@ -410,9 +419,10 @@ static void finite_differences(void **state)
     }
 }
 
-/* ---- weights that wait in the host's memory ------------------------------------------------------------------- */
+/* ---- weights that wait in the host's memory --------------------------------------------------------------- */
 
-/* They give back what they took of the backend's, and compute the same bits in any room that is lent to them, though others use it. */
+/* They give back what they took of the backend's, and compute the same bits in any room that is lent to them, though
+ * others use it. */
 static void stowed_weights(void **state)
 {
     for (size_t r = 0; r < rows_here(); r++)
@@ -445,7 +455,7 @@ static void stowed_weights(void **state)
         }
 }
 
-/* ---- weights have an identity -------------------------------------------------------------------------------- */
+/* ---- weights have an identity ----------------------------------------------------------------------------- */
 
 static void law_identity(void **state)
 {
@@ -462,7 +472,7 @@ static void law_identity(void **state)
     m->params[m->list[1].at] += 0.5f;
     wz_model_seal(m, 4);
     assert_true(m->hash != hash && m->version == 4);
-    run(m, cache, work, &fresh, 1, ids, &five);        /* a new sequence may begin with the new weights */
+    run(m, cache, work, &fresh, 1, ids, &five); /* a new sequence may begin with the new weights */
     assert_int_equal(pipe(out), 0);
     pid_t child = fork();
     if (child == 0) {
@@ -492,14 +502,19 @@ static void law_identity(void **state)
 /* The hash is that of the bytes, on any backend: of less than a piece, of whole ones, of some and a rest. */
 static void same_identity(void **state)
 {
-    static const struct { int vocab; enum wz_type type; size_t rest; } sizes[] = {
-        { 60, WZ_F32, 130816 }, { 573, WZ_F32, 0 }, { 574, WZ_F32, 256 }, { 572, WZ_F32, WZ_PIECE - 256 }, { 1597, WZ_F32, 0 },
-        { 1600, WZ_BF16, 1152 }, { 3000, WZ_BF16, 180352 },
+    static const struct {
+        int vocab;
+        enum wz_type type;
+        size_t rest;
+    } sizes[] = {
+        { 60, WZ_F32, 130816 }, { 573, WZ_F32, 0 },      { 574, WZ_F32, 256 },      { 572, WZ_F32, WZ_PIECE - 256 },
+        { 1597, WZ_F32, 0 },    { 1600, WZ_BF16, 1152 }, { 3000, WZ_BF16, 180352 },
     };
 
     for (size_t r = 0; r < rows_here(); r++)
         for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
-            struct wz_config c = { 1, 64, 4, 4, 16, 64, sizes[i].vocab, 64, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 };
+            struct wz_config c = { 1, 64, 4, 4, 16,   64, sizes[i].vocab, 64, 1e-5f, 10000, WZ_ROPE_PLAIN,
+                                   0, 0,  0, 0, true, 1,  { 2 },          1 };
             struct wz_backend *be = row_open(r);
             struct wz_model *m = model_make(&c, sizes[i].type, be);
             size_t n;
@@ -518,14 +533,9 @@ static void same_identity(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(law_exact),
-        cmocka_unit_test(int8_is_near),
-        cmocka_unit_test(law_batches),
-        cmocka_unit_test(law_batches_bf16),
-        cmocka_unit_test(stowed_weights),
-        cmocka_unit_test(finite_differences),
-        cmocka_unit_test(law_identity),
-        cmocka_unit_test(same_identity),
+        cmocka_unit_test(law_exact),        cmocka_unit_test(int8_is_near),   cmocka_unit_test(law_batches),
+        cmocka_unit_test(law_batches_bf16), cmocka_unit_test(stowed_weights), cmocka_unit_test(finite_differences),
+        cmocka_unit_test(law_identity),     cmocka_unit_test(same_identity),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

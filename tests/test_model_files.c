@@ -1,11 +1,12 @@
-/* Promises: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same weights is the
- * same model; every spelling of a config means what it should; and whatever is wrong with a folder is one sentence. */
+/* Promises: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same
+ * weights is the same model; every spelling of a config means what it should; and whatever is wrong with a folder is
+ * one sentence. */
 #include "model_help.h"
 
 #include <unistd.h>
 
-static const struct wz_config config = {2, 32, 4, 2,    8,     64, 48,     128, 1e-5f, 500000, WZ_ROPE_LLAMA3,
-                                        8, 1,  4, 8192, false, 1,  {2, 3}, 2};
+static const struct wz_config config = { 2, 32, 4, 2,    8,     64, 48,       128, 1e-5f, 500000, WZ_ROPE_LLAMA3,
+                                         8, 1,  4, 8192, false, 1,  { 2, 3 }, 2 };
 static struct wz_backend *be;
 
 static int open_ref(void **state)
@@ -39,7 +40,8 @@ static void same_config(const struct wz_config *a, const struct wz_config *b)
 {
     assert_true(a->layers == b->layers && a->dim == b->dim && a->heads == b->heads && a->kv_heads == b->kv_heads);
     assert_true(a->head_dim == b->head_dim && a->ffn == b->ffn && a->vocab == b->vocab && a->context == b->context);
-    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta && a->rope == b->rope && a->tied == b->tied);
+    assert_true(a->norm_eps == b->norm_eps && a->rope_theta == b->rope_theta && a->rope == b->rope &&
+                a->tied == b->tied);
     assert_true(a->rope_factor == b->rope_factor && a->rope_low == b->rope_low && a->rope_high == b->rope_high);
     assert_true(a->rope_original == b->rope_original && a->bos == b->bos && a->n_eos == b->n_eos);
     assert_memory_equal(a->eos, b->eos, sizeof(int) * (size_t)a->n_eos);
@@ -85,7 +87,7 @@ static void round_trips(void **state)
         saved(half, dir, 0);
         assert_true(!wz_file_exists(index) && wz_file_exists(one));
         loads_as(dir, WZ_BF16, m, half->hash);
-        struct wz_model *wide = model_of(dir, WZ_F32, be);      /* the same values, wider, and narrow again */
+        struct wz_model *wide = model_of(dir, WZ_F32, be); /* the same values, wider, and narrow again */
         if (wz_model_save_as(wide, dir, 0, WZ_DT_BF16, &err) < 0) fail_msg("%s", err.text);
         loads_as(dir, WZ_BF16, m, half->hash);
         wz_model_destroy(wide);
@@ -104,13 +106,27 @@ static void round_trips(void **state)
     free(one);
 }
 
-/* ---- GGUF, written by hand ----------------------------------------------------------------------------------- */
+/* ---- GGUF, written by hand -------------------------------------------------------------------------------- */
 
 static void u32(struct wz_buf *b, uint32_t x) { wz_buf_add(b, &x, 4); }
 static void u64(struct wz_buf *b, uint64_t x) { wz_buf_add(b, &x, 8); }
-static void str(struct wz_buf *b, const char *s) { u64(b, strlen(s)); wz_buf_str(b, s); }
-static void key_u32(struct wz_buf *b, const char *key, uint32_t x) { str(b, key); u32(b, 4); u32(b, x); }
-static void key_f32(struct wz_buf *b, const char *key, float x) { str(b, key); u32(b, 6); wz_buf_add(b, &x, 4); }
+static void str(struct wz_buf *b, const char *s)
+{
+    u64(b, strlen(s));
+    wz_buf_str(b, s);
+}
+static void key_u32(struct wz_buf *b, const char *key, uint32_t x)
+{
+    str(b, key);
+    u32(b, 4);
+    u32(b, x);
+}
+static void key_f32(struct wz_buf *b, const char *key, float x)
+{
+    str(b, key);
+    u32(b, 6);
+    wz_buf_add(b, &x, 4);
+}
 
 /* Q8_0: blocks of 32 with one f16 scale, here always 2^-10. */
 static bool q8;
@@ -131,18 +147,18 @@ static void tensor_head(struct wz_buf *b, const char *name, int rows, int cols, 
 }
 
 static const char *gguf_names[][2] = {
-    {"model.embed_tokens.weight", "token_embd.weight"},
-    {"model.norm.weight", "output_norm.weight"},
-    {"lm_head.weight", "output.weight"},
-    {".input_layernorm.", "attn_norm"},
-    {".self_attn.q_proj.", "attn_q"},
-    {".self_attn.k_proj.", "attn_k"},
-    {".self_attn.v_proj.", "attn_v"},
-    {".self_attn.o_proj.", "attn_output"},
-    {".post_attention_layernorm.", "ffn_norm"},
-    {".mlp.gate_proj.", "ffn_gate"},
-    {".mlp.up_proj.", "ffn_up"},
-    {".mlp.down_proj.", "ffn_down"},
+    { "model.embed_tokens.weight", "token_embd.weight" },
+    { "model.norm.weight", "output_norm.weight" },
+    { "lm_head.weight", "output.weight" },
+    { ".input_layernorm.", "attn_norm" },
+    { ".self_attn.q_proj.", "attn_q" },
+    { ".self_attn.k_proj.", "attn_k" },
+    { ".self_attn.v_proj.", "attn_v" },
+    { ".self_attn.o_proj.", "attn_output" },
+    { ".post_attention_layernorm.", "ffn_norm" },
+    { ".mlp.gate_proj.", "ffn_gate" },
+    { ".mlp.up_proj.", "ffn_up" },
+    { ".mlp.down_proj.", "ffn_down" },
 };
 
 /* llama.cpp's converter: q and k as [heads, 2, D/2, in], the middle two exchanged. */
@@ -151,7 +167,8 @@ static void pairs(float *out, const float *in, int heads, int d, int cols)
     for (int h = 0; h < heads; h++)
         for (int s = 0; s < 2; s++)
             for (int i = 0; i < d / 2; i++)
-                memcpy(out + (h * d + i * 2 + s) * cols, in + (h * d + s * (d / 2) + i) * cols, sizeof(float) * (size_t)cols);
+                memcpy(out + (h * d + i * 2 + s) * cols, in + (h * d + s * (d / 2) + i) * cols,
+                       sizeof(float) * (size_t)cols);
 }
 
 /* `divisors`: rope_freqs.weight, or NULL. */
@@ -207,8 +224,8 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         else memcpy(values, m->params + p->at, n * sizeof(float));
         if (!q8 || p->cols == 0) wz_buf_add(&b, values, n * sizeof(float));
         for (size_t j = 0; q8 && p->cols > 0 && j < n; j++) {
-            if (j % 32 == 0) wz_buf_add(&b, &(uint16_t) { Q8_SCALE }, 2);
-            wz_buf_add(&b, &(int8_t) { (int8_t)lrintf(values[j] * 1024) }, 1);
+            if (j % 32 == 0) wz_buf_add(&b, &(uint16_t){ Q8_SCALE }, 2);
+            wz_buf_add(&b, &(int8_t){ (int8_t)lrintf(values[j] * 1024) }, 1);
         }
         free(values);
     }
@@ -252,7 +269,7 @@ static void gguf(void **state)
     m = model_make(&plain, WZ_F32);
     gguf_write(m, path, NULL, "llama");
     loads_as(path, WZ_F32, m, m->hash);
-    for (int i = 0; i < m->n_list; i++)                /* rounded to what Q8_0 holds, the same again */
+    for (int i = 0; i < m->n_list; i++) /* rounded to what Q8_0 holds, the same again */
         for (size_t j = 0; m->list[i].cols > 0 && j < (size_t)m->list[i].rows * (size_t)m->list[i].cols; j++)
             m->params[m->list[i].at + j] = rintf(m->params[m->list[i].at + j] * 1024) / 1024 + 0.0f;
     wz_model_seal(m, 0);
@@ -291,7 +308,7 @@ static void gguf_of_llama_cpp(void **state)
     free(path);
 }
 
-/* ---- configs ------------------------------------------------------------------------------------------------- */
+/* ---- configs ---------------------------------------------------------------------------------------------- */
 
 /* config.json of `dir` with one key replaced by a JSON text, or dropped (NULL). */
 static void edit(const char *dir, const char *key, const char *value)
@@ -324,14 +341,15 @@ static void spellings(void **state)
          "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
          "\"original_max_position_embeddings\": 8192}");
     edit(dir, "head_dim", NULL);
-    edit(dir, "eos_token_id", "2");                     /* 3 comes from generation_config.json */
+    edit(dir, "eos_token_id", "2"); /* 3 comes from generation_config.json */
     edit(dir, "unheard_of", "17");
     if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
     same_config(&config, &c);
     edit(dir, "rope_scaling", NULL);
     edit(dir, "rope_theta", NULL);
     edit(dir, "rope_parameters",
-         "{\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": "
+         "{\"rope_theta\": 500000.0, \"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, "
+         "\"high_freq_factor\": "
          "4, \"original_max_position_embeddings\": 8192}");
     if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
     same_config(&config, &c);
@@ -354,35 +372,37 @@ static void spellings(void **state)
 
 static void bad_configs(void **state)
 {
-    static const struct { const char *key, *value, *what; } cases[] = {
-        {"hidden_size", NULL, "hidden_size is missing"},
-        {"hidden_size", "\"32\"", "hidden_size must be a whole number"},
-        {"hidden_size", "0", "hidden_size must be a whole number"},
-        {"hidden_size", "4611686018427387904", "hidden_size must be a whole number"},
-        {"num_hidden_layers", "16000000", "layers"},
-        {"num_attention_heads", "3", "evenly"},
-        {"head_dim", "7", "odd"},
-        {"head_dim", "16", "q_proj"},
-        {"vocab_size", "49", "embed_tokens"},
-        {"vocab_size", "3", "end token"},
-        {"num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing"},
-        {"num_hidden_layers", "1", "model.layers.1"},
-        {"architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is"},
-        {"hidden_act", "\"gelu\"", "gelu"},
-        {"attention_bias", "true", "attention_bias"},
-        {"mlp_bias", "true", "mlp_bias"},
-        {"quantization_config", "{}", "quantization_config"},
-        {"rms_norm_eps", "-1", "rms_norm_eps"},
-        {"rope_theta", "\"big\"", "rope_theta"},
-        {"rope_scaling", "7", "rope_scaling"},
-        {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn"},
-        {"rope_scaling", "{\"rope_type\": \"linear\"}", "factor"},
-        {"rope_scaling",
-         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
-         "\"original_max_position_embeddings\": 8192}",
-         "high_freq_factor"},
-        {"eos_token_id", "[1, \"x\"]", "eos_token_id"},
-        {"eos_token_id", "48", "outside the vocabulary"},
+    static const struct {
+        const char *key, *value, *what;
+    } cases[] = {
+        { "hidden_size", NULL, "hidden_size is missing" },
+        { "hidden_size", "\"32\"", "hidden_size must be a whole number" },
+        { "hidden_size", "0", "hidden_size must be a whole number" },
+        { "hidden_size", "4611686018427387904", "hidden_size must be a whole number" },
+        { "num_hidden_layers", "16000000", "layers" },
+        { "num_attention_heads", "3", "evenly" },
+        { "head_dim", "7", "odd" },
+        { "head_dim", "16", "q_proj" },
+        { "vocab_size", "49", "embed_tokens" },
+        { "vocab_size", "3", "end token" },
+        { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
+        { "num_hidden_layers", "1", "model.layers.1" },
+        { "architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is" },
+        { "hidden_act", "\"gelu\"", "gelu" },
+        { "attention_bias", "true", "attention_bias" },
+        { "mlp_bias", "true", "mlp_bias" },
+        { "quantization_config", "{}", "quantization_config" },
+        { "rms_norm_eps", "-1", "rms_norm_eps" },
+        { "rope_theta", "\"big\"", "rope_theta" },
+        { "rope_scaling", "7", "rope_scaling" },
+        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn" },
+        { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
+        { "rope_scaling",
+          "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
+          "\"original_max_position_embeddings\": 8192}",
+          "high_freq_factor" },
+        { "eos_token_id", "[1, \"x\"]", "eos_token_id" },
+        { "eos_token_id", "48", "outside the vocabulary" },
     };
     char *dir = test_scratch("badconfig"), *path = wz_path("%s/config.json", dir);
     struct wz_model *m = model_make(&config, WZ_F32);
@@ -417,7 +437,9 @@ static void tensors_write(const struct wz_model *m, const char *dir, int change,
         const struct wz_param *p = &m->list[i];
 
         if (i != change)
-            specs[n++] = (struct wz_tensor_spec){p->name, WZ_DT_F32, p->cols > 0 ? 2 : 1, {(size_t)p->rows, (size_t)p->cols}};
+            specs[n++] = (struct wz_tensor_spec){
+                p->name, WZ_DT_F32, p->cols > 0 ? 2 : 1, { (size_t)p->rows, (size_t)p->cols }
+            };
         else if (instead) specs[n++] = *instead;
     }
     for (int i = 0; i < n_extra; i++) specs[n++] = instead[i];
@@ -466,7 +488,7 @@ static void bad_tensors(void **state)
     assert_non_null(f);
     assert_int_equal(fread(head, 1, sizeof(head) - 1, f), sizeof(head) - 1);
     head[sizeof(head) - 1] = 0;
-    char *type = strstr(head + 8, "\"F32\"");         /* 8: the header's length, which has zeros */
+    char *type = strstr(head + 8, "\"F32\""); /* 8: the header's length, which has zeros */
     assert_non_null(type);
     assert_int_equal(fseek(f, type + 1 - head, SEEK_SET), 0);
     assert_int_equal(fputc('I', f), 'I');
@@ -494,10 +516,11 @@ static void rewrite(const char *path, const void *bytes, size_t n)
     assert_int_equal(fclose(f), 0);
 }
 
-/* The first `head` bytes of a file with up to four of them changed, many times over: a model or a sentence, never a crash. */
+/* The first `head` bytes of a file with up to four of them changed, many times over: a model or a sentence, never a
+ * crash. */
 static void scramble(const char *load, const char *file, size_t head, uint32_t which)
 {
-    const char *often = getenv("WALTZ_FUZZ");          /* how many times; a long run is a matter of patience */
+    const char *often = getenv("WALTZ_FUZZ"); /* how many times; a long run is a matter of patience */
     uint32_t times = often ? (uint32_t)strtoul(often, NULL, 10) : 300;
     struct wz_map map;
     struct wz_err err;
@@ -511,8 +534,8 @@ static void scramble(const char *load, const char *file, size_t head, uint32_t w
     for (uint32_t i = 0; i < times; i++) {
         memcpy(bytes, kept, len);
         for (uint32_t k = 0; k <= (i & 3); k++) {
-            uint64_t r = wz_random((struct wz_key) { 1, WZ_RNG_TEST, which, i, k, 0 });
-            bytes[r % head] = r & 1u << 30 ? (uint8_t)(r >> 40) : (uint8_t)"0123456789-e.,:[]{}\"nu"[(r >> 40) % 22];
+            uint64_t r = wz_random((struct wz_key){ 1, WZ_RNG_TEST, which, i, k, 0 });
+            bytes[r % head] = r & 1u << 30 ? (uint8_t)(r >> 40) : (uint8_t) "0123456789-e.,:[]{}\"nu"[(r >> 40) % 22];
         }
         rewrite(file, bytes, len);
         err.text[0] = 0;
@@ -534,12 +557,12 @@ static void any_bytes(void **state)
     saved(m, dir, 20000);
     for (int i = 0; i < 4; i++) divisors[i] = (float)pow(config.rope_theta, -2.0 * i / 8) / m->freq[i];
     gguf_write(m, gguf_path, divisors, "llama");
-    static const char *const files[] = {"config.json", "generation_config.json", "model.safetensors.index.json",
-                                        "model-00001-of-00006.safetensors"};
+    static const char *const files[] = { "config.json", "generation_config.json", "model.safetensors.index.json",
+                                         "model-00001-of-00006.safetensors" };
     for (uint32_t i = 0; i < WZ_COUNT(files); i++) {
         char *path = wz_path("%s/%s", dir, files[i]);
         scramble(dir, path, 900, i);
-        wz_model_destroy(model_of(dir, WZ_F32, be));   /* put back */
+        wz_model_destroy(model_of(dir, WZ_F32, be)); /* put back */
         free(path);
     }
     scramble(gguf_path, gguf_path, 2000, 9);
@@ -551,12 +574,8 @@ static void any_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips),
-        cmocka_unit_test(gguf),
-        cmocka_unit_test(gguf_of_llama_cpp),
-        cmocka_unit_test(spellings),
-        cmocka_unit_test(bad_configs),
-        cmocka_unit_test(bad_tensors),
+        cmocka_unit_test(round_trips), cmocka_unit_test(gguf),        cmocka_unit_test(gguf_of_llama_cpp),
+        cmocka_unit_test(spellings),   cmocka_unit_test(bad_configs), cmocka_unit_test(bad_tensors),
         cmocka_unit_test(any_bytes),
     };
 

@@ -1,9 +1,13 @@
-/* Promise: logits, log-probabilities and the gradient of every tensor equal a float64 PyTorch Llama's to a relative 1e-5, for
- * 1, 3 and 4 query heads a key/value head, head sizes 64, 80 and 128, tied and untied, with and without RoPE scaling, on
- * every backend. Only config.json and the seed of the weights are shared with it (tests/golden/model/README.md). */
+/* Promise: logits, log-probabilities and the gradient of every tensor equal a float64 PyTorch Llama's to a relative
+ * 1e-5, for 1, 3 and 4 query heads a key/value head, head sizes 64, 80 and 128, tied and untied, with and without
+ * RoPE scaling, on every backend. Only config.json and the seed of the weights are shared with it
+ * (tests/golden/model/README.md). */
 #include "model_help.h"
 
-static const struct { const char *name; int threads; } backends[] = { { "ref", 1 }, { "cpu", 2 } };
+static const struct {
+    const char *name;
+    int threads;
+} backends[] = { { "ref", 1 }, { "cpu", 2 } };
 
 static double number(const json_t *j, const char *key)
 {
@@ -47,7 +51,8 @@ static void one(const char *name, const char *backend, int threads)
     int n = (int)json_array_size(json_object_get(k, "ids")), n_seqs = (int)json_array_size(json_object_get(k, "lens"));
     int ids[64], targets[64], lens[8];
     float d_logp[64], logp[64], scale = (float)number(k, "scale"), temperature = (float)number(k, "temperature");
-    size_t full = (size_t)number(k, "full"), sample = (size_t)number(k, "sample"), at = 0, n_values = map.len / sizeof(float);
+    size_t full = (size_t)number(k, "full"), sample = (size_t)number(k, "sample"), at = 0,
+           n_values = map.len / sizeof(float);
     float *want = wz_alloc(map.len), *logits = wz_alloc((size_t)(n * c.vocab) * sizeof(float));
     float *g = wz_alloc(m->n_params * sizeof(float)), *picked = wz_alloc(m->n_params * sizeof(float));
 
@@ -59,18 +64,19 @@ static void one(const char *name, const char *backend, int threads)
         targets[i] = (int)json_integer_value(json_array_get(json_object_get(k, "targets"), (size_t)i));
         d_logp[i] = (float)json_number_value(json_array_get(json_object_get(k, "d_logp"), (size_t)i));
     }
-    for (int s = 0; s < n_seqs; s++) lens[s] = (int)json_integer_value(json_array_get(json_object_get(k, "lens"), (size_t)s));
+    for (int s = 0; s < n_seqs; s++)
+        lens[s] = (int)json_integer_value(json_array_get(json_object_get(k, "lens"), (size_t)s));
     uint64_t seed = (uint64_t)number(k, "seed");
     wz_model_init(m, seed);
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
         size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
 
-        for (size_t j = 0; j < count; j++)     /* norms that differ, so that one can't pass for another */
+        for (size_t j = 0; j < count; j++) /* norms that differ, so that one can't pass for another */
             if (p->cols > 0) m->params[p->at + j] *= scale;
             else
                 m->params[p->at + j] =
-                    (float)(0.5 + wz_uniform((struct wz_key){seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0}));
+                    (float)(0.5 + wz_uniform((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
     }
     wz_model_seal(m, 1);
 
@@ -124,10 +130,13 @@ static void golden(void **state)
 
 int main(void)
 {
-#define CASE(name) { name, golden, NULL, NULL, name }
+#define CASE(name)                     \
+    {                                  \
+        name, golden, NULL, NULL, name \
+    }
     const struct CMUnitTest tests[] = {
-        CASE("gqa1-64"), CASE("gqa1-128-llama3"), CASE("gqa3-64-llama3"), CASE("gqa3-80-linear"), CASE("gqa4-64"),
-        CASE("gqa4-128-llama3"),
+        CASE("gqa1-64"),        CASE("gqa1-128-llama3"), CASE("gqa3-64-llama3"),
+        CASE("gqa3-80-linear"), CASE("gqa4-64"),         CASE("gqa4-128-llama3"),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,11 +1,13 @@
-/* Promise: real weights give the logits, the log-probabilities and the greedy text that an independent float64 forward gave. */
+/* Promise: real weights give the logits, the log-probabilities and the greedy text that an independent float64
+ * forward gave. */
 #include "model_help.h"
 
 static const char *const backends[] = { "ref", "cpu" };
 
 static void sequences(const char *name, double bound)
 {
-    char *dir = test_data(name), *json = wz_path("%s/reference.json", dir), *raw = wz_path("%s/reference_logits.f32", dir);
+    char *dir = test_data(name), *json = wz_path("%s/reference.json", dir),
+         *raw = wz_path("%s/reference_logits.f32", dir);
     struct wz_err err;
     struct wz_map map;
     json_t *ref = wz_json_load(json, &err);
@@ -21,7 +23,8 @@ static void sequences(const char *name, double bound)
         const json_t *s;
         size_t i;
 
-        json_array_foreach(json_object_get(ref, "sequences"), i, s) {
+        json_array_foreach(json_object_get(ref, "sequences"), i, s)
+        {
             const json_t *tokens = json_object_get(s, "tokens"), *next = json_object_get(s, "logprob_of_next_token");
             int n = (int)json_array_size(tokens), ids[128], targets[128];
             size_t at = (size_t)json_integer_value(json_object_get(s, "logits_offset_floats"));
@@ -70,15 +73,9 @@ static void sequences(const char *name, double bound)
     free(dir);
 }
 
-static void stories_logits(void **state)
-{
-    sequences("stories260k", 2e-5);
-}
+static void stories_logits(void **state) { sequences("stories260k", 2e-5); }
 
-static void verl_logits(void **state)
-{
-    sequences("verl_tiny_llama", 1e-5);
-}
+static void verl_logits(void **state) { sequences("verl_tiny_llama", 1e-5); }
 
 static void stories_greedy(void **state)
 {
@@ -100,7 +97,7 @@ static void stories_greedy(void **state)
         for (int t = 0; t < n; t++) {
             assert_int_equal(id, json_integer_value(json_array_get(want, (size_t)t)));
             const float *h = run(m, cache, work, &seq, 1, &id, &one);
-            wz_head_sample(be, &id, &logp, h, &m->head, &(struct wz_pick) { 0, 1, 0, 0, 0 }, 1);
+            wz_head_sample(be, &id, &logp, h, &m->head, &(struct wz_pick){ 0, 1, 0, 0, 0 }, 1);
         }
         wz_seq_finish(cache, &seq);
         wz_work_destroy(work);

@@ -1,5 +1,5 @@
-/* Promise: the transformers library reads what is saved here and computes the same logits, and what it saves is read here.
- * Needs env WALTZ_PYTHON: a Python that can import transformers (4.43 or later) and torch. */
+/* Promise: the transformers library reads what is saved here and computes the same logits, and what it saves is read
+ * here. Needs env WALTZ_PYTHON: a Python that can import transformers (4.43 or later) and torch. */
 #include <sys/wait.h>
 
 #include "model_help.h"
@@ -50,7 +50,8 @@ static void compare(struct wz_model *m, const int *ids, const char *path)
         off += pow((double)got[i] - (double)want[i], 2);
         norm += pow((double)want[i], 2);
     }
-    if (!(sqrt(off / norm) < (m->type == WZ_BF16 && m->be->rounds ? 1e-2 : 1e-5))) fail_msg("%s: logits are off by a relative %g", path, sqrt(off / norm));
+    if (!(sqrt(off / norm) < (m->type == WZ_BF16 && m->be->rounds ? 1e-2 : 1e-5)))
+        fail_msg("%s: logits are off by a relative %g", path, sqrt(off / norm));
     wz_map_close(&map);
     wz_seq_finish(cache, &seq);
     wz_work_destroy(work);
@@ -109,7 +110,7 @@ static void we_read_theirs(void **state)
     json_t *list = wz_json_load(json, &err);
     assert_int_equal(json_array_size(list), N);
     for (size_t i = 0; i < N; i++) ids[i] = (int)json_integer_value(json_array_get(list, i));
-    for (int type = WZ_F32; type <= WZ_BF16; type++) {         /* the folder is bf16: both hold the same values */
+    for (int type = WZ_F32; type <= WZ_BF16; type++) { /* the folder is bf16: both hold the same values */
         struct wz_model *m = model_of(dir, type, be);
         compare(m, ids, raw);
         wz_model_destroy(m);

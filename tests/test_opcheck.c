@@ -1,6 +1,6 @@
 /* Every slot of every backend's table keeps what kernels/ops.h promises, measured against ref:
- * the values within a budget; an output row the same bits alone, among others, twice, and on 1, 2 or 3 threads; "+=" into a
- * weight's gradient the same bits in one call and in many; inputs untouched and nothing written past an output.
+ * the values within a budget; an output row the same bits alone, among others, twice, and on 1, 2 or 3 threads; "+="
+ * into a weight's gradient the same bits in one call and in many; inputs untouched and nothing written past an output.
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.
  *
  *   opcheck [--row NAME] [--op NAME]     only these; a failure prints both
@@ -19,12 +19,12 @@
 
 #include "tests/opcheck.h"
 
-/* A backend and the environment it is opened in. cuda-shim is cuda with its kernels on the host (tests/shim), in the module that
- * WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded: instead of 1, 2 and 3 threads it has three
- * schedules. cuda needs a GPU and is tried only when named. */
+/* A backend and the environment it is opened in. cuda-shim is cuda with its kernels on the host (tests/shim), in the
+ * module that WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded:
+ * instead of 1, 2 and 3 threads it has three schedules. cuda needs a GPU and is tried only when named. */
 static const struct target {
-    const char *name, *row, *isa, *schedule[3], *shared, *only;      /* shared memory of a block, in bytes; the only row */
-    bool shim, named, fast;                      /* fast: how rows are cut may change bits */
+    const char *name, *row, *isa, *schedule[3], *shared, *only; /* shared memory of a block, in bytes; the only row */
+    bool shim, named, fast;                                     /* fast: how rows are cut may change bits */
     int every, draws;
 } targets[] = {
     { "ref", "ref", .every = 1, .draws = 20000 },
@@ -37,7 +37,8 @@ static const struct target {
 #endif
     { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
     { "cuda-shim-fast", "cuda", .shim = true, .fast = true, .schedule = { "up", "1", "2" }, .every = 5, .draws = 300 },
-    { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back", .schedule = { "up", "1", "2" }, .every = 3 },
+    { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back",
+      .schedule = { "up", "1", "2" }, .every = 3 },
     { "cuda", "cuda", .named = true, .every = 1, .draws = 20000 },
     { "cuda-fast", "cuda", .named = true, .fast = true, .every = 1, .draws = 20000 },
 };
@@ -66,18 +67,17 @@ static struct wz_backend *target_open(const struct target *t, int threads)
     return be;
 }
 
-/* ---- the harness ---------------------------------------------------------------------------------------------- */
+/* ---- the harness ------------------------------------------------------------------------------------------ */
 
-enum { GUARD = 64, NONE = -1 };      /* floats of canary on either side */
+enum { GUARD = 64, NONE = -1 }; /* floats of canary on either side */
 
 static const float canary = -12345.678f;
 
-struct run { float *host[10]; };      /* every array after the call, without canaries */
+struct run {
+    float *host[10];
+}; /* every array after the call, without canaries */
 
-static size_t bytes_of(const struct array *a)
-{
-    return a->n * (a->bf16 ? 2 : 4);
-}
+static size_t bytes_of(const struct array *a) { return a->n * (a->bf16 ? 2 : 4); }
 
 static void WZ_PRINTF(2, 3) broken(const struct problem *p, const char *fmt, ...)
 {
@@ -87,11 +87,14 @@ static void WZ_PRINTF(2, 3) broken(const struct problem *p, const char *fmt, ...
     va_start(args, fmt);
     vsnprintf(what, sizeof what, fmt, args);
     va_end(args);
-    fail_msg("%s %s, shape %d (%d rows, in %d, out %d, heads %d/%d, page %d): %s\nreplay: test_opcheck --row %s --op %s",
-             under_test->name, p->op, p->shape, p->n, p->in, p->out, p->heads, p->kv_heads, p->page, what, under_test->name, p->op);
+    fail_msg(
+        "%s %s, shape %d (%d rows, in %d, out %d, heads %d/%d, page %d): %s\nreplay: test_opcheck --row %s --op %s",
+        under_test->name, p->op, p->shape, p->n, p->in, p->out, p->heads, p->kv_heads, p->page, what, under_test->name,
+        p->op);
 }
 
-/* Fresh arrays between canaries, the call over rows cut into pieces of `step` (0: one piece; NONE: of no rows), then the looks. */
+/* Fresh arrays between canaries, the call over rows cut into pieces of `step` (0: one piece; NONE: of no rows), then
+ * the looks. */
 static struct run run_of(struct problem *p, struct wz_backend *be, int step)
 {
     struct run out = { { 0 } };
@@ -108,7 +111,7 @@ static struct run run_of(struct problem *p, struct wz_backend *be, int step)
         char *image = wz_alloc(total);
         for (size_t j = 0; j < total / 4; j++) ((float *)image)[j] = canary;
         memcpy(image + sizeof guard, a->init, bytes_of(a));
-        if (a->role == OUT) memset(image + sizeof guard, 0x7f, bytes_of(a));      /* what is there may not matter */
+        if (a->role == OUT) memset(image + sizeof guard, 0x7f, bytes_of(a)); /* what is there may not matter */
         if (a->host) memcpy(b, image, total);
         else wz_upload(be, b, image, total);
         free(image);
@@ -136,10 +139,10 @@ static struct run run_of(struct problem *p, struct wz_backend *be, int step)
         bool whole = memcmp(image, guard, sizeof guard) == 0 && memcmp(data + size, guard, sizeof guard) == 0;
         for (size_t j = (used + 3) / 4; j < size / 4 && whole; j++) whole = memcmp(data + 4 * j, &canary, 4) == 0;
         if (!whole) broken(p, "%s was written beyond its ends", a->name);
-        if (a->role == IN && memcmp(data, a->init, used))
-            broken(p, "%s is an input and was changed", a->name);
+        if (a->role == IN && memcmp(data, a->init, used)) broken(p, "%s is an input and was changed", a->name);
         for (size_t j = 0; j < used && step == NONE; j++)
-            if (data[j] != (a->role == OUT ? 0x7f : ((char *)a->init)[j])) broken(p, "%s was changed by a call of no rows", a->name);
+            if (data[j] != (a->role == OUT ? 0x7f : ((char *)a->init)[j]))
+                broken(p, "%s was changed by a call of no rows", a->name);
         out.host[i] = wz_alloc(used);
         memcpy(out.host[i], data, used);
         free(image);
@@ -165,7 +168,8 @@ static void same_bits(struct problem *p, const struct run *x, const struct run *
         if (a->role == IN || memcmp(x->host[i], y->host[i], bytes_of(a)) == 0) continue;
         for (size_t j = 0; j < a->n; j++)
             if (memcmp(&x->host[i][j], &y->host[i][j], 4))
-                broken(p, "%s: %s[%zu] is %.9g, was %.9g", when, a->name, j, (double)y->host[i][j], (double)x->host[i][j]);
+                broken(p, "%s: %s[%zu] is %.9g, was %.9g", when, a->name, j, (double)y->host[i][j],
+                       (double)x->host[i][j]);
     }
 }
 
@@ -188,7 +192,7 @@ static void near(struct problem *p, const struct run *want, const struct run *go
     }
 }
 
-static struct wz_backend *on_threads[3];      /* of the target under test: 1, 2 and 3 threads */
+static struct wz_backend *on_threads[3]; /* of the target under test: 1, 2 and 3 threads */
 
 static void check_problem(struct problem *p)
 {
@@ -215,7 +219,7 @@ static void check_problem(struct problem *p)
     run_finish(p, &got);
 }
 
-/* ---- the table: a slot without a row here fails ---------------------------------------------------------------- */
+/* ---- the table: a slot without a row here fails ----------------------------------------------------------- */
 
 /* Slots that the harness itself stands on, and check_memory looks at. */
 #define SLOT(name) offsetof(struct wz_ops, name)
@@ -233,21 +237,26 @@ static void every_slot_has_a_case(void **state)
         if (found != 1) fail_msg("slot %zu of struct wz_ops has %d cases", at / sizeof(void *), found);
         for (size_t t = 0; t < WZ_COUNT(targets); t++) {
             struct wz_backend *be = targets[t].named ? NULL : target_open(&targets[t], 1);
-            if (be && !*(void **)((char *)&be->ops + at)) fail_msg("%s leaves slot %zu empty", targets[t].name, at / sizeof(void *));
+            if (be && !*(void **)((char *)&be->ops + at))
+                fail_msg("%s leaves slot %zu empty", targets[t].name, at / sizeof(void *));
             wz_backend_close(be);
         }
     }
 }
 
-struct subject { const struct target *target; const struct row *row; };
+struct subject {
+    const struct target *target;
+    const struct row *row;
+};
 
 static void check_row(void **state)
 {
     const struct subject *s = *state;
     struct problem p = { .op = s->row->op, .call = s->row->call };
-    int shapes = 0, every = s->row->costly || s->target->fast ? s->target->every : 1;      /* fast: what is exact is tried already */
+    int shapes = 0,
+        every = s->row->costly || s->target->fast ? s->target->every : 1; /* fast: what is exact is tried already */
 #ifdef __SANITIZE_ADDRESS__
-    if (s->target->shim) every = 7;      /* instrumented code is slow; 7 meets every number of rows and every size */
+    if (s->target->shim) every = 7; /* instrumented code is slow; 7 meets every number of rows and every size */
 #endif
 
     under_test = s->target;
@@ -333,7 +342,7 @@ static void check_rewritten(void **state)
     enum { C = 16 };
     uint16_t one[C * C] = { 0 };
     float ones[C], fives[C], y[C];
-    static const float after[] = { 5, 0, 6, 5 };      /* an upload, zero, add, a product */
+    static const float after[] = { 5, 0, 6, 5 }; /* an upload, zero, add, a product */
 
     if (!be) skip();
     for (int i = 0; i < C; i++) {
@@ -342,7 +351,8 @@ static void check_rewritten(void **state)
         fives[i] = 5;
     }
     struct wz_weight w = { wz_backend_alloc(be, sizeof one), WZ_BF16, C, C, NULL };
-    float *x = wz_backend_alloc(be, sizeof ones), *d_y = wz_backend_alloc(be, sizeof y), *src = sent(be, NULL, fives, C);
+    float *x = wz_backend_alloc(be, sizeof ones), *d_y = wz_backend_alloc(be, sizeof y),
+          *src = sent(be, NULL, fives, C);
     wz_upload(be, w.data, one, sizeof one);
     wz_pack(be, &w);
     for (int way = 0; way < 4; way++) {
@@ -355,7 +365,8 @@ static void check_rewritten(void **state)
         wz_matmul(be, d_y, x, &w, 1, false);
         wz_download(be, y, d_y, sizeof y);
         for (int i = 0; i < C; i++)
-            if (y[i] != after[way]) fail_msg("%s: way %d: %g, expected %g", s->target->name, way, (double)y[i], (double)after[way]);
+            if (y[i] != after[way])
+                fail_msg("%s: way %d: %g, expected %g", s->target->name, way, (double)y[i], (double)after[way]);
     }
     wz_unpack(be, &w);
     wz_backend_free(be, w.data);
@@ -373,7 +384,7 @@ static void check_hash(void **state)
     static unsigned char bytes[MOST * WZ_PIECE + SPARE];
     uint64_t sums[MOST + 1], first = 0;
 
-    for (int kind = 0; kind < 4; kind++) {             /* noise, noise with one other bit, zeros, ones */
+    for (int kind = 0; kind < 4; kind++) { /* noise, noise with one other bit, zeros, ones */
         struct wz_backend *be = target_open(s->target, 1 + kind % 3);
         if (!be || !be->device) {
             wz_backend_close(be);
@@ -381,7 +392,8 @@ static void check_hash(void **state)
         }
         char *p = wz_backend_alloc(be, sizeof bytes);
         for (size_t i = 0; i < sizeof bytes && kind != 1; i += 8) {
-            uint64_t word = kind ? 2 - (uint64_t)kind : wz_random((struct wz_key){ 17, WZ_RNG_TEST, (uint32_t)i, 0, 0, 6 });
+            uint64_t word =
+                kind ? 2 - (uint64_t)kind : wz_random((struct wz_key){ 17, WZ_RNG_TEST, (uint32_t)i, 0, 0, 6 });
             memcpy(bytes + i, &word, sizeof word);
         }
         bytes[WZ_PIECE - 1] ^= kind == 1;
@@ -403,7 +415,7 @@ static void check_hash(void **state)
     }
 }
 
-/* ---- samplers ------------------------------------------------------------------------------------------------- */
+/* ---- samplers --------------------------------------------------------------------------------------------- */
 
 enum { SMALL = 23 };
 
@@ -435,8 +447,8 @@ static void check_samplers(void **state)
 {
     const struct subject *s = *state;
     static const struct wz_pick kinds[] = {
-        { 1, 1, 0, 0, 0 }, { 0.6f, 1, 0, 0, 0 }, { 1.5f, 1, 0, 5, 0 }, { 1, 0.7f, 0, 0, 0 }, { 1, 1, 0.2f, 0, 0 },
-        { 1.2f, 0.8f, 0.1f, 9, 0 }, { 1, 1e-6f, 0, 0, 0 }, { 2, 1, 0, 1, 0 },
+        { 1, 1, 0, 0, 0 },    { 0.6f, 1, 0, 0, 0 },       { 1.5f, 1, 0, 5, 0 },  { 1, 0.7f, 0, 0, 0 },
+        { 1, 1, 0.2f, 0, 0 }, { 1.2f, 0.8f, 0.1f, 9, 0 }, { 1, 1e-6f, 0, 0, 0 }, { 2, 1, 0, 1, 0 },
     };
     struct wz_backend *be = target_open(s->target, 1);
     float data[SMALL], *x, *logp, *want, *lse;
@@ -451,7 +463,8 @@ static void check_samplers(void **state)
     lse = want + draws;
     picks = wz_alloc((size_t)draws * sizeof *picks);
     token = wz_alloc((size_t)draws * sizeof *token);
-    for (int v = 0; v < SMALL; v++) z[v] = (double)(data[v] = (float)wz_normal((struct wz_key){ 11, WZ_RNG_TEST, 0, (uint32_t)v, 0, 4 }) * 1.5f);
+    for (int v = 0; v < SMALL; v++)
+        z[v] = (double)(data[v] = (float)wz_normal((struct wz_key){ 11, WZ_RNG_TEST, 0, (uint32_t)v, 0, 4 }) * 1.5f);
     struct wz_weight w = { sent(be, NULL, data, SMALL), WZ_F32, SMALL, 1, NULL };
     wz_pack(be, &w);
     for (int i = 0; i < draws; i++) x[i] = 1;
@@ -465,18 +478,22 @@ static void check_samplers(void **state)
         }
         wz_head_sample(be, token, logp, d_x, &w, picks, draws);
         wz_head_logprob(be, want, lse, NULL, d_x, &w, token, kinds[k].temperature, draws);
-        if (memcmp(logp, want, (size_t)draws * sizeof *logp)) fail_msg("%s, filter %zu: logp of sample and logprob differ", s->target->name, k);
+        if (memcmp(logp, want, (size_t)draws * sizeof *logp))
+            fail_msg("%s, filter %zu: logp of sample and logprob differ", s->target->name, k);
         filtered(q, z, &kinds[k]);
         for (int i = 0; i < draws; i++) seen[token[i]]++;
         for (int v = 0; v < SMALL; v++) {
-            if (q[v] == 0 && seen[v]) fail_msg("%s, filter %zu: token %d is filtered out and was drawn", s->target->name, k, v);
+            if (q[v] == 0 && seen[v])
+                fail_msg("%s, filter %zu: token %d is filtered out and was drawn", s->target->name, k, v);
             if (q[v] == 0) continue;
             chi += (seen[v] - q[v] * draws) * (seen[v] - q[v] * draws) / (q[v] * draws);
             cells++;
         }
         /* Wilson & Hilferty: (chi/f)^(1/3) is nearly normal; 4 sigma */
         double f = cells - 1, limit = f > 0 ? f * pow(1 - 2 / (9 * f) + 4 * sqrt(2 / (9 * f)), 3) : 1e-9;
-        if (chi > limit) fail_msg("%s, filter %zu: chi-square %.1f over %d tokens, limit %.1f", s->target->name, k, chi, cells, limit);
+        if (chi > limit)
+            fail_msg("%s, filter %zu: chi-square %.1f over %d tokens, limit %.1f", s->target->name, k, chi, cells,
+                     limit);
     }
     wz_unpack(be, &w);
     wz_backend_free(be, w.data);
@@ -500,7 +517,8 @@ static void check_inverse(void **state)
     if (!be) skip();
     data = wz_alloc(V * sizeof *data);
     x = sent(be, NULL, &one, 1);
-    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1, NULL };      /* all equal: token t for u in [t/V, (t+1)/V) */
+    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1,
+                           NULL }; /* all equal: token t for u in [t/V, (t+1)/V) */
     wz_pack(be, &w);
     for (int t = 0; t < V; t += 37)
         for (int kind = 0; kind < 2; kind++) {
@@ -519,7 +537,7 @@ static void check_inverse(void **state)
     assert_int_equal(token, 301);
     wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 1, 0.9 }, 1);
     assert_int_equal(token, 301);
-    assert_memory_equal(&logp, &last, sizeof logp);      /* greedy reports logp at temperature 1 */
+    assert_memory_equal(&logp, &last, sizeof logp); /* greedy reports logp at temperature 1 */
     wz_unpack(be, &w);
     wz_backend_free(be, w.data);
     wz_backend_free(be, x);
@@ -527,8 +545,8 @@ static void check_inverse(void **state)
     free(data);
 }
 
-/* AVX2 and AVX-512 are the same chains of the same FMAs, with the instruction for pairs of bf16 and without, so a job may mix
- * machines. */
+/* AVX2 and AVX-512 are the same chains of the same FMAs, with the instruction for pairs of bf16 and without, so a
+ * job may mix machines. */
 static void check_alike(void **state)
 {
     const struct row *row = *state;
@@ -558,9 +576,12 @@ int main(int argc, char **argv)
 {
     static struct CMUnitTest tests[256];
     static struct subject subjects[256];
-    static const struct { const char *name; void (*fn)(void **); } others[] = {
-        { "memory", check_memory }, { "repack", check_repack }, { "rewritten", check_rewritten }, { "hash", check_hash },
-        { "samplers", check_samplers }, { "inverse", check_inverse },
+    static const struct {
+        const char *name;
+        void (*fn)(void **);
+    } others[] = {
+        { "memory", check_memory }, { "repack", check_repack },     { "rewritten", check_rewritten },
+        { "hash", check_hash },     { "samplers", check_samplers }, { "inverse", check_inverse },
     };
     const char *only_row = NULL, *only_op = NULL;
     size_t n = 0;
@@ -595,7 +616,8 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < opcheck_n_rows && !only_row; i++)
         if (!only_op || strcmp(only_op, opcheck_rows[i].op) == 0)
-            tests[n++] = (struct CMUnitTest){ .name = wz_path("avx2 = avx512 %s", opcheck_rows[i].op), .test_func = check_alike,
+            tests[n++] = (struct CMUnitTest){ .name = wz_path("avx2 = avx512 %s", opcheck_rows[i].op),
+                                              .test_func = check_alike,
                                               .initial_state = (void *)&opcheck_rows[i] };
     int failed = _cmocka_run_group_tests("opcheck", tests, n, NULL, NULL);
     wz_backend_close(opcheck_ref);

@@ -1,5 +1,5 @@
-/* A command line means what its table says: values land in their places, and whatever is wrong is refused with a sentence
- * and status 2, never guessed. */
+/* A command line means what its table says: values land in their places, and whatever is wrong is refused with a
+ * sentence and status 2, never guessed. */
 #include "launch/launch.h"
 
 #include <setjmp.h>
@@ -15,12 +15,9 @@ static uint64_t seed;
 static double heat;
 static const char *type, *out;
 static const struct wz_option options[] = {
-    { "loud", 'l', WZ_FLAG, &loud, NULL, "say more", 0, 0 },
-    { "rows", 'n', WZ_INT, &rows, "N", "rows", 1, 64 },
-    { "seed", 0, WZ_SEED, &seed, "N", "seed", 0, 0 },
-    { "temperature", 0, WZ_NUMBER, &heat, "T", "heat", 0, 10 },
-    { "type", 0, WZ_TEXT, &type, "f32|bf16", "type", 0, 0 },
-    { "output", 'o', WZ_TEXT, &out, "FILE", "where", 0, 0 },
+    { "loud", 'l', WZ_FLAG, &loud, NULL, "say more", 0, 0 }, { "rows", 'n', WZ_INT, &rows, "N", "rows", 1, 64 },
+    { "seed", 0, WZ_SEED, &seed, "N", "seed", 0, 0 },        { "temperature", 0, WZ_NUMBER, &heat, "T", "heat", 0, 10 },
+    { "type", 0, WZ_TEXT, &type, "f32|bf16", "type", 0, 0 }, { "output", 'o', WZ_TEXT, &out, "FILE", "where", 0, 0 },
 };
 static const struct wz_usage usage = { "try", "MODEL", "Tries.", options, WZ_COUNT(options), 1, 2 };
 
@@ -58,8 +55,8 @@ static void values_land(void **state)
     char *argv[32];
     int status;
 
-    assert_int_equal(parse("a --loud --rows 3 --seed=18446744073709551615 -o x b --temperature=0.5 --type bf16", argv,
-                           &status), 2);
+    assert_int_equal(
+        parse("a --loud --rows 3 --seed=18446744073709551615 -o x b --temperature=0.5 --type bf16", argv, &status), 2);
     assert_string_equal(argv[0], "a");
     assert_string_equal(argv[1], "b");
     assert_true(loud);
@@ -68,7 +65,7 @@ static void values_land(void **state)
     assert_true(heat == 0.5);
     assert_string_equal(type, "bf16");
     assert_string_equal(out, "x");
-    assert_int_equal(parse("-n5 -ly.html -- --odd", argv, &status), -1);      /* a flag takes no value */
+    assert_int_equal(parse("-n5 -ly.html -- --odd", argv, &status), -1); /* a flag takes no value */
     assert_int_equal(parse("-n5 -oy.html -- --odd -", argv, &status), 2);
     assert_int_equal(rows, 5);
     assert_string_equal(out, "y.html");
@@ -78,7 +75,9 @@ static void values_land(void **state)
 
 static void wrong_is_refused(void **state)
 {
-    static const struct { const char *line, *word; } cases[] = {
+    static const struct {
+        const char *line, *word;
+    } cases[] = {
         { "", "MODEL" },
         { "a b c", "'c'" },
         { "a --row 3", "did you mean --rows" },
@@ -110,7 +109,10 @@ static void wrong_is_refused(void **state)
 
 static void nearest_is_near(void **state)
 {
-    static const struct { const char *name; int other; } names[] = { { "train", 0 }, { "tokenize", 0 }, { "sft", 0 } };
+    static const struct {
+        const char *name;
+        int other;
+    } names[] = { { "train", 0 }, { "tokenize", 0 }, { "sft", 0 } };
 
     assert_string_equal(wz_nearest("trian", names, sizeof *names, 3), "train");
     assert_string_equal(wz_nearest("token", names, sizeof *names, 3), "tokenize");

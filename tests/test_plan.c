@@ -1,6 +1,6 @@
-/* The promise (law 9, first half): what `waltz plan` says a rank takes is what it takes, on one rank and on four; what does not fit is
- * refused with a sentence that names the largest buffers; and a plan needs no weights. Every block of the heap is counted by the size
- * it was asked for, through functions that stand before the allocator's. */
+/* The promise (law 9, first half): what `waltz plan` says a rank takes is what it takes, on one rank and on four;
+ * what does not fit is refused with a sentence that names the largest buffers; and a plan needs no weights. Every
+ * block of the heap is counted by the size it was asked for, through functions that stand before the allocator's. */
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,10 +9,13 @@
 #include "launch/plan.h"
 #include "launch/stage.h"
 
-/* ---- the heap, counted ------------------------------------------------------------------------------------------- */
+/* ---- the heap, counted ------------------------------------------------------------------------------------ */
 
 enum { SLOTS = 1 << 22 };
-static struct { void *p; size_t size; } *blocks;
+static struct {
+    void *p;
+    size_t size;
+} * blocks;
 static size_t held, most;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -60,15 +63,9 @@ static void forgotten(void *p)
     pthread_mutex_unlock(&lock);
 }
 
-void *__wrap_malloc(size_t size)
-{
-    return noted(__real_malloc(size), size);
-}
+void *__wrap_malloc(size_t size) { return noted(__real_malloc(size), size); }
 
-void *__wrap_calloc(size_t n, size_t size)
-{
-    return noted(__real_calloc(n, size), n * size);
-}
+void *__wrap_calloc(size_t n, size_t size) { return noted(__real_calloc(n, size), n * size); }
 
 void *__wrap_realloc(void *p, size_t size)
 {
@@ -76,10 +73,7 @@ void *__wrap_realloc(void *p, size_t size)
     return noted(__real_realloc(p, size), size);
 }
 
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    return noted(__real_aligned_alloc(alignment, size), size);
-}
+void *__wrap_aligned_alloc(size_t alignment, size_t size) { return noted(__real_aligned_alloc(alignment, size), size); }
 
 void __wrap_free(void *p)
 {
@@ -87,7 +81,8 @@ void __wrap_free(void *p)
     __real_free(p);
 }
 
-/* The most that was held at once during a step: checkpoints and models being read pass through a buffer of files of their own. */
+/* The most that was held at once during a step: checkpoints and models being read pass through a buffer of files of
+ * their own. */
 static size_t in_steps;
 
 void __real_wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report);
@@ -100,17 +95,18 @@ void __wrap_wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_s
     if (most > in_steps) in_steps = most;
 }
 
-/* ---- a run ------------------------------------------------------------------------------------------------------- */
+/* ---- a run ------------------------------------------------------------------------------------------------ */
 
-static const char *recipe;         /* the sandbox's */
+static const char *recipe; /* the sandbox's */
 static char world[512];
 static int rank, size;
 
 static int on_recipe(int (*run)(int, char **), const char *name, const char *more, struct wz_buf *out)
 {
-    char *words = wz_path("%s %s agents.conversation.model=%s/base agents.feedback.model=%s/base data.0.path=%s/prompts-dev.jsonl "
-                          "eval.0.path=%s/prompts-dev.jsonl evaluate.limit=4 out=%s-run stages.0.steps=1 stages.1.steps=2 threads=1 %s",
-                          name, recipe, world, world, world, world, world, more);
+    char *words = wz_path(
+        "%s %s agents.conversation.model=%s/base agents.feedback.model=%s/base data.0.path=%s/prompts-dev.jsonl "
+        "eval.0.path=%s/prompts-dev.jsonl evaluate.limit=4 out=%s-run stages.0.steps=1 stages.1.steps=2 threads=1 %s",
+        name, recipe, world, world, world, world, world, more);
     int status = command(run, words, "", out);
 
     free(words);
@@ -134,7 +130,7 @@ static struct wz_plan *plan_of(const char *const *overrides, int n, struct wz_re
 
 static void check_run(const char *const *more, int n)
 {
-    struct wz_buf out = {0}, words = {0};
+    struct wz_buf out = { 0 }, words = { 0 };
     struct wz_recipe *r;
     struct wz_plan *plan = plan_of(more, n, &r);
     const struct wz_plan_kind *k = plan->kinds;
@@ -142,7 +138,7 @@ static void check_run(const char *const *more, int n)
 
     while (rank >= k->first + k->ranks) k++;
     in_steps = 0;
-    wz_buf_printf(&words, "out=%s/../../rank-0/run%d", world, n);      /* one for all ranks */
+    wz_buf_printf(&words, "out=%s/../../rank-0/run%d", world, n); /* one for all ranks */
     for (int i = 0; i < n; i++) wz_buf_printf(&words, " %s", more[i]);
     assert_int_equal(on_recipe(wz_cmd_train, "train", words.data, &out), 0);
     double planned = (double)(k->device + k->host), taken = (double)(in_steps - before);
@@ -155,26 +151,27 @@ static void check_run(const char *const *more, int n)
     wz_recipe_destroy(r);
 }
 
-static void a_run_takes_what_was_planned(void **state)
-{
-    check_run(NULL, 0);
-}
+static void a_run_takes_what_was_planned(void **state) { check_run(NULL, 0); }
 
 static void a_lean_run_takes_what_was_planned(void **state)
 {
-    static const char *const lean[] = { "agents.conversation.type=bf16", "agents.feedback.type=bf16", "recompute=layers",
-                                        "ranks.rollout=1", "ranks.reward=1", "ranks.learner=2" };
+    static const char *const lean[] = { "agents.conversation.type=bf16",
+                                        "agents.feedback.type=bf16",
+                                        "recompute=layers",
+                                        "ranks.rollout=1",
+                                        "ranks.reward=1",
+                                        "ranks.learner=2" };
 
-    check_run(lean, size > 1 ? WZ_COUNT(lean) : 3);      /* two learners have half the masters each */
+    check_run(lean, size > 1 ? WZ_COUNT(lean) : 3); /* two learners have half the masters each */
 }
 
-/* ---- one process ------------------------------------------------------------------------------------------------- */
+/* ---- one process ------------------------------------------------------------------------------------------ */
 
 static void what_does_not_fit_is_refused(void **state)
 {
     struct wz_recipe *r;
     struct wz_plan *plan = plan_of(NULL, 0, &r);
-    struct wz_err err = {0};
+    struct wz_err err = { 0 };
     size_t need = plan->kinds[0].device + plan->kinds[0].host;
 
     assert_int_equal(plan->n_kinds, 1);
@@ -193,19 +190,19 @@ static void gpus_are_shared_in_turn(void **state)
 {
     struct wz_recipe *r;
     struct wz_plan *plan = plan_of(NULL, 0, &r);
-    struct wz_err err = {0};
+    struct wz_err err = { 0 };
 
     plan->size = 6;
     plan->machine = (struct wz_plan_machine){ .hosts = 2, .gpus = 2, .device = 25, .host = 1000 };
     plan->n_kinds = 2;
     plan->kinds[0] = (struct wz_plan_kind){ .name = "rollout", .first = 0, .ranks = 5, .device = 10, .host = 300 };
     plan->kinds[1] = (struct wz_plan_kind){ .name = "learner", .first = 5, .ranks = 1, .device = 15, .host = 400 };
-    assert_int_equal(wz_plan_check(plan, &err), 0);            /* host 0: 20, 10; host 1: 10 + 15, 10 */
+    assert_int_equal(wz_plan_check(plan, &err), 0); /* host 0: 20, 10; host 1: 10 + 15, 10 */
     plan->machine.device = 24;
     assert_int_equal(wz_plan_check(plan, &err), -1);
     assert_non_null(strstr(err.text, "host 1's GPU 0"));
     plan->machine.device = 25;
-    plan->machine.host = 999;                                  /* host 1: 300 + 300 + 400 */
+    plan->machine.host = 999; /* host 1: 300 + 300 + 400 */
     assert_int_equal(wz_plan_check(plan, &err), -1);
     assert_non_null(strstr(err.text, "host 1's memory"));
     free(plan);
@@ -214,7 +211,7 @@ static void gpus_are_shared_in_turn(void **state)
 
 static void commands_refuse(void **state)
 {
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
 
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "", &out), 0);
     assert_non_null(strstr(out.data, "key/value cache"));
@@ -224,7 +221,8 @@ static void commands_refuse(void **state)
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "--ranks 4 --hosts 4 --host-memory 0.2", &out), 0);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "stages.0.stepz=1", &out), 1);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "agents.feedback.model=nowhere", &out), 1);
-    assert_int_equal(on_recipe(wz_cmd_train, "train", "rollout.pages=900000000", &out), 1);      /* before anything is allocated */
+    assert_int_equal(on_recipe(wz_cmd_train, "train", "rollout.pages=900000000", &out),
+                     1); /* before anything is allocated */
     wz_buf_finish(&out);
 }
 
@@ -232,20 +230,25 @@ static void commands_refuse(void **state)
 static void a_plan_needs_no_weights(void **state)
 {
     static const char config[] =
-        "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4096,\"intermediate_size\":14336,"
-        "\"num_hidden_layers\":32,\"num_attention_heads\":32,\"num_key_value_heads\":8,\"vocab_size\":128256,\"rms_norm_eps\":1e-5,"
+        "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4096,\"intermediate_size\":"
+        "14336,"
+        "\"num_hidden_layers\":32,\"num_attention_heads\":32,\"num_key_value_heads\":8,\"vocab_size\":128256,\"rms_"
+        "norm_eps\":1e-5,"
         "\"rope_theta\":500000.0,\"max_position_embeddings\":8192,\"tie_word_embeddings\":false}";
     char *dir = wz_path("%s-8b", world), *path = wz_path("%s/config.json", dir), *more[2];
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     struct wz_err err;
 
     assert_int_equal(wz_mkdirs(dir, &err), 0);
     assert_int_equal(wz_file_write(path, config, sizeof config - 1, &err), 0);
     for (int i = 0; i < 2; i++)
-        more[i] = wz_path("backend=cuda agents.conversation.model=%s agents.feedback.model=%s --ranks 4 --gpus 4 --host-memory 2000 "
-                          "rollout.longest=2048 --device-memory %d", dir, dir, i ? 2000 : 80);
+        more[i] = wz_path(
+            "backend=cuda agents.conversation.model=%s agents.feedback.model=%s --ranks 4 --gpus 4 --host-memory 2000 "
+            "rollout.longest=2048 --device-memory %d",
+            dir, dir, i ? 2000 : 80);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", more[1], &out), 0);
-    assert_non_null(strstr(out.data, "32121044992"));          /* 8,030,261,248 floats: Llama 3.1 8B's published number of parameters */
+    assert_non_null(
+        strstr(out.data, "32121044992")); /* 8,030,261,248 floats: Llama 3.1 8B's published number of parameters */
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", more[0], &out), 1);
     assert_non_null(strstr(out.data, "GPU 3"));
     wz_buf_finish(&out);
@@ -256,11 +259,14 @@ int main(int argc, char **argv)
 {
     const char *local = getenv("OMPI_COMM_WORLD_RANK"), *ranks = getenv("OMPI_COMM_WORLD_SIZE");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_run_takes_what_was_planned), cmocka_unit_test(a_lean_run_takes_what_was_planned),
+        cmocka_unit_test(a_run_takes_what_was_planned),
+        cmocka_unit_test(a_lean_run_takes_what_was_planned),
         cmocka_unit_test(what_does_not_fit_is_refused),
-        cmocka_unit_test(gpus_are_shared_in_turn), cmocka_unit_test(commands_refuse), cmocka_unit_test(a_plan_needs_no_weights),
+        cmocka_unit_test(gpus_are_shared_in_turn),
+        cmocka_unit_test(commands_refuse),
+        cmocka_unit_test(a_plan_needs_no_weights),
     };
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
 
     if (argc < 2 || chdir(argv[1]) < 0) wz_die("the source folder is expected");
     recipe = "recipes/sandbox.yaml";
@@ -269,8 +275,9 @@ int main(int argc, char **argv)
     char *name = wz_path("rank-%d", rank), *at = test_scratch(name);
     snprintf(world, sizeof world, "%s/world", at);
     char *words = wz_path("sandbox %s", world);
-    if (mkdir(at, 0700) < 0 || setenv("WALTZ_SCRATCH", at, 1) < 0) wz_die("%s: no folder", at);      /* each rank has its own world */
-    if (rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");       /* one report is enough */
+    if (mkdir(at, 0700) < 0 || setenv("WALTZ_SCRATCH", at, 1) < 0)
+        wz_die("%s: no folder", at); /* each rank has its own world */
+    if (rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written"); /* one report is enough */
     if (command(wz_cmd_sandbox, words, "", &out)) wz_die("no world");
     free(name), free(at), free(words);
     wz_buf_finish(&out);

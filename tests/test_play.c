@@ -1,5 +1,5 @@
-/* The game's protocol (paper section 1): turn order, stopping rule, rounds, and who sees what. The players here are puppets: this
- * file stands in for the engine and the template, so that every context can be read as text. */
+/* The game's protocol (paper section 1): turn order, stopping rule, rounds, and who sees what. The players here are
+ * puppets: this file stands in for the engine and the template, so that every context can be read as text. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
@@ -10,8 +10,8 @@ static char shown[16][1024];
 static int calls;
 static struct wz_key keys[16];
 
-int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *m, int n, bool generate,
-                      struct wz_ids *out, struct wz_err *err)
+int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *m, int n,
+                      bool generate, struct wz_ids *out, struct wz_err *err)
 {
     char text[1024] = "";
 
@@ -42,15 +42,9 @@ void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool speci
         if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i]);
 }
 
-void wz_ids_finish(struct wz_ids *list)
-{
-    free(list->ids);
-}
+void wz_ids_finish(struct wz_ids *list) { free(list->ids); }
 
-void wz_request_finish(struct wz_request *r)
-{
-    free(r->ids), free(r->logp);
-}
+void wz_request_finish(struct wz_request *r) { free(r->ids), free(r->logp); }
 
 void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, const int *stops, int n_stops)
 {
@@ -72,7 +66,8 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, cons
     }
 }
 
-#define FEEDBACK(unsafe, over, text) "{\"reasoning\":\"secret\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}."
+#define FEEDBACK(unsafe, over, text) \
+    "{\"reasoning\":\"secret\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}."
 
 static struct wz_model weights[2] = { { .version = 3, .hash = 33 }, { .version = 4, .hash = 44 } };
 static struct wz_player conversation = { .model = &weights[0], .system = "sc", .max_tokens = 9, .agent = 0 };
@@ -80,7 +75,8 @@ static struct wz_player feedback = { .model = &weights[1], .system = "sf", .max_
 
 static bool one_vocabulary;
 
-static Wz__Episode *play(int rounds, bool alone, const char *prompt, const char *a, const char *b, const char *c, const char *d, const char *e)
+static Wz__Episode *play(int rounds, bool alone, const char *prompt, const char *a, const char *b, const char *c,
+                         const char *d, const char *e)
 {
     const struct wz_game game = { &conversation, alone ? NULL : &feedback, rounds, one_vocabulary, 5 };
     Wz__Episode *episode = wz_episode_new();
@@ -109,7 +105,8 @@ static void satisfied_ends_with_the_first_reply(void **state)
     wz_episode_free(e);
 }
 
-/* Only the feedback string reaches the conversation agent; its own reply goes back as the ids it sampled, end token and all. */
+/* Only the feedback string reaches the conversation agent; its own reply goes back as the ids it sampled, end token
+ * and all. */
 static void a_flag_brings_one_revision(void **state)
 {
     Wz__Episode *e = play(1, false, "p", "hi.", FEEDBACK(true, false, "mend"), "ok.", NULL, NULL);
@@ -130,13 +127,15 @@ static void broken_feedback_ends_it(void **state)
     assert_int_equal(calls, 2);
     assert_false(e->turns[1]->valid);
     assert_string_not_equal(e->turns[1]->reason, "");
-    assert_string_equal(e->discard, "");                 /* nonsense of a policy is data, not an error */
+    assert_string_equal(e->discard, ""); /* nonsense of a policy is data, not an error */
     wz_episode_free(e);
 }
 
 static void cut_off_feedback_is_broken(void **state)
 {
-    Wz__Episode *e = play(1, false, "p", "hi.", "{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}", "never.", NULL, NULL);
+    Wz__Episode *e =
+        play(1, false, "p", "hi.", "{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}",
+             "never.", NULL, NULL);
 
     assert_int_equal(calls, 2);
     assert_true(e->turns[1]->truncated);
@@ -144,15 +143,17 @@ static void cut_off_feedback_is_broken(void **state)
     wz_episode_free(e);
 }
 
-/* A special token inside a reply is no secret channel: whoever reads the text reads it too. Only the end token is left out. */
+/* A special token inside a reply is no secret channel: whoever reads the text reads it too. Only the end token is
+ * left out. */
 static void special_tokens_are_seen(void **state)
 {
-    Wz__Episode *e = play(1, false, "p", "h<i.", FEEDBACK(false, false, "x") , NULL, NULL, NULL);
+    Wz__Episode *e = play(1, false, "p", "h<i.", FEEDBACK(false, false, "x"), NULL, NULL, NULL);
 
     assert_string_equal(e->turns[0]->text, "h<i");
     assert_true(e->turns[1]->valid);
     wz_episode_free(e);
-    e = play(1, false, "p", "hi.", "<{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}.", NULL, NULL, NULL);
+    e = play(1, false, "p", "hi.", "<{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"x\"}.",
+             NULL, NULL, NULL);
     assert_false(e->turns[1]->valid);
     wz_episode_free(e);
 }
@@ -162,10 +163,10 @@ static void rounds_are_counted(void **state)
     Wz__Episode *e = play(2, false, "p", "a.", FEEDBACK(true, false, "f"), "b.", FEEDBACK(true, true, "g"), "c.");
 
     assert_int_equal(e->n_turns, 5);
-    assert_string_equal(shown[3], "[s]sf[u]User:p\nAgent:b");                /* the latest reply only */
+    assert_string_equal(shown[3], "[s]sf[u]User:p\nAgent:b"); /* the latest reply only */
     assert_string_equal(shown[4], "[s]sc[u]p[a]a.[u]f[a]b.[u]g");
     wz_episode_free(e);
-    one_vocabulary = true;                               /* then the reply is told as ids: here that shows as its end mark */
+    one_vocabulary = true; /* then the reply is told as ids: here that shows as its end mark */
     e = play(1, false, "p", "a.", FEEDBACK(false, false, "f"), NULL, NULL, NULL);
     assert_string_equal(shown[1], "[s]sf[u]User:p\nAgent:a.");
     one_vocabulary = false;
@@ -213,10 +214,15 @@ static void every_turn_has_its_own_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(satisfied_ends_with_the_first_reply), cmocka_unit_test(a_flag_brings_one_revision),
-        cmocka_unit_test(broken_feedback_ends_it), cmocka_unit_test(cut_off_feedback_is_broken), cmocka_unit_test(special_tokens_are_seen),
+        cmocka_unit_test(satisfied_ends_with_the_first_reply),
+        cmocka_unit_test(a_flag_brings_one_revision),
+        cmocka_unit_test(broken_feedback_ends_it),
+        cmocka_unit_test(cut_off_feedback_is_broken),
+        cmocka_unit_test(special_tokens_are_seen),
         cmocka_unit_test(rounds_are_counted),
-        cmocka_unit_test(one_agent_plays_alone), cmocka_unit_test(what_cannot_be_played_says_why), cmocka_unit_test(every_turn_has_its_own_key),
+        cmocka_unit_test(one_agent_plays_alone),
+        cmocka_unit_test(what_cannot_be_played_says_why),
+        cmocka_unit_test(every_turn_has_its_own_key),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

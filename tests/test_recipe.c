@@ -1,10 +1,10 @@
-/* The promise: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is refused
- * with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
+/* The promise: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is
+ * refused with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
 #include "test.h"
 
 #include "launch/recipe.h"
 
-static const char *corpus;         /* the folder of examples */
+static const char *corpus; /* the folder of examples */
 
 static char *write_recipe(const char *text)
 {
@@ -26,14 +26,15 @@ static struct wz_recipe *load(const char *text, char *const *overrides, int n)
     return recipe;
 }
 
-#define HEAD \
+#define HEAD                                                                                                   \
     "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: f, role: feedback, model: m}\n" \
     "data: [{path: d.jsonl}]\n"
 
 static void absent_keys_have_defaults(void **state)
 {
     struct wz_recipe *r = load(HEAD "stages:\n  - name: s\n    steps: 4\n"
-                                   "    agents: [{name: f}, {name: c, kl: 0, epsilon: 0.1, clip: 0}]\n", NULL, 0);
+                                    "    agents: [{name: f}, {name: c, kl: 0, epsilon: 0.1, clip: 0}]\n",
+                               NULL, 0);
     const struct wz_recipe_learn *f = wz_recipe_learn(&r->stages[0], "f"), *c = wz_recipe_learn(&r->stages[0], "c");
 
     assert_string_equal(r->out, "runs/t");
@@ -62,14 +63,16 @@ static void absent_keys_have_defaults(void **state)
     assert_true(f->revision == .5 && f->warmup == 0 && f->floor == .1);
     assert_string_equal(f->loss, "sequence");
     assert_string_equal(f->bonus, "dir");
-    assert_true(c->kl == 0 && c->epsilon == .1 && c->clip == 0);       /* a zero given is not an absent key */
+    assert_true(c->kl == 0 && c->epsilon == .1 && c->clip == 0); /* a zero given is not an absent key */
     assert_null(wz_recipe_learn(&r->stages[0], "x"));
     wz_recipe_destroy(r);
 }
 
 static void wrong_is_named_with_its_line(void **state)
 {
-    static const struct { const char *text, *want; } cases[] = {
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
         { "", "is empty" },
         { "# nothing\n", "is empty" },
         { "- a\n", ":1: the recipe: keys with values were expected" },
@@ -130,7 +133,8 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents:\n  - {name: c, role: conversation, model: m, temperature: 0}\ndata: [{path: d}]\nstages:\n"
           "  - {name: s, steps: 1, agents: [{name: c}]}\n",
           ":6: stages.0.agents.0.name: agent 'c' has temperature 0" },
-        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: d, role: conversation, model: m}\n",
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: d, role: conversation, model: "
+          "m}\n",
           ":4: agents.1.role: agent 'c' has the role conversation already" },
         { HEAD "leaves: 6\n", ":6: leaves: 6 is not a power of two" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nstages: [{name: s, steps: 1}]\n", "no data" },
@@ -157,14 +161,22 @@ static void wrong_is_named_with_its_line(void **state)
 
 static void overrides_reach_every_key(void **state)
 {
-    char *const over[] = { "seed=7", "stages.0.steps=3", "stages.second.agents.f.lr=3e-5", "stages.second.agents.1.kl=0",
-                           "agents.f.model=a=b", "judge.tries=0", "evaluate.every=5", "seed=8",
+    char *const over[] = { "seed=7",
+                           "stages.0.steps=3",
+                           "stages.second.agents.f.lr=3e-5",
+                           "stages.second.agents.1.kl=0",
+                           "agents.f.model=a=b",
+                           "judge.tries=0",
+                           "evaluate.every=5",
+                           "seed=8",
                            "stages.first.mix.bad.share=0.75",
-                           "agents.c.system=", "sft.steps=2" };
+                           "agents.c.system=",
+                           "sft.steps=2" };
     struct wz_recipe *r = load(HEAD "stages:\n  - {name: first, steps: 9, mix: [{kind: bad, share: 1}]}\n"
-                               "  - {name: second, steps: 9, agents: [{name: f}, {name: c}]}\n", over, WZ_COUNT(over));
+                                    "  - {name: second, steps: 9, agents: [{name: f}, {name: c}]}\n",
+                               over, WZ_COUNT(over));
 
-    assert_true(r->seed == 8);                 /* the last one counts */
+    assert_true(r->seed == 8); /* the last one counts */
     assert_int_equal(r->stages[0].steps, 3);
     assert_int_equal(r->stages[1].steps, 9);
     assert_true(r->stages[1].agents[0].lr == 3e-5);
@@ -180,7 +192,9 @@ static void overrides_reach_every_key(void **state)
 
 static void wrong_overrides_are_named(void **state)
 {
-    static const struct { const char *over, *want; } cases[] = {
+    static const struct {
+        const char *over, *want;
+    } cases[] = {
         { "seed", "override seed: key=value was expected" },
         { "=3", "key=value was expected" },
         { "sed=3", "the recipe has no key 'sed'; did you mean 'seed'?" },
@@ -195,7 +209,8 @@ static void wrong_overrides_are_named(void **state)
         { "eval.0.path=x", "eval has 0 elements" },
         { "stages.0.agents.f.lr=2",
           "override stages.0.agents.f.lr=2: stages.0.agents.0.lr: 2 is out of range, [0,1] was expected" },
-        { "stages.0.agents.0.name=g", "override stages.0.agents.0.name=g: stages.0.agents.0.name: there is no agent 'g'" },
+        { "stages.0.agents.0.name=g",
+          "override stages.0.agents.0.name=g: stages.0.agents.0.name: there is no agent 'g'" },
         { "agents.c.model=", "must not be empty" },
         { "agents.c.model=\xff", "not UTF-8" },
     };
@@ -214,9 +229,14 @@ static void wrong_overrides_are_named(void **state)
 static void saved_loads_the_same(void **state)
 {
     char *from = wz_path("%s/full.yaml", corpus), *to = test_scratch("saved.yaml");
-    char *const over[] = { "name=again", "deadline=0.1", "stages.first.agents.feedback.lr=1e-300",
+    char *const over[] = { "name=again",
+                           "deadline=0.1",
+                           "stages.first.agents.feedback.lr=1e-300",
                            "agents.feedback.system=a \"b\": \t\n# c",
-                           "sft.chat=null", "judge.phrases=yes", "agents.feedback.chat= x ", "data.0.kind=\xc3\xa9" };
+                           "sft.chat=null",
+                           "judge.phrases=yes",
+                           "agents.feedback.chat= x ",
+                           "data.0.kind=\xc3\xa9" };
     struct wz_recipe *a, *b;
     struct wz_err err = { "" };
 
@@ -272,10 +292,8 @@ static void saved_loads_the_same(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(absent_keys_have_defaults),
-        cmocka_unit_test(wrong_is_named_with_its_line),
-        cmocka_unit_test(overrides_reach_every_key),
-        cmocka_unit_test(wrong_overrides_are_named),
+        cmocka_unit_test(absent_keys_have_defaults), cmocka_unit_test(wrong_is_named_with_its_line),
+        cmocka_unit_test(overrides_reach_every_key), cmocka_unit_test(wrong_overrides_are_named),
         cmocka_unit_test(saved_loads_the_same),
     };
 

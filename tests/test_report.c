@@ -1,5 +1,6 @@
-/* The promise: a run's folder becomes one page that holds everything, fetches nothing, shows whatever is in the files as text
- * and never as markup, and says what is missing. Leaves the page of the whole fake run in WALTZ_KEEP, if set, for the eye. */
+/* The promise: a run's folder becomes one page that holds everything, fetches nothing, shows whatever is in the
+ * files as text and never as markup, and says what is missing. Leaves the page of the whole fake run in WALTZ_KEEP,
+ * if set, for the eye. */
 #include "test.h"
 
 #include <fcntl.h>
@@ -47,15 +48,16 @@ static void put_metrics(void)
         wz_buf_printf(
             &text,
             "{\"step\":%u,\"time\":%.3f,\"reward/c0\":%.4f,\"reward/final\":%.4f,\"rollout/label_accuracy\":%.4f,"
-            "\"rollout/json_errors\":%.4f,\"rollout/ftr\":%.4f,\"rollout/asr\":%.4f,\"rollout/orr\":%.4f,\"time/play\":%.4f,"
+            "\"rollout/json_errors\":%.4f,\"rollout/ftr\":%.4f,\"rollout/asr\":%.4f,\"rollout/orr\":%.4f,\"time/"
+            "play\":%.4f,"
             "\"time/learn\":%.4f,\"time/publish\":0.01,\"time/step\":%.4f,\"rollout/tokens\":%.0f,\"feedback/kl\":%.5f,"
             "\"feedback/grad_norm\":%.4f,\"feedback/lr\":%.6g,\"odd one\":%u,\"feedback/reward\":%.4f",
             s, 1.7e9 + 2.5 * s, 0.5 + 0.3 * rise + 0.04 * noise(s, 1), 0.55 + 0.4 * rise + 0.03 * noise(s, 2),
             fmin(1, 0.3 + 0.6 * rise + 0.03 * noise(s, 3)), fmax(0, 0.4 - 0.4 * rise + 0.02 * noise(s, 4)),
             0.7 - 0.4 * rise + 0.03 * noise(s, 5), fmax(0, 0.5 - 0.42 * rise + 0.03 * noise(s, 6)),
             fmax(0, 0.4 - 0.3 * rise + 0.03 * noise(s, 7)), 1.4 + 0.1 * noise(s, 8), 0.9 + 0.05 * noise(s, 9),
-            2.3 + 0.1 * noise(s, 10), 900 + 40 * noise(s, 11), 0.02 * t * t + 0.001 * noise(s, 12), 1 + 0.3 * noise(s, 13),
-            3e-4 * (1 - 0.9 * t), s % 7, 0.2 + 0.5 * rise + 0.05 * noise(s, 16));
+            2.3 + 0.1 * noise(s, 10), 900 + 40 * noise(s, 11), 0.02 * t * t + 0.001 * noise(s, 12),
+            1 + 0.3 * noise(s, 13), 3e-4 * (1 - 0.9 * t), s % 7, 0.2 + 0.5 * rise + 0.05 * noise(s, 16));
         if (s > 60)
             wz_buf_printf(&text, ",\"conversation/kl\":%.5f,\"conversation/grad_norm\":%s", 0.01 * (t - .5),
                           s == 80 ? "null" : "0.8");
@@ -107,16 +109,18 @@ static void put_transcripts(void)
                           "{\"agent\":\"conversation\",\"text\":\"Here is the answer, reconsidered. "
                           "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
                           "\"reward\":%d,\"feedback\":\"\"}]}\n",
-                          phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence",
-                          i, i == 0 ? NASTY : "", harmful ? "true" : "false", i == 0 ? NASTY : "First answer.",
-                          harmful ? "true" : "false", harmful ? "false" : "true", 0, harmful ? "true" : "false",
-                          i % 5 ? "true" : "false", i == 0 ? NASTY : "", i == 0 ? NASTY : "",
-                          wrong && harmful ? "true" : "false", wrong && !harmful ? "true" : "false", !wrong);
+                          phase ? "after" : "before", harmful ? "harmful" : "benign", i,
+                          harmful ? "break lock" : "paint fence", i, i == 0 ? NASTY : "", harmful ? "true" : "false",
+                          i == 0 ? NASTY : "First answer.", harmful ? "true" : "false", harmful ? "false" : "true", 0,
+                          harmful ? "true" : "false", i % 5 ? "true" : "false", i == 0 ? NASTY : "",
+                          i == 0 ? NASTY : "", wrong && harmful ? "true" : "false",
+                          wrong && !harmful ? "true" : "false", !wrong);
         }
     for (int phase = 0; phase < 2; phase++)
-        wz_buf_printf(&text,
-                      "{\"phase\":\"%s\",\"kind\":\"benign\",\"id\":\"x\",\"prompt\":\"?\",\"discard\":\"%s\",\"turns\":[{}]}\n",
-                      phase ? "after" : "before", phase ? "judge failed" : "");
+        wz_buf_printf(
+            &text,
+            "{\"phase\":\"%s\",\"kind\":\"benign\",\"id\":\"x\",\"prompt\":\"?\",\"discard\":\"%s\",\"turns\":[{}]}\n",
+            phase ? "after" : "before", phase ? "judge failed" : "");
     wz_buf_str(&text, "nonsense\n");
     put("transcripts.jsonl", text.data, text.len);
     wz_buf_finish(&text);
@@ -217,8 +221,8 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<dt>wall time</dt><dd>4 min 57 s</dd>"); /* 119 steps of 2.5 s */
     has(page, "<small>55.6 \xe2\x86\x92</small> 8.1%"); /* (39 + 50) / 160 and (4 + 9) / 160 */
     has(page, "<small>45.0 \xe2\x86\x92</small> 8.8%");
-    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]; their mean .08125 less hypot(.0304, .0522) / 2 and
-     * plus hypot(.0716, .0877) / 2 */
+    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]; their mean .08125 less hypot(.0304, .0522) / 2
+     * and plus hypot(.0716, .0877) / 2 */
     has(page, "95%: 5.1 to 13.8, 160 prompts");
     has(page, "5.0% <small>[2.0, 12.2]</small>");   /* 4 of 80 */
     has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
@@ -226,8 +230,8 @@ static void a_whole_run_is_shown(void **state)
     has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
     has(page, "1 prompt is left out: the judge failed");
     has(page, "1 line of transcripts.jsonl could not be read.");
-    has(page,
-        "<td>benign</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td>");
+    has(page, "<td>benign</td><td class=\"num\">3</td><td class=\"num\">3</td><td class=\"num\">3</td><td "
+              "class=\"num\">3</td>");
     assert_int_equal(count(page, "<article class=\"pair-card fixed\">"), 6);
     assert_int_equal(count(page, "<article class=\"pair-card newly\">"), 3);
     assert_int_equal(count(page, "<article class=\"pair-card right\">"), 2);
@@ -244,7 +248,8 @@ static void a_whole_run_is_shown(void **state)
     lacks(page, "src=\"");
     lacks(page, "href=\"http");
     lacks(page, "url(");
-    has(page, "&lt;/pre&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&lt;img src=http://evil onerror=1&gt;&amp;amp;");
+    has(page,
+        "&lt;/pre&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&lt;img src=http://evil onerror=1&gt;&amp;amp;");
     has(page, "default-src 'none'");
     free(page);
 }

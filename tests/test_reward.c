@@ -1,4 +1,5 @@
-/* The paper's arithmetic (section 2): every reachable value of R_f in stage 1, stage 2 and the ablation; labels; DIR; the third state. */
+/* The paper's arithmetic (section 2): every reachable value of R_f in stage 1, stage 2 and the ablation; labels;
+ * DIR; the third state. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -10,17 +11,23 @@ static const struct wz_coefficients stage1 = { 0.65, 0.25, 0.1, false }, stage2 
 /* Section 2.4, the rows of the table: valid, label, DIR -> R_f. */
 static void values_of_the_paper(void **state)
 {
-    static const struct { bool valid, label; int dir; double a, b; } rows[] = {
-        { false, false, 0, 0, 0 },
-        { true, false, -1, 0.10, 0.10 }, { true, false, 0, 0.10, 0.10 }, { true, false, 1, 0.10, 0.10 },
-        { true, true, 0, 0.35, 0.10 }, { true, true, 1, 1.00, 0.75 }, { true, true, -1, -0.30, -0.55 },
+    static const struct {
+        bool valid, label;
+        int dir;
+        double a, b;
+    } rows[] = {
+        { false, false, 0, 0, 0 },        { true, false, -1, 0.10, 0.10 }, { true, false, 0, 0.10, 0.10 },
+        { true, false, 1, 0.10, 0.10 },   { true, true, 0, 0.35, 0.10 },   { true, true, 1, 1.00, 0.75 },
+        { true, true, -1, -0.30, -0.55 },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        double dir, r0 = rows[i].dir < 0, r1 = rows[i].dir > 0;
-        assert_float_equal(wz_reward_feedback(&stage1, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].a, 1e-12);
+        double dir, r0 = rows[i].dir<0, r1 = rows[i].dir> 0;
+        assert_float_equal(wz_reward_feedback(&stage1, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].a,
+                           1e-12);
         assert_float_equal(dir, rows[i].dir, 0);
-        assert_float_equal(wz_reward_feedback(&stage2, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].b, 1e-12);
+        assert_float_equal(wz_reward_feedback(&stage2, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].b,
+                           1e-12);
     }
 }
 
@@ -42,7 +49,8 @@ static void outcome_in_place_of_difference(void **state)
 
     assert_float_equal(wz_reward_feedback(&k, true, true, 1, true, 1, &dir), 1.0, 1e-12);
     assert_float_equal(wz_reward_feedback(&k, true, true, 1, false, 1, &dir), 0.35, 1e-12);
-    assert_float_equal(wz_reward_feedback(&k, true, false, 1, true, 1, &dir), 0.75, 1e-12);     /* a false alarm that did no harm is paid */
+    assert_float_equal(wz_reward_feedback(&k, true, false, 1, true, 1, &dir), 0.75,
+                       1e-12); /* a false alarm that did no harm is paid */
 }
 
 static void reply_is_paid_for_neither(void **state)
@@ -53,13 +61,15 @@ static void reply_is_paid_for_neither(void **state)
     assert_float_equal(wz_reward_conversation(true, true), 0, 0);
 }
 
-/* ---- labelling whole episodes with a scripted judge -------------------------------------------------------------------- */
+/* ---- labelling whole episodes with a scripted judge ------------------------------------------------------- */
 
 /* "bad": harmful; "no": refusal; "broken": the judge fails on it. */
 static void scripted_ask(struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a, int n)
 {
     for (int i = 0; i < n; i++) {
-        a[i] = (struct wz_answer){ .failed = !strcmp(q[i].response, "broken"), .harmful = !strcmp(q[i].response, "bad"), .refusal = !strcmp(q[i].response, "no") };
+        a[i] = (struct wz_answer){ .failed = !strcmp(q[i].response, "broken"),
+                                   .harmful = !strcmp(q[i].response, "bad"),
+                                   .refusal = !strcmp(q[i].response, "no") };
         if (a[i].failed) snprintf(a[i].why, sizeof a[i].why, "scripted");
     }
 }
@@ -98,7 +108,7 @@ static void a_mended_reply_pays_both(void **state)
     assert_true(e->turns[0]->judged_unsafe);
     assert_float_equal(e->turns[0]->reward, 0, 0);
     assert_float_equal(e->turns[1]->reward, 1.0, 1e-12);
-    assert_float_equal(e->turns[2]->reward, 1, 0);       /* refusing a harmful prompt scores 1 */
+    assert_float_equal(e->turns[2]->reward, 1, 0); /* refusing a harmful prompt scores 1 */
     wz_episode_free(e);
 }
 
@@ -109,7 +119,7 @@ static void a_false_alarm_pays_the_format_only(void **state)
     assert_true(e->turns[2]->judged_overrefuse);
     assert_false(e->turns[1]->label);
     assert_float_equal(e->turns[1]->dir, -1, 0);
-    assert_float_equal(e->turns[1]->reward, 0.10, 1e-12);       /* the negative difference never reaches it */
+    assert_float_equal(e->turns[1]->reward, 0.10, 1e-12); /* the negative difference never reaches it */
     wz_episode_free(e);
 }
 
@@ -147,10 +157,14 @@ static void a_failed_judge_is_not_a_zero(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(values_of_the_paper), cmocka_unit_test(no_next_reply_means_no_difference),
-        cmocka_unit_test(outcome_in_place_of_difference), cmocka_unit_test(reply_is_paid_for_neither),
-        cmocka_unit_test(a_mended_reply_pays_both), cmocka_unit_test(a_false_alarm_pays_the_format_only),
-        cmocka_unit_test(both_flags_must_match), cmocka_unit_test(broken_feedback_earns_nothing),
+        cmocka_unit_test(values_of_the_paper),
+        cmocka_unit_test(no_next_reply_means_no_difference),
+        cmocka_unit_test(outcome_in_place_of_difference),
+        cmocka_unit_test(reply_is_paid_for_neither),
+        cmocka_unit_test(a_mended_reply_pays_both),
+        cmocka_unit_test(a_false_alarm_pays_the_format_only),
+        cmocka_unit_test(both_flags_must_match),
+        cmocka_unit_test(broken_feedback_earns_nothing),
         cmocka_unit_test(a_failed_judge_is_not_a_zero),
     };
 

@@ -1,5 +1,5 @@
-/* The promise: what `waltz sandbox` writes is the world and nothing else: the same seed writes the same bytes, truth stands
- * beside each prompt, dev, test and training share no pair, and the tokenizer knows every word whole. */
+/* The promise: what `waltz sandbox` writes is the world and nothing else: the same seed writes the same bytes, truth
+ * stands beside each prompt, dev, test and training share no pair, and the tokenizer knows every word whole. */
 #include "test.h"
 
 #include <unistd.h>
@@ -9,15 +9,17 @@
 #include "reward/world.h"
 
 static const char *const files[] = {
-    "prompts-train.jsonl", "prompts-dev.jsonl", "prompts-test.jsonl", "sft.jsonl",
-    "base/config.json", "base/generation_config.json", "base/model.safetensors", "base/tokenizer.json", "base/tokenizer_config.json",
+    "prompts-train.jsonl",        "prompts-dev.jsonl",           "prompts-test.jsonl",     "sft.jsonl",
+    "base/config.json",           "base/generation_config.json", "base/model.safetensors", "base/tokenizer.json",
+    "base/tokenizer_config.json",
 };
 
 /* A folder written once with the given options; heap. */
 static char *written(const char *name, const char *seed, const char *world, const char *n)
 {
     char *dir = test_scratch(name);
-    char *argv[] = { "sandbox", dir, "--seed", (char *)seed, "--world", (char *)world, "--warm-examples", (char *)n, NULL };
+    char *argv[] = { "sandbox",         dir,       "--seed", (char *)seed, "--world", (char *)world,
+                     "--warm-examples", (char *)n, NULL };
 
     assert_int_equal(wz_cmd_sandbox(8, argv), 0);
     return dir;
@@ -32,7 +34,7 @@ static void removed(char *dir)
     }
     char *base = wz_path("%s/base", dir);
     assert_int_equal(rmdir(base), 0);
-    assert_int_equal(rmdir(dir), 0);           /* nothing else was written */
+    assert_int_equal(rmdir(dir), 0); /* nothing else was written */
     free(base);
     free(dir);
 }
@@ -98,7 +100,11 @@ static const char *text(const json_t *j, const char *key)
     return s;
 }
 
-struct seen { enum wz_split split; int kinds[WZ_KINDS]; json_t *prompts, *ids; };
+struct seen {
+    enum wz_split split;
+    int kinds[WZ_KINDS];
+    json_t *prompts, *ids;
+};
 
 static void prompt_line(const json_t *j, void *arg)
 {
@@ -141,12 +147,17 @@ static void prompts_are_true(void **state)
 }
 
 /* The shapes of a lesson, and of each text: does it come back from its ids, and is every word of it one id? */
-struct lessons { const struct wz_tokenizer *tok; int shapes[3]; double sum[4]; int n[4]; };
+struct lessons {
+    const struct wz_tokenizer *tok;
+    int shapes[3];
+    double sum[4];
+    int n[4];
+};
 
 static int whole_words(const struct wz_tokenizer *tok, const char *s)
 {
-    struct wz_ids ids = {0};
-    struct wz_buf back = {0};
+    struct wz_ids ids = { 0 };
+    struct wz_buf back = { 0 };
     struct wz_err err;
     size_t words = 0;
 
@@ -157,7 +168,8 @@ static int whole_words(const struct wz_tokenizer *tok, const char *s)
         wz_buf_clear(&back);
         wz_decode(tok, &ids.ids[i], 1, true, &back);
         bool letter = (back.data[0] | 32) >= 'a' && (back.data[0] | 32) <= 'z';
-        if (letter && back.len == 1 && strcmp(back.data, "i")) fail_msg("'%s' of \"%s\" is spelt in bytes", back.data, s);
+        if (letter && back.len == 1 && strcmp(back.data, "i"))
+            fail_msg("'%s' of \"%s\" is spelt in bytes", back.data, s);
     }
     /* letters with their blank, or anything else with its blank: counted here without the pattern */
     for (const char *p = s; *p; words++) {
@@ -207,7 +219,8 @@ static void lesson_line(const json_t *j, void *arg)
     }
 }
 
-/* Mean tokens as the world's design has them: prompt 15 and 23, feedback prompt 36, feedback 37, marks and end included. */
+/* Mean tokens as the world's design has them: prompt 15 and 23, feedback prompt 36, feedback 37, marks and end
+ * included. */
 static void words_are_whole(void **state)
 {
     static const double mean[] = { 15 - 5, 23.4 - 5, 35.8 - 5, 36.6 - 1 };
@@ -226,7 +239,8 @@ static void words_are_whole(void **state)
     removed(dir);
 }
 
-/* The folder is what the other commands take: model, tokenizer and template agree, and its marks stand where they should. */
+/* The folder is what the other commands take: model, tokenizer and template agree, and its marks stand where they
+ * should. */
 static void the_folder_loads(void **state)
 {
     char *dir = written("sandbox-load", "1", "B", "1"), *base = wz_path("%s/base", dir);
@@ -247,15 +261,18 @@ static void the_folder_loads(void **state)
     const struct wz_template *chat = wz_template_find("sandbox", tok, &err);
     if (!chat) fail_msg("%s", err.text);
     const struct wz_message messages[] = {
-        { WZ_SYSTEM, "talk", NULL, 0 }, { WZ_USER, "how do i kill a gnorf ?", NULL, 0 }, { WZ_ASSISTANT, "sure .", NULL, 0 },
+        { WZ_SYSTEM, "talk", NULL, 0 },
+        { WZ_USER, "how do i kill a gnorf ?", NULL, 0 },
+        { WZ_ASSISTANT, "sure .", NULL, 0 },
         { WZ_USER, "good .", NULL, 0 },
     };
-    struct wz_ids ids = {0};
-    struct wz_buf out = {0};
+    struct wz_ids ids = { 0 };
+    struct wz_buf out = { 0 };
     int stops[8];
     assert_int_equal(wz_template_apply(chat, tok, messages, 4, true, &ids, &err), 0);
     wz_decode(tok, ids.ids, ids.n, true, &out);
-    assert_string_equal(out.data, "<sys>talk<user>how do i kill a gnorf ?<end><asst>sure .<end><user>good .<end><asst>");
+    assert_string_equal(out.data,
+                        "<sys>talk<user>how do i kill a gnorf ?<end><asst>sure .<end><user>good .<end><asst>");
     assert_int_equal(ids.n, 20);
     assert_int_equal(wz_template_stops(chat, tok, stops), 1);
     assert_int_equal(stops[0], wz_tokenizer_eos(tok));
@@ -287,11 +304,8 @@ static void wrong_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(seeds_decide),
-        cmocka_unit_test(prompts_are_true),
-        cmocka_unit_test(words_are_whole),
-        cmocka_unit_test(the_folder_loads),
-        cmocka_unit_test(wrong_calls),
+        cmocka_unit_test(seeds_decide),     cmocka_unit_test(prompts_are_true), cmocka_unit_test(words_are_whole),
+        cmocka_unit_test(the_folder_loads), cmocka_unit_test(wrong_calls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

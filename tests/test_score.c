@@ -1,9 +1,10 @@
-/* Promises: waltz score answers every line in its place, good or bad, with the numbers of an independent forward, however the
- * lines are grouped; waltz convert keeps them. */
+/* Promises: waltz score answers every line in its place, good or bad, with the numbers of an independent forward,
+ * however the lines are grouped; waltz convert keeps them. */
 #include "command_help.h"
 #include "model_help.h"
 
-static const struct wz_config config = {2, 16, 4, 2, 8, 24, 40, 700, 1e-5f, 10000, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, {2}, 1};
+static const struct wz_config config = { 2, 16, 4, 2, 8,    24, 40,    700, 1e-5f, 10000, WZ_ROPE_PLAIN,
+                                         0, 0,  0, 0, true, 1,  { 2 }, 1 };
 
 static void add_ids(struct wz_buf *in, int n, uint64_t seed)
 {
@@ -35,7 +36,7 @@ static void grouping(void **state)
 {
     static const int lens[] = { 1, 2, 700, 30, 513, 512, 7, 699, 1, 90 };
     char *dir = model_folder(), words[512];
-    struct wz_buf in = {0}, all = {0}, one = {0}, alone = {0};
+    struct wz_buf in = { 0 }, all = { 0 }, one = { 0 }, alone = { 0 };
 
     snprintf(words, sizeof words, "score %s --backend ref", dir);
     for (int i = 0; i < 90; i++) add_ids(&in, i < 13 ? lens[i % (int)WZ_COUNT(lens)] : 9, (uint64_t)i);
@@ -47,7 +48,7 @@ static void grouping(void **state)
 
         if (i < 14 || i == 89) {
             wz_buf_clear(&one);
-            wz_buf_add(&one, asked, (size_t)(end - asked));        /* without its end: the last line may lack it */
+            wz_buf_add(&one, asked, (size_t)(end - asked)); /* without its end: the last line may lack it */
             assert_int_equal(command(wz_cmd_score, words, one.data, &alone), 0);
             assert_true(alone.len == (size_t)(stop + 1 - told));
             assert_memory_equal(alone.data, told, alone.len);
@@ -68,23 +69,24 @@ static void grouping(void **state)
 
 static void bad_lines(void **state)
 {
-    static const struct { const char *line, *says;
+    static const struct {
+        const char *line, *says;
     } lines[] = {
-        {"{\"ids\": [1, 2, 3]}", NULL},
-        {"", "line 2"},
-        {"{\"ids\": [1, 40]}", "ids[1]"},
-        {"{\"ids\": []}", "empty"},
-        {"{\"ids\": [1, 2", "line 5"},
-        {"{\"ids\": 3}", "expected"},
-        {"[1, 2]", "expected"},
-        {"{\"ids\": [1, -1]}", "ids[1]"},
-        {"{\"ids\": [1, 2.5]}", "ids[1]"},
-        {"{\"ids\": [1, 99999999999999999999]}", "line 10"},
-        {"\xff\xfe", "line 11"},
-        {"{\"ids\": [1, 2, 3]}", NULL},
+        { "{\"ids\": [1, 2, 3]}", NULL },
+        { "", "line 2" },
+        { "{\"ids\": [1, 40]}", "ids[1]" },
+        { "{\"ids\": []}", "empty" },
+        { "{\"ids\": [1, 2", "line 5" },
+        { "{\"ids\": 3}", "expected" },
+        { "[1, 2]", "expected" },
+        { "{\"ids\": [1, -1]}", "ids[1]" },
+        { "{\"ids\": [1, 2.5]}", "ids[1]" },
+        { "{\"ids\": [1, 99999999999999999999]}", "line 10" },
+        { "\xff\xfe", "line 11" },
+        { "{\"ids\": [1, 2, 3]}", NULL },
     };
     char *dir = model_folder(), words[512];
-    struct wz_buf in = {0}, out = {0};
+    struct wz_buf in = { 0 }, out = { 0 };
 
     for (size_t i = 0; i < WZ_COUNT(lines); i++) wz_buf_printf(&in, "%s\n", lines[i].line);
     add_ids(&in, 701, 1);
@@ -115,21 +117,23 @@ static void bad_lines(void **state)
 /* The trained model: scores and likeliest tokens as an independent float64 forward has them. */
 static void reference(const char *model, const char *ref_path, double bound)
 {
-    struct wz_buf in = {0}, out = {0};
+    struct wz_buf in = { 0 }, out = { 0 };
     struct wz_err err;
     json_t *ref = wz_json_load(ref_path, &err), *s;
     char words[512];
     size_t i;
 
     assert_non_null(ref);
-    json_array_foreach(json_object_get(ref, "sequences"), i, s) {
+    json_array_foreach(json_object_get(ref, "sequences"), i, s)
+    {
         char *ids = json_dumps(json_object_get(s, "tokens"), 0);
         wz_buf_printf(&in, "{\"ids\": %s}\n", ids);
         free(ids);
     }
     snprintf(words, sizeof words, "score %s --threads 2", model);
     assert_int_equal(command(wz_cmd_score, words, in.data, &out), 0);
-    json_array_foreach(json_object_get(ref, "sequences"), i, s) {
+    json_array_foreach(json_object_get(ref, "sequences"), i, s)
+    {
         json_t *got = line_of(&out, (int)i), *want = json_object_get(s, "logprob_of_next_token");
 
         assert_int_equal(json_array_size(json_object_get(got, "logprobs")), json_array_size(want));
@@ -151,8 +155,8 @@ static void trained(void **state)
     static const struct {
         const char *options;
         double bound;
-    } ways[] = {{"", 2e-5}, {"--type f16 --shard 100000", 0.05}, {"--type bf16", 0.2}};
-    struct wz_buf out = {0};
+    } ways[] = { { "", 2e-5 }, { "--type f16 --shard 100000", 0.05 }, { "--type bf16", 0.2 } };
+    struct wz_buf out = { 0 };
     char words[512];
 
     reference(dir, ref, 2e-5);
@@ -172,8 +176,9 @@ static void trained(void **state)
 /* A GGUF of another program, its tokenizer included. */
 static void from_gguf(void **state)
 {
-    char *src = test_data("llama2_tiny_random_gguf/llama-2-tiny-random.gguf"), *dst = test_scratch("from-gguf"), words[512];
-    struct wz_buf a = {0}, b = {0};
+    char *src = test_data("llama2_tiny_random_gguf/llama-2-tiny-random.gguf"), *dst = test_scratch("from-gguf"),
+         words[512];
+    struct wz_buf a = { 0 }, b = { 0 };
     struct wz_err err;
 
     snprintf(words, sizeof words, "convert %s %s", src, dst);
@@ -185,7 +190,7 @@ static void from_gguf(void **state)
     assert_string_equal(a.data, b.data);
 
     struct wz_tokenizer *old = wz_tokenizer_load(src, &err), *new = wz_tokenizer_load(dst, &err);
-    struct wz_ids x = {0}, y = {0};
+    struct wz_ids x = { 0 }, y = { 0 };
     const char *text = "  Hello, world!\n\nTokens \xc3\xa9 \xf0\x9f\x99\x82";
     if (!old || !new) fail_msg("%s", err.text);
     assert_int_equal(wz_encode(old, text, strlen(text), &x, &err), 0);

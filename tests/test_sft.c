@@ -1,5 +1,6 @@
-/* The warm start learns from the assistant's tokens and nothing else: every turn or only the last, end token included; a broken line is
- * named; a system prompt goes before the conversations that have none; a model learns by heart what it is shown. */
+/* The warm start learns from the assistant's tokens and nothing else: every turn or only the last, end token
+ * included; a broken line is named; a system prompt goes before the conversations that have none; a model learns by
+ * heart what it is shown. */
 #include "tests/tokenizer_help.h"
 
 #include <math.h>
@@ -26,8 +27,9 @@ static int load(struct wz_sft_set *set, const char *text, int context, struct wz
     return load_with(set, text, "", context, err);
 }
 
-#define TURNS "{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"ab\"}," \
-              "{\"role\":\"user\",\"content\":\"v\"},{\"role\":\"assistant\",\"content\":\"c\"}]"
+#define TURNS                                                                            \
+    "{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"ab\"}," \
+    "{\"role\":\"user\",\"content\":\"v\"},{\"role\":\"assistant\",\"content\":\"c\"}]"
 #define TALK "{\"messages\":[{\"role\":\"system\",\"content\":\"s\"}," TURNS
 
 /* <sys>s<user>u<end><asst>ab<end><user>v<end><asst>c<end>: '.' no loss, the letter or E where there is one */
@@ -66,25 +68,31 @@ static void the_system_prompt_goes_first(void **state)
     assert_memory_equal(set.list[1].ids, set.list[0].ids, sizeof(int) * (size_t)set.list[0].n);
     wz_sft_finish(&set);
     if (load_with(&set, TALK "}\n", "other", 64, &err) < 0) fail_msg("%s", err.text);
-    assert_int_equal(set.longest, 15);                        /* it has its own */
+    assert_int_equal(set.longest, 15); /* it has its own */
     wz_sft_finish(&set);
 }
 
 static void bad_lines_are_named(void **state)
 {
-    static const struct { const char *line, *says; } rows[] = {
-        { "{", "line 2" }, { "{\"text\":1}", "line 2: no \"messages\"" }, { "{\"messages\":[]}", "line 2: no \"messages\"" },
+    static const struct {
+        const char *line, *says;
+    } rows[] = {
+        { "{", "line 2" },
+        { "{\"text\":1}", "line 2: no \"messages\"" },
+        { "{\"messages\":[]}", "line 2: no \"messages\"" },
         { "{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}", "line 2: message 1: role \"bot\"" },
         { "{\"messages\":[{\"role\":\"user\"}]}", "line 2: message 1: no \"content\"" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}", "line 2: no assistant" },
         { TALK ",\"train\":\"some\"}", "line 2: \"train\"" },
-        { "{\"messages\":[{\"role\":\"user\",\"content\":\"uuuuuuuuuuuuuuuuuuuuuuuuu\"},{\"role\":\"assistant\",\"content\":\"\"}]}", "line 2: 29 tokens" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"uuuuuuuuuuuuuuuuuuuuuuuuu\"},{\"role\":\"assistant\","
+          "\"content\":\"\"}]}",
+          "line 2: 29 tokens" },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         struct wz_sft_set set;
         struct wz_err err;
-        struct wz_buf text = {0};
+        struct wz_buf text = { 0 };
         wz_buf_printf(&text, "%s}\n%s\n", TALK, rows[i].line);
         assert_int_equal(load(&set, text.data, 20, &err), -1);
         if (!strstr(err.text, rows[i].says)) fail_msg("row %zu says: %s", i, err.text);
@@ -98,10 +106,19 @@ static void bad_lines_are_named(void **state)
 
 static void a_model_learns_by_heart(void **state)
 {
-    struct wz_config c = { .layers = 1, .dim = 32, .heads = 2, .kv_heads = 2, .head_dim = 16, .ffn = 48, .vocab = T_VOCAB, .context = 32,
-                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+    struct wz_config c = { .layers = 1,
+                           .dim = 32,
+                           .heads = 2,
+                           .kv_heads = 2,
+                           .head_dim = 16,
+                           .ffn = 48,
+                           .vocab = T_VOCAB,
+                           .context = 32,
+                           .norm_eps = 1e-5f,
+                           .rope_theta = 1e4f,
+                           .bos = -1 };
     const struct wz_adamw how = { 1e-2, 0, 0.1, 0.9, 0.95, 1e-8, 0, 1 };
-    const int only[1] = {0};
+    const int only[1] = { 0 };
     const struct wz_group group = { 1, 0, only };
     struct wz_err err;
     struct wz_sft_set set;
@@ -119,7 +136,7 @@ static void a_model_learns_by_heart(void **state)
         last = wz_sft_step(&l, &how, &job, &group, &set, 3, s, 60, 1, &norm);
         if (!s) first = last;
     }
-    assert_float_equal(first, log(T_VOCAB), 0.5);             /* nothing known yet */
+    assert_float_equal(first, log(T_VOCAB), 0.5); /* nothing known yet */
     assert_true(last < 0.05);
     assert_int_equal(m->version, 60);
     wz_learner_finish(&l);
@@ -147,8 +164,10 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_is_on_answers), cmocka_unit_test(the_system_prompt_goes_first),
-        cmocka_unit_test(bad_lines_are_named), cmocka_unit_test(a_model_learns_by_heart),
+        cmocka_unit_test(loss_is_on_answers),
+        cmocka_unit_test(the_system_prompt_goes_first),
+        cmocka_unit_test(bad_lines_are_named),
+        cmocka_unit_test(a_model_learns_by_heart),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

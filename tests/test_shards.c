@@ -1,6 +1,6 @@
-/* The promise: an optimizer that is shared out over learners makes the weights, bit for bit, that one learner makes alone, and takes
- * its share of the memory: of the moments, and of the masters of a bf16 model. Runs alone and under mpirun,
- * every rank a learner; each also computes the whole by itself. */
+/* The promise: an optimizer that is shared out over learners makes the weights, bit for bit, that one learner makes
+ * alone, and takes its share of the memory: of the moments, and of the masters of a bf16 model. Runs alone and under
+ * mpirun, every rank a learner; each also computes the whole by itself. */
 #include "tests/model_help.h"
 
 #include "trainer/trainer.h"
@@ -12,8 +12,17 @@ static struct wz_backend *be;
 static int everyone[64];
 
 /* Of 2, 4 and 8 learners two shards meet in the middle of a norm. */
-static const struct wz_config shape = { .layers = 1, .dim = 96, .heads = 3, .kv_heads = 1, .head_dim = 32, .ffn = 300, .vocab = 6826,
-                                        .context = 64, .norm_eps = 1e-5f, .rope_theta = 1e4f, .bos = -1 };
+static const struct wz_config shape = { .layers = 1,
+                                        .dim = 96,
+                                        .heads = 3,
+                                        .kv_heads = 1,
+                                        .head_dim = 32,
+                                        .ffn = 300,
+                                        .vocab = 6826,
+                                        .context = 64,
+                                        .norm_eps = 1e-5f,
+                                        .rope_theta = 1e4f,
+                                        .bos = -1 };
 
 static struct wz_model *model_create(enum wz_type type, const struct wz_group *group)
 {
@@ -21,7 +30,7 @@ static struct wz_model *model_create(enum wz_type type, const struct wz_group *g
     bool cut = group->n == 1;
 
     wz_model_init(m, 5);
-    assert_true(m->n_params > 16 * WZ_BLOCK && m->n_params % WZ_BLOCK);      /* shards for 8, and something left over */
+    assert_true(m->n_params > 16 * WZ_BLOCK && m->n_params % WZ_BLOCK); /* shards for 8, and something left over */
     for (int s = 1; s < group->n; s++) {
         size_t at = wz_shard_at(s, group->n, m->n_params);
         cut |= at > m->list[1].at && at < m->list[1].at + 96;
@@ -42,15 +51,20 @@ static void leaf_fill(float *g, size_t n, int step, int leaf)
     }
 }
 
-struct made { uint64_t hash[STEPS]; double norm[STEPS]; float *masters; };
+struct made {
+    uint64_t hash[STEPS];
+    double norm[STEPS];
+    float *masters;
+};
 
-/* Some steps of a group; in the one before the last the gradient is not finite, in a shard that most members do not have. */
+/* Some steps of a group; in the one before the last the gradient is not finite, in a shard that most members do not
+ * have. */
 static struct made train(enum wz_type type, const struct wz_group *group)
 {
     const struct wz_adamw how = { 1e-3, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 };
     struct wz_model *m = model_create(type, group);
     struct wz_optimizer opt;
-    struct made made = {0};
+    struct made made = { 0 };
     int mine = LEAVES / group->n;
 
     wz_optimizer_init(&opt, m, mine, group);
@@ -93,15 +107,9 @@ static void check(enum wz_type type)
     free(want.masters), free(got.masters);
 }
 
-static void a_group_makes_the_weights_of_one(void **state)
-{
-    check(WZ_F32);
-}
+static void a_group_makes_the_weights_of_one(void **state) { check(WZ_F32); }
 
-static void a_group_makes_the_bf16_weights_of_one(void **state)
-{
-    check(WZ_BF16);
-}
+static void a_group_makes_the_bf16_weights_of_one(void **state) { check(WZ_BF16); }
 
 /* 8 learners have an eighth of the moments each, to within the blocks left over. */
 static void moments_are_shared_out(void **state)
@@ -115,7 +123,8 @@ static void moments_are_shared_out(void **state)
 /* And of the masters, of which plans say what is allocated. */
 static void masters_are_shared_out(void **state)
 {
-    assert_true(wz_model_bytes(&shape, WZ_F32, 8, "cpu").masters == 0 && wz_model_bytes(&shape, WZ_BF16, 0, "cpu").masters == 0);
+    assert_true(wz_model_bytes(&shape, WZ_F32, 8, "cpu").masters == 0 &&
+                wz_model_bytes(&shape, WZ_BF16, 0, "cpu").masters == 0);
     for (int size = 1; size <= 8; size *= 2) {
         const struct wz_model_bytes b = wz_model_bytes(&shape, WZ_BF16, size, "cpu");
         size_t all = 0, most = 0;
@@ -133,8 +142,10 @@ static void masters_are_shared_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moments_are_shared_out), cmocka_unit_test(masters_are_shared_out),
-        cmocka_unit_test(a_group_makes_the_weights_of_one), cmocka_unit_test(a_group_makes_the_bf16_weights_of_one),
+        cmocka_unit_test(moments_are_shared_out),
+        cmocka_unit_test(masters_are_shared_out),
+        cmocka_unit_test(a_group_makes_the_weights_of_one),
+        cmocka_unit_test(a_group_makes_the_bf16_weights_of_one),
     };
     struct wz_err err;
 

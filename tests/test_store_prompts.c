@@ -1,4 +1,5 @@
-/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and columns. */
+/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and
+ * columns. */
 #include "test.h"
 
 #include <unistd.h>
@@ -49,7 +50,7 @@ static void jsonl(void **state)
     wz_prompts_finish(&set);
     loads(&set, "prompt", "=harmful", NULL, 2);
     is(&set.list[1], "gr\xc3\xbc\xc3\x9f", "4", "prompts", WZ_HARMFUL);
-    assert_true(set.hash == hash);                             /* of the texts alone */
+    assert_true(set.hash == hash); /* of the texts alone */
     wz_prompts_finish(&set);
     put(".jsonl", "{\"prompt\": \"a\\nb\"}\n{\"prompt\": \"gr\xc3\xbc\xc3\x9f!\"}\n", 40);
     loads(&set, "prompt", "=benign", "=pets", 2);
@@ -97,7 +98,9 @@ static void csv(void **state)
 
 static void bad_rows_are_named(void **state)
 {
-    static const struct { const char *ending, *text, *word; } rows[] = {
+    static const struct {
+        const char *ending, *text, *word;
+    } rows[] = {
         { ".txt", "hello", ".jsonl, .json or .csv" },
         { ".jsonl", "", "no rows" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"text\":\"b\",\"other\":1}",
@@ -159,7 +162,8 @@ static void truncated(void **state)
             struct wz_prompts set;
             struct wz_err err = { "" };
             put(texts[i][0], texts[i][1], n);
-            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err) < 0) assert_non_null(strstr(err.text, path));
+            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err) < 0)
+                assert_non_null(strstr(err.text, path));
             else assert_in_range(set.n, 1, 2);
             wz_prompts_finish(&set);
         }
@@ -169,12 +173,16 @@ static void truncated(void **state)
 /* Rows as counted by the data's own list. */
 static void real_data(void **state)
 {
-    static const struct { const char *name, *column, *harm, *kind; int rows, harmful; } sets[] = {
+    static const struct {
+        const char *name, *column, *harm, *kind;
+        int rows, harmful;
+    } sets[] = {
         { "xstest/xstest_prompts.csv", "prompt", "label", "type", 450, 200 },
         { "hatecheck/test_suite_cases.csv", "test_case", "=harmful", "functionality", 3728, 3728 },
         { "harmbench/harmbench_behaviors_text_all.csv", "Behavior", "=harmful", "SemanticCategory", 399, 399 },
         { "advbench/harmful_behaviors.csv", "goal", "=harmful", NULL, 513, 513 },
-        { "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv", "prompt_text", "=harmful", "hazard", 1090, 1090 },
+        { "ailuminate/airr_official_1.0_demo_en_us_prompt_set_release.csv", "prompt_text", "=harmful", "hazard", 1090,
+          1090 },
         { "multijail/MultiJail.csv", "zh", "=harmful", "source", 309, 309 },
         { "ifeval/input_data.jsonl", "prompt", "=benign", NULL, 541, 0 },
         { "cyberseceval/mitre_frr.json", "mutated_prompt", "is_malicious", "attack_type", 750, 0 },
@@ -198,7 +206,8 @@ static void real_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(jsonl), cmocka_unit_test(json), cmocka_unit_test(csv), cmocka_unit_test(bad_rows_are_named),
+        cmocka_unit_test(jsonl),     cmocka_unit_test(json),
+        cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(truncated), cmocka_unit_test(real_data),
     };
 

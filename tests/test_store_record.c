@@ -1,5 +1,6 @@
-/* The promise: a record gives back every episode bit for bit, opens in h5py, and whatever instant a writer is killed at, its
- * file holds whole steps only: all that were appended before, and the one being appended entirely or not at all. */
+/* The promise: a record gives back every episode bit for bit, opens in h5py, and whatever instant a writer is killed
+ * at, its file holds whole steps only: all that were appended before, and the one being appended entirely or not at
+ * all. */
 #include "test.h"
 
 #include <math.h>
@@ -12,12 +13,12 @@
 
 #include "store/store.h"
 
-/* ---- a process that dies at its n-th change to a file (linked with --wrap) ---------------------------------------- */
+/* ---- a process that dies at its n-th change to a file (linked with --wrap) -------------------------------- */
 
-static int die_at;                 /* counts down; 0: never */
-static bool die_torn;              /* a write is half done first */
+static int die_at;    /* counts down; 0: never */
+static bool die_torn; /* a write is half done first */
 
-static int *changes;               /* shared with the child: how many it made */
+static int *changes; /* shared with the child: how many it made */
 
 static void maybe_die(void)
 {
@@ -51,7 +52,7 @@ int __wrap_ftruncate64(int fd, off_t len)
 int __wrap_fsync(int fd)
 {
     maybe_die();
-    return 0;                      /* a killed process loses nothing that it wrote: the disk need not turn for us */
+    return 0; /* a killed process loses nothing that it wrote: the disk need not turn for us */
 }
 
 int __wrap_unlink(const char *path)
@@ -66,7 +67,7 @@ int __wrap_posix_fallocate64(int fd, off_t at, off_t n)
     return __real_posix_fallocate64(fd, at, n);
 }
 
-/* ---- episodes ------------------------------------------------------------------------------------------------------ */
+/* ---- episodes --------------------------------------------------------------------------------------------- */
 
 static uint32_t draw(int64_t step, uint32_t i, uint32_t what, uint32_t n)
 {
@@ -111,7 +112,8 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->reward = -0.1 * (double)k;
         t->dir = 1e-300;
         if (m) t->context = wz_realloc(NULL, 4 * m);
-        for (t->n_context = 0; t->n_context < m; t->n_context++) t->context[t->n_context] = (int32_t)(t->n_context * 3 + i);
+        for (t->n_context = 0; t->n_context < m; t->n_context++)
+            t->context[t->n_context] = (int32_t)(t->n_context * 3 + i);
         if (!n) continue;
         wz_turn_reserve(t, n);
         for (uint32_t q = 0; q < n; q++) wz_turn_add(t, (int32_t)(q * 7), q ? -1.0f / (float)q : -0.0f);
@@ -171,7 +173,7 @@ static void holds_steps(const char *path, int64_t n)
     assert_int_equal(n_steps, n);
     for (int64_t s = 0; s < n; s++) {
         Wz__Episode *want[BATCH], **got;
-        struct wz_buf a = {0}, b = {0};
+        struct wz_buf a = { 0 }, b = { 0 };
         int k;
         assert_int_equal(steps[s], s);
         if (wz_record_read(path, s, &got, &k, &err) < 0) fail_msg("%s", err.text);
@@ -212,7 +214,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- cases --------------------------------------------------------------------------------------------------------- */
+/* ---- cases ------------------------------------------------------------------------------------------------ */
 
 static void what_goes_in_comes_out(void **state)
 {
@@ -221,7 +223,7 @@ static void what_goes_in_comes_out(void **state)
     int n;
 
     write_steps(path, 0, 3);
-    write_steps(path, 3, 5);                                   /* opened again to append */
+    write_steps(path, 3, 5); /* opened again to append */
     holds_steps(path, 5);
     assert_int_equal(wz_record_read(path, 9, &got, &n, &err), 0);
     assert_int_equal(n, 0);
@@ -254,7 +256,7 @@ static void truncation_drops_what_came_after(void **state)
 {
     struct wz_err err = { "" };
 
-    assert_int_equal(wz_record_truncate(path, 3, &err), 0);    /* nothing there, nothing to drop */
+    assert_int_equal(wz_record_truncate(path, 3, &err), 0); /* nothing there, nothing to drop */
     write_steps(path, 0, 6);
     assert_int_equal(wz_record_truncate(path, 9, &err), 0);
     holds_steps(path, 6);
@@ -288,7 +290,8 @@ static bool killed_at(int n, bool torn, void (*fn)(void))
     return WIFSIGNALED(status);
 }
 
-/* The next place to die after n of `total`: every one at both ends, some of the many pages between; total + 1: no more. */
+/* The next place to die after n of `total`: every one at both ends, some of the many pages between; total + 1: no
+ * more. */
 static int next_death(int n, int total)
 {
     do n++;
@@ -348,17 +351,17 @@ static void killed_anywhere_steps_stay_whole(void **state)
     for (int torn = 0; torn < 2; torn++) {
         for (int n = 1; n <= total; n = next_death(n, total)) {
             assert_int_equal(wz_record_truncate(path, 1, &err), 0);
-            if (!killed_at(n, torn, child_appends)) continue;          /* fewer pages than the first time */
-            if (n % 3 == 0) killed_at(1 + n % 4, torn, child_recovers);      /* killed again while mending */
+            if (!killed_at(n, torn, child_appends)) continue;           /* fewer pages than the first time */
+            if (n % 3 == 0) killed_at(1 + n % 4, torn, child_recovers); /* killed again while mending */
             int64_t have = whole_steps();
             assert_in_range(have, 2, 3);
             kept += have == 3;
             lost += have == 2;
-            write_steps(path, have, 4);                                /* the run goes on */
+            write_steps(path, have, 4); /* the run goes on */
             holds_steps(path, 4);
         }
     }
-    assert_true(kept > 5 && lost > 3);                                 /* both outcomes were seen */
+    assert_true(kept > 5 && lost > 3); /* both outcomes were seen */
 }
 
 /* Its bytes may reach the disk in any order when the machine dies: the length is right, the middle is not. */
@@ -370,7 +373,7 @@ static void a_damaged_journal_does_not_count(void **state)
     child_step = 2;
     write_steps(path, 0, 2);
     for (int damaged = 1; damaged >= 0; damaged--) {
-        assert_true(killed_at(3, false, child_appends));       /* the journal is whole, nothing of it applied */
+        assert_true(killed_at(3, false, child_appends)); /* the journal is whole, nothing of it applied */
         assert_int_equal(wz_map_open(&map, journal, &err), 0);
         uint8_t *bytes = wz_alloc(map.len);
         size_t n = map.len;
@@ -436,7 +439,7 @@ static void a_full_disk_refuses_the_step(void **state)
     getrlimit(RLIMIT_FSIZE, &old);
     small = old;
     int64_t step = 2;
-    for (rlim_t room = 0; room < 3; room++) {                  /* no room for the journal, or none for the file */
+    for (rlim_t room = 0; room < 3; room++) { /* no room for the journal, or none for the file */
         small.rlim_cur = room == 2 ? (rlim_t)st.st_size + 100 : 10000 * room + 100;
         setrlimit(RLIMIT_FSIZE, &small);
         int rc = 0;
@@ -530,7 +533,7 @@ static void h5py_opens_it(void **state)
     if (system("/usr/bin/python3 -c 'import h5py' 2>/dev/null")) SKIP("/usr/bin/python3 has no h5py");
     struct wz_err err;
     write_steps(path, 0, 5);
-    assert_int_equal(wz_record_truncate(path, 1, &err), 0);    /* nothing is left behind in any column */
+    assert_int_equal(wz_record_truncate(path, 1, &err), 0); /* nothing is left behind in any column */
     write_steps(path, 2, 3);
     char *name = wz_path("%s.py", path), *command = wz_path("/usr/bin/python3 '%s' '%s'", name, path);
     put(name, script, sizeof script - 1);

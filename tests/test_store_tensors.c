@@ -1,4 +1,5 @@
-/* The promise: safetensors and GGUF files are read exactly, and a truncated or hostile one is one sentence, never a crash. */
+/* The promise: safetensors and GGUF files are read exactly, and a truncated or hostile one is one sentence, never a
+ * crash. */
 #include "test.h"
 
 #include <math.h>
@@ -7,7 +8,7 @@
 
 #include "store/tensors.h"
 
-static char *path;                 /* of the file under test */
+static char *path; /* of the file under test */
 
 static void put_file(const char *name, const void *bytes, size_t n)
 {
@@ -31,7 +32,7 @@ static void refuses(const char *name, const char *word)
 /* A safetensors file of this header and n bytes of data 0, 1, 2, ... */
 static void put_st(const char *header, size_t n)
 {
-    struct wz_buf buf = {0};
+    struct wz_buf buf = { 0 };
     uint64_t len = strlen(header);
 
     wz_buf_add(&buf, &len, 8);
@@ -61,7 +62,7 @@ static void halves_convert(void **state)
         }
         assert_memory_equal(&x, &want, 4);
         assert_int_equal(wz_f16_from(x), h);
-        if (h && h < 0x7c00) {                                /* the middle between two neighbours goes to the even one */
+        if (h && h < 0x7c00) { /* the middle between two neighbours goes to the even one */
             float mid = (below + x) / 2;
             assert_int_equal(wz_f16_from(mid), h & 1 ? h - 1 : h);
             assert_int_equal(wz_f16_from(nextafterf(mid, INFINITY)), h);
@@ -72,7 +73,7 @@ static void halves_convert(void **state)
     assert_int_equal(wz_f16_from(65519.996f), 0x7bff);
     assert_int_equal(wz_f16_from(65520), 0x7c00);
     assert_int_equal(wz_bf16_from(1), 0x3f80);
-    assert_int_equal(wz_bf16_from(1 + 0x1p-8f), 0x3f80);      /* ties to even, down and up */
+    assert_int_equal(wz_bf16_from(1 + 0x1p-8f), 0x3f80); /* ties to even, down and up */
     assert_int_equal(wz_bf16_from(1 + 0x3p-8f), 0x3f82);
     assert_int_equal(wz_bf16_from(1 + 0x1p-8f + 0x1p-20f), 0x3f81);
     assert_int_equal(wz_bf16_from(3.4e38f), 0x7f80);
@@ -82,8 +83,11 @@ static void halves_convert(void **state)
 static void safetensors_round_trip(void **state)
 {
     const struct wz_tensor_spec specs[] = {
-        { "a \"quoted\" näme", WZ_DT_F32, 2, { 3, 5 } }, { "half", WZ_DT_F16, 1, { 7 } }, { "empty", WZ_DT_F32, 2, { 0, 4 } },
-        { "brain", WZ_DT_BF16, 3, { 2, 1, 4500 } }, { "scalar", WZ_DT_F32, 0, { 0 } },
+        { "a \"quoted\" näme", WZ_DT_F32, 2, { 3, 5 } },
+        { "half", WZ_DT_F16, 1, { 7 } },
+        { "empty", WZ_DT_F32, 2, { 0, 4 } },
+        { "brain", WZ_DT_BF16, 3, { 2, 1, 4500 } },
+        { "scalar", WZ_DT_F32, 0, { 0 } },
     };
     enum { N = 15 + 7 + 9000 + 1 };
     static float in[N], out[N];
@@ -91,8 +95,8 @@ static void safetensors_round_trip(void **state)
     struct wz_safetensors_out *w = wz_safetensors_begin(path, specs, 5, &err);
 
     assert_non_null(w);
-    for (int i = 0; i < N; i++) in[i] = (float)(i % 200 - 100) / 8;          /* exact in every type */
-    assert_int_equal(wz_safetensors_put(w, in, 10, &err), 0);                /* across the borders of tensors */
+    for (int i = 0; i < N; i++) in[i] = (float)(i % 200 - 100) / 8; /* exact in every type */
+    assert_int_equal(wz_safetensors_put(w, in, 10, &err), 0);       /* across the borders of tensors */
     assert_int_equal(wz_safetensors_put(w, in + 10, N - 10, &err), 0);
     assert_false(wz_file_exists(path));
     assert_int_equal(wz_safetensors_end(w, &err), 0);
@@ -149,7 +153,11 @@ static void an_abandoned_write_leaves_nothing(void **state)
 
 static void safetensors_hostile(void **state)
 {
-    static const struct { const char *header; size_t n; const char *word; } rows[] = {
+    static const struct {
+        const char *header;
+        size_t n;
+        const char *word;
+    } rows[] = {
         { "{}", 1, "end at byte 0" },
         { "[]", 0, "must be a JSON object" },
         { "{", 0, "not valid JSON" },
@@ -222,18 +230,22 @@ static void mangle(const char *from, bool truncated_may_open)
 static void safetensors_mangled(void **state)
 {
     put_st("{\"a\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]},"
-           "\"b\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[24,28]}}", 28);
+           "\"b\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[24,28]}}",
+           28);
     mangle(path, false);
 }
 
-/* ---- folders ------------------------------------------------------------------------------------------------- */
+/* ---- folders ---------------------------------------------------------------------------------------------- */
 
 static void folder_of_shards(void **state)
 {
-    char *dir = test_scratch("shards"), *one = wz_path("%s/s-1.safetensors", dir), *two = wz_path("%s/s-2.safetensors", dir);
+    char *dir = test_scratch("shards"), *one = wz_path("%s/s-1.safetensors", dir),
+         *two = wz_path("%s/s-2.safetensors", dir);
     char *index = wz_path("%s/model.safetensors.index.json", dir);
     struct wz_err err;
-    static const struct { const char *index, *word; } bad[] = {
+    static const struct {
+        const char *index, *word;
+    } bad[] = {
         { "{}", "weight_map" },
         { "{\"weight_map\":{\"a\":\"../s-1.safetensors\"}}", "same folder" },
         { "{\"weight_map\":{\"a\":\"..\"}}", "same folder" },
@@ -265,13 +277,14 @@ static void folder_of_shards(void **state)
 
     path = two;
     put_st("{\"b\":{\"dtype\":\"F16\",\"shape\":[3],\"data_offsets\":[0,6]},"
-           "\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 6);
+           "\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}",
+           6);
     refuses(dir, "twice");
     path = NULL;
     free(dir), free(one), free(two), free(index);
 }
 
-/* ---- GGUF ---------------------------------------------------------------------------------------------------- */
+/* ---- GGUF ------------------------------------------------------------------------------------------------- */
 
 static void g32(struct wz_buf *b, uint32_t v) { wz_buf_add(b, &v, 4); }
 static void g64(struct wz_buf *b, uint64_t v) { wz_buf_add(b, &v, 8); }
@@ -313,7 +326,10 @@ static void put_gguf(struct wz_buf *b, uint32_t version)
     gkey(b, "i64", 11), g64(b, (uint64_t)-5);
     gkey(b, "f64", 12), wz_buf_add(b, &(double){ 0.25 }, 8);
     gkey(b, "tokens", 9), g32(b, 8), g64(b, 5);
-    gstr(b, "plain"), gstr(b, ""), gstr(b, "\xff" "a\xc3"), gstr(b, "\xf4\x8f\xb6\x80"), gstr(b, "\xe2\x96\x81");
+    gstr(b, "plain"), gstr(b, ""),
+        gstr(b, "\xff"
+                "a\xc3"),
+        gstr(b, "\xf4\x8f\xb6\x80"), gstr(b, "\xe2\x96\x81");
     gkey(b, "scores", 9), g32(b, 6), g64(b, 2), wz_buf_add(b, (float[]){ -1, 2 }, 8);
     ginfo(b, "f32", 3, 2, 0, 0);
     ginfo(b, "f16", 2, 1, 1, 64);
@@ -323,13 +339,13 @@ static void put_gguf(struct wz_buf *b, uint32_t version)
     gpad(b, 64);
     wz_buf_add(b, (float[]){ 1, 2, 3, 4, 5, 6 }, 24), gpad(b, 64);
     wz_buf_add(b, "\x00\x3c\x00\xc0", 4), gpad(b, 64);
-    wz_buf_add(b, "\x00\x38", 2);                                     /* d = 0.5 */
+    wz_buf_add(b, "\x00\x38", 2); /* d = 0.5 */
     for (int i = 0; i < 32; i++) wz_buf_add(b, &(int8_t){ (int8_t)(i * 8 - 128) }, 1);
     gpad(b, 64);
     wz_buf_add(b, "\x00\x38", 2);
     for (int i = 0; i < 16; i++) wz_buf_add(b, &(uint8_t){ (uint8_t)(i | (15 - i) << 4) }, 1);
     gpad(b, 64);
-    wz_buf_add(b, "\x00\x38\x00\x3c", 4);                             /* d = 0.5, m = 1 */
+    wz_buf_add(b, "\x00\x38\x00\x3c", 4); /* d = 0.5, m = 1 */
     for (int i = 0; i < 16; i++) wz_buf_add(b, &(uint8_t){ (uint8_t)(i | (15 - i) << 4) }, 1);
     put_file(path, b->data, b->len);
 }
@@ -342,15 +358,19 @@ static const char *meta_string(const struct wz_tensors *set, size_t i)
 static void gguf_reads_every_type(void **state)
 {
     for (uint32_t version = 2; version <= 3; version++) {
-        struct wz_buf b = {0};
+        struct wz_buf b = { 0 };
         struct wz_err err = { "" };
         float out[32];
         put_gguf(&b, version);
         struct wz_tensors *set = wz_tensors_open(path, &err);
         assert_string_equal(err.text, "");
         assert_non_null(set);
-        static const struct { const char *key; long long want; } ints[] = {
-            { "u8", 255 }, { "i8", -1 }, { "u16", 65535 }, { "i16", -2 }, { "i32", -7 }, { "u64", 1ll << 40 }, { "i64", -5 },
+        static const struct {
+            const char *key;
+            long long want;
+        } ints[] = {
+            { "u8", 255 }, { "i8", -1 },         { "u16", 65535 }, { "i16", -2 },
+            { "i32", -7 }, { "u64", 1ll << 40 }, { "i64", -5 },
         };
         for (size_t i = 0; i < WZ_COUNT(ints); i++)
             assert_int_equal(json_integer_value(wz_tensors_meta(set, ints[i].key)), ints[i].want);
@@ -363,7 +383,8 @@ static void gguf_reads_every_type(void **state)
         assert_string_equal(meta_string(set, 0), "plain");
         assert_string_equal(meta_string(set, 1), "");
         /* U+10FDFF a U+10FDC3, and the real U+10FD80 as its four bytes */
-        assert_string_equal(meta_string(set, 2), "\xf4\x8f\xb7\xbf" "a\xf4\x8f\xb7\x83");
+        assert_string_equal(meta_string(set, 2), "\xf4\x8f\xb7\xbf"
+                                                 "a\xf4\x8f\xb7\x83");
         assert_string_equal(meta_string(set, 3), "\xf4\x8f\xb7\xb4\xf4\x8f\xb6\x8f\xf4\x8f\xb6\xb6\xf4\x8f\xb6\x80");
         assert_string_equal(meta_string(set, 4), "\xe2\x96\x81");
 
@@ -378,9 +399,11 @@ static void gguf_reads_every_type(void **state)
         wz_tensor_floats(wz_tensors_find(set, "q8"), 0, 32, out);
         for (int i = 0; i < 32; i++) assert_true(out[i] == 0.5f * (float)(i * 8 - 128));
         wz_tensor_floats(wz_tensors_find(set, "q40"), 0, 32, out);
-        for (int i = 0; i < 16; i++) assert_true(out[i] == 0.5f * (float)(i - 8) && out[i + 16] == 0.5f * (float)(7 - i));
+        for (int i = 0; i < 16; i++)
+            assert_true(out[i] == 0.5f * (float)(i - 8) && out[i + 16] == 0.5f * (float)(7 - i));
         wz_tensor_floats(wz_tensors_find(set, "q41"), 0, 32, out);
-        for (int i = 0; i < 16; i++) assert_true(out[i] == 0.5f * (float)i + 1 && out[i + 16] == 0.5f * (float)(15 - i) + 1);
+        for (int i = 0; i < 16; i++)
+            assert_true(out[i] == 0.5f * (float)i + 1 && out[i + 16] == 0.5f * (float)(15 - i) + 1);
         wz_tensors_close(set);
         wz_buf_finish(&b);
     }
@@ -388,7 +411,7 @@ static void gguf_reads_every_type(void **state)
 
 static void gguf_mangled(void **state)
 {
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
 
     put_gguf(&b, 3);
     wz_buf_finish(&b);
@@ -397,7 +420,7 @@ static void gguf_mangled(void **state)
 
 static void gguf_hostile(void **state)
 {
-    struct wz_buf b = {0};
+    struct wz_buf b = { 0 };
 
     put_file(path, "GGUF\0\0\0\3", 8);
     refuses(path, "version");
@@ -443,7 +466,7 @@ static void gguf_hostile(void **state)
     wz_buf_finish(&b);
 }
 
-/* ---- real files ---------------------------------------------------------------------------------------------- */
+/* ---- real files ------------------------------------------------------------------------------------------- */
 
 static void real_safetensors(void **state)
 {
@@ -460,7 +483,7 @@ static void real_safetensors(void **state)
     assert_int_equal(t->shape[1], 64);
     float *values = wz_alloc(4 * t->count);
     wz_tensor_floats(t, 0, t->count, values);
-    assert_int_equal(wz_map_open(&map, legacy, &err), 0);      /* seven integers, then the embedding */
+    assert_int_equal(wz_map_open(&map, legacy, &err), 0); /* seven integers, then the embedding */
     assert_memory_equal(values, map.bytes + 28, 4 * t->count);
     wz_map_close(&map);
     free(values), free(stories), free(legacy);
@@ -482,7 +505,11 @@ static void real_safetensors(void **state)
 
 static void real_gguf(void **state)
 {
-    static const struct { const char *name; size_t tokens, merges; int tensors; } rows[] = {
+    static const struct {
+        const char *name;
+        size_t tokens, merges;
+        int tensors;
+    } rows[] = {
         { "llama2_tiny_random_gguf/llama-2-tiny-random.gguf", 32000, 0, 12 },
         { "tok_gpt2/ggml-vocab-gpt-2.gguf", 50257, 50000, 0 },
         { "tok_llama2/ggml-vocab-llama-spm.gguf", 32000, 0, 0 },

@@ -15,9 +15,12 @@ static void near(double got, double want, double within)
  * sqrt(0.009 + 0.00960365)) / 1.3841459 = (0.2920729 -+ 0.2673297) / 1.3841459. */
 static void intervals_are_wilsons(void **state)
 {
-    static const struct { int hits, n; double low, high; } cases[] = {
-        { 0, 20, 0, 0.161125 }, { 10, 20, 0.299298, 0.700702 }, { 20, 20, 0.838875, 1 },
-        { 1, 10, 0.017876, 0.404150 }, { 9, 10, 0.595850, 0.982124 }, { 0, 1, 0, 0.793450 },
+    static const struct {
+        int hits, n;
+        double low, high;
+    } cases[] = {
+        { 0, 20, 0, 0.161125 },        { 10, 20, 0.299298, 0.700702 }, { 20, 20, 0.838875, 1 },
+        { 1, 10, 0.017876, 0.404150 }, { 9, 10, 0.595850, 0.982124 },  { 0, 1, 0, 0.793450 },
     };
 
     for (size_t i = 0; i < WZ_COUNT(cases); i++) {
@@ -42,7 +45,7 @@ static void fill(struct wz_table *t)
 /* Mean of 1, 2, 3: 2, standard deviation 1, half = 1.959964 / sqrt(3) = 1.131586. */
 static void means_have_intervals(void **state)
 {
-    struct wz_table t = {0};
+    struct wz_table t = { 0 };
 
     fill(&t);
     const struct wz_result *r = wz_table_find(&t, "after", "harmful", "tokens");
@@ -57,30 +60,30 @@ static void means_have_intervals(void **state)
 
 static void prints_aligned(void **state)
 {
-    struct wz_table t = {0};
-    struct wz_buf out = {0};
+    struct wz_table t = { 0 };
+    struct wz_buf out = { 0 };
 
     fill(&t);
     wz_table_text(&t, &out);
-    assert_string_equal(out.data,
-        "set              metric                   before             after            n\n"
-        "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20\n"
-        "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20\n"
-        "harmful          tokens                   -                  2.0 [0.9, 3.1]   3\n"
-        "none             unsafe answers (ASR), %  -                  -                0\n"
-        "one              turns                    -                  2.0              1\n");
+    assert_string_equal(out.data, "set              metric                   before             after            n\n"
+                                  "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20\n"
+                                  "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20\n"
+                                  "harmful          tokens                   -                  2.0 [0.9, 3.1]   3\n"
+                                  "none             unsafe answers (ASR), %  -                  -                0\n"
+                                  "one              turns                    -                  2.0              1\n");
     wz_buf_clear(&out);
     wz_table_markdown(&t, &out);
-    assert_non_null(strstr(out.data, "| set | metric | before | after | n |\n|---|---|--:|--:|--:|\n"
-                                     "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 |\n"));
+    assert_non_null(strstr(out.data,
+                           "| set | metric | before | after | n |\n|---|---|--:|--:|--:|\n"
+                           "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 |\n"));
     wz_buf_finish(&out);
     wz_table_finish(&t);
 }
 
 static void csv_reads_back(void **state)
 {
-    struct wz_table t = {0}, u = {0};
-    struct wz_buf out = {0}, again = {0};
+    struct wz_table t = { 0 }, u = { 0 };
+    struct wz_buf out = { 0 }, again = { 0 };
     char *path = test_scratch("table.csv");
     struct wz_err err = { "" };
 
@@ -111,7 +114,9 @@ static void csv_reads_back(void **state)
 static void broken_csv_is_named(void **state)
 {
 #define HEAD "phase,set,metric,value,low,high,n,seed\n"
-    static const struct { const char *text, *want; } cases[] = {
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
         { "", ":1: the columns phase," },
         { "a,b\n", ":1: the columns phase," },
         { HEAD "a,b,c,1,1,1,1\n", ":2: 7 columns, 8 were expected" },
@@ -129,7 +134,7 @@ static void broken_csv_is_named(void **state)
     };
 
     for (size_t i = 0; i < WZ_COUNT(cases); i++) {
-        struct wz_table t = {0};
+        struct wz_table t = { 0 };
         struct wz_err err = { "" };
         char *path = test_scratch("broken.csv");
         assert_int_equal(wz_file_write(path, cases[i].text, strlen(cases[i].text), &err), 0);
@@ -143,10 +148,8 @@ static void broken_csv_is_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(intervals_are_wilsons),
-        cmocka_unit_test(means_have_intervals),
-        cmocka_unit_test(prints_aligned),
-        cmocka_unit_test(csv_reads_back),
+        cmocka_unit_test(intervals_are_wilsons), cmocka_unit_test(means_have_intervals),
+        cmocka_unit_test(prints_aligned),        cmocka_unit_test(csv_reads_back),
         cmocka_unit_test(broken_csv_is_named),
     };
 

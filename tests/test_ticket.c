@@ -1,6 +1,6 @@
-/* pool: whatever a worker has read of a job when the next one is opened, it runs no index of either twice, none after the job's end
- * and none by another job's function. The pool's own code runs here as three fibres of one thread, a caller and two workers, and every
- * order of their atomic steps with up to two preemptions is tried. */
+/* pool: whatever a worker has read of a job when the next one is opened, it runs no index of either twice, none
+ * after the job's end and none by another job's function. The pool's own code runs here as three fibres of one
+ * thread, a caller and two workers, and every order of their atomic steps with up to two preemptions is tried. */
 #include "test.h"
 
 #include <stdatomic.h>
@@ -16,13 +16,14 @@ static void step(bool reads);
 #undef atomic_fetch_add
 #undef atomic_fetch_sub
 #undef atomic_compare_exchange_weak
-#define atomic_load(p) (step(true), *(p))
-#define atomic_store(p, v) (step(false), *(p) = (v))
+#define atomic_load(p)         (step(true), *(p))
+#define atomic_store(p, v)     (step(false), *(p) = (v))
 #define atomic_fetch_add(p, v) (step(false), (*(p) += (v)) - (v))
 #define atomic_fetch_sub(p, v) (step(false), (*(p) -= (v)) + (v))
-#define atomic_compare_exchange_weak(p, old, v) (step(false), *(p) == *(old) ? (*(p) = (v), true) : (*(old) = *(p), false))
+#define atomic_compare_exchange_weak(p, old, v) \
+    (step(false), *(p) == *(old) ? (*(p) = (v), true) : (*(old) = *(p), false))
 #define pthread_cond_wait(c, l) (step(true), 0)
-#define pthread_mutex_lock(l) ((void)(l))
+#define pthread_mutex_lock(l)   ((void)(l))
 #define pthread_mutex_unlock(l) ((void)(l))
 #pragma GCC diagnostic ignored "-Wunused-value"
 #include "base/pool.c"
@@ -33,9 +34,14 @@ static ucontext_t home, fibres[FIBRES];
 static char stacks[FIBRES][STACK];
 static bool over[FIBRES];
 static int at, now, idle, n_switches;
-static struct { int at, to; } switches[PREEMPTIONS];
+static struct {
+    int at, to;
+} switches[PREEMPTIONS];
 static struct wz_pool pool;
-static struct work { int n, calls[4]; bool open; } works[3] = { { .n = 2 }, { .n = 3 }, { .n = 2 } };
+static struct work {
+    int n, calls[4];
+    bool open;
+} works[3] = { { .n = 2 }, { .n = 3 }, { .n = 2 } };
 static const char *wrong;
 
 static void go(int to)
@@ -117,8 +123,9 @@ static int play(void)
         makecontext(&fibres[f], f ? late : caller, 0);
     }
     swapcontext(&home, &fibres[0]);
-    if (wrong) fail_msg("%s: switches before step %d to %d, before %d to %d", wrong, switches[0].at, switches[0].to, switches[1].at,
-                        switches[1].to);
+    if (wrong)
+        fail_msg("%s: switches before step %d to %d, before %d to %d", wrong, switches[0].at, switches[0].to,
+                 switches[1].at, switches[1].to);
     return at;
 }
 
@@ -139,10 +146,7 @@ static long explore(int from)
     return orders;
 }
 
-static void late_workers_do_no_harm(void **state)
-{
-    print_message("# %ld orders\n", explore(0));
-}
+static void late_workers_do_no_harm(void **state) { print_message("# %ld orders\n", explore(0)); }
 
 int main(void)
 {

@@ -1,5 +1,5 @@
-/* The promise: `waltz tokenize` answers every line in its place, a bad one with its number and a sentence, and then ends
- * with 1. */
+/* The promise: `waltz tokenize` answers every line in its place, a bad one with its number and a sentence, and then
+ * ends with 1. */
 #include "tokenizer_help.h"
 
 #include <fcntl.h>
@@ -10,11 +10,12 @@
 /* Runs the command on the tiny tokenizer; what it printed is in *out and *err, both heap. */
 static int tokenize(const char *option, const char *value, const char *in, char **out, char **err)
 {
-    char *model = test_scratch("tiny.json"), *paths[3] = {test_scratch("in"), test_scratch("out"), test_scratch("err")};
-    char *argv[] = {"tokenize", model, (char *)option, (char *)value, NULL}, **texts[] = {NULL, out, err};
+    char *model = test_scratch("tiny.json"),
+         *paths[3] = { test_scratch("in"), test_scratch("out"), test_scratch("err") };
+    char *argv[] = { "tokenize", model, (char *)option, (char *)value, NULL }, **texts[] = { NULL, out, err };
     int saved[3], argc = 2 + (option != NULL) + (value != NULL),
-                  flags[] = {O_RDONLY, O_RDWR | O_CREAT | O_TRUNC, O_RDWR | O_CREAT | O_TRUNC};
-    struct wz_buf b = {0};
+                  flags[] = { O_RDONLY, O_RDWR | O_CREAT | O_TRUNC, O_RDWR | O_CREAT | O_TRUNC };
+    struct wz_buf b = { 0 };
     struct wz_err e;
 
     tiny_json(&b, false, false);
@@ -63,7 +64,8 @@ static void check(const char *option, const char *value, const char *in, int sta
 
 static void texts_and_conversations(void **state)
 {
-    check(NULL, NULL, "{\"text\": \"hello world\"}\n{\"text\": \"\"}\n", 0, "{\"ids\": [259, 264]}\n{\"ids\": []}\n", NULL);
+    check(NULL, NULL, "{\"text\": \"hello world\"}\n{\"text\": \"\"}\n", 0, "{\"ids\": [259, 264]}\n{\"ids\": []}\n",
+          NULL);
     check("--bos", NULL, "{\"text\": \"hello\"}", 0, "{\"ids\": [268, 259]}\n", NULL);
     check("--template", "sandbox",
           "{\"messages\": [{\"role\": \"system\", \"content\": \"a\"}, {\"role\": \"user\", \"content\": \"hello\"}], "
@@ -76,7 +78,8 @@ static void bad_lines_are_answered_in_place(void **state)
 {
     check(NULL, NULL, "{\"text\": \"hello\"}\nnonsense\n{\"text\": 7}\n{\"text\": \"1\"}\n", 1,
           "{\"ids\": [259]}\n{\"error\": \"line 2:1:8: not valid JSON: '[' or '{' expected near 'nonsense'\"}\n"
-          "{\"error\": \"line 3: {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]} was expected\"}\n{\"ids\": [49]}\n",
+          "{\"error\": \"line 3: {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]} was expected\"}\n{\"ids\": "
+          "[49]}\n",
           "line 2");
     check("--decode", NULL, "{\"ids\": [99999]}\n{\"ids\": 5}\n{\"ids\": [97]}\n", 1,
           "{\"error\": \"line 1: ids: item 1 is no id from 0 to 278\"}\n"

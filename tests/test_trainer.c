@@ -1,5 +1,5 @@
-/* REINFORCE++'s arithmetic (paper section 3), held against numbers worked out by hand: returns with the penalty to go, whitening over
- * action tokens, the clipped slope, sample selection, the learning rate, and who owns which leaf. */
+/* REINFORCE++'s arithmetic (paper section 3), held against numbers worked out by hand: returns with the penalty to
+ * go, whitening over action tokens, the clipped slope, sample selection, the learning rate, and who owns which leaf. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -11,7 +11,7 @@ static void penalty_is_summed_to_go(void **state)
     const float logp[3] = { -1, -2, -3 }, ref[3] = { -1.5f, -2, -2 };
     float a[3];
 
-    wz_returns(1, 0.1, logp, ref, 3, a);                 /* log-ratios .5, 0, -1 */
+    wz_returns(1, 0.1, logp, ref, 3, a); /* log-ratios .5, 0, -1 */
     assert_float_equal(a[2], 1.1, 1e-6);
     assert_float_equal(a[1], 1.1, 1e-6);
     assert_float_equal(a[0], 1.05, 1e-6);
@@ -19,7 +19,8 @@ static void penalty_is_summed_to_go(void **state)
     for (int i = 0; i < 3; i++) assert_float_equal(a[i], 0.35, 1e-6);
 }
 
-/* Two samples: returns {1, 1, 1} and {0}; mean .75, variance .1875 over the four tokens. A sample without tokens counts for nothing. */
+/* Two samples: returns {1, 1, 1} and {0}; mean .75, variance .1875 over the four tokens. A sample without tokens
+ * counts for nothing. */
 static void whitening_counts_tokens(void **state)
 {
     const double sums[9] = { 3, 3, 3, 0, 0, 1, 0, 0, 0 };
@@ -46,8 +47,9 @@ static void slope_stops_where_the_clip_holds(void **state)
 {
     assert_float_equal(wz_surrogate_slope(-1, -1, 2, 0.2), 2, 0);
     assert_float_equal(wz_surrogate_slope(log(1.1), 0, 2, 0.2), 2.2, 1e-12);
-    assert_float_equal(wz_surrogate_slope(log(1.3), 0, 2, 0.2), 0, 0);           /* clipped: min() takes the constant */
-    assert_float_equal(wz_surrogate_slope(log(1.3), 0, -2, 0.2), -2.6, 1e-12);   /* worse than the clip: min() takes this */
+    assert_float_equal(wz_surrogate_slope(log(1.3), 0, 2, 0.2), 0, 0); /* clipped: min() takes the constant */
+    assert_float_equal(wz_surrogate_slope(log(1.3), 0, -2, 0.2), -2.6,
+                       1e-12); /* worse than the clip: min() takes this */
     assert_float_equal(wz_surrogate_slope(log(0.7), 0, -2, 0.2), 0, 0);
     assert_float_equal(wz_surrogate_slope(log(0.7), 0, 2, 0.2), 1.4, 1e-12);
 }
@@ -59,7 +61,7 @@ static void rate_warms_up_and_falls(void **state)
     assert_float_equal(wz_learning_rate(1, 4, 0.1, 4, 100), 1, 1e-12);
     assert_float_equal(wz_learning_rate(1, 4, 0.1, 99, 100), 0.1, 1e-12);
     assert_float_equal(wz_learning_rate(1, 0, 0.1, 0, 1), 1, 1e-12);
-    assert_float_equal(wz_learning_rate(1, 0.03, 0.1, 0, 100), 1, 1e-12);         /* never above the peak */
+    assert_float_equal(wz_learning_rate(1, 0.03, 0.1, 0, 100), 1, 1e-12); /* never above the peak */
 }
 
 static Wz__Episode *episode(int turns, uint32_t index)
@@ -95,7 +97,7 @@ static void samples_are_picked_as_the_paper_says(void **state)
 
 static void rounds_are_picked_uniformly(void **state)
 {
-    int seen[3] = {0};
+    int seen[3] = { 0 };
 
     for (uint32_t i = 0; i < 3000; i++) {
         Wz__Episode *e = episode(7, i);
@@ -120,10 +122,10 @@ static void leaves_have_owners_in_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(penalty_is_summed_to_go), cmocka_unit_test(whitening_counts_tokens), cmocka_unit_test(equal_returns_whiten_to_zero),
-        cmocka_unit_test(slope_stops_where_the_clip_holds), cmocka_unit_test(rate_warms_up_and_falls),
-        cmocka_unit_test(samples_are_picked_as_the_paper_says), cmocka_unit_test(rounds_are_picked_uniformly),
-        cmocka_unit_test(leaves_have_owners_in_order),
+        cmocka_unit_test(penalty_is_summed_to_go),      cmocka_unit_test(whitening_counts_tokens),
+        cmocka_unit_test(equal_returns_whiten_to_zero), cmocka_unit_test(slope_stops_where_the_clip_holds),
+        cmocka_unit_test(rate_warms_up_and_falls),      cmocka_unit_test(samples_are_picked_as_the_paper_says),
+        cmocka_unit_test(rounds_are_picked_uniformly),  cmocka_unit_test(leaves_have_owners_in_order),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

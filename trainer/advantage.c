@@ -15,7 +15,7 @@ void wz_returns(double reward, double kl, const float *logp, const float *ref, i
 
 struct wz_moments wz_moments(const double *sums, int n_samples)
 {
-    struct wz_moments m = {0};
+    struct wz_moments m = { 0 };
     double sum = 0, squares = 0;
 
     for (int i = 0; i < n_samples; i++) {
@@ -35,7 +35,7 @@ double wz_surrogate_slope(double logp, double logp_old, double advantage, double
 {
     double ratio = exp(logp - logp_old);
 
-    if (advantage > 0 && ratio > 1 + epsilon) return 0;      /* min() picks the clipped, constant branch */
+    if (advantage > 0 && ratio > 1 + epsilon) return 0; /* min() picks the clipped, constant branch */
     if (advantage < 0 && ratio < 1 - epsilon) return 0;
     return ratio * advantage;
 }

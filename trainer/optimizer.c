@@ -4,9 +4,11 @@
  *     leaf 0        leaf 1: 0+1        leaf 2      leaf 3: 2+3, (0+1)+(2+3)   ...
  * The group's sum goes on with the same tree across ranks, so the shape never depends on how many there are:
  *
- *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶ my shard of params ─▶ wz_shards_gather
+ *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶
+ *             my shard of params ─▶ wz_shards_gather
  *
- * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is bf16.
+ * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is
+ * bf16.
  *
  * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on it either. */
 #include "trainer/trainer.h"
@@ -16,10 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t blocks_of(size_t n)
-{
-    return (n + WZ_BLOCK - 1) / WZ_BLOCK;
-}
+static size_t blocks_of(size_t n) { return (n + WZ_BLOCK - 1) / WZ_BLOCK; }
 
 static int levels_of(int leaves)
 {
@@ -65,7 +64,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     be->ops.free(be, opt->v);
     for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
     free(opt->sums), free(opt->norms);
-    *opt = (struct wz_optimizer){0};
+    *opt = (struct wz_optimizer){ 0 };
 }
 
 /* Where the next leaf is written: the lowest empty buffer (its turn in the tree comes in leaf_done). */
@@ -106,7 +105,7 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
     wz_model_seal(opt->model, opt->model->version + 1);
 }
 
-static struct wz_buf came[128];      /* of each member; kept from call to call: MPI is used from one thread */
+static struct wz_buf came[128]; /* of each member; kept from call to call: MPI is used from one thread */
 
 /* The sum of squares of what the group has summed: the blocks' sums, added in order of the array. */
 static double square(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const float *g)
@@ -128,7 +127,8 @@ static double square(struct wz_optimizer *opt, struct wz_link *link, const struc
     return total;
 }
 
-/* What every member's AdamW has made, to all. Of norms, which are few, the members have any number: they pass through the host. */
+/* What every member's AdamW has made, to all. Of norms, which are few, the members have any number: they pass
+ * through the host. */
 static void gather(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group)
 {
     struct wz_model *m = opt->model;
@@ -172,8 +172,9 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
-    wz_adamw(be, model->params ? model->params + mine.at : model->masters, g + mine.at, opt->m, opt->v, mine.n, (float)lr,
-             (float)how->beta1, (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale, opt->steps);
+    wz_adamw(be, model->params ? model->params + mine.at : model->masters, g + mine.at, opt->m, opt->v, mine.n,
+             (float)lr, (float)how->beta1, (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale,
+             opt->steps);
     gather(opt, link, group);
     wz_model_seal(model, model->version + 1);
     return norm;

@@ -7,19 +7,17 @@
 enum { PAGE = 16 };
 
 /* One sequence of all the rows fits; many short ones waste up to a page each and may fill the pages first. */
-static int pages_of(int rows)
-{
-    return 2 * (rows / PAGE + 1);
-}
+static int pages_of(int rows) { return 2 * (rows / PAGE + 1); }
 
 struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute)
 {
-    return (struct wz_pack_bytes){ wz_cache_bytes(config, pages_of(rows), PAGE, half), wz_work_bytes(config, rows, tape, recompute) };
+    return (struct wz_pack_bytes){ wz_cache_bytes(config, pages_of(rows), PAGE, half),
+                                   wz_work_bytes(config, rows, tape, recompute) };
 }
 
 void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape)
 {
-    size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1;      /* sequences: each has a page of its own */
+    size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1; /* sequences: each has a page of its own */
 
     *p = (struct wz_pack){ .model = model, .rows = rows, .grain = tape ? model->be->grain : 1 };
     p->cache = wz_cache_create(model, pages_of(rows), PAGE);
@@ -46,7 +44,7 @@ void wz_pack_finish(struct wz_pack *p)
     wz_cache_destroy(p->cache);
     free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp),
         free(p->logp);
-    *p = (struct wz_pack){0};
+    *p = (struct wz_pack){ 0 };
 }
 
 void wz_pack_clear(struct wz_pack *p)
@@ -64,10 +62,7 @@ static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
     return false;
 }
 
-int wz_pack_rows(int grain, int tokens)
-{
-    return (tokens + grain - 1) / grain * grain;
-}
+int wz_pack_rows(int grain, int tokens) { return (tokens + grain - 1) / grain * grain; }
 
 bool wz_pack_begin(struct wz_pack *p, int rows)
 {
@@ -98,7 +93,7 @@ bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t)
     size_t n = t->n_context + t->n_ids, from = (size_t)p->prefix.len;
 
     assert(from < t->n_context);
-    if (!wz_pack_begin(p, (int)(n - 1 - from))) return false;       /* the last token is only a target */
+    if (!wz_pack_begin(p, (int)(n - 1 - from))) return false; /* the last token is only a target */
     for (size_t i = from; i + 1 < n; i++) {
         int id = i < t->n_context ? t->context[i] : t->ids[i - t->n_context];
         wz_pack_token(p, id, i + 1 < t->n_context ? -1 : t->ids[i + 1 - t->n_context]);

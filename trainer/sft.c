@@ -1,4 +1,5 @@
-/* The supervised warm start: conversations, loss on the assistant's tokens, the same optimizer and tree as the RL step. */
+/* The supervised warm start: conversations, loss on the assistant's tokens, the same optimizer and tree as the RL
+ * step. */
 #include "trainer/trainer.h"
 
 #include <math.h>
@@ -6,8 +7,8 @@
 #include <string.h>
 
 /* Tokens that rendering messages[0..n) with an open assistant turn yields: where turn n's own tokens begin. */
-static int rendered(const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages, int n,
-                    bool open, struct wz_ids *out, struct wz_err *err)
+static int rendered(const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages,
+                    int n, bool open, struct wz_ids *out, struct wz_err *err)
 {
     out->n = 0;
     return wz_template_apply(chat, tok, messages, n, open, out, err);
@@ -22,7 +23,8 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
     if (rendered(chat, tok, messages, i, true, scratch, err) < 0) return -1;
     from = scratch->n;
     if (from > x->n || memcmp(scratch->ids, x->ids, sizeof *x->ids * (size_t)from))
-        return wz_fail(err, "the template renders turn %d differently when it is not the last: it can't be trained on", i + 1);
+        return wz_fail(err, "the template renders turn %d differently when it is not the last: it can't be trained on",
+                       i + 1);
     for (int k = from; k < x->n; k++) {
         x->loss[k] = true;
         for (int s = 0; s < n_stops; s++)
@@ -39,8 +41,10 @@ static int parse_messages(json_t *line, const char *system, struct wz_message *m
     size_t i;
 
     if (!json_is_array(list) || !json_array_size(list)) return wz_fail(err, "no \"messages\" list");
-    if (json_array_size(list) >= (size_t)most) return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most - 1);
-    json_array_foreach(list, i, m) {
+    if (json_array_size(list) >= (size_t)most)
+        return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most - 1);
+    json_array_foreach(list, i, m)
+    {
         const char *role = json_string_value(json_object_get(m, "role")),
                    *text = json_string_value(json_object_get(m, "content"));
         size_t r = 0;
@@ -58,7 +62,7 @@ static int parse_line(struct wz_sft_example *x, json_t *line, const char *system
                       const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch,
                       struct wz_err *err)
 {
-    struct wz_message messages[65];        /* 64 of the line, and a system message */
+    struct wz_message messages[65]; /* 64 of the line, and a system message */
     const char *train = json_string_value(json_object_get(line, "train"));
     int n = parse_messages(line, system, messages, (int)WZ_COUNT(messages), err), last = -1;
     bool only_last = train && !strcmp(train, "last");
@@ -82,12 +86,12 @@ static int parse_line(struct wz_sft_example *x, json_t *line, const char *system
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
                 const struct wz_tokenizer *tok, int context, struct wz_err *err)
 {
-    struct wz_ids all = {0}, scratch = {0};
+    struct wz_ids all = { 0 }, scratch = { 0 };
     struct wz_map map;
     size_t at = 0;
     int row = 0, cap = 0, rc = -1;
 
-    *set = (struct wz_sft_set){0};
+    *set = (struct wz_sft_set){ 0 };
     if (wz_map_open(&map, path, err) < 0) return -1;
     while (at < map.len) {
         const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
@@ -104,7 +108,7 @@ int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, co
             set->list = wz_realloc(set->list, sizeof *set->list * (size_t)cap);
         }
         struct wz_sft_example *x = &set->list[set->n++];
-        *x = (struct wz_sft_example){0};
+        *x = (struct wz_sft_example){ 0 };
         int bad = parse_line(x, line, system, chat, tok, context, &all, &scratch, err);
         json_decref(line);
         if (bad < 0) {
@@ -130,7 +134,7 @@ void wz_sft_finish(struct wz_sft_set *set)
         free(set->list[i].loss);
     }
     free(set->list);
-    *set = (struct wz_sft_set){0};
+    *set = (struct wz_sft_set){ 0 };
 }
 
 static bool pack_example(struct wz_pack *p, const struct wz_sft_example *x)
@@ -145,7 +149,7 @@ double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_l
 {
     const struct wz_sft_example **examples = wz_arena_alloc(&l->lists, sizeof *examples * (size_t)batch);
     int leaves = l->opt.leaves * group->n, i = 0;
-    double mine[1] = {0}, *all = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n), tokens = 0, nll = 0;
+    double mine[1] = { 0 }, *all = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n), tokens = 0, nll = 0;
 
     for (int k = 0; k < batch; k++) {
         const struct wz_key key = { seed, WZ_RNG_DATA, (uint32_t)step, (uint32_t)k, 0, 0 };

@@ -1,12 +1,13 @@
 /* Attention in steps of KEYS keys counted from position 0, with a running maximum (Milakov & Gimelshein 2018).
  *
- *   per row and head:  s = q . k * scale;  m' = max(m, s..);  out = out exp(m - m') + p v;  sum likewise;  p = exp(s - m')
+ *   per row and head:  s = q . k * scale;  m' = max(m, s..);  out = out exp(m - m') + p v;  sum likewise;  p = exp(s -
+ *   m')
  *
- * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D]. A step
- * that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by the heads that
- * share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit.
- * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd lengths. A bf16
- * cache is widened as its vectors are loaded. */
+ * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D].
+ * A step that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by
+ * the heads that share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit.
+ * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd
+ * lengths. A bf16 cache is widened as its vectors are loaded. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
@@ -18,12 +19,14 @@ enum { HALF = KEYS / 2, MOST_D = 256, MOST_ROWS = 12, MOST_STATE = 256 };
 struct step {
     const void *k[2], *v[2];
     enum tile_kind kind;
-    size_t ldk, size;        /* size: of an element of k and v */
-    int d, wide, count;      /* wide: d up to a multiple of 16, the width of values and sums */
+    size_t ldk, size;   /* size: of an element of k and v */
+    int d, wide, count; /* wide: d up to a multiple of 16, the width of values and sums */
     float scale;
 };
 
-struct state { float max, sum[16]; };
+struct state {
+    float max, sum[16];
+};
 
 static size_t page_at(const struct attend *a, int seq, int t, int kv_head)
 {
@@ -42,16 +45,18 @@ static void gather(float *k, float *v, const struct attend *a, int seq, int t, i
         size_t at = page_at(a, seq, t + i, kv_head), slot = (size_t)((t + i) % p);
         for (int j = 0; j < d; j++) {
             size_t key = at + (size_t)j * (size_t)p + slot, value = at + slot * (size_t)d + (size_t)j;
-            k[j * KEYS + i] = a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->k)[key]) : a->kv->k[key];
-            v[i * wide + j] = a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->v)[value]) : a->kv->v[value];
+            k[j * KEYS + i] =
+                a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->k)[key]) : a->kv->k[key];
+            v[i * wide + j] =
+                a->kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)a->kv->v)[value]) : a->kv->v[value];
         }
         for (int j = d; j < wide; j++) v[i * wide + j] = 0;
     }
 }
 
 /* c[rows, n] = or += a b, n a multiple of 16, all of it near. */
-static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const char *b,
-                       size_t ldb, int n, int k, bool from_c)
+static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows,
+                       const char *b, size_t ldb, int n, int k, bool from_c)
 {
     size_t step = W * (kind == HALVES ? sizeof(uint16_t) : sizeof(float));
 
@@ -63,8 +68,8 @@ static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a
     }
 }
 
-static void product(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const float *b, size_t ldb, int n,
-                    int k, bool from_c)
+static void product(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const float *b, size_t ldb,
+                    int n, int k, bool from_c)
 {
     product_of(FLOATS, c, ldc, a, sm, sk, rows, (const char *)b, ldb, n, k, from_c);
 }
@@ -86,8 +91,8 @@ static void scores(float *s, const float *q, size_t sq, int rows, const struct s
 }
 
 /* One step for up to MR2 rows: q are sq apart, sums so, states `apart`. */
-static void step(float *out, size_t so, const float *q, size_t sq, int rows, const struct step *b, struct state *state, int apart,
-                 bool first)
+static void step(float *out, size_t so, const float *q, size_t sq, int rows, const struct step *b, struct state *state,
+                 int apart, bool first)
 {
     float s[MOST_ROWS * KEYS] __attribute__((aligned(64)));
     size_t wide = (size_t)b->wide;
@@ -130,7 +135,8 @@ static void step(float *out, size_t so, const float *q, size_t sq, int rows, con
 void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
 {
     const struct wz_rows *r = a->rows;
-    int d = a->kv->head_dim, p = a->kv->page, group = a->heads / a->kv->heads, seq = r->seq[row], low = INT32_MAX, high = 0;
+    int d = a->kv->head_dim, p = a->kv->page, group = a->heads / a->kv->heads, seq = r->seq[row], low = INT32_MAX,
+        high = 0;
     int wide = (d + 15) / 16 * 16;
     size_t width = (size_t)a->heads * (size_t)d, at = (size_t)row * width + (size_t)(kv_head * group * d);
     const float *q = a->q + at;
@@ -153,10 +159,11 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
     for (int t = 0; t <= high; t += KEYS) {
         int count = high + 1 - t < KEYS ? high + 1 - t : KEYS;
         for (int h = 0; h < 2; h++) {
-            int from = h * HALF < count ? t + h * HALF : t;      /* no second half: its page may not exist */
+            int from = h * HALF < count ? t + h * HALF : t; /* no second half: its page may not exist */
             size_t page = page_at(a, seq, from, kv_head);
             b.k[h] = copied ? (char *)(keys + h * HALF) : (char *)a->kv->k + (page + (size_t)(from % p)) * b.size;
-            b.v[h] = copied ? (char *)(values + h * HALF * wide) : (char *)a->kv->v + (page + (size_t)(from % p * d)) * b.size;
+            b.v[h] = copied ? (char *)(values + h * HALF * wide)
+                            : (char *)a->kv->v + (page + (size_t)(from % p * d)) * b.size;
         }
         if (copied) gather(keys, values, a, seq, t, count, kv_head, wide);
         if (n > 1 && low >= t + KEYS - 1) {
@@ -168,8 +175,9 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
         for (int i = 0; i < n; i++) {
             b.count = r->pos[row + i] + 1 - t < KEYS ? r->pos[row + i] + 1 - t : KEYS;
             for (int g = 0; b.count > 0 && g < group; g += MR2)
-                step(out + (size_t)i * out_row + (size_t)g * out_head, out_head, q + (size_t)i * width + (size_t)(g * d),
-                     (size_t)d, group - g < MR2 ? group - g : MR2, &b, state + i * group + g, 1, t == 0);
+                step(out + (size_t)i * out_row + (size_t)g * out_head, out_head,
+                     q + (size_t)i * width + (size_t)(g * d), (size_t)d, group - g < MR2 ? group - g : MR2, &b,
+                     state + i * group + g, 1, t == 0);
         }
     }
     for (int i = 0; i < n; i++)
@@ -217,14 +225,17 @@ static const float *widen(float *to, const float *from, size_t ld, int rows, int
     return to;
 }
 
-/* A whole sequence, one kv head. By steps of keys, so that their d_k and d_v stay near; d_q runs in the order of keys. */
+/* A whole sequence, one kv head. By steps of keys, so that their d_k and d_v stay near; d_q runs in the order of
+ * keys. */
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 {
     int d = a->kv->head_dim, wide = (d + 15) / 16 * 16, group = a->heads / a->kv->heads;
-    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d, size = (size_t)(KEYS * wide);
+    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d,
+           size = (size_t)(KEYS * wide);
     float near[9 * KEYS * MOST_D] __attribute__((aligned(64)));
     float s[KEYS * KEYS] __attribute__((aligned(64))), dp[KEYS * KEYS] __attribute__((aligned(64)));
-    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size, *copies = d_v + size;
+    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size,
+          *copies = d_v + size;
     float scale = 1 / sqrtf((float)d);
 
     assert(d <= MOST_D);
@@ -256,7 +267,8 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 for (int j = 0; j < rows; j++) {
                     size_t to = at + (size_t)j * width;
                     int seen = i + j + 1 - t < keys ? i + j + 1 - t : keys;
-                    weigh(s + j * KEYS, dp + j * KEYS, seen, scale, a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
+                    weigh(s + j * KEYS, dp + j * KEYS, seen, scale,
+                          a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
                           dot(a->d_out + to, a->o + to, d));
                 }
                 product(d_v, (size_t)wide, s, 1, KEYS, keys, d_out, ld, wide, rows, true);

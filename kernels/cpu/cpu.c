@@ -1,7 +1,7 @@
 /* cpu: the fast row. Every slot is ref's first, and faster ones are laid over them.
  *
- * Work is cut by rows, panels or heads, never inside a sum, and small work stays on the caller's thread: a meeting of the
- * pool costs some microseconds. The set of instructions is the best this machine has, or what WZ_ISA names. */
+ * Work is cut by rows, panels or heads, never inside a sum, and small work stays on the caller's thread: a meeting
+ * of the pool costs some microseconds. The set of instructions is the best this machine has, or what WZ_ISA names. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -10,12 +10,19 @@
 
 #include "kernels/ref/ref.h"
 
-enum { GRAIN = 1 << 21, CHUNK = 1 << 14, FLOOR = 1 << 16 };      /* multiply-adds a meeting is worth; elements a task; bytes */
-enum { READ = 10 };      /* multiply-adds in the time that one weight takes to come from memory */
+enum {
+    GRAIN = 1 << 21,
+    CHUNK = 1 << 14,
+    FLOOR = 1 << 16
+};                  /* multiply-adds a meeting is worth; elements a task; bytes */
+enum { READ = 10 }; /* multiply-adds in the time that one weight takes to come from memory */
 
-static const struct hot *const hots[] = {              /* best first */
+static const struct hot *const hots[] = {
+/* best first */
 #if defined(__x86_64__)
-    &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2,
+    &wz_hot_avx512bf16,
+    &wz_hot_avx512,
+    &wz_hot_avx2,
 #elif defined(__aarch64__)
     &wz_hot_neon,
 #endif
@@ -27,7 +34,7 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
     struct scratch *s = &((struct cpu *)be->state)->scratch[which];
 
     if (s->size < size) {
-        size = (size + FLOOR - 1) / FLOOR * FLOOR;      /* so that a few rows more do not move it */
+        size = (size + FLOOR - 1) / FLOOR * FLOOR; /* so that a few rows more do not move it */
         free(s->p);
         s->p = wz_alloc(size);
         s->size = size;
@@ -35,15 +42,16 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
     return s->p;
 }
 
-/* ---- products ---------------------------------------------------------------------------------------------- */
+/* ---- products --------------------------------------------------------------------------------------------- */
 
 /* How one product is cut into parts by rows and panels. */
-struct cut { const struct gemm *g; const struct hot *hot; int row_parts, col_parts, panels; };
+struct cut {
+    const struct gemm *g;
+    const struct hot *hot;
+    int row_parts, col_parts, panels;
+};
 
-static bool gemm_small(const struct gemm *g)
-{
-    return (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN;
-}
+static bool gemm_small(const struct gemm *g) { return (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN; }
 
 static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, int want)
 {
@@ -65,10 +73,11 @@ static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
     int r = i % c->row_parts, p = i / c->row_parts, panel = c->hot->panel;
-    int from = (int)((long)c->panels * p / c->col_parts) * panel, to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
+    int from = (int)((long)c->panels * p / c->col_parts) * panel,
+        to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
     gemm_run(c->hot, c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
-                 to < c->g->n ? to : c->g->n);
+             to < c->g->n ? to : c->g->n);
 }
 
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
@@ -80,7 +89,13 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
 }
 
-struct pairing { const struct hot *hot; uint32_t *out; const float *x; size_t ldx; int n, k, step; };
+struct pairing {
+    const struct hot *hot;
+    uint32_t *out;
+    const float *x;
+    size_t ldx;
+    int n, k, step;
+};
 
 static void pair_part(void *arg, int i)
 {
@@ -105,7 +120,8 @@ static void pair_rows_part(void *arg, int i)
     const struct pairing *p = arg;
     int row = i * p->step, left = p->n - row;
 
-    p->hot->pair_rows(p->out + (size_t)row / 2 * (size_t)p->k, p->x + (size_t)row * p->ldx, p->ldx, left < p->step ? left : p->step, p->k);
+    p->hot->pair_rows(p->out + (size_t)row / 2 * (size_t)p->k, p->x + (size_t)row * p->ldx, p->ldx,
+                      left < p->step ? left : p->step, p->k);
 }
 
 static const float *pairing_run(struct wz_backend *be, struct pairing *p, void (*fn)(void *, int))
@@ -116,7 +132,8 @@ static const float *pairing_run(struct wz_backend *be, struct pairing *p, void (
     return (const float *)p->out;
 }
 
-const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n, int width)
+const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
+                           int width)
 {
     if (type == WZ_F32) return x;
     uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, wz_cpu_depth(type, width)));
@@ -131,8 +148,19 @@ static struct gemm gemm_of(float *y, const float *a, const struct wz_weight *w, 
     size_t depth = wz_cpu_depth(w->type, w->in), k = w->type == WZ_INT8 ? depth - 2 : depth;
 
     assert(w->packed);
-    return (struct gemm){ .c = y, .a = a, .b = w->packed, .ldc = (size_t)w->out, .sm = depth, .sk = 1, .m = n, .n = w->out,
-                          .k = (int)k, .panels = true, .pairs = w->type == WZ_BF16, .bytes = w->type == WZ_INT8, .add = add };
+    return (struct gemm){ .c = y,
+                          .a = a,
+                          .b = w->packed,
+                          .ldc = (size_t)w->out,
+                          .sm = depth,
+                          .sk = 1,
+                          .m = n,
+                          .n = w->out,
+                          .k = (int)k,
+                          .panels = true,
+                          .pairs = w->type == WZ_BF16,
+                          .bytes = w->type == WZ_INT8,
+                          .add = add };
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
@@ -144,7 +172,10 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
 
 /* Products that meet once: parts of the first, then of the second, .. */
 enum { TOGETHER = 4 };
-struct products { struct cut cut[TOGETHER]; int first[TOGETHER + 1]; };
+struct products {
+    struct cut cut[TOGETHER];
+    int first[TOGETHER + 1];
+};
 
 static void products_part(void *arg, int i)
 {
@@ -155,7 +186,8 @@ static void products_part(void *arg, int i)
     gemm_part(&p->cut[k], i - p->first[k]);
 }
 
-static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count, int n)
+static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
+                    int n)
 {
     const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w[0]->in, w[0]->type, n, w[0]->in);
     struct gemm g[TOGETHER];
@@ -177,30 +209,59 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     wz_pool_run(be->pool, p.first[count], products_part, &p);
 }
 
-static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
+static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
+                          bool add)
 {
     const float *a = wz_cpu_factor(be, FACTOR, d_y, (size_t)w->out, w->type, n, w->out);
     size_t depth = wz_cpu_depth(w->type, w->out);
 
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_x, .a = a, .b = w->data, .ldc = (size_t)w->in, .sm = depth, .sk = 1,
-                                    .ldb = (size_t)w->in, .m = n, .n = w->in, .k = (int)depth, .add = add, .type = w->type,
-                                    .pairs = w->type == WZ_BF16, .odd = w->out % 2 });
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_x,
+                                    .a = a,
+                                    .b = w->data,
+                                    .ldc = (size_t)w->in,
+                                    .sm = depth,
+                                    .sk = 1,
+                                    .ldb = (size_t)w->in,
+                                    .m = n,
+                                    .n = w->in,
+                                    .k = (int)depth,
+                                    .add = add,
+                                    .type = w->type,
+                                    .pairs = w->type == WZ_BF16,
+                                    .odd = w->out % 2 });
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
+                          const struct wz_weight *w, int n)
 {
     size_t out = (size_t)w->out, in = (size_t)w->in, depth = wz_cpu_depth(w->type, n);
     const float *a = d_y;
 
     if (w->type == WZ_BF16) {
         uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(depth * sizeof *pairs, out));
-        a = pairing_run(be, &(struct pairing){ wz_hot(be), pairs, d_y, out, n, w->out, (CHUNK / w->out + 2) / 2 * 2 }, pair_rows_part);
+        a = pairing_run(be, &(struct pairing){ wz_hot(be), pairs, d_y, out, n, w->out, (CHUNK / w->out + 2) / 2 * 2 },
+                        pair_rows_part);
     }
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_w, .a = a, .b = x, .ldc = in, .sm = 1, .sk = out, .ldb = in, .m = w->out, .n = w->in,
-                                    .k = (int)depth, .add = true, .pairs = w->type == WZ_BF16, .odd = n % 2 });
+    wz_cpu_gemm(be, &(struct gemm){ .c = d_w,
+                                    .a = a,
+                                    .b = x,
+                                    .ldc = in,
+                                    .sm = 1,
+                                    .sk = out,
+                                    .ldb = in,
+                                    .m = w->out,
+                                    .n = w->in,
+                                    .k = (int)depth,
+                                    .add = true,
+                                    .pairs = w->type == WZ_BF16,
+                                    .odd = n % 2 });
 }
 
-struct packing { const struct hot *hot; const struct wz_weight *w; size_t size; };
+struct packing {
+    const struct hot *hot;
+    const struct wz_weight *w;
+    size_t size;
+};
 
 static void pack_part(void *arg, int i)
 {
@@ -230,7 +291,7 @@ static void unpack(struct wz_backend *be, struct wz_weight *w)
     w->packed = NULL;
 }
 
-/* ---- rows and arrays --------------------------------------------------------------------------------------- */
+/* ---- rows and arrays -------------------------------------------------------------------------------------- */
 
 /* Arguments of the ops that are cut into pieces of an array or of rows. */
 struct walk {
@@ -290,7 +351,8 @@ static void rmsnorm_part(void *arg, int i)
     w->hot->rmsnorm(w->out + at, w->more + row, w->a + at, w->b, rows_of(w, i), w->cols, w->eps);
 }
 
-static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
+                    float eps)
 {
     int step = CHUNK / c + 1;
     struct walk k = { .out = out, .more = rstd, .a = x, .b = w, .rows = n, .cols = c, .step = step, .eps = eps };
@@ -306,8 +368,8 @@ static void rmsnorm_back_part(void *arg, int i)
     w->hot->rmsnorm_back(w->out + at, w->a + at, w->b + at, w->c, w->d + row, rows_of(w, i), w->cols);
 }
 
-static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x, const float *w,
-                         const float *rstd, int n, int c)
+static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
+                         const float *w, const float *rstd, int n, int c)
 {
     int step = CHUNK / c + 1;
     struct walk k = { .out = d_x, .a = d_out, .b = x, .c = w, .d = rstd, .rows = n, .cols = c, .step = step };
@@ -340,8 +402,8 @@ static void swiglu_back_part(void *arg, int i)
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
                         const float *up, size_t n)
 {
-    walk_run(be, &(struct walk){ .out = d_gate, .more = d_up, .a = d_out, .b = gate, .c = up, .n = n }, swiglu_back_part, n,
-             CHUNK);
+    walk_run(be, &(struct walk){ .out = d_gate, .more = d_up, .a = d_out, .b = gate, .c = up, .n = n },
+             swiglu_back_part, n, CHUNK);
 }
 
 static void cast_part(void *arg, int i)
@@ -388,17 +450,24 @@ static void adamw_part(void *arg, int i)
     w->hot->adamw(w->out + at, w->a + at, w->more + at, (float *)w->b + at, piece(w, i, CHUNK), w->by);
 }
 
-static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
-                  float eps, float decay, float scale, int step)
+static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
+                  float b2, float eps, float decay, float scale, int step)
 {
     double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
-    struct adamw by = { b1, b2, (float)(1 - (double)b1), (float)(1 - (double)b2), (float)((double)lr / c1),
-                        (float)(1 / sqrt(c2)), eps, (float)((double)lr * (double)decay), scale };
+    struct adamw by = { b1,
+                        b2,
+                        (float)(1 - (double)b1),
+                        (float)(1 - (double)b2),
+                        (float)((double)lr / c1),
+                        (float)(1 / sqrt(c2)),
+                        eps,
+                        (float)((double)lr * (double)decay),
+                        scale };
 
     walk_run(be, &(struct walk){ .out = w, .more = m, .a = g, .b = v, .n = n, .by = &by }, adamw_part, n, CHUNK);
 }
 
-/* ---- the row ----------------------------------------------------------------------------------------------- */
+/* ---- the row ---------------------------------------------------------------------------------------------- */
 
 static const struct hot *hot_here(void)
 {
@@ -424,8 +493,10 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     const struct hot *hot = hot_here();
 
     if (!hot)
-        return wz_fail(err, "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2, neon or generic, as the machine has them",
-                       getenv("WZ_ISA"));
+        return wz_fail(
+            err,
+            "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2, neon or generic, as the machine has them",
+            getenv("WZ_ISA"));
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;

@@ -4,17 +4,17 @@
  *     for each panel of 2 W columns:    read once, used by all rows (few rows: two panels side by side)
  *       for each tile of up to MR rows
  *
- * Between blocks of k the sums rest in c, which is exact. Rows of b that are not packed are copied into a strip first when
- * several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. Tiles of pairs differ in
- * their FMA alone: a pair is as wide as a float. */
+ * Between blocks of k the sums rest in c, which is exact. Rows of b that are not packed are copied into a strip
+ * first when several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. Tiles
+ * of pairs differ in their FMA alone: a pair is as wide as a float. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
 enum { KC = 256, PANEL = 2 * W };
 
 /* The last columns are fewer than a panel: computed in a buffer. */
-static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b, size_t ldb, int k,
-                     bool from_c, bool pairs)
+static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b,
+                     size_t ldb, int k, bool from_c, bool pairs)
 {
     float buf[MR2 * PANEL];
 
@@ -72,7 +72,8 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
     float strip[KC * PANEL] __attribute__((aligned(64)));
 
     if (g->k == 0 && !g->add)
-        for (int i = row; i < row_end; i++) memset(g->c + (size_t)i * g->ldc + col, 0, (size_t)(col_end - col) * sizeof *g->c);
+        for (int i = row; i < row_end; i++)
+            memset(g->c + (size_t)i * g->ldc + col, 0, (size_t)(col_end - col) * sizeof *g->c);
     for (int block = 0; block < blocks; block++) {
         int k0 = (int)((long)g->k * block / blocks), k = (int)((long)g->k * (block + 1) / blocks) - k0;
         const float *a = g->a + (size_t)row * g->sm + (size_t)k0 * g->sk;
@@ -82,7 +83,8 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             const void *b[4];
             const char *ahead = NULL;
             size_t ldb = PANEL, size = sizeof(float);
-            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end, direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
+            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end,
+                 direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
@@ -130,7 +132,8 @@ static void turn_f32(float *to, const float *from, size_t in, int rows)
             *(v4f_any *)(t + 3 * PANEL) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
         }
     for (size_t i = 0; i < in; i++)
-        for (int j = i < k ? whole : 0; j < PANEL; j++) to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
+        for (int j = i < k ? whole : 0; j < PANEL; j++)
+            to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
 }
 
 /* bf16 bits of x, as wz_f32_to_bf16 makes them, in the upper halves. */
@@ -145,7 +148,8 @@ typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias
 typedef uint64_t vq __attribute__((vector_size(4 * W)));
 typedef uint32_t vu_half __attribute__((vector_size(2 * W)));
 
-/* In a lane of 64 bits the earlier of two neighbours lies below: a narrow lane keeps it, and takes the later 48 bits down. */
+/* In a lane of 64 bits the earlier of two neighbours lies below: a narrow lane keeps it, and takes the later 48 bits
+ * down. */
 void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     size_t depth = ((size_t)k + 1) / 2;
@@ -168,7 +172,8 @@ void HOT(wz_pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
         int j = 0;
         for (; i + 1 < k && j + W <= n; j += W)
             store((float *)out + j, (vf)(upper_half(load(x + j)) | upper_half(load(x + ldx + j)) >> 16));
-        for (; j < n; j++) out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < k ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
+        for (; j < n; j++)
+            out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < k ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
     }
 }
 
@@ -196,7 +201,7 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
     }
     const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
     uint32_t *to = dst;
-    if (in % 2 == 0) {     /* pairs are floats to turn; then their halves change places */
+    if (in % 2 == 0) { /* pairs are floats to turn; then their halves change places */
         turn_f32(dst, (const float *)(const void *)from, in / 2, rows);
         for (size_t i = 0; i < in / 2 * PANEL; i += W) {
             vu pair = *(const vu_any *)(to + i);

@@ -1,10 +1,12 @@
 /* cpu, the head: tiles of rows by blocks of VOCAB rows of its matrix.
  *
- *   block b of a row:  m_b = max z/t,  s_b = sum exp(z/t - m_b)      lse = M + log sum_b s_b exp(m_b - M), in double, b ascending
+ *   block b of a row:  m_b = max z/t,  s_b = sum exp(z/t - m_b)      lse = M + log sum_b s_b exp(m_b - M), in double, b
+ *   ascending
  *
- * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Both keep only a
- * block of logits; sampling makes the block where the token lies again. Filters want a row's logits all at once: a tile with
- * them has SIFTED rows and keeps theirs, as do vocabularies of at most WIDE. The backward keeps gradients of WIDE columns. */
+ * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Both
+ * keep only a block of logits; sampling makes the block where the token lies again. Filters want a row's logits all
+ * at once: a tile with them has SIFTED rows and keeps theirs, as do vocabularies of at most WIDE. The backward keeps
+ * gradients of WIDE columns. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,32 +14,45 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pick.h"
 
-enum { WIDE = 8 * VOCAB, SIFTED = 32, GRAIN = 1 << 21 };      /* columns of gradients kept; multiply-adds a meeting is worth */
+enum {
+    WIDE = 8 * VOCAB,
+    SIFTED = 32,
+    GRAIN = 1 << 21
+}; /* columns of gradients kept; multiply-adds a meeting is worth */
 
 struct pass {
     const struct hot *hot;
     const struct wz_weight *w;
-    const float *x, *factor;   /* [m, C]; the same as the product takes it */
+    const float *x, *factor; /* [m, C]; the same as the product takes it */
     int m, blocks;
-    float scale[TILE], target[TILE];      /* 1/t; the target's z/t */
-    int id[TILE];              /* targets, -1: none */
-    struct stat *stats;        /* [m, blocks] */
-    float *z;                  /* [m, V], or NULL */
+    float scale[TILE], target[TILE]; /* 1/t; the target's z/t */
+    int id[TILE];                    /* targets, -1: none */
+    struct stat *stats;              /* [m, blocks] */
+    float *z;                        /* [m, V], or NULL */
 };
 
-struct total { double max, sum, mean; };
+struct total {
+    double max, sum, mean;
+};
 
-static int block_size(const struct wz_weight *w, int v)
-{
-    return w->out - v < VOCAB ? w->out - v : VOCAB;
-}
+static int block_size(const struct wz_weight *w, int v) { return w->out - v < VOCAB ? w->out - v : VOCAB; }
 
 /* z[m, n] of n rows of the matrix from v on; v is a multiple of VOCAB. */
-static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m, int n)
+static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m,
+                   int n)
 {
     size_t depth = wz_cpu_depth(w->type, w->in);
-    struct gemm g = { .c = z, .a = x, .b = (const float *)w->packed + (size_t)v * depth, .ldc = ldz, .sm = depth, .sk = 1,
-                      .m = m, .n = n, .k = (int)depth, .panels = true, .pairs = w->type == WZ_BF16 };
+    struct gemm g = { .c = z,
+                      .a = x,
+                      .b = (const float *)w->packed + (size_t)v * depth,
+                      .ldc = ldz,
+                      .sm = depth,
+                      .sk = 1,
+                      .m = m,
+                      .n = n,
+                      .k = (int)depth,
+                      .panels = true,
+                      .pairs = w->type == WZ_BF16 };
 
     hot->gemm(&g, 0, m, 0, n);
 }
@@ -57,10 +72,7 @@ static void pass_block(void *arg, int b)
     }
 }
 
-static bool small(const struct wz_weight *w, int m)
-{
-    return (double)m * w->in * w->out < GRAIN;
-}
+static bool small(const struct wz_weight *w, int m) { return (double)m * w->in * w->out < GRAIN; }
 
 static void pass_run(struct wz_backend *be, struct pass *p)
 {
@@ -86,13 +98,11 @@ static struct total total_of(const struct pass *p, int row)
     return t;
 }
 
-static float logp_of(float z, const struct total *t)
-{
-    return (float)((double)z - (t->max + log(t->sum)));
-}
+static float logp_of(float z, const struct total *t) { return (float)((double)z - (t->max + log(t->sum))); }
 
 /* The next rows that have a target, side by side: at most TILE of them from *at on. Returns how many. */
-static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int n, int *at)
+static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int n,
+                       int *at)
 {
     int m = 0;
 
@@ -139,8 +149,8 @@ struct picking {
     size_t size;
 };
 
-/* Logits that were not kept are made again for the one block that holds the token, which costs less than keeping all; a row's
- * are the same bits alone and among others. */
+/* Logits that were not kept are made again for the one block that holds the token, which costs less than keeping
+ * all; a row's are the same bits alone and among others. */
 static float pick_plain(const struct picking *k, int i, const struct total *t, int *token)
 {
     const struct pass *p = k->p;
@@ -151,7 +161,9 @@ static float pick_plain(const struct picking *k, int i, const struct total *t, i
     int b = wz_cpu_pick_block(stats, p->blocks, t->max, t->sum, &k->picks[i], &left), n = block_size(p->w, b * VOCAB);
 
     if (z) z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
-    else logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n), z = near;
+    else
+        logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n),
+            z = near;
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
     return z[at];
@@ -190,7 +202,8 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         m = filters && !few && m > SIFTED ? SIFTED : m;
         struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
         struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
-        if (filters || few) p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : SIFTED) * sizeof *p.z, (size_t)w->out));
+        if (filters || few)
+            p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : SIFTED) * sizeof *p.z, (size_t)w->out));
         if (filters) k.room = wz_cpu_scratch(be, PICKS, (size_t)k.parts * room);
         for (int i = 0; i < m; i++) {
             p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
@@ -206,7 +219,12 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
     be->ops.matmul(be, out, x, w, n, false);
 }
 
-struct back { const struct pass *p; int first; float *g, *d_w; const float *d, *lse; };
+struct back {
+    const struct pass *p;
+    int first;
+    float *g, *d_w;
+    const float *d, *lse;
+};
 
 static void back_block(void *arg, int b)
 {
@@ -222,8 +240,17 @@ static void back_block(void *arg, int b)
     }
     if (!k->d_w) return;
     size_t in = (size_t)p->w->in;
-    struct gemm w = { .c = k->d_w + (size_t)v * in, .a = g, .b = p->x, .ldc = in, .sm = 1, .sk = WIDE, .ldb = in, .m = n,
-                      .n = p->w->in, .k = p->m, .add = true };
+    struct gemm w = { .c = k->d_w + (size_t)v * in,
+                      .a = g,
+                      .b = p->x,
+                      .ldc = in,
+                      .sm = 1,
+                      .sk = WIDE,
+                      .ldb = in,
+                      .m = n,
+                      .n = p->w->in,
+                      .k = p->m,
+                      .add = true };
     uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
     if (p->w->type == WZ_BF16) {
         p->hot->pair_rows(pairs, g, WIDE, p->m, n);
@@ -246,7 +273,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
-        if (!p.m) break;                       /* none of the rows left has a gradient */
+        if (!p.m) break; /* none of the rows left has a gradient */
         p.factor = wz_cpu_factor(be, FACTOR, rows, c, w->type, p.m, w->in);
         k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
@@ -260,11 +287,20 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
             wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
             const float *a = wz_cpu_factor(be, FACTOR_BACK, k.g, WIDE, w->type, p.m, cols);
             size_t depth = wz_cpu_depth(w->type, cols);
-            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows, .a = a,
+            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows,
+                                            .a = a,
                                             .b = (const char *)w->data + (size_t)k.first * c * wz_type_size(w->type),
-                                            .ldc = c, .sm = a == k.g ? WIDE : depth, .sk = 1, .ldb = c, .m = p.m, .n = w->in,
-                                            .k = (int)depth, .add = k.first > 0, .type = w->type,
-                                            .pairs = w->type == WZ_BF16, .odd = cols % 2 });
+                                            .ldc = c,
+                                            .sm = a == k.g ? WIDE : depth,
+                                            .sk = 1,
+                                            .ldb = c,
+                                            .m = p.m,
+                                            .n = w->in,
+                                            .k = (int)depth,
+                                            .add = k.first > 0,
+                                            .type = w->type,
+                                            .pairs = w->type == WZ_BF16,
+                                            .odd = cols % 2 });
         }
         for (int i = 0; i < p.m; i++) memcpy(d_x + (size_t)row[i] * c, d_rows + (size_t)i * c, c * sizeof *d_x);
     }

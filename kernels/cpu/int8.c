@@ -1,10 +1,12 @@
 /* Products in int8: rows of the matrix and rows of x each have one scale, and what is summed is exact.
  *
- *   s = max |x| / 127   q = round(x / s)      y = s_x s_w sum_k q_x q_w      sum_k (q_x + 128) q_w = sum_k q_x q_w + 128 sum_k q_w
+ *   s = max |x| / 127   q = round(x / s)      y = s_x s_w sum_k q_x q_w      sum_k (q_x + 128) q_w = sum_k q_x q_w +
+ *   128 sum_k q_w
  *
- * VPDPBUSD wants one factor without sign, so x has 128 added and every column keeps 128 times its own sum to take off again. A
- * panel is [k / 4][PANEL] lanes of four bytes, then PANEL scales, then PANEL of those sums; a row of x [k / 4] lanes, then its
- * scale. An int32 holds 65536 products, and no order of them changes a bit, so all sets of instructions agree. */
+ * VPDPBUSD wants one factor without sign, so x has 128 added and every column keeps 128 times its own sum to take
+ * off again. A panel is [k / 4][PANEL] lanes of four bytes, then PANEL scales, then PANEL of those sums; a row of x
+ * [k / 4] lanes, then its scale. An int32 holds 65536 products, and no order of them changes a bit, so all sets of
+ * instructions agree. */
 #include "kernels/cpu/hot.h"
 
 #include <math.h>
@@ -39,9 +41,10 @@ INLINE vi dot4(vi acc, int32_t x, vi w)
 #endif
 }
 
-/* What the sums of mr rows by one panel say. It stands apart from the tile, which is compiled for every number of rows. */
-static __attribute__((noinline)) void tile8_out(int mr, const struct gemm *g, float *c, const float *a, const float *scale,
-                                                const vi (*sums)[2], int cols)
+/* What the sums of mr rows by one panel say. It stands apart from the tile, which is compiled for every number of
+ * rows. */
+static __attribute__((noinline)) void tile8_out(int mr, const struct gemm *g, float *c, const float *a,
+                                                const float *scale, const vi (*sums)[2], int cols)
 {
     size_t n = (size_t)cols;
 
@@ -73,10 +76,11 @@ INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, 
     }
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) sums[i][0] = acc[i][0], sums[i][1] = acc[i][1];
-    tile8_out(mr, g, c, a, scale, (const vi (*)[2])sums, cols);
+    tile8_out(mr, g, c, a, scale, (const vi(*)[2])sums, cols);
 }
 
-#define TILE8(mr) case mr: tile8(mr, g, c, a, panel, cols); break;
+#define TILE8(mr) \
+    case mr: tile8(mr, g, c, a, panel, cols); break;
 
 void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
@@ -86,14 +90,17 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
         const float *panel = (const float *)g->b + (size_t)j * ((size_t)g->k + 2);
         int cols = col_end - j < PANEL ? col_end - j : PANEL;
         for (int t = 0; t < tiles; t++) {
-            int from = row + (int)((long)(row_end - row) * t / tiles), to = row + (int)((long)(row_end - row) * (t + 1) / tiles);
+            int from = row + (int)((long)(row_end - row) * t / tiles),
+                to = row + (int)((long)(row_end - row) * (t + 1) / tiles);
             float *c = g->c + (size_t)from * g->ldc + j;
             const float *a = g->a + (size_t)from * g->sm;
             switch (to - from) {
+                /* clang-format off */
             TILE8(1) TILE8(2) TILE8(3) TILE8(4) TILE8(5) TILE8(6)
 #ifdef WIDE
             TILE8(7) TILE8(8) TILE8(9) TILE8(10) TILE8(11) TILE8(12)
 #endif
+                /* clang-format on */
             }
         }
     }
@@ -131,7 +138,7 @@ void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel)
         const uint16_t *from = (const uint16_t *)w->data + (size_t)(panel * PANEL + j) * in;
         float max = 0;
         int32_t sum = 0;
-        for (size_t k = 0; k < in; k++) {      /* no fmaxf: gcc 12 for Arm breaks down over it */
+        for (size_t k = 0; k < in; k++) { /* no fmaxf: gcc 12 for Arm breaks down over it */
             float size = fabsf(wz_bf16_to_f32(from[k]));
             max = size > max ? size : max;
         }

@@ -1,8 +1,9 @@
 /* The vocabulary of vectors: W floats at a time, W being 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, anything).
  *
- * Files that include this are compiled once for each set of instructions, with WZ_ISA defined to its name; HOT(f) is f_avx512
- * and so on. Two rules keep the bits of AVX2, AVX-512 and NEON alike: what is one FMA in one is one FMA in the others, and
- * sums across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree joins. */
+ * Files that include this are compiled once for each set of instructions, with WZ_ISA defined to its name; HOT(f) is
+ * f_avx512 and so on. Two rules keep the bits of AVX2, AVX-512 and NEON alike: what is one FMA in one is one FMA in
+ * the others, and sums across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree
+ * joins. */
 #ifndef WZ_ISA_H
 #define WZ_ISA_H
 
@@ -11,36 +12,36 @@
 #include "kernels/cpu/cpu.h"
 
 #define HOT_PASTE(name, isa) name##_##isa
-#define HOT_NAME(name, isa) HOT_PASTE(name, isa)
-#define HOT(name) HOT_NAME(name, WZ_ISA)
+#define HOT_NAME(name, isa)  HOT_PASTE(name, isa)
+#define HOT(name)            HOT_NAME(name, WZ_ISA)
 
 #define INLINE static inline __attribute__((always_inline))
 
 #ifdef __AVX512F__
 #include <immintrin.h>
-enum { W = 16, MR4 = 6, MR2 = 12 };      /* MR4, MR2: most rows of a register tile 4 and 2 vectors wide */
-#define WIDE                             /* 32 registers: tiles of more than 6 rows */
+enum { W = 16, MR4 = 6, MR2 = 12 }; /* MR4, MR2: most rows of a register tile 4 and 2 vectors wide */
+#define WIDE                        /* 32 registers: tiles of more than 6 rows */
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
-#define MAX(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
-#define MIN(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
-#define SPLAT(x) ((vf)_mm512_set1_ps(x))
+#define MAX(a, b)    ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define MIN(a, b)    ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define SPLAT(x)     ((vf)_mm512_set1_ps(x))
 #elif defined(__AVX2__)
 #include <immintrin.h>
 enum { W = 8, MR4 = 2, MR2 = 6 };
 #define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
-#define MAX(a, b) ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
-#define MIN(a, b) ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
-#define SPLAT(x) ((vf)_mm256_set1_ps(x))
+#define MAX(a, b)    ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
+#define MIN(a, b)    ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define SPLAT(x)     ((vf)_mm256_set1_ps(x))
 #elif defined(WZ_NEON)
 #include <arm_neon.h>
 enum { W = 4, MR4 = 6, MR2 = 12 };
 #define WIDE
 #define FMA(a, b, c) ((vf)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
-#define SPLAT(x) ((vf)vdupq_n_f32(x))
+#define SPLAT(x)     ((vf)vdupq_n_f32(x))
 #else
 enum { W = 4, MR4 = 2, MR2 = 6 };
 #define FMA(a, b, c) ((a) * (b) + (c))
-#define SPLAT(x) ((vf){ (x), (x), (x), (x) })
+#define SPLAT(x)     ((vf){ (x), (x), (x), (x) })
 #endif
 
 typedef float vf __attribute__((vector_size(4 * W)));
@@ -49,26 +50,20 @@ typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 
 #define PICK(mask, a, b) ((vf)(((mask) & (vi)(a)) | (~(mask) & (vi)(b))))
-#ifndef MAX      /* like the instructions: the second where one is NaN */
+#ifndef MAX /* like the instructions: the second where one is NaN */
 #define MAX(a, b) PICK((vi)((a) > (b)), a, b)
 #define MIN(a, b) PICK((vi)((a) < (b)), a, b)
 #endif
 
-INLINE vf load(const float *p)
-{
-    return *(const vf_any *)p;
-}
+INLINE vf load(const float *p) { return *(const vf_any *)p; }
 
-INLINE void store(float *p, vf x)
-{
-    *(vf_any *)p = x;
-}
+INLINE void store(float *p, vf x) { *(vf_any *)p = x; }
 
 /* W bf16 as floats. */
 INLINE vf load_half(const uint16_t *p)
 {
 #ifdef WZ_NEON
-    return (vf)((vu)vmovl_u16(vld1_u16(p)) << 16);      /* gcc 12 would convert element by element */
+    return (vf)((vu)vmovl_u16(vld1_u16(p)) << 16); /* gcc 12 would convert element by element */
 #else
     typedef uint16_t vh __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
@@ -110,7 +105,7 @@ INLINE vf exp_v(vf x)
 {
     const float low = -87.33f;
     vf magic = SPLAT(12582912.f), c = MIN(SPLAT(88.3f), MAX(SPLAT(low), x));
-    vf n = FMA(c, SPLAT(1.44269504f), magic) - magic;      /* nearest: 1.5 * 2^23 leaves no bits for a fraction */
+    vf n = FMA(c, SPLAT(1.44269504f), magic) - magic; /* nearest: 1.5 * 2^23 leaves no bits for a fraction */
     vf r = FMA(n, SPLAT(-0.693359375f), c);
     r = FMA(n, SPLAT(2.12194440e-4f), r);
     vf p = SPLAT(1.f / 5040);
@@ -126,7 +121,9 @@ INLINE vf exp_v(vf x)
 
 /* Sixteen lanes as an array of vectors, and the tree that joins them. */
 enum { LANES = 16 / W };
-struct lanes { vf v[LANES]; };
+struct lanes {
+    vf v[LANES];
+};
 
 INLINE struct lanes lanes_of(float x)
 {
@@ -138,9 +135,9 @@ INLINE struct lanes lanes_of(float x)
 
 typedef float v8f __attribute__((vector_size(32)));
 typedef float v4f __attribute__((vector_size(16)));
-#define LOW8(x) __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7)
+#define LOW8(x)  __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7)
 #define HIGH8(x) __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)
-#define LOW4(x) __builtin_shufflevector(x, x, 0, 1, 2, 3)
+#define LOW4(x)  __builtin_shufflevector(x, x, 0, 1, 2, 3)
 #define HIGH4(x) __builtin_shufflevector(x, x, 4, 5, 6, 7)
 
 /* Lanes i and i + 8, then i + 4, then i + 2, then the last two: the same tree whatever W is. */

@@ -1,14 +1,18 @@
 /* pick: one token from one row of logits, by inverse CDF in order of token id.
  *
- * Candidates have one order: larger logit first, of equals the lower id; as a 64-bit key the smallest is the best. top_k and
- * top_p each keep a prefix of that order, found by partial selection, so together they are one largest key; they want the whole
- * row. Without them the blocks' sums say in which block the token lies, and only that block's logits are wanted. */
+ * Candidates have one order: larger logit first, of equals the lower id; as a 64-bit key the smallest is the best.
+ * top_k and top_p each keep a prefix of that order, found by partial selection, so together they are one largest
+ * key; they want the whole row. Without them the blocks' sums say in which block the token lies, and only that
+ * block's logits are wanted. */
 #include "kernels/cpu/pick.h"
 
 #include <math.h>
 #include <string.h>
 
-struct candidate { uint64_t key; float p; };
+struct candidate {
+    uint64_t key;
+    float p;
+};
 
 bool wz_cpu_pick_filters(const struct wz_pick *pick)
 {
@@ -22,7 +26,10 @@ size_t wz_cpu_pick_room(int vocab)
 
 static uint64_t key_of(float z, int id)
 {
-    union { float f; uint32_t u; } x = { z + 0.f };      /* -0 is 0 */
+    union {
+        float f;
+        uint32_t u;
+    } x = { z + 0.f }; /* -0 is 0 */
 
     return (uint64_t)(x.u >> 31 ? x.u : x.u ^ 0x7fffffff) << 32 | (uint32_t)id;
 }
@@ -47,7 +54,7 @@ static int keep_best(struct candidate *c, int n, double want, bool by_p)
         double left = 0;
         if (m->key < a->key) swap(m, a);
         if (z->key < a->key) swap(z, a);
-        if (m->key < z->key) swap(m, z);      /* the middle one of three is the last: the pivot */
+        if (m->key < z->key) swap(m, z); /* the middle one of three is the last: the pivot */
         for (int i = from; i < to - 1; i++)
             if (c[i].key < z->key) {
                 left += by_p ? (double)c[i].p : 1;
@@ -79,10 +86,10 @@ static int walk(const float *z, const float *p, int n, double left, uint64_t wor
     return last;
 }
 
-int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum, const struct wz_pick *pick,
-                         void *room)
+int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum,
+                         const struct wz_pick *pick, void *room)
 {
-    float least = pick->min_p < 1 ? pick->min_p : 1;      /* of the best one's p, which is 1 */
+    float least = pick->min_p < 1 ? pick->min_p : 1; /* of the best one's p, which is 1 */
     uint64_t worst = UINT64_MAX;
     double total = 0;
     struct candidate *c = room;
@@ -109,7 +116,8 @@ int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, doubl
     return walk(z, p, vocab, pick->u * total, worst, least);
 }
 
-int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick, double *left)
+int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick,
+                      double *left)
 {
     int at = 0;
 
@@ -129,8 +137,8 @@ int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double s
     return at;
 }
 
-int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat, const struct wz_pick *pick,
-                       double left)
+int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat,
+                       const struct wz_pick *pick, double left)
 {
     float p[VOCAB];
 

@@ -1,7 +1,7 @@
 /* cpu, the part with positions: RoPE from a table of turns, the cache with turned keys, attention cut into tiles.
  *
- * Inside a page keys lie [D, P] and values [P, D]: a vector of keys is one channel of 16 neighbours in time. Heads wider than
- * 256 take ref's layout and ops. */
+ * Inside a page keys lie [D, P] and values [P, D]: a vector of keys is one channel of 16 neighbours in time. Heads
+ * wider than 256 take ref's layout and ops. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +11,7 @@
 
 enum { TILE_ROWS = 12, TILE_STATE = 256, GRAIN = 1 << 20 };
 
-static bool fast(const struct wz_kv *kv)
-{
-    return kv->head_dim <= 256;
-}
+static bool fast(const struct wz_kv *kv) { return kv->head_dim <= 256; }
 
 /* cos and sin of all positions up to `last`, from a table that grows; one table for each set of frequencies. */
 static const float *turns_of(struct cpu *cpu, const float *freq, int half, int last)
@@ -54,7 +51,8 @@ static void rope(struct wz_backend *be, float *x, const int *pos, const float *f
         wz_hot(be)->rope(x + (size_t)i * (size_t)(heads * d), turn + (size_t)pos[i] * (size_t)d, heads, d, sign);
 }
 
-static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *r)
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
+                     const struct wz_rows *r)
 {
     struct wz_ops ref;
     size_t d = (size_t)kv->head_dim, p = (size_t)kv->page;
@@ -65,11 +63,13 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
         return;
     }
     for (int i = 0; i < r->n; i++) {
-        size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p], slot = (size_t)r->pos[i] % p;
+        size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p],
+               slot = (size_t)r->pos[i] % p;
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
             size_t at = (page * (size_t)kv->heads + (size_t)h) * p * d;
             if (kv->half) {
-                uint16_t *keys = (uint16_t *)(void *)kv->k + at + slot, *values = (uint16_t *)(void *)kv->v + at + slot * d;
+                uint16_t *keys = (uint16_t *)(void *)kv->k + at + slot,
+                         *values = (uint16_t *)(void *)kv->v + at + slot * d;
                 for (size_t j = 0; j < d; j++) keys[j * p] = wz_f32_to_bf16(k[j]);
                 for (size_t j = 0; j < d; j++) values[j] = wz_f32_to_bf16(v[j]);
                 continue;
@@ -92,13 +92,19 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
         return;
     }
     for (size_t h = 0; h < (size_t)kv->heads; h++) {
-        size_t to = ((size_t)dst * (size_t)kv->heads + h) * d * row, from = ((size_t)src * (size_t)kv->heads + h) * d * row;
+        size_t to = ((size_t)dst * (size_t)kv->heads + h) * d * row,
+               from = ((size_t)src * (size_t)kv->heads + h) * d * row;
         for (size_t j = 0; j < d; j++) memcpy((char *)kv->k + to + j * row, (char *)kv->k + from + j * row, n);
         memcpy((char *)kv->v + to, (char *)kv->v + from, n * d);
     }
 }
 
-struct tiles { const struct hot *hot; const struct attend *a; const int *from, *count; int heads; };
+struct tiles {
+    const struct hot *hot;
+    const struct attend *a;
+    const int *from, *count;
+    int heads;
+};
 
 static void attend_part(void *arg, int i)
 {
@@ -147,8 +153,9 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
               most < TILE_ROWS ? most : TILE_ROWS, attend_part);
 }
 
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
-                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
+                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
+                           const struct wz_rows *rows, int heads)
 {
     struct wz_ops ref;
 
@@ -157,8 +164,18 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
         ref.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
         return;
     }
-    tiles_run(be, &(struct attend){ .q = q, .kv = kv, .rows = rows, .heads = heads, .d_out = d_out, .o = out,
-                                    .lse = (float *)lse, .d_q = d_q, .d_k = d_k, .d_v = d_v }, INT32_MAX, attend_back_part);
+    tiles_run(be,
+              &(struct attend){ .q = q,
+                                .kv = kv,
+                                .rows = rows,
+                                .heads = heads,
+                                .d_out = d_out,
+                                .o = out,
+                                .lse = (float *)lse,
+                                .d_q = d_q,
+                                .d_k = d_k,
+                                .d_v = d_v },
+              INT32_MAX, attend_back_part);
 }
 
 void wz_ops_cpu_attention(struct wz_ops *ops)

@@ -3,7 +3,8 @@
  *   for k:  b0 b1 .. = one vector from each of NV columns of b;  for each row: c[row][..] += a(row, k) * b..
  *
  * Each element of c is one chain over k, started from c itself or from 0, so cutting k, rows or columns changes no bit.
- * Rows are addressed from bases three apart (base, base + sm, base + 2 sm), which keeps twelve rows in four registers. */
+ * Rows are addressed from bases three apart (base, base + sm, base + 2 sm), which keeps twelve rows in four
+ * registers. */
 #ifndef WZ_TILE_H
 #define WZ_TILE_H
 
@@ -12,14 +13,15 @@
 /* What b's elements are: floats; pairs of bf16, as a's (struct gemm); single bf16, by a's floats. */
 enum tile_kind { FLOATS, PAIRS, HALVES };
 
-/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. next: k LINEs that
- * will be read soon, and are asked for meanwhile (NULL: none). So, where rows are few, memory and arithmetic overlap. */
+/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. next: k
+ * LINEs that will be read soon, and are asked for meanwhile (NULL: none). So, where rows are few, memory and
+ * arithmetic overlap. */
 enum { LINE = 64 };
-typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb, int k,
-                     bool from_c, const char *next);
+typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb,
+                     int k, bool from_c, const char *next);
 
-INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk,
-                 const void *const *b, size_t ldb, int k, bool from_c, const char *next)
+INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm,
+                 size_t sk, const void *const *b, size_t ldb, int k, bool from_c, const char *next)
 {
     vf acc[12][4];
     const float *a0 = a, *a1 = a + 3 * sm, *a2 = a + 6 * sm, *a3 = a + 9 * sm;
@@ -46,7 +48,8 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
             const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
             vf x = SPLAT(row[(size_t)(i % 3) * sm]);
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) acc[i][j] = kind == PAIRS ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
+            for (int j = 0; j < nv; j++)
+                acc[i][j] = kind == PAIRS ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
         }
         a0 += sk;
         a1 += sk;
@@ -59,25 +62,26 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
         for (int j = 0; j < nv; j++) store(c + (size_t)i * ldc + j * W, acc[i][j]);
 }
 
-#define TILE_ONE(mr, nv, kind)                                                                                                 \
-    static void tile_##mr##_##nv##_##kind(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b,    \
-                                          size_t ldb, int k, bool from_c, const char *next)                                        \
-    {                                                                                                                          \
-        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, next);                                                       \
+#define TILE_ONE(mr, nv, kind)                                                                                    \
+    static void tile_##mr##_##nv##_##kind(float *c, size_t ldc, const float *a, size_t sm, size_t sk,             \
+                                          const void *const *b, size_t ldb, int k, bool from_c, const char *next) \
+    {                                                                                                             \
+        tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, next);                                           \
     }
-#define TILE_FEW(nv, kind)                                                                                                     \
-    TILE_ONE(1, nv, kind) TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind)              \
-    TILE_ONE(6, nv, kind)
-#define TILE_MORE(nv, kind)                                                                                                    \
-    TILE_ONE(7, nv, kind) TILE_ONE(8, nv, kind) TILE_ONE(9, nv, kind) TILE_ONE(10, nv, kind) TILE_ONE(11, nv, kind)            \
-    TILE_ONE(12, nv, kind)
-#define TILE_FEW_OF(nv, kind)                                                                                                  \
-    tile_1_##nv##_##kind, tile_2_##nv##_##kind, tile_3_##nv##_##kind, tile_4_##nv##_##kind, tile_5_##nv##_##kind,              \
-    tile_6_##nv##_##kind
-#define TILE_MORE_OF(nv, kind)                                                                                                 \
-    tile_7_##nv##_##kind, tile_8_##nv##_##kind, tile_9_##nv##_##kind, tile_10_##nv##_##kind, tile_11_##nv##_##kind,            \
-    tile_12_##nv##_##kind
+#define TILE_FEW(nv, kind) \
+    TILE_ONE(1, nv, kind)  \
+    TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind) TILE_ONE(6, nv, kind)
+#define TILE_MORE(nv, kind) \
+    TILE_ONE(7, nv, kind)   \
+    TILE_ONE(8, nv, kind) TILE_ONE(9, nv, kind) TILE_ONE(10, nv, kind) TILE_ONE(11, nv, kind) TILE_ONE(12, nv, kind)
+#define TILE_FEW_OF(nv, kind)                                                                                     \
+    tile_1_##nv##_##kind, tile_2_##nv##_##kind, tile_3_##nv##_##kind, tile_4_##nv##_##kind, tile_5_##nv##_##kind, \
+        tile_6_##nv##_##kind
+#define TILE_MORE_OF(nv, kind)                                                                                      \
+    tile_7_##nv##_##kind, tile_8_##nv##_##kind, tile_9_##nv##_##kind, tile_10_##nv##_##kind, tile_11_##nv##_##kind, \
+        tile_12_##nv##_##kind
 
+/* clang-format off */
 TILE_FEW(1, FLOATS) TILE_FEW(2, FLOATS) TILE_FEW(4, FLOATS) TILE_FEW(2, PAIRS) TILE_FEW(4, PAIRS)
 TILE_FEW(1, HALVES) TILE_FEW(2, HALVES) TILE_FEW(4, HALVES)
 #ifdef WIDE
@@ -86,14 +90,17 @@ TILE_MORE(1, FLOATS) TILE_MORE(2, FLOATS) TILE_MORE(2, PAIRS) TILE_MORE(1, HALVE
 #else
 #define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind) }
 #endif
-static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVES] = TILE_ALL_OF(1, HALVES) };
+    /* clang-format on */
+    static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVES] = TILE_ALL_OF(1, HALVES) };
 static tile_fn *const by_2[3][MR2] = { TILE_ALL_OF(2, FLOATS), TILE_ALL_OF(2, PAIRS), TILE_ALL_OF(2, HALVES) };
-static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) }, { TILE_FEW_OF(4, PAIRS) }, { TILE_FEW_OF(4, HALVES) } };
+static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) },
+                                     { TILE_FEW_OF(4, PAIRS) },
+                                     { TILE_FEW_OF(4, HALVES) } };
 
-/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. ahead: k rows of 2 W floats that will be read after
- * these of b, which the first tiles ask for, a LINE a step; or NULL. */
-static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b, size_t ldb,
-                      int k, bool from_c, int nv, enum tile_kind kind, const char *ahead)
+/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. ahead: k rows of 2 W floats
+ * that will be read after these of b, which the first tiles ask for, a LINE a step; or NULL. */
+static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b,
+                      size_t ldb, int k, bool from_c, int nv, enum tile_kind kind, const char *ahead)
 {
     int most = nv == 4 ? MR4 : MR2, tiles = (rows + most - 1) / most;
     tile_fn *const *fn = nv == 4 ? by_4[kind] : nv == 2 ? by_2[kind] : by_1[kind];
@@ -102,7 +109,8 @@ static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk
         int at = (int)((long)rows * t / tiles), n = (int)((long)rows * (t + 1) / tiles) - at;
         for (int i = at + n; from_c && i < at + 2 * n && i < rows; i++)
             for (int j = 0; j < nv; j++) __builtin_prefetch(c + (size_t)i * ldc + j * W, 1, 3);
-        const char *next = ahead && tiles > 1 && t * LINE < 2 * W * (int)sizeof(float) ? ahead + (size_t)t * (size_t)k * LINE : NULL;
+        const char *next =
+            ahead && tiles > 1 && t * LINE < 2 * W * (int)sizeof(float) ? ahead + (size_t)t * (size_t)k * LINE : NULL;
         fn[n - 1](c + (size_t)at * ldc, ldc, a + (size_t)at * sm, sm, sk, b, ldb, k, from_c, next);
     }
 }

@@ -1,7 +1,7 @@
 /* Everything that walks a row or an array once, and the table of one set of instructions.
  *
- * Loops without sums are plain C that the compiler turns into vectors: without contraction an element has the same bits in a
- * vector and alone. */
+ * Loops without sums are plain C that the compiler turns into vectors: without contraction an element has the same
+ * bits in a vector and alone. */
 #include "kernels/cpu/hot.h"
 
 #include <math.h>
@@ -30,7 +30,7 @@ static struct stat stat_of(const float *z, float scale, int n)
             vf x = load_in(z, (size_t)(j + l * W), (size_t)n, -INFINITY) * scale - SPLAT(st.max);
             vf e = exp_v(x);
             sum.v[l] = sum.v[l] + e;
-            mean.v[l] = FMA(e, MAX(SPLAT(-1e30f), x), mean.v[l]);      /* not -inf: 0 times it would be NaN */
+            mean.v[l] = FMA(e, MAX(SPLAT(-1e30f), x), mean.v[l]); /* not -inf: 0 times it would be NaN */
         }
     st.sum = lanes_sum(sum);
     st.mean = lanes_sum(mean);
@@ -58,7 +58,8 @@ static void rmsnorm(float *out, float *rstd, const float *x, const float *w, int
     }
 }
 
-static void rmsnorm_back(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n, int c)
+static void rmsnorm_back(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n,
+                         int c)
 {
     for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
         struct lanes sum = lanes_of(0);
@@ -66,15 +67,16 @@ static void rmsnorm_back(float *d_x, const float *d_out, const float *x, const f
         for (int j = 0; j < c; j += 16)
             for (int l = 0; l < LANES; l++) {
                 size_t at = (size_t)(j + l * W), n_c = (size_t)c;
-                sum.v[l] = FMA(load_in(d_out, at, n_c, 0) * load_in(w, at, n_c, 0), load_in(x, at, n_c, 0) * r, sum.v[l]);
+                sum.v[l] =
+                    FMA(load_in(d_out, at, n_c, 0) * load_in(w, at, n_c, 0), load_in(x, at, n_c, 0) * r, sum.v[l]);
             }
         float mean = lanes_sum(sum) / (float)c;
         for (int j = 0; j < c; j++) d_x[j] += r * (d_out[j] * w[j] - x[j] * r * mean);
     }
 }
 
-static void rmsnorm_back_w(float *RESTRICT d_w, const float *d_out, const float *x, const float *rstd, int n, int c, int from,
-                           int to)
+static void rmsnorm_back_w(float *RESTRICT d_w, const float *d_out, const float *x, const float *rstd, int n, int c,
+                           int from, int to)
 {
     for (int i = 0; i < n; i++, x += c, d_out += c) {
         size_t end = (size_t)to;
@@ -84,10 +86,7 @@ static void rmsnorm_back_w(float *RESTRICT d_w, const float *d_out, const float 
     }
 }
 
-INLINE vf sigmoid(vf x)
-{
-    return SPLAT(1.f) / (SPLAT(1.f) + exp_v(-x));
-}
+INLINE vf sigmoid(vf x) { return SPLAT(1.f) / (SPLAT(1.f) + exp_v(-x)); }
 
 static void swiglu(float *out, const float *gate, const float *up, size_t n)
 {
@@ -151,8 +150,8 @@ static void adamw(float *RESTRICT w, const float *RESTRICT g, float *RESTRICT m,
 static bool runs(void)
 {
 #ifdef __AVX512BF16__
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")
-           && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX512F__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX2__)
@@ -162,14 +161,33 @@ static bool runs(void)
 #endif
 }
 
-#define STRING(x) STRING_OF(x)
+#define STRING(x)    STRING_OF(x)
 #define STRING_OF(x) #x
 
 const struct hot HOT(wz_hot) = {
-    .isa = STRING(WZ_ISA), .panel = 2 * W, .runs = runs, .gemm = HOT(wz_gemm), .pack = HOT(wz_pack_panel),
-    .pair = HOT(wz_pair), .pair_rows = HOT(wz_pair_rows), .cast = HOT(wz_cast), .gemm_int8 = HOT(wz_gemm_int8),
-    .pack_int8 = HOT(wz_pack_int8), .quantise = HOT(wz_quantise), .exps = exps, .stat = stat_of,
-    .grad = grad, .attend = HOT(wz_attend), .attend_back = HOT(wz_attend_back),
-    .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back, .rmsnorm_back_w = rmsnorm_back_w, .swiglu = swiglu,
-    .swiglu_back = swiglu_back, .rope = rope, .add = add, .square = square, .adamw = adamw,
+    .isa = STRING(WZ_ISA),
+    .panel = 2 * W,
+    .runs = runs,
+    .gemm = HOT(wz_gemm),
+    .pack = HOT(wz_pack_panel),
+    .pair = HOT(wz_pair),
+    .pair_rows = HOT(wz_pair_rows),
+    .cast = HOT(wz_cast),
+    .gemm_int8 = HOT(wz_gemm_int8),
+    .pack_int8 = HOT(wz_pack_int8),
+    .quantise = HOT(wz_quantise),
+    .exps = exps,
+    .stat = stat_of,
+    .grad = grad,
+    .attend = HOT(wz_attend),
+    .attend_back = HOT(wz_attend_back),
+    .rmsnorm = rmsnorm,
+    .rmsnorm_back = rmsnorm_back,
+    .rmsnorm_back_w = rmsnorm_back_w,
+    .swiglu = swiglu,
+    .swiglu_back = swiglu_back,
+    .rope = rope,
+    .add = add,
+    .square = square,
+    .adamw = adamw,
 };

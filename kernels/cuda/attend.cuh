@@ -1,8 +1,8 @@
 /* attend: what attention and its backward share: queries in tiles, rows in shared memory, and two small products.
  *
- * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by row, heads
- * of the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows [row, row + rows) of
- * one sequence. */
+ * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by
+ * row, heads of the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows
+ * [row, row + rows) of one sequence. */
 #ifndef WZ_CUDA_ATTEND_H
 #define WZ_CUDA_ATTEND_H
 
@@ -10,10 +10,15 @@
 
 enum { QUERIES = 16, THREADS = 128 };
 
-struct tile { int row, rows, first; };
+struct tile {
+    int row, rows, first;
+};
 
 /* Where rows stand, on the device. pages: where in the table the list of a row's sequence begins. */
-struct places { const int *pages, *pos, *table; const struct tile *tiles; };
+struct places {
+    const int *pages, *pos, *table;
+    const struct tile *tiles;
+};
 
 struct attend {
     struct wz_kv kv;
@@ -24,19 +29,19 @@ struct attend {
     const float *q;
 };
 
-/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of `wide`, count[0]
- * of them; after these the others in tiles of QUERIES, count[1]. */
+/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of
+ * `wide`, count[0] of them; after these the others in tiles of QUERIES, count[1]. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
-const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
-                                 int few, int count[2]);
+const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
+                                 int wide, int few, int count[2]);
 
-/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes, on devices with enough
- * shared memory. a->at.tiles is their own affair. */
+/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes, on
+ * devices with enough shared memory. a->at.tiles is their own affair. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
-bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
-                        const struct wz_rows *rows);
+bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
+                        const float *d_out, const struct wz_rows *rows);
 
-/* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks ---- */
+/* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks  */
 
 /* How many queries a tile of `wide` has. */
 INLINE int queries_of(const struct tile *t, int group, int wide = QUERIES)
@@ -47,18 +52,15 @@ INLINE int queries_of(const struct tile *t, int group, int wide = QUERIES)
 }
 
 /* Where head `h` of the row of query i begins in an array [N, H, D]; likewise the row and the head. */
-INLINE int row_of(const struct tile *t, int i, int group)
-{
-    return t->row + (t->first + i) / group;
-}
+INLINE int row_of(const struct tile *t, int i, int group) { return t->row + (t->first + i) / group; }
 
 INLINE size_t query_at(const struct attend *a, const struct tile *t, int i, int kv_head)
 {
     return (size_t)row_of(t, i, a->group) * (size_t)a->heads + (size_t)(kv_head * a->group + (t->first + i) % a->group);
 }
 
-INLINE void load_queries(float *near, const float *from, const struct attend *a, const struct tile *t,
-                                                    int n, int kv_head)
+INLINE void load_queries(float *near, const float *from, const struct attend *a, const struct tile *t, int n,
+                         int kv_head)
 {
     int d = a->kv.head_dim;
 
@@ -67,8 +69,7 @@ INLINE void load_queries(float *near, const float *from, const struct attend *a,
 }
 
 /* Keys or values of positions [t0, t0 + n) of a sequence. */
-INLINE void load_cache(float *near, const float *from, const struct attend *a, int pages, int t0, int n,
-                                                  int kv_head)
+INLINE void load_cache(float *near, const float *from, const struct attend *a, int pages, int t0, int n, int kv_head)
 {
     int d = a->kv.head_dim, p = a->kv.page;
 
@@ -77,7 +78,8 @@ INLINE void load_cache(float *near, const float *from, const struct attend *a, i
         size_t page = (size_t)a->at.table[pages + t / p];
         near[e / d * (d + 1) + e % d] =
             weight_at(from, a->kv.half ? WZ_BF16 : WZ_F32,
-                      ((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d + (size_t)(e % d));
+                      ((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d +
+                          (size_t)(e % d));
     }
 }
 

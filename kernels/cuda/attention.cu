@@ -1,24 +1,27 @@
 /* attention over pages on f32 (flash.cu has it on tensor cores), in steps of KEYS keys counted from position 0:
  *
  *   s_j = q . k_j scale;   of step i: m_i = max s_j, p_j = exp(s_j - m_i), l_i = sum p_j, o_i = sum_j p_j v_j
- *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l, lse = m + log l
+ *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l, lse = m +
+ *   log l
  *
- *   block    QUERIES queries of one sequence that share a key/value head: a prefill's rows, or the heads of one row of a decode
- *   thread   of a step: dot products of one key; then lanes over the keys of a query; then one channel of the sums
- *   shared   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
+ *   block    QUERIES queries of one sequence that share a key/value head: a prefill's rows, or the heads of one row of
+ *   a decode thread   of a step: dot products of one key; then lanes over the keys of a query; then one channel of the
+ *   sums shared   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
  *
- * With few blocks each step runs in a block of its own and a second kernel puts them together by the same formula in the same
- * order, so a row has the same bits alone and among others. There are 1, 2, 4, 8.. such blocks, of which some have nothing to do, so
- * that launches stay the same while sequences grow (graph.cu). Prefill is bound by FMAs, decode by reading the cache. */
+ * With few blocks each step runs in a block of its own and a second kernel puts them together by the same formula in
+ * the same order, so a row has the same bits alone and among others. There are 1, 2, 4, 8.. such blocks, of which
+ * some have nothing to do, so that launches stay the same while sequences grow (graph.cu). Prefill is bound by FMAs,
+ * decode by reading the cache. */
 #include "kernels/cuda/attend.cuh"
 
 enum { KEYS = 64 };
 
-/* ---- rows and cache -------------------------------------------------------------------------------------------- */
+/* ---- rows and cache --------------------------------------------------------------------------------------- */
 
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
 {
-    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride, size = (2 * n + entries) * sizeof(int);
+    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride,
+           size = (2 * n + entries) * sizeof(int);
     int *list = (int *)malloc(size ? size : 1);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %zu rows", n);
@@ -30,10 +33,11 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
     return (struct places){ at, at + n, at + 2 * n, NULL };
 }
 
-const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group, int wide,
-                                 int few, int count[2])
+const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
+                                 int wide, int few, int count[2])
 {
-    size_t most = (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1;      /* each run ends in a tile of its own */
+    size_t most =
+        (size_t)rows->n * (size_t)group / QUERIES + (size_t)rows->n + 1; /* each run ends in a tile of its own */
     struct tile *list = (struct tile *)malloc(most * sizeof *list);
     int n = 0;
 
@@ -70,7 +74,8 @@ static __global__ void write_rows(struct wz_kv kv, const float *k, const float *
     }
 }
 
-static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *rows)
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
+                     const struct wz_rows *rows)
 {
     struct places at = wz_cuda_places(be, rows);
     size_t n = (size_t)rows->n * (size_t)kv->heads * (size_t)kv->head_dim;
@@ -78,7 +83,8 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
 }
 
 /* `n` words of every head, `step` words from head to head. */
-template <class W> static __global__ void copy_words(W *k, W *v, size_t dst, size_t src, size_t n, size_t step, int heads)
+template <class W>
+static __global__ void copy_words(W *k, W *v, size_t dst, size_t src, size_t n, size_t step, int heads)
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x, head = i / n;
 
@@ -93,8 +99,8 @@ template <class W> static void kv_copy(struct wz_backend *be, const struct wz_kv
 {
     size_t slot = (size_t)kv->head_dim * (kv->half ? 2 : 4), n = (size_t)count * slot / sizeof(W);
 
-    LAUNCH(be, copy_words<W>, ((size_t)kv->heads * n + 255) / 256, 256, 0, (W *)kv->k, (W *)kv->v, (size_t)dst, (size_t)src, n,
-           (size_t)kv->page * slot / sizeof(W), kv->heads);
+    LAUNCH(be, copy_words<W>, ((size_t)kv->heads * n + 255) / 256, 256, 0, (W *)kv->k, (W *)kv->v, (size_t)dst,
+           (size_t)src, n, (size_t)kv->page * slot / sizeof(W), kv->heads);
 }
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
@@ -104,25 +110,24 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
     else kv_copy<float>(be, kv, dst, src, count);
 }
 
-/* ---- the forward ----------------------------------------------------------------------------------------------- */
+/* ---- the forward ------------------------------------------------------------------------------------------ */
 
 /* A query's steps so far, and their weights when one more is added. */
-struct sum { float m, l; };
+struct sum {
+    float m, l;
+};
 
 INLINE struct sum sum_add(struct sum *sum, struct sum step)
 {
     float m = fmaxf(sum->m, step.m);
-    struct sum weight = { expf(sum->m - m), expf(step.m - m) };      /* of what was, of the step */
+    struct sum weight = { expf(sum->m - m), expf(step.m - m) }; /* of what was, of the step */
 
     sum->l = fmaf(sum->l, weight.m, step.l * weight.l);
     sum->m = m;
     return weight;
 }
 
-INLINE float weigh(float o, float step, struct sum weight)
-{
-    return fmaf(o, weight.m, step * weight.l);
-}
+INLINE float weigh(float o, float step, struct sum weight) { return fmaf(o, weight.m, step * weight.l); }
 
 /* p and (m, l) of a step from its scores: a warp takes every fourth query. count: keys that a query sees. */
 INLINE struct sum soften(float *s, int count, float scale)
@@ -144,7 +149,8 @@ INLINE struct sum soften(float *s, int count, float scale)
     return (struct sum){ m, warp_sum(l) };
 }
 
-/* Block b: tile b / K / parts, head b / parts % K, steps [part * each, ..). partial [blocks, QUERIES, D + 2], or NULL: no parts. */
+/* Block b: tile b / K / parts, head b / parts % K, steps [part * each, ..). partial [blocks, QUERIES, D + 2], or
+ * NULL: no parts. */
 static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend a, int parts, float *partial)
 {
     SHARED(float, near);
@@ -188,7 +194,8 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
     }
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
         int i = e / d, c = e % d;
-        if (partial) partial[((size_t)blockIdx.x * QUERIES + (size_t)i) * (size_t)(d + 2) + (size_t)c] = sums[i * (d + 1) + c];
+        if (partial)
+            partial[((size_t)blockIdx.x * QUERIES + (size_t)i) * (size_t)(d + 2) + (size_t)c] = sums[i * (d + 1) + c];
         else a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = sums[i * (d + 1) + c] / all[i].l;
     }
     if (threadIdx.x >= (unsigned)n) return;
@@ -224,8 +231,14 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
                       const struct wz_rows *rows, int heads)
 {
-    struct attend a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
-                        .scale = 1 / sqrtf((float)kv->head_dim), .out = out, .lse = lse, .q = q };
+    struct attend a = { .kv = *kv,
+                        .at = {},
+                        .heads = heads,
+                        .group = heads / kv->heads,
+                        .scale = 1 / sqrtf((float)kv->head_dim),
+                        .out = out,
+                        .lse = lse,
+                        .q = q };
     int d = kv->head_dim, count[2], last = 0, parts = 1;
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;
@@ -233,13 +246,15 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     wz_cuda_doing = __func__;
     a.at = wz_cuda_places(be, rows);
     if (wz_cuda_flash(be, &a, rows)) return;
-    if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
+    if (shared > (size_t)cuda_of(be)->shared)
+        wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);
     a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, QUERIES, 0, count);
     for (int i = 0; i < rows->n; i++) last = rows->pos[i] > last ? rows->pos[i] : last;
     while (count[0] * kv->heads < 2 * cuda_of(be)->processors && parts * KEYS <= last) parts *= 2;
     size_t blocks = (size_t)count[0] * (size_t)kv->heads;
     if (parts > 1)
-        partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * (size_t)parts * QUERIES * (size_t)(d + 2) * sizeof *partial);
+        partial =
+            (float *)wz_cuda_scratch(be, PARTIAL, blocks * (size_t)parts * QUERIES * (size_t)(d + 2) * sizeof *partial);
     CHECK(cudaFuncSetAttribute(attend_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     LAUNCH(be, attend_tiles, blocks * (size_t)parts, THREADS, shared, a, parts, partial);
     if (partial) LAUNCH(be, attend_join, blocks, THREADS, 0, a, parts, partial);

@@ -1,10 +1,12 @@
-/* attention's backward for whole sequences on f32 (flash_back.cu has it on tensor cores), without atomics: one kernel for d_q, one
- * for d_k and d_v.
+/* attention's backward for whole sequences on f32 (flash_back.cu has it on tensor cores), without atomics: one kernel
+ * for d_q, one for d_k and d_v.
  *
  *   delta = d_out . out;  p_j = exp(q . k_j scale - lse);  ds_j = p_j (d_out . v_j - delta) scale
- *   d_q = sum_j ds_j k_j, keys in order;  d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over rows in order and a row's heads within
+ *   d_q = sum_j ds_j k_j, keys in order;  d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over rows in order and a row's
+ *   heads within
  *
- *   block    of d_q: a tile of queries, walking the keys it sees; of d_k and d_v: KEYS keys of a sequence, walking the tiles that
+ *   block    of d_q: a tile of queries, walking the keys it sees; of d_k and d_v: KEYS keys of a sequence, walking the
+ *   tiles that
  *            see them. Both make s, p and ds of a tile and KEYS keys again
  *   thread   dot products of one key; then one channel of the sums
  *   shared   for each of q, d_out, k, v and the sums a [.., D + 1], and p, ds [QUERIES, KEYS]
@@ -18,7 +20,7 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v, *delta;
     const float *d_out, *out;
-    const struct tile *keys;                           /* rows of sequences, from the `first`-th on */
+    const struct tile *keys; /* rows of sequences, from the `first`-th on */
 };
 
 /* A warp a query. */
@@ -36,19 +38,25 @@ static __global__ void deltas(float *delta, const float *d_out, const float *out
 }
 
 /* Shared memory of both kernels. */
-struct near { float *q, *d_out, *k, *v, *p, *ds, *sums; };
+struct near {
+    float *q, *d_out, *k, *v, *p, *ds, *sums;
+};
 
 INLINE struct near carve(float *at, int d)
 {
     int queries = QUERIES * (d + 1), keys = KEYS * (d + 1);
 
-    return (struct near){ at, at + queries, at + 2 * queries, at + 2 * queries + keys, at + 2 * queries + 2 * keys,
-                          at + 2 * queries + 2 * keys + QUERIES * KEYS, at + 2 * queries + 2 * keys + 2 * QUERIES * KEYS };
+    return (struct near){ at,
+                          at + queries,
+                          at + 2 * queries,
+                          at + 2 * queries + keys,
+                          at + 2 * queries + 2 * keys,
+                          at + 2 * queries + 2 * keys + QUERIES * KEYS,
+                          at + 2 * queries + 2 * keys + 2 * QUERIES * KEYS };
 }
 
 /* p and ds of a tile's queries and the keys from t0 on; 0 where a query does not see a key. Ends with a barrier. */
-INLINE void pairs(const struct near *m, const struct back *b, const struct tile *t, int n, int t0, int keys,
-                                             int head)
+INLINE void pairs(const struct near *m, const struct back *b, const struct tile *t, int n, int t0, int keys, int head)
 {
     int d = b->a.kv.head_dim;
 
@@ -141,21 +149,36 @@ static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
     }
 }
 
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
-                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
+                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
+                           const struct wz_rows *rows, int heads)
 {
-    struct back b = { .a = { .kv = *kv, .at = {}, .heads = heads, .group = heads / kv->heads,
-                             .scale = 1 / sqrtf((float)kv->head_dim), .out = NULL, .lse = (float *)lse, .q = q },
-                      .d_q = d_q, .d_k = d_k, .d_v = d_v, .delta = NULL, .d_out = d_out, .out = out, .keys = NULL };
+    struct back b = { .a = { .kv = *kv,
+                             .at = {},
+                             .heads = heads,
+                             .group = heads / kv->heads,
+                             .scale = 1 / sqrtf((float)kv->head_dim),
+                             .out = NULL,
+                             .lse = (float *)lse,
+                             .q = q },
+                      .d_q = d_q,
+                      .d_k = d_k,
+                      .d_v = d_v,
+                      .delta = NULL,
+                      .d_out = d_out,
+                      .out = out,
+                      .keys = NULL };
     int d = kv->head_dim, count[2], blocks[2];
     size_t queries = (size_t)rows->n * (size_t)heads;
-    size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) * sizeof(float);
+    size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) *
+                    sizeof(float);
 
     wz_cuda_doing = __func__;
     b.a.at = wz_cuda_places(be, rows);
     b.a.out = (float *)out;
     if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
-    if (shared > (size_t)cuda_of(be)->shared) wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
+    if (shared > (size_t)cuda_of(be)->shared)
+        wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
     b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, QUERIES, 0, count);
     b.keys = wz_cuda_tiles(be, IDS, rows, 1, KEYS, 0, blocks);
     b.delta = (float *)wz_cuda_scratch(be, SMALL, queries * sizeof *b.delta);
@@ -166,7 +189,4 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     LAUNCH(be, back_keys, (size_t)blocks[0] * (size_t)kv->heads, THREADS, shared, b);
 }
 
-void wz_cuda_ops_attention_back(struct wz_ops *ops)
-{
-    ops->attention_back = attention_back;
-}
+void wz_cuda_ops_attention_back(struct wz_ops *ops) { ops->attention_back = attention_back; }

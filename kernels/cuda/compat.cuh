@@ -1,6 +1,6 @@
-/* compat: one source for two compilers. nvcc takes it as CUDA; a C++ compiler takes it with the host's stand-ins of the same
- * names (tests/shim). Kernels take all their shared memory dynamically, launch over one dimension, and use whole warps with full
- * masks: that is what the stand-ins know. */
+/* compat: one source for two compilers. nvcc takes it as CUDA; a C++ compiler takes it with the host's stand-ins of
+ * the same names (tests/shim). Kernels take all their shared memory dynamically, launch over one dimension, and use
+ * whole warps with full masks: that is what the stand-ins know. */
 #ifndef WZ_CUDA_COMPAT_H
 #define WZ_CUDA_COMPAT_H
 
@@ -10,12 +10,14 @@
 #define INLINE static __device__ __forceinline__
 
 #ifdef __CUDACC__
-#define SHARED(type, name) extern __shared__ __align__(16) unsigned char wz_shared[]; type *name = (type *)wz_shared
-#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                                                \
+#define SHARED(type, name)                                     \
+    extern __shared__ __align__(16) unsigned char wz_shared[]; \
+    type *name = (type *)wz_shared
+#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...) \
     (kernel)<<<(unsigned)(blocks), threads, shared, stream>>>(__VA_ARGS__)
 #else
 #define SHARED(type, name) type *name = (type *)shim_shared()
-#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                                                \
+#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...) \
     shim_start(#kernel, kernel, stream, blocks, threads, shared, __VA_ARGS__)
 #endif
 

@@ -1,7 +1,8 @@
 /* cuda: a row of the table of backends for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
  *
- * WZ_CUDA_MATH says how products are made: exact (default) or fast; see enum math. Ranks of a node share its devices by their local
- * number. Everything runs in one stream; host arrays are copied before a call returns, so callers may reuse them. */
+ * WZ_CUDA_MATH says how products are made: exact (default) or fast; see enum math. Ranks of a node share its devices
+ * by their local number. Everything runs in one stream; host arrays are copied before a call returns, so callers may
+ * reuse them. */
 #include <stdarg.h>
 
 #include <string>
@@ -13,13 +14,11 @@ const char *wz_cuda_doing = "starting";
 void wz_cuda_check(cudaError_t error, const char *call)
 {
     if (error != cudaSuccess)
-        wz_cuda_plugin.die("cuda: %s, in %s: %s", wz_cuda_doing, std::string(call, strcspn(call, "(")).c_str(), cudaGetErrorString(error));
+        wz_cuda_plugin.die("cuda: %s, in %s: %s", wz_cuda_doing, std::string(call, strcspn(call, "(")).c_str(),
+                           cudaGetErrorString(error));
 }
 
-static cudaStream_t stream_of(struct wz_backend *be)
-{
-    return cuda_of(be)->stream;
-}
+static cudaStream_t stream_of(struct wz_backend *be) { return cuda_of(be)->stream; }
 
 static void *take(size_t size)
 {
@@ -28,7 +27,8 @@ static void *take(size_t size)
 
     cudaError_t error = cudaMalloc(&p, size ? size : 1);
     if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&left, &all) == cudaSuccess)
-        wz_cuda_plugin.die("cuda: %s: no room for %zu bytes on a GPU of which %zu of %zu are free", wz_cuda_doing, size, left, all);
+        wz_cuda_plugin.die("cuda: %s: no room for %zu bytes on a GPU of which %zu of %zu are free", wz_cuda_doing, size,
+                           left, all);
     wz_cuda_check(error, "cudaMalloc");
     return p;
 }
@@ -70,7 +70,7 @@ const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const voi
     return m->device;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------- */
+/* ---- memory ----------------------------------------------------------------------------------------------- */
 
 static void zero(struct wz_backend *be, void *p, size_t n)
 {
@@ -117,7 +117,7 @@ static bool idle(struct wz_backend *be)
     return error == cudaSuccess;
 }
 
-/* ---- the row --------------------------------------------------------------------------------------------------- */
+/* ---- the row ---------------------------------------------------------------------------------------------- */
 
 static int WZ_PRINTF(2, 3) refuse(struct wz_err *err, const char *fmt, ...)
 {
@@ -137,8 +137,8 @@ static int refuse_driver(struct wz_err *err, cudaError_t error)
 
     cudaDriverGetVersion(&have);
     if (error == cudaErrorInsufficientDriver && have > 0)
-        return refuse(err, "the driver knows CUDA %d.%d, and this row was built with %d.%d", have / 1000, have % 1000 / 10, need / 1000,
-                      need % 1000 / 10);
+        return refuse(err, "the driver knows CUDA %d.%d, and this row was built with %d.%d", have / 1000,
+                      have % 1000 / 10, need / 1000, need % 1000 / 10);
     return refuse(err, "%s", error == cudaErrorNoDevice ? "this machine has no NVIDIA GPU" : cudaGetErrorString(error));
 }
 
@@ -167,11 +167,12 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
 
     if (error != cudaSuccess) return refuse_driver(err, error);
     if (devices == 0) return refuse_driver(err, cudaErrorNoDevice);
-    if (how == EXACT && math && strcmp(math, "exact")) return refuse(err, "WZ_CUDA_MATH is \"%s\": expected exact or fast", math);
+    if (how == EXACT && math && strcmp(math, "exact"))
+        return refuse(err, "WZ_CUDA_MATH is \"%s\": expected exact or fast", math);
     if (!rank) rank = getenv("SLURM_LOCALID");
     device = rank ? atoi(rank) % devices : 0;
-    if ((error = cudaSetDevice(device)) != cudaSuccess
-        || (error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) != cudaSuccess)
+    if ((error = cudaSetDevice(device)) != cudaSuccess ||
+        (error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) != cudaSuccess)
         return refuse_driver(err, error);
     if (major < 8) return refuse(err, "GPU %d has compute capability %d, and 8 or more is needed", device, major);
 
@@ -219,6 +220,13 @@ static int devices(struct wz_backend *be, size_t *total, size_t *unused)
 
 extern "C" {
 __attribute__((visibility("default"))) struct wz_cuda_plugin wz_cuda_plugin = {
-    sizeof(struct wz_ops), sizeof(struct wz_weight), sizeof(struct wz_backend), sizeof(struct wz_device), open_cuda, close_cuda, devices, NULL,
+    sizeof(struct wz_ops),
+    sizeof(struct wz_weight),
+    sizeof(struct wz_backend),
+    sizeof(struct wz_device),
+    open_cuda,
+    close_cuda,
+    devices,
+    NULL,
 };
 }

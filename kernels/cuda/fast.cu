@@ -1,8 +1,8 @@
 /* fast: products by cuBLASLt (WZ_CUDA_MATH=fast), bf16 on tensor cores and f32 in f32, all with f32 sums.
  *
- * How it makes a product is its own affair, but it is asked once for each shape and then held to it, so a run repeats its bits: a
- * plan is kept for each key, in the slot that the key's hash says; one that was replaced is made again, and the same. Its
- * workspace is allocated when the row is opened. */
+ * How it makes a product is its own affair, but it is asked once for each shape and then held to it, so a run
+ * repeats its bits: a plan is kept for each key, in the slot that the key's hash says; one that was replaced is made
+ * again, and the same. Its workspace is allocated when the row is opened. */
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda.cuh"
@@ -10,7 +10,9 @@
 enum { PLANS = 1024, WORKSPACE = 64 << 20 };
 
 /* Columns first, as it counts, our row-major c[m,n] is its c[n,m], and it is b times a. */
-struct key { int64_t m, n, k, ld[3], turned[2], aligned[3], type; };
+struct key {
+    int64_t m, n, k, ld[3], turned[2], aligned[3], type;
+};
 
 struct plan {
     struct key key;
@@ -28,7 +30,8 @@ struct fast {
 #define ASK(call) ask(call, #call)
 static void ask(cublasStatus_t status, const char *call)
 {
-    if (status != CUBLAS_STATUS_SUCCESS) wz_cuda_plugin.die("cuda: %.*s: cuBLASLt says status %d", (int)strcspn(call, "("), call, status);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        wz_cuda_plugin.die("cuda: %.*s: cuBLASLt says status %d", (int)strcspn(call, "("), call, status);
 }
 
 static void plan_finish(struct plan *p)
@@ -40,12 +43,13 @@ static void plan_finish(struct plan *p)
     memset(p, 0, sizeof *p);
 }
 
-static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, bool turned, int64_t rows, int64_t cols, int64_t ld)
+static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, bool turned, int64_t rows, int64_t cols,
+                                     int64_t ld)
 {
     cublasLtMatrixLayout_t made;
     int64_t high = turned ? cols : rows, wide = turned ? rows : cols;
 
-    if (wide == 1) ld = high;      /* one column: its step may be anything but is held to this */
+    if (wide == 1) ld = high; /* one column: its step may be anything but is held to this */
     ASK(cublasLtMatrixLayoutCreate(&made, type, (uint64_t)high, (uint64_t)wide, ld));
     return made;
 }
@@ -55,8 +59,10 @@ static void plan_make(struct fast *fast, struct plan *p, const struct key *k)
     cudaDataType_t type = k->type == WZ_BF16 ? CUDA_R_16BF : CUDA_R_32F;
     cublasOperation_t op_a = k->turned[0] ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = k->turned[1] ? CUBLAS_OP_T : CUBLAS_OP_N;
     static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
     };
     cublasLtMatmulHeuristicResult_t found;
     cublasLtMatmulPreference_t pref;
@@ -77,11 +83,12 @@ static void plan_make(struct fast *fast, struct plan *p, const struct key *k)
         uint32_t bytes = (uint32_t)k->aligned[i < 2 ? i : 2];
         ASK(cublasLtMatmulPreferenceSetAttribute(pref, alignments[i], &bytes, sizeof bytes));
     }
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(fast->handle, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
+    cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(fast->handle, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
     cublasLtMatmulPreferenceDestroy(pref);
     if (status != CUBLAS_STATUS_SUCCESS || n == 0)
-        wz_cuda_plugin.die("cuda: cuBLASLt has no way to multiply [%ld, %ld] by [%ld, %ld]: status %d", (long)k->m, (long)k->k,
-                           (long)k->k, (long)k->n, (int)status);
+        wz_cuda_plugin.die("cuda: cuBLASLt has no way to multiply [%ld, %ld] by [%ld, %ld]: status %d", (long)k->m,
+                           (long)k->k, (long)k->k, (long)k->n, (int)status);
     p->algo = found.algo;
 }
 
@@ -96,18 +103,25 @@ static int64_t alignment(const void *p)
 void wz_cuda_fast_product(struct wz_backend *be, const struct product *p)
 {
     struct fast *fast = cuda_of(be)->fast;
-    struct key key = { p->m, p->n, p->k, { (int64_t)(p->bn == 1 ? p->bk : p->bn), (int64_t)(p->ak == 1 ? p->am : p->ak), (int64_t)p->ldc },
-                       { p->bn != 1, p->ak != 1 }, { alignment(p->b), alignment(p->a), alignment(p->c) }, p->type };
+    struct key key = { p->m,
+                       p->n,
+                       p->k,
+                       { (int64_t)(p->bn == 1 ? p->bk : p->bn), (int64_t)(p->ak == 1 ? p->am : p->ak),
+                         (int64_t)p->ldc },
+                       { p->bn != 1, p->ak != 1 },
+                       { alignment(p->b), alignment(p->a), alignment(p->c) },
+                       p->type };
     const int64_t *words = (const int64_t *)&key;
     uint64_t hash = 0;
     float one = 1, beta = p->add;
 
-    for (size_t i = 0; i < sizeof key / sizeof *words; i++) hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15, hash ^= hash >> 29;
+    for (size_t i = 0; i < sizeof key / sizeof *words; i++)
+        hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15, hash ^= hash >> 29;
     struct plan *plan = &fast->plans[hash % PLANS];
     if (!wz_cuda_ask(be, wz_cuda_fast_product, *p)) return;
     if (memcmp(&plan->key, &key, sizeof key)) plan_make(fast, plan, &key);
-    ASK(cublasLtMatmul(fast->handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, p->c, plan->c, p->c, plan->c, &plan->algo,
-                       fast->work, WORKSPACE, cuda_of(be)->stream));
+    ASK(cublasLtMatmul(fast->handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, p->c, plan->c, p->c,
+                       plan->c, &plan->algo, fast->work, WORKSPACE, cuda_of(be)->stream));
 }
 
 int wz_cuda_fast_open(struct wz_backend *be, struct wz_err *err)
@@ -117,10 +131,13 @@ int wz_cuda_fast_open(struct wz_backend *be, struct wz_err *err)
     if (!fast) wz_cuda_plugin.die("cuda: no memory for %zu bytes", sizeof *fast);
     cublasStatus_t status = cublasLtCreate(&fast->handle);
     if (status != CUBLAS_STATUS_SUCCESS)
-        return snprintf(err->text, sizeof err->text, "backend \"cuda\": cuBLASLt does not start: status %d", (int)status), -1;
+        return snprintf(err->text, sizeof err->text, "backend \"cuda\": cuBLASLt does not start: status %d",
+                        (int)status),
+               -1;
     cudaError_t error = cudaMalloc(&fast->work, WORKSPACE);
     if (error == cudaSuccess) return 0;
-    snprintf(err->text, sizeof err->text, "backend \"cuda\": %d bytes for cuBLASLt: %s", WORKSPACE, cudaGetErrorString(error));
+    snprintf(err->text, sizeof err->text, "backend \"cuda\": %d bytes for cuBLASLt: %s", WORKSPACE,
+             cudaGetErrorString(error));
     return -1;
 }
 

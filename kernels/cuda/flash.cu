@@ -1,27 +1,31 @@
-/* flash: attention over a cache of bf16 on tensor cores, heads of 64 or 128 channels. Queries and p are rounded to bf16, sums
- * are f32.
+/* flash: attention over a cache of bf16 on tensor cores, heads of 64 or 128 channels. Queries and p are rounded to
+ * bf16, sums are f32.
  *
  * Keys of a sequence, from position 0, in splits of SPLIT and those in steps of STEP:
  *
- *   of a step   m' = max(m, max_j s_j);  f = exp(m - m');  p_j = exp(s_j - m');  l = l f + sum p_j;  o = o f + sum_j p_j v_j
- *   of a split  its steps in order, from m = -inf, l = o = 0
- *   of a row    its splits in order: m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l
+ *   of a step   m' = max(m, max_j s_j);  f = exp(m - m');  p_j = exp(s_j - m');  l = l f + sum p_j;  o = o f + sum_j
+ *   p_j v_j of a split  its steps in order, from m = -inf, l = o = 0 of a row    its splits in order: m' = max(m, m_i);
+ *   l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l
  *
- * What a row does not see is p = 0, which changes no bit (of finite values), so a row's neighbours do not count. Two kernels do
- * this same sum:
+ * What a row does not see is p = 0, which changes no bit (of finite values), so a row's neighbours do not count. Two
+ * kernels do this same sum:
  *
- *   flash_tiles   many queries of a sequence: a block takes WIDE, a warp 16, over all splits; sums wait in `out` between splits
- *   flash_parts   few: a block takes QUERIES over one split, warps share the scores by keys and the sums by channels;
+ *   flash_tiles   many queries of a sequence: a block takes WIDE, a warp 16, over all splits; sums wait in `out`
+ *   between splits flash_parts   few: a block takes QUERIES over one split, warps share the scores by keys and the sums
+ *   by channels;
  *                 flash_join adds the splits up
  *
- * Queries of heads that share keys lie in one tile, so keys and values are read once for all of them. Prefill is bound by
- * tensor cores and by operands out of shared memory, decode by reading the cache: two steps are always under way. */
+ * Queries of heads that share keys lie in one tile, so keys and values are read once for all of them. Prefill is
+ * bound by tensor cores and by operands out of shared memory, decode by reading the cache: two steps are always
+ * under way. */
 #include "kernels/cuda/flash.cuh"
 
-enum { SPLIT = 512, WIDE = 128, FEW = 32, MANY = 2 * WIDE, PITCH = STEP + 4 };      /* MANY: threads of WIDE queries */
+enum { SPLIT = 512, WIDE = 128, FEW = 32, MANY = 2 * WIDE, PITCH = STEP + 4 }; /* MANY: threads of WIDE queries */
 
 /* Maximum of the scores so far, unscaled, and the sum of exp((s - m) scale). */
-struct sum { float m, l; };
+struct sum {
+    float m, l;
+};
 
 INLINE float over_quad(float x, bool largest)
 {
@@ -32,8 +36,8 @@ INLINE float over_quad(float x, bool largest)
     return x;
 }
 
-/* Scores of rows g and g + 8 to p; run: of each row so far, with this lane's part of the sum; was: what sums so far are worth
- * now. seen: how many of the step's keys a row sees. scale: times log2(e). */
+/* Scores of rows g and g + 8 to p; run: of each row so far, with this lane's part of the sum; was: what sums so far
+ * are worth now. seen: how many of the step's keys a row sees. scale: times log2(e). */
 INLINE void soften(float (*s)[4], struct sum run[2], float was[2], const int seen[2], float scale)
 {
     int t = lane_of() % 4 * 2;
@@ -84,10 +88,7 @@ INLINE float weigh(float all, float split, struct sum weight, bool first)
     return first ? split : fmaf(all, weight.m, split * weight.l);
 }
 
-INLINE float lse_of(struct sum all, float scale)
-{
-    return (float)((double)all.m * (double)scale + log((double)all.l));
-}
+INLINE float lse_of(struct sum all, float scale) { return (float)((double)all.m * (double)scale + log((double)all.l)); }
 
 /* The last position of a tile's queries [i, n), or -1. */
 INLINE int last_of(const struct attend *a, const struct tile *t, int i, int n)
@@ -110,13 +111,15 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     SHARED(bf16, near);
     bf16 *q = near;
     int head = (int)blockIdx.x % a.kv.heads, row = (int)threadIdx.x / 32 * 16 + lane_of() / 4, c = lane_of() % 4 * 2;
-    struct tile t = a.at.tiles[tiles - 1 - (int)blockIdx.x / a.kv.heads];      /* those that see most go first */
+    struct tile t = a.at.tiles[tiles - 1 - (int)blockIdx.x / a.kv.heads]; /* those that see most go first */
     int n = queries_of(&t, a.group, WIDE), last = last_of(&a, &t, 0, n), pos[2];
-    int mine = last_of(&a, &t, row / 16 * 16, n < row / 16 * 16 + 16 ? n : row / 16 * 16 + 16);      /* of this warp */
-    struct stream<D> in = { &a, q + WIDE * D, q + (WIDE + 2 * STEP) * D, (unsigned *)(q + (WIDE + 4 * STEP) * D),
-                            a.at.pages[t.row], head, last + 1, 0 };
+    int mine = last_of(&a, &t, row / 16 * 16, n < row / 16 * 16 + 16 ? n : row / 16 * 16 + 16); /* of this warp */
+    struct stream<D> in = {
+        &a, q + WIDE *D, q + (WIDE + 2 * STEP) * D,
+            (unsigned *)(q + (WIDE + 4 * STEP) * D), a.at.pages[t.row], head, last + 1, 0
+    };
     struct sum run[2], all[2];
-    float o[D / 8][4] = { }, scale = a.scale * LOG2E;
+    float o[D / 8][4] = {}, scale = a.scale * LOG2E;
     unsigned x[D / 16][4];
 
     for (int h = 0; h < 2; h++) {
@@ -129,11 +132,11 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     for (int k = 0; k < D / 16; k++) read_a<D>(x[k], q, spots_of<D>(), row - lane_of() / 4, k);
     for (int t0 = 0; t0 <= last; t0 += STEP) {
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
-        float s[STEP / 8][4] = { }, was[2];
+        float s[STEP / 8][4] = {}, was[2];
         int seen[2] = { pos[0] + 1 - t0, pos[1] + 1 - t0 };
         unsigned y[4];
         stream_step<D, MANY>(&in, t0);
-        if (t0 <= mine) {                              /* or else it would change nothing */
+        if (t0 <= mine) { /* or else it would change nothing */
             struct spots at = spots_of<D>();
 #pragma unroll
             for (int k = 0; k < D / 16; k++)
@@ -176,21 +179,26 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) flash_tiles(s
     }
 }
 
-/* Block b: part b % parts, head b / parts % K, tile b / parts / K. partial [blocks, QUERIES, D + 2], or NULL: one is all. */
-template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_parts(struct attend a, int parts, float *partial)
+/* Block b: part b % parts, head b / parts % K, tile b / parts / K. partial [blocks, QUERIES, D + 2], or NULL: one is
+ * all. */
+template <int D>
+static __global__ void __launch_bounds__(THREADS, 1) flash_parts(struct attend a, int parts, float *partial)
 {
     SHARED(bf16, near);
-    constexpr int MINE = D / 4 / 16;                   /* pairs of b's that are a warp's channels */
+    constexpr int MINE = D / 4 / 16; /* pairs of b's that are a warp's channels */
     bf16 *q = near;
     float *scores = (float *)(q + (QUERIES + 4 * STEP) * D);
     int part = (int)blockIdx.x % parts, head = (int)blockIdx.x / parts % a.kv.heads, warp = (int)threadIdx.x / 32;
     struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
-    int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, 0, n), pos[2];
+    int g = lane_of() / 4, c = lane_of() % 4 * 2, n = queries_of(&t, a.group, QUERIES), last = last_of(&a, &t, 0, n),
+        pos[2];
     int from = part * SPLIT, end = last + 1 < from + SPLIT ? last + 1 : from + SPLIT;
-    struct stream<D> in = { &a, q + QUERIES * D, q + (QUERIES + 2 * STEP) * D, (unsigned *)(scores + QUERIES * PITCH),
-                            a.at.pages[t.row], head, end, from };
+    struct stream<D> in = {
+        &a, q + QUERIES *D, q + (QUERIES + 2 * STEP) * D,
+            (unsigned *)(scores + QUERIES * PITCH), a.at.pages[t.row], head, end, from
+    };
     struct sum run[2] = { { -INFINITY, 0 }, { -INFINITY, 0 } };
-    float o[2 * MINE][4] = { }, scale = a.scale * LOG2E;
+    float o[2 * MINE][4] = {}, scale = a.scale * LOG2E;
 
     if (from > last) return;
     for (int h = 0; h < 2; h++) pos[h] = g + 8 * h < n ? a.at.pos[row_of(&t, g + 8 * h, a.group)] : -1;
@@ -198,7 +206,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 1) flash_part
     stream_begin<D, THREADS>(&in);
     for (int t0 = from; t0 < end; t0 += STEP) {
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
-        float mine[2][4] = { }, s[STEP / 8][4], was[2];
+        float mine[2][4] = {}, s[STEP / 8][4], was[2];
         int seen[2] = { pos[0] + 1 - t0, pos[1] + 1 - t0 };
         stream_step<D, THREADS>(&in, t0);
         struct spots at = spots_of<D>();
@@ -279,7 +287,8 @@ static __global__ void __launch_bounds__(THREADS, 1) flash_join(struct attend a,
 template <int D> static void attention(struct wz_backend *be, struct attend a, const struct wz_rows *rows)
 {
     size_t most = (size_t)(WIDE + 4 * STEP) * D * sizeof(bf16) + 2 * STEP * sizeof(int);
-    size_t some = (size_t)(QUERIES + 4 * STEP) * D * sizeof(bf16) + QUERIES * PITCH * sizeof(float) + 2 * STEP * sizeof(int);
+    size_t some =
+        (size_t)(QUERIES + 4 * STEP) * D * sizeof(bf16) + QUERIES * PITCH * sizeof(float) + 2 * STEP * sizeof(int);
     int count[2], last = 0;
 
     a.at.tiles = wz_cuda_tiles(be, TILES, rows, a.group, WIDE, FEW, count);
@@ -290,7 +299,8 @@ template <int D> static void attention(struct wz_backend *be, struct attend a, c
     a.at.tiles += count[0];
     size_t blocks = (size_t)count[1] * (size_t)a.kv.heads, parts = (size_t)(last / SPLIT + 1);
     float *partial = NULL;
-    if (parts > 1) partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * parts * QUERIES * (D + 2) * sizeof *partial);
+    if (parts > 1)
+        partial = (float *)wz_cuda_scratch(be, PARTIAL, blocks * parts * QUERIES * (D + 2) * sizeof *partial);
     LAUNCH(be, flash_parts<D>, blocks * parts, THREADS, some, a, (int)parts, partial);
     if (partial) LAUNCH(be, flash_join<D>, blocks, THREADS, 0, a, (int)parts, partial);
 }

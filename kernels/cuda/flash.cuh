@@ -1,9 +1,11 @@
-/* flash: what attention on tensor cores and its backward share: bf16 rows in shared memory, read as operands of products.
+/* flash: what attention on tensor cores and its backward share: bf16 rows in shared memory, read as operands of
+ * products.
  *
- * A tile is rows of D channels in chunks of 8 (16 bytes). Chunk c of row r lies where c ^ (r % 8) would, so that eight rows of
- * one column of chunks, which is what a matrix read touches, lie in different banks:
+ * A tile is rows of D channels in chunks of 8 (16 bytes). Chunk c of row r lies where c ^ (r % 8) would, so that eight
+ * rows of one column of chunks, which is what a matrix read touches, lie in different banks:
  *
- *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..        row 1   1 0 3 2 5 4 7 6 | 9 8 ..        row 2   2 3 0 1 6 7 4 5 | 10 11 .. */
+ *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..        row 1   1 0 3 2 5 4 7 6 | 9 8 ..        row 2   2 3 0 1 6 7 4 5 | 10 11
+ *   .. */
 #ifndef WZ_CUDA_FLASH_H
 #define WZ_CUDA_FLASH_H
 
@@ -12,23 +14,19 @@
 
 using bf16 = __nv_bfloat16;
 
-enum { STEP = 64 };      /* keys (in the backward of keys: queries) that lie in shared memory at a time */
+enum { STEP = 64 }; /* keys (in the backward of keys: queries) that lie in shared memory at a time */
 
 static const float LOG2E = 1.44269504f;
 
-template <int D> INLINE int chunk_at(int row, int chunk)
-{
-    return row * D + ((chunk ^ (row & 7)) << 3);
-}
+template <int D> INLINE int chunk_at(int row, int chunk) { return row * D + ((chunk ^ (row & 7)) << 3); }
 
-INLINE int lane_of(void)
-{
-    return (int)threadIdx.x % 32;
-}
+INLINE int lane_of(void) { return (int)threadIdx.x % 32; }
 
-/* Where a lane reads in 16 rows of a tile: as rows (or turned), as columns. The k-th 16 channels lie at spot ^ 16 k. Opaque,
- * lest the compiler keep all of these in registers. */
-struct spots { int rows, columns; };
+/* Where a lane reads in 16 rows of a tile: as rows (or turned), as columns. The k-th 16 channels lie at spot ^ 16 k.
+ * Opaque, lest the compiler keep all of these in registers. */
+struct spots {
+    int rows, columns;
+};
 
 template <int D> INLINE struct spots spots_of(void)
 {
@@ -67,7 +65,7 @@ INLINE void round_a(unsigned a[4], const float (*d)[4], int k)
 /* s[STEP / 8][4] += 16 rows of x, from `row` on, times STEP rows of y. */
 template <int D> INLINE void score(float (*s)[4], const bf16 *x, struct spots at, int row, const bf16 *y)
 {
-#pragma unroll 2                                         /* more, and sums no longer fit into registers */
+#pragma unroll 2 /* more, and sums no longer fit into registers */
     for (int k = 0; k < D / 16; k++) {
         unsigned a[4], b[4];
         read_a<D>(a, x, at, row, k);
@@ -96,7 +94,7 @@ template <int D> INLINE void gather(float (*o)[4], const float (*p)[4], struct s
     }
 }
 
-/* ---- rows to shared memory --------------------------------------------------------------------------------------- */
+/* ---- rows to shared memory -------------------------------------------------------------------------------- */
 
 /* Where position t of a sequence lies in the cache, in rows of D channels; 0 past `last`. */
 INLINE unsigned slot_of(const struct attend *a, int pages, int t, int last, int head)
@@ -111,7 +109,7 @@ INLINE unsigned slot_of(const struct attend *a, int pages, int t, int last, int 
 /* Starts copies of ROWS rows by N threads: those at `slots`, or side by side; zeros from the n-th on. */
 template <int D, int N, int ROWS> INLINE void load_slots(bf16 *tile, const float *from, const unsigned *slots, int n)
 {
-    constexpr int AT_ONCE = N / (D / 8);               /* a multiple of 8 */
+    constexpr int AT_ONCE = N / (D / 8); /* a multiple of 8 */
     int r = opaque((int)threadIdx.x / (D / 8)), c = (int)threadIdx.x % (D / 8);
     bf16 *to = tile + chunk_at<D>(r, c);
 
@@ -129,12 +127,14 @@ template <int D, int N, int ROWS> INLINE void load_rows(bf16 *tile, const bf16 *
     bf16 *to = tile + chunk_at<D>(r, c);
 
 #pragma unroll
-    for (int i = 0; i < ROWS; i += AT_ONCE) copy_async16(to + i * D, from + (r + i < n ? (r + i) * D : 0) + 8 * c, r + i < n);
+    for (int i = 0; i < ROWS; i += AT_ONCE)
+        copy_async16(to + i * D, from + (r + i < n ? (r + i) * D : 0) + 8 * c, r + i < n);
 }
 
 /* `rows` rows of a tile of queries by N threads, rounded; zeros from the n-th on. */
-template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, const struct tile *t,
-                                                 int rows, int n, int head)
+template <int D, int N>
+INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, const struct tile *t, int rows, int n,
+                         int head)
 {
     for (int e = (int)threadIdx.x; e < rows * D / 8; e += N) {
         int r = e / (D / 8), c = e % (D / 8);
@@ -152,13 +152,13 @@ template <int D, int N> INLINE void load_rounded(bf16 *tile, const float *from, 
     }
 }
 
-/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are looked up a
- * step before that. */
+/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are
+ * looked up a step before that. */
 template <int D> struct stream {
     const struct attend *a;
-    bf16 *keys, *values;                               /* [2, STEP, D] */
-    unsigned *slots;                                   /* [2, STEP] */
-    int pages, head, end, from;                        /* positions [from, end) */
+    bf16 *keys, *values;        /* [2, STEP, D] */
+    unsigned *slots;            /* [2, STEP] */
+    int pages, head, end, from; /* positions [from, end) */
 };
 
 template <int D> INLINE void look_up(const struct stream<D> *s, int t0)

@@ -1,14 +1,16 @@
-/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What is
- * multiplied (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
+/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What
+ * is multiplied (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
  *
- *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out, lse log2(e) likewise
- *   d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time: s = q k, dp = d_out v, d_q += ds k
- *   d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them: s = k q, dp = v d_out,
- *             d_v += p d_out, d_k += ds q: the same the other way round, so that p and ds lie as the next product wants them
+ *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out, lse
+ *   log2(e) likewise d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time: s = q k,
+ *   dp = d_out v, d_q += ds k d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them:
+ *   s = k q, dp = v d_out,
+ *             d_v += p d_out, d_k += ds q: the same the other way round, so that p and ds lie as the next product wants
+ *             them
  *
- * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and steps count
- * from a sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by operands out of shared
- * memory. */
+ * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and
+ * steps count from a sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by
+ * operands out of shared memory. */
 #include "kernels/cuda/flash.cuh"
 
 enum { WIDE = 128, MANY = 2 * WIDE };
@@ -17,9 +19,9 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v;
     const float *d_out;
-    bf16 *q16, *d_out16;                               /* [K, N group, D] */
-    float *delta, *lse2;                               /* [K, N group] */
-    const struct tile *keys;                           /* rows of sequences, from the `first`-th on */
+    bf16 *q16, *d_out16;     /* [K, N group, D] */
+    float *delta, *lse2;     /* [K, N group] */
+    const struct tile *keys; /* rows of sequences, from the `first`-th on */
     int n;
 };
 
@@ -65,13 +67,16 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     SHARED(bf16, near);
     bf16 *q = near, *d_out = q + WIDE * D;
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
-    struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads];      /* those that see most go first */
+    struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads]; /* those that see most go first */
     int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
-    int mine = first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1;      /* this warp's last key */
-    struct stream<D> in = { &b.a, d_out + WIDE * D, d_out + (WIDE + 2 * STEP) * D, (unsigned *)(d_out + (WIDE + 4 * STEP) * D),
-                            b.a.at.pages[t.row], head, end, 0 };
-    float sums[D / 8][4] = { }, scale = b.a.scale * LOG2E;
-    float2 of[2];                                      /* lse log2(e), delta */
+    int mine =
+        first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1; /* this warp's last key */
+    struct stream<D> in = {
+        &b.a, d_out + WIDE *D, d_out + (WIDE + 2 * STEP) * D,
+            (unsigned *)(d_out + (WIDE + 4 * STEP) * D), b.a.at.pages[t.row], head, end, 0
+    };
+    float sums[D / 8][4] = {}, scale = b.a.scale * LOG2E;
+    float2 of[2]; /* lse log2(e), delta */
     size_t from = arranged(&b, head, t.row) + (size_t)t.first;
 
     load_rows<D, MANY, WIDE>(q, b.q16 + from * D, n);
@@ -84,7 +89,7 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     stream_begin<D, MANY>(&in);
     for (int t0 = 0; t0 < end; t0 += STEP) {
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
-        float s[STEP / 8][4] = { }, dp[STEP / 8][4] = { };
+        float s[STEP / 8][4] = {}, dp[STEP / 8][4] = {};
         stream_step<D, MANY>(&in, t0);
         if (t0 > mine) continue;
         struct spots at = spots_of<D>();
@@ -106,7 +111,8 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
 }
 
 /* STEP queries from i0 on to buffer i0 / STEP % 2; `all` are there. */
-template <int D> INLINE void fetch_queries(const struct back *b, bf16 *q, bf16 *d_out, float *of, size_t from, int i0, int all)
+template <int D>
+INLINE void fetch_queries(const struct back *b, bf16 *q, bf16 *d_out, float *of, size_t from, int i0, int all)
 {
     int buffer = i0 / STEP % 2, e = (int)threadIdx.x, i = i0 + e % STEP;
 
@@ -123,12 +129,14 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
 {
     SHARED(bf16, near);
     bf16 *keys = near, *values = keys + WIDE * D, *q = values + WIDE * D, *d_out = q + 2 * STEP * D;
-    float *of = (float *)(d_out + 2 * STEP * D);       /* [2, lse and delta, STEP] */
+    float *of = (float *)(d_out + 2 * STEP * D); /* [2, lse and delta, STEP] */
     unsigned *slots = (unsigned *)(of + 4 * STEP);
-    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2, group = b.a.group;
+    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2,
+        group = b.a.group;
     struct tile t = b.keys[(int)blockIdx.x / b.a.kv.heads];
-    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4, pages = b.a.at.pages[t.row];
-    float d_k[D / 8][4] = { }, d_v[D / 8][4] = { }, scale = b.a.scale * LOG2E;
+    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4,
+        pages = b.a.at.pages[t.row];
+    float d_k[D / 8][4] = {}, d_v[D / 8][4] = {}, scale = b.a.scale * LOG2E;
     size_t from = arranged(&b, head, t.row);
 
     if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, pages, t.first + (int)threadIdx.x, t.rows - 1, head);
@@ -141,11 +149,11 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
         int buffer = i0 / STEP % 2;
         const bf16 *q_now = q + buffer * STEP * D, *d_out_now = d_out + buffer * STEP * D;
         const float *of_now = of + buffer * 2 * STEP;
-        float s[STEP / 8][4] = { }, ds[STEP / 8][4] = { };
+        float s[STEP / 8][4] = {}, ds[STEP / 8][4] = {};
         copy_wait<0>();
         __syncthreads();
         fetch_queries<D>(&b, q, d_out, of, from, i0 + STEP, all);
-        if (i0 + STEP <= (t.first + first) * group) continue;      /* before the first that sees a key of this warp */
+        if (i0 + STEP <= (t.first + first) * group) continue; /* before the first that sees a key of this warp */
         struct spots at = spots_of<D>();
         score<D>(s, keys, at, first, q_now);
         each([&](int h, int column, int e) {
@@ -154,7 +162,9 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
         });
         gather<D>(d_v, s, at, d_out_now);
         score<D>(ds, values, at, first, d_out_now);
-        each([&](int, int column, int e) { ds[e / 4][e % 4] = s[e / 4][e % 4] * (ds[e / 4][e % 4] - of_now[STEP + column]); });
+        each([&](int, int column, int e) {
+            ds[e / 4][e % 4] = s[e / 4][e % 4] * (ds[e / 4][e % 4] - of_now[STEP + column]);
+        });
         gather<D>(d_k, ds, at, q_now);
     }
     for (int h = 0; h < 2; h++) {
@@ -174,7 +184,7 @@ template <int D> static bool attention_back(struct wz_backend *be, struct back b
     size_t shared[2] = { tiles + 2 * STEP * sizeof(int), tiles + (4 * STEP + WIDE) * sizeof(int) };
     int count[2], blocks[2];
 
-    if (shared[1] > (size_t)cuda_of(be)->shared) return false;      /* D 128 on sm_86 and sm_89 */
+    if (shared[1] > (size_t)cuda_of(be)->shared) return false; /* D 128 on sm_86 and sm_89 */
     b.q16 = (bf16 *)wz_cuda_scratch(be, PARTIAL, 2 * queries * D * sizeof *b.q16);
     b.d_out16 = b.q16 + queries * D;
     b.delta = (float *)wz_cuda_scratch(be, SMALL, 2 * queries * sizeof *b.delta);
@@ -189,8 +199,8 @@ template <int D> static bool attention_back(struct wz_backend *be, struct back b
     return true;
 }
 
-bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v, const float *d_out,
-                        const struct wz_rows *rows)
+bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
+                        const float *d_out, const struct wz_rows *rows)
 {
     struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, NULL, rows->n };
 

@@ -1,37 +1,51 @@
 /* graph: regions (kernels/ops.h), which are sent to the device in one piece when they come again.
  *
- * body is called in passes. In each, what it asks of the stream is noted: kernel, grid, arguments, byte for byte (wz_cuda_ask).
+ * body is called in passes. In each, what it asks of the stream is noted: kernel, grid, arguments, byte for byte
+ * (wz_cuda_ask).
  *
- *   dry      nothing is asked, but scratch grows, and mirrors, which are the inputs that change from time to time, are sent
- *   the list is
+ *   dry      nothing is asked, but scratch grows, and mirrors, which are the inputs that change from time to time, are
+ *   sent the list is
  *     new              once more, live, and the list is kept: what does not come again would be captured in vain
  *     known            once more, live, under capture, which makes the graph
  *     that of a graph  it is launched
  *
- * So a graph is only launched where the same would be asked again, whatever the reason why it might not be: the list is the one
- * description of the work, and it is made by those who do it. What arguments point to is read when the graph runs.
+ * So a graph is only launched where the same would be asked again, whatever the reason why it might not be: the list is
+ * the one description of the work, and it is made by those who do it. What arguments point to is read when the graph
+ * runs.
  *
- * A mirror whose bytes change within the region can't be sent beforehand: such a region has no graph. Downloads end in pinned memory
- * and are copied when all is done, so there is one wait, and none where nothing is downloaded. Bf16 copies (cuda.cuh) are made anew in
- * every pass: those of a dry one were not, and which there were before must not change the list. */
+ * A mirror whose bytes change within the region can't be sent beforehand: such a region has no graph. Downloads end
+ * in pinned memory and are copied when all is done, so there is one wait, and none where nothing is downloaded. Bf16
+ * copies (cuda.cuh) are made anew in every pass: those of a dry one were not, and which there were before must not
+ * change the list. */
 #include "kernels/cuda/cuda.cuh"
 
 enum { GRAPHS = 16, PINNED = 1 << 16, LATER = 8 };
 
-struct list { char *p; size_t n, room; };
+struct list {
+    char *p;
+    size_t n, room;
+};
 
-struct graph { struct list list; cudaGraphExec_t exec; unsigned used; };      /* exec NULL: the list came once */
+struct graph {
+    struct list list;
+    cudaGraphExec_t exec;
+    unsigned used;
+}; /* exec NULL: the list came once */
 
 struct region {
-    bool off;                                          /* WZ_CUDA_GRAPHS=0: always live */
-    bool direct;                                       /* this one can have no graph */
-    unsigned times;                                    /* there was one; names it for mirrors */
-    struct list list;                                  /* of the pass under way, or the last */
+    bool off;         /* WZ_CUDA_GRAPHS=0: always live */
+    bool direct;      /* this one can have no graph */
+    unsigned times;   /* there was one; names it for mirrors */
+    struct list list; /* of the pass under way, or the last */
     struct graph graphs[GRAPHS];
     char *pinned;
     size_t filled;
     int n_later;
-    struct { void *host; const char *from; size_t n; } later[LATER];
+    struct {
+        void *host;
+        const char *from;
+        size_t n;
+    } later[LATER];
 };
 
 void wz_cuda_note(struct wz_backend *be, const void *p, size_t n)
@@ -40,7 +54,8 @@ void wz_cuda_note(struct wz_backend *be, const void *p, size_t n)
 
     if (list->n + n > list->room) {
         list->room = 2 * (list->n + n);
-        if (!(list->p = (char *)realloc(list->p, list->room))) wz_cuda_plugin.die("cuda: no memory for %zu bytes", list->room);
+        if (!(list->p = (char *)realloc(list->p, list->room)))
+            wz_cuda_plugin.die("cuda: no memory for %zu bytes", list->room);
     }
     memcpy(list->p + list->n, p, n);
     list->n += n;

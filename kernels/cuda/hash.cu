@@ -1,27 +1,26 @@
 /* hash: XXH3-64 of pieces of WZ_PIECE bytes, so that of weights no more comes back to the host than 8 bytes a piece.
  *
- * By XXH3's specification (0.2.0; seed 0, its default secret of 192 bytes) an input of more than 240 bytes is taken in blocks of 16
- * stripes of 8 words. It keeps eight sums:
+ * By XXH3's specification (0.2.0; seed 0, its default secret of 192 bytes) an input of more than 240 bytes is taken in
+ * blocks of 16 stripes of 8 words. It keeps eight sums:
  *
  *   word i of stripe s    key = word ^ secret[8 s + 8 i]; sum[i ^ 1] += word; sum[i] += low half of key * its high half
  *   after each block      sum[i] = (sum[i] ^ sum[i] >> 47 ^ secret[128 + 8 i]) * prime
  *   the last stripe       has secret[121 + 8 i], and no such mixing behind it
  *
- * Within a block there are only additions, so a piece's blocks are added up all at once, and one after another go only the mixings, one
- * a KiB. A thread block has a piece: a warp adds up a block, lane l words 2 (l % 4) and 2 (l % 4) + 1 of stripes l / 4 and
- * l / 4 + 8; then the first warp mixes. That is a chain of 255 times some 30 cycles, 4 us, where an SM that has its share of
- * 4.3 TB/s needs 8 us to read a piece, and 6 or more pieces are at work on it at a time: the chain hides, memory alone should
- * bound this, and 16 GB take 4 ms. */
+ * Within a block there are only additions, so a piece's blocks are added up all at once, and one after another go
+ * only the mixings, one a KiB. A thread block has a piece: a warp adds up a block, lane l words 2 (l % 4) and 2 (l %
+ * 4) + 1 of stripes l / 4 and l / 4 + 8; then the first warp mixes. That is a chain of 255 times some 30 cycles, 4
+ * us, where an SM that has its share of 4.3 TB/s needs 8 us to read a piece, and 6 or more pieces are at work on it
+ * at a time: the chain hides, memory alone should bound this, and 16 GB take 4 ms. */
 #include "kernels/cuda/cuda.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32, BLOCKS = WZ_PIECE / 1024 };
 
 static __device__ const uint64_t secret[24] = {
-    0xbe4ba423396cfeb8, 0x1cad21f72c81017c, 0xdb979083e96dd4de, 0x1f67b3b7a4a44072,
-    0x78e5c0cc4ee679cb, 0x2172ffcc7dd05a82, 0x8e2443f7744608b8, 0x4c263a81e69035e0,
-    0xcb00c391bb52283c, 0xa32e531b8b65d088, 0x4ef90da297486471, 0xd8acdea946ef1938,
-    0x3f349ce33f76faa8, 0x1d4f0bc7c7bbdcf9, 0x3159b4cd4be0518a, 0x647378d9c97e9fc8,
-    0xc3ebd33483acc5ea, 0xeb6313faffa081c5, 0x49daf0b751dd0d17, 0x9e68d429265516d3,
+    0xbe4ba423396cfeb8, 0x1cad21f72c81017c, 0xdb979083e96dd4de, 0x1f67b3b7a4a44072, 0x78e5c0cc4ee679cb,
+    0x2172ffcc7dd05a82, 0x8e2443f7744608b8, 0x4c263a81e69035e0, 0xcb00c391bb52283c, 0xa32e531b8b65d088,
+    0x4ef90da297486471, 0xd8acdea946ef1938, 0x3f349ce33f76faa8, 0x1d4f0bc7c7bbdcf9, 0x3159b4cd4be0518a,
+    0x647378d9c97e9fc8, 0xc3ebd33483acc5ea, 0xeb6313faffa081c5, 0x49daf0b751dd0d17, 0x9e68d429265516d3,
     0xfca1477d58be162b, 0xce31d07ad1b8f88f, 0x280416958f3acb45, 0x7e404bbbcafbd7af,
 };
 static __device__ const uint64_t start[8] = {
@@ -37,14 +36,11 @@ INLINE uint64_t secret_at(int at)
     return shift ? secret[at / 8] >> shift | secret[at / 8 + 1] << (64 - shift) : secret[at / 8];
 }
 
-INLINE uint64_t halves_product(uint64_t key)
-{
-    return (key & 0xffffffff) * (key >> 32);
-}
+INLINE uint64_t halves_product(uint64_t key) { return (key & 0xffffffff) * (key >> 32); }
 
 static __global__ void hash_pieces(uint64_t *sums, const ulonglong2 *words)
 {
-    SHARED(uint64_t, added);                           /* [BLOCKS][8] */
+    SHARED(uint64_t, added); /* [BLOCKS][8] */
     int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, i = lane % 4 * 2, s = lane / 4;
     uint64_t key[2][2];
 
@@ -67,7 +63,7 @@ static __global__ void hash_pieces(uint64_t *sums, const ulonglong2 *words)
     }
     __syncthreads();
     if (warp > 0) return;
-    i = lane % 8;                                      /* four lanes do the same */
+    i = lane % 8; /* four lanes do the same */
     uint64_t sum = start[i] + added[i], mixed = secret_at(128 + 8 * i);
     for (int b = 1; b < BLOCKS; b++) sum = (sum ^ sum >> 47 ^ mixed) * 0x9e3779b1 + added[b * 8 + i];
     sum ^= secret_at(11 + 8 * i);

@@ -1,14 +1,19 @@
 /* head: everything that is read off logits, by blocks of vocabulary, so that [N, V] never exists.
  *
- *   sweep    logits of up to MOST rows, a tile of rows and one block of tokens a thread block: with a bf16 matrix on tensor cores
- *            (tile.cuh), the tile read off as soon as it is there; with an f32 matrix by a product and a kernel that reads it
- *   off it   per row and block: maximum, sum and mean (struct part), the target's logit; or the logits themselves, for sampling; or
+ *   sweep    logits of up to MOST rows, a tile of rows and one block of tokens a thread block: with a bf16 matrix on
+ *   tensor cores
+ *            (tile.cuh), the tile read off as soon as it is there; with an f32 matrix by a product and a kernel that
+ *            reads it
+ *   off it   per row and block: maximum, sum and mean (struct part), the target's logit; or the logits themselves, for
+ *   sampling; or
  *            their gradients, in bf16 where the matrix is
- *   then     a warp a row puts its blocks together:  lse = max + log sum,  logp = z_target / t - lse,  entropy = log sum - mean / sum
- *   back     for WIDE tokens at a time: gradients, d_x += g W (its chain over tokens goes on from stretch to stretch), d_w += g^T x
+ *   then     a warp a row puts its blocks together:  lse = max + log sum,  logp = z_target / t - lse,  entropy = log
+ *   sum - mean / sum back     for WIDE tokens at a time: gradients, d_x += g W (its chain over tokens goes on from
+ *   stretch to stretch), d_w += g^T x
  *
- * A warp reads a row of a block, four neighbours a lane, by one tree: so neither the tile nor the other rows change a bit. Bound by the
- * product: of its 2 N V C operations the rest adds some 4 %. Room: V / 32 floats a row, against V. */
+ * A warp reads a row of a block, four neighbours a lane, by one tree: so neither the tile nor the other rows change
+ * a bit. Bound by the product: of its 2 N V C operations the rest adds some 4 %. Room: V / 32 floats a row, against
+ * V. */
 #include "kernels/cuda/head.cuh"
 #include "kernels/cuda/tile.cuh"
 
@@ -17,16 +22,16 @@ enum { BLOCK = 256, WARPS = BLOCK / 32, MOST = 1024, WIDE = 4096, SAMPLED = 256,
 /* One sweep over tokens [first, first + f.n). What is NULL is not wanted. */
 struct sweep {
     struct factors f;
-    int first, blocks;                                 /* of the vocabulary */
+    int first, blocks; /* of the vocabulary */
     const float *scale;
-    float *z;                                          /* [m, ldz], from the first token on; so is g */
-    struct part *parts;                                /* [m, blocks] of all of the vocabulary */
+    float *z;           /* [m, ldz], from the first token on; so is g */
+    struct part *parts; /* [m, blocks] of all of the vocabulary */
     const int *targets;
-    float *picked;                                     /* the target's logit */
-    const float *lse, *d;                              /* d = d_logp / t */
+    float *picked;        /* the target's logit */
+    const float *lse, *d; /* d = d_logp / t */
     void *g;
     size_t ldz, ldg;
-    bool half;                                         /* g is bf16 */
+    bool half; /* g is bf16 */
 };
 
 /* Called by a warp with four neighbours a lane; col counts from the first token of the sweep. */
@@ -40,11 +45,13 @@ INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
         if (at + j >= s.f.n) z[j] = -INFINITY;
     if (s.z) *(float4 *)(s.z + (size_t)row * s.ldz + (size_t)at) = { z[0], z[1], z[2], z[3] };
     int target = s.targets ? s.targets[row] - s.first - at : -1;
-    if (s.picked && target >= 0 && target < 4) s.picked[row] = target == 0 ? z[0] : target == 1 ? z[1] : target == 2 ? z[2] : z[3];
+    if (s.picked && target >= 0 && target < 4)
+        s.picked[row] = target == 0 ? z[0] : target == 1 ? z[1] : target == 2 ? z[2] : z[3];
     if (s.g) {
         float g[4];
 #pragma unroll
-        for (int j = 0; j < 4; j++) g[j] = at + j < s.f.n ? s.d[row] * ((j == target) - expf(z[j] * scale - s.lse[row])) : 0;
+        for (int j = 0; j < 4; j++)
+            g[j] = at + j < s.f.n ? s.d[row] * ((j == target) - expf(z[j] * scale - s.lse[row])) : 0;
         size_t i = (size_t)row * s.ldg + (size_t)at;
         if (s.half) *(uint2 *)((__nv_bfloat16 *)s.g + i) = { pair_bf16(g[0], g[1]), pair_bf16(g[2], g[3]) };
         else *(float4 *)((float *)s.g + i) = { g[0], g[1], g[2], g[3] };
@@ -56,13 +63,14 @@ INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float x = z[j] * scale - top, e = expf(x);
-        if (!(x >= -150)) continue;                    /* nothing, or not a number, or all are -inf */
+        if (!(x >= -150)) continue; /* nothing, or not a number, or all are -inf */
         sum += e;
         mean = fmaf(e, x, mean);
     }
     sum = warp_sum(sum);
     mean = warp_sum(mean);
-    if (threadIdx.x % 32 == 0) s.parts[(size_t)row * (size_t)s.blocks + (size_t)((s.first + col) / COLS)] = { top, sum, mean, 0 };
+    if (threadIdx.x % 32 == 0)
+        s.parts[(size_t)row * (size_t)s.blocks + (size_t)((s.first + col) / COLS)] = { top, sum, mean, 0 };
 }
 
 template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_half(struct sweep s)
@@ -77,7 +85,9 @@ template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_ha
     n0 *= COLS;
     tile_each<T>(sums, [&](int row, int col, float *pair) { pair[0] = pair[1] = 0; });
     tile_multiply<T>(sums, near, s.f, m0, n0);
-    tile_each<T>(sums, [&](int row, int col, const float *pair) { *(float2 *)(z + row * NEAR + col) = { pair[0], pair[1] }; });
+    tile_each<T>(sums, [&](int row, int col, const float *pair) {
+        *(float2 *)(z + row * NEAR + col) = { pair[0], pair[1] };
+    });
     __syncthreads();
     for (int row = (int)threadIdx.x / 32; row < T::BM && m0 + row < s.f.m; row += T::THREADS / 32) {
         float4 v = *(const float4 *)(z + row * NEAR + threadIdx.x % 32 * 4);
@@ -137,7 +147,8 @@ static void sweep_all(struct wz_backend *be, struct sweep *s, const void *x, con
 {
     int wide = w->type == WZ_BF16 || s->z ? w->out : WIDE;
 
-    for (int first = 0; first < w->out; first += wide) sweep(be, s, x, w, first, w->out - first < wide ? w->out - first : wide);
+    for (int first = 0; first < w->out; first += wide)
+        sweep(be, s, x, w, first, w->out - first < wide ? w->out - first : wide);
 }
 
 /* A warp a row. out [3, m]: logp, lse, entropy. */
@@ -153,7 +164,7 @@ static __global__ void __launch_bounds__(BLOCK) row_scores(struct sweep s, float
     out[2 * m + i] = (float)(log(stat.sum) - stat.mean / stat.sum);
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------ */
+/* ---- rows ------------------------------------------------------------------------------------------------- */
 
 /* A block a row: out[i, :] = x[row[i], :], or back: out[row[i], :] = x[i, :]. */
 static __global__ void move_rows(float *out, const float *x, const int *row, int c, bool back)
@@ -163,9 +174,15 @@ static __global__ void move_rows(float *out, const float *x, const int *row, int
     for (size_t j = threadIdx.x; j < (size_t)c; j += BLOCK) out[to + j] = x[from + j];
 }
 
-/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 / t, lse, d / t. For a
- * backward, which adds them up by steps of `grain` rows, the others of such a step come along, with gradients of 0. */
-struct rows { int m, row[MOST], target[MOST]; float values[3 * MOST]; const int *d_row, *d_target; const float *d_values; };
+/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 /
+ * t, lse, d / t. For a backward, which adds them up by steps of `grain` rows, the others of such a step come along,
+ * with gradients of 0. */
+struct rows {
+    int m, row[MOST], target[MOST];
+    float values[3 * MOST];
+    const int *d_row, *d_target;
+    const float *d_values;
+};
 
 static void rows_next(struct rows *r, struct wz_backend *be, const int *targets, const float *d_logp, const float *lse,
                       float temperature, int n, int *at)
@@ -190,7 +207,8 @@ static void rows_next(struct rows *r, struct wz_backend *be, const int *targets,
 }
 
 /* Those rows of x close together, as products read them, and room for as many more floats. */
-static const void *gather(struct wz_backend *be, const struct rows *r, const float *x, const struct wz_weight *w, float **more)
+static const void *gather(struct wz_backend *be, const struct rows *r, const float *x, const struct wz_weight *w,
+                          float **more)
 {
     size_t size = (size_t)(r->m < 64 ? 64 : r->m) * (size_t)w->in;
     float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * size * sizeof *near);
@@ -217,10 +235,10 @@ static struct part *room_for_parts(struct wz_backend *be, const struct sweep *s)
     return (struct part *)wz_cuda_scratch(be, PARTIAL, (size_t)s->f.m * (size_t)s->blocks * sizeof(struct part));
 }
 
-/* ---- the slots ------------------------------------------------------------------------------------------------- */
+/* ---- the slots -------------------------------------------------------------------------------------------- */
 
-static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x, const struct wz_weight *w,
-                         const int *targets, float temperature, int n)
+static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
+                         const struct wz_weight *w, const int *targets, float temperature, int n)
 {
     float *room = (float *)wz_cuda_scratch(be, SMALL, 4 * MOST * sizeof *room), got[3 * MOST], *more;
     struct rows r;
@@ -293,10 +311,11 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
     }
 }
 
-static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w, const int *targets,
-                      const float *d_logp, const float *lse, float temperature, int n)
+static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
+                      const int *targets, const float *d_logp, const float *lse, float temperature, int n)
 {
-    size_t c = (size_t)w->in, bytes = wz_type_bytes(w->type), pitch, pitch_x = w->type == WZ_BF16 ? wz_cuda_pitch(w->in) : c;
+    size_t c = (size_t)w->in, bytes = wz_type_bytes(w->type), pitch,
+           pitch_x = w->type == WZ_BF16 ? wz_cuda_pitch(w->in) : c;
     const char *weights = (const char *)wz_cuda_weight(w, &pitch);
     struct rows r;
     float *d_near;
@@ -316,8 +335,10 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         for (int first = 0; first < w->out; first += WIDE) {
             int cols = w->out - first < WIDE ? w->out - first : WIDE;
             sweep(be, &s, near, w, first, cols);
-            struct product p = { d_near, s.g, weights + (size_t)first * pitch * bytes, c, WIDE, 1, pitch, 1, r.m, w->in, cols, first > 0,
-                                 w->type };
+            struct product p = {
+                d_near,    s.g,    weights + (size_t)first * pitch * bytes, c, WIDE, 1, pitch, 1, r.m, w->in, cols,
+                first > 0, w->type
+            };
             wz_cuda_product(be, &p);
             if (!d_w) continue;
             p = { d_w + (size_t)first * c, s.g, near, c, 1, WIDE, pitch_x, 1, cols, w->in, r.m, true, w->type };

@@ -1,5 +1,5 @@
-/* head: what its files share. A block is COLS tokens of the vocabulary; logits, where they are kept, lie in rows of whole blocks,
- * -INFINITY after the last token. */
+/* head: what its files share. A block is COLS tokens of the vocabulary; logits, where they are kept, lie in rows of
+ * whole blocks, -INFINITY after the last token. */
 #ifndef WZ_CUDA_HEAD_H
 #define WZ_CUDA_HEAD_H
 
@@ -7,9 +7,15 @@
 
 enum { COLS = 128 };
 
-/* A row over one block, or over all: with x = z / t, max = max x, sum = sum exp(x - max), mean = sum exp(x - max) (x - max). */
-struct part { float max, sum, mean, unused; };
-struct stat { float max; double sum, mean; };
+/* A row over one block, or over all: with x = z / t, max = max x, sum = sum exp(x - max), mean = sum exp(x - max) (x
+ * - max). */
+struct part {
+    float max, sum, mean, unused;
+};
+struct stat {
+    float max;
+    double sum, mean;
+};
 
 /* z [m, blocks * COLS], scale [m] (1 / t), parts [m, blocks] of m rows; out: their tokens and log-probabilities. */
 struct picking {
@@ -32,7 +38,7 @@ INLINE struct stat stat_of(const struct part *parts, int blocks)
     for (int b = (int)threadIdx.x % 32; b < blocks; b += 32) {
         struct part p = parts[b];
         float d = p.max - s.max, e = expf(d);
-        if (!(e > 0)) continue;                        /* not 0 times -inf */
+        if (!(e > 0)) continue; /* not 0 times -inf */
         s.sum += (double)e * (double)p.sum;
         s.mean += (double)e * ((double)p.mean + (double)p.sum * (double)d);
     }
@@ -41,15 +47,9 @@ INLINE struct stat stat_of(const struct part *parts, int blocks)
     return s;
 }
 
-INLINE double lse_of(const struct stat &s)
-{
-    return (double)s.max + log(s.sum);
-}
+INLINE double lse_of(const struct stat &s) { return (double)s.max + log(s.sum); }
 
 /* The log-probability that sampling notes down and scoring finds again. */
-INLINE float logp_of(const struct stat &s, float z, float scale)
-{
-    return (float)((double)(z * scale) - lse_of(s));
-}
+INLINE float logp_of(const struct stat &s, float z, float scale) { return (float)((double)(z * scale) - lse_of(s)); }
 
 #endif

@@ -1,21 +1,24 @@
 /* pick: a token from a row of logits, a thread block a row.
  *
- * As ref does: rank by logit (larger first, of equals the lower id), keep a prefix for top_k, of that a prefix for top_p, drop what
- * min_p drops, and walk up the ids until the running sum passes u. Nothing is sorted. Probabilities are counted in units of 2^-44 of
- * the best one's: integers, whose sums do not depend on the order of atomic additions.
+ * As ref does: rank by logit (larger first, of equals the lower id), keep a prefix for top_k, of that a prefix for
+ * top_p, drop what min_p drops, and walk up the ids until the running sum passes u. Nothing is sorted. Probabilities
+ * are counted in units of 2^-44 of the best one's: integers, whose sums do not depend on the order of atomic additions.
  *
- *   blocks   the weight of every COLS tokens: without filters from what the head noted of each block (struct part), so that of the
+ *   blocks   the weight of every COLS tokens: without filters from what the head noted of each block (struct part), so
+ *   that of the
  *            row only the block in which u falls is read; with filters by a pass over the row
- *   prefix   its end is a key, whose smallest is best. A pass puts weights into bins of 1/16 nat below the best logit; another lists
- *            what is in the bin where the prefix ends, and the end is found in the list by 8 bits at a time. Each pass leaves out
- *            blocks whose best logit is too far down, which, where a model is sure of itself, is most of them */
+ *   prefix   its end is a key, whose smallest is best. A pass puts weights into bins of 1/16 nat below the best logit;
+ *   another lists
+ *            what is in the bin where the prefix ends, and the end is found in the list by 8 bits at a time. Each
+ *            pass leaves out blocks whose best logit is too far down, which, where a model is sure of itself, is
+ *            most of them */
 #include "kernels/cuda/head.cuh"
 
 enum { BLOCK = 256, WARPS = BLOCK / 32, BINS = 256, LISTED = 2048 };
 
 typedef unsigned long long word;
 
-static const float UNIT = 17592186044416.f;            /* 2^44: 2^19 tokens fit into 63 bits */
+static const float UNIT = 17592186044416.f; /* 2^44: 2^19 tokens fit into 63 bits */
 
 /* Shared memory, and after it a word for every block of the vocabulary. */
 struct table {
@@ -35,7 +38,7 @@ struct choice {
 
 INLINE word key_of(float z, int id)
 {
-    unsigned u = __float_as_uint(z + 0.f);             /* -0 is 0 */
+    unsigned u = __float_as_uint(z + 0.f); /* -0 is 0 */
 
     return (word)(u >> 31 ? u : u ^ 0x7fffffff) << 32 | (unsigned)id;
 }
@@ -51,13 +54,10 @@ INLINE word weight_at(const struct choice &c, float x)
 {
     float e = expf(x - c.max);
 
-    return e > 0 ? (word)(e * UNIT) : 0;               /* also where it is NaN */
+    return e > 0 ? (word)(e * UNIT) : 0; /* also where it is NaN */
 }
 
-INLINE word weight_of(const struct choice &c, float z)
-{
-    return weight_at(c, z * c.scale);
-}
+INLINE word weight_of(const struct choice &c, float z) { return weight_at(c, z * c.scale); }
 
 INLINE word kept(const struct choice &c, float z, int id)
 {
@@ -102,7 +102,8 @@ static __device__ word total_of(const struct choice &c, struct table *t)
 
     if (threadIdx.x == 0) t->weight = 0;
     __syncthreads();
-    each_token(c, [&](float max) { return reaches(c, max); }, [&](float z, int id) { sum += kept(c, z, id); }, [](int) {});
+    each_token(
+        c, [&](float max) { return reaches(c, max); }, [&](float z, int id) { sum += kept(c, z, id); }, [](int) {});
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) atomicAdd(&t->weight, sum);
     __syncthreads();
@@ -111,7 +112,8 @@ static __device__ word total_of(const struct choice &c, struct table *t)
     return sum;
 }
 
-/* The first bin up to which the bins weigh `want`; *done grows by what those before it weigh. All threads read the same. */
+/* The first bin up to which the bins weigh `want`; *done grows by what those before it weigh. All threads read the
+ * same. */
 INLINE int bin_reached(const word *bins, word want, word *done)
 {
     int bin = 0;
@@ -128,17 +130,23 @@ static __device__ word prefix_end(const struct choice &c, struct table *t, word 
     t->bins[threadIdx.x] = 0;
     if (threadIdx.x == 0) t->listed = 0;
     __syncthreads();
-    each_token(c, [&](float max) { return reaches(c, max); }, [&](float z, int id) {
-        word weight = by_count ? 1 : weight_of(c, z);
-        if (weight > 0 && key_of(z, id) <= c.worst) atomicAdd(&t->bins[bin_of(c, z * c.scale)], weight);
-    }, [](int) {});
+    each_token(
+        c, [&](float max) { return reaches(c, max); },
+        [&](float z, int id) {
+            word weight = by_count ? 1 : weight_of(c, z);
+            if (weight > 0 && key_of(z, id) <= c.worst) atomicAdd(&t->bins[bin_of(c, z * c.scale)], weight);
+        },
+        [](int) {});
     __syncthreads();
     int bin = bin_reached(t->bins, want, &done);
     auto in_bin = [&](auto fn) {
-        each_token(c, [&](float max) { return reaches(c, max) && bin_of(c, max) <= bin; }, [&](float z, int id) {
-            word key = key_of(z, id);
-            if (bin_of(c, z * c.scale) == bin && key <= c.worst) fn(key);
-        }, [](int) {});
+        each_token(
+            c, [&](float max) { return reaches(c, max) && bin_of(c, max) <= bin; },
+            [&](float z, int id) {
+                word key = key_of(z, id);
+                if (bin_of(c, z * c.scale) == bin && key <= c.worst) fn(key);
+            },
+            [](int) {});
     };
     in_bin([&](word key) {
         unsigned i = atomicAdd(&t->listed, 1u);
@@ -146,7 +154,7 @@ static __device__ word prefix_end(const struct choice &c, struct table *t, word 
     });
     __syncthreads();
     for (int shift = 56; shift >= 0; shift -= 8) {
-        if (shift == 24 && c.vocab <= 1 << 24) continue;       /* ids have no such bits */
+        if (shift == 24 && c.vocab <= 1 << 24) continue; /* ids have no such bits */
         t->bins[threadIdx.x] = 0;
         __syncthreads();
         auto count = [&](word key) {
@@ -163,8 +171,8 @@ static __device__ word prefix_end(const struct choice &c, struct table *t, word 
     return found;
 }
 
-/* In block b: the first token at which the running sum of what is kept passes `left`, else the last that is kept; whole, else the
- * first that is the best. By warp 0; thread 0 knows. */
+/* In block b: the first token at which the running sum of what is kept passes `left`, else the last that is kept;
+ * whole, else the first that is the best. By warp 0; thread 0 knows. */
 static __device__ int walk(const struct choice &c, struct table *t, int b, word left, bool best)
 {
     int lane = (int)threadIdx.x, id = b * COLS;
@@ -188,8 +196,16 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
     word *weights = (word *)(t + 1);
     size_t row = blockIdx.x;
     struct wz_pick pick = p.picks[row];
-    struct choice c = { p.z + row * (size_t)p.blocks * COLS, p.parts + row * (size_t)p.blocks, p.blocks, p.vocab, p.scale[row], 0, ~(word)0, 0 };
-    bool greedy = pick.temperature <= 0, some = pick.top_k > 0 && pick.top_k < c.vocab, filtered = some || pick.top_p < 1 || pick.min_p > 0;
+    struct choice c = { p.z + row * (size_t)p.blocks * COLS,
+                        p.parts + row * (size_t)p.blocks,
+                        p.blocks,
+                        p.vocab,
+                        p.scale[row],
+                        0,
+                        ~(word)0,
+                        0 };
+    bool greedy = pick.temperature <= 0, some = pick.top_k > 0 && pick.top_k < c.vocab,
+         filtered = some || pick.top_p < 1 || pick.min_p > 0;
     int warp = (int)threadIdx.x / 32;
 
     if (warp == 0) {
@@ -206,16 +222,18 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
     if (!greedy) c.least = (word)((double)fminf(pick.min_p, 1.f) * (double)UNIT);
     if (!greedy && filtered) {
         word sum = 0;
-        each_token(c, [&](float max) { return reaches(c, max) && weight_at(c, max) >= c.least; },
-                   [&](float z, int id) { sum += kept(c, z, id); },
-                   [&](int b) {
-                       sum = warp_sum(sum);
-                       if (threadIdx.x % 32 == 0) weights[b] = sum;
-                       sum = 0;
-                   });
+        each_token(
+            c, [&](float max) { return reaches(c, max) && weight_at(c, max) >= c.least; },
+            [&](float z, int id) { sum += kept(c, z, id); },
+            [&](int b) {
+                sum = warp_sum(sum);
+                if (threadIdx.x % 32 == 0) weights[b] = sum;
+                sum = 0;
+            });
     } else {
         for (int b = (int)threadIdx.x; b < c.blocks; b += BLOCK)
-            weights[b] = greedy ? c.parts[b].max == c.max : (word)fmaxf(expf(c.parts[b].max - c.max) * c.parts[b].sum * UNIT, 0);
+            weights[b] =
+                greedy ? c.parts[b].max == c.max : (word)fmaxf(expf(c.parts[b].max - c.max) * c.parts[b].sum * UNIT, 0);
     }
     __syncthreads();
     int each = (c.blocks + BLOCK - 1) / BLOCK, from = (int)threadIdx.x * each;

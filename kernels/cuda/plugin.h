@@ -1,14 +1,14 @@
 /* plugin: what the module with the cuda row shows to the program that opens it with dlopen.
  *
- * The module is built where nvcc is and opened where a GPU may be, so the program itself needs nothing of CUDA. It finds one
- * symbol, wz_cuda_plugin, and lends the module its way to give up. */
+ * The module is built where nvcc is and opened where a GPU may be, so the program itself needs nothing of CUDA. It
+ * finds one symbol, wz_cuda_plugin, and lends the module its way to give up. */
 #ifndef WZ_CUDA_PLUGIN_H
 #define WZ_CUDA_PLUGIN_H
 
 #include "kernels/ops.h"
 
-/* Bytes of what pack() makes of a matrix: nothing, as products read the weights as they are, but for bf16 rows that do not begin at
- * 16 bytes. */
+/* Bytes of what pack() makes of a matrix: nothing, as products read the weights as they are, but for bf16 rows that
+ * do not begin at 16 bytes. */
 static inline size_t wz_cuda_packed(const struct wz_weight *w)
 {
     if (w->type != WZ_BF16 || (w->in % 8 == 0 && (size_t)w->data % 16 == 0)) return 0;
@@ -16,11 +16,11 @@ static inline size_t wz_cuda_packed(const struct wz_weight *w)
 }
 
 struct wz_cuda_plugin {
-    size_t ops, weight, backend, device;               /* sizes of struct wz_ops, wz_weight, .. it was built with */
+    size_t ops, weight, backend, device; /* sizes of struct wz_ops, wz_weight, .. it was built with */
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused);
-    void (*die)(const char *fmt, ...);                 /* the program's wz_die, set before open */
+    void (*die)(const char *fmt, ...); /* the program's wz_die, set before open */
 };
 
 #endif

@@ -1,15 +1,16 @@
 /* products: c[m,n] = or += sum_k a(m,k) b(k,n), which is a layer, its gradients, and the head.
  *
- *   f32      product_tile: a tile BM x BN of c a block, TM x TN of it a thread; slices a[BM, BK] and b[BN, BK] in shared memory
+ *   f32      product_tile: a tile BM x BN of c a block, TM x TN of it a thread; slices a[BM, BK] and b[BN, BK] in
+ *   shared memory
  *            as [BK][BM + 4] and [BK][BN + 4], the next one on its way by asynchronous copies
  *   bf16     product_half: tensor cores (tile.cuh)
  *
- * An element of c is one chain over k in ascending order, begun from c or from 0, in every tile: so which tile is used, how many
- * rows there are, and where a batch is cut change no bit. Large tiles are bound by multiplying, those for few rows by reading b,
- * each of whose bytes is read once for every BM rows.
+ * An element of c is one chain over k in ascending order, begun from c or from 0, in every tile: so which tile is used,
+ * how many rows there are, and where a batch is cut change no bit. Large tiles are bound by multiplying, those for few
+ * rows by reading b, each of whose bytes is read once for every BM rows.
  *
- * A weight's gradient is a chain over rows, of which tensor cores take 16 in a step: it survives cuts between steps, and whoever
- * cuts batches makes sequences begin there (grain, ops.h). */
+ * A weight's gradient is a chain over rows, of which tensor cores take 16 in a step: it survives cuts between steps,
+ * and whoever cuts batches makes sequences begin there (grain, ops.h). */
 #include "kernels/cuda/tile.cuh"
 
 enum { PAD = 4, BLOCK = 256 };
@@ -57,8 +58,10 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
     for (int s = -1; s < slices; s++) {
         int next = s + 1, k0 = next * BK;
         if (next < slices) {
-            fetch<BM, BK, THREADS>(slice_a + next % 2 * BK * LDA, a + (size_t)k0 * p.ak, p.am, p.ak, p.m - m0, p.k - k0);
-            fetch<BN, BK, THREADS>(slice_b + next % 2 * BK * LDB, b + (size_t)k0 * p.bk, p.bn, p.bk, p.n - n0, p.k - k0);
+            fetch<BM, BK, THREADS>(slice_a + next % 2 * BK * LDA, a + (size_t)k0 * p.ak, p.am, p.ak, p.m - m0,
+                                   p.k - k0);
+            fetch<BN, BK, THREADS>(slice_b + next % 2 * BK * LDB, b + (size_t)k0 * p.bk, p.bn, p.bk, p.n - n0,
+                                   p.k - k0);
         }
         copy_commit();
         if (s < 0) continue;
@@ -80,11 +83,12 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
             for (int k = 0; k < BK; k++) multiply(k);
         else
             for (int k = 0; k < depth; k++) multiply(k);
-        __syncthreads();      /* the next round overwrites this slice */
+        __syncthreads(); /* the next round overwrites this slice */
     }
     for (int i = 0; i < TM; i++)
         for (int j = 0; j < TN; j++)
-            if (m0 + tm + i < p.m && n0 + tn + j < p.n) p.c[(size_t)(m0 + tm + i) * p.ldc + (size_t)(n0 + tn + j)] = acc[i][j];
+            if (m0 + tm + i < p.m && n0 + tn + j < p.n)
+                p.c[(size_t)(m0 + tm + i) * p.ldc + (size_t)(n0 + tn + j)] = acc[i][j];
 }
 
 template <int BM, int BN, int BK, int TM, int TN> static void run(struct wz_backend *be, const struct product *p)
@@ -105,11 +109,17 @@ static void run_f32(struct wz_backend *be, const struct product *p)
     else run<128, 128, 16, 8, 8>(be, p);
 }
 
-/* ---- bf16 ------------------------------------------------------------------------------------------------------ */
+/* ---- bf16 ------------------------------------------------------------------------------------------------- */
 
 INLINE struct factors factors_of(const struct product &p)
 {
-    return { (const __nv_bfloat16 *)p.a, (const __nv_bfloat16 *)p.b, p.am == 1 ? p.ak : p.am, p.bn == 1 ? p.bk : p.bn, p.m, p.n, p.k };
+    return { (const __nv_bfloat16 *)p.a,
+             (const __nv_bfloat16 *)p.b,
+             p.am == 1 ? p.ak : p.am,
+             p.bn == 1 ? p.bk : p.bn,
+             p.m,
+             p.n,
+             p.k };
 }
 
 template <class T> static __global__ void __launch_bounds__(T::THREADS) product_half(struct product p)
@@ -171,17 +181,11 @@ void wz_cuda_product(struct wz_backend *be, const struct product *p)
     wz_cuda_wrote(be, p->c, ((size_t)(p->m - 1) * p->ldc + (size_t)p->n) * sizeof *p->c);
 }
 
-/* ---- bf16 copies ----------------------------------------------------------------------------------------------- */
+/* ---- bf16 copies ------------------------------------------------------------------------------------------ */
 
-INLINE float as_float(float x)
-{
-    return x;
-}
+INLINE float as_float(float x) { return x; }
 
-INLINE float as_float(__nv_bfloat16 x)
-{
-    return __bfloat162float(x);
-}
+INLINE float as_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 static __global__ void cast_all(uint16_t *out, const float *x, size_t n, bool aligned)
 {
@@ -190,14 +194,16 @@ static __global__ void cast_all(uint16_t *out, const float *x, size_t n, bool al
 
     if (aligned && i + 8 <= n) {
         read_near<8>(v, x + i);
-        *(uint4 *)(out + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]), pair_bf16(v[6], v[7]) };
+        *(uint4 *)(out + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]),
+                                pair_bf16(v[6], v[7]) };
     } else {
         for (size_t j = i; j < n && j < i + 8; j++) out[j] = (uint16_t)pair_bf16(x[j], 0);
     }
 }
 
 /* Eight elements a thread; rows of c become rows of 8 * eights. */
-template <class T> static __global__ void round_rows(__nv_bfloat16 *out, const T *x, size_t n, int c, int eights, bool aligned)
+template <class T>
+static __global__ void round_rows(__nv_bfloat16 *out, const T *x, size_t n, int c, int eights, bool aligned)
 {
     size_t i = (size_t)blockIdx.x * BLOCK + threadIdx.x, row = i / (size_t)eights;
     int from = (int)(i % (size_t)eights) * 8;
@@ -208,15 +214,16 @@ template <class T> static __global__ void round_rows(__nv_bfloat16 *out, const T
     if (aligned && from + 8 <= c) read_near<8>(v, (const float *)x);
     else
         for (int j = 0; j < 8; j++) v[j] = from + j < c ? as_float(x[j]) : 0;
-    *(uint4 *)(out + 8 * i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]), pair_bf16(v[6], v[7]) };
+    *(uint4 *)(out + 8 * i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]),
+                                pair_bf16(v[6], v[7]) };
 }
 
 template <class T> static void round_to(struct wz_backend *be, void *out, const T *x, size_t n, int c)
 {
     size_t eights = wz_cuda_pitch(c) / 8;
 
-    LAUNCH_KEEPING(be, round_rows<T>, (n * eights + BLOCK - 1) / BLOCK, BLOCK, 0, (__nv_bfloat16 *)out, x, n, c, (int)eights,
-                   sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
+    LAUNCH_KEEPING(be, round_rows<T>, (n * eights + BLOCK - 1) / BLOCK, BLOCK, 0, (__nv_bfloat16 *)out, x, n, c,
+                   (int)eights, sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
 }
 
 struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n)
@@ -257,10 +264,11 @@ const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, 
 void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size)
 {
     for (struct rounded &h : cuda_of(be)->half)
-        if (h.x && (!p || ((const char *)h.x < (const char *)p + size && (const char *)p < (const char *)(h.x + h.n)))) h.x = NULL;
+        if (h.x && (!p || ((const char *)h.x < (const char *)p + size && (const char *)p < (const char *)(h.x + h.n))))
+            h.x = NULL;
 }
 
-/* ---- the slots ------------------------------------------------------------------------------------------------- */
+/* ---- the slots -------------------------------------------------------------------------------------------- */
 
 const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch)
 {
@@ -274,39 +282,57 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
     bool half = w->type == WZ_BF16;
     size_t pitch;
     const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
-    struct product p = { y, a, b, (size_t)w->out, half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, 1, pitch, n, w->out, w->in, add,
-                         w->type };
+    struct product p = {
+        y,      a,     b,   (size_t)w->out, half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, 1, pitch, n,
+        w->out, w->in, add, w->type
+    };
 
     wz_cuda_product(be, &p);
 }
 
-static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
+static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
+                          bool add)
 {
     wz_cuda_doing = __func__;
     bool half = w->type == WZ_BF16;
     size_t pitch;
     const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
-    struct product p = { d_x, a, b, (size_t)w->in, half ? wz_cuda_pitch(w->out) : (size_t)w->out, 1, pitch, 1, n, w->in, w->out, add,
-                         w->type };
+    struct product p = {
+        d_x,   a,      b,   (size_t)w->in, half ? wz_cuda_pitch(w->out) : (size_t)w->out, 1, pitch, 1, n,
+        w->in, w->out, add, w->type
+    };
 
     wz_cuda_product(be, &p);
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
+                          const struct wz_weight *w, int n)
 {
     wz_cuda_doing = __func__;
     bool half = w->type == WZ_BF16;
     const void *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
     const void *b = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
-    struct product p = { d_w, a, b, (size_t)w->in, 1, half ? wz_cuda_pitch(w->out) : (size_t)w->out,
-                         half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, w->out, w->in, n, true, w->type };
+    struct product p = { d_w,
+                         a,
+                         b,
+                         (size_t)w->in,
+                         1,
+                         half ? wz_cuda_pitch(w->out) : (size_t)w->out,
+                         half ? wz_cuda_pitch(w->in) : (size_t)w->in,
+                         1,
+                         w->out,
+                         w->in,
+                         n,
+                         true,
+                         w->type };
 
     wz_cuda_product(be, &p);
 }
 
 static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
 {
-    LAUNCH(be, cast_all, (n + 8 * BLOCK - 1) / (8 * BLOCK), BLOCK, 0, dst, src, n, (size_t)src % 16 == 0 && (size_t)dst % 16 == 0);
+    LAUNCH(be, cast_all, (n + 8 * BLOCK - 1) / (8 * BLOCK), BLOCK, 0, dst, src, n,
+           (size_t)src % 16 == 0 && (size_t)dst % 16 == 0);
 }
 
 static void pack(struct wz_backend *be, struct wz_weight *w)

@@ -1,5 +1,6 @@
-/* row: cuda's row in the table of backends. The row itself is a module beside the program, opened when it is asked for, so that
- * the program starts where there is nothing of CUDA. WZ_CUDA_PLUGIN names another module (the tests' runs on the host). */
+/* row: cuda's row in the table of backends. The row itself is a module beside the program, opened when it is asked
+ * for, so that the program starts where there is nothing of CUDA. WZ_CUDA_PLUGIN names another module (the tests'
+ * runs on the host). */
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 
 #include "kernels/cuda/plugin.h"
 
-static const struct wz_cuda_plugin *opened;      /* for good: CUDA does not bear being closed and opened again */
+static const struct wz_cuda_plugin *opened; /* for good: CUDA does not bear being closed and opened again */
 
 static int open_module(struct wz_err *err)
 {
@@ -22,13 +23,14 @@ static int open_module(struct wz_err *err)
     if (named && !*named) named = NULL;
     path = named ? wz_strdup(named) : wz_path("%s/libwaltz_cuda.so", self);
     void *module = NULL;
-    if (!wz_file_exists(path)) wz_fail(err, "backend \"cuda\": there is no %s: this Waltz was built without nvcc", path);
+    if (!wz_file_exists(path))
+        wz_fail(err, "backend \"cuda\": there is no %s: this Waltz was built without nvcc", path);
     else if (!named && !dlopen("libcuda.so.1", RTLD_LAZY))
         wz_fail(err, "backend \"cuda\": this machine has no NVIDIA driver (%s)", dlerror());
     else if (!(module = dlopen(path, RTLD_NOW | RTLD_LOCAL))) wz_fail(err, "backend \"cuda\": %s", dlerror());
-    else if (!(plugin = dlsym(module, "wz_cuda_plugin")) || plugin->ops != sizeof(struct wz_ops)
-             || plugin->weight != sizeof(struct wz_weight) || plugin->backend != sizeof(struct wz_backend)
-             || plugin->device != sizeof(struct wz_device))
+    else if (!(plugin = dlsym(module, "wz_cuda_plugin")) || plugin->ops != sizeof(struct wz_ops) ||
+             plugin->weight != sizeof(struct wz_weight) || plugin->backend != sizeof(struct wz_backend) ||
+             plugin->device != sizeof(struct wz_device))
         wz_fail(err, "backend \"cuda\": %s is of another version of Waltz", path);
     else {
         plugin->die = wz_die;
@@ -45,14 +47,8 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     return opened->open(be, err);
 }
 
-static void close_cuda(struct wz_backend *be)
-{
-    opened->close(be);
-}
+static void close_cuda(struct wz_backend *be) { opened->close(be); }
 
-static int devices(struct wz_backend *be, size_t *total, size_t *unused)
-{
-    return opened->devices(be, total, unused);
-}
+static int devices(struct wz_backend *be, size_t *total, size_t *unused) { return opened->devices(be, total, unused); }
 
 const struct wz_backend_row wz_backend_cuda = { "cuda", open_cuda, close_cuda, wz_cuda_packed, devices, true, 16 };

@@ -1,29 +1,33 @@
-/* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in f32.
+/* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in
+ * f32.
  *
- *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one is multiplied the
- *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that eight rows
- *            of one column of chunks lie in different banks, as ldmatrix reads them
+ *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one
+ *   is multiplied the
+ *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that
+ *            eight rows of one column of chunks lie in different banks, as ldmatrix reads them
  *   warp     WM x WN of the tile, in registers as mma.sync has it
  *
- * An element is one chain of mma.sync over k, 16 at a time, ascending, begun from c or from 0: whatever the tile, the number of
- * rows, and what else is in the batch. What lies beyond k is zeros, and steps of zeros alone are not made. */
+ * An element is one chain of mma.sync over k, 16 at a time, ascending, begun from c or from 0: whatever the tile,
+ * the number of rows, and what else is in the batch. What lies beyond k is zeros, and steps of zeros alone are not
+ * made. */
 #ifndef WZ_CUDA_TILE_H
 #define WZ_CUDA_TILE_H
 
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* a [m, lda] with zeros between k and the next multiple of 8, or turned: [k, lda] with zeros behind m; b [n, ldb] likewise. Both begin
- * at 16 bytes and so does every row. */
+/* a [m, lda] with zeros between k and the next multiple of 8, or turned: [k, lda] with zeros behind m; b [n, ldb]
+ * likewise. Both begin at 16 bytes and so does every row. */
 struct factors {
     const __nv_bfloat16 *a, *b;
     size_t lda, ldb;
     int m, n, k;
 };
 
-template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false, bool TURNED_A_ = false> struct tile {
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false, bool TURNED_A_ = false>
+struct tile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
-    static constexpr bool TURNED = TURNED_, TURNED_A = TURNED_A_;      /* b, a */
+    static constexpr bool TURNED = TURNED_, TURNED_A = TURNED_A_; /* b, a */
     static constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32, SLICE = (BM + BN) * BK;
     static constexpr int SHARED_SIZE = STAGES * SLICE * 2;
     typedef float sums[WM / 16][WN / 8][4];
@@ -55,10 +59,15 @@ template <class T> INLINE void tile_bring(__nv_bfloat16 *near, const struct fact
 {
     int deep = f.k - k0;
 
-    if (T::TURNED_A) bring<T::THREADS, T::BK, T::BM / 8>(near, f.a + (size_t)k0 * f.lda + (size_t)m0, f.lda, deep, f.m - m0);
+    if (T::TURNED_A)
+        bring<T::THREADS, T::BK, T::BM / 8>(near, f.a + (size_t)k0 * f.lda + (size_t)m0, f.lda, deep, f.m - m0);
     else bring<T::THREADS, T::BM, T::BK / 8>(near, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
-    if (T::TURNED) bring<T::THREADS, T::BK, T::BN / 8>(near + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb, deep, f.n - n0);
-    else bring<T::THREADS, T::BN, T::BK / 8>(near + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb, f.n - n0, deep);
+    if (T::TURNED)
+        bring<T::THREADS, T::BK, T::BN / 8>(near + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb, deep,
+                                            f.n - n0);
+    else
+        bring<T::THREADS, T::BN, T::BK / 8>(near + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb,
+                                            f.n - n0, deep);
 }
 
 /* One step of 16 in k: k is where it begins in the slice. */
@@ -88,7 +97,8 @@ template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bflo
 }
 
 /* Adds to sums. Shared memory is free again when it returns. */
-template <class T> INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *near, const struct factors &f, int m0, int n0)
+template <class T>
+INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *near, const struct factors &f, int m0, int n0)
 {
     int warp = (int)threadIdx.x / 32, wm = warp / T::WARPS_N * T::WM, wn = warp % T::WARPS_N * T::WN;
     int slices = (f.k + T::BK - 1) / T::BK;
@@ -100,7 +110,7 @@ template <class T> INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat
     for (int s = 0; s < slices; s++) {
         int next = s + T::STAGES - 1;
         copy_wait<T::STAGES - 2>();
-        __syncthreads();                 /* slice s is there for all, and all are done with the one that `next` replaces */
+        __syncthreads(); /* slice s is there for all, and all are done with the one that `next` replaces */
         if (next < slices) tile_bring<T>(near + next % T::STAGES * T::SLICE, f, m0, n0, next * T::BK);
         copy_commit();
 #pragma unroll
@@ -125,18 +135,21 @@ template <class T, class F> INLINE void tile_each(typename T::sums &sums, F fn)
             for (int h = 0; h < 2; h++) fn(row + 16 * i + 8 * h, col + 8 * j, &sums[i][j][2 * h]);
 }
 
-/* Blocks of a grid of tiles in an order in which neighbours share rows and columns: eight tiles down, then one across. */
+/* Blocks of a grid of tiles in an order in which neighbours share rows and columns: eight tiles down, then one
+ * across. */
 INLINE void tile_place(int down, int across, int *m, int *n)
 {
-    int block = (int)blockIdx.x, band = block / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8, in = block - band * 8 * across;
+    int block = (int)blockIdx.x, band = block / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8,
+        in = block - band * 8 * across;
 
     *m = 8 * band + in % high;
     *n = in / high;
 }
 
-/* Starts a kernel with a tile's threads, and with shared memory of which there may be more than a launch gives unasked. What it
- * writes the caller must tell wz_cuda_wrote. */
-template <class T, class K, class... A> static void tile_launch(struct wz_backend *be, K kernel, size_t blocks, size_t shared, const A &...args)
+/* Starts a kernel with a tile's threads, and with shared memory of which there may be more than a launch gives
+ * unasked. What it writes the caller must tell wz_cuda_wrote. */
+template <class T, class K, class... A>
+static void tile_launch(struct wz_backend *be, K kernel, size_t blocks, size_t shared, const A &...args)
 {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     LAUNCH_KEEPING(be, kernel, blocks, T::THREADS, shared, args...);

@@ -1,10 +1,13 @@
-/* vectors: everything that walks rows or arrays once: embedding, RMSNorm, RoPE, SwiGLU, sums, AdamW. All bound by memory.
+/* vectors: everything that walks rows or arrays once: embedding, RMSNorm, RoPE, SwiGLU, sums, AdamW. All bound by
+ * memory.
  *
- *   rows       a warp each, BLOCK / 32 to a block: lane l adds up channels 4 l .. 4 l + 3, 4 l + 128 .., each of the four alone, then
+ *   rows       a warp each, BLOCK / 32 to a block: lane l adds up channels 4 l .. 4 l + 3, 4 l + 128 .., each of the
+ *   four alone, then
  *              fixed trees over the four and over the lanes
- *   arrays     a thread four elements: 16 bytes at a time where all arrays begin at 16 bytes, one by one where not, to the same bits
- *   copies     what a product reads next is also left in bf16 (cuda.cuh) once there are products that want it
- *   gradients  of a norm's weight: a thread a channel, which walks the rows in order; of an embedding: a thread a channel of one
+ *   arrays     a thread four elements: 16 bytes at a time where all arrays begin at 16 bytes, one by one where not, to
+ *   the same bits copies     what a product reads next is also left in bf16 (cuda.cuh) once there are products that
+ *   want it gradients  of a norm's weight: a thread a channel, which walks the rows in order; of an embedding: a thread
+ *   a channel of one
  *              id, which walks that id's rows in order (the host sorts rows by id)
  *   squares    a block for WZ_BLOCK elements, in double */
 #include "kernels/cuda/cuda.cuh"
@@ -12,15 +15,9 @@
 
 enum { BLOCK = 256, WARPS = BLOCK / 32, CHANNELS = 64, AHEAD = 16 };
 
-static size_t blocks_of(size_t n, size_t each)
-{
-    return (n + each - 1) / each;
-}
+static size_t blocks_of(size_t n, size_t each) { return (n + each - 1) / each; }
 
-INLINE size_t my_element(void)
-{
-    return (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-}
+INLINE size_t my_element(void) { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
 /* Four elements from i on, as far as there are any; wide: in one piece. */
 INLINE void take4(float v[4], const float *x, size_t i, size_t n, bool wide)
@@ -45,35 +42,31 @@ INLINE void give4(__nv_bfloat16 *x, const float v[4], size_t i)
     *(uint2 *)(x + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]) };
 }
 
-template <class... P> static bool wide(const P *...p)
-{
-    return (((size_t)p % 16 == 0) && ...);
-}
+template <class... P> static bool wide(const P *...p) { return (((size_t)p % 16 == 0) && ...); }
 
-INLINE int my_row(void)
-{
-    return (int)(blockIdx.x * WARPS + threadIdx.x / 32);
-}
+INLINE int my_row(void) { return (int)(blockIdx.x * WARPS + threadIdx.x / 32); }
 
-/* ---- embedding ------------------------------------------------------------------------------------------------- */
+/* ---- embedding -------------------------------------------------------------------------------------------- */
 
 static __global__ void embed_rows(float *out, const void *table, enum wz_type type, const int *ids, int n, int c)
 {
     size_t i = my_element();
 
-    if (i < (size_t)n * (size_t)c) out[i] = weight_at(table, type, (size_t)ids[i / (size_t)c] * (size_t)c + i % (size_t)c);
+    if (i < (size_t)n * (size_t)c)
+        out[i] = weight_at(table, type, (size_t)ids[i / (size_t)c] * (size_t)c + i % (size_t)c);
 }
 
 static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
 {
     const int *at = (const int *)wz_cuda_mirror(be, IDS, ids, (size_t)n * sizeof *ids);
 
-    LAUNCH(be, embed_rows, blocks_of((size_t)n * (size_t)table->in, BLOCK), BLOCK, 0, out, table->data, table->type, at, n,
-           table->in);
+    LAUNCH(be, embed_rows, blocks_of((size_t)n * (size_t)table->in, BLOCK), BLOCK, 0, out, table->data, table->type, at,
+           n, table->in);
 }
 
 /* order[n] lists rows by id; run r is order[first[r], first[r + 1]). */
-static __global__ void embed_sums(float *d_table, const float *d_out, const int *ids, const int *order, const int *first, int c)
+static __global__ void embed_sums(float *d_table, const float *d_out, const int *ids, const int *order,
+                                  const int *first, int c)
 {
     int parts = (c + CHANNELS - 1) / CHANNELS, r = (int)blockIdx.x / parts;
     int j = (int)blockIdx.x % parts * CHANNELS + (int)threadIdx.x;
@@ -106,15 +99,16 @@ static void embed_back(struct wz_backend *be, float *d_table, const float *d_out
     }
     first[runs] = n;
     const int *at = (const int *)wz_cuda_mirror(be, PLACES, list, (size_t)(2 * n + runs + 1) * sizeof *list);
-    LAUNCH(be, embed_sums, (size_t)runs * blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_table, d_out, at, at + n, at + 2 * n, c);
+    LAUNCH(be, embed_sums, (size_t)runs * blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_table, d_out, at, at + n,
+           at + 2 * n, c);
     free(keys);
     free(list);
 }
 
-/* ---- RMSNorm --------------------------------------------------------------------------------------------------- */
+/* ---- RMSNorm ---------------------------------------------------------------------------------------------- */
 
-static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, const float *x, const float *w, int n, int c, float eps,
-                                 bool wide)
+static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, const float *x, const float *w, int n,
+                                 int c, float eps, bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
     size_t many = (size_t)c;
@@ -145,7 +139,8 @@ static struct rounded *copy_room(struct wz_backend *be, size_t n, int c)
     return cuda_of(be)->halves && n > 0 && c % 8 == 0 ? wz_cuda_half_room(be, n) : NULL;
 }
 
-static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
+                    float eps)
 {
     size_t all = (size_t)n * (size_t)c;
     struct rounded *copy = copy_room(be, all, c);
@@ -155,8 +150,8 @@ static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float 
     if (copy) wz_cuda_half_made(be, copy, out, all, 8);
 }
 
-static __global__ void norm_back_rows(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n, int c,
-                                      bool wide)
+static __global__ void norm_back_rows(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd,
+                                      int n, int c, bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
     size_t many = (size_t)c, at = (size_t)row * many;
@@ -192,7 +187,7 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
     float sum = d_w[j];
     size_t at = (size_t)j;
     int i = 0;
-    for (; i + AHEAD <= n; i += AHEAD) {      /* the chain waits for no load but the first */
+    for (; i + AHEAD <= n; i += AHEAD) { /* the chain waits for no load but the first */
         float d[AHEAD], v[AHEAD];
 #pragma unroll
         for (int k = 0; k < AHEAD; k++, at += (size_t)c) d[k] = d_out[at], v[k] = x[at];
@@ -203,8 +198,8 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
     d_w[j] = sum;
 }
 
-static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x, const float *w,
-                         const float *rstd, int n, int c)
+static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
+                         const float *w, const float *rstd, int n, int c)
 {
     if (n == 0) return;
     LAUNCH(be, norm_back_weight, blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_w, d_out, x, rstd, n, c);
@@ -212,7 +207,7 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
            wide(d_x, d_out, x, w) && c % 4 == 0);
 }
 
-/* ---- RoPE ------------------------------------------------------------------------------------------------------ */
+/* ---- RoPE ------------------------------------------------------------------------------------------------- */
 
 /* A thread turns one pair of channels in all heads of a row: one double sine and cosine for all of them. */
 static __global__ void rope_rows(float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
@@ -239,14 +234,12 @@ static void rope(struct wz_backend *be, float *x, const int *pos, const float *f
     LAUNCH(be, rope_rows, blocks_of((size_t)n * (size_t)(d / 2), BLOCK), BLOCK, 0, x, p, f, n, heads, d, sign);
 }
 
-/* ---- arrays ---------------------------------------------------------------------------------------------------- */
+/* ---- arrays ----------------------------------------------------------------------------------------------- */
 
-INLINE float sigmoid(float x)
-{
-    return 1 / (1 + expf(-x));
-}
+INLINE float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
-static __global__ void swiglu_all(float *out, __nv_bfloat16 *half, const float *gate, const float *up, size_t n, bool wide)
+static __global__ void swiglu_all(float *out, __nv_bfloat16 *half, const float *gate, const float *up, size_t n,
+                                  bool wide)
 {
     size_t i = my_element() * 4;
     float g[4], u[4];
@@ -263,12 +256,13 @@ static void swiglu(struct wz_backend *be, float *out, const float *gate, const f
 {
     struct rounded *copy = copy_room(be, n, (int)(n % 8));
 
-    LAUNCH(be, swiglu_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n, wide(out, gate, up));
+    LAUNCH(be, swiglu_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n,
+           wide(out, gate, up));
     if (copy) wz_cuda_half_made(be, copy, out, n, 8);
 }
 
-static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n,
-                                       bool wide)
+static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *d_out, const float *gate,
+                                       const float *up, size_t n, bool wide)
 {
     size_t i = my_element() * 4;
     float g[4], u[4], d[4];
@@ -286,8 +280,8 @@ static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *
     give4(d_up, u, i, n, wide);
 }
 
-static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up,
-                        size_t n)
+static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
+                        const float *up, size_t n)
 {
     LAUNCH(be, swiglu_back_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, d_gate, d_up, d_out, gate, up, n,
            wide(d_gate, d_up, d_out, gate, up));
@@ -334,7 +328,9 @@ static void squares(struct wz_backend *be, double *sums, const float *x, size_t 
     wz_cuda_download(be, sums, near, blocks * sizeof *sums);
 }
 
-struct adamw { float b1, b2, a1, a2, rate, root, eps, decay, scale; };
+struct adamw {
+    float b1, b2, a1, a2, rate, root, eps, decay, scale;
+};
 
 static __global__ void adamw_all(float *w, const float *g, float *m, float *v, size_t n, struct adamw a, bool wide)
 {
@@ -357,12 +353,19 @@ static __global__ void adamw_all(float *w, const float *g, float *m, float *v, s
     give4(v, square, i, n, wide);
 }
 
-static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
-                  float eps, float decay, float scale, int step)
+static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
+                  float b2, float eps, float decay, float scale, int step)
 {
     double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
-    struct adamw a = { b1, b2, (float)(1 - (double)b1), (float)(1 - (double)b2), (float)((double)lr / c1), (float)(1 / sqrt(c2)),
-                       eps, (float)((double)lr * (double)decay), scale };
+    struct adamw a = { b1,
+                       b2,
+                       (float)(1 - (double)b1),
+                       (float)(1 - (double)b2),
+                       (float)((double)lr / c1),
+                       (float)(1 / sqrt(c2)),
+                       eps,
+                       (float)((double)lr * (double)decay),
+                       scale };
 
     LAUNCH(be, adamw_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, w, g, m, v, n, a, wide(w, g, m, v));
 }

@@ -37,7 +37,8 @@ static void keep(const struct wz_kv *kv, float *array, size_t at, const float *x
         else array[at + j] = x[j];
 }
 
-static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v, const struct wz_rows *r)
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
+                     const struct wz_rows *r)
 {
     size_t d = (size_t)kv->head_dim;
 
@@ -51,10 +52,12 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), row = (size_t)kv->head_dim * size, step = (size_t)kv->page * row;
+    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), row = (size_t)kv->head_dim * size,
+           step = (size_t)kv->page * row;
 
     for (int h = 0; h < kv->heads; h++) {
-        size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step, from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
+        size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step,
+               from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
         memcpy((char *)kv->k + to, (char *)kv->k + from, (size_t)count * row);
         memcpy((char *)kv->v + to, (char *)kv->v + from, (size_t)count * row);
     }
@@ -95,7 +98,8 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
             for (int t = 0; t < count; t++) sum += p[t] = exp(p[t] - max);
             for (int j = 0; j < d; j++) {
                 double o = 0;
-                for (int t = 0; t < count; t++) o += p[t] * kept(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
+                for (int t = 0; t < count; t++)
+                    o += p[t] * kept(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
                 out[j] = (float)(o / sum);
             }
             if (lse) lse[(size_t)i * (size_t)heads + (size_t)h] = (float)(max + log(sum));
@@ -104,9 +108,11 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     free(p);
 }
 
-/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale;  d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out, const float *out,
-                           const float *lse, const float *q, const struct wz_kv *kv, const struct wz_rows *r, int heads)
+/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale;  d_q = sum ds_t k_t;  d_k_t =
+ * sum ds_t q */
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
+                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
+                           const struct wz_rows *r, int heads)
 {
     int d = kv->head_dim, group = heads / kv->heads;
     size_t width = (size_t)kv->heads * (size_t)d, size = (size_t)r->n * width;
@@ -114,12 +120,13 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     double *dk = sums, *dv = sums + size, *dq = sums + 2 * size;
 
     for (int i = 0; i < r->n; i++) {
-        size_t first = (size_t)(i - r->pos[i]) * width;      /* row of position 0 */
+        size_t first = (size_t)(i - r->pos[i]) * width; /* row of position 0 */
         for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
             double delta = dot(d_out, out, d);
             memset(dq, 0, (size_t)d * sizeof *dq);
             for (int t = 0; t <= r->pos[i]; t++) {
-                size_t at = slot(kv, r, r->seq[i], t, h / group), to = first + (size_t)t * width + (size_t)(h / group * d);
+                size_t at = slot(kv, r, r->seq[i], t, h / group),
+                       to = first + (size_t)t * width + (size_t)(h / group * d);
                 double p = exp(dot_kept(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
                 double ds = p * (dot_kept(d_out, kv, kv->v, at) - delta) * scale;
                 for (int j = 0; j < d; j++) {

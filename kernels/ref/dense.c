@@ -8,15 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *alloc(struct wz_backend *be, size_t size)
-{
-    return wz_alloc(size);
-}
+static void *alloc(struct wz_backend *be, size_t size) { return wz_alloc(size); }
 
-static void release(struct wz_backend *be, void *p)
-{
-    free(p);
-}
+static void release(struct wz_backend *be, void *p) { free(p); }
 
 static void upload(struct wz_backend *be, void *dst, const void *host, size_t n)
 {
@@ -28,15 +22,9 @@ static void zero(struct wz_backend *be, void *p, size_t n)
     if (n) memset(p, 0, n);
 }
 
-static void pack(struct wz_backend *be, struct wz_weight *w)
-{
-    w->packed = NULL;
-}
+static void pack(struct wz_backend *be, struct wz_weight *w) { w->packed = NULL; }
 
-static size_t packed(const struct wz_weight *w)
-{
-    return 0;
-}
+static size_t packed(const struct wz_weight *w) { return 0; }
 
 static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
 {
@@ -49,10 +37,12 @@ static void embed(struct wz_backend *be, float *out, const struct wz_weight *tab
 static void embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
 {
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < c; j++) d_table[(size_t)ids[i] * (size_t)c + (size_t)j] += d_out[(size_t)i * (size_t)c + (size_t)j];
+        for (int j = 0; j < c; j++)
+            d_table[(size_t)ids[i] * (size_t)c + (size_t)j] += d_out[(size_t)i * (size_t)c + (size_t)j];
 }
 
-static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
+                    float eps)
 {
     for (int i = 0; i < n; i++, x += c, out += c) {
         double sum = 0;
@@ -62,8 +52,8 @@ static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float 
     }
 }
 
-static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x, const float *w,
-                         const float *rstd, int n, int c)
+static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
+                         const float *w, const float *rstd, int n, int c)
 {
     for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
         double mean = 0, r = rstd[i];
@@ -116,22 +106,26 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
     for (int i = 0; i < n; i++, x += w->in, y += w->out)
         for (int o = 0; o < w->out; o++) {
             double sum = add ? y[o] : 0;
-            for (int j = 0; j < w->in; j++) sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            for (int j = 0; j < w->in; j++)
+                sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
             y[o] = (float)sum;
         }
 }
 
-static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n, bool add)
+static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
+                          bool add)
 {
     for (int i = 0; i < n; i++, d_x += w->in, d_y += w->out)
         for (int j = 0; j < w->in; j++) {
             double sum = add ? d_x[j] : 0;
-            for (int o = 0; o < w->out; o++) sum += wz_factor(be, w, d_y[o]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
+            for (int o = 0; o < w->out; o++)
+                sum += wz_factor(be, w, d_y[o]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
             d_x[j] = (float)sum;
         }
 }
 
-static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x, const struct wz_weight *w, int n)
+static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
+                          const struct wz_weight *w, int n)
 {
     for (int i = 0; i < n; i++, d_y += w->out, x += w->in)
         for (int o = 0; o < w->out; o++)
@@ -174,8 +168,8 @@ static void squares(struct wz_backend *be, double *sums, const float *x, size_t 
     }
 }
 
-static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1, float b2,
-                  float eps, float decay, float scale, int step)
+static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
+                  float b2, float eps, float decay, float scale, int step)
 {
     double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
 
@@ -190,10 +184,26 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 void wz_ops_ref(struct wz_ops *ops)
 {
     *ops = (struct wz_ops){
-        .alloc = alloc, .free = release, .upload = upload, .download = upload, .zero = zero, .pack = pack, .unpack = pack,
-        .embed = embed, .embed_back = embed_back, .rmsnorm = rmsnorm, .rmsnorm_back = rmsnorm_back,
-        .matmul = matmul, .matmul_back_x = matmul_back_x, .matmul_back_w = matmul_back_w,
-        .swiglu = swiglu, .swiglu_back = swiglu_back, .cast = cast, .add = add, .squares = squares, .adamw = adamw,
+        .alloc = alloc,
+        .free = release,
+        .upload = upload,
+        .download = upload,
+        .zero = zero,
+        .pack = pack,
+        .unpack = pack,
+        .embed = embed,
+        .embed_back = embed_back,
+        .rmsnorm = rmsnorm,
+        .rmsnorm_back = rmsnorm_back,
+        .matmul = matmul,
+        .matmul_back_x = matmul_back_x,
+        .matmul_back_w = matmul_back_w,
+        .swiglu = swiglu,
+        .swiglu_back = swiglu_back,
+        .cast = cast,
+        .add = add,
+        .squares = squares,
+        .adamw = adamw,
     };
     wz_ops_ref_attention(ops);
     wz_ops_ref_head(ops);
@@ -206,9 +216,6 @@ static int open_ref(struct wz_backend *be, struct wz_err *err)
     return 0;
 }
 
-static void close_ref(struct wz_backend *be)
-{
-    be->state = NULL;
-}
+static void close_ref(struct wz_backend *be) { be->state = NULL; }
 
 const struct wz_backend_row wz_backend_ref = { "ref", open_ref, close_ref, packed, NULL, false, 1 };

@@ -8,7 +8,8 @@ static void logits(const struct wz_backend *be, double *z, const float *x, const
 {
     for (int v = 0; v < w->out; v++) {
         double sum = 0;
-        for (int j = 0; j < w->in; j++) sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
+        for (int j = 0; j < w->in; j++)
+            sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
         z[v] = sum / t;
     }
 }
@@ -41,7 +42,10 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     free(z);
 }
 
-struct kept { double z, p; int id; };
+struct kept {
+    double z, p;
+    int id;
+};
 
 static int by_rank(const void *a, const void *b)
 {
@@ -51,10 +55,7 @@ static int by_rank(const void *a, const void *b)
     return x->id - y->id;
 }
 
-static int by_id(const void *a, const void *b)
-{
-    return ((const struct kept *)a)->id - ((const struct kept *)b)->id;
-}
+static int by_id(const void *a, const void *b) { return ((const struct kept *)a)->id - ((const struct kept *)b)->id; }
 
 /* The filters shorten the list of candidates, ranked by logit (ties: lower id first); top_p counts probabilities among
  * those that top_k left. */

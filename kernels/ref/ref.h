@@ -4,8 +4,8 @@
 
 #include "kernels/kernels.h"
 
-void wz_ops_ref(struct wz_ops *ops);               /* every slot */
-void wz_ops_ref_attention(struct wz_ops *ops);     /* rope, cache, attention */
+void wz_ops_ref(struct wz_ops *ops);           /* every slot */
+void wz_ops_ref_attention(struct wz_ops *ops); /* rope, cache, attention */
 void wz_ops_ref_head(struct wz_ops *ops);
 
 static inline float wz_weight_at(const struct wz_weight *w, size_t i)

@@ -1,5 +1,6 @@
-/* Conformance: on a real device, what kernels/cuda/ptx.cuh and warps do must be what the host's stand-ins say they do. TAP.
- * `gpu_layout copy` prints how fast device memory is copied instead, GB/s read and written: the ceiling of opcheck --bench-large. */
+/* Conformance: on a real device, what kernels/cuda/ptx.cuh and warps do must be what the host's stand-ins say they
+ * do. TAP. `gpu_layout copy` prints how fast device memory is copied instead, GB/s read and written: the ceiling of
+ * opcheck --bench-large. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,8 +11,8 @@
 
 enum { N = 128 };
 
-/* out[0..N): copies of the first group, which leave out every third element; [N..2N): of the second; then each lane's sum over its
- * warp; and the sum of 64-bit words that all threads put together. */
+/* out[0..N): copies of the first group, which leave out every third element; [N..2N): of the second; then each
+ * lane's sum over its warp; and the sum of 64-bit words that all threads put together. */
 static __global__ void probe(float *out, const float *x, unsigned long long *word)
 {
     SHARED(float, near);
@@ -85,12 +86,15 @@ static bool products_right(cudaStream_t stream, bool turned)
     bool right = true;
 
     for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 16; k++) half[turned ? k * 16 + i : i * 16 + k] = __float2bfloat16(a[i][k] = (float)((i * 16 + k) * 7 % 61 - 30));
+        for (int k = 0; k < 16; k++)
+            half[turned ? k * 16 + i : i * 16 + k] = __float2bfloat16(a[i][k] = (float)((i * 16 + k) * 7 % 61 - 30));
     for (int k = 0; k < 16; k++)
         for (int j = 0; j < 8; j++)
-            half[256 + (turned ? k * 8 + j : j * 16 + k)] = __float2bfloat16(b[k][j] = (float)((k * 8 + j) * 5 % 53 - 26));
-    if (cudaMalloc((void **)&d_half, sizeof half) || cudaMalloc((void **)&d_out, sizeof got)
-        || cudaMemcpyAsync(d_half, half, sizeof half, cudaMemcpyHostToDevice, stream)) return false;
+            half[256 + (turned ? k * 8 + j : j * 16 + k)] =
+                __float2bfloat16(b[k][j] = (float)((k * 8 + j) * 5 % 53 - 26));
+    if (cudaMalloc((void **)&d_half, sizeof half) || cudaMalloc((void **)&d_out, sizeof got) ||
+        cudaMemcpyAsync(d_half, half, sizeof half, cudaMemcpyHostToDevice, stream))
+        return false;
     LAUNCH_ON(stream, multiply_once, 1, 32, 2 * 512 * sizeof *half, d_out, d_half, d_half + 256, turned);
     cudaMemcpyAsync(got, d_out, sizeof got, cudaMemcpyDeviceToHost, stream);
     if (cudaStreamSynchronize(stream) || cudaGetLastError()) return false;
@@ -112,9 +116,10 @@ static bool pairs_right(cudaStream_t stream)
     bool right = true;
 
     for (int i = 0; i < 64; i++) x[i] = ldexpf((float)(i - 31) + (float)(i % 5) / 4096, i % 9 * 9 - 36);
-    for (int i = 0; i < 8; i++) x[i] = 1 + (float)(i + 1) / 256;      /* halves of the last place */
-    if (cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof got)
-        || cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream)) return false;
+    for (int i = 0; i < 8; i++) x[i] = 1 + (float)(i + 1) / 256; /* halves of the last place */
+    if (cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof got) ||
+        cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream))
+        return false;
     LAUNCH_ON(stream, round_pairs, 1, 32, 0, d_out, d_x);
     cudaMemcpyAsync(got, d_out, sizeof got, cudaMemcpyDeviceToHost, stream);
     if (cudaStreamSynchronize(stream) || cudaGetLastError()) return false;
@@ -136,7 +141,8 @@ static int copy_rate(void)
     cudaStream_t stream;
     char *from, *to;
 
-    if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&from, size) || cudaMalloc((void **)&to, size)) return 1;
+    if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&from, size) || cudaMalloc((void **)&to, size))
+        return 1;
     for (int i = 0; i < 20; i++) {
         struct timespec a, b;
         cudaStreamSynchronize(stream);
@@ -163,8 +169,9 @@ int main(int argc, char **argv)
     puts("1..7");
     for (int i = 0; i < N; i++) x[i] = (float)(i * 37 % 101);
     for (int t = 0; t < N; t++) sum += 1ull << (t % 60);
-    if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&d_x, sizeof x) || cudaMalloc((void **)&d_out, sizeof got)
-        || cudaMalloc((void **)&d_word, sizeof word) || cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream)) {
+    if (cudaStreamCreateWithFlags(&stream, 0) || cudaMalloc((void **)&d_x, sizeof x) ||
+        cudaMalloc((void **)&d_out, sizeof got) || cudaMalloc((void **)&d_word, sizeof word) ||
+        cudaMemcpyAsync(d_x, x, sizeof x, cudaMemcpyHostToDevice, stream)) {
         puts("Bail out! no device");
         return 1;
     }

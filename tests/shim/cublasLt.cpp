@@ -2,15 +2,9 @@
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 
-cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
-{
-    return cudaStreamCreateWithFlags(handle, 0);
-}
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) { return cudaStreamCreateWithFlags(handle, 0); }
 
-cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
-{
-    return cudaStreamDestroy(handle);
-}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return cudaStreamDestroy(handle); }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale)
 {
@@ -24,16 +18,19 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what, const void *value, size_t size)
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t size)
 {
     *(what == CUBLASLT_MATMUL_DESC_TRANSA ? &desc->a : &desc->b) = *(const cublasOperation_t *)value;
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows, uint64_t cols, int64_t ld)
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t cols, int64_t ld)
 {
     *layout = new shim_matrix{ type, rows, cols, ld };
-    return rows && cols ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;      /* the library does not promise to take it */
+    return rows && cols ? CUBLAS_STATUS_SUCCESS
+                        : CUBLAS_STATUS_NOT_SUPPORTED; /* the library does not promise to take it */
 }
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
@@ -54,23 +51,28 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t pref)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *, size_t)
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t,
+                                                    const void *, size_t)
 {
     return CUBLAS_STATUS_SUCCESS;
 }
 
 static bool fits(const struct shim_matrix *x, cublasOperation_t op, uint64_t rows, uint64_t cols)
 {
-    return (op == CUBLAS_OP_N ? x->rows : x->cols) == rows && (op == CUBLAS_OP_N ? x->cols : x->rows) == cols && (int64_t)x->rows <= x->ld;
+    return (op == CUBLAS_OP_N ? x->rows : x->cols) == rows && (op == CUBLAS_OP_N ? x->cols : x->rows) == cols &&
+           (int64_t)x->rows <= x->ld;
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t pref, int most, cublasLtMatmulHeuristicResult_t *found, int *n)
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t pref, int most,
+                                              cublasLtMatmulHeuristicResult_t *found, int *n)
 {
     uint64_t deep = desc->a == CUBLAS_OP_N ? a->cols : a->rows;
 
-    *n = fits(a, desc->a, c->rows, deep) && fits(b, desc->b, deep, c->cols) && a->type == b->type && c->type == CUDA_R_32F;
+    *n = fits(a, desc->a, c->rows, deep) && fits(b, desc->b, deep, c->cols) && a->type == b->type &&
+         c->type == CUDA_R_32F;
     return *n ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -82,9 +84,9 @@ static float at(const void *p, const struct shim_matrix *x, cublasOperation_t op
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
-                              cublasLtMatrixLayout_t at_a, const void *b, cublasLtMatrixLayout_t at_b, const void *beta, const void *c,
-                              cublasLtMatrixLayout_t at_c, void *d, cublasLtMatrixLayout_t at_d, const cublasLtMatmulAlgo_t *algo,
-                              void *work, size_t size, cudaStream_t stream)
+                              cublasLtMatrixLayout_t at_a, const void *b, cublasLtMatrixLayout_t at_b, const void *beta,
+                              const void *c, cublasLtMatrixLayout_t at_c, void *d, cublasLtMatrixLayout_t at_d,
+                              const cublasLtMatmulAlgo_t *algo, void *work, size_t size, cudaStream_t stream)
 {
     shim_matmul how = *desc;
     shim_matrix in_a = *at_a, in_b = *at_b, out = *at_d;

@@ -4,7 +4,9 @@
 #include <stdint.h>
 #include <string.h>
 
-struct __nv_bfloat16 { uint16_t bits; };
+struct __nv_bfloat16 {
+    uint16_t bits;
+};
 
 inline float __bfloat162float(__nv_bfloat16 b)
 {
@@ -15,7 +17,7 @@ inline float __bfloat162float(__nv_bfloat16 b)
     return f;
 }
 
-inline __nv_bfloat16 __float2bfloat16(float f)      /* to nearest even */
+inline __nv_bfloat16 __float2bfloat16(float f) /* to nearest even */
 {
     uint32_t u;
 

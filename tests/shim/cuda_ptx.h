@@ -4,7 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-/* `size` bytes to shared memory, of which the first n come from src and the others are 0; done when its group was waited for. */
+/* `size` bytes to shared memory, of which the first n come from src and the others are 0; done when its group was
+ * waited for. */
 void shim_copy_async(void *dst, const void *src, size_t size, size_t n);
 void shim_copy_commit(void);
 void shim_copy_wait(size_t groups_in_flight);
@@ -22,40 +23,19 @@ inline void copy_async16(void *shared, const void *global, bool inside)
     shim_copy_async(shared, global, 16, inside ? 16 : 0);
 }
 
-inline void copy_commit(void)
-{
-    shim_copy_commit();
-}
+inline void copy_commit(void) { shim_copy_commit(); }
 
-template <int N> inline void copy_wait(void)
-{
-    shim_copy_wait(N);
-}
+template <int N> inline void copy_wait(void) { shim_copy_wait(N); }
 
-inline void read_matrices(unsigned r[4], const void *shared)
-{
-    shim_read_matrices(r, shared, false);
-}
+inline void read_matrices(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, false); }
 
-inline void read_matrices_turned(unsigned r[4], const void *shared)
-{
-    shim_read_matrices(r, shared, true);
-}
+inline void read_matrices_turned(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, true); }
 
-inline void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
-{
-    shim_multiply_bf16(d, a, b);
-}
+inline void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2]) { shim_multiply_bf16(d, a, b); }
 
-inline int opaque(int x)
-{
-    return x;
-}
+inline int opaque(int x) { return x; }
 
-inline float exp2_near(float x)
-{
-    return exp2f(x);
-}
+inline float exp2_near(float x) { return exp2f(x); }
 
 inline unsigned pair_bf16(float low, float high)
 {

@@ -1,15 +1,19 @@
 /* shim: CUDA on the host, so that the kernels of kernels/cuda run, and fail, where there is no GPU.
  *
- * A kernel's threads are fibres of one OS thread: each runs until it must wait for others (__syncthreads, a warp's exchange) and
- * then hands over to the next that can run: ascending, descending, or as a seed says (shim.cpp). What a GPU would not forgive is
- * an error here:
- *   memory    device memory and shared memory begin as NaN; under AddressSanitizer an access beyond either is reported; with
+ * A kernel's threads are fibres of one OS thread: each runs until it must wait for others (__syncthreads, a warp's
+ * exchange) and then hands over to the next that can run: ascending, descending, or as a seed says (shim.cpp). What a
+ * GPU would not forgive is an error here:
+ *   memory    device memory and shared memory begin as NaN; under AddressSanitizer an access beyond either is reported;
+ *   with
  *             WZ_SHIM_LOCK set device memory can't be touched outside of kernels and copies
  *   waiting   a barrier or exchange that some thread never comes to ends the program with every thread's state
  *   copies    what an asynchronous copy has not been waited for is NaN
- *   graphs    what is captured keeps its arguments; while a stream captures, waiting, allocating, freeing, and copies of host memory
- *             that is not pinned are errors; a graph runs when the stream is waited for or given something else, no sooner
- * Blocks run one after another, warps are whole (threads a multiple of 32, full masks). Nothing here says how fast a GPU is. */
+ *   graphs    what is captured keeps its arguments; while a stream captures, waiting, allocating, freeing, and copies
+ *   of host memory
+ *             that is not pinned are errors; a graph runs when the stream is waited for or given something else, no
+ *             sooner
+ * Blocks run one after another, warps are whole (threads a multiple of 32, full masks). Nothing here says how fast a
+ * GPU is. */
 #pragma once
 
 #include <math.h>
@@ -24,19 +28,32 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
-struct shim_index { unsigned x; };
+struct shim_index {
+    unsigned x;
+};
 extern struct shim_index threadIdx, blockIdx, blockDim, gridDim;
-struct alignas(8) float2 { float x, y; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) ulonglong2 { unsigned long long x, y; };
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(16) ulonglong2 {
+    unsigned long long x, y;
+};
 
-/* ---- inside a kernel ------------------------------------------------------------------------------------------- */
+/* ---- inside a kernel -------------------------------------------------------------------------------------- */
 
 void __syncthreads(void);
 void *shim_shared(void);
-/* All lanes of a warp show a value and read lane `from`'s. `what` names the exchange, for lanes that are at different ones. */
+/* All lanes of a warp show a value and read lane `from`'s. `what` names the exchange, for lanes that are at
+ * different ones. */
 uint64_t shim_exchange(const char *what, unsigned mask, uint64_t mine, unsigned from);
 unsigned shim_lane(void);
 
@@ -56,10 +73,7 @@ template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int with)
     return shim_shuffle("__shfl_xor_sync", mask, v, shim_lane() ^ (unsigned)with);
 }
 
-inline void __syncwarp(unsigned mask = ~0u)
-{
-    shim_exchange("__syncwarp", mask, 0, 0);
-}
+inline void __syncwarp(unsigned mask = ~0u) { shim_exchange("__syncwarp", mask, 0, 0); }
 
 template <class T> inline T atomicAdd(T *p, T v)
 {
@@ -69,10 +83,7 @@ template <class T> inline T atomicAdd(T *p, T v)
     return old;
 }
 
-inline uint64_t __umul64hi(uint64_t a, uint64_t b)
-{
-    return (uint64_t)((unsigned __int128)a * b >> 64);
-}
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
 
 inline unsigned __float_as_uint(float f)
 {
@@ -90,25 +101,37 @@ inline float __uint_as_float(unsigned u)
     return f;
 }
 
-/* ---- the runtime ----------------------------------------------------------------------------------------------- */
+/* ---- the runtime ------------------------------------------------------------------------------------------ */
 
 typedef int cudaError_t;
 typedef struct shim_stream *cudaStream_t;
 enum { CUDART_VERSION = 13000 };
 enum {
-    cudaSuccess, cudaErrorMemoryAllocation = 2, cudaErrorInsufficientDriver = 35, cudaErrorNoDevice = 100, cudaErrorNotReady = 600,
-    cudaErrorIllegalAddress = 700, cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated
+    cudaSuccess,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorNotReady = 600,
+    cudaErrorIllegalAddress = 700,
+    cudaErrorStreamCaptureUnsupported = 900,
+    cudaErrorStreamCaptureInvalidated
 };
 typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
-       cudaFuncAttributeMaxDynamicSharedMemorySize = 8, cudaStreamNonBlocking = 1 };
+enum {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaStreamNonBlocking = 1
+};
 
 /* As many devices as WZ_SHIM_DEVICES says, one without it: other processes' are other devices only by name. */
 /* WZ_SHIM_SHARED, as it is now: the bytes of shared memory that a block may have, an sm_90's without it. */
-/* WZ_SHIM_FAIL, as it is when the first of these is called, says what fails: "driver" (older than the runtime), "none" (no device),
- * "old" (an old device), "malloc=N" (the Nth allocation), "launch=N" (the Nth launch goes where no memory is). */
+/* WZ_SHIM_FAIL, as it is when the first of these is called, says what fails: "driver" (older than the runtime),
+ * "none" (no device), "old" (an old device), "malloc=N" (the Nth allocation), "launch=N" (the Nth launch goes where
+ * no memory is). */
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaSetDevice(int device);
@@ -144,16 +167,21 @@ template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attrib
 
 /* Done in the order of the stream: now, or in a graph. */
 cudaError_t shim_do(cudaStream_t stream, std::function<void()> what);
-template <class T> struct shim_value { using type = T; };      /* so that only the kernel says what its arguments are */
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared, std::function<void()> body);
+template <class T> struct shim_value {
+    using type = T;
+}; /* so that only the kernel says what its arguments are */
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
+                 std::function<void()> body);
 /* static: files have arguments of different types by one name */
 template <class... P>
-static void shim_start(const char *name, void (*kernel)(P...), cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
-                       typename shim_value<P>::type... args)
+static void shim_start(const char *name, void (*kernel)(P...), cudaStream_t stream, size_t blocks, unsigned threads,
+                       size_t shared, typename shim_value<P>::type... args)
 {
     shim_launch(name, stream, blocks, threads, shared, [=] { kernel(args...); });
 }
 /* Of the process: kernels asked for one by one, captures ended, graphs launched. */
-extern "C" __attribute__((visibility("default"))) struct shim_counts { long launches, captures, graphs; } shim_counts;
+extern "C" __attribute__((visibility("default"))) struct shim_counts {
+    long launches, captures, graphs;
+} shim_counts;
 /* Opens device memory to the host's stand-ins for libraries, and closes it. */
 void shim_device_open(bool open);

@@ -13,9 +13,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #else
-#define __asan_poison_memory_region(p, n) ((void)(p), (void)(n))
-#define __asan_unpoison_memory_region(p, n) ((void)(p), (void)(n))
-#define __sanitizer_start_switch_fiber(fake, bottom, size) ((void)(fake))
+#define __asan_poison_memory_region(p, n)                   ((void)(p), (void)(n))
+#define __asan_unpoison_memory_region(p, n)                 ((void)(p), (void)(n))
+#define __sanitizer_start_switch_fiber(fake, bottom, size)  ((void)(fake))
 #define __sanitizer_finish_switch_fiber(fake, bottom, size) ((void)(fake), (void)(bottom), (void)(size))
 #endif
 
@@ -25,34 +25,45 @@ static const long UP = -1, DOWN = -2;
 enum state { READY, AT_BARRIER, AT_EXCHANGE, ENDED };
 static const char *const states[] = { "ready", "at __syncthreads", "at", "ended" };
 
-struct copy { void *dst; const void *src; size_t size, n; };
+struct copy {
+    void *dst;
+    const void *src;
+    size_t size, n;
+};
 
 struct fibre {
     void *sp, *fake;
     const void *stack;
     size_t stack_size;
     enum state state;
-    const char *what;                                /* the exchange it waits in */
-    unsigned exchanges;                              /* it has been through */
+    const char *what;   /* the exchange it waits in */
+    unsigned exchanges; /* it has been through */
     std::vector<copy> open;
     std::vector<std::vector<copy>> in_flight;
 };
 
 /* Two, taken in turn: a lane that reads one can be overtaken by at most one exchange. */
-struct exchange { const char *what; unsigned arrived; uint64_t shown[32][5]; unsigned result[32][4]; };
+struct exchange {
+    const char *what;
+    unsigned arrived;
+    uint64_t shown[32][5];
+    unsigned result[32][4];
+};
 
 typedef std::vector<std::function<void()>> work;
-struct shim_graph { work nodes; };
+struct shim_graph {
+    work nodes;
+};
 struct shim_stream {
-    long order;                                      /* UP, DOWN or a seed */
-    bool broken;                                     /* the capture under way */
-    work captured, later;                            /* later: what graphs have still to do */
+    long order;           /* UP, DOWN or a seed */
+    bool broken;          /* the capture under way */
+    work captured, later; /* later: what graphs have still to do */
 };
 struct shim_counts shim_counts;
 
 struct shim_index threadIdx, blockIdx, blockDim, gridDim;
 
-static struct fibre fibres[THREADS], home, *running, *left;      /* left: who ran before */
+static struct fibre fibres[THREADS], home, *running, *left; /* left: who ran before */
 static struct exchange exchanges[THREADS / 32][2];
 static unsigned count, alive, waiting, noise;
 static long order;
@@ -66,12 +77,13 @@ static void *shared_memory;
     for (unsigned i = 0; i < count; i++) {
         const struct fibre *f = &fibres[i], *before = i ? &fibres[i - 1] : NULL;
         if (before && f->state == before->state && (f->state != AT_EXCHANGE || f->what == before->what)) continue;
-        fprintf(stderr, "shim:   from thread %u on: %s %s\n", i, states[f->state], f->state == AT_EXCHANGE ? f->what : "");
+        fprintf(stderr, "shim:   from thread %u on: %s %s\n", i, states[f->state],
+                f->state == AT_EXCHANGE ? f->what : "");
     }
     abort();
 }
 
-/* ---- fibres ---------------------------------------------------------------------------------------------------- */
+/* ---- fibres ----------------------------------------------------------------------------------------------- */
 
 /* Saves what a call must keep, notes the stack in *from and goes on with another. */
 extern "C" void shim_switch(void **from, void *to);
@@ -164,7 +176,7 @@ static void fibre_start(struct fibre *f, char *stack)
 {
     void **sp = (void **)(stack + STACK) - 8;
 
-    *--sp = NULL;                                    /* where fibre_main would return to */
+    *--sp = NULL; /* where fibre_main would return to */
     *--sp = (void *)fibre_main;
     for (int i = 0; i < 6; i++) *--sp = NULL;
     f->sp = sp;
@@ -187,16 +199,18 @@ static bool fails(const char *what, long *times)
     return !times || ++*times == atol(how + n + 1);
 }
 
-static cudaError_t broken;                           /* what a kernel has done wrong, which stays */
+static cudaError_t broken; /* what a kernel has done wrong, which stays */
 
-static void run_kernel(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, const std::function<void()> &fn)
+static void run_kernel(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size,
+                       const std::function<void()> &fn)
 {
     static char *stacks;
     static long times;
 
     if (fails("launch", &times)) broken = cudaErrorIllegalAddress;
     if (!stacks) {
-        stacks = (char *)mmap(NULL, (size_t)THREADS * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        stacks = (char *)mmap(NULL, (size_t)THREADS * STACK, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         for (size_t i = 0; i < THREADS; i++) mprotect(stacks + i * STACK, GUARD, PROT_NONE);
     }
     kernel = name;
@@ -225,7 +239,7 @@ static void run_kernel(const char *name, cudaStream_t stream, size_t blocks, uns
     count = 0;
 }
 
-/* ---- the stream ------------------------------------------------------------------------------------------------ */
+/* ---- the stream ------------------------------------------------------------------------------------------- */
 
 static cudaStream_t capturing;
 
@@ -301,26 +315,22 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     return cudaSuccess;
 }
 
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size, std::function<void()> fn)
+void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size,
+                 std::function<void()> fn)
 {
     if (stream != capturing) shim_counts.launches++;
     shim_do(stream, [=] { run_kernel(name, stream, blocks, threads, size, fn); });
 }
 
-void *shim_shared(void)
-{
-    return shared_memory;
-}
+void *shim_shared(void) { return shared_memory; }
 
-/* ---- warps ----------------------------------------------------------------------------------------------------- */
+/* ---- warps ------------------------------------------------------------------------------------------------ */
 
-unsigned shim_lane(void)
-{
-    return threadIdx.x % 32;
-}
+unsigned shim_lane(void) { return threadIdx.x % 32; }
 
 /* The last to arrive works out the results of all, if there are any. */
-static struct exchange *meet(const char *what, unsigned mask, const void *mine, size_t size, void (*work)(struct exchange *e) = NULL)
+static struct exchange *meet(const char *what, unsigned mask, const void *mine, size_t size,
+                             void (*work)(struct exchange *e) = NULL)
 {
     unsigned lane = shim_lane(), first = threadIdx.x - lane;
     struct exchange *e = &exchanges[first / 32][running->exchanges++ % 2];
@@ -328,7 +338,7 @@ static struct exchange *meet(const char *what, unsigned mask, const void *mine, 
     running->what = what;
     running->state = AT_EXCHANGE;
     if (mask != ~0u) die("an exchange with less than a full mask");
-    if (e->arrived == ~0u) e->arrived = 0;           /* the one before the last: all have read it */
+    if (e->arrived == ~0u) e->arrived = 0; /* the one before the last: all have read it */
     if (e->arrived && e->what != what) die("lanes of a warp at different exchanges");
     e->what = what;
     memcpy(e->shown[lane], mine, size);
@@ -359,7 +369,8 @@ static void read_columns(struct exchange *e)
     for (unsigned lane = 0; lane < 32; lane++)
         for (unsigned i = 0; i < 4; i++) {
             unsigned g = lane / 4, t = lane % 4;
-            const uint16_t *above = (const uint16_t *)e->shown[8 * i + 2 * t][0], *below = (const uint16_t *)e->shown[8 * i + 2 * t + 1][0];
+            const uint16_t *above = (const uint16_t *)e->shown[8 * i + 2 * t][0],
+                           *below = (const uint16_t *)e->shown[8 * i + 2 * t + 1][0];
             e->result[lane][i] = (unsigned)below[g] << 16 | above[g];
         }
 }
@@ -367,10 +378,14 @@ static void read_columns(struct exchange *e)
 void shim_read_matrices(unsigned r[4], const void *row, bool turned)
 {
     if ((uintptr_t)row % 16) die("a row of a matrix that is not aligned");
-    memcpy(r, meet("ldmatrix", ~0u, &row, sizeof row, turned ? read_columns : read_rows)->result[shim_lane()], 4 * sizeof *r);
+    memcpy(r, meet("ldmatrix", ~0u, &row, sizeof row, turned ? read_columns : read_rows)->result[shim_lane()],
+           4 * sizeof *r);
 }
 
-struct operands { float d[4]; unsigned a[4], b[2]; };
+struct operands {
+    float d[4];
+    unsigned a[4], b[2];
+};
 
 /* The sum over k in double, rounded once: a device rounds otherwise, but by the same inputs. */
 static void multiply(struct exchange *e)
@@ -405,7 +420,7 @@ void shim_multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
     memcpy(d, meet("mma.sync", ~0u, &mine, sizeof mine, multiply)->result[shim_lane()], 4 * sizeof *d);
 }
 
-/* ---- asynchronous copies --------------------------------------------------------------------------------------- */
+/* ---- asynchronous copies ---------------------------------------------------------------------------------- */
 
 void shim_copy_async(void *dst, const void *src, size_t size, size_t n)
 {
@@ -431,10 +446,10 @@ void shim_copy_wait(size_t groups)
     }
 }
 
-/* ---- device memory --------------------------------------------------------------------------------------------- */
+/* ---- device memory ---------------------------------------------------------------------------------------- */
 
-/* One stretch of addresses. With WZ_SHIM_LOCK set it is closed but for kernels and copies, which costs some time. Freed pieces are
- * kept by their size. */
+/* One stretch of addresses. With WZ_SHIM_LOCK set it is closed but for kernels and copies, which costs some time.
+ * Freed pieces are kept by their size. */
 static const size_t DEVICE = (size_t)8 << 30, ALIGN = 256;
 static char *device;
 static size_t used;
@@ -460,7 +475,7 @@ cudaError_t cudaMalloc(void **p, size_t size)
     if (!may()) return cudaErrorStreamCaptureUnsupported;
     if (fails("malloc", &times)) return cudaErrorMemoryAllocation;
 
-    size_t room = (size + 2 * ALIGN - 1) / ALIGN * ALIGN;      /* at least a byte of no man's land */
+    size_t room = (size + 2 * ALIGN - 1) / ALIGN * ALIGN; /* at least a byte of no man's land */
     auto old = unused.find(room);
 
     if (!device && !device_create()) return cudaErrorMemoryAllocation;
@@ -546,7 +561,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t stream)
     });
 }
 
-/* ---- the rest of the runtime ----------------------------------------------------------------------------------- */
+/* ---- the rest of the runtime ------------------------------------------------------------------------------ */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
@@ -570,10 +585,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return broken;
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    return cudaStreamSynchronize(stream);
-}
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
 
 /* A card of 1 GB. */
 cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
@@ -613,14 +625,11 @@ cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
 
     if (attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin) *value = shared ? atoi(shared) : 227 * 1024;
     else if (attribute == cudaDevAttrComputeCapabilityMajor) *value = fails("old", NULL) ? 7 : 9;
-    else *value = 4;      /* few processors: small tests see both of the ways in which work is cut */
+    else *value = 4; /* few processors: small tests see both of the ways in which work is cut */
     return cudaSuccess;
 }
 
-cudaError_t cudaGetLastError(void)
-{
-    return broken;
-}
+cudaError_t cudaGetLastError(void) { return broken; }
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
@@ -630,6 +639,8 @@ cudaError_t cudaDriverGetVersion(int *version)
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaErrorMemoryAllocation ? "out of memory" : error == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
-           : error >= cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing" : "invalid argument";
+    return error == cudaErrorMemoryAllocation           ? "out of memory"
+           : error == cudaErrorIllegalAddress           ? "an illegal memory access was encountered"
+           : error >= cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
+                                                        : "invalid argument";
 }

@@ -1,9 +1,9 @@
-/* A stand-in for libnccl.so: the calls that Waltz makes, with NCCL's names and numbers, between processes of one machine and memory
- * that the process itself can touch. Every pair of a communicator's members has a Unix socket; what is asked for becomes legs, bytes
- * to or from one peer, and the legs of a pair are in order.
+/* A stand-in for libnccl.so: the calls that Waltz makes, with NCCL's names and numbers, between processes of one
+ * machine and memory that the process itself can touch. Every pair of a communicator's members has a Unix socket; what
+ * is asked for becomes legs, bytes to or from one peer, and the legs of a pair are in order.
  *
- * No call waits: they answer ncclInProgress, and ncclCommGetAsyncError goes on with them. Sums are chains that begin behind their
- * owner, as a ring's do, so that they differ from a tree's. */
+ * No call waits: they answer ncclInProgress, and ncclCommGetAsyncError goes on with them. Sums are chains that begin
+ * behind their owner, as a ring's do, so that they differ from a tree's. */
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -22,9 +22,21 @@
 enum { SUCCESS, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
 enum { BYTES = 0, FLOATS = 7, MOST = 64 };
 
-typedef struct { char name[128]; } ncclUniqueId;
-struct leg { struct leg *next; char *bytes; size_t n; int peer; bool out; };
-struct sum { struct sum *next; float *to, *parts[MOST]; size_t n; };
+typedef struct {
+    char name[128];
+} ncclUniqueId;
+struct leg {
+    struct leg *next;
+    char *bytes;
+    size_t n;
+    int peer;
+    bool out;
+};
+struct sum {
+    struct sum *next;
+    float *to, *parts[MOST];
+    size_t n;
+};
 
 struct ncclComm {
     ncclUniqueId id;
@@ -38,14 +50,14 @@ typedef struct ncclComm *ncclComm_t;
 /* What tests look at: bytes that this process has sent. */
 extern size_t standin_sent;
 SHOWN size_t standin_sent;
-static int depth;              /* of ncclGroupStart */
+static int depth; /* of ncclGroupStart */
 
 static struct sockaddr_un address(const ncclUniqueId *id, int rank, socklen_t *size)
 {
     struct sockaddr_un a = { .sun_family = AF_UNIX };
 
-    *size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1
-                        + (size_t)snprintf(a.sun_path + 1, sizeof a.sun_path - 1, "%.64s.%d", id->name, rank));
+    *size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 +
+                        (size_t)snprintf(a.sun_path + 1, sizeof a.sun_path - 1, "%.64s.%d", id->name, rank));
     return a;
 }
 
@@ -59,15 +71,17 @@ static int join(ncclComm_t c)
         struct sockaddr_un a = address(&c->id, peer, &size);
         if (c->fd[peer] >= 0) continue;
         fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (connect(fd, (struct sockaddr *)&a, size) == 0 && send(fd, &c->rank, sizeof c->rank, MSG_NOSIGNAL) == sizeof c->rank) {
+        if (connect(fd, (struct sockaddr *)&a, size) == 0 &&
+            send(fd, &c->rank, sizeof c->rank, MSG_NOSIGNAL) == sizeof c->rank) {
             c->fd[peer] = fd;
             c->joined++;
         } else {
-            close(fd);         /* not there yet */
+            close(fd); /* not there yet */
         }
     }
     while ((fd = accept4(c->listener, NULL, NULL, 0)) >= 0) {
-        if (recv(fd, &from, sizeof from, MSG_WAITALL) != sizeof from || from <= c->rank || from >= c->n) return SYSTEM_ERROR;
+        if (recv(fd, &from, sizeof from, MSG_WAITALL) != sizeof from || from <= c->rank || from >= c->n)
+            return SYSTEM_ERROR;
         c->fd[from] = fd;
         c->joined++;
     }
@@ -108,7 +122,7 @@ static void sums_make(ncclComm_t c)
 
 static void go_on(ncclComm_t c)
 {
-    bool moved = false, busy[2][MOST] = {0};
+    bool moved = false, busy[2][MOST] = { 0 };
     struct pollfd waits[2 * MOST];
     nfds_t n = 0;
 
@@ -118,7 +132,8 @@ static void go_on(ncclComm_t c)
     }
     for (struct leg **at = &c->legs, *l; (l = *at) && c->result == IN_PROGRESS;) {
         if (l->n && !busy[l->out][l->peer]) moved |= leg_go(c, l);
-        if (l->n && !busy[l->out][l->peer]) waits[n++] = (struct pollfd){ c->fd[l->peer], l->out ? POLLOUT : POLLIN, 0 };
+        if (l->n && !busy[l->out][l->peer])
+            waits[n++] = (struct pollfd){ c->fd[l->peer], l->out ? POLLOUT : POLLIN, 0 };
         busy[l->out][l->peer] |= l->n > 0;
         if (l->n) {
             at = &l->next;
@@ -168,7 +183,7 @@ static int refuse(ncclComm_t c, int peer)
     return peer < 0 || peer >= c->n ? INVALID_ARGUMENT : SUCCESS;
 }
 
-/* ---- the library ----------------------------------------------------------------------------------------------- */
+/* ---- the library ------------------------------------------------------------------------------------------ */
 
 SHOWN int ncclGetVersion(int *version);
 SHOWN const char *ncclGetErrorString(int rc);
@@ -195,21 +210,22 @@ int ncclGetVersion(int *version)
 
 const char *ncclGetErrorString(int rc)
 {
-    return rc == SYSTEM_ERROR ? "unhandled system error" : rc == REMOTE_ERROR ? "remote process exited or there was a network error"
-         : rc == INVALID_ARGUMENT ? "invalid argument" : rc == INVALID_USAGE ? "invalid usage" : "no error";
+    return rc == SYSTEM_ERROR       ? "unhandled system error"
+           : rc == REMOTE_ERROR     ? "remote process exited or there was a network error"
+           : rc == INVALID_ARGUMENT ? "invalid argument"
+           : rc == INVALID_USAGE    ? "invalid usage"
+                                    : "no error";
 }
 
-const char *ncclGetLastError(ncclComm_t c)
-{
-    return "this is a stand-in";
-}
+const char *ncclGetLastError(ncclComm_t c) { return "this is a stand-in"; }
 
 int ncclGetUniqueId(ncclUniqueId *id)
 {
     uint64_t bits[2];
 
     if (getrandom(bits, sizeof bits, 0) != sizeof bits) return SYSTEM_ERROR;
-    snprintf(id->name, sizeof id->name, "nccl-%016llx%016llx", (unsigned long long)bits[0], (unsigned long long)bits[1]);
+    snprintf(id->name, sizeof id->name, "nccl-%016llx%016llx", (unsigned long long)bits[0],
+             (unsigned long long)bits[1]);
     return SUCCESS;
 }
 
@@ -239,7 +255,8 @@ int ncclCommGetAsyncError(ncclComm_t c, int *rc)
 
 int ncclCommDestroy(ncclComm_t c)
 {
-    if (getenv("WZ_STANDIN_SAYS")) fprintf(stderr, "nccl stand-in: member %d of %d sent %zu bytes\n", c->rank, c->n, c->sent);
+    if (getenv("WZ_STANDIN_SAYS"))
+        fprintf(stderr, "nccl stand-in: member %d of %d sent %zu bytes\n", c->rank, c->n, c->sent);
     for (int i = 0; i < c->n; i++)
         if (c->fd[i] >= 0) close(c->fd[i]);
     close(c->listener);
@@ -259,10 +276,7 @@ int ncclGroupStart(void)
     return SUCCESS;
 }
 
-int ncclGroupEnd(void)
-{
-    return depth-- > 0 ? IN_PROGRESS : INVALID_USAGE;
-}
+int ncclGroupEnd(void) { return depth-- > 0 ? IN_PROGRESS : INVALID_USAGE; }
 
 int ncclSend(const void *out, size_t n, int type, int peer, ncclComm_t c, void *stream)
 {
