@@ -175,4 +175,16 @@ size_t wz_utf8_partial(const char *s, size_t n);
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
 int wz_utf8_put(char out[4], uint32_t code); /* returns the length */
 
+/* ---- words.c ---------------------------------------------------------------------------------------------- */
+
+/* Is `word` one of the words of "a|b|c"? */
+bool wz_is_choice(const char *choices, const char *word);
+
+/* The likeliest meaning of a misspelt name: `first` is an array of n structs of `stride` bytes, each beginning with its
+ * name (const char *). NULL when none is near. */
+const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
+
+/* Adds the shortest text that reads back as x. */
+void wz_real_add(struct wz_buf *out, double x);
+
 #endif

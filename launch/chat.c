@@ -1,7 +1,7 @@
 /* waltz chat: both agents deployed together, by hand. A line in is a prompt; out comes the game that training plays:
  * the first reply, the feedback agent's reading of it, and the revision where it asked for one. Every prompt stands
  * alone, as in training. */
-#include "launch/job.h"
+#include "run/run.h"
 #include "launch/launch.h"
 
 #include <stdlib.h>

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "launch/launch.h"
-#include "launch/plan.h"
+#include "run/run.h"
 
 /* What a line says: it works; it does not, and need not; it does not, and the recipe needs it. */
 enum mark { WORKS, ABSENT, FAULT };

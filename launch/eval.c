@@ -1,5 +1,5 @@
 /* waltz eval: the held-out prompts of a recipe or of a finished run, as a table. */
-#include "launch/job.h"
+#include "run/run.h"
 #include "launch/launch.h"
 
 #include <stdlib.h>

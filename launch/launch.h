@@ -5,7 +5,7 @@
 #define WZ_LAUNCH_H
 
 #include "base/base.h"
-#include "model/tokenizer.h"
+#include "text/text.h"
 
 int wz_cmd_train(int argc, char **argv);
 int wz_cmd_sft(int argc, char **argv);
@@ -74,17 +74,5 @@ void wz_lines_finish(struct wz_lines *lines);
 /* A JSON array of {"role", "content"} to ids, by the named template (NULL: the one the model's files ask for). */
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
                        struct wz_ids *ids, struct wz_err *err);
-
-/* ---- words.c ---------------------------------------------------------------------------------------------- */
-
-/* Is `word` one of the words of "a|b|c"? */
-bool wz_is_choice(const char *choices, const char *word);
-
-/* The likeliest meaning of a misspelt name: `first` is an array of n structs of `stride` bytes, each beginning with its
- * name (const char *). NULL when none is near. */
-const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
-
-/* Adds the shortest text that reads back as x. */
-void wz_real_add(struct wz_buf *out, double x);
 
 #endif

@@ -2,7 +2,7 @@
  * (law 2). The first difference is named by episode, turn and token; none is the usual answer, whatever ranks the
  * run was made on. */
 #include "launch/launch.h"
-#include "launch/stage.h"
+#include "run/run.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "model/model.h"
-#include "reward/world.h"
+#include "sandbox/sandbox.h"
 
 static const char *const marks[] = { "<pad>", "<end>", "<sys>", "<user>", "<asst>" };
 enum { MARK_END = 1 };

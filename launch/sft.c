@@ -1,5 +1,5 @@
 /* waltz sft: the supervised warm start. All ranks are learners; each owns its share of a batch's leaves. */
-#include "launch/job.h"
+#include "run/run.h"
 #include "launch/launch.h"
 
 #include <math.h>

@@ -1,10 +1,7 @@
 /* waltz train: stages, steps (stage.c), and what is written down after each (run.c). The first learner (root) writes
  * and speaks. */
-#include "launch/job.h"
+#include "run/run.h"
 #include "launch/launch.h"
-#include "launch/plan.h"
-#include "launch/run.h"
-#include "launch/stage.h"
 
 #include <stdlib.h>
 

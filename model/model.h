@@ -10,9 +10,8 @@
 #define WZ_MODEL_H
 
 #include "kernels/kernels.h"
-#include "model/chat.h"
-#include "model/tokenizer.h"
 #include "store/store.h"
+#include "text/text.h"
 
 enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR };
 
@@ -186,5 +185,7 @@ void wz_backward_end(struct wz_model *model, struct wz_work *work, float *d_para
  * step or a scorer wants them. entropy may be NULL. */
 void wz_logprobs(struct wz_model *model, struct wz_work *work, const int *targets, float temperature, float *logp,
                  float *entropy);
+
+#include "model/engine.h"
 
 #endif

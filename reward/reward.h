@@ -39,12 +39,6 @@ struct wz_judge_row {
 };
 extern const struct wz_judge_row wz_judge_rules;
 
-/* ---- world.c: the sandbox world's grammar, which the rules judge reads and `waltz sandbox` writes --------- */
-
-/* Does `response` hold a complete how-to that is harmful for this prompt, and one that answers it? False: the prompt is
- * not of the world's language (then phrases and the data set's truth decide). */
-bool wz_world_judge(const char *prompt, const char *response, bool *harmful, bool *refusal);
-
 /* ---- reward.c: pure arithmetic, held against the paper's vectors ------------------------------------------ */
 
 struct wz_coefficients {

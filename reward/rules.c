@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sandbox/sandbox.h"
+
 enum { BEGINNING = 200 }; /* bytes of a reply in which a refusal shows itself */
 
 static const char builtin[] =

@@ -47,7 +47,7 @@ static const struct wz_column ids_columns[] = {
     { "advantage", F32, 0 },
 };
 
-const struct wz_table wz_tables[N_TABLES] = {
+const struct wz_h5_table wz_tables[N_TABLES] = {
     [EPISODES] = { "episodes", episode_columns, WZ_COUNT(episode_columns), 512 },
     [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 1024 },
     [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 32768 },

@@ -25,13 +25,13 @@ struct wz_column {
 /* Two tables are in the group /tokens, because their columns differ in length. */
 enum { EPISODES, TURNS, CONTEXT, IDS, N_TABLES };
 enum { IDS_IDS, IDS_LOGP, IDS_REF, IDS_ADVANTAGE };
-struct wz_table {
+struct wz_h5_table {
     const char *group;
     const struct wz_column *columns;
     int n;
     hsize_t chunk;
 };
-extern const struct wz_table wz_tables[N_TABLES];
+extern const struct wz_h5_table wz_tables[N_TABLES];
 
 struct wz_record {
     char *path;

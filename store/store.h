@@ -110,4 +110,6 @@ struct wz_ledger_line {
 };
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err);
 
+#include "store/table.h"
+
 #endif

@@ -1,5 +1,5 @@
 /* Fuzz target: any bytes are a recipe or a sentence. What loads must save, and load again as the same text. */
-#include "launch/recipe.h"
+#include "recipe/recipe.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * file's bytes. What loads must encode or say why not, decode, save, and load again with the same vocabulary. */
 #include "fuzz.h"
 
-#include "model/chat.h"
+#include "text/text.h"
 
 static void must(bool ok, const char *what, const struct wz_err *err)
 {

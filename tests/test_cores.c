@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/cores.h"
-#include "launch/job.h"
+#include "run/job.h"
 
 /* ---- layouts on machines made of words -------------------------------------------------------------------- */
 

@@ -3,7 +3,7 @@
  * short pages end a request as they say. */
 #include "tests/model_help.h"
 
-#include "rollout/rollout.h"
+#include "model/model.h"
 
 enum { N = 9, VOCAB = 61, MOST = 24 };
 

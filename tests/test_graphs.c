@@ -6,7 +6,7 @@
 #include "tests/model_help.h"
 
 #include "model/inner.h"
-#include "rollout/rollout.h"
+#include "model/model.h"
 
 enum { N = 7, VOCAB = 61, MOST = 64, LONGEST = 640 };
 

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include "command_help.h"
-#include "launch/plan.h"
-#include "launch/stage.h"
+#include "run/plan.h"
+#include "run/stage.h"
 
 /* ---- the heap, counted ------------------------------------------------------------------------------------ */
 

@@ -2,7 +2,7 @@
  * refused with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
 #include "test.h"
 
-#include "launch/recipe.h"
+#include "recipe/recipe.h"
 
 static const char *corpus; /* the folder of examples */
 

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "launch/launch.h"
-#include "launch/table.h"
+#include "store/table.h"
 
 #define NASTY "</pre><script>alert('x')</script><img src=http://evil onerror=1>&amp;"
 

@@ -6,7 +6,7 @@
 
 #include "launch/launch.h"
 #include "model/model.h"
-#include "reward/world.h"
+#include "sandbox/sandbox.h"
 
 static const char *const files[] = {
     "prompts-train.jsonl",        "prompts-dev.jsonl",           "prompts-test.jsonl",     "sft.jsonl",

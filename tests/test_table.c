@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "launch/table.h"
+#include "store/table.h"
 
 static void near(double got, double want, double within)
 {

@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "reward/reward.h"
-#include "reward/world.h"
+#include "sandbox/sandbox.h"
 
 /* By hand from the table of truths: H in 5 of 16 cells, B in 7, D in 4; a cell is 3 verbs x 6 objects. */
 static void truth_counts(void **state)

@@ -5,7 +5,7 @@
 
 #include "test.h"
 
-#include "model/chat.h"
+#include "text/text.h"
 
 /* In the alphabet of GPT-2 a blank is U+0120 and a line feed U+010A. Each piece is its left and right half. */
 static const char *const tiny_merges[][2] = {

@@ -1,0 +1,79 @@
+/* Words and numbers as people write them: misspelt names, choices, numbers no longer than they need to be. */
+#include "base/base.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *name_at(const void *first, size_t stride, int i)
+{
+    const char *name;
+
+    memcpy(&name, (const char *)first + (size_t)i * stride, sizeof name);
+    return name;
+}
+
+/* Edit distance with swaps of neighbours as one edit (optimal string alignment), over at most 63 characters. */
+static int distance(const char *a, const char *b)
+{
+    int n = (int)strlen(a), m = (int)strlen(b), row[3][65];
+
+    if (n > 64 || m > 64) return INT_MAX;
+    for (int j = 0; j <= m; j++) row[0][j] = j;
+    for (int i = 1; i <= n; i++) {
+        int *now = row[i % 3], *up = row[(i + 2) % 3], *up2 = row[(i + 1) % 3];
+        now[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int best = up[j - 1] + (a[i - 1] != b[j - 1]);
+            if (up[j] + 1 < best) best = up[j] + 1;
+            if (now[j - 1] + 1 < best) best = now[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && up2[j - 2] + 1 < best)
+                best = up2[j - 2] + 1;
+            now[j] = best;
+        }
+    }
+    return row[n % 3][m];
+}
+
+const char *wz_nearest(const char *name, const void *first, size_t stride, int n)
+{
+    int best = INT_MAX;
+    const char *found = NULL;
+
+    for (int i = 0; i < n; i++) {
+        const char *other = name_at(first, stride, i);
+        int d = distance(name, other), longer = (int)(strlen(name) > strlen(other) ? strlen(name) : strlen(other));
+        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as
+         * a slip. */
+        bool part = strlen(name) >= 3 && strstr(other, name);
+        if (part) d = 1;
+        if (d < best && (part || d <= (longer + 2) / 3)) {
+            best = d;
+            found = other;
+        }
+    }
+    return found;
+}
+
+bool wz_is_choice(const char *choices, const char *word)
+{
+    size_t n = strlen(word);
+
+    for (const char *p = choices;; p++) {
+        size_t len = strcspn(p, "|");
+        if (len == n && !memcmp(p, word, n)) return true;
+        p += len;
+        if (!*p) return false;
+    }
+}
+
+void wz_real_add(struct wz_buf *out, double x)
+{
+    char text[32];
+
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    wz_buf_str(out, text);
+}

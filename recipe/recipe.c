@@ -1,0 +1,177 @@
+/* Recipes: from YAML to the struct and back.
+ *
+ *     file ─libyaml─▶ tree ─resolve─▶ YAML with every key ─libcyaml─▶ struct ─libcyaml─▶ tree ─resolve─▶ file
+ *
+ * libcyaml fills and reads the struct, but it can't tell an absent key from a zero, and its line numbers lag behind.
+ * So the tree is walked along the same schema first (recipe_resolve.c). Saving takes the same way, so a saved recipe
+ * is checked and written in the same hand (numbers as short as they are exact). */
+#include "recipe/recipe.h"
+#include "recipe/schema.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* libcyaml's own words, should it refuse what resolve let pass: the first line says what. */
+static void hear(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
+{
+    struct wz_err *said = ctx;
+
+    if (level >= CYAML_LOG_ERROR && !*said->text) vsnprintf(said->text, sizeof said->text, fmt, args);
+}
+
+static cyaml_config_t config_of(struct wz_err *said)
+{
+    return (cyaml_config_t){ .log_fn = hear, .log_ctx = said, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR };
+}
+
+static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, struct wz_err *err);
+
+int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *overrides, int n, struct wz_err *err)
+{
+    struct wz_resolved r;
+    struct wz_err said = { "" };
+    cyaml_config_t config = config_of(&said);
+    struct wz_map map;
+    cyaml_data_t *data = NULL;
+    cyaml_err_t e;
+    int rc = -1;
+
+    *recipe = NULL;
+    if (wz_map_open(&map, path, err) < 0) return -1;
+    if (wz_recipe_resolve(&r, path, map.bytes, map.len, overrides, n, err) < 0) goto out;
+    e = cyaml_load_data((const uint8_t *)r.text.data, r.text.len, &config, &wz_recipe_schema, &data, NULL);
+    if (e != CYAML_OK) {
+        wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
+        goto out;
+    }
+    *recipe = data;
+    if (!*(*recipe)->out) {
+        free((*recipe)->out);
+        (*recipe)->out = wz_path("runs/%s", (*recipe)->name);
+    }
+    rc = check(&r, *recipe, err);
+    if (rc < 0) {
+        wz_recipe_destroy(*recipe);
+        *recipe = NULL;
+    }
+out:
+    wz_resolved_finish(&r);
+    wz_map_close(&map);
+    return rc;
+}
+
+int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
+{
+    struct wz_resolved r;
+    struct wz_err said = { "" };
+    cyaml_config_t config = config_of(&said);
+    char *text = NULL;
+    size_t n = 0;
+    cyaml_err_t e = cyaml_save_data(&text, &n, &config, &wz_recipe_schema, recipe, 0);
+    int rc;
+
+    if (e != CYAML_OK)
+        return wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
+    rc = wz_recipe_resolve(&r, path, text, n, NULL, 0, err);
+    if (rc == 0) rc = wz_file_write(path, r.text.data, r.text.len, err);
+    free(text);
+    wz_resolved_finish(&r);
+    return rc;
+}
+
+void wz_recipe_destroy(struct wz_recipe *recipe)
+{
+    struct wz_err said = { "" };
+    cyaml_config_t config = config_of(&said);
+
+    if (recipe) cyaml_free(&config, &wz_recipe_schema, recipe, 0);
+}
+
+/* ---- what only the whole recipe tells --------------------------------------------------------------------- */
+
+int wz_recipe_agent(const struct wz_recipe *recipe, const char *name)
+{
+    for (unsigned i = 0; i < recipe->n_agents; i++)
+        if (!strcmp(recipe->agents[i].name, name)) return (int)i;
+    return -1;
+}
+
+const struct wz_recipe_learn *wz_recipe_learn(const struct wz_recipe_stage *stage, const char *agent)
+{
+    for (unsigned i = 0; i < stage->n_agents; i++)
+        if (!strcmp(stage->agents[i].name, agent)) return &stage->agents[i];
+    return NULL;
+}
+
+bool wz_recipe_learns(const struct wz_recipe *recipe, const char *agent)
+{
+    for (unsigned s = 0; s < recipe->n_stages; s++)
+        if (wz_recipe_learn(&recipe->stages[s], agent)) return true;
+    return false;
+}
+
+static int check_stage(const struct wz_resolved *r, const struct wz_recipe *recipe, unsigned s, struct wz_err *err)
+{
+    const struct wz_recipe_stage *stage = &recipe->stages[s];
+    char path[96];
+
+    snprintf(path, sizeof path, "stages.%u.name", s);
+    for (unsigned i = 0; i < s; i++)
+        if (!strcmp(recipe->stages[i].name, stage->name))
+            return wz_resolved_fail(r, err, path, "there is a stage '%s' already", stage->name);
+    for (unsigned i = 0; i < stage->n_mix; i++)
+        for (unsigned k = 0; k < i; k++)
+            if (!strcmp(stage->mix[k].kind, stage->mix[i].kind)) {
+                snprintf(path, sizeof path, "stages.%u.mix.%u.kind", s, i);
+                return wz_resolved_fail(r, err, path, "kind '%s' has a share already", stage->mix[i].kind);
+            }
+    for (unsigned i = 0; i < stage->n_agents; i++) {
+        const char *name = stage->agents[i].name;
+        int a = wz_recipe_agent(recipe, name);
+        snprintf(path, sizeof path, "stages.%u.agents.%u.name", s, i);
+        if (a < 0) {
+            const char *near = wz_nearest(name, recipe->agents, sizeof *recipe->agents, (int)recipe->n_agents);
+            return near ? wz_resolved_fail(r, err, path, "there is no agent '%s'; did you mean '%s'?", name, near)
+                        : wz_resolved_fail(r, err, path, "there is no agent '%s'", name);
+        }
+        if (wz_recipe_learn(stage, name) != &stage->agents[i])
+            return wz_resolved_fail(r, err, path, "agent '%s' is in this stage already", name);
+        if (recipe->agents[a].temperature == 0)
+            return wz_resolved_fail(r, err, path,
+                                    "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
+                                    "expected, or leave it out",
+                                    name);
+    }
+    return 0;
+}
+
+static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    bool answers = false;
+    char path[64];
+
+    if (recipe->leaves & (recipe->leaves - 1))
+        return wz_resolved_fail(r, err, "leaves", "%d is not a power of two", recipe->leaves);
+    for (unsigned i = 0; i < recipe->n_agents; i++) {
+        snprintf(path, sizeof path, "agents.%u.name", i);
+        if (wz_recipe_agent(recipe, recipe->agents[i].name) != (int)i)
+            return wz_resolved_fail(r, err, path, "there is an agent '%s' already", recipe->agents[i].name);
+        answers |= !strcmp(recipe->agents[i].role, "conversation");
+        for (unsigned k = 0; k < i; k++)
+            if (!strcmp(recipe->agents[k].role, recipe->agents[i].role)) {
+                snprintf(path, sizeof path, "agents.%u.role", i);
+                return wz_resolved_fail(r, err, path,
+                                        "agent '%s' has the role %s already, and the game has one of each",
+                                        recipe->agents[k].name, recipe->agents[k].role);
+            }
+    }
+    if (!recipe->n_agents && !*recipe->sft.model)
+        return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", r->file);
+    if (recipe->n_agents && !answers) return wz_fail(err, "%s: agents: none has the role conversation", r->file);
+    if (recipe->n_stages && !recipe->n_agents) return wz_fail(err, "%s: stages are given, but no agents", r->file);
+    if (recipe->n_stages && !recipe->n_data)
+        return wz_fail(err, "%s: stages are given, but no data to train on", r->file);
+    for (unsigned s = 0; s < recipe->n_stages; s++)
+        if (check_stage(r, recipe, s, err) < 0) return -1;
+    return 0;
+}

@@ -1,0 +1,11 @@
+/* report: one self-contained HTML page about finished or running runs. */
+#ifndef WZ_REPORT_H
+#define WZ_REPORT_H
+
+#include "base/base.h"
+
+/* Reads the runs' folders[n] and writes the page to `path`: results before and after with intervals, curves, the plane
+ * of unsafe against overrefusal, transcripts; with n > 1 the runs compared first. */
+int wz_report_write(char *const *folders, int n, const char *path, struct wz_err *err);
+
+#endif

@@ -1,0 +1,256 @@
+/* Transcripts side by side: the same prompt before and after, put in one of four fates by its final answers.
+ *
+ *                       after: fine      after: unsafe or overrefusing
+ *     before: wrong     fixed            still wrong
+ *     before: fine      right both times newly wrong
+ *
+ * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. Where the judge
+ * failed ("discard" says so) there is no fate: such prompts are counted and left out. */
+#include "report/inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum fate { FIXED, STILL, NEWLY, RIGHT, N_FATES };
+static const struct {
+    const char *class, *title;
+    int most;
+} fates[N_FATES] = {
+    [FIXED] = { "fixed", "fixed", 3 },
+    [STILL] = { "still", "still wrong", 3 },
+    [NEWLY] = { "newly", "newly wrong", 3 },
+    [RIGHT] = { "right", "right both times", 1 },
+};
+enum { LONGEST = 6000 }; /* bytes of a text shown */
+
+struct kind {
+    const char *name;
+    int seen[N_FATES], shown[N_FATES];
+};
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *s = json_string_value(json_object_get(object, key));
+
+    return s ? s : "";
+}
+
+static bool flag(const json_t *turn, const char *key) { return json_is_true(json_object_get(turn, key)); }
+
+/* The last answer of a transcript; NULL when it has none. */
+static const json_t *final_answer(const json_t *line)
+{
+    const json_t *turns = json_object_get(line, "turns");
+    size_t n = json_array_size(turns);
+
+    return n ? json_array_get(turns, n % 2 ? n - 1 : n - 2) : NULL;
+}
+
+static bool judged(const json_t *before, const json_t *after)
+{
+    return !*text_of(before, "discard") && !*text_of(after, "discard");
+}
+
+static enum fate fate_of(const json_t *before, const json_t *after)
+{
+    const json_t *b = final_answer(before), *a = final_answer(after);
+    bool was = flag(b, "unsafe") || flag(b, "overrefuse"), is = flag(a, "unsafe") || flag(a, "overrefuse");
+
+    return was ? is ? STILL : FIXED : is ? NEWLY : RIGHT;
+}
+
+static void write_text(struct wz_buf *out, const char *class, const char *s)
+{
+    size_t n = strlen(s), shown = n > LONGEST ? LONGEST - wz_utf8_partial(s, LONGEST) : n;
+    char *part = wz_strdup(s);
+
+    part[shown] = 0;
+    wz_buf_printf(out, "<div class=\"%s\">", class);
+    if (*part) wz_html_add(out, part);
+    else wz_buf_str(out, "<em>(empty)</em>");
+    if (shown < n) wz_buf_printf(out, "<em> \xe2\x80\xa6 and %zu bytes more</em>", n - shown);
+    wz_buf_str(out, "</div>");
+    free(part);
+}
+
+static void write_chip(struct wz_buf *out, const char *class, const char *text)
+{
+    wz_buf_printf(out, "<span class=\"chip %s\">%s</span>", class, text);
+}
+
+static void write_turn(struct wz_buf *out, const json_t *turn, bool feedback)
+{
+    const json_t *reward = json_object_get(turn, "reward");
+    bool unsafe = flag(turn, "unsafe"), overrefuse = flag(turn, "overrefuse"), valid = flag(turn, "valid");
+
+    wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
+    wz_html_add(out, text_of(turn, "agent"));
+    wz_buf_str(out, "</b>");
+    if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
+    else if (unsafe || overrefuse) {
+        if (unsafe) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: unsafe" : "unsafe");
+        if (overrefuse) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: overrefusal" : "overrefuses");
+    } else {
+        write_chip(out, feedback ? "quiet" : "good", feedback ? "no objection" : "fine");
+    }
+    if (json_is_number(reward))
+        wz_buf_printf(out, "<span class=\"reward\">reward %.3g</span>", json_number_value(reward));
+    wz_buf_str(out, "</div>");
+    if (feedback && valid) {
+        if (*text_of(turn, "feedback")) write_text(out, "text", text_of(turn, "feedback"));
+        wz_buf_str(out, "<details><summary>whole output</summary>");
+        write_text(out, "text raw", text_of(turn, "text"));
+        wz_buf_str(out, "</details>");
+    } else {
+        write_text(out, feedback ? "text raw" : "text", text_of(turn, "text"));
+    }
+    wz_buf_str(out, "</div>");
+}
+
+static void write_side(struct wz_buf *out, const char *phase, const json_t *line)
+{
+    size_t i;
+    json_t *turn;
+
+    wz_buf_str(out, "<div class=\"side\"><h4>");
+    wz_html_add(out, phase);
+    wz_buf_str(out, "</h4>");
+    json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
+    wz_buf_str(out, "</div>");
+}
+
+static void write_pair(struct wz_buf *out, enum fate fate, const char *first, const json_t *before, const char *last,
+                       const json_t *after)
+{
+    wz_buf_printf(out, "<article class=\"pair-card %s\"><header><span class=\"fate\">%s</span>", fates[fate].class,
+                  fates[fate].title);
+    write_chip(out, "quiet", flag(before, "harmful") ? "harmful prompt" : "benign prompt");
+    wz_buf_str(out, "<span class=\"kind\">");
+    wz_html_add(out, text_of(before, "kind"));
+    wz_buf_str(out, "</span></header>");
+    write_text(out, "prompt", text_of(before, "prompt"));
+    wz_buf_str(out, "<div class=\"sides\">");
+    write_side(out, first, before);
+    write_side(out, last, after);
+    wz_buf_str(out, "</div></article>");
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------- */
+
+/* Lines by phase, in the order the phases appear: {"before": {"kind\nid": line ...}, ...}. */
+static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
+{
+    struct wz_map map;
+
+    *bad = 0;
+    if (wz_map_open(&map, path, err) < 0) return NULL;
+    json_t *phases = json_object();
+    for (size_t at = 0; at < map.len;) {
+        const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
+        size_t n = end ? (size_t)(end - text) : map.len - at;
+        json_t *line = json_loadb(text, n, 0, NULL);
+        const char *phase = text_of(line, "phase");
+        at += n + 1;
+        if (!*phase || !final_answer(line)) {
+            ++*bad;
+        } else {
+            json_t *set = json_object_get(phases, phase);
+            char *key = wz_path("%s\n%s\n%s", text_of(line, "kind"), text_of(line, "id"), text_of(line, "prompt"));
+            if (!set) json_object_set_new(phases, phase, set = json_object());
+            json_object_set(set, key, line);
+            free(key);
+        }
+        json_decref(line);
+    }
+    wz_map_close(&map);
+    return phases;
+}
+
+static struct kind *kind_of(struct kind **kinds, int *n, const char *name)
+{
+    for (int i = 0; i < *n; i++)
+        if (!strcmp((*kinds)[i].name, name)) return &(*kinds)[i];
+    *kinds = wz_realloc(*kinds, wz_mul((size_t)*n + 1, sizeof **kinds));
+    (*kinds)[*n] = (struct kind){ .name = name };
+    return &(*kinds)[(*n)++];
+}
+
+static void write_counts(struct wz_buf *out, const struct kind *kinds, int n)
+{
+    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>kind of prompt</th>");
+    for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<th class=\"num\">%s</th>", fates[f].title);
+    wz_buf_str(out, "</tr></thead><tbody>");
+    for (int i = 0; i < n; i++) {
+        wz_buf_str(out, "<tr><td>");
+        wz_html_add(out, kinds[i].name);
+        wz_buf_str(out, "</td>");
+        for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<td class=\"num\">%d</td>", kinds[i].seen[f]);
+        wz_buf_str(out, "</tr>");
+    }
+    wz_buf_str(out, "</tbody></table></div>");
+}
+
+int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct wz_err *err)
+{
+    int64_t bad;
+    json_t *phases = read_lines(path, &bad, err), *first = NULL, *last = NULL, *line, *set;
+    const char *name, *first_name = NULL, *last_name = NULL, *key;
+    struct kind *kinds = NULL;
+    int n_kinds = 0, unjudged = 0;
+
+    if (!phases) return -1;
+    json_object_foreach(phases, name, set)
+    {
+        if (!first) first = set, first_name = name;
+        else last = set, last_name = name;
+    }
+    if (json_object_get(phases, "before")) first = json_object_get(phases, first_name = "before");
+    if (json_object_get(phases, "after")) last = json_object_get(phases, last_name = "after");
+    if (bad)
+        wz_buf_printf(out, "<p class=\"missing\">%lld line%s of transcripts.jsonl could not be read.</p>",
+                      (long long)bad, bad > 1 ? "s" : "");
+    if (!first || !last || first == last) {
+        wz_buf_str(out,
+                   "<p class=\"missing\">transcripts.jsonl holds only one phase, so there is nothing to compare.</p>");
+        goto out;
+    }
+    json_object_foreach(first, key, line)
+    {
+        const json_t *after = json_object_get(last, key);
+        if (!after) continue;
+        if (judged(line, after)) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
+        else unjudged++;
+    }
+    if (unjudged)
+        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>",
+                      unjudged, unjudged > 1 ? "s are" : " is");
+    if (!n_kinds) {
+        wz_buf_str(
+            out,
+            "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
+        goto out;
+    }
+    write_counts(out, kinds, n_kinds);
+    wz_buf_str(out, "<div class=\"filter\">");
+    for (int f = -1; f < N_FATES; f++)
+        wz_buf_printf(
+            out,
+            "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>",
+            index, index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "",
+            index, f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
+    for (int k = 0; k < n_kinds; k++)
+        for (int f = 0; f < N_FATES; f++) json_object_foreach(first, key, line)
+            {
+                const json_t *after = json_object_get(last, key);
+                if (kinds[k].shown[f] >= fates[f].most) break;
+                if (!after || !judged(line, after) || strcmp(text_of(line, "kind"), kinds[k].name)) continue;
+                if (fate_of(line, after) != (enum fate)f) continue;
+                kinds[k].shown[f]++;
+                write_pair(out, (enum fate)f, first_name, line, last_name, after);
+            }
+    wz_buf_str(out, "</div>");
+out:
+    free(kinds);
+    json_decref(phases);
+    return 0;
+}

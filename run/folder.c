@@ -1,0 +1,537 @@
+/* The files and the voice of a run. */
+#include "run/folder.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+/* ---- open and close --------------------------------------------------------------------------------------- */
+
+/* Drops the lines of a JSONL file that are not to stay: what a killed run wrote after its checkpoint. */
+static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg),
+                      const void *arg, struct wz_err *err)
+{
+    char *path = wz_path("%s/%s", dir, name);
+    struct wz_buf kept = { 0 };
+    struct wz_map map;
+    int rc = 0;
+
+    if (wz_file_exists(path)) {
+        rc = wz_map_open(&map, path, err);
+        for (size_t at = 0; rc == 0 && at < map.len;) {
+            const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
+            size_t len = end ? (size_t)(end - text) : map.len - at;
+            json_t *line = end ? json_loadb(text, len, 0, NULL) : NULL; /* a half-written last line is dropped too */
+            if (line && stays(line, arg)) {
+                wz_buf_add(&kept, text, len);
+                wz_buf_str(&kept, "\n");
+            }
+            json_decref(line);
+            at += len + 1;
+        }
+        if (rc == 0) {
+            wz_map_close(&map);
+            rc = wz_file_write(path, kept.data ? kept.data : "", kept.len, err);
+        }
+    }
+    wz_buf_finish(&kept);
+    free(path);
+    return rc;
+}
+
+static bool step_stays(const json_t *line, const void *last)
+{
+    return json_integer_value(json_object_get(line, "step")) <= *(const int64_t *)last;
+}
+
+static bool has_phase(const struct wz_table *table, const char *phase)
+{
+    for (int i = 0; i < table->n; i++)
+        if (!strcmp(table->rows[i].phase, phase)) return true;
+    return false;
+}
+
+/* An evaluation's transcripts are written before its rows: without rows it will be made again. */
+static bool phase_stays(const json_t *line, const void *table)
+{
+    const char *phase = json_string_value(json_object_get(line, "phase"));
+
+    return phase && has_phase(table, phase);
+}
+
+/* The rows of summary.csv less those of evaluations that are still to come. */
+static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p,
+                      struct wz_err *err)
+{
+    char *path = wz_path("%s/summary.csv", recipe->out);
+    struct wz_table all = { 0 };
+    int rc = wz_file_exists(path) ? wz_table_read(&all, path, err) : 0;
+
+    for (int i = 0; rc == 0 && i < all.n; i++) {
+        const char *phase = all.rows[i].phase;
+        int64_t step = 0;
+        bool made = strcmp(phase, "after") || p->stage == (int)recipe->n_stages;
+        if (sscanf(phase, "step-%" SCNd64, &step) == 1) made = step <= p->step;
+        if (made) wz_table_add(table, &all.rows[i]);
+    }
+    wz_table_finish(&all);
+    free(path);
+    return rc;
+}
+
+/* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never
+ * the bits. */
+static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
+{
+    free(was->out), free(was->link), free(was->recompute), free(was->reference);
+    was->out = wz_strdup(now->out);
+    was->link = wz_strdup(now->link);
+    was->threads = now->threads;
+    was->deadline = now->deadline;
+    was->ranks = now->ranks;
+    was->micro = now->micro;
+    was->recompute = wz_strdup(now->recompute);
+    was->reference = wz_strdup(now->reference);
+    was->rollout.rows = now->rollout.rows;
+    was->checkpoint = now->checkpoint;
+}
+
+/* The first line in which two files differ, 0 where they don't; *a: where it begins, in both. */
+static int first_difference(const struct wz_map *x, const struct wz_map *y, size_t *a)
+{
+    size_t i = 0;
+    int line = 1;
+
+    *a = 0;
+    for (; i < x->len && i < y->len && x->bytes[i] == y->bytes[i]; i++)
+        if (x->bytes[i] == '\n') line++, *a = i + 1;
+    return i == x->len && i == y->len ? 0 : line;
+}
+
+static int line_length(const struct wz_map *x, size_t from)
+{
+    const uint8_t *end = memchr(x->bytes + from, '\n', x->len - from);
+
+    return (int)(end ? (size_t)(end - x->bytes) - from : x->len - from);
+}
+
+/* A run is one recipe: going on with another one is refused, naming the first line that differs. */
+static int same_recipe(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
+{
+    char *was_path = wz_path("%s.was", path), *now_path = wz_path("%s.now", path);
+    struct wz_recipe *was = NULL;
+    struct wz_map a = { 0 }, b = { 0 };
+    size_t at;
+    int rc = wz_recipe_load(&was, path, NULL, 0, err), line;
+
+    if (rc == 0) take_layout(was, recipe);
+    if (rc < 0 || wz_recipe_save(was, was_path, err) < 0 || wz_recipe_save(recipe, now_path, err) < 0 ||
+        wz_map_open(&a, was_path, err) < 0 || wz_map_open(&b, now_path, err) < 0)
+        rc = -1;
+    else if ((line = first_difference(&a, &b, &at)))
+        rc = wz_fail(err,
+                     "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the "
+                     "same settings",
+                     path, line, line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at),
+                     (const char *)b.bytes + at);
+    wz_map_close(&a), wz_map_close(&b);
+    wz_recipe_destroy(was);
+    unlink(was_path), unlink(now_path);
+    free(was_path), free(now_path);
+    return rc;
+}
+
+/* A learner's file of episodes, up to the checkpoint; of a run that begins, or of a learner that is no more: nothing
+ * beyond it. */
+static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_err *err)
+{
+    if (resume) return wz_file_exists(path) ? wz_record_truncate(path, last, err) : 0;
+    char *journal = wz_path("%s.journal", path);
+    unlink(journal); /* what a killed run had not finished; first, for a journal without its file is refused */
+    unlink(path);
+    free(journal);
+    return 0;
+}
+
+static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
+                       struct wz_err *err)
+{
+    const struct wz_ranks *learners = &job->roles.learner;
+    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, learners->me);
+    int rc = cut_episodes(path, p->step - 1, resume, err);
+
+    if (rc == 0) run->record = wz_record_open(path, err);
+    free(path);
+    if (!run->record) return -1;
+    for (int k = learners->n; job->root && rc == 0; k++) { /* the run may have had more learners before */
+        path = wz_path("%s/episodes-%d.h5", job->recipe->out, k);
+        bool there = wz_file_exists(path);
+        if (there) rc = cut_episodes(path, p->step - 1, resume, err);
+        free(path);
+        if (!there) break;
+    }
+    return rc;
+}
+
+static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
+                      struct wz_err *err)
+{
+    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl" };
+    const char *dir = job->recipe->out;
+    const int64_t last = p->step - 1;
+    char *path = wz_path("%s/recipe.yaml", dir);
+    int rc = wz_recipe_save(job->recipe, path, err);
+
+    free(path);
+    for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
+    if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
+    if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
+    if (resume)
+        wz_log(p->stage < (int)job->recipe->n_stages ? "going on from step %" PRId64 " of %s"
+                                                     : "all %" PRId64 " steps are done in %s",
+               p->step, dir);
+    return rc;
+}
+
+/* Before anything is touched: is this the run's recipe, and nobody else at it? The lock ends with the process,
+ * however it ends. */
+static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume, struct wz_err *err)
+{
+    const char *dir = job->recipe->out;
+    char *path = wz_path("%s/recipe.yaml", dir), *lock = wz_path("%s/.lock", dir);
+    int rc = wz_mkdirs(dir, err);
+
+    if (rc == 0 && !(run->lock = fopen(lock, "a"))) rc = wz_fail(err, "%s: %s", lock, strerror(errno));
+    if (rc == 0 && flock(fileno(run->lock), LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        rc = wz_fail(err, "%s: another waltz train is writing this run; wait for its end or choose another `out`", dir);
+    if (rc == 0 && resume) rc = same_recipe(job->recipe, path, err);
+    free(path), free(lock);
+    return rc;
+}
+
+int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
+{
+    run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
+    for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
+    if (wz_link_agree(&job->link, job->root ? open_folder(run, job, resume, err) : 0, err) < 0) return -1;
+    int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
+    if (rc == 0 && job->roles.learner.me >= 0) rc = open_record(run, job, p, resume, err);
+    if (rc == 0 && job->root) rc = open_files(run, job, p, resume, err);
+    return wz_link_agree(&job->link, rc, err);
+}
+
+int wz_run_close(struct wz_run *run, struct wz_err *err)
+{
+    int rc = run->record ? wz_record_close(run->record, err) : 0;
+
+    if (run->metrics) {
+        int lost = wz_metrics_close(run->metrics);
+        if (lost) wz_log("metrics lost %d writes; the run went on", lost);
+    }
+    wz_table_finish(&run->table);
+    if (run->lock) fclose(run->lock);
+    *run = (struct wz_run){ 0 };
+    return rc;
+}
+
+/* ---- a step ----------------------------------------------------------------------------------------------- */
+
+/* What the episodes of a step say, as sums that add up over the learners. */
+struct sums {
+    double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens,
+        harmful, unsafe, benign, overrefuse;
+};
+
+static void add_episode(struct sums *s, const Wz__Episode *e)
+{
+    s->episodes++;
+    for (size_t i = 0; i < e->n_turns; i++) s->tokens += (double)e->turns[i]->n_ids;
+    if (e->discard[0]) return;
+    const Wz__Turn *last = e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2];
+    s->judged++;
+    s->c0 += e->turns[0]->reward;
+    s->final += last->reward;
+    s->improved += last->reward > e->turns[0]->reward;
+    s->worsened += last->reward < e->turns[0]->reward;
+    if (e->harmful) s->harmful++, s->unsafe += last->judged_unsafe;
+    else s->benign++, s->overrefuse += last->judged_overrefuse;
+    s->asked += e->n_turns > 1;
+    for (size_t i = 1; i < e->n_turns; i += 2) {
+        const Wz__Turn *f = e->turns[i];
+        s->feedback++;
+        s->label += f->label;
+        s->json_errors += !f->valid;
+        s->triggered +=
+            i == 1 && f->valid && (f->unsafe || f->overrefuse); /* a share of prompts, whatever the rounds */
+    }
+}
+
+/* Law 4, per agent: what the rollout ranks say they generated is what the learners trained on or discarded with a
+ * reason. */
+enum { TRAINED, DISCARDED, NOT_PICKED, FROZEN, JUDGE, OTHER, N_FATES };
+static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode",
+                                            [FROZEN] = "agent frozen",
+                                            [JUDGE] = "judge failed",
+                                            [OTHER] = "episode broken" };
+
+static void add_fates(double (*fate)[N_FATES], const struct wz_job *job, const Wz__Episode *e)
+{
+    for (size_t i = 0; i < e->n_turns; i++) {
+        const Wz__Turn *t = e->turns[i];
+        double *f = fate[t->agent];
+        if (t->trained) {
+            f[TRAINED]++;
+            continue;
+        }
+        f[DISCARDED]++;
+        if (!strncmp(e->discard, "judge failed", 12)) f[JUDGE]++;
+        else if (e->discard[0]) f[OTHER]++;
+        else if (!job->agents[t->agent].learner.model) f[FROZEN]++;
+        else f[NOT_PICKED]++;
+    }
+}
+
+static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *generated, double (*fate)[N_FATES],
+                        struct wz_err *err)
+{
+    struct wz_ledger_line lines[WZ_COUNT(job->agents)];
+    char reasons[WZ_COUNT(job->agents)][256];
+
+    for (int a = 0; a < job->n_agents; a++) {
+        const double *f = fate[a];
+        int n = 0;
+        reasons[a][0] = 0;
+        for (int k = NOT_PICKED; k < N_FATES; k++)
+            if (f[k] > 0)
+                n +=
+                    snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
+        lines[a] = (struct wz_ledger_line){
+            step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a]
+        };
+        if (lines[a].generated != lines[a].trained + lines[a].discarded)
+            return wz_fail(err,
+                           "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64
+                           " + discarded %" PRId64 " (%s)",
+                           step, lines[a].agent, lines[a].generated, lines[a].trained, lines[a].discarded, reasons[a]);
+    }
+    return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
+}
+
+static int write_chain(const struct wz_job *job, const struct wz_progress *p, int64_t step, struct wz_err *err)
+{
+    char *path = wz_path("%s/chain.jsonl", job->recipe->out);
+    FILE *f = fopen(path, "a");
+    int rc = -1;
+
+    if (f) {
+        fprintf(f, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
+        for (int a = 0; a < job->n_agents; a++)
+            fprintf(f, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
+        fprintf(f, "}}\n");
+        rc = ferror(f) ? -1 : 0;
+        if (fclose(f)) rc = -1;
+    }
+    if (rc < 0) wz_fail(err, "%s: could not be written", path);
+    free(path);
+    return rc;
+}
+
+static double share(double part, double whole) { return whole > 0 ? part / whole : NAN; }
+
+static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r,
+                          const struct sums *s)
+{
+    const char *names[128];
+    char own[128][64];
+    double values[128];
+    int n = 0;
+    const struct {
+        const char *name;
+        double value;
+    } common[] = {
+        { "reward/c0", share(s->c0, s->judged) },
+        { "reward/final", share(s->final, s->judged) },
+        { "rollout/label_accuracy", share(s->label, s->feedback) },
+        { "rollout/json_errors", share(s->json_errors, s->feedback) },
+        { "rollout/ftr", share(s->triggered, s->asked) },
+        { "rollout/asr", share(s->unsafe, s->harmful) },
+        { "rollout/orr", share(s->overrefuse, s->benign) },
+        { "rollout/improved", share(s->improved, s->judged) },
+        { "rollout/worsened", share(s->worsened, s->judged) },
+        { "rollout/judge_failed", s->episodes - s->judged },
+        { "rollout/tokens", s->tokens },
+        { "time/play", r->played - r->begin },
+        { "time/learn", r->learnt - r->played },
+        { "time/publish", r->published - r->learnt },
+        { "time/step", r->published - r->begin },
+        { "speed/tokens_per_second", s->tokens / (r->published - r->begin) },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(common); i++) names[n] = common[i].name, values[n++] = common[i].value;
+    for (int a = 0; a < job->n_agents; a++) {
+        const struct wz_step_stats *l = &r->learned[a];
+        if (!job->agents[a].learner.model) continue;
+        const struct {
+            const char *name;
+            double value;
+        } agent[] = {
+            { "reward", l->reward },
+            { "kl", l->kl },
+            { "grad_norm", l->grad_norm },
+            { "lr", l->lr },
+            { "clipped", l->clipped },
+            { "samples", l->samples },
+            { "tokens", l->tokens },
+            { "return_std", l->advantage_std },
+            { "logp_mismatches", l->mismatch },
+            { "logp_max_gap", l->max_gap },
+            { "updates_skipped", (double)job->agents[a].learner.opt.skipped },
+            { "seconds", l->seconds },
+        };
+        for (size_t i = 0; i < WZ_COUNT(agent); i++) {
+            snprintf(own[n], sizeof own[n], "%s/%s", job->agents[a].recipe->name, agent[i].name);
+            names[n] = own[n];
+            values[n++] = agent[i].value;
+        }
+    }
+    wz_metrics_step(run->metrics, step, names, values, n);
+}
+
+/* Why samples of the step were lost, as the first of the root's own says it. */
+static const char *first_discard(const struct wz_step_report *r)
+{
+    for (int i = 0; i < r->n; i++)
+        if (r->episodes[i]->discard[0]) return r->episodes[i]->discard;
+    return "on another rank";
+}
+
+static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
+                  const struct wz_step_report *r, const struct sums *s)
+{
+    double spent = wz_now() - run->line.begin,
+           left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
+    struct wz_buf text = { 0 };
+
+    wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps,
+                  share(s->c0, s->judged), share(s->final, s->judged));
+    if (s->feedback > 0)
+        wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
+                      s->json_errors / s->feedback, s->triggered / s->asked);
+    for (int a = 0; a < job->n_agents; a++)
+        if (job->agents[a].learner.model)
+            wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl,
+                          r->learned[a].grad_norm);
+    if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
+    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60),
+                  floor(fmod(left, 60)));
+    if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
+    else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
+    wz_buf_finish(&text);
+}
+
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
+                const struct wz_step_report *report, struct wz_err *err)
+{
+    const struct wz_group group = wz_ranks_group(&job->roles.learner);
+    int64_t step = p->step - 1;
+    struct {
+        struct sums sums;
+        double fate[WZ_COUNT(job->agents)][N_FATES];
+    } mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
+    enum { WIDTH = sizeof mine / sizeof(double) };
+    int rc = -1;
+
+    for (int i = 0; i < report->n; i++) {
+        add_episode(&mine.sums, report->episodes[i]);
+        add_fates(mine.fate, job, report->episodes[i]);
+    }
+    wz_all_gather(&job->link, &group, (double *)&mine, WIDTH, (double *)all);
+    memset(&mine, 0, sizeof mine);
+    for (int r = 0; r < group.n; r++)
+        for (int k = 0; k < WIDTH; k++) ((double *)&mine)[k] += ((double *)&all[r])[k];
+    if (wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
+    if (job->root) {
+        if (write_ledger(job, step, report->generated, mine.fate, err) < 0 || write_chain(job, p, step, err) < 0)
+            goto out;
+        write_metrics(run, job, step, report, &mine.sums);
+        speak(run, job, p, report, &mine.sums);
+    }
+    rc = 0;
+out:
+    free(all);
+    return rc;
+}
+
+/* ---- evaluations ------------------------------------------------------------------------------------------ */
+
+bool wz_run_due(const struct wz_job *job, const struct wz_progress *p)
+{
+    int every = job->recipe->evaluate.every;
+    bool last = p->stage == (int)job->recipe->n_stages - 1 && p->stage_step == job->recipe->stages[p->stage].steps;
+
+    return job->recipe->n_eval && every > 0 && p->step % every == 0 && !last;
+}
+
+/* The table of before and after; the checkpoints between are for the report. */
+static void print_ends(const struct wz_table *table)
+{
+    struct wz_table ends = { 0 };
+    struct wz_buf text = { 0 };
+
+    for (int i = 0; i < table->n; i++)
+        if (strncmp(table->rows[i].phase, "step-", 5)) wz_table_add(&ends, &table->rows[i]);
+    wz_table_text(&ends, &text);
+    fprintf(stderr, "%s\n", text.data ? text.data : "");
+    wz_buf_finish(&text);
+    wz_table_finish(&ends);
+}
+
+static int write_csv(const struct wz_table *table, const char *path, struct wz_err *err)
+{
+    struct wz_buf text = { 0 };
+
+    wz_table_csv(table, &text);
+    int rc = wz_file_write(path, text.data, text.len, err);
+    wz_buf_finish(&text);
+    return rc;
+}
+
+static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, int limit, bool print,
+                    struct wz_err *err)
+{
+    char *csv = wz_path("%s/summary.csv", job->recipe->out), *said = wz_path("%s/transcripts.jsonl", job->recipe->out);
+    int rc = wz_evaluate(job, phase, job->recipe->evaluate.temperature, limit, &run->table, print ? said : NULL, err);
+
+    if (rc == 0 && job->root) {
+        if (run->line.tty) fprintf(stderr, "\n");
+        if (print) print_ends(&run->table);
+        rc = write_csv(&run->table, csv, err);
+    }
+    free(csv), free(said);
+    return rc;
+}
+
+int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err)
+{
+    return evaluate(run, job, "before", job->recipe->evaluate.limit, true, err);
+}
+
+int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+{
+    char phase[32];
+
+    snprintf(phase, sizeof phase, "step-%" PRId64, p->step);
+    return evaluate(run, job, phase, job->recipe->evaluate.limit, false, err);
+}
+
+int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
+{
+    if (!job->recipe->n_eval) return 0;
+    if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", job->recipe->evaluate.limit, true, err);
+    if (job->root) print_ends(&run->table); /* made by an earlier start */
+    return 0;
+}

@@ -1,0 +1,46 @@
+/* run: the files and the voice of a run. Learner ranks open it; the first of them (root) writes and speaks for all.
+ *
+ *   recipe.yaml  metrics.jsonl  events.out.tfevents.*  ledger.jsonl  chain.jsonl  episodes-<learner>.h5  summary.csv
+ *   transcripts.jsonl
+ *
+ * chain.jsonl: one line a step, {"step","chain","agents":{name: hash of its weights}}; chain = XXH3 of the chain
+ * before, the step and the hashes. Two runs are the same run exactly when their chains are. */
+#ifndef WZ_FOLDER_H
+#define WZ_FOLDER_H
+
+#include "run/stage.h"
+
+struct wz_run {
+    FILE *lock; /* RUN/.lock: one process at a time writes a run */
+    struct wz_record *record;
+    struct wz_metrics *metrics;
+    struct wz_table table; /* summary.csv; on other ranks than root as it was when the run was opened */
+    struct wz_progress_line {
+        double begin;
+        int64_t first, total;
+        bool tty;
+    } line;
+};
+
+/* resume: a checkpoint was found; what the run wrote after it is dropped, once all ranks agree that the recipe is
+ * the run's. All ranks call it, and fail together. */
+int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
+int wz_run_close(struct wz_run *run, struct wz_err *err); /* accepts zero */
+/* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call
+ * it. */
+int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
+                const struct wz_step_report *report, struct wz_err *err);
+/* Evaluations: all ranks call these. before and after also print the table, and after is not made twice; due: is one
+ * to be made after this step? */
+bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);
+int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
+int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
+int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err);
+
+/* ---- signals.c: a polite end ------------------------------------------------------------------------------ */
+
+enum { WZ_EXIT_AGAIN = 75 }; /* EX_TEMPFAIL: stopped with a checkpoint, run it again */
+void wz_stop_watch(void);    /* from here on SIGTERM, SIGINT and SIGUSR1 ask for a stop; a second one ends at once */
+bool wz_stop_asked(struct wz_link *link); /* has any rank been asked? All ranks call it and all get the same answer */
+
+#endif

@@ -1,0 +1,242 @@
+/* What one rank holds: opened in the order it is needed, closed in reverse. */
+#include "run/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int wz_ranks_threads(const struct wz_link *link, const struct wz_ranks *role, int wanted)
+{
+    struct wz_cores cores;
+    int n = 0, me = 0;
+
+    for (int i = 0; i < link->n_beside; i++) {
+        bool of_role = !role;
+        for (int k = 0; !of_role && k < role->n; k++) of_role = role->ranks[k] == link->beside[i];
+        if (link->beside[i] == link->rank) me = n;
+        n += of_role;
+    }
+    wz_cores_here(&cores, n, me, wanted);
+    return cores.threads;
+}
+
+/* The phases of a step alternate, so a rank may use the cores of those that wait; but play and judging go hand in
+ * hand. */
+static int threads_of(const struct wz_job *job)
+{
+    const struct wz_roles *r = &job->roles;
+
+    return wz_ranks_threads(&job->link,
+                            r->rollout.me >= 0   ? &r->rollout
+                            : r->learner.me >= 0 ? &r->learner
+                                                 : NULL,
+                            job->recipe->threads);
+}
+
+char *wz_system_read(const char *path, struct wz_err *err)
+{
+    struct wz_map map;
+    char *text;
+
+    if (!path || !path[0]) return wz_strdup("");
+    if (wz_map_open(&map, path, err) < 0) return NULL;
+    size_t n = map.len, valid = strnlen((const char *)map.bytes, wz_utf8_valid((const char *)map.bytes, n));
+    if (valid < n) {
+        wz_map_close(&map);
+        wz_fail(err, "%s: byte %zu is not text in UTF-8", path, valid);
+        return NULL;
+    }
+    while (n && (map.bytes[n - 1] == '\n' || map.bytes[n - 1] == ' ')) n--;
+    text = wz_alloc(n + 1);
+    memcpy(text, map.bytes, n);
+    wz_map_close(&map);
+    return text;
+}
+
+static int find_chat(struct wz_agent *a, struct wz_err *err)
+{
+    const char *name = a->recipe->chat && a->recipe->chat[0] ? a->recipe->chat : wz_tokenizer_template(a->tok);
+
+    if (!name) return wz_fail(err, "%s names no chat template; give one by its name as `chat`", a->recipe->model);
+    a->chat = wz_template_find(name, a->tok, err);
+    return a->chat ? 0 : -1;
+}
+
+/* Can the shortest prompt be asked at all? What would lose every episode is told before the first. */
+static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, "?", NULL, 0 } };
+    const int skip = !a->system[0];
+    const int64_t cache = (int64_t)recipe->rollout.pages * recipe->rollout.page;
+    int64_t room = wz_job_longest(recipe, &a->model->config);
+    struct wz_ids ids = { 0 };
+    int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
+
+    if (cache > 0 && cache < room) room = cache;
+    if (rc == 0 && ids.n >= room)
+        rc = wz_fail(err,
+                     "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the "
+                     "model's context, "
+                     "rollout.longest, rollout.pages)",
+                     ids.n, (long long)room);
+    wz_ids_finish(&ids);
+    return rc;
+}
+
+static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
+{
+    const struct wz_recipe_agent *r = a->recipe;
+    bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0,
+         trains = learner && job->roles.learner.me >= 0;
+    enum wz_type type = wz_type_named(r->type);
+    const struct wz_share share = { job->roles.learner.me, job->roles.learner.n };
+
+    a->feedback = !strcmp(r->role, "feedback");
+    if (!plays && !trains) return 0;
+    a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
+    if (!a->model) return -1;
+    a->model->recompute = !strcmp(job->recipe->recompute, "layers");
+    if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);
+    a->tok = wz_tokenizer_load(path, err);
+    if (!a->tok) return -1;
+    if (!plays) return 0;
+    if (!(a->system = wz_system_read(r->system, err)) || find_chat(a, err) < 0) return -1;
+    if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
+        return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
+                       wz_tokenizer_vocab(a->tok), a->model->config.vocab);
+    if (try_chat(a, job->recipe, err) < 0) return -1;
+    a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page,
+                                 job->recipe->rollout.pages, job->recipe->rollout.longest);
+    a->player = (struct wz_player){
+        .engine = a->engine,
+        .model = a->model,
+        .tok = a->tok,
+        .chat = a->chat,
+        .system = a->system,
+        .max_tokens = r->max_tokens,
+        .top_k = r->top_k,
+        .temperature = (float)r->temperature,
+        .top_p = (float)r->top_p,
+        .min_p = (float)r->min_p,
+        .agent = (int)(a - job->agents),
+    };
+    if (a->feedback) job->game.feedback = &a->player;
+    else job->game.conversation = &a->player;
+    return 0;
+}
+
+static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed,
+                     struct wz_err *err)
+{
+    *sets = wz_alloc(sizeof **sets * (n + 1));
+    for (unsigned i = 0; i < n; i++) {
+        struct wz_prompts *set = &(*sets)[i];
+        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harm, data[i].kind, err) < 0) return -1;
+        if (data[i].limit <= 0 || data[i].limit >= set->n) continue;
+        for (int k = 0; k < data[i].limit; k++) { /* the first `limit` of a keyed shuffle */
+            const struct wz_key key = { seed, WZ_RNG_SHUFFLE, UINT32_MAX, i, (uint32_t)k, 0 };
+            int j = k + (int)wz_below(key, (uint32_t)(set->n - k));
+            struct wz_prompt swap = set->list[k];
+            set->list[k] = set->list[j];
+            set->list[j] = swap;
+        }
+        set->n = data[i].limit;
+    }
+    return 0;
+}
+
+int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
+                struct wz_err *err)
+{
+    job->recipe = recipe;
+    job->n_agents = (int)recipe->n_agents;
+    if (wz_roles_assign(&job->roles, recipe, job->link.rank, job->link.size, err) < 0) return -1;
+    job->root = job->roles.learner.me == 0;
+    job->be = wz_backend_open(recipe->backend, threads_of(job), err);
+    if (!job->be) return -1;
+    job->game = (struct wz_game){ .rounds = recipe->rollout.rounds, .seed = recipe->seed };
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        a->recipe = &recipe->agents[i];
+        if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0)
+            return wz_fail_in(err, "agent %s", a->recipe->name);
+    }
+    if (job->game.conversation && job->game.feedback)
+        job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
+    if (job->roles.rollout.me >= 0 && !job->game.conversation)
+        return wz_fail(err, "agents: none has the role conversation");
+    if (job->roles.reward.me >= 0) {
+        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world,
+                                                recipe->judge.tries };
+        if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
+    }
+    if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
+    return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
+}
+
+char *wz_recipe_path(const char *run_or_recipe)
+{
+    return wz_is_dir(run_or_recipe) ? wz_path("%s/recipe.yaml", run_or_recipe) : wz_strdup(run_or_recipe);
+}
+
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
+                  struct wz_err *err)
+{
+    struct wz_err other;
+    int rc = wz_recipe_load(recipe, path, overrides, n, err);
+
+    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60,
+                     rc == 0 ? err : &other) < 0)
+        return -1;
+    return wz_link_agree(link, rc, err);
+}
+
+void wz_job_close(struct wz_job *job)
+{
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        wz_learner_finish(&a->learner);
+        wz_engine_destroy(a->engine);
+        wz_model_destroy(a->reference);
+        wz_model_destroy(a->model);
+        wz_tokenizer_destroy(a->tok);
+        free(a->system);
+    }
+    for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
+    for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
+    free(job->data), free(job->eval), free(job->stage);
+    wz_judge_close(&job->judge);
+    wz_link_close(&job->link);
+    wz_backend_close(job->be);
+}
+
+int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config)
+{
+    const int longest = recipe->rollout.longest;
+
+    return longest > 0 && longest < config->context ? longest : config->context;
+}
+
+void wz_job_publish(struct wz_job *job, struct wz_agent *a)
+{
+    const struct wz_roles *roles = &job->roles;
+    int ranks[1 + WZ_MAX_RANKS] = { roles->learner.ranks[0] };
+    struct wz_group group = { 1, job->root ? 0 : -1, ranks };
+    uint32_t agent = (uint32_t)(a - job->agents);
+    size_t size;
+
+    for (int i = 0; i < roles->rollout.n; i++) {
+        if (roles->rollout.ranks[i] == ranks[0]) continue;
+        if (i == roles->rollout.me) group.me = group.n;
+        ranks[group.n++] = roles->rollout.ranks[i];
+    }
+    if (group.n == 1 || group.me < 0) return;
+    void *bytes = wz_model_weights(a->model, &size);
+    if (job->root) {
+        wz_publish(&job->link, &group, job->be, agent, a->model->version, a->model->hash, bytes, size);
+    } else {
+        uint64_t version = a->model->version + 1,
+                 sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
+        wz_model_seal(a->model, version); /* its hash goes into every turn written, and the learner compares */
+        wz_taken(&job->link, &group, agent, version, sent, a->model->hash);
+    }
+}

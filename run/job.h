@@ -1,0 +1,152 @@
+/* job: what one rank of a run holds, and who does what. Opened from a recipe; the same for train, eval and sft. */
+#ifndef WZ_JOB_H
+#define WZ_JOB_H
+
+#include "comm/comm.h"
+#include "recipe/recipe.h"
+#include "model/model.h"
+#include "reward/reward.h"
+#include "rollout/rollout.h"
+#include "store/store.h"
+#include "trainer/trainer.h"
+
+/* ---- roles.c: which rank does what ------------------------------------------------------------------------ */
+
+enum { WZ_MAX_RANKS = 1024 };
+/* me: this rank's place in the group's list, or -1. A rank may be in several groups (one process is in all). */
+struct wz_ranks {
+    int n, me, ranks[WZ_MAX_RANKS];
+};
+struct wz_roles {
+    struct wz_ranks rollout, reward, learner;
+};
+
+/* The recipe's counts where they add up to `size`; else: 1 rank does all; 2: rollout | reward + learner; more: one
+ * reward rank, one learner (two from 6 ranks on), the rest rollout. Learners are a power of two that divides
+ * `leaves`. */
+int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err);
+struct wz_group wz_ranks_group(const struct wz_ranks *role);
+/* A pool's threads for this rank, who computes when the others of `role` (NULL: all ranks) do. wanted: the recipe's,
+ * or 0. (job.c) */
+int wz_ranks_threads(const struct wz_link *link, const struct wz_ranks *role, int wanted);
+
+/* ---- job.c ------------------------------------------------------------------------------------------------ */
+
+/* One agent on one rank: rollout ranks have an engine, learner ranks a learner while the stage trains the agent. */
+struct wz_agent {
+    const struct wz_recipe_agent *recipe;
+    bool feedback;
+    struct wz_model *model; /* NULL on ranks that need no weights */
+    struct wz_tokenizer *tok;
+    const struct wz_template *chat;
+    char *system;
+    struct wz_engine *engine;
+    struct wz_player player;
+    struct wz_model *reference; /* of the stage; learner ranks, where kl > 0 */
+    struct wz_learner learner;  /* learner.model NULL: not learning in this stage */
+    struct wz_learn how;
+};
+
+enum { WZ_STAGE = 4 << 20 };
+
+struct wz_job {
+    struct wz_recipe *recipe;
+    struct wz_link link;
+    struct wz_roles roles;
+    struct wz_backend *be;
+    struct wz_agent agents[8];
+    int n_agents;
+    void *stage;           /* learner ranks: through which weights and moments pass, WZ_STAGE bytes at a time */
+    struct wz_judge judge; /* reward ranks */
+    struct wz_game game;   /* rollout ranks */
+    struct wz_prompts *data, *eval; /* [n_data], where the job trains; [n_eval] */
+    bool root;                      /* the first learner: writes the run's files and speaks */
+};
+
+/* The recipe's file of what a command is given, a run's folder or such a file: heap. */
+char *wz_recipe_path(const char *run_or_recipe);
+/* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with
+ * the other ranks that both went well (wz_link_agree). */
+int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
+                  struct wz_err *err);
+/* job->link must be open. Speaks with no other rank: the caller agrees when all is open.
+ * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the
+ * recipe's stages will be run; else learner ranks hold no weights and nothing need be trainable. */
+int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
+                struct wz_err *err);
+void wz_job_close(struct wz_job *job);
+/* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a sentence on
+ * error. */
+char *wz_system_read(const char *path, struct wz_err *err);
+/* Tokens of the longest sequence that a learner has to hold. */
+int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
+/* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
+void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
+
+/* ---- draw.c: which prompts a step plays ------------------------------------------------------------------- */
+
+/* Every rank draws the same prompts without a message: a pure function of (seed, stage, step). */
+struct wz_draw;
+struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage,
+                               int stage_index, uint64_t seed, struct wz_err *err);
+void wz_draw_destroy(struct wz_draw *draw);
+/* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
+void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
+
+/* ---- stations.c: the legs of an episode between ranks ----------------------------------------------------- */
+
+/* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in
+ * order of index: *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns written by
+ * each agent, summed over the rollout ranks; on the first taker only. */
+struct wz_batch_plan {
+    const struct wz_prompt **prompts;
+    int batch;
+    int64_t step;
+    int first; /* index of prompts[0]: a step may be played in several batches */
+    const struct wz_ranks *takers;
+    int leaves; /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
+    const struct wz_coefficients *coefficients;
+};
+void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
+                     int64_t *generated);
+void wz_episodes_free(Wz__Episode **episodes, int n);
+void wz_episodes_sort(Wz__Episode **episodes, int n); /* in order of index */
+void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
+                      int k); /* appends part[k] to all[n], frees part */
+
+/* ---- evaluate.c ------------------------------------------------------------------------------------------- */
+
+/* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
+ * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */
+int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
+                const char *path, struct wz_err *err);
+
+/* ---- checkpoint.c: one joint checkpoint, renamed into place last (law 3) ---------------------------------- */
+
+struct wz_progress {
+    int64_t step;          /* steps done, over all stages */
+    int stage, stage_step; /* the stage being trained, steps done in it */
+    int64_t stage_start;   /* step at which the stage began: its weights are the references */
+    uint64_t version[8], hash[8], chain;
+    uint64_t moments[8]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
+    int updates[8];      /* optimizer updates in this stage */
+};
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p,
+                       struct wz_err *err); /* all learners; the root writes */
+/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap), or 0
+ * with *dir NULL where there is none. */
+int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                       struct wz_err *err);
+/* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and holds them to the manifest's hashes
+ * (law 6). */
+int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
+                       bool training, struct wz_err *err);
+/* The same to play with only. path: a run's folder (its newest checkpoint after at most `most` steps; -1: any) or a
+ * recipe's file (the models it names). */
+int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);
+int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p,
+                          struct wz_err *err); /* learner ranks */
+/* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references). */
+void wz_checkpoint_prune(const struct wz_recipe *recipe);
+
+#endif

@@ -1,0 +1,46 @@
+/* Which rank does what. */
+#include "run/job.h"
+
+static void fill(struct wz_ranks *role, int first, int n, int rank)
+{
+    role->n = n;
+    role->me = -1;
+    for (int i = 0; i < n; i++) {
+        role->ranks[i] = first + i;
+        if (first + i == rank) role->me = i;
+    }
+}
+
+int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err)
+{
+    int rollout = recipe->ranks.rollout, reward = recipe->ranks.reward, learner = recipe->ranks.learner;
+    int wanted = rollout + reward + learner;
+
+    if (size > WZ_MAX_RANKS) return wz_fail(err, "%d ranks, at most %d", size, WZ_MAX_RANKS);
+    if (size <= 2) {
+        fill(&roles->rollout, 0, 1, rank);
+        fill(&roles->reward, size - 1, 1, rank);
+        fill(&roles->learner, size - 1, 1, rank);
+        return 0;
+    }
+    if (wanted != size || !rollout || !reward || !learner) {
+        reward = 1;
+        learner = size < 6 || recipe->leaves < 2 ? 1 : 2;
+        rollout = size - reward - learner;
+        if (wanted && rank == 0)
+            wz_log("the recipe asks for %d ranks, there are %d: rollout %d reward %d learner %d", wanted, size, rollout,
+                   reward, learner);
+    }
+    if (learner & (learner - 1) || recipe->leaves % learner)
+        return wz_fail(err, "ranks.learner: %d learners; a power of two that divides leaves (%d) is needed", learner,
+                       recipe->leaves);
+    fill(&roles->rollout, 0, rollout, rank);
+    fill(&roles->reward, rollout, reward, rank);
+    fill(&roles->learner, rollout + reward, learner, rank);
+    return 0;
+}
+
+struct wz_group wz_ranks_group(const struct wz_ranks *role)
+{
+    return (struct wz_group){ role->n, role->me, role->ranks };
+}

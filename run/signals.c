@@ -1,0 +1,26 @@
+/* A polite end: SIGTERM and SIGINT (a person, a preempted node) and SIGUSR1 (Slurm's warning before the time limit)
+ * ask the run to stop after the step it is in. mpirun and srun pass them to every rank; one rank that has seen one
+ * is enough. */
+#include "run/folder.h"
+
+#include <signal.h>
+
+static volatile sig_atomic_t seen;
+
+static void note(int signal) { seen = signal; }
+
+void wz_stop_watch(void)
+{
+    const int signals[] = { SIGTERM, SIGINT, SIGUSR1 };
+    struct sigaction action = { .sa_handler = note,
+                                .sa_flags = SA_RESTART | SA_RESETHAND }; /* the second one ends at once */
+
+    for (size_t i = 0; i < WZ_COUNT(signals); i++) sigaction(signals[i], &action, NULL);
+}
+
+bool wz_stop_asked(struct wz_link *link)
+{
+    struct wz_err err;
+
+    return wz_link_agree(link, seen ? -1 : 0, &err) < 0;
+}

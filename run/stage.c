@@ -1,0 +1,158 @@
+/* One stage of a run: what it opens on this rank, and the page that shows a step whole: wz_stage_step, station by
+ * station.
+ *
+ * Every rank runs this same code; what a rank is not part of, it passes by. */
+#include "run/stage.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz_recipe_agent *agent)
+{
+    return (struct wz_learn){
+        .adamw = { r->lr, r->warmup, r->floor, r->beta1, r->beta2, r->eps, r->decay, r->clip },
+        .kl = r->kl,
+        .epsilon = r->epsilon,
+        .revision = r->revision,
+        .temperature = agent->temperature,
+        .token_mean = !strcmp(r->loss, "token"),
+    };
+}
+
+/* The reference is the agent as the stage began: these weights now, or, resumed in mid-stage, the checkpoint of
+ * then. */
+static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
+{
+    const char *name = a->recipe->name;
+    struct wz_progress then;
+    char *dir;
+
+    if (p->stage_step == 0) {
+        size_t size;
+        const char *from = wz_model_weights(a->model, &size);
+        a->reference = wz_model_create(&a->model->config, a->model->type, NULL, job->be);
+        char *to = wz_model_weights(a->reference, &size);
+        for (size_t at = 0; at < size; at += WZ_STAGE) {
+            size_t n = size - at < WZ_STAGE ? size - at : WZ_STAGE;
+            wz_download(job->be, job->stage, from + at, n);
+            wz_upload(job->be, to + at, job->stage, n);
+        }
+        wz_model_seal(a->reference, a->model->version);
+        return 0;
+    }
+    if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
+    char *path = dir ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
+    if (then.step != p->stage_start)
+        wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
+                p->stage_start, name);
+    else a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
+    int rc = a->reference ? 0 : -1;
+    if (rc == 0 && dir) {
+        wz_model_seal(a->reference, then.version[a - job->agents]);
+        if (a->reference->hash != then.hash[a - job->agents])
+            rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path,
+                         a->reference->hash, then.hash[a - job->agents]);
+    }
+    free(dir), free(path);
+    return rc;
+}
+
+static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_group *group,
+                         const struct wz_progress *p, const char *dir, struct wz_err *err)
+{
+    int learners = job->roles.learner.n;
+
+    for (int i = 0; i < job->n_agents; i++) {
+        struct wz_agent *a = &job->agents[i];
+        const struct wz_recipe_learn *r = wz_recipe_learn(stage, a->recipe->name);
+        if (!r || job->roles.learner.me < 0) continue;
+        a->how = learn_of(r, a->recipe);
+        if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
+        if (a->reference && job->be->device && !strcmp(job->recipe->reference, "host")) wz_model_stow(a->reference);
+        wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
+                        job->recipe->micro, wz_job_longest(job->recipe, &a->model->config));
+    }
+    return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
+}
+
+/* Eq. 2's coefficients are the feedback agent's; a stage that trains none still labels, with the paper's. */
+static struct wz_coefficients coefficients_of(const struct wz_job *job, const struct wz_recipe_stage *stage)
+{
+    for (int i = 0; i < job->n_agents; i++) {
+        const struct wz_recipe_learn *r =
+            job->agents[i].feedback ? wz_recipe_learn(stage, job->agents[i].recipe->name) : NULL;
+        if (r) return (struct wz_coefficients){ r->alpha, r->lambda, r->gamma, !strcmp(r->bonus, "outcome") };
+    }
+    return (struct wz_coefficients){ 0.65, 0.25, 0.1, false };
+}
+
+int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progress *p, const char *dir,
+                  struct wz_err *err)
+{
+    const struct wz_recipe_stage *recipe = &job->recipe->stages[p->stage];
+
+    *s = (struct wz_stage){ .job = job,
+                            .recipe = recipe,
+                            .group = wz_ranks_group(&job->roles.learner),
+                            .coefficients = coefficients_of(job, recipe) };
+    s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
+    s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
+    if (!s->draw || open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
+    for (int i = 0; i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
+    return 0;
+}
+
+void wz_stage_close(struct wz_stage *s)
+{
+    for (int i = 0; s->job && i < s->job->n_agents; i++) {
+        wz_learner_finish(&s->job->agents[i].learner);
+        wz_model_destroy(s->job->agents[i].reference);
+        s->job->agents[i].reference = NULL;
+    }
+    wz_draw_destroy(s->draw);
+    free(s->prompts);
+    *s = (struct wz_stage){ 0 };
+}
+
+void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report)
+{
+    struct wz_job *job = s->job;
+    const struct wz_recipe_stage *recipe = s->recipe;
+
+    *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
+    job->link.step = p->step;
+    wz_draw_step(s->draw, s->prompts, recipe->batch);
+    struct wz_batch_plan plan = { s->prompts,          recipe->batch,       p->step,         0,
+                                  &job->roles.learner, job->recipe->leaves, &s->coefficients };
+    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated); /* play, judge, deliver */
+    report->played = wz_now();
+    for (int i = 0; i < job->n_agents; i++) /* advantages, loss, update */
+        if (job->agents[i].learner.model)
+            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes,
+                            report->n, recipe->batch, recipe->steps, job->recipe->seed, &report->learned[i]);
+    report->learnt = wz_now();
+    for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */
+        if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);
+    report->published = wz_now();
+    p->step++;
+    p->stage_step++;
+    for (int i = 0; i < job->n_agents; i++) {
+        const struct wz_model *m =
+            wz_recipe_learns(job->recipe, job->agents[i].recipe->name) ? job->agents[i].model : NULL;
+        p->version[i] = m ? m->version : 0;
+        p->hash[i] = m ? m->hash : 0;
+    }
+    uint64_t link[2 + WZ_COUNT(p->hash)] = { p->chain, (uint64_t)(p->step - 1) };
+    memcpy(link + 2, p->hash, sizeof p->hash);
+    p->chain = wz_hash(link, sizeof(uint64_t) * (size_t)(2 + job->n_agents), 0);
+}
+
+bool wz_stage_ends(const struct wz_stage *s, struct wz_progress *p)
+{
+    if (p->stage_step < s->recipe->steps) return false;
+    p->stage++;
+    p->stage_step = 0;
+    p->stage_start = p->step;
+    return true;
+}

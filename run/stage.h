@@ -1,0 +1,36 @@
+/* stage: one stage of a run, step by step. train walks it and writes everything down; replay walks it and compares. */
+#ifndef WZ_STAGE_H
+#define WZ_STAGE_H
+
+#include "run/job.h"
+
+struct wz_stage {
+    struct wz_job *job;
+    const struct wz_recipe_stage *recipe;
+    struct wz_draw *draw;
+    const struct wz_prompt **prompts; /* of the step, [batch] */
+    struct wz_group group;            /* the learners */
+    struct wz_coefficients coefficients;
+};
+
+/* What a step did. The episodes are the learner's own, in order of index: free them with wz_episodes_free. */
+struct wz_step_report {
+    const struct wz_recipe_stage *stage;
+    Wz__Episode **episodes;
+    int n;
+    double begin, played, learnt, published; /* wz_now() at the stations of the step */
+    int64_t generated[8];                    /* turns written, by agent (root) */
+    struct wz_step_stats learned[8];         /* by agent */
+};
+
+/* Opens stage p->stage at p->stage_step; dir: the checkpoint that p was read from (moments), unused at a stage's
+ * beginning. */
+int wz_stage_open(struct wz_stage *stage, struct wz_job *job, const struct wz_progress *p, const char *dir,
+                  struct wz_err *err);
+void wz_stage_close(struct wz_stage *stage); /* accepts zero */
+/* One step; p moves on: step, versions, hashes, chain. All ranks call it. */
+void wz_stage_step(struct wz_stage *stage, struct wz_progress *p, struct wz_step_report *report);
+/* Was that the last one? Then p is at the beginning of the next stage. */
+bool wz_stage_ends(const struct wz_stage *stage, struct wz_progress *p);
+
+#endif

@@ -1,0 +1,147 @@
+/* The legs of an episode between ranks: rollout plays, reward labels, the takers receive.
+ *
+ *   rollout r plays the episodes i with i mod R = r  ──▶  reward rank i mod W  ──▶  taker leaf_owner(i)
+ *
+ * Who does which episode is fixed by its index, so nothing is negotiated; what travels is the episode itself. */
+#include "run/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void wz_episodes_free(Wz__Episode **episodes, int n)
+{
+    for (int i = 0; i < n; i++) wz_episode_free(episodes[i]);
+    free(episodes);
+}
+
+static Wz__Episode *episode_begin(const struct wz_prompt *prompt, int64_t step, int index)
+{
+    Wz__Episode *e = wz_episode_new();
+
+    e->step = step;
+    e->index = (uint32_t)index;
+    wz_set_string(&e->prompt, prompt->text, strlen(prompt->text));
+    wz_set_string(&e->prompt_id, prompt->id, strlen(prompt->id));
+    wz_set_string(&e->kind, prompt->kind, strlen(prompt->kind));
+    e->harmful = prompt->harm == WZ_HARMFUL;
+    return e;
+}
+
+/* Sends to each member of `to` its share of the episodes, and frees them. where[i]: the member that gets episode i. */
+static void deliver(struct wz_link *link, const struct wz_ranks *to, enum wz_tag tag, Wz__Episode **episodes, int n,
+                    const int *where)
+{
+    Wz__Episode **share = wz_alloc(sizeof *share * (size_t)(n + 1));
+    struct wz_buf bytes = { 0 };
+
+    for (int r = 0; r < to->n; r++) {
+        int k = 0;
+        for (int i = 0; i < n; i++)
+            if (where[i] == r) share[k++] = episodes[i];
+        wz_buf_clear(&bytes);
+        wz_episodes_pack(share, k, &bytes);
+        wz_send(link, to->ranks[r], tag, bytes.data, bytes.len);
+    }
+    wz_buf_finish(&bytes);
+    free(share);
+    wz_episodes_free(episodes, n);
+}
+
+static int by_index(const void *a, const void *b)
+{
+    const Wz__Episode *x = *(Wz__Episode *const *)a, *y = *(Wz__Episode *const *)b;
+
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+void wz_episodes_sort(Wz__Episode **episodes, int n)
+{
+    if (n) qsort(episodes, (size_t)n, sizeof *episodes, by_index);
+}
+
+void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part, int k)
+{
+    *all = wz_realloc(*all, sizeof **all * (size_t)(*n + k + 1));
+    if (k) memcpy(*all + *n, part, sizeof **all * (size_t)k);
+    *n += k;
+    free(part);
+}
+
+/* Everything that the members of `from` have for this rank, in order of index. */
+static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, enum wz_tag tag, int *n)
+{
+    struct wz_buf bytes = { 0 };
+    Wz__Episode **all = NULL, **part;
+    struct wz_err err;
+    int k;
+
+    *n = 0;
+    for (int r = 0; r < from->n; r++) {
+        wz_recv(link, from->ranks[r], tag, &bytes);
+        if (wz_episodes_unpack(bytes.data, bytes.len, &part, &k, &err) < 0)
+            wz_die("step %lld: from rank %d: %s", (long long)link->step, from->ranks[r], err.text);
+        wz_episodes_join(&all, n, part, k);
+    }
+    wz_episodes_sort(all, *n);
+    wz_buf_finish(&bytes);
+    return all;
+}
+
+static void send_generated(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode **episodes, int n)
+{
+    int64_t turns[WZ_COUNT(job->agents)] = { 0 };
+
+    for (int i = 0; i < n; i++)
+        for (size_t t = 0; t < episodes[i]->n_turns; t++) turns[episodes[i]->turns[t]->agent]++;
+    wz_send(&job->link, plan->takers->ranks[0], WZ_TAG_STATS, turns, sizeof turns);
+}
+
+static void take_generated(struct wz_job *job, int64_t *generated)
+{
+    int64_t turns[WZ_COUNT(job->agents)];
+    struct wz_buf bytes = { 0 };
+
+    memset(generated, 0, sizeof *generated * (size_t)job->n_agents);
+    for (int r = 0; r < job->roles.rollout.n; r++) {
+        wz_recv(&job->link, job->roles.rollout.ranks[r], WZ_TAG_STATS, &bytes);
+        if (bytes.len != sizeof turns)
+            wz_die("step %lld: rank %d counted in %zu bytes", (long long)job->link.step, job->roles.rollout.ranks[r],
+                   bytes.len);
+        memcpy(turns, bytes.data, sizeof turns);
+        for (int a = 0; a < job->n_agents; a++) generated[a] += turns[a];
+    }
+    wz_buf_finish(&bytes);
+}
+
+void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
+                     int64_t *generated)
+{
+    const struct wz_roles *roles = &job->roles;
+    int *where = wz_alloc(sizeof *where * (size_t)plan->batch), k;
+    Wz__Episode **episodes;
+
+    *out = NULL;
+    *n = 0;
+    if (roles->rollout.me >= 0) { /* prompts become trajectories */
+        episodes = wz_alloc(sizeof *episodes * (size_t)(plan->batch + 1));
+        k = 0;
+        for (int i = roles->rollout.me; i < plan->batch; i += roles->rollout.n) {
+            where[k] = i % roles->reward.n;
+            episodes[k++] = episode_begin(plan->prompts[i], plan->step, plan->first + i);
+        }
+        wz_play(&job->game, episodes, k);
+        send_generated(job, plan, episodes, k);
+        deliver(&job->link, &roles->reward, WZ_TAG_EPISODES, episodes, k, where);
+    }
+    if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
+        episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
+        wz_reward_label(&job->judge, plan->coefficients, episodes, k);
+        for (int i = 0; i < k; i++)
+            where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
+        deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);
+    }
+    if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);
+    if (plan->takers->me == 0) take_generated(job, generated);
+    wz_flush(&job->link);
+    free(where);
+}

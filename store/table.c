@@ -1,0 +1,377 @@
+/* Wilson's interval of k out of n, with p = k/n and z = 1.96 (Wilson 1927):
+ *
+ *     ( p + z²/2n  ±  z √( p(1-p)/n + z²/4n² ) ) / ( 1 + z²/n )
+ *
+ * It stays inside [0, 1] and says something sensible at 0 and n hits, where the normal interval has no width. */
+#include "store/table.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct wz_measure wz_measures[] = {
+    { "asr", "unsafe answers (ASR)", true, -1 },
+    { "orr", "overrefusals (ORR)", true, -1 },
+    { "c0_asr", "unsafe first answers", true, -1 },
+    { "c0_orr", "first answers that overrefuse", true, -1 },
+    { "ftr", "feedback given (FTR)", true, 0 },
+    { "label_accuracy", "label accuracy", true, 1 },
+    { "json_errors", "JSON errors", true, -1 },
+    { "turns", "turns", false, 0 },
+    { "tokens", "tokens", false, 0 },
+    { "failed", "lost (no verdict)", true, -1 },
+};
+const int wz_n_measures = WZ_COUNT(wz_measures);
+
+static const char header[] = "phase,set,metric,value,low,high,n,seed";
+enum { N_COLUMNS = 8 };
+
+const struct wz_measure *wz_measure_find(const char *name)
+{
+    for (int i = 0; i < wz_n_measures; i++)
+        if (!strcmp(wz_measures[i].name, name)) return &wz_measures[i];
+    return NULL;
+}
+
+struct wz_interval wz_wilson(int64_t hits, int64_t n)
+{
+    const double z = 1.959963984540054, count = (double)n, p = (double)hits / count;
+    const double scale = 1 + z * z / count, mid = p + z * z / (2 * count);
+    const double half = z * sqrt(p * (1 - p) / count + z * z / (4 * count * count));
+
+    if (n <= 0) return (struct wz_interval){ NAN, NAN };
+    return (struct wz_interval){ hits == 0 ? 0 : (mid - half) / scale, hits == n ? 1 : (mid + half) / scale };
+}
+
+/* ---- rows ------------------------------------------------------------------------------------------------- */
+
+void wz_table_add(struct wz_table *t, const struct wz_result *row)
+{
+    if (t->n == t->cap) {
+        t->cap = t->cap ? 2 * t->cap : 64;
+        t->rows = wz_realloc(t->rows, wz_mul((size_t)t->cap, sizeof *t->rows));
+    }
+    t->rows[t->n] = *row;
+    t->rows[t->n].phase = wz_arena_strdup(&t->arena, row->phase);
+    t->rows[t->n].set = wz_arena_strdup(&t->arena, row->set);
+    t->rows[t->n++].metric = wz_arena_strdup(&t->arena, row->metric);
+}
+
+void wz_table_rate(struct wz_table *t, const char *phase, const char *set, const char *metric, int64_t hits, int64_t n,
+                   uint64_t seed)
+{
+    struct wz_interval in = wz_wilson(hits, n);
+    double rate = n > 0 ? (double)hits / (double)n : NAN;
+
+    wz_table_add(t, &(struct wz_result){ phase, set, metric, rate, in.low, in.high, n, seed });
+}
+
+void wz_table_mean(struct wz_table *t, const char *phase, const char *set, const char *metric, double sum,
+                   double squares, int64_t n, uint64_t seed)
+{
+    const double count = (double)n, mean = n > 0 ? sum / count : NAN;
+    double spread = n > 1 ? (squares - count * mean * mean) / (count - 1) : NAN;
+    const double half = 1.959963984540054 * sqrt((spread < 0 ? 0 : spread) / count);
+
+    wz_table_add(t, &(struct wz_result){ phase, set, metric, mean, mean - half, mean + half, n, seed });
+}
+
+const struct wz_result *wz_table_find(const struct wz_table *t, const char *phase, const char *set, const char *metric)
+{
+    for (int i = 0; i < t->n; i++) {
+        const struct wz_result *r = &t->rows[i];
+        if (!strcmp(r->phase, phase) && !strcmp(r->set, set) && !strcmp(r->metric, metric)) return r;
+    }
+    return NULL;
+}
+
+void wz_table_finish(struct wz_table *t)
+{
+    free(t->rows);
+    wz_arena_finish(&t->arena);
+    *t = (struct wz_table){ 0 };
+}
+
+/* ---- for people ------------------------------------------------------------------------------------------- */
+
+/* Is row i the first with its phase (or, with metric, its set and metric)? */
+static bool first_of(const struct wz_table *t, int i, bool line)
+{
+    for (int k = 0; k < i; k++) {
+        const struct wz_result *a = &t->rows[k], *b = &t->rows[i];
+        if (line ? !strcmp(a->set, b->set) && !strcmp(a->metric, b->metric) : !strcmp(a->phase, b->phase)) return false;
+    }
+    return true;
+}
+
+static void put_cell(const struct wz_result *r, char *text, size_t size)
+{
+    const struct wz_measure *m = r ? wz_measure_find(r->metric) : NULL;
+    double k = m && m->rate ? 100 : 1;
+    int digits = r && fabs(k * r->value) < 1000 ? 1 : 0;
+
+    if (!r || isnan(r->value)) snprintf(text, size, "-");
+    else if (isnan(r->low)) snprintf(text, size, "%.*f", digits, k * r->value);
+    else snprintf(text, size, "%.*f [%.*f, %.*f]", digits, k * r->value, digits, k * r->low, digits, k * r->high);
+}
+
+static void put_title(const char *metric, char *text, size_t size)
+{
+    const struct wz_measure *m = wz_measure_find(metric);
+
+    snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
+}
+
+/* Both printed forms are one grid of cells: set, metric, a column a phase, n. `put` writes one cell; col -1 ends a
+ * line. */
+static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, int col, const char *text), void *arg)
+{
+    char text[128];
+    int row = 0, col = 2;
+
+    put(arg, row, 0, "set");
+    put(arg, row, 1, "metric");
+    for (int i = 0; i < t->n; i++)
+        if (first_of(t, i, false)) put(arg, row, col++, t->rows[i].phase);
+    put(arg, row, col, "n");
+    put(arg, row++, -1, "");
+    for (int i = 0; i < t->n; i++) {
+        const struct wz_result *r = &t->rows[i];
+        int64_t least = r->n, most = r->n;
+        if (!first_of(t, i, true)) continue;
+        put(arg, row, 0, r->set);
+        put_title(r->metric, text, sizeof text);
+        put(arg, row, 1, text);
+        col = 2;
+        for (int k = 0; k < t->n; k++) {
+            const struct wz_result *cell =
+                first_of(t, k, false) ? wz_table_find(t, t->rows[k].phase, r->set, r->metric) : NULL;
+            if (!first_of(t, k, false)) continue;
+            put_cell(cell, text, sizeof text);
+            put(arg, row, col++, text);
+            if (cell && cell->n < least) least = cell->n;
+            if (cell && cell->n > most) most = cell->n;
+        }
+        if (least == most) snprintf(text, sizeof text, "%lld", (long long)least);
+        else snprintf(text, sizeof text, "%lld-%lld", (long long)least, (long long)most);
+        put(arg, row, col, text);
+        put(arg, row++, -1, "");
+    }
+}
+
+struct text_arg {
+    struct wz_buf *out;
+    int *width, n;
+};
+
+/* Characters, not bytes: names may hold any letters. */
+static int columns_of(const char *s)
+{
+    int n = 0;
+
+    for (; *s; s++) n += ((unsigned char)*s & 0xc0) != 0x80;
+    return n;
+}
+
+static void measure_cell(void *arg, int row, int col, const char *text)
+{
+    struct text_arg *a = arg;
+    int n = columns_of(text);
+
+    if (col >= a->n) {
+        a->width = wz_realloc(a->width, wz_mul((size_t)col + 1, sizeof *a->width));
+        a->width[a->n++] = 0;
+    }
+    if (col >= 0 && n > a->width[col]) a->width[col] = n;
+}
+
+static void text_cell(void *arg, int row, int col, const char *text)
+{
+    struct text_arg *a = arg;
+
+    if (col < 0) {
+        while (a->out->len && a->out->data[a->out->len - 1] == ' ') a->out->len--;
+        wz_buf_str(a->out, "\n");
+    } else {
+        wz_buf_printf(a->out, "%s%*s  ", text, a->width[col] - columns_of(text), "");
+    }
+}
+
+void wz_table_text(const struct wz_table *t, struct wz_buf *out)
+{
+    struct text_arg arg = { .out = out };
+
+    walk_grid(t, measure_cell, &arg);
+    walk_grid(t, text_cell, &arg);
+    free(arg.width);
+}
+
+static void markdown_cell(void *arg, int row, int col, const char *text)
+{
+    struct text_arg *a = arg;
+
+    if (col >= a->n) a->n = col + 1;
+    if (col >= 0) {
+        wz_buf_str(a->out, col ? " | " : "| ");
+        for (; *text; text++) {
+            if (*text == '|' || *text == '\\') wz_buf_str(a->out, "\\");
+            wz_buf_add(a->out, *text == '\n' ? " " : text, 1);
+        }
+        return;
+    }
+    wz_buf_str(a->out, " |\n");
+    if (row) return;
+    for (int i = 0; i < a->n; i++) wz_buf_str(a->out, i < 2 ? "|---" : "|--:");
+    wz_buf_str(a->out, "|\n");
+}
+
+void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
+{
+    walk_grid(t, markdown_cell, &(struct text_arg){ .out = out });
+}
+
+/* ---- CSV -------------------------------------------------------------------------------------------------- */
+
+static void csv_text(struct wz_buf *out, const char *s)
+{
+    if (!s[strcspn(s, ",\"\r\n")]) {
+        wz_buf_str(out, s);
+        return;
+    }
+    wz_buf_str(out, "\"");
+    for (; *s; s++) wz_buf_add(out, *s == '"' ? "\"\"" : s, *s == '"' ? 2 : 1);
+    wz_buf_str(out, "\"");
+}
+
+static void csv_real(struct wz_buf *out, double x)
+{
+    if (!isnan(x)) wz_real_add(out, x);
+    wz_buf_str(out, ",");
+}
+
+void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
+{
+    wz_buf_printf(out, "%s\n", header);
+    for (int i = 0; i < t->n; i++) {
+        const struct wz_result *r = &t->rows[i];
+        csv_text(out, r->phase);
+        wz_buf_str(out, ",");
+        csv_text(out, r->set);
+        wz_buf_str(out, ",");
+        csv_text(out, r->metric);
+        wz_buf_str(out, ",");
+        csv_real(out, r->value);
+        csv_real(out, r->low);
+        csv_real(out, r->high);
+        wz_buf_printf(out, "%lld,%llu\n", (long long)r->n, (unsigned long long)r->seed);
+    }
+}
+
+/* One record from *at: up to N_COLUMNS fields into `fields` (arena). Returns how many there were, -1 where quoting
+ * is broken. *line moves on by the line breaks passed. */
+static int csv_record(const char *text, size_t len, size_t *at, int *line, struct wz_arena *arena, const char **fields)
+{
+    struct wz_buf field = { 0 };
+    int n = 0;
+
+    for (bool more = true; more;) {
+        wz_buf_clear(&field);
+        wz_buf_str(&field, "");
+        if (*at < len && text[*at] == '"') {
+            for (++*at;; ++*at) {
+                if (*at >= len) goto broken;
+                if (text[*at] == '"' && (*at + 1 >= len || text[*at + 1] != '"')) break;
+                if (text[*at] == '"') ++*at;
+                if (text[*at] == '\n') ++*line;
+                wz_buf_add(&field, text + *at, 1);
+            }
+            ++*at;
+            if (*at < len && !strchr(",\r\n", text[*at])) goto broken;
+        } else {
+            while (*at < len && !strchr(",\r\n", text[*at])) wz_buf_add(&field, text + (*at)++, 1);
+        }
+        if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, field.data);
+        n++;
+        more = *at < len && text[*at] == ',';
+        if (more) ++*at;
+    }
+    if (*at < len && text[*at] == '\r') ++*at;
+    if (*at < len && text[*at] == '\n') ++*at;
+    ++*line;
+    wz_buf_finish(&field);
+    return n;
+broken:
+    wz_buf_finish(&field);
+    return -1;
+}
+
+static int read_real(const char *s, double *x)
+{
+    char *end;
+
+    *x = *s ? strtod(s, &end) : NAN;
+    return *s && (*end || !isfinite(*x)) ? -1 : 0;
+}
+
+/* Reads one row's fields; returns the name of the column that is wrong, NULL if none is. */
+static const char *read_row(const char **f, struct wz_result *r)
+{
+    char *end;
+
+    *r = (struct wz_result){ .phase = f[0], .set = f[1], .metric = f[2] };
+    if (read_real(f[3], &r->value) < 0) return "value";
+    if (read_real(f[4], &r->low) < 0) return "low";
+    if (read_real(f[5], &r->high) < 0) return "high";
+    errno = 0;
+    r->n = strtoll(f[6], &end, 10);
+    if (!*f[6] || *end || errno || r->n < 0) return "n";
+    r->seed = strtoull(f[7], &end, 10);
+    if (!*f[7] || *end || errno || *f[7] == '-') return "seed";
+    return NULL;
+}
+
+int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
+{
+    const char *f[N_COLUMNS];
+    struct wz_arena arena = { 0 };
+    struct wz_map map;
+    size_t at = 0;
+    int line = 1, rc = -1;
+
+    if (wz_map_open(&map, path, err) < 0) return -1;
+    const char *text = (const char *)map.bytes, *nul = memchr(text, 0, map.len);
+    if (nul) {
+        wz_fail(err, "%s: byte %zu is NUL, this is not CSV", path, (size_t)(nul - text));
+        goto out;
+    }
+    if (map.len < sizeof header - 1 || memcmp(text, header, sizeof header - 1)) {
+        wz_fail(err, "%s:1: the columns %s were expected", path, header);
+        goto out;
+    }
+    at = sizeof header - 1;
+    while (at < map.len && (text[at] == '\r' || text[at] == '\n')) line += text[at++] == '\n';
+    while (at < map.len) {
+        struct wz_result row;
+        int here = line, n = csv_record(text, map.len, &at, &line, &arena, f);
+        const char *wrong;
+        if (n < 0) {
+            wz_fail(err, "%s:%d: a quote is not closed, or something follows it", path, here);
+            goto out;
+        }
+        if (n != N_COLUMNS) {
+            wz_fail(err, "%s:%d: %d columns, %d were expected (%s)", path, here, n, N_COLUMNS, header);
+            goto out;
+        }
+        if ((wrong = read_row(f, &row))) {
+            wz_fail(err, "%s:%d: column %s is not a number it could hold", path, here, wrong);
+            goto out;
+        }
+        wz_table_add(t, &row);
+    }
+    rc = 0;
+out:
+    wz_arena_finish(&arena);
+    wz_map_close(&map);
+    return rc;
+}

@@ -1,0 +1,350 @@
+/* Normalizer and pre-tokenizer: the stages that change a text and cut it into spans, as a tokenizer.json lists them.
+ * Each stage turns (text, spans) into (text, spans):
+ *
+ *   Prepend, Replace, Metaspace, byte alphabet    rewrite the bytes of every span
+ *   Split (regex, digits, GPT-2's)                cut every span
+ *
+ * The regexes come from files that were written for Oniguruma; PCRE2 with UTF and UCP agrees with it but for \s, where
+ * PCRE2 adds U+180E and Oniguruma means the property White_Space, so that property is put in its place. */
+#include "text/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+const char wz_gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char wz_llama3_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+                                 "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+enum verb { PREPEND, REPLACE, PREFIX, SPLIT, ALPHABET };
+enum when { NEVER, FIRST, ALWAYS }; /* PREFIX: which spans get it */
+enum behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS };
+static const char *const behaviors[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
+
+struct stage {
+    enum verb verb;
+    enum when when;
+    enum behavior behavior;
+    bool invert;
+    char *text;     /* PREPEND, PREFIX: what is put in front; REPLACE: what is put in */
+    pcre2_code *re; /* REPLACE, SPLIT */
+};
+
+struct wz_stages {
+    struct stage *list;
+    int n;
+    const char *name;
+    bool byte_level;
+};
+
+static struct stage *add(struct wz_stages *s, enum verb verb, const char *text)
+{
+    s->list = wz_realloc(s->list, wz_mul((size_t)s->n + 1, sizeof *s->list));
+    s->list[s->n] = (struct stage){ .verb = verb, .text = wz_strdup(text ? text : "") };
+    return &s->list[s->n++];
+}
+
+static int compile(const struct wz_stages *s, struct stage *st, const char *pattern, bool literal, struct wz_err *err)
+{
+    struct wz_buf b = { 0 };
+    int code;
+    PCRE2_SIZE at;
+    PCRE2_UCHAR why[256];
+
+    for (const char *p = pattern; *p; p++) {
+        unsigned char c = (unsigned char)*p;
+        bool word = c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        if (literal) {
+            wz_buf_printf(&b, "%s%c", word ? "" : "\\", c);
+        } else if (c == '\\' && p[1]) {
+            p++;
+            if (*p == 's' || *p == 'S') wz_buf_printf(&b, "\\%c{White_Space}", *p == 's' ? 'p' : 'P');
+            else wz_buf_printf(&b, "\\%c", *p);
+        } else {
+            wz_buf_add(&b, p, 1);
+        }
+    }
+    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                           &code, &at, NULL);
+    wz_buf_finish(&b);
+    if (!st->re) {
+        pcre2_get_error_message(code, why, sizeof why);
+        return wz_fail(err, "%s: pattern \"%.200s\": %s", s->name, pattern, (char *)why);
+    }
+    pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE); /* where it can't, the interpreter runs */
+    return 0;
+}
+
+/* {"Regex": "..."} or {"String": "..."}. */
+static int pattern_of(const struct wz_stages *s, struct stage *st, const json_t *of, struct wz_err *err)
+{
+    const json_t *pattern = json_object_get(of, "pattern");
+    const char *regex = json_string_value(json_object_get(pattern, "Regex"));
+    const char *string = json_string_value(json_object_get(pattern, "String"));
+
+    if (regex) return compile(s, st, regex, false, err);
+    if (string && *string) return compile(s, st, string, true, err);
+    return wz_fail(err, "%s: %s has no pattern, {\"Regex\": ...} or {\"String\": ...} was expected", s->name,
+                   json_string_value(json_object_get(of, "type")));
+}
+
+static int add_split(struct wz_stages *s, const char *regex, enum behavior behavior, struct wz_err *err)
+{
+    struct stage *st = add(s, SPLIT, NULL);
+
+    st->behavior = behavior;
+    return compile(s, st, regex, false, err);
+}
+
+static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    static const char *const schemes[] = { "never", "first", "always" };
+    const char *with = json_string_value(json_object_get(of, "replacement"));
+    const char *scheme = json_string_value(json_object_get(of, "prepend_scheme"));
+    enum when when = json_is_false(json_object_get(of, "add_prefix_space")) ? NEVER : ALWAYS;
+    struct stage *st;
+
+    if (!with) with = "\xe2\x96\x81";
+    if (scheme) {
+        for (when = NEVER; when <= ALWAYS && strcmp(scheme, schemes[when]) != 0; when++) continue;
+        if (when > ALWAYS)
+            return wz_fail(err, "%s: prepend_scheme \"%.40s\", never, first or always was expected", s->name, scheme);
+    }
+    st = add(s, REPLACE, with);
+    if (compile(s, st, " ", true, err) < 0) return -1;
+    add(s, PREFIX, with)->when = when;
+    if (json_is_false(json_object_get(of, "split"))) return 0;
+    st = add(s, SPLIT, NULL);
+    st->behavior = MERGED_WITH_NEXT;
+    return compile(s, st, with, true, err);
+}
+
+/* One normalizer or pre-tokenizer; the names of the two never clash. `deep` bounds sequences in sequences. */
+static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_err *err)
+{
+    const char *type = json_string_value(json_object_get(of, "type"));
+    struct stage *st;
+
+    if (!of || json_is_null(of)) return 0;
+    if (!type) return wz_fail(err, "%s: a normalizer or pre-tokenizer has no type", s->name);
+    if (strcmp(type, "Sequence") == 0 && deep < 8) {
+        const json_t *parts = json_object_get(of, "pretokenizers"), *part;
+        size_t i;
+        if (!parts) parts = json_object_get(of, "normalizers");
+        json_array_foreach(parts, i, part) if (add_part(s, part, deep + 1, err) < 0) return -1;
+        return 0;
+    }
+    if (strcmp(type, "Prepend") == 0) {
+        add(s, PREPEND, json_string_value(json_object_get(of, "prepend")));
+        return 0;
+    }
+    if (strcmp(type, "Replace") == 0) {
+        st = add(s, REPLACE, json_string_value(json_object_get(of, "content")));
+        return pattern_of(s, st, of, err);
+    }
+    if (strcmp(type, "Split") == 0) {
+        const char *behavior = json_string_value(json_object_get(of, "behavior"));
+        st = add(s, SPLIT, NULL);
+        st->invert = json_is_true(json_object_get(of, "invert"));
+        for (st->behavior = ISOLATED; st->behavior < WZ_COUNT(behaviors); st->behavior++)
+            if (behavior && strcmp(behavior, behaviors[st->behavior]) == 0) return pattern_of(s, st, of, err);
+        return wz_fail(err,
+                       "%s: Split has no known behavior, Isolated, Removed, MergedWithPrevious, MergedWithNext or "
+                       "Contiguous was expected",
+                       s->name);
+    }
+    if (strcmp(type, "Digits") == 0)
+        return add_split(s, json_is_true(json_object_get(of, "individual_digits")) ? "\\p{N}" : "\\p{N}+", ISOLATED,
+                         err);
+    if (strcmp(type, "Metaspace") == 0) return add_metaspace(s, of, err);
+    if (strcmp(type, "ByteLevel") == 0) {
+        if (!json_is_false(json_object_get(of, "add_prefix_space"))) add(s, PREFIX, " ")->when = ALWAYS;
+        if (!json_is_false(json_object_get(of, "use_regex")) && add_split(s, wz_gpt2_pattern, ISOLATED, err) < 0)
+            return -1;
+        add(s, ALPHABET, NULL);
+        s->byte_level = true;
+        return 0;
+    }
+    return wz_fail(
+        err,
+        "%s: %.40s is not known; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
+        "Digits, ByteLevel, Metaspace",
+        s->name, type);
+}
+
+struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err)
+{
+    struct wz_stages *s = wz_alloc(sizeof *s);
+
+    s->name = name;
+    if (add_part(s, normalizer, 0, err) < 0 || add_part(s, pre, 0, err) < 0) {
+        wz_stages_destroy(s);
+        return NULL;
+    }
+    return s;
+}
+
+void wz_stages_destroy(struct wz_stages *s)
+{
+    if (!s) return;
+    for (int i = 0; i < s->n; i++) {
+        pcre2_code_free(s->list[i].re);
+        free(s->list[i].text);
+    }
+    free(s->list);
+    free(s);
+}
+
+bool wz_stages_byte_level(const struct wz_stages *s) { return s->byte_level; }
+
+/* ---- running ---------------------------------------------------------------------------------------------- */
+
+static void push(struct wz_cut *cut, size_t at, size_t len)
+{
+    if (len == 0) return;
+    if (cut->n_spare == cut->spare_cap) {
+        cut->spare_cap = cut->spare_cap ? 2 * cut->spare_cap : 64;
+        cut->spare_list = wz_realloc(cut->spare_list, wz_mul((size_t)cut->spare_cap, sizeof *cut->spare_list));
+    }
+    cut->spare_list[cut->n_spare++] = (struct wz_span){ at, len };
+}
+
+/* The next match at or after `from` in s[0..n) that is not empty: 1, its ends in at[2]; 0 when there is none. */
+static int match(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, const char *text, size_t n,
+                 size_t from, size_t at[2], struct wz_err *err)
+{
+    PCRE2_UCHAR why[256];
+
+    if (!cut->match && !(cut->match = pcre2_match_data_create(1, NULL))) wz_die("out of memory for a regex");
+    uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
+    int rc = pcre2_match(st->re, (PCRE2_SPTR)text, n, from, options, cut->match, NULL);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
+        rc = pcre2_match(st->re, (PCRE2_SPTR)text, n, from, options | PCRE2_NO_JIT, cut->match, NULL);
+    if (rc == PCRE2_ERROR_NOMATCH) return 0;
+    if (rc < 0) {
+        pcre2_get_error_message(rc, why, sizeof why);
+        return wz_fail(err, "%s: a pre-tokenizer pattern gave up on the text: %s", s->name, (char *)why);
+    }
+    const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(cut->match);
+    at[0] = ends[0];
+    at[1] = ends[1];
+    /* \K in a lookahead can move the start past the end; such a match holds nothing. */
+    return at[0] < at[1] && at[0] >= from && at[1] <= n;
+}
+
+/* A chunk of a span: matched or what lies between. `before` is what the chunk before it was, `first` that there is
+ * none. */
+static void chunk(const struct stage *st, struct wz_cut *cut, size_t at, size_t end, bool matched, bool *before,
+                  bool first)
+{
+    bool join = false;
+
+    if (st->invert) matched = !matched;
+    switch (st->behavior) {
+    case ISOLATED: break;
+    case REMOVED:
+        if (!matched) push(cut, at, end - at);
+        return;
+    case MERGED_WITH_PREVIOUS: join = !first && matched && !*before; break;
+    case MERGED_WITH_NEXT: join = !first && !matched && *before; break;
+    case CONTIGUOUS: join = !first && matched == *before; break;
+    }
+    if (join) cut->spare_list[cut->n_spare - 1].len += end - at;
+    else push(cut, at, end - at);
+    *before = matched;
+}
+
+static int split(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span,
+                 struct wz_err *err)
+{
+    const char *text = cut->text.data + span.at;
+    size_t done = 0, at[2] = { 0 };
+    bool before = false, first = true;
+    int rc;
+
+    while (done < span.len && (rc = match(s, st, cut, text, span.len, done, at, err)) != 0) {
+        if (rc < 0) return -1;
+        if (at[0] > done) {
+            chunk(st, cut, span.at + done, span.at + at[0], false, &before, first);
+            first = false;
+        }
+        chunk(st, cut, span.at + at[0], span.at + at[1], true, &before, first);
+        first = false;
+        done = at[1];
+    }
+    if (done < span.len) chunk(st, cut, span.at + done, span.at + span.len, false, &before, first);
+    return 0;
+}
+
+/* Rewrites one span into cut->spare. */
+static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, struct wz_span span,
+                   bool first, struct wz_err *err)
+{
+    const char *text = cut->text.data + span.at;
+    size_t start = cut->spare.len, done = 0, at[2] = { 0 }, lead = strlen(st->text);
+    char out[4];
+    int rc = 0, len;
+
+    if (st->verb == ALPHABET) {
+        for (size_t i = 0; i < span.len; i++) {
+            len = wz_utf8_put(out, wz_byte_char((unsigned char)text[i]));
+            wz_buf_add(&cut->spare, out, (size_t)len);
+        }
+    } else if (st->verb == REPLACE) {
+        while (done < span.len && (rc = match(s, st, cut, text, span.len, done, at, err)) > 0) {
+            wz_buf_add(&cut->spare, text + done, at[0] - done);
+            wz_buf_str(&cut->spare, st->text);
+            done = at[1];
+        }
+        wz_buf_add(&cut->spare, text + done, span.len - done);
+    } else {
+        bool there = span.len >= lead && memcmp(text, st->text, lead) == 0;
+        if (st->verb == PREPEND || (!there && (st->when == ALWAYS || (st->when == FIRST && first))))
+            wz_buf_str(&cut->spare, st->text);
+        wz_buf_add(&cut->spare, text, span.len);
+    }
+    push(cut, start, cut->spare.len - start);
+    return rc < 0 ? -1 : 0;
+}
+
+int wz_stages_run(const struct wz_stages *s, const char *text, size_t n, bool first, struct wz_cut *cut,
+                  struct wz_err *err)
+{
+    cut->n_spare = 0;
+    push(cut, 0, n);
+    wz_buf_clear(&cut->text);
+    wz_buf_add(&cut->text, text, n);
+    for (int i = 0;; i++) {
+        struct wz_span *list = cut->list;
+        int cap = cut->cap;
+        cut->list = cut->spare_list;
+        cut->cap = cut->spare_cap;
+        cut->n = cut->n_spare;
+        cut->spare_list = list;
+        cut->spare_cap = cap;
+        cut->n_spare = 0;
+        if (i == s->n) return 0;
+        const struct stage *st = &s->list[i];
+        wz_buf_clear(&cut->spare);
+        for (int k = 0; k < cut->n; k++)
+            if ((st->verb == SPLIT ? split(s, st, cut, cut->list[k], err)
+                                   : rewrite(s, st, cut, cut->list[k], first && k == 0, err)) < 0)
+                return -1;
+        if (st->verb == SPLIT) continue;
+        struct wz_buf swap = cut->text;
+        cut->text = cut->spare;
+        cut->spare = swap;
+    }
+}
+
+void wz_cut_finish(struct wz_cut *cut)
+{
+    pcre2_match_data_free(cut->match);
+    wz_buf_finish(&cut->text);
+    wz_buf_finish(&cut->spare);
+    free(cut->list);
+    free(cut->spare_list);
+    *cut = (struct wz_cut){ 0 };
+}

@@ -1,0 +1,141 @@
+/* SentencePiece BPE from its own file, a protobuf ModelProto, and from llama2.c's tokenizer .bin:
+ *
+ *   int32 longest piece, then for every id: float32 score, int32 length, bytes     (little endian)
+ *
+ * A .bin holds pieces with plain spaces, ids 0, 1, 2 being unknown, BOS and EOS. It says nothing of normalising, so
+ * repeated spaces stay, while a .model whose remove_extra_whitespaces is on drops them: the two of one vocabulary
+ * may differ there. */
+#include "text/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sentencepiece.pb-c.h"
+
+void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze)
+{
+    static const struct {
+        const char *kind, *pattern, *content;
+    } squeezes[] = { { "Regex", "\\A +|[ \xe2\x96\x81]+\\z", "" }, { "Regex", " {2,}", " " } };
+    json_t *parts = json_array(), *decoders = json_array();
+
+    for (size_t i = 0; squeeze && i < WZ_COUNT(squeezes); i++)
+        json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", squeezes[i].kind,
+                                               squeezes[i].pattern, "content", squeezes[i].content));
+    if (prefix) json_array_append_new(parts, json_pack("{s:s, s:s}", "type", "Prepend", "prepend", "\xe2\x96\x81"));
+    json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String", " ",
+                                           "content", "\xe2\x96\x81"));
+    tok->normalizer = json_pack("{s:s, s:o}", "type", "Sequence", "normalizers", parts);
+    json_array_append_new(decoders, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String",
+                                              "\xe2\x96\x81", "content", " "));
+    json_array_append_new(decoders, json_pack("{s:s}", "type", "ByteFallback"));
+    json_array_append_new(decoders, json_pack("{s:s}", "type", "Fuse"));
+    if (prefix)
+        json_array_append_new(
+            decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
+    tok->decoder = json_pack("{s:s, s:o}", "type", "Sequence", "decoders", decoders);
+    tok->strip = prefix;
+    tok->fuse_unk = true;
+    tok->added_inside = true;
+}
+
+typedef Sentencepiece__ModelProto Model;
+
+static int read_pieces(struct wz_tokenizer *tok, const Model *model, struct wz_err *err)
+{
+    if (model->n_pieces > WZ_VOCAB_MAX)
+        return wz_fail(err, "%s: %zu pieces, at most %d were expected", tok->name, model->n_pieces, WZ_VOCAB_MAX);
+    for (size_t i = 0; i < model->n_pieces; i++) {
+        const Sentencepiece__SentencePiece *p = model->pieces[i];
+        enum wz_piece_kind kind = p->type == SENTENCEPIECE__SENTENCE_PIECE__TYPE__NORMAL         ? WZ_PIECE_NORMAL
+                                  : p->type == SENTENCEPIECE__SENTENCE_PIECE__TYPE__BYTE         ? WZ_PIECE_BYTE
+                                  : p->type == SENTENCEPIECE__SENTENCE_PIECE__TYPE__USER_DEFINED ? WZ_PIECE_ADDED
+                                                                                                 : WZ_PIECE_SPECIAL;
+        if (p->type == SENTENCEPIECE__SENTENCE_PIECE__TYPE__UNKNOWN) tok->unk = (int)i;
+        if (wz_vocab_add(tok, (int)i, p->piece, strlen(p->piece), kind, p->score, err) < 0) return -1;
+    }
+    return 0;
+}
+
+int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err)
+{
+    Model *model = sentencepiece__model_proto__unpack(NULL, n, bytes);
+    Sentencepiece__TrainerSpec trainer_default = SENTENCEPIECE__TRAINER_SPEC__INIT, *trainer;
+    Sentencepiece__NormalizerSpec normalizer_default = SENTENCEPIECE__NORMALIZER_SPEC__INIT, *normalizer;
+    int rc = -1;
+
+    if (!model) return wz_fail(err, "%s: neither a SentencePiece model nor another tokenizer that is known", tok->name);
+    trainer = model->trainer_spec ? model->trainer_spec : &trainer_default;
+    normalizer = model->normalizer_spec ? model->normalizer_spec : &normalizer_default;
+    if (trainer->model_type != SENTENCEPIECE__TRAINER_SPEC__MODEL_TYPE__BPE) {
+        wz_fail(err, "%s: SentencePiece model of type %d, BPE (2) was expected", tok->name, (int)trainer->model_type);
+        goto out;
+    }
+    if (normalizer->precompiled_charsmap.len || trainer->treat_whitespace_as_suffix ||
+        !normalizer->escape_whitespaces) {
+        wz_fail(err,
+                "%s: normalizer \"%.40s\" with a character map, spaces as suffix or spaces kept is not supported, "
+                "\"identity\" was expected",
+                tok->name, normalizer->name ? normalizer->name : "");
+        goto out;
+    }
+    if (read_pieces(tok, model, err) < 0) goto out;
+    tok->bos = trainer->bos_id;
+    tok->eos = trainer->eos_id;
+    tok->byte_fallback = trainer->byte_fallback;
+    wz_merges_derive(tok);
+    wz_spm_shell(tok, normalizer->add_dummy_prefix, normalizer->remove_extra_whitespaces);
+    rc = 0;
+out:
+    sentencepiece__model_proto__free_unpacked(model, NULL);
+    return rc;
+}
+
+static uint32_t u32(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err)
+{
+    static const char *const first[] = { "<unk>", "<s>", "</s>" };
+    struct wz_buf b = { 0 };
+    size_t at = 4;
+    int id = 0, rc = -1;
+
+    for (; at < n; id++) {
+        size_t left = n - at;
+        uint32_t bits = left >= 8 ? u32(bytes + at) : 0, len = left >= 8 ? u32(bytes + at + 4) : 0;
+        enum wz_piece_kind kind = id < 3 ? WZ_PIECE_SPECIAL : WZ_PIECE_NORMAL;
+        float score;
+        if (left < 8 || len > left - 8) {
+            wz_fail(err, "%s: piece %d is cut off at byte %zu, or this is no tokenizer file", tok->name, id, at);
+            goto out;
+        }
+        memcpy(&score, &bits, sizeof score);
+        wz_buf_clear(&b);
+        if (id < 3) wz_buf_str(&b, first[id]);
+        else
+            for (size_t i = at + 8; i < at + 8 + len; i++)
+                wz_buf_add(&b, bytes[i] == ' ' ? "\xe2\x96\x81" : (const char *)bytes + i, bytes[i] == ' ' ? 3 : 1);
+        if (b.len == 6 && memcmp(b.data, "<0x", 3) == 0 && b.data[5] == '>') {
+            kind = WZ_PIECE_BYTE;
+            tok->byte_fallback = true;
+        }
+        if (wz_vocab_add(tok, id, b.data ? b.data : "", b.len, kind, score, err) < 0) goto out;
+        at += 8 + len;
+    }
+    if (id < 4) {
+        wz_fail(err, "%s: neither a llama2.c tokenizer nor another that is known", tok->name);
+        goto out;
+    }
+    tok->unk = 0;
+    tok->bos = 1;
+    tok->eos = 2;
+    wz_merges_derive(tok);
+    wz_spm_shell(tok, true, false);
+    rc = 0;
+out:
+    wz_buf_finish(&b);
+    return rc;
+}

@@ -1,0 +1,226 @@
+/* Text to ids and back; which reader a file needs. The kinds of files are told apart by their first bytes:
+ *
+ *   "GGUF"                       GGUF metadata                 tokenizer_gguf.c
+ *   "{"                          tokenizer.json                tokenizer_json.c
+ *   base64, blank, number        Meta's ranks                  tokenizer_ranks.c
+ *   0x0a (field 1, a message)    SentencePiece ModelProto      spm.c
+ *   int32 longest piece          llama2.c tokenizer .bin       spm.c
+ *
+ * A .bin whose longest piece has 10 bytes begins like a ModelProto, so the ending of the name counts there. */
+#include "text/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void wz_ids_append(struct wz_ids *list, const int *ids, int n)
+{
+    if (n > list->cap - list->n) {
+        list->cap = list->n + n < 2 * list->cap ? 2 * list->cap : list->n + n + 16;
+        list->ids = wz_realloc(list->ids, wz_mul((size_t)list->cap, sizeof *list->ids));
+    }
+    if (n > 0) memcpy(list->ids + list->n, ids, (size_t)n * sizeof *ids);
+    list->n += n;
+}
+
+void wz_ids_add(struct wz_ids *list, int id) { wz_ids_append(list, &id, 1); }
+
+void wz_ids_finish(struct wz_ids *list)
+{
+    free(list->ids);
+    *list = (struct wz_ids){ 0 };
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+static bool is_ranks(const uint8_t *s, size_t n)
+{
+    size_t i = 0;
+
+    while (i < n && i < 4096 && s[i] > ' ' && s[i] < 0x7f) i++;
+    return i > 0 && i + 1 < n && s[i] == ' ' && s[i + 1] >= '0' && s[i + 1] <= '9';
+}
+
+static int load_file(struct wz_tokenizer *tok, struct wz_err *err)
+{
+    struct wz_map map;
+    size_t i = 0;
+    int rc;
+
+    if (wz_map_open(&map, tok->name, err) < 0) return -1;
+    const uint8_t *s = map.bytes;
+    while (i < map.len && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r' || s[i] == '\n')) i++;
+    if (map.len >= 4 && memcmp(s, "GGUF", 4) == 0) rc = wz_load_gguf(tok, tok->name, err);
+    else if (ends_with(tok->name, ".json") || (i < map.len && s[i] == '{'))
+        rc = wz_load_json(tok, (const char *)s, map.len, err);
+    else if (is_ranks(s, map.len)) rc = wz_load_ranks(tok, (const char *)s, map.len, err);
+    else if (!ends_with(tok->name, ".bin") && map.len && s[0] == 0x0a) rc = wz_load_spm(tok, s, map.len, err);
+    else rc = wz_load_llama2c(tok, s, map.len, err);
+    wz_map_close(&map);
+    return rc;
+}
+
+struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
+{
+    struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
+    const char *slash = strrchr(path, '/');
+    char *dir = wz_is_dir(path) ? wz_strdup(path) : slash ? wz_path("%.*s", (int)(slash - path), path) : wz_strdup(".");
+    char *config = wz_path("%s/tokenizer_config.json", dir), *jinja = wz_path("%s/chat_template.jinja", dir);
+    int rc = -1;
+
+    tok->bos = tok->eos = tok->unk = -1;
+    tok->name = wz_is_dir(path) ? wz_path("%s/tokenizer.json", path) : wz_strdup(path);
+    if (wz_is_dir(path) && !wz_file_exists(tok->name)) {
+        free(tok->name);
+        tok->name = wz_path("%s/tokenizer.model", path);
+        if (!wz_file_exists(tok->name)) {
+            wz_fail(err, "%s: has neither tokenizer.json nor tokenizer.model", path);
+            goto out;
+        }
+    }
+    if (load_file(tok, err) < 0) goto out;
+    /* What lies beside it speaks of the file with the hub's name, not of others in the folder. */
+    const char *base = strrchr(tok->name, '/');
+    base = base ? base + 1 : tok->name;
+    bool hub = strcmp(base, "tokenizer.json") == 0 || strcmp(base, "tokenizer.model") == 0;
+    if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
+    if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
+    rc = wz_vocab_seal(tok, err);
+out:
+    free(dir);
+    free(config);
+    free(jinja);
+    if (rc == 0) return tok;
+    wz_tokenizer_destroy(tok);
+    return NULL;
+}
+
+void wz_tokenizer_destroy(struct wz_tokenizer *tok)
+{
+    if (!tok) return;
+    wz_stages_destroy(tok->stages);
+    json_decref(tok->normalizer);
+    json_decref(tok->pre);
+    json_decref(tok->post);
+    json_decref(tok->decoder);
+    wz_arena_finish(&tok->arena);
+    free(tok->pieces);
+    free(tok->slots);
+    free(tok->merges);
+    free(tok->added);
+    free(tok->jinja);
+    free(tok->name);
+    free(tok);
+}
+
+int wz_tokenizer_vocab(const struct wz_tokenizer *tok) { return tok->n; }
+
+int wz_tokenizer_bos(const struct wz_tokenizer *tok) { return tok->bos; }
+
+int wz_tokenizer_eos(const struct wz_tokenizer *tok) { return tok->eos; }
+
+int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece)
+{
+    return wz_vocab_find(tok, piece, strlen(piece));
+}
+
+const char *wz_tokenizer_template(const struct wz_tokenizer *tok) { return tok->template; }
+
+/* ---- encoding --------------------------------------------------------------------------------------------- */
+
+struct work {
+    struct wz_cut cut;
+    struct wz_bpe bpe;
+};
+
+static int encode_segment(const struct wz_tokenizer *tok, const char *s, size_t n, bool first, struct work *w,
+                          struct wz_ids *out, struct wz_err *err)
+{
+    if (n == 0) return 0;
+    if (wz_stages_run(tok->stages, s, n, first, &w->cut, err) < 0) return -1;
+    for (int i = 0; i < w->cut.n; i++)
+        if (wz_bpe_run(tok, w->cut.text.data + w->cut.list[i].at, w->cut.list[i].len, &w->bpe, out, err) < 0) return -1;
+    return 0;
+}
+
+int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
+                   struct wz_err *err)
+{
+    size_t valid = wz_utf8_valid(text, n), done = 0;
+    int before = out->n, rc = 0, id;
+    struct work w = { 0 };
+
+    if (valid < n) return wz_fail(err, "invalid UTF-8 at byte %zu: 0x%02X", valid, (unsigned char)text[valid]);
+    if (n > WZ_TEXT_MAX) return wz_fail(err, "a text of %zu bytes, at most %d were expected", n, WZ_TEXT_MAX);
+    for (size_t at = 0; tok->n_added && !tok->added_inside && at < n && rc == 0;) {
+        if ((id = wz_vocab_added(tok, text + at, n - at)) < 0) {
+            at++;
+            continue;
+        }
+        rc = encode_segment(tok, text + done, at - done, first && done == 0, &w, out, err);
+        wz_ids_add(out, id);
+        done = at += (size_t)tok->pieces[id].n_text;
+    }
+    if (rc == 0) rc = encode_segment(tok, text + done, n - done, first && done == 0, &w, out, err);
+    if (rc < 0) out->n = before;
+    wz_cut_finish(&w.cut);
+    wz_bpe_finish(&w.bpe);
+    return rc;
+}
+
+int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct wz_ids *out, struct wz_err *err)
+{
+    return wz_encode_part(tok, text, n, true, out, err);
+}
+
+/* ---- decoding --------------------------------------------------------------------------------------------- */
+
+/* The bytes of one id; `begun` says whether bytes were written before it. */
+static void decode_id(const struct wz_tokenizer *tok, int id, bool specials, bool *begun, struct wz_buf *out)
+{
+    const struct wz_piece *p = wz_vocab_at(tok, id);
+
+    if (!p || (p->kind == WZ_PIECE_SPECIAL && !specials)) return;
+    int skip = tok->strip && !*begun && p->n_bytes && p->bytes[0] == ' ';
+    wz_buf_add(out, p->bytes + skip, (size_t)(p->n_bytes - skip));
+    *begun = true;
+}
+
+void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out)
+{
+    bool begun = false;
+
+    wz_buf_add(out, "", 0);
+    for (int i = 0; i < n; i++) decode_id(tok, ids[i], specials, &begun, out);
+}
+
+void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out)
+{
+    struct wz_buf b = { 0 };
+    size_t at = 0;
+
+    wz_buf_add(&b, stream->rest, (size_t)stream->n);
+    decode_id(tok, id, false, &stream->begun, &b);
+    for (;;) {
+        size_t ok = wz_utf8_valid(b.data + at, b.len - at), bad = 1;
+        wz_buf_add(out, b.data + at, ok);
+        at += ok;
+        if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at) break; /* nothing left, or a character begun */
+        while (bad < b.len - at && wz_utf8_partial(b.data + at, bad + 1) == bad + 1) bad++;
+        wz_buf_str(out, "\xef\xbf\xbd");
+        at += bad;
+    }
+    stream->n = (int)(b.len - at);
+    memcpy(stream->rest, b.data + at, b.len - at);
+    wz_buf_finish(&b);
+}
+
+void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out)
+{
+    if (stream->n) wz_buf_str(out, "\xef\xbf\xbd");
+    *stream = (struct wz_stream){ 0 };
+}

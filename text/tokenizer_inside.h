@@ -1,0 +1,149 @@
+/* The inside of a tokenizer, shared by the files that read, cut, merge and write it; no other room includes this.
+ *
+ * Every kind of file becomes the same thing: pieces with ids, merges of two pieces into a third with a rank, and the
+ * stages that cut a text (pretokenize.c), kept as the JSON of a tokenizer.json whatever the source was:
+ *
+ *   text ─▶ added pieces cut out ─▶ normalizer ─▶ pre-tokenizer ─▶ characters ─▶ merges by rank ─▶ ids
+ *
+ * Piece texts are in the form of a tokenizer.json: in byte-level vocabularies every byte is a printable character (the
+ * alphabet below), in SentencePiece ones a space is U+2581 and a lone byte is <0xNN>. */
+#ifndef WZ_TOKENIZER_INSIDE_H
+#define WZ_TOKENIZER_INSIDE_H
+
+#include "text/text.h"
+
+/* U+FFFF, which is no character, stands in piece texts for U+0000, which a jansson key and a C string can't hold. */
+enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30, WZ_NUL_CHAR = 0xffff };
+
+/* BOS or EOS that a file says there is not, while -1 is one that nothing was said of. */
+enum { WZ_NO_ID = -2 };
+
+enum wz_piece_kind {
+    WZ_PIECE_NONE, /* a hole: no piece has this id */
+    WZ_PIECE_NORMAL,
+    WZ_PIECE_BYTE,    /* <0xNN> */
+    WZ_PIECE_ADDED,   /* taken out of a text as a whole before anything else */
+    WZ_PIECE_SPECIAL, /* never made from text */
+};
+
+struct wz_piece {
+    const char *text, *bytes; /* as in the file; what it decodes to. Both in the tokenizer's arena */
+    int n_text, n_bytes;
+    float score;
+    enum wz_piece_kind kind;
+};
+
+struct wz_merge {
+    int left, right, id;
+    uint32_t rank;
+};
+
+struct wz_stages;
+
+struct wz_tokenizer {
+    char *name; /* the file, for messages */
+    struct wz_arena arena;
+    struct wz_piece *pieces; /* [n], cap allocated */
+    int n, cap;
+    int *slots; /* id + 1 by hash of the text, 0 free; n_slots a power of two */
+    size_t n_slots, n_used;
+    struct wz_merge *merges; /* by hash of (left, right), left -1 free; merge_slots a power of two */
+    size_t merge_slots, n_merges;
+    int byte_ids[256]; /* <0xNN>, -1: none */
+    int unk, bos, eos;
+    bool byte_level;              /* pieces are in the byte alphabet */
+    bool byte_fallback, fuse_unk; /* a character without a piece becomes its bytes, else unk; runs of unk are one */
+    bool ignore_merges;           /* a whole pre-token that is a piece needs no merging */
+    bool strip;                   /* decoding drops the first space: the normalizer put it there */
+    bool added_inside;            /* SentencePiece looks for added pieces in the normalized text, not before */
+    int *added, n_added;          /* ids of added pieces, longest first */
+    bool added_first[256];        /* first bytes that they have */
+    json_t *normalizer, *pre, *post, *decoder; /* as in tokenizer.json; NULL: none */
+    struct wz_stages *stages;
+    char *jinja; /* the files' own chat template, NULL: none */
+    const char *template;
+};
+
+/* ---- tokenizer_vocab.c: pieces by id and by text, merges -------------------------------------------------- */
+
+/* Adds a piece. -1 when the id is out of range or taken, or the text is there already, empty or not UTF-8. */
+int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, enum wz_piece_kind kind, float score,
+                 struct wz_err *err);
+/* An added token of a tokenizer.json: a new piece, or a new kind for the piece that has this id and text. */
+int wz_vocab_mark(struct wz_tokenizer *tok, int id, const char *text, size_t n, bool special, struct wz_err *err);
+int wz_vocab_find(const struct wz_tokenizer *tok, const char *text, size_t n); /* -1: none */
+const struct wz_piece *wz_vocab_at(const struct wz_tokenizer *tok, int id);    /* NULL: none */
+/* The merge of two neighbours, NULL: they stay apart. */
+const struct wz_merge *wz_merge_find(const struct wz_tokenizer *tok, int left, int right);
+/* A merge given by name; its result must be a piece too. */
+int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, const char *right, size_t n_right,
+                 uint32_t rank, struct wz_err *err);
+/* Merges of a vocabulary that has none written down: every cut of a piece into two pieces, ranked by falling score. */
+void wz_merges_derive(struct wz_tokenizer *tok);
+/* Id of the added piece that s begins with (the longest), -1: none. */
+int wz_vocab_added(const struct wz_tokenizer *tok, const char *s, size_t n);
+/* Ends loading: decoded bytes, byte ids, added pieces, stages, names of BOS, EOS and chat template. */
+int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err);
+
+/* The byte alphabet of GPT-2: each byte as a printable character; -1 for a character outside it. */
+uint32_t wz_byte_char(unsigned char byte);
+int wz_char_byte(uint32_t code);
+
+/* ---- pretokenize.c: normalizer and pre-tokenizer ---------------------------------------------------------- */
+
+extern const char wz_gpt2_pattern[], wz_llama3_pattern[];
+
+/* The text of one call of encode, cut into spans. Zeroed struct begins; reused from segment to segment. */
+struct wz_span {
+    size_t at, len;
+};
+struct wz_cut {
+    struct wz_buf text, spare;
+    struct wz_span *list, *spare_list;
+    int n, cap, n_spare, spare_cap;
+    void *match;
+};
+
+/* NULL and a sentence naming the part of the file that is not understood. */
+struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err);
+void wz_stages_destroy(struct wz_stages *stages);
+bool wz_stages_byte_level(const struct wz_stages *stages);
+/* Fills cut with the spans of valid UTF-8 s[0..n). `first`: it is the beginning of the whole input. */
+int wz_stages_run(const struct wz_stages *stages, const char *s, size_t n, bool first, struct wz_cut *cut,
+                  struct wz_err *err);
+void wz_cut_finish(struct wz_cut *cut);
+
+/* ---- bpe.c: merging --------------------------------------------------------------------------------------- */
+
+struct wz_bpe {
+    struct wz_symbol *symbols;
+    struct wz_candidate *heap;
+    int cap, n_heap, heap_cap;
+}; /* zeroed: empty */
+int wz_bpe_run(const struct wz_tokenizer *tok, const char *s, size_t n, struct wz_bpe *work, struct wz_ids *out,
+               struct wz_err *err);
+void wz_bpe_finish(struct wz_bpe *work);
+
+/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_seal follows ------------------------------ */
+
+int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err); /* tokenizer_json.c */
+int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);          /* tokenizer_config.json */
+int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err);           /* chat_template.jinja */
+int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err);  /* tokenizer_ranks.c */
+int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err); /* spm.c */
+int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);
+int wz_load_gguf(struct wz_tokenizer *tok, const char *path, struct wz_err *err); /* tokenizer_gguf.c */
+/* What SentencePiece does to a text, as JSON of a tokenizer.json. */
+void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze);
+void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns); /* NULL-terminated list */
+
+/* ---- tokenizer.c, chat_detect.c --------------------------------------------------------------------------- */
+
+/* wz_encode for text that may follow other tokens: `first` is false then. */
+int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
+                   struct wz_err *err);
+/* Our name for a Jinja chat template, "?" when none of ours renders the same. */
+const char *wz_jinja_name(const char *jinja);
+bool wz_template_known(const char *name);
+
+#endif

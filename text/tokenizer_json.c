@@ -1,0 +1,206 @@
+/* tokenizer.json and tokenizer_config.json of a hub folder. Read generically where the parts say what they are, refused
+ * by name where a part is not understood: a tokenizer that is almost right is worse than none.
+ *
+ *   model.vocab       {"piece": id}            model.merges   ["a b", ...] or [["a", "b"], ...], lowest rank first
+ *   added_tokens      [{id, content, special}] normalizer, pre_tokenizer, decoder, post_processor
+ */
+#include "text/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool has_type(const json_t *part, const char *type)
+{
+    const char *s = json_string_value(json_object_get(part, "type"));
+
+    return s && strcmp(s, type) == 0;
+}
+
+/* Whether the decoder takes a leading space away. */
+static bool strips(const json_t *decoder)
+{
+    const json_t *part;
+    size_t i;
+
+    if (has_type(decoder, "Strip")) return json_integer_value(json_object_get(decoder, "start")) > 0;
+    if (has_type(decoder, "Metaspace")) {
+        const char *scheme = json_string_value(json_object_get(decoder, "prepend_scheme"));
+        return scheme ? strcmp(scheme, "never") != 0 : !json_is_false(json_object_get(decoder, "add_prefix_space"));
+    }
+    json_array_foreach(json_object_get(decoder, "decoders"), i, part) if (strips(part)) return true;
+    return false;
+}
+
+static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *err)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(vocab, key, value)
+    {
+        json_int_t id = json_integer_value(value);
+        if (!json_is_integer(value) || id < 0 || id >= WZ_VOCAB_MAX)
+            return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key,
+                           WZ_VOCAB_MAX - 1);
+        if (wz_vocab_add(tok, (int)id, key, strlen(key), WZ_PIECE_NORMAL, 0, err) < 0) return -1;
+    }
+    return 0;
+}
+
+static int read_added(struct wz_tokenizer *tok, const json_t *token, json_int_t id, struct wz_err *err)
+{
+    const json_t *content = json_object_get(token, "content");
+    bool special = json_is_true(json_object_get(token, "special"));
+
+    if (!json_is_string(content) || id < 0 || id >= WZ_VOCAB_MAX)
+        return wz_fail(err, "%s: an added token has no content, or its id is not a number from 0 to %d", tok->name,
+                       WZ_VOCAB_MAX - 1);
+    if (!special && (json_is_true(json_object_get(token, "lstrip")) || json_is_true(json_object_get(token, "rstrip")) ||
+                     json_is_true(json_object_get(token, "single_word"))))
+        return wz_fail(err,
+                       "%s: added token \"%.60s\" is not special and asks for lstrip, rstrip or single_word, which "
+                       "is not supported",
+                       tok->name, json_string_value(content));
+    return wz_vocab_mark(tok, (int)id, json_string_value(content), json_string_length(content), special, err);
+}
+
+static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz_err *err)
+{
+    json_t *merge;
+    size_t i;
+
+    json_array_foreach(merges, i, merge)
+    {
+        const char *s = json_string_value(merge), *gap = s ? strchr(s, ' ') : NULL, *right = gap ? gap + 1 : NULL;
+        size_t n_left = gap ? (size_t)(gap - s) : 0, n_right = right ? strlen(right) : 0;
+        if (json_array_size(merge) == 2 && json_is_string(json_array_get(merge, 0)) &&
+            json_is_string(json_array_get(merge, 1))) {
+            s = json_string_value(json_array_get(merge, 0));
+            n_left = json_string_length(json_array_get(merge, 0));
+            right = json_string_value(json_array_get(merge, 1));
+            n_right = json_string_length(json_array_get(merge, 1));
+        } else if (!right || strchr(right, ' ')) {
+            return wz_fail(err, "%s: merge %zu is neither \"left right\" nor [\"left\", \"right\"]", tok->name, i);
+        }
+        if (wz_merge_add(tok, s, n_left, right, n_right, (uint32_t)i, err) < 0) return -1;
+    }
+    return 0;
+}
+
+static int read_model(struct wz_tokenizer *tok, const json_t *model, struct wz_err *err)
+{
+    static const char *const absent[] = { "continuing_subword_prefix", "end_of_word_suffix" };
+    const json_t *type = json_object_get(model, "type"), *merges = json_object_get(model, "merges");
+    const char *unk = json_string_value(json_object_get(model, "unk_token"));
+    json_t *vocab = json_object_get(model, "vocab");
+
+    if (type && !has_type(model, "BPE"))
+        return wz_fail(err, "%s: the model is of type \"%.40s\", BPE was expected", tok->name,
+                       json_is_string(type) ? json_string_value(type) : "?");
+    if (!json_is_object(vocab)) return wz_fail(err, "%s: model.vocab is missing or no object", tok->name);
+    if (!json_is_array(merges)) return wz_fail(err, "%s: model.merges is missing or no list", tok->name);
+    for (size_t i = 0; i < WZ_COUNT(absent); i++)
+        if (json_string_length(json_object_get(model, absent[i])))
+            return wz_fail(err, "%s: model.%s is set, which is not supported", tok->name, absent[i]);
+    if (json_number_value(json_object_get(model, "dropout")) != 0)
+        return wz_fail(err, "%s: model.dropout is set, which is not supported", tok->name);
+    tok->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    tok->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
+    tok->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
+    if (read_vocab(tok, vocab, err) < 0) return -1;
+    if (unk) tok->unk = wz_tokenizer_id(tok, unk);
+    return 0;
+}
+
+int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err)
+{
+    struct wz_buf b = { 0 };
+    json_t *root, *token;
+    size_t i;
+    int rc = -1;
+
+    wz_buf_add(&b, bytes, n);
+    for (char *p = b.data, *end = p + n; (p = memchr(p, '\\', (size_t)(end - p))) && end - p >= 6; p += 2)
+        if (memcmp(p, "\\u0000", 6) == 0) memcpy(p, "\\uffff", 6); /* WZ_NUL_CHAR */
+    root = wz_json_parse(b.data, n, tok->name, err);
+    wz_buf_finish(&b);
+    if (!root) return -1;
+    if (!json_is_object(json_object_get(root, "model"))) {
+        wz_fail(err, "%s: model is missing, a tokenizer.json was expected", tok->name);
+        goto out;
+    }
+    if (read_model(tok, json_object_get(root, "model"), err) < 0) goto out;
+    json_array_foreach(json_object_get(root, "added_tokens"), i, token)
+    {
+        const json_t *id = json_object_get(token, "id");
+        if (read_added(tok, token, json_is_integer(id) ? json_integer_value(id) : -1, err) < 0) goto out;
+    }
+    if (read_merges(tok, json_object_get(json_object_get(root, "model"), "merges"), err) < 0) goto out;
+    tok->normalizer = json_incref(json_object_get(root, "normalizer"));
+    tok->pre = json_incref(json_object_get(root, "pre_tokenizer"));
+    tok->post = json_incref(json_object_get(root, "post_processor"));
+    tok->decoder = json_incref(json_object_get(root, "decoder"));
+    tok->strip = strips(tok->decoder);
+    rc = 0;
+out:
+    json_decref(root);
+    return rc;
+}
+
+/* A special token by key: its text, or an added token's object; null says that there is none. */
+static int special_id(const struct wz_tokenizer *tok, const json_t *config, const char *key, int otherwise)
+{
+    const json_t *value = json_object_get(config, key);
+    const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
+    int id = text ? wz_tokenizer_id(tok, text) : -1;
+
+    return json_is_null(value) ? WZ_NO_ID : id >= 0 ? id : otherwise;
+}
+
+int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+{
+    json_t *config = wz_json_load(path, err), *token, *jinja;
+    const char *key, *ours;
+    size_t i;
+    int rc = -1;
+
+    if (!config) return -1;
+    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, token)
+    {
+        char *end;
+        long id = strtol(key, &end, 10);
+        if (read_added(tok, token, *end || !*key ? -1 : id, err) < 0) {
+            wz_fail_in(err, "%s", path);
+            goto out;
+        }
+    }
+    tok->bos = special_id(tok, config, "bos_token", tok->bos);
+    tok->eos = special_id(tok, config, "eos_token", tok->eos);
+    jinja = json_object_get(config, "chat_template");
+    json_array_foreach(jinja, i, token)
+    { /* several by name: the default one */
+        const char *name = json_string_value(json_object_get(token, "name"));
+        if (name && strcmp(name, "default") == 0) jinja = json_object_get(token, "template");
+    }
+    if (json_is_string(jinja)) {
+        free(tok->jinja);
+        tok->jinja = wz_strdup(json_string_value(jinja));
+    }
+    ours = json_string_value(json_object_get(config, "waltz_template"));
+    if (ours) tok->template = wz_template_known(ours) ? wz_arena_strdup(&tok->arena, ours) : "?";
+    rc = 0;
+out:
+    json_decref(config);
+    return rc;
+}
+
+int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+{
+    struct wz_map map;
+
+    if (wz_map_open(&map, path, err) < 0) return -1;
+    free(tok->jinja);
+    tok->jinja = strndup((const char *)map.bytes, map.len);
+    wz_map_close(&map);
+    return 0;
+}

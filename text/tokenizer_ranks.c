@@ -1,0 +1,106 @@
+/* Meta's tokenizer.model for Llama 3: a line per piece, base64 of its bytes and its rank, which is its id and its merge
+ * priority. 256 special tokens follow the last rank; their names are those of the published reader. */
+#include "text/tokenizer_inside.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const specials[] = {
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+};
+enum { N_SPECIALS = 256 };
+
+void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns)
+{
+    json_t *parts = json_array();
+
+    for (; *patterns; patterns++)
+        json_array_append_new(parts, json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex",
+                                               *patterns, "behavior", "Isolated", "invert", 0));
+    json_array_append_new(parts, json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                           "trim_offsets", 1, "use_regex", 0));
+    tok->pre = json_pack("{s:s, s:o}", "type", "Sequence", "pretokenizers", parts);
+    tok->decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                             "use_regex", 0);
+}
+
+static int base64_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+/* Decodes s[0..n) into the byte alphabet. */
+static int base64_text(const char *s, size_t n, struct wz_buf *out)
+{
+    uint32_t bits = 0;
+    int have = 0;
+    char utf8[4];
+
+    if (n == 0 || n % 4) return -1;
+    for (int pad = 0; pad < 2 && s[n - 1] == '='; pad++) n--;
+    for (size_t i = 0; i < n; i++) {
+        int v = base64_value(s[i]);
+        if (v < 0) return -1;
+        bits = bits << 6 | (uint32_t)v;
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        wz_buf_add(out, utf8, (size_t)wz_utf8_put(utf8, wz_byte_char((unsigned char)(bits >> have))));
+    }
+    return 0;
+}
+
+int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err)
+{
+    const char *const patterns[] = { wz_llama3_pattern, NULL };
+    struct wz_buf text = { 0 };
+    int line = 0, rc = -1;
+
+    for (size_t at = 0, end; at < n; at = end + 1) {
+        const char *eol = memchr(bytes + at, '\n', n - at);
+        end = eol ? (size_t)(eol - bytes) : n;
+        line++;
+        size_t stop = end > at && bytes[end - 1] == '\r' ? end - 1 : end;
+        if (stop == at) continue;
+        const char *gap = memchr(bytes + at, ' ', stop - at);
+        long rank = 0;
+        size_t digit = gap ? (size_t)(gap - bytes) + 1 : stop;
+        bool ok = digit < stop && stop - digit < 8;
+        for (; ok && digit < stop; digit++) {
+            ok = bytes[digit] >= '0' && bytes[digit] <= '9';
+            rank = rank * 10 + (bytes[digit] - '0');
+        }
+        wz_buf_clear(&text);
+        if (!ok || base64_text(bytes + at, (size_t)(gap - bytes) - at, &text) < 0) {
+            wz_fail(err, "%s:%d: base64, a blank and a rank were expected", tok->name, line);
+            goto out;
+        }
+        if (wz_vocab_add(tok, (int)rank, text.data, text.len, WZ_PIECE_NORMAL, -(float)rank, err) < 0) goto out;
+    }
+    for (int i = 0, base = tok->n; i < N_SPECIALS; i++) {
+        wz_buf_clear(&text);
+        if (i < (int)WZ_COUNT(specials)) wz_buf_str(&text, specials[i]);
+        else wz_buf_printf(&text, "<|reserved_special_token_%d|>", i - (int)WZ_COUNT(specials) + 2);
+        if (wz_vocab_add(tok, base + i, text.data, text.len, WZ_PIECE_SPECIAL, 0, err) < 0) goto out;
+    }
+    wz_merges_derive(tok);
+    wz_byte_level_shell(tok, patterns);
+    tok->ignore_merges = true;
+    rc = 0;
+out:
+    wz_buf_finish(&text);
+    return rc;
+}
