@@ -138,7 +138,7 @@ static void fill(struct wz_model *m)
         }
     }
     free(x);
-    wz_model_seal(m, 1);
+    wz_model_commit(m, 1);
 }
 
 int *wz_bench_ids(const struct wz_bench *b, int n, uint32_t which)
@@ -251,7 +251,7 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         return *status = wz_give_up(b->program, &err), -1;
     }
     b->model = wz_model_create(&c, type, trains ? &(struct wz_share){ 0, 1 } : NULL, b->be);
-    if (!trains) wz_model_lean(b->model);
+    if (!trains) wz_model_drop_unpacked(b->model);
     b->model->recompute = b->recompute;
     fill(b->model);
     return 0;

@@ -1,4 +1,4 @@
-/* cycle: how fast a whole step is. Rollout, reward, update and sealing of one agent, in one process, as `waltz train`
+/* cycle: how fast a whole step is. Rollout, reward, update and commit of one agent, in one process, as `waltz train`
  * makes them.
  *
  *   prompts ─▶ wz_engine_run ─▶ share of ids below half the vocabulary ─▶ wz_learner_step ─▶ the next version

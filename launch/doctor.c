@@ -117,7 +117,7 @@ static void see_prompts(struct visit *v, const char *what, const struct wz_recip
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts set;
         struct wz_err err = { 0 };
-        if (wz_prompts_load(&set, list[i].path, list[i].column, list[i].harm, list[i].kind, &err) < 0) {
+        if (wz_prompts_load(&set, list[i].path, list[i].column, list[i].harmful, list[i].kind, &err) < 0) {
             say(v, FAULT, what, "%s", err.text);
             continue;
         }

@@ -64,7 +64,7 @@ int wz_cmd_eval(int argc, char **argv)
         wz_fail(&err, "%s: no held-out prompts (key eval)", path);
         wz_give_up("eval", &err);
     } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,
-                           limit < 0 ? recipe->evaluate.limit : limit, &table, transcripts, &err) < 0 ||
+                           limit < 0 ? recipe->evaluate.eval_limit : limit, &table, transcripts, &err) < 0 ||
                (job.root && print(&table, format, &err) < 0))
         wz_die("eval: %s", err.text);
     else status = 0;

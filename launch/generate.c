@@ -232,7 +232,7 @@ int wz_cmd_generate(int argc, char **argv)
     status = 1;
     if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
     if (!(g.model = wz_model_load(argv[0], wz_type_named(type), NULL, g.be, &err))) goto out;
-    wz_model_lean(g.model);
+    wz_model_drop_unpacked(g.model);
     g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
     if (find_stops(&g, &err) < 0) goto out;
     status = run_lines(&g, &err) < 0;

@@ -12,7 +12,7 @@
 #include "store/store.h"
 
 struct job {
-    const char *path, *column, *harm, *prompt_kind;
+    const char *path, *column, *harmful, *prompt_kind;
     struct wz_err *err;
 };
 
@@ -155,7 +155,7 @@ static json_t *read_prompts(const struct job *job)
     struct wz_prompts set;
     char hash[20];
 
-    if (wz_prompts_load(&set, job->path, job->column, job->harm, job->prompt_kind, job->err) < 0) return NULL;
+    if (wz_prompts_load(&set, job->path, job->column, job->harmful, job->prompt_kind, job->err) < 0) return NULL;
     json_t *out = object("prompts"), *kinds = json_object();
     for (int i = 0; i < set.n; i++) {
         count(kinds, set.list[i].kind, "rows", 1);
@@ -305,14 +305,14 @@ static void show(const json_t *j, int indent)
 int wz_cmd_inspect(int argc, char **argv)
 {
     struct wz_err err;
-    struct job job = { .column = "prompt", .harm = "harmful", .prompt_kind = "", .err = &err };
+    struct job job = { .column = "prompt", .harmful = "harmful", .prompt_kind = "", .err = &err };
     bool as_json = false;
     int status;
     const struct wz_option options[] = {
         { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object", 0, 0 },
         { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
-        { "harm", 0, WZ_TEXT, &job.harm, "NAME", "prompts: the column that says harmful or not; =harmful, =benign: all",
-          0, 0 },
+        { "harmful", 0, WZ_TEXT, &job.harmful, "NAME",
+          "prompts: the column that says harmful or not; =harmful, =benign: all", 0, 0 },
         { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
     };
     const struct wz_usage usage = {

@@ -212,7 +212,7 @@ int wz_cmd_score(int argc, char **argv)
     status = 1;
     if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
     if (!(s.m = wz_model_load(argv[0], wz_type_named(type), NULL, s.be, &err))) goto out;
-    wz_model_lean(s.m);
+    wz_model_drop_unpacked(s.m);
     s.work = wz_work_create(s.m, ROWS, false);
     status = lines_score(&s, &err) < 0;
 out:

@@ -36,7 +36,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     w->model = wz_model_load(model, wz_type_named(recipe->sft.type), &(struct wz_share){ w->link.rank, w->link.size },
                              w->be, err);
     if (!w->model) return -1;
-    w->model->recompute = !strcmp(recipe->recompute, "layers");
+    w->model->recompute = !strcmp(recipe->activation_checkpointing, "layers");
     w->tok = wz_tokenizer_load(model, err);
     if (!w->tok) return -1;
     if (!name[0]) name = wz_tokenizer_template(w->tok);
@@ -45,8 +45,8 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
     if (!w->chat || !(w->system = wz_system_read(recipe->sft.system, err))) return -1;
     if (wz_sft_load(&w->set, recipe->sft.data, w->system, w->chat, w->tok, w->model->config.context, err) < 0)
         return -1;
-    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, &w->group, recipe->micro,
-                    w->set.longest);
+    wz_learner_init(&w->learner, w->model, NULL, 0, false, recipe->leaves / w->link.size, &w->group,
+                    recipe->micro_batch_tokens, w->set.longest);
     return 0;
 }
 
@@ -63,8 +63,9 @@ static void warm_close(struct warm *w)
 
 static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
 {
-    const struct wz_adamw how = { recipe->sft.lr,    recipe->sft.warmup, recipe->sft.floor, recipe->sft.beta1,
-                                  recipe->sft.beta2, recipe->sft.eps,    recipe->sft.decay, recipe->sft.clip };
+    const struct wz_adamw how = { recipe->sft.lr,           recipe->sft.warmup,       recipe->sft.min_lr_ratio,
+                                  recipe->sft.beta1,        recipe->sft.beta2,        recipe->sft.eps,
+                                  recipe->sft.weight_decay, recipe->sft.max_grad_norm };
     const int steps = recipe->sft.steps;
     bool tty = isatty(STDERR_FILENO);
     double begin = wz_now();

@@ -158,7 +158,7 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     m = wz_model_create(&c, type, trains, be);
     for (int i = 0; i < n; i++) fill(m, i, found[i], gguf, values);
     free(values);
-    wz_model_seal(m, 0);
+    wz_model_commit(m, 0);
 out:
     free(list);
     free(found);

@@ -53,15 +53,15 @@ struct wz_model {
     void *block;    /* bf16 models: matrices as bf16, norms as f32 */
     float *masters; /* bf16 models that train: f32 [shard.n], elements shard.at and on of what params would be */
     struct wz_shard shard;
-    void *stowed;                 /* host: the weights of a model that has no place of its own (wz_model_stow) */
+    void *offloaded;              /* host: the weights of a model that has no place of its own (wz_model_offload) */
     struct wz_weight embed, head; /* head.data == embed.data when tied */
     float *norm;                  /* final norm [C] */
     struct wz_layer *layers;
     float *chunk;           /* host: what goes between host and backend at a time */
     float *freq;            /* RoPE frequencies [D/2], host, scaling applied */
-    bool lean;              /* wz_model_lean */
+    bool unpacked_dropped;  /* wz_model_drop_unpacked */
     bool recompute;         /* a tape keeps the layers' inputs only; set before the works are made that are to do so */
-    uint64_t version, hash; /* law 6: set by whoever changes the weights; wz_model_seal computes the hash */
+    uint64_t version, hash; /* law 6: set by whoever changes the weights; wz_model_commit computes the hash */
 };
 
 /* ---- weights (weights.c, hub.c, gguf via store) ----------------------------------------------------------- */
@@ -97,16 +97,16 @@ int wz_model_save_as(const struct wz_model *model, const char *dir, size_t shard
 void wz_model_round(struct wz_model *model);
 /* After any change to the weights: packs, hashes what a forward reads (wz_hash_pieces of wz_model_weights), notes
  * the version. */
-void wz_model_seal(struct wz_model *model, uint64_t version);
-/* For a model that from its sealing on (done, or still to come once) only runs forwards: where the backend packs
+void wz_model_commit(struct wz_model *model, uint64_t version);
+/* For a model that from its commit on (done, or still to come once) only runs forwards: where the backend packs
  * matrices, what packing repeats is given back. It can be written, saved, published and trained no more. */
-void wz_model_lean(struct wz_model *model);
-/* For a model that will change no more, sealed: its weights wait in the host's memory, and their place in the
- * backend's is given back. lend brings them into `memory` of the backend, of wz_model_weights' size, for forwards;
- * NULL: `memory` is wanted back. A model that is not stowed away is left as it is. */
-void wz_model_stow(struct wz_model *model);
-void wz_model_lend(struct wz_model *model, void *memory);
-/* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it seals the model. */
+void wz_model_drop_unpacked(struct wz_model *model);
+/* For a model that will change no more, committed: its weights wait in the host's memory, and their place in the
+ * backend's is given back. onload brings them into `memory` of the backend, of wz_model_weights' size, for forwards;
+ * NULL: `memory` is wanted back. A model that is not offloaded away is left as it is. */
+void wz_model_offload(struct wz_model *model);
+void wz_model_onload(struct wz_model *model, void *memory);
+/* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it commits the model. */
 void *wz_model_weights(const struct wz_model *model, size_t *n);
 /* Where in a bf16 model's block those norms lie, *n floats, that are among elements `part` of the walk. */
 float *wz_model_norms(const struct wz_model *model, struct wz_shard part, size_t *n);

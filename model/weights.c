@@ -180,10 +180,10 @@ void wz_model_destroy(struct wz_model *m)
 {
     if (!m) return;
     for (int i = 0; i <= m->config.layers * 7; i++) wz_unpack(m->be, matrix(m, i));
-    if (m->params && !m->stowed) wz_backend_free(m->be, m->params);
-    if (m->block && !m->stowed) wz_backend_free(m->be, m->block);
+    if (m->params && !m->offloaded) wz_backend_free(m->be, m->params);
+    if (m->block && !m->offloaded) wz_backend_free(m->be, m->block);
     if (m->masters) wz_backend_free(m->be, m->masters);
-    free(m->stowed);
+    free(m->offloaded);
     free(m->list);
     free(m->layers);
     free(m->chunk);
@@ -191,7 +191,7 @@ void wz_model_destroy(struct wz_model *m)
     free(m);
 }
 
-static bool lean_already(const struct wz_model *m) { return m->lean && m->head.packed; }
+static bool lean_already(const struct wz_model *m) { return m->unpacked_dropped && m->head.packed; }
 
 /* Tensor i where it lies as floats; NULL where it is bf16. */
 static float *param_floats(const struct wz_model *m, int i)
@@ -298,10 +298,10 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
         }
     }
     free(values);
-    wz_model_seal(m, 0);
+    wz_model_commit(m, 0);
 }
 
-/* ---- sealing ---------------------------------------------------------------------------------------------- */
+/* ---- commit ----------------------------------------------------------------------------------------------- */
 
 void *wz_model_weights(const struct wz_model *m, size_t *n)
 {
@@ -358,7 +358,7 @@ static void forget(const struct wz_model *m, struct wz_weight *w)
         wz_forget(w->data, (size_t)w->out * (size_t)w->in * wz_type_size(w->type));
 }
 
-void wz_model_seal(struct wz_model *m, uint64_t version)
+void wz_model_commit(struct wz_model *m, uint64_t version)
 {
     size_t n;
     const char *bytes = wz_model_weights(m, &n);
@@ -368,13 +368,13 @@ void wz_model_seal(struct wz_model *m, uint64_t version)
     m->hash = identity(m, bytes, n);
     for (int i = 0; i <= m->config.layers * 7; i++) {
         wz_pack(m->be, matrix(m, i));
-        if (m->lean) forget(m, matrix(m, i));
+        if (m->unpacked_dropped) forget(m, matrix(m, i));
     }
 }
 
-void wz_model_lean(struct wz_model *m)
+void wz_model_drop_unpacked(struct wz_model *m)
 {
-    m->lean = true;
+    m->unpacked_dropped = true;
     for (int i = 0; i <= m->config.layers * 7; i++) forget(m, matrix(m, i));
 }
 
@@ -385,24 +385,24 @@ static void settle(struct wz_model *m, void *memory)
     if (memory) point(m);
 }
 
-void wz_model_stow(struct wz_model *m)
+void wz_model_offload(struct wz_model *m)
 {
     size_t n;
     void *own = wz_model_weights(m, &n);
 
-    assert(!m->stowed && !lean_already(m));
-    m->stowed = wz_alloc(n);
-    wz_download(m->be, m->stowed, own, n);
+    assert(!m->offloaded && !lean_already(m));
+    m->offloaded = wz_alloc(n);
+    wz_download(m->be, m->offloaded, own, n);
     wz_backend_free(m->be, own);
     settle(m, NULL);
 }
 
-void wz_model_lend(struct wz_model *m, void *memory)
+void wz_model_onload(struct wz_model *m, void *memory)
 {
     size_t n;
 
-    if (!m->stowed) return;
+    if (!m->offloaded) return;
     wz_model_weights(m, &n);
-    if (memory) wz_upload(m->be, memory, m->stowed, n);
+    if (memory) wz_upload(m->be, memory, m->offloaded, n);
     settle(m, memory);
 }

@@ -10,10 +10,10 @@
 /* Where a data set is and which columns mean what; see wz_prompts_load. */
 struct wz_recipe_data {
     char *path;
-    char *column; /* text; default "prompt" */
-    char *harm;   /* column or =harmful / =benign; default "harmful" */
-    char *kind;   /* column or =NAME; default: the file's name */
-    int limit;    /* 0: all; else the first `limit` after a keyed shuffle */
+    char *column;  /* text; default "prompt" */
+    char *harmful; /* column or =harmful / =benign; default "harmful" */
+    char *kind;    /* column or =NAME; default: the file's name */
+    int limit;     /* 0: all; else the first `limit` after a keyed shuffle */
 };
 
 struct wz_recipe_share {
@@ -37,14 +37,14 @@ struct wz_recipe_agent {
 
 /* How one agent learns in one stage. An agent not listed is frozen. */
 struct wz_recipe_learn {
-    char *name;                            /* the agent */
-    double lr, warmup, floor;              /* peak; warm-up steps; cosine ends at floor * lr */
-    double beta1, beta2, eps, decay, clip; /* AdamW, global-norm clip */
-    double kl, epsilon;                    /* beta and epsilon of eq. 3.3 and 4 */
-    char *loss;                  /* sequence (eq. 4: mean of each sample's mean) | token (mean over all tokens) */
+    char *name;                                            /* the agent */
+    double lr, warmup, min_lr_ratio;                       /* peak; warm-up steps; cosine ends at min_lr_ratio * lr */
+    double beta1, beta2, eps, weight_decay, max_grad_norm; /* AdamW, global-norm clip */
+    double kl_coef, clip_eps;                              /* beta and epsilon of eq. 3.3 and 4 */
+    char *loss_mean;             /* sequence (eq. 4: mean of each sample's mean) | token (mean over all tokens) */
     double alpha, lambda, gamma; /* eq. 2; conversation agents ignore them */
-    char *bonus;     /* feedback: dir (eq. 2) | outcome (R_c of the next reply, whatever the label: ablation) */
-    double revision; /* conversation: probability of a type-B sample where there was a revision; 0.5 */
+    char *feedback_bonus; /* feedback: dir (eq. 2) | outcome (R_c of the next reply, whatever the label: ablation) */
+    double revision_prob; /* conversation: probability of a type-B sample where there was a revision; 0.5 */
 };
 
 struct wz_recipe_stage {
@@ -70,34 +70,35 @@ struct wz_recipe {
     struct wz_recipe_agent *agents;
     unsigned n_agents;
     struct {
-        int rounds; /* T_max */
-        int pages,
-            page;    /* cache pages a rollout rank holds per agent (0: what max_rows sequences need), tokens a page */
-        int rows;    /* sequences generated together, at most */
-        int longest; /* tokens of a sequence at most, prompt included; 0: the model's context */
+        int max_rounds; /* T_max */
+        int kv_pages,
+            /* cache pages a rollout rank holds per agent (0: what max_rows sequences need), tokens a page */
+            kv_page_tokens;
+        int max_num_seqs; /* sequences generated together, at most */
+        int max_seq_len;  /* tokens of a sequence at most, prompt included; 0: the model's context */
     } rollout;
     struct {
         char *name;    /* rules */
         char *phrases; /* refusal phrases, one a line; empty: built in */
-        char *world;   /* the sandbox world's file, where prompts are from it; empty: none */
-        int tries;     /* a failed judgement is asked again up to this often */
+        char *world;   /* yes: prompts of the sandbox world's language are judged by its grammar; no */
+        int retries;   /* a failed judgement is asked again up to this often */
     } judge;
     int leaves; /* runs of episodes that a step's gradient is summed from: a power of two; learner ranks divide it */
-    int micro;  /* rows of a forward-backward on a learner, at most; 0: the longest sample's need */
+    int micro_batch_tokens; /* rows of a forward-backward on a learner, at most; 0: the longest sample's need */
     /* Activations of a forward-backward. none: all are kept | layers: only the layers' inputs, the rest is computed
      * again on the way back (gradient checkpointing): the same bits, a fraction of the memory, an update takes a fifth
      * longer (build/bench/step --recompute). */
-    char *recompute;
+    char *activation_checkpointing;
     /* Where the weights of reference models are. device: where all else is that computes | host: in the host's memory,
      * for a backend with memory of its own; they are brought into that of a gradient while they are read: the same
      * bits, and a step takes as long longer as it takes to send them. */
-    char *reference;
+    char *reference_location;
     struct wz_recipe_data *data;
     unsigned n_data; /* training prompts */
     struct wz_recipe_data *eval;
     unsigned n_eval; /* held-out prompts */
     struct {
-        int every, limit;
+        int every, eval_limit;
         double temperature;
     } evaluate; /* every N steps (0: only before and after); prompts a kind (0: all) */
     struct {
@@ -111,7 +112,7 @@ struct wz_recipe {
         char *chat;
         char *type; /* f32 | bf16: while it trains it has f32 masters, what is written is bf16 */
         int steps, batch;
-        double lr, warmup, floor, beta1, beta2, eps, decay, clip;
+        double lr, warmup, min_lr_ratio, beta1, beta2, eps, weight_decay, max_grad_norm;
     } sft;
 };
 

@@ -4,7 +4,7 @@
  *     TEXT(struct, key, default, want)   INT / SEED / REAL(struct, key, default, range)
  *     MAP(struct, key, keys)             LIST(struct, key, count, keys, at most)
  *
- * The defaults of learning are the paper's where it gives them (kl, epsilon, alpha, lambda, gamma, lr, batch,
+ * The defaults of learning are the paper's where it gives them (kl_coef, clip_eps, alpha, lambda, gamma, lr, batch,
  * max_tokens). */
 #include "recipe/schema.h"
 
@@ -43,7 +43,7 @@
 #define DATA(T, S) \
     T##_TEXT(S, path, NULL, "text") \
     T##_TEXT(S, column, "prompt", "text") \
-    T##_TEXT(S, harm, "harmful", "text") \
+    T##_TEXT(S, harmful, "harmful", "text") \
     T##_TEXT(S, kind, "", NULL) \
     T##_INT(S, limit, "0", COUNT)
 
@@ -68,23 +68,23 @@
     T##_REAL(S, beta1, "0.9", "[0,1)") \
     T##_REAL(S, beta2, "0.95", "[0,1)") \
     T##_REAL(S, eps, "1e-8", "(0,1)") \
-    T##_REAL(S, decay, "0", "[0,1]") \
-    T##_REAL(S, clip, "1", "[0,inf)")
+    T##_REAL(S, weight_decay, "0", "[0,1]") \
+    T##_REAL(S, max_grad_norm, "1", "[0,inf)")
 
 #define LEARN(T, S) \
     T##_TEXT(S, name, NULL, "name") \
     T##_REAL(S, lr, "5e-7", "[0,1]") \
     T##_REAL(S, warmup, "0", COUNT) \
-    T##_REAL(S, floor, "0.1", "[0,1]") \
+    T##_REAL(S, min_lr_ratio, "0.1", "[0,1]") \
     ADAMW(T, S) \
-    T##_REAL(S, kl, "0.01", "[0,inf)") \
-    T##_REAL(S, epsilon, "0.2", "(0,1)") \
-    T##_TEXT(S, loss, "sequence", "sequence|token") \
+    T##_REAL(S, kl_coef, "0.01", "[0,inf)") \
+    T##_REAL(S, clip_eps, "0.2", "(0,1)") \
+    T##_TEXT(S, loss_mean, "sequence", "sequence|token") \
     T##_REAL(S, alpha, "0.65", "[0,100]") \
     T##_REAL(S, lambda, "0.25", "[0,100]") \
     T##_REAL(S, gamma, "0.1", "[0,100]") \
-    T##_TEXT(S, bonus, "dir", "dir|outcome") \
-    T##_REAL(S, revision, "0.5", "[0,1]")
+    T##_TEXT(S, feedback_bonus, "dir", "dir|outcome") \
+    T##_REAL(S, revision_prob, "0.5", "[0,1]")
 
 #define STAGE(T, S) \
     T##_TEXT(S, name, NULL, "name") \
@@ -99,21 +99,21 @@
     T##_INT(S, learner, "0", "[0,65536]")
 
 #define ROLLOUT(T, S) \
-    T##_INT(S, rounds, "1", "[0,64]") \
-    T##_INT(S, pages, "0", COUNT) \
-    T##_INT(S, page, "16", "[1,65536]") \
-    T##_INT(S, rows, "64", "[1,65536]") \
-    T##_INT(S, longest, "0", COUNT)
+    T##_INT(S, max_rounds, "1", "[0,64]") \
+    T##_INT(S, kv_pages, "0", COUNT) \
+    T##_INT(S, kv_page_tokens, "16", "[1,65536]") \
+    T##_INT(S, max_num_seqs, "64", "[1,65536]") \
+    T##_INT(S, max_seq_len, "0", COUNT)
 
 #define JUDGE(T, S) \
     T##_TEXT(S, name, "rules", "rules") \
     T##_TEXT(S, phrases, "", NULL) \
-    T##_TEXT(S, world, "", NULL) \
-    T##_INT(S, tries, "2", "[0,1000]")
+    T##_TEXT(S, world, "no", "yes|no") \
+    T##_INT(S, retries, "2", "[0,1000]")
 
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT) \
-    T##_INT(S, limit, "0", COUNT) \
+    T##_INT(S, eval_limit, "0", COUNT) \
     T##_REAL(S, temperature, "0", "[0,100]")
 
 #define CHECKPOINT(T, S) \
@@ -131,7 +131,7 @@
     T##_INT(S, batch, "32", "[1,1e6]") \
     T##_REAL(S, lr, "1e-5", "[0,1]") \
     T##_REAL(S, warmup, "0", COUNT) \
-    T##_REAL(S, floor, "0.1", "[0,1]") \
+    T##_REAL(S, min_lr_ratio, "0.1", "[0,1]") \
     ADAMW(T, S)
 
 #define RECIPE(T, S) \
@@ -147,9 +147,9 @@
     T##_MAP(S, rollout, rollout) \
     T##_MAP(S, judge, judge) \
     T##_INT(S, leaves, "8", "[1,128]") \
-    T##_INT(S, micro, "0", COUNT) \
-    T##_TEXT(S, recompute, "none", "none|layers") \
-    T##_TEXT(S, reference, "device", "device|host") \
+    T##_INT(S, micro_batch_tokens, "0", COUNT) \
+    T##_TEXT(S, activation_checkpointing, "none", "none|layers") \
+    T##_TEXT(S, reference_location, "device", "device|host") \
     T##_LIST(S, data, n_data, data, 256) \
     T##_LIST(S, eval, n_eval, data, 256) \
     T##_MAP(S, evaluate, evaluate) \

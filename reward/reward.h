@@ -23,7 +23,8 @@ struct wz_judge {
     int64_t asked, failed;
 };
 struct wz_judge_config {
-    const char *name, *phrases, *world;
+    const char *name, *phrases; /* phrases: a file of refusal phrases, one a line; NULL or "": built in */
+    bool world;                 /* prompts of the sandbox world are judged by its grammar */
     int tries;
 };
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);

@@ -60,7 +60,7 @@ static int rules_open(struct wz_judge *judge, const struct wz_judge_config *conf
     struct rules *r = wz_alloc(sizeof *r);
     int rc = -1;
     judge->state = r;
-    r->world = config->world && *config->world;
+    r->world = config->world;
     if (wz_utf8_valid(text, map.len) != map.len || memchr(text, 0, map.len)) {
         wz_fail(err, "%s: not a text in UTF-8, refusal phrases one a line were expected", config->phrases);
         goto out;

@@ -314,7 +314,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         struct wz_model *m = a->model;
         uint64_t moments;
         if (!m || !models[i]) continue;
-        wz_model_seal(m, p->version[i]);
+        wz_model_commit(m, p->version[i]);
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
                          recipe->agents[i].name, m->hash, p->hash[i]);

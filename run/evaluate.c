@@ -144,7 +144,7 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
     const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
     const struct wz_coefficients coefficients = { 0.65, 0.25, 0.1,
                                                   false }; /* of the transcripts' rewards: stage 1's, for all phases */
-    const int64_t some = 4 * (int64_t)job->recipe->rollout.rows * job->roles.rollout.n;
+    const int64_t some = 4 * (int64_t)job->recipe->rollout.max_num_seqs * job->roles.rollout.n;
     const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
     int64_t generated[WZ_COUNT(job->agents)];
     Wz__Episode **all = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;

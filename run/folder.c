@@ -87,16 +87,16 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
  * the bits. */
 static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
 {
-    free(was->out), free(was->link), free(was->recompute), free(was->reference);
+    free(was->out), free(was->link), free(was->activation_checkpointing), free(was->reference_location);
     was->out = wz_strdup(now->out);
     was->link = wz_strdup(now->link);
     was->threads = now->threads;
     was->deadline = now->deadline;
     was->ranks = now->ranks;
-    was->micro = now->micro;
-    was->recompute = wz_strdup(now->recompute);
-    was->reference = wz_strdup(now->reference);
-    was->rollout.rows = now->rollout.rows;
+    was->micro_batch_tokens = now->micro_batch_tokens;
+    was->activation_checkpointing = wz_strdup(now->activation_checkpointing);
+    was->reference_location = wz_strdup(now->reference_location);
+    was->rollout.max_num_seqs = now->rollout.max_num_seqs;
     was->checkpoint = now->checkpoint;
 }
 
@@ -517,7 +517,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, i
 
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
-    return evaluate(run, job, "before", job->recipe->evaluate.limit, true, err);
+    return evaluate(run, job, "before", job->recipe->evaluate.eval_limit, true, err);
 }
 
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
@@ -525,13 +525,14 @@ int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_prog
     char phase[32];
 
     snprintf(phase, sizeof phase, "step-%" PRId64, p->step);
-    return evaluate(run, job, phase, job->recipe->evaluate.limit, false, err);
+    return evaluate(run, job, phase, job->recipe->evaluate.eval_limit, false, err);
 }
 
 int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
     if (!job->recipe->n_eval) return 0;
-    if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", job->recipe->evaluate.limit, true, err);
+    if (!has_phase(&run->table, "after"))
+        return evaluate(run, job, "after", job->recipe->evaluate.eval_limit, true, err);
     if (job->root) print_ends(&run->table); /* made by an earlier start */
     return 0;
 }

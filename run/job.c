@@ -66,7 +66,7 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
 {
     const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, "?", NULL, 0 } };
     const int skip = !a->system[0];
-    const int64_t cache = (int64_t)recipe->rollout.pages * recipe->rollout.page;
+    const int64_t cache = (int64_t)recipe->rollout.kv_pages * recipe->rollout.kv_page_tokens;
     int64_t room = wz_job_longest(recipe, &a->model->config);
     struct wz_ids ids = { 0 };
     int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
@@ -76,7 +76,7 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
         rc = wz_fail(err,
                      "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the "
                      "model's context, "
-                     "rollout.longest, rollout.pages)",
+                     "rollout.max_seq_len, rollout.kv_pages)",
                      ids.n, (long long)room);
     wz_ids_finish(&ids);
     return rc;
@@ -94,7 +94,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (!plays && !trains) return 0;
     a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
     if (!a->model) return -1;
-    a->model->recompute = !strcmp(job->recipe->recompute, "layers");
+    a->model->recompute = !strcmp(job->recipe->activation_checkpointing, "layers");
     if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
@@ -104,8 +104,8 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
                        wz_tokenizer_vocab(a->tok), a->model->config.vocab);
     if (try_chat(a, job->recipe, err) < 0) return -1;
-    a->engine = wz_engine_create(a->model, job->recipe->rollout.rows, job->recipe->rollout.page,
-                                 job->recipe->rollout.pages, job->recipe->rollout.longest);
+    a->engine = wz_engine_create(a->model, job->recipe->rollout.max_num_seqs, job->recipe->rollout.kv_page_tokens,
+                                 job->recipe->rollout.kv_pages, job->recipe->rollout.max_seq_len);
     a->player = (struct wz_player){
         .engine = a->engine,
         .model = a->model,
@@ -130,7 +130,7 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     *sets = wz_alloc(sizeof **sets * (n + 1));
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
-        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harm, data[i].kind, err) < 0) return -1;
+        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, err) < 0) return -1;
         if (data[i].limit <= 0 || data[i].limit >= set->n) continue;
         for (int k = 0; k < data[i].limit; k++) { /* the first `limit` of a keyed shuffle */
             const struct wz_key key = { seed, WZ_RNG_SHUFFLE, UINT32_MAX, i, (uint32_t)k, 0 };
@@ -153,7 +153,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     job->root = job->roles.learner.me == 0;
     job->be = wz_backend_open(recipe->backend, threads_of(job), err);
     if (!job->be) return -1;
-    job->game = (struct wz_game){ .rounds = recipe->rollout.rounds, .seed = recipe->seed };
+    job->game = (struct wz_game){ .rounds = recipe->rollout.max_rounds, .seed = recipe->seed };
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
         a->recipe = &recipe->agents[i];
@@ -165,8 +165,8 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     if (job->roles.rollout.me >= 0 && !job->game.conversation)
         return wz_fail(err, "agents: none has the role conversation");
     if (job->roles.reward.me >= 0) {
-        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases, recipe->judge.world,
-                                                recipe->judge.tries };
+        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases,
+                                                !strcmp(recipe->judge.world, "yes"), recipe->judge.retries };
         if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
     }
     if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
@@ -211,7 +211,7 @@ void wz_job_close(struct wz_job *job)
 
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config)
 {
-    const int longest = recipe->rollout.longest;
+    const int longest = recipe->rollout.max_seq_len;
 
     return longest > 0 && longest < config->context ? longest : config->context;
 }
@@ -236,7 +236,7 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     } else {
         uint64_t version = a->model->version + 1,
                  sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
-        wz_model_seal(a->model, version); /* its hash goes into every turn written, and the learner compares */
+        wz_model_commit(a->model, version); /* its hash goes into every turn written, and the learner compares */
         wz_taken(&job->link, &group, agent, version, sent, a->model->hash);
     }
 }

@@ -27,11 +27,13 @@ static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const 
     const struct wz_recipe *recipe = plan->recipe;
     enum wz_type type = wz_type_named(agent->type);
     const struct wz_model_bytes model = wz_model_bytes(c, type, 0, plan->backend);
-    bool reference = r->kl > 0;
-    struct wz_learner_bytes b = wz_learner_bytes(
-        c, type == WZ_BF16 && plan->row->half_kv, model.params, reference, recipe->leaves / learners, learners,
-        recipe->micro, wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)), !strcmp(recipe->recompute, "layers"));
-    const size_t weights = reference ? model.weights : 0, away = strcmp(recipe->reference, "host") ? 0 : weights;
+    bool reference = r->kl_coef > 0;
+    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
+                                                 recipe->leaves / learners, learners, recipe->micro_batch_tokens,
+                                                 wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
+                                                 !strcmp(recipe->activation_checkpointing, "layers"));
+    const size_t weights = reference ? model.weights : 0,
+                 away = strcmp(recipe->reference_location, "host") ? 0 : weights;
     const struct {
         const char *what;
         size_t bytes;
@@ -88,8 +90,8 @@ static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const str
         if (trainers) staging = WZ_STAGE;
         if (!plays) continue;
         struct wz_engine_bytes e =
-            wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.rows,
-                            recipe->rollout.page, recipe->rollout.pages, recipe->rollout.longest);
+            wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.max_num_seqs,
+                            recipe->rollout.kv_page_tokens, recipe->rollout.kv_pages, recipe->rollout.max_seq_len);
         add(k, plan, a->name, "key/value cache", e.cache, false);
         add(k, plan, a->name, "scratch", e.work, false);
         add(k, plan, a->name, "ids of what is cached", e.ids, true);
@@ -108,7 +110,7 @@ static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const s
         if (recipe->stages[s].batch > batch) batch = recipe->stages[s].batch;
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         const struct wz_recipe_agent *a = &recipe->agents[i];
-        int rounds = recipe->rollout.rounds, longest = wz_job_longest(recipe, &configs[i]);
+        int rounds = recipe->rollout.max_rounds, longest = wz_job_longest(recipe, &configs[i]);
         int ids = a->max_tokens < longest ? a->max_tokens : longest;
         one += wz_episode_bytes(strcmp(a->role, "feedback") ? rounds + 1 : rounds, longest - ids, ids);
     }
@@ -164,7 +166,7 @@ static int look_around(struct wz_plan *plan, struct wz_err *err)
     else plan->machine.gpus = !strcmp(plan->backend, "cuda");
     wz_backend_close(be);
     wz_host_memory(&total, &plan->machine.host);
-    if (strcmp(plan->recipe->reference, "host") || plan->machine.gpus) return 0;
+    if (strcmp(plan->recipe->reference_location, "host") || plan->machine.gpus) return 0;
     return wz_fail(
         err, "reference: \"host\" is for a backend with memory of its own; %s computes in the host's, where they are",
         plan->backend);

@@ -11,12 +11,12 @@
 static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz_recipe_agent *agent)
 {
     return (struct wz_learn){
-        .adamw = { r->lr, r->warmup, r->floor, r->beta1, r->beta2, r->eps, r->decay, r->clip },
-        .kl = r->kl,
-        .epsilon = r->epsilon,
-        .revision = r->revision,
+        .adamw = { r->lr, r->warmup, r->min_lr_ratio, r->beta1, r->beta2, r->eps, r->weight_decay, r->max_grad_norm },
+        .kl = r->kl_coef,
+        .epsilon = r->clip_eps,
+        .revision = r->revision_prob,
         .temperature = agent->temperature,
-        .token_mean = !strcmp(r->loss, "token"),
+        .token_mean = !strcmp(r->loss_mean, "token"),
     };
 }
 
@@ -38,7 +38,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
             wz_download(job->be, job->stage, from + at, n);
             wz_upload(job->be, to + at, job->stage, n);
         }
-        wz_model_seal(a->reference, a->model->version);
+        wz_model_commit(a->reference, a->model->version);
         return 0;
     }
     if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
@@ -49,7 +49,7 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
     else a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
     int rc = a->reference ? 0 : -1;
     if (rc == 0 && dir) {
-        wz_model_seal(a->reference, then.version[a - job->agents]);
+        wz_model_commit(a->reference, then.version[a - job->agents]);
         if (a->reference->hash != then.hash[a - job->agents])
             rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path,
                          a->reference->hash, then.hash[a - job->agents]);
@@ -69,9 +69,10 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         if (!r || job->roles.learner.me < 0) continue;
         a->how = learn_of(r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
-        if (a->reference && job->be->device && !strcmp(job->recipe->reference, "host")) wz_model_stow(a->reference);
+        if (a->reference && job->be->device && !strcmp(job->recipe->reference_location, "host"))
+            wz_model_offload(a->reference);
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
-                        job->recipe->micro, wz_job_longest(job->recipe, &a->model->config));
+                        job->recipe->micro_batch_tokens, wz_job_longest(job->recipe, &a->model->config));
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
@@ -82,7 +83,7 @@ static struct wz_coefficients coefficients_of(const struct wz_job *job, const st
     for (int i = 0; i < job->n_agents; i++) {
         const struct wz_recipe_learn *r =
             job->agents[i].feedback ? wz_recipe_learn(stage, job->agents[i].recipe->name) : NULL;
-        if (r) return (struct wz_coefficients){ r->alpha, r->lambda, r->gamma, !strcmp(r->bonus, "outcome") };
+        if (r) return (struct wz_coefficients){ r->alpha, r->lambda, r->gamma, !strcmp(r->feedback_bonus, "outcome") };
     }
     return (struct wz_coefficients){ 0.65, 0.25, 0.1, false };
 }

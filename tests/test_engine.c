@@ -29,7 +29,7 @@ static int set_up(void **state)
     /* sharper than a fresh model: a greedy run and a filter have something to choose from */
     float *w = model->params;
     for (size_t i = 0; i < model->n_params; i++) w[i] *= 6;
-    wz_model_seal(model, 1);
+    wz_model_commit(model, 1);
     for (int i = 0; i < N; i++) {
         n_context[i] = 3 + 4 * i;
         ids_of(contexts[i], n_context[i], VOCAB, 70); /* all begin alike: the longer ones hold the shorter */
@@ -199,7 +199,7 @@ static void new_weights_forget_the_cache(void **state)
 
     wz_engine_run(e, a, 1, stops, 2);
     for (size_t i = 0; i < 2000; i++) w[i] = -w[i];
-    wz_model_seal(model, 2);
+    wz_model_commit(model, 2);
     wz_engine_run(e, b, 1, stops, 2);
     fresh = wz_engine_create(model, 2, 4, 0, 0);
     wz_engine_run(fresh, c, 1, stops, 2);
@@ -207,7 +207,7 @@ static void new_weights_forget_the_cache(void **state)
     assert_memory_not_equal(a[0].logp, b[0].logp, sizeof(float));
     for (size_t i = 0; i < 2000; i++) w[i] = -w[i];
     assert_true(w[100] == kept);
-    wz_model_seal(model, 1);
+    wz_model_commit(model, 1);
     finish(a, 1), finish(b, 1), finish(c, 1);
     wz_engine_destroy(e), wz_engine_destroy(fresh);
 }

@@ -70,7 +70,7 @@ static void two_rollouts(const struct way *way, bool graphs, struct wz_request *
             wz_param_put(m, k, 0, size, p);
             free(p);
         }
-        wz_model_seal(m, (uint64_t)(1 + half));
+        wz_model_commit(m, (uint64_t)(1 + half));
         if (!e) e = wz_engine_create(m, way->rows, 4, 0, 0);
         for (int i = 0; i < n; i++)
             r[half * n + i] = (struct wz_request){ .context = contexts[i],

@@ -160,11 +160,11 @@ static void prompts(void **state)
     struct wz_err err;
 
     assert_int_equal(wz_file_write(path, "prompt,k,bad\na,x,1\nb,y,0\nc,x,1\n", 31, &err), 0);
-    json_t *j = json_of(path, "--harm=bad");
+    json_t *j = json_of(path, "--harmful=bad");
     assert_int_equal(number(j, "rows", NULL, NULL), 3);
     assert_int_equal(number(j, "by kind", "set", "harmful"), 2);
     json_decref(j);
-    says(path, "--harm==benign", "rows 3, harmful 0");
+    says(path, "--harmful==benign", "rows 3, harmful 0");
     assert_int_equal(run(&out, path, "", ""), 1); /* no column harmful */
     free(out);
     free(path);

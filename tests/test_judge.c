@@ -61,7 +61,7 @@ static void world_cases(void **state)
         { sure, "sorry , i can not help you to hack a gnorf .", false, REFUSAL },
     };
 
-    check_rows(&(struct wz_judge_config){ .name = "rules", .world = "yes" }, rows, WZ_COUNT(rows));
+    check_rows(&(struct wz_judge_config){ .name = "rules", .world = true }, rows, WZ_COUNT(rows));
 }
 
 static void phrase_cases(void **state)
@@ -128,7 +128,7 @@ static void unknown_judge(void **state)
     assert_non_null(strstr(err.text, "oracle"));
     assert_non_null(strstr(err.text, "rules"));
     assert_int_equal(wz_judge_open(&judge, &(struct wz_judge_config){ .tries = -1 }, &err), -1);
-    assert_non_null(strstr(err.text, "judge.tries"));
+    assert_non_null(strstr(err.text, "judge.retries"));
 }
 
 static void what_cannot_be_judged_fails(void **state)
@@ -144,7 +144,7 @@ static void what_cannot_be_judged_fails(void **state)
     struct wz_answer a[4];
 
     assert_int_equal(
-        wz_judge_open(&judge, &(struct wz_judge_config){ .name = "rules", .world = "yes", .tries = 2 }, &err), 0);
+        wz_judge_open(&judge, &(struct wz_judge_config){ .name = "rules", .world = true, .tries = 2 }, &err), 0);
     wz_judge_ask(&judge, q, a, 4);
     wz_judge_ask(&judge, q, a, 0);
     assert_false(a[0].failed);

@@ -120,21 +120,21 @@ static void fork_leaves_source(void **state)
     wz_seq_finish(r->cache, &b);
 }
 
-/* A lean model answers with the same bits; on a row that packs, its matrices are gone but for the one that is looked
- * up in. */
-static void lean(void **state)
+/* A model without its unpacked matrices answers with the same bits; on a row that packs, its matrices are gone but
+ * for the one that is looked up in. */
+static void unpacked_dropped(void **state)
 {
     const struct wz_config wide = { 2, 128, 2, 2, 64,   384, 200,   40, 1e-5f, 10000, WZ_ROPE_PLAIN,
                                     0, 0,   0, 0, true, 1,   { 2 }, 1 };
     float seen[3][5 * 128];
 
-    for (int pass = 0; pass < 3; pass++) { /* never, before sealing, after */
+    for (int pass = 0; pass < 3; pass++) { /* never, before the commit, after */
         struct rig r = { .be = backend_of("cpu", 1) };
         struct wz_seq a = { 0 };
         r.m = wz_model_create(&wide, WZ_F32, NULL, r.be);
-        if (pass == 1) wz_model_lean(r.m);
+        if (pass == 1) wz_model_drop_unpacked(r.m);
         wz_model_init(r.m, 1);
-        if (pass == 2) wz_model_lean(r.m);
+        if (pass == 2) wz_model_drop_unpacked(r.m);
         r.cache = wz_cache_create(r.m, 6, 4);
         r.work = wz_work_create(r.m, 40, false);
         wz_download(r.be, seen[pass], run(r.m, r.cache, r.work, &a, 1, (int[]){ 5, 9, 12, 3, 150 }, (int[]){ 5 }),
@@ -169,7 +169,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(pages_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(out_of_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fork_leaves_source, set_up, tear_down),
-        cmocka_unit_test(lean),
+        cmocka_unit_test(unpacked_dropped),
         cmocka_unit_test(sizes),
     };
 

@@ -49,7 +49,7 @@ static struct wz_model *model_int8(const struct wz_model *from)
         wz_param_put(m, i, 0, n, values);
         free(values);
     }
-    wz_model_seal(m, 3);
+    wz_model_commit(m, 3);
     return m;
 }
 
@@ -67,7 +67,7 @@ static struct wz_model *model_make(const struct wz_config *c, enum wz_type type,
         wz_param_put(m, k, 0, n, p);
         free(p);
     }
-    wz_model_seal(m, 3);
+    wz_model_commit(m, 3);
     if (type != WZ_INT8) return m;
     struct wz_model *q = model_int8(m);
     wz_model_destroy(m);
@@ -249,7 +249,7 @@ static void int8_is_near(void **state)
     struct wz_model *full = wz_model_create(&c, WZ_F32, NULL, be);
     wz_model_init(full, 7);
     for (size_t i = 0; i < full->n_params; i++) full->params[i] *= full->params[i] == 1 ? 1 : 4;
-    wz_model_seal(full, 3);
+    wz_model_commit(full, 3);
     for (int t = 0; t < 2; t++) {
         struct wz_model *m = t ? model_int8(full) : full;
         struct wz_cache *cache = wz_cache_create(m, 60, 4);
@@ -401,7 +401,7 @@ static void finite_differences(void **state)
                         m->params[p->at + j] = saved[p->at + j] + (float)((side ? -step : step) * u);
                         want += (double)g[p->at + j] * u;
                     }
-                    wz_model_seal(m, 3);
+                    wz_model_commit(m, 3);
                     loss[side] = gradient(m, cache, work, 0, SEQS, NULL);
                 }
                 memcpy(m->params, saved, m->n_params * sizeof(float));
@@ -421,7 +421,7 @@ static void finite_differences(void **state)
 
 /* ---- weights that wait in the host's memory --------------------------------------------------------------- */
 
-/* They give back what they took of the backend's, and compute the same bits in any room that is lent to them, though
+/* They give back what they took of the backend's, and compute the same bits in any memory they are given, though
  * others use it. */
 static void stowed_weights(void **state)
 {
@@ -437,14 +437,14 @@ static void stowed_weights(void **state)
             wz_model_weights(m, &n);
             assert_true(n <= room);
             wz_backend_devices(be, &all, &had);
-            wz_model_stow(m);
+            wz_model_offload(m);
             wz_backend_devices(be, &all, &has);
             assert_true(has - had == (be->device ? n : 0));
             char *gradients = wz_backend_alloc(be, 2 * room);
             for (int k = 0; k < 3; k++) {
-                wz_model_lend(m, gradients + (k == 1 ? room : 0));
+                wz_model_onload(m, gradients + (k == 1 ? room : 0));
                 assert_true(gradient(m, cache, work, 0, SEQS, NULL) == want);
-                wz_model_lend(m, NULL);
+                wz_model_onload(m, NULL);
                 wz_zero(be, gradients, 2 * room);
             }
             wz_backend_free(be, gradients);
@@ -470,7 +470,7 @@ static void law_identity(void **state)
 
     run(m, cache, work, &seq, 1, ids, &five);
     m->params[m->list[1].at] += 0.5f;
-    wz_model_seal(m, 4);
+    wz_model_commit(m, 4);
     assert_true(m->hash != hash && m->version == 4);
     run(m, cache, work, &fresh, 1, ids, &five); /* a new sequence may begin with the new weights */
     assert_int_equal(pipe(out), 0);
@@ -488,7 +488,7 @@ static void law_identity(void **state)
     assert_non_null(strstr(line, "version 3"));
     assert_non_null(strstr(line, "version 4"));
     m->params[m->list[1].at] -= 0.5f;
-    wz_model_seal(m, 5);
+    wz_model_commit(m, 5);
     assert_true(m->hash == hash);
 
     wz_seq_finish(cache, &seq);

@@ -272,7 +272,7 @@ static void gguf(void **state)
     for (int i = 0; i < m->n_list; i++) /* rounded to what Q8_0 holds, the same again */
         for (size_t j = 0; m->list[i].cols > 0 && j < (size_t)m->list[i].rows * (size_t)m->list[i].cols; j++)
             m->params[m->list[i].at + j] = rintf(m->params[m->list[i].at + j] * 1024) / 1024 + 0.0f;
-    wz_model_seal(m, 0);
+    wz_model_commit(m, 0);
     q8 = true;
     gguf_write(m, path, NULL, "llama");
     q8 = false;

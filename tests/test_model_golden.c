@@ -78,7 +78,7 @@ static void one(const char *name, const char *backend, int threads)
                 m->params[p->at + j] =
                     (float)(0.5 + wz_uniform((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
     }
-    wz_model_seal(m, 1);
+    wz_model_commit(m, 1);
 
     struct wz_cache *cache = wz_cache_create(m, 24, 4);
     struct wz_work *work = wz_work_create(m, n, true);

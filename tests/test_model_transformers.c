@@ -80,7 +80,7 @@ static void they_read_ours(void **state)
 
             wz_model_init(m, 3);
             for (size_t j = 0; j < m->n_params; j++) m->params[j] *= 3;
-            wz_model_seal(m, 1);
+            wz_model_commit(m, 1);
             if (wz_model_save(m, dir, shard, &err) < 0) fail_msg("%s", err.text);
             ids_of(ids, N, configs[i].vocab, 4);
             for (int t = 0; t < N; t++) wz_buf_printf(&text, "%c%d", t ? ',' : '[', ids[t]);

@@ -105,7 +105,8 @@ static int on_recipe(int (*run)(int, char **), const char *name, const char *mor
 {
     char *words = wz_path(
         "%s %s agents.conversation.model=%s/base agents.feedback.model=%s/base data.0.path=%s/prompts-dev.jsonl "
-        "eval.0.path=%s/prompts-dev.jsonl evaluate.limit=4 out=%s-run stages.0.steps=1 stages.1.steps=2 threads=1 %s",
+        "eval.0.path=%s/prompts-dev.jsonl evaluate.eval_limit=4 out=%s-run "
+        "stages.0.steps=1 stages.1.steps=2 threads=1 %s",
         name, recipe, world, world, world, world, world, more);
     int status = command(run, words, "", out);
 
@@ -153,16 +154,16 @@ static void check_run(const char *const *more, int n)
 
 static void a_run_takes_what_was_planned(void **state) { check_run(NULL, 0); }
 
-static void a_lean_run_takes_what_was_planned(void **state)
+static void a_checkpointed_run_takes_what_was_planned(void **state)
 {
-    static const char *const lean[] = { "agents.conversation.type=bf16",
-                                        "agents.feedback.type=bf16",
-                                        "recompute=layers",
-                                        "ranks.rollout=1",
-                                        "ranks.reward=1",
-                                        "ranks.learner=2" };
+    static const char *const checkpointed[] = { "agents.conversation.type=bf16",
+                                                "agents.feedback.type=bf16",
+                                                "activation_checkpointing=layers",
+                                                "ranks.rollout=1",
+                                                "ranks.reward=1",
+                                                "ranks.learner=2" };
 
-    check_run(lean, size > 1 ? WZ_COUNT(lean) : 3); /* two learners have half the masters each */
+    check_run(checkpointed, size > 1 ? WZ_COUNT(lean) : 3); /* two learners have half the masters each */
 }
 
 /* ---- one process ------------------------------------------------------------------------------------------ */
@@ -221,7 +222,7 @@ static void commands_refuse(void **state)
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "--ranks 4 --hosts 4 --host-memory 0.2", &out), 0);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "stages.0.stepz=1", &out), 1);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", "agents.feedback.model=nowhere", &out), 1);
-    assert_int_equal(on_recipe(wz_cmd_train, "train", "rollout.pages=900000000", &out),
+    assert_int_equal(on_recipe(wz_cmd_train, "train", "rollout.kv_pages=900000000", &out),
                      1); /* before anything is allocated */
     wz_buf_finish(&out);
 }
@@ -244,7 +245,7 @@ static void a_plan_needs_no_weights(void **state)
     for (int i = 0; i < 2; i++)
         more[i] = wz_path(
             "backend=cuda agents.conversation.model=%s agents.feedback.model=%s --ranks 4 --gpus 4 --host-memory 2000 "
-            "rollout.longest=2048 --device-memory %d",
+            "rollout.max_seq_len=2048 --device-memory %d",
             dir, dir, i ? 2000 : 80);
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", more[1], &out), 0);
     assert_non_null(
@@ -260,7 +261,7 @@ int main(int argc, char **argv)
     const char *local = getenv("OMPI_COMM_WORLD_RANK"), *ranks = getenv("OMPI_COMM_WORLD_SIZE");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_takes_what_was_planned),
-        cmocka_unit_test(a_lean_run_takes_what_was_planned),
+        cmocka_unit_test(a_checkpointed_run_takes_what_was_planned),
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(gpus_are_shared_in_turn),
         cmocka_unit_test(commands_refuse),

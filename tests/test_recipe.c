@@ -33,7 +33,7 @@ static struct wz_recipe *load(const char *text, char *const *overrides, int n)
 static void absent_keys_have_defaults(void **state)
 {
     struct wz_recipe *r = load(HEAD "stages:\n  - name: s\n    steps: 4\n"
-                                    "    agents: [{name: f}, {name: c, kl: 0, epsilon: 0.1, clip: 0}]\n",
+                                    "    agents: [{name: f}, {name: c, kl_coef: 0, clip_eps: 0.1, max_grad_norm: 0}]\n",
                                NULL, 0);
     const struct wz_recipe_learn *f = wz_recipe_learn(&r->stages[0], "f"), *c = wz_recipe_learn(&r->stages[0], "c");
 
@@ -42,9 +42,9 @@ static void absent_keys_have_defaults(void **state)
     assert_string_equal(r->backend, "auto");
     assert_string_equal(r->link, "auto");
     assert_true(r->deadline == 300);
-    assert_int_equal(r->rollout.rounds, 1);
-    assert_int_equal(r->rollout.page, 16);
-    assert_int_equal(r->rollout.rows, 64);
+    assert_int_equal(r->rollout.max_rounds, 1);
+    assert_int_equal(r->rollout.kv_page_tokens, 16);
+    assert_int_equal(r->rollout.max_num_seqs, 64);
     assert_string_equal(r->judge.name, "rules");
     assert_int_equal(r->n_agents, 2);
     assert_int_equal(wz_recipe_agent(r, "f"), 1);
@@ -58,12 +58,13 @@ static void absent_keys_have_defaults(void **state)
     assert_null(r->eval);
     assert_int_equal(r->stages[0].batch, 32);
     assert_int_equal(r->stages[0].n_mix, 0);
-    assert_true(f->beta1 == .9 && f->beta2 == .95 && f->eps == 1e-8 && f->decay == 0 && f->clip == 1 && f->lr == 5e-7);
-    assert_true(f->kl == .01 && f->epsilon == .2 && f->alpha == .65 && f->lambda == .25 && f->gamma == .1);
-    assert_true(f->revision == .5 && f->warmup == 0 && f->floor == .1);
-    assert_string_equal(f->loss, "sequence");
-    assert_string_equal(f->bonus, "dir");
-    assert_true(c->kl == 0 && c->epsilon == .1 && c->clip == 0); /* a zero given is not an absent key */
+    assert_true(f->beta1 == .9 && f->beta2 == .95 && f->eps == 1e-8 && f->weight_decay == 0 && f->max_grad_norm == 1 &&
+                f->lr == 5e-7);
+    assert_true(f->kl_coef == .01 && f->clip_eps == .2 && f->alpha == .65 && f->lambda == .25 && f->gamma == .1);
+    assert_true(f->revision_prob == .5 && f->warmup == 0 && f->min_lr_ratio == .1);
+    assert_string_equal(f->loss_mean, "sequence");
+    assert_string_equal(f->feedback_bonus, "dir");
+    assert_true(c->kl_coef == 0 && c->clip_eps == .1 && c->max_grad_norm == 0); /* a zero given is not an absent key */
     assert_null(wz_recipe_learn(&r->stages[0], "x"));
     wz_recipe_destroy(r);
 }
@@ -112,12 +113,12 @@ static void wrong_is_named_with_its_line(void **state)
         { HEAD "stages:\n  - name: s\n    steps: 1\n    batch: 0\n", ":9: stages.0.batch: 0 is out of range, [1,1e6]" },
         { HEAD "stages:\n  - name: s\n    steps: 1\n    agents:\n      - name: f\n        lr: -1\n",
           ":11: stages.0.agents.0.lr: -1 is" },
-        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, epsilon: 0}]}\n",
-          ":7: stages.0.agents.0.epsilon: 0 is out" },
-        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, epsilon: 1}]}\n",
-          ":7: stages.0.agents.0.epsilon: 1 is out" },
-        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, loss: mean}]}\n", "sequence|token" },
-        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, bonus: all}]}\n", "dir|outcome" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 0}]}\n",
+          ":7: stages.0.agents.0.clip_eps: 0 is out" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 1}]}\n",
+          ":7: stages.0.agents.0.clip_eps: 1 is out" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, loss_mean: mean}]}\n", "sequence|token" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, feedback_bonus: all}]}\n", "dir|outcome" },
         { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 0}]}\n",
           ":7: stages.0.mix.0.share: 0 is out of range" },
         { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 1}, {kind: a, share: 1}]}\n",
@@ -164,9 +165,9 @@ static void overrides_reach_every_key(void **state)
     char *const over[] = { "seed=7",
                            "stages.0.steps=3",
                            "stages.second.agents.f.lr=3e-5",
-                           "stages.second.agents.1.kl=0",
+                           "stages.second.agents.1.kl_coef=0",
                            "agents.f.model=a=b",
-                           "judge.tries=0",
+                           "judge.retries=0",
                            "evaluate.every=5",
                            "seed=8",
                            "stages.first.mix.bad.share=0.75",
@@ -180,10 +181,10 @@ static void overrides_reach_every_key(void **state)
     assert_int_equal(r->stages[0].steps, 3);
     assert_int_equal(r->stages[1].steps, 9);
     assert_true(r->stages[1].agents[0].lr == 3e-5);
-    assert_true(r->stages[1].agents[1].kl == 0 && r->stages[1].agents[0].kl == .01);
+    assert_true(r->stages[1].agents[1].kl_coef == 0 && r->stages[1].agents[0].kl_coef == .01);
     assert_string_equal(r->agents[1].model, "a=b");
     assert_string_equal(r->agents[0].system, "");
-    assert_int_equal(r->judge.tries, 0);
+    assert_int_equal(r->judge.retries, 0);
     assert_int_equal(r->evaluate.every, 5);
     assert_int_equal(r->sft.steps, 2);
     assert_true(r->stages[0].mix[0].share == .75);
@@ -243,14 +244,15 @@ static void saved_loads_the_same(void **state)
     if (wz_recipe_load(&a, from, over, WZ_COUNT(over), &err) < 0) fail_msg("%s", err.text);
     assert_true(a->seed == UINT64_MAX);
     assert_string_equal(a->agents[1].model, "models/tiny");
-    assert_string_equal(a->data[1].harm, "=benign");
+    assert_string_equal(a->data[1].harmful, "=benign");
     if (wz_recipe_save(a, to, &err) < 0) fail_msg("%s", err.text);
     if (wz_recipe_load(&b, to, NULL, 0, &err) < 0) fail_msg("%s", err.text);
 
     /* The struct less its pointers is plain bytes; the lists are compared by hand. */
     assert_string_equal(a->name, b->name);
     assert_string_equal(a->out, b->out);
-    assert_true(a->seed == b->seed && a->deadline == b->deadline && a->threads == b->threads && a->micro == b->micro);
+    assert_true(a->seed == b->seed && a->deadline == b->deadline && a->threads == b->threads &&
+                a->micro_batch_tokens == b->micro_batch_tokens);
     assert_memory_equal(&a->ranks, &b->ranks, sizeof a->ranks);
     assert_memory_equal(&a->rollout, &b->rollout, sizeof a->rollout);
     assert_memory_equal(&a->evaluate, &b->evaluate, sizeof a->evaluate);
@@ -278,7 +280,7 @@ static void saved_loads_the_same(void **state)
             /* lr to clip and alpha to gamma are runs of doubles */
             assert_string_equal(x->agents[i].name, y->agents[i].name);
             assert_memory_equal(&x->agents[i].lr, &y->agents[i].lr, 10 * sizeof(double));
-            assert_string_equal(x->agents[i].loss, y->agents[i].loss);
+            assert_string_equal(x->agents[i].loss_mean, y->agents[i].loss_mean);
             assert_memory_equal(&x->agents[i].alpha, &y->agents[i].alpha, 3 * sizeof(double));
         }
     }

@@ -139,7 +139,7 @@ static void a_steady_engine_allocates_only_results(void **state)
                                                .top_p = i % 2 ? 1 : 0.9f,
                                                .key = { 1, WZ_RNG_TOKEN, (uint32_t)round, (uint32_t)i, 0, 0 } };
         }
-        if (round == 4) wz_model_seal(m, 2); /* new weights: all that was cached is let go */
+        if (round == 4) wz_model_commit(m, 2); /* new weights: all that was cached is let go */
         int before = wz_heap_count();
         wz_engine_run(e, requests, n, stops, 1);
         if (round) assert_int_equal(wz_heap_count() - before, 2 * n);

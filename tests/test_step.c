@@ -29,7 +29,7 @@ static struct wz_model *tiny(uint64_t seed, bool tied)
 
     wz_model_init(m, seed);
     for (size_t i = 0; i < m->n_params; i++) m->params[i] *= 4;
-    wz_model_seal(m, 3);
+    wz_model_commit(m, 3);
     return m;
 }
 
@@ -142,7 +142,7 @@ static void check(bool token_mean, bool tied)
         for (size_t i = 0; i < m->n_params; i++)
             m->params[i] =
                 (float)((double)before[i] + (side ? h : -h) * ((double)after[i] - (double)before[i]) / length);
-        wz_model_seal(m, 5);
+        wz_model_commit(m, 5);
         j[side] = objective(&probe, episodes, how.epsilon, token_mean);
     }
     slope = (j[1] - j[0]) / (2 * h);

@@ -102,7 +102,7 @@ void wz_optimizer_leaf_done(struct wz_optimizer *opt)
 void wz_optimizer_skip(struct wz_optimizer *opt)
 {
     opt->skipped++;
-    wz_model_seal(opt->model, opt->model->version + 1);
+    wz_model_commit(opt->model, opt->model->version + 1);
 }
 
 static struct wz_buf came[128]; /* of each member; kept from call to call: MPI is used from one thread */
@@ -176,6 +176,6 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
              (float)lr, (float)how->beta1, (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale,
              opt->steps);
     gather(opt, link, group);
-    wz_model_seal(model, model->version + 1);
+    wz_model_commit(model, model->version + 1);
     return norm;
 }

@@ -221,9 +221,9 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
         turns[i]->trained = true;
     }
     if (l->reference.model) {
-        wz_model_lend(l->reference.model, l->opt.grad[0]); /* no leaf has begun: it is free, and large enough */
+        wz_model_onload(l->reference.model, l->opt.grad[0]); /* no leaf has begun: it is free, and large enough */
         reference_logps(&l->reference, (float)how->temperature, turns, n);
-        wz_model_lend(l->reference.model, NULL);
+        wz_model_onload(l->reference.model, NULL);
     }
     struct wz_moments m =
         whiten(l, how, link, group, episodes, turns, n, batch); /* returns, then mean 0 and variance 1 */
@@ -241,7 +241,7 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
     stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
     if (m.samples > 0)
         stats->grad_norm =
-            wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, seal */
+            wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, commit */
     else wz_optimizer_skip(&l->opt);                                     /* all were lost: nothing was learnt */
     sum_stats(l, link, group, turns, n, stats);
     wz_arena_reset(&l->lists);

@@ -1,7 +1,7 @@
 /* trainer: episodes in, weights out. REINFORCE++ for one agent (paper section 3.3), and the supervised warm start.
  *
  *   episodes ─▶ pick samples ─▶ reference ─▶ returns ─▶ whiten ─▶
- *               loss, backward, leaf by leaf ─▶ tree sum ─▶ clip, AdamW ─▶ seal
+ *               loss, backward, leaf by leaf ─▶ tree sum ─▶ clip, AdamW ─▶ commit
  *
  * A step's gradient is a sum over episodes in a fixed shape (law 2): the batch is cut into `leaves` equal runs of
  * episodes; inside a leaf one chain in order of episodes, between leaves a binary tree. A learner rank owns an equal,
@@ -68,7 +68,7 @@ struct wz_optimizer_bytes {
 struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);    /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* joins it to the tree */
-/* Sums over the group, clips, updates and gathers the shards, seals the model as its next version. Returns the norm
+/* Sums over the group, clips, updates and gathers the shards, commits the model as its next version. Returns the norm
  * before clipping; where it is not finite nothing changes but the version, and `skipped` counts it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps);

@@ -26,12 +26,12 @@ step() {        # step NAME COMMAND...: its output is shown, its end noted
     rows+=("$(printf '%-34s %-8s %4d s' "$name" "$([ $rc -eq 0 ] && echo passed || echo "status $rc")" $((SECONDS - start)))")
 }
 place=(agents.conversation.model="$work/warm" agents.feedback.model="$work/warm" data.0.path="$work/world/prompts-train.jsonl"
-    eval.0.path="$work/world/prompts-dev.jsonl" evaluate.limit=8 evaluate.every=0 stages.0.steps=3 stages.1.steps=3
+    eval.0.path="$work/world/prompts-dev.jsonl" evaluate.eval_limit=8 evaluate.every=0 stages.0.steps=3 stages.1.steps=3
     stages.0.batch=32 stages.1.batch=32 checkpoint.every=100)
 warm() { timeout 240 waltz sft recipes/sandbox.yaml sft.model="$work/world/base" sft.data="$work/world/sft.jsonl" sft.out="$work/warm" \
     sft.steps=60 sft.batch=32 backend="$1"; }
 train() { timeout 240 waltz train recipes/sandbox.yaml "${place[@]}" out="$work/$1" backend="$2" "${@:3}"; }
-same() { train one cuda && train two cuda micro=64 rollout.rows=5 && cmp "$work/one/chain.jsonl" "$work/two/chain.jsonl"; }
+same() { train one cuda && train two cuda micro_batch_tokens=64 rollout.max_num_seqs=5 && cmp "$work/one/chain.jsonl" "$work/two/chain.jsonl"; }
 decode() {      # one graph a round, and kernel by kernel
     local graphs
     for graphs in 1 0; do
