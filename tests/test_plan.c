@@ -163,7 +163,7 @@ static void a_checkpointed_run_takes_what_was_planned(void **state)
                                                 "ranks.reward=1",
                                                 "ranks.learner=2" };
 
-    check_run(checkpointed, size > 1 ? WZ_COUNT(lean) : 3); /* two learners have half the masters each */
+    check_run(checkpointed, size > 1 ? WZ_COUNT(checkpointed) : 3); /* two learners have half the masters each */
 }
 
 /* ---- one process ------------------------------------------------------------------------------------------ */
