@@ -201,6 +201,7 @@ static int check_memory(const struct wz_bench *b, const struct wz_config *c, boo
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
 {
     bool trains = strcmp(b->program, "generate") != 0;
+    struct wz_numerics numerics = { 0 };
     const struct wz_option options[] = {
         { "shape", 0, WZ_TEXT, &b->shape, "tiny|15m|135m|1b|8b", "of the model", 0, 0 },
         { "layers", 0, WZ_INT, &b->layers, "L", "of it (0: all of the shape's)", 0, 128 },
@@ -214,6 +215,8 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "threads", 0, WZ_INT, &b->threads, "T", "threads (0: all cores)", 0, 1024 },
         { "runs", 0, WZ_INT, &b->runs, "R", "measured runs: the median is printed", 1, 1000 },
         { "backend", 0, WZ_TEXT, &b->backend, "NAME", "of the op table", 0, 0 },
+        { "fast", 0, WZ_FLAG, &numerics.fast, "", "numerics.cuda=fast", 0, 0 },
+        { "isa", 0, WZ_TEXT, &numerics.isa, "NAME", "numerics.isa", 0, 0 },
         { "recompute", 0, WZ_FLAG, &b->recompute, "",
           "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
@@ -243,7 +246,8 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
     c.norm_eps = 1e-5f;
     c.rope_theta = 1e4f;
     c.bos = -1;
-    if (!(b->be = wz_backend_open(b->backend, b->threads, &err)) || check_memory(b, &c, half, trains, &err) < 0)
+    if (!(b->be = wz_backend_open(b->backend, b->threads, &numerics, &err)) ||
+        check_memory(b, &c, half, trains, &err) < 0)
         return *status = wz_give_up(b->program, &err), -1;
     b->threads = wz_pool_threads(b->be->pool);
     if (type == WZ_INT8 && !b->be->int8) {

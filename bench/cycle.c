@@ -65,7 +65,7 @@ int main(int argc, char **argv)
     if (wz_bench_open(&b, "Measures a whole step of one agent with random weights: rollout, reward, update.", argc,
                       argv, &status) < 0)
         return status;
-    if (wz_link_open(&link, "self", 60, &err) < 0) return wz_give_up(b.program, &err);
+    if (wz_link_open(&link, "self", 60, false, &err) < 0) return wz_give_up(b.program, &err);
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, b.batch * ((b.seq + PAGE - 1) / PAGE), b.seq);
     wz_learner_init(&learner, b.model, NULL, 0, false, 1, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
     struct wz_request *requests = wz_alloc(sizeof *requests * (size_t)b.batch);

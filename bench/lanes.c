@@ -1,4 +1,4 @@
-/* What moves between ranks that have a backend's memory each: `mpirun -n N lanes BACKEND MEGABYTES [LINK]`.
+/* What moves between ranks that have a backend's memory each: `mpirun -n N lanes BACKEND MEGABYTES [LINK [ring]]`.
  *
  * Rank 0 publishes that many bytes to all others; all sum as many floats and gather them back (a power of two of
  * them). GB/s: the array's size over the time of the slowest rank, the best of 5 rounds. An addition inside the
@@ -6,6 +6,7 @@
 #include "comm/comm.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { ROUNDS = 5 };
 
@@ -19,8 +20,8 @@ int main(int argc, char **argv)
     struct wz_err err;
     int ranks[1024];
 
-    if (wz_link_open(&link, kind, 120, &err) < 0) wz_die("%s", err.text);
-    struct wz_backend *be = wz_backend_open(name, 0, &err);
+    if (wz_link_open(&link, kind, 120, argc > 4 && !strcmp(argv[4], "ring"), &err) < 0) wz_die("%s", err.text);
+    struct wz_backend *be = wz_backend_open(name, 0, NULL, &err);
     if (!be) wz_die("%s", err.text);
     for (int i = 0; i < link.size; i++) ranks[i] = i;
     const struct wz_group group = { link.size, link.rank, ranks };

@@ -65,7 +65,7 @@ int main(int argc, char **argv)
     if (wz_bench_open(&b, "Measures one update of an agent with random weights, as a learner makes it.", argc, argv,
                       &status) < 0)
         return status;
-    if (wz_link_open(&link, "self", 60, &err) < 0) return wz_give_up(b.program, &err);
+    if (wz_link_open(&link, "self", 60, false, &err) < 0) return wz_give_up(b.program, &err);
     wz_learner_init(&learner, b.model, NULL, 0, false, 1, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
     Wz__Episode **episodes = wz_alloc(sizeof *episodes * (size_t)b.batch);
     double *seconds = wz_alloc(sizeof *seconds * (size_t)b.runs), *faults = wz_alloc(sizeof *faults * (size_t)b.runs);

@@ -36,9 +36,12 @@ struct wz_link {
 };
 
 /* name: "self", "mpi", "nccl", or "auto": when started by mpirun or srun nccl where it can be had, else mpi; alone,
- * self. Sets wz_set_rank. Sums over NCCL are the fixed tree's; with WZ_NCCL_SUM=ring in the environment they are
- * NCCL's own, faster, the same for the same ranks on the same machines only. */
-int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err);
+ * self. Sets wz_set_rank. ring: sums over NCCL are in NCCL's own order, faster, and the same only for the same ranks
+ * on the same machines; else in that of the fixed tree. -1 and a sentence on error, which names the choices where
+ * there is no link of that name. */
+int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err);
+/* Names of the table of links; NULL after the last. */
+const char *wz_link_name(int i);
 void wz_link_close(struct wz_link *link); /* while the backends whose memory it moved are still open */
 
 /* Bytes to a peer (itself allowed; then kept in a queue). Messages between two ranks with one tag arrive in order. The

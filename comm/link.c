@@ -8,7 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct wz_link_row *const rows[] = { &wz_link_self, &wz_link_mpi };
+static const struct {
+    const char *name;
+    const struct wz_link_row *row;
+    bool nccl; /* required; by auto, mpi uses it where it can be had */
+} links[] = { { "self", &wz_link_self, false }, { "mpi", &wz_link_mpi, false }, { "nccl", &wz_link_mpi, true } };
+
+const char *wz_link_name(int i) { return i < (int)WZ_COUNT(links) ? links[i].name : NULL; }
 
 /* mpirun and srun --mpi=pmix tell their children by these variables. */
 static int choose(const char **name, struct wz_err *err)
@@ -48,22 +54,27 @@ static void meet(struct wz_link *link)
     free(mask), free(card), free(cards);
 }
 
-int wz_link_open(struct wz_link *link, const char *name, double deadline, struct wz_err *err)
+int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err)
 {
-    bool nccl = strcmp(name, "nccl") == 0, chosen = strcmp(name, "auto") == 0;
+    bool chosen = strcmp(name, "auto") == 0;
+    struct wz_buf names = { 0 };
 
     *link = (struct wz_link){ .size = 1, .deadline = deadline };
     if (chosen && choose(&name, err) < 0) return -1;
-    if (nccl) name = "mpi";
-    if ((nccl || (chosen && strcmp(name, "mpi") == 0)) && wz_lanes_open(link, nccl, err) < 0) return -1;
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        if (strcmp(rows[i]->name, name) != 0) continue;
-        if (rows[i]->open(link, err) < 0) return -1;
-        link->row = rows[i];
+    for (size_t i = 0; i < WZ_COUNT(links); i++) {
+        const struct wz_link_row *row = links[i].row;
+        if (strcmp(links[i].name, name) != 0) continue;
+        if ((links[i].nccl || (chosen && row == &wz_link_mpi)) && wz_lanes_open(link, links[i].nccl, ring, err) < 0)
+            return -1;
+        if (row->open(link, err) < 0) return -1;
+        link->row = row;
         meet(link);
         return 0;
     }
-    return wz_fail(err, "link %s: unknown; the choices are auto, self, mpi, nccl", name);
+    for (size_t i = 0; i < WZ_COUNT(links); i++) wz_buf_printf(&names, ", %s", links[i].name);
+    wz_fail(err, "there is no link '%s': expected one of auto%s", name, names.data);
+    wz_buf_finish(&names);
+    return -1;
 }
 
 void wz_link_close(struct wz_link *link)

@@ -120,23 +120,20 @@ static void abort_job(int status)
     wz_mpi_abort(status);
 }
 
-int wz_lanes_open(struct wz_link *link, bool must, struct wz_err *err)
+int wz_lanes_open(struct wz_link *link, bool must, bool ring, struct wz_err *err)
 {
-    const char *sum = getenv("WZ_NCCL_SUM");
     struct wz_lanes *lanes = wz_alloc(sizeof *lanes);
     struct wz_err why;
     int rc = 0;
 
-    if (sum && strcmp(sum, "tree") != 0 && strcmp(sum, "ring") != 0)
-        rc = wz_fail(err, "WZ_NCCL_SUM: expected tree or ring");
-    else if (must) rc = open_library(lanes, err);
+    if (must) rc = open_library(lanes, err);
     else if (getenv("WZ_NCCL_LIBRARY") || dlopen("libcuda.so.1", RTLD_LAZY)) open_library(lanes, &why);
     if (rc < 0) {
         free(lanes);
         return -1;
     }
     lanes->must = must;
-    lanes->ring = sum && strcmp(sum, "ring") == 0;
+    lanes->ring = ring;
     link->lanes = lanes;
     return 0;
 }

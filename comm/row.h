@@ -47,9 +47,9 @@ void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size);
 
 enum { WZ_BUCKET = 64 << 20 }; /* bytes that go at once */
 
-/* must: nccl was asked for by name, -1 and a sentence where there is none. Else what can be had; all ranks of a job
- * call it alike. */
-int wz_lanes_open(struct wz_link *link, bool must, struct wz_err *err);
+/* must: nccl was asked for by name, -1 and a sentence where there is none. Else what can be had. ring: sums in NCCL's
+ * own order. All ranks of a job call it alike. */
+int wz_lanes_open(struct wz_link *link, bool must, bool ring, struct wz_err *err);
 void wz_lanes_close(struct wz_link *link); /* accepts a link without */
 /* The group's lane for what lies in be's memory; all members ask. NULL: there is none, it passes through the host. */
 struct wz_lane *wz_lane_of(struct wz_link *link, const struct wz_group *group, struct wz_backend *be);

@@ -1,4 +1,4 @@
-/* The table of backends: opened by name, "auto" being the last row that opens. */
+/* The table of backends: opened by name; "auto" is the last row that opens. */
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
@@ -9,10 +9,10 @@ static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backen
 struct opened {
     struct wz_backend be;
     const struct wz_backend_row *row;
-    struct wz_pool *pool; /* ours to end, whatever be.pool became */
+    struct wz_pool *pool; /* made here, so destroyed here, whatever be.pool became */
 };
 
-const char *wz_backend_names(void) { return "ref, cpu, cuda"; }
+const char *wz_backend_name(int i) { return i < (int)WZ_COUNT(rows) ? rows[i]->name : NULL; }
 
 const struct wz_backend_row *wz_backend_row(const char *name)
 {
@@ -27,7 +27,8 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     for (int i = 0; i < count; i++) be->ops.matmul(be, y[i], x, w[i], n, false);
 }
 
-static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, struct wz_err *err)
+static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, const struct wz_numerics *numerics,
+                                   struct wz_err *err)
 {
     struct opened *o = wz_alloc(sizeof *o);
 
@@ -35,6 +36,7 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
     o->be.name = row->name;
     o->be.half_kv = row->half_kv;
     o->be.grain = row->grain;
+    if (numerics) o->be.numerics = *numerics;
     if (row->open(&o->be, err) < 0) {
         free(o);
         return NULL;
@@ -45,18 +47,22 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
     return &o->be;
 }
 
-struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err)
+struct wz_backend *wz_backend_open(const char *name, int threads, const struct wz_numerics *numerics,
+                                   struct wz_err *err)
 {
     if (strcmp(name, "auto") == 0) {
         for (size_t i = WZ_COUNT(rows); i-- > 0;) {
-            struct wz_backend *be = open_row(rows[i], threads, err);
+            struct wz_backend *be = open_row(rows[i], threads, numerics, err);
             if (be) return be;
         }
         return NULL;
     }
     const struct wz_backend_row *row = wz_backend_row(name);
-    if (row) return open_row(row, threads, err);
-    wz_fail(err, "no backend \"%s\": expected auto or one of %s", name, wz_backend_names());
+    if (row) return open_row(row, threads, numerics, err);
+    struct wz_buf names = { 0 };
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) wz_buf_printf(&names, ", %s", rows[i]->name);
+    wz_fail(err, "there is no backend '%s': expected one of auto%s", name, names.data);
+    wz_buf_finish(&names);
     return NULL;
 }
 

@@ -10,11 +10,13 @@
 #include "kernels/ops.h"
 
 /* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "cuda": one NVIDIA GPU.  "auto": the
- * best that opens here. NULL and a sentence that names the choices on error. threads <= 0: all cores this process
- * may use. */
-struct wz_backend *wz_backend_open(const char *name, int threads, struct wz_err *err);
+ * best that opens here. NULL and a sentence on error, which names the choices where there is no backend of that name.
+ * threads <= 0: all cores this process may use. numerics NULL: the defaults. */
+struct wz_backend *wz_backend_open(const char *name, int threads, const struct wz_numerics *numerics,
+                                   struct wz_err *err);
 void wz_backend_close(struct wz_backend *be); /* accepts NULL */
-const char *wz_backend_names(void);           /* "ref, cpu, cuda" */
+/* Names of the table of backends, whether or not they open here; NULL after the last. */
+const char *wz_backend_name(int i);
 /* For plans: the named row, whether or not it opens here; NULL where there is none of that name. */
 const struct wz_backend_row *wz_backend_row(const char *name);
 /* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */

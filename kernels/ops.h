@@ -161,8 +161,15 @@ struct wz_device {
     void (*region)(struct wz_backend *be, void (*body)(void *arg), void *arg);
 };
 
+/* What decides a backend's bits besides its row. Zeroed: the defaults. */
+struct wz_numerics {
+    bool fast;       /* cuda: products by cuBLASLt, which keep only the third promise */
+    const char *isa; /* cpu: the instruction set; NULL or "auto": the best of this machine. Outlives the backend */
+};
+
 struct wz_backend {
     const char *name;
+    struct wz_numerics numerics; /* set before the row is opened */
     struct wz_ops ops;
     struct wz_pool *pool; /* NULL: one thread. wz_backend_open makes it, wz_backend_close ends it. */
     bool
@@ -182,7 +189,8 @@ struct wz_backend_row {
     const char *name;
     int (*open)(struct wz_backend *be, struct wz_err *err);
     void (*close)(struct wz_backend *be);
-    size_t (*packed)(const struct wz_weight *w); /* bytes that pack will make of w; reads no data, asked without open */
+    /* bytes that pack will make of w; reads no data, asked without open */
+    size_t (*packed)(const struct wz_numerics *numerics, const struct wz_weight *w);
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused); /* NULL: it computes in the host's memory */
     bool half_kv;
     int grain;

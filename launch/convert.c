@@ -89,7 +89,7 @@ int wz_cmd_convert(int argc, char **argv)
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     enum wz_dtype dtype = !strcmp(type, "bf16") ? WZ_DT_BF16 : !strcmp(type, "f16") ? WZ_DT_F16 : WZ_DT_F32;
-    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    struct wz_backend *be = wz_backend_open("ref", 1, NULL, &err);
     status = !be || convert(argv[0], argv[1], dtype, (size_t)shard, be, &err) < 0 ? wz_give_up("convert", &err) : 0;
     wz_backend_close(be);
     return status;

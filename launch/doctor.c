@@ -1,5 +1,5 @@
-/* waltz doctor: does this machine, and a recipe on it, work? Each line is tried, not looked up: backends are opened,
- * files are read by those who will read them, and the plan of the run is held against the memory there is. */
+/* waltz doctor: does this machine, and a recipe on it, work? Each line comes from trying: backends are opened, files
+ * are read by the code that will read them, and the plan of the run is compared with the memory there is. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -7,28 +7,28 @@
 #include "launch/launch.h"
 #include "run/run.h"
 
-/* What a line says: it works; it does not, and need not; it does not, and the recipe needs it. */
-enum mark { WORKS, ABSENT, FAULT };
-static const char *const marks[] = { [WORKS] = "ok", [ABSENT] = "-", [FAULT] = "FAULT" };
+/* It works; it does not, and is not required; it does not, and the recipe requires it. */
+enum status { WORKS, ABSENT, FAIL };
+static const char *const statuses[] = { [WORKS] = "ok", [ABSENT] = "-", [FAIL] = "FAIL" };
 
-struct visit {
-    int faults;
+struct checks {
+    int failures;
 };
 
-static void say(struct visit *v, enum mark mark, const char *what, const char *fmt, ...) WZ_PRINTF(4, 5);
-static void say(struct visit *v, enum mark mark, const char *what, const char *fmt, ...)
+static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...) WZ_PRINTF(4, 5);
+static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...)
 {
     va_list args;
 
-    printf("%-6s %-22s ", marks[mark], what);
+    printf("%-6s %-22s ", statuses[status], what);
     va_start(args, fmt);
     vprintf(fmt, args);
     va_end(args);
     printf("\n");
-    v->faults += mark == FAULT;
+    v->failures += status == FAIL;
 }
 
-static int see_cores(struct visit *v, int wanted)
+static int check_cores(struct checks *v, int wanted)
 {
     struct wz_cores cores;
     size_t total, unused;
@@ -45,22 +45,42 @@ static int see_cores(struct visit *v, int wanted)
     return cores.cores;
 }
 
-static void see_backends(struct visit *v, const char *wanted)
+static void check_backends(struct checks *v, const char *wanted)
 {
-    static const char *const names[] = { "ref", "cpu", "cuda" };
-
-    for (size_t i = 0; i < WZ_COUNT(names); i++) {
+    for (int i = 0; wz_backend_name(i); i++) {
+        const char *name = wz_backend_name(i);
         struct wz_err err = { 0 };
-        struct wz_backend *be = wz_backend_open(names[i], 1, &err);
+        struct wz_backend *be = wz_backend_open(name, 1, NULL, &err);
         size_t total, unused;
         int devices = be ? wz_backend_devices(be, &total, &unused) : 0;
-        if (!be) say(v, strcmp(wanted, names[i]) ? ABSENT : FAULT, names[i], "%s", err.text);
+        if (!be) say(v, strcmp(wanted, name) ? ABSENT : FAIL, name, "%s", err.text);
         else if (devices)
-            say(v, WORKS, names[i], "%d GPU%s, %.1f of %.1f GB free", devices, devices > 1 ? "s" : "",
+            say(v, WORKS, name, "%d GPU%s, %.1f of %.1f GB free", devices, devices > 1 ? "s" : "",
                 (double)unused * 1e-9, (double)total * 1e-9);
-        else say(v, WORKS, names[i], "opens, and computes in the host's memory");
+        else say(v, WORKS, name, "available; its memory is the host's");
         wz_backend_close(be);
     }
+}
+
+/* The recipe's names of rows of other tables, but for the backend's. */
+static void check_names(struct checks *v, const struct wz_recipe *recipe)
+{
+    struct wz_err err = { 0 };
+    struct wz_judge judge;
+    struct wz_buf links = { 0 };
+    bool known = !strcmp(recipe->link, "auto");
+
+    wz_buf_str(&links, "auto");
+    for (int i = 0; wz_link_name(i); i++) {
+        known |= !strcmp(recipe->link, wz_link_name(i));
+        wz_buf_printf(&links, ", %s", wz_link_name(i));
+    }
+    if (known) say(v, WORKS, "link", "%s, of %s", recipe->link, links.data);
+    else say(v, FAIL, "link", "there is no link '%s': expected one of %s", recipe->link, links.data);
+    wz_buf_finish(&links);
+    if (wz_job_judge(&judge, recipe, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
+    else say(v, WORKS, "judge", "%s", recipe->judge.name);
+    wz_judge_close(&judge);
 }
 
 static bool on_path(const char *program)
@@ -77,7 +97,7 @@ static bool on_path(const char *program)
     return found;
 }
 
-static void see_ranks(struct visit *v, int ranks, int cores)
+static void check_ranks(struct checks *v, int ranks, int cores)
 {
     const bool root = geteuid() == 0 && !getenv("OMPI_ALLOW_RUN_AS_ROOT"), crowded = ranks > cores;
 
@@ -90,7 +110,7 @@ static void see_ranks(struct visit *v, int ranks, int cores)
 }
 
 /* Reads what the run will read, of the weights what their files say of themselves. */
-static void see_agent(struct visit *v, const struct wz_recipe_agent *a)
+static void check_agent(struct checks *v, const struct wz_recipe_agent *a)
 {
     struct wz_err err = { 0 };
     struct wz_config config;
@@ -106,19 +126,19 @@ static void see_agent(struct visit *v, const struct wz_recipe_agent *a)
     if (well)
         say(v, WORKS, a->name, "%s: %d layers, %d ids, context %d, chat template %s", a->model, config.layers,
             config.vocab, config.context, chat);
-    else say(v, FAULT, a->name, "%s", err.text);
+    else say(v, FAIL, a->name, "%s", err.text);
     wz_tensors_close(tensors);
     wz_tokenizer_destroy(tok);
     free(system);
 }
 
-static void see_prompts(struct visit *v, const char *what, const struct wz_recipe_data *list, unsigned n)
+static void check_prompts(struct checks *v, const char *what, const struct wz_recipe_data *list, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts set;
         struct wz_err err = { 0 };
         if (wz_prompts_load(&set, list[i].path, list[i].column, list[i].harmful, list[i].kind, &err) < 0) {
-            say(v, FAULT, what, "%s", err.text);
+            say(v, FAIL, what, "%s", err.text);
             continue;
         }
         say(v, WORKS, what, "%s: %d prompts", list[i].path, set.n);
@@ -126,29 +146,30 @@ static void see_prompts(struct visit *v, const char *what, const struct wz_recip
     }
 }
 
-static void see_out(struct visit *v, const char *out)
+static void check_out(struct checks *v, const char *out)
 {
     char *dir = wz_strdup(out);
 
     for (char *slash; !wz_file_exists(dir) && (slash = strrchr(dir, '/')) && slash > dir;) *slash = 0;
     if (!wz_file_exists(dir)) strcpy(dir, ".");
     if (access(dir, W_OK) == 0) say(v, WORKS, "out", "%s can be written", out);
-    else say(v, FAULT, "out", "%s: %s can't be written; choose another `out`", out, dir);
+    else say(v, FAIL, "out", "%s: %s can't be written; choose another `out`", out, dir);
     free(dir);
 }
 
-static void see_recipe(struct visit *v, const struct wz_recipe *recipe, int ranks)
+static void check_recipe(struct checks *v, const struct wz_recipe *recipe, int ranks)
 {
     struct wz_plan *plan = wz_alloc(sizeof *plan);
     struct wz_err err = { 0 };
 
-    for (unsigned i = 0; i < recipe->n_agents; i++) see_agent(v, &recipe->agents[i]);
-    see_prompts(v, "data", recipe->data, recipe->n_data);
-    see_prompts(v, "eval", recipe->eval, recipe->n_eval);
-    see_out(v, recipe->out);
-    if (!v->faults) { /* else it is known why there is no plan */
+    check_names(v, recipe);
+    for (unsigned i = 0; i < recipe->n_agents; i++) check_agent(v, &recipe->agents[i]);
+    check_prompts(v, "data", recipe->data, recipe->n_data);
+    check_prompts(v, "eval", recipe->eval, recipe->n_eval);
+    check_out(v, recipe->out);
+    if (!v->failures) { /* else it is known why there is no plan */
         if (wz_plan_make(plan, recipe, NULL, ranks, 1, &err) < 0 || wz_plan_check(plan, &err) < 0)
-            say(v, FAULT, "memory of the run", "%s; `waltz plan` shows all", err.text);
+            say(v, FAIL, "memory of the run", "%s; `waltz plan` shows all", err.text);
         else say(v, WORKS, "memory of the run", "fits on this host with %d rank%s", ranks, ranks > 1 ? "s" : "");
     }
     free(plan);
@@ -161,13 +182,13 @@ int wz_cmd_doctor(int argc, char **argv)
         .args = "[RECIPE [key=value ...]]",
         .min_args = 0,
         .max_args = -1,
-        .about = "Tries what Waltz needs of this machine, and, given a recipe, what a run of it reads (of weights the "
-                 "headers) and\n"
-                 "whether it fits. A line each: ok, - (not there, and not needed), or FAULT with what to do; status 1 "
-                 "where there is a fault.",
+        .about = "Checks the environment and, given a recipe, what a run of it reads (of weights the headers) and "
+                 "whether it\n"
+                 "fits. A line each: ok, - (absent, and not required), or FAIL with what to do; status 1 where a check "
+                 "fails.",
     };
     struct wz_recipe *recipe = NULL;
-    struct visit v = { 0 };
+    struct checks v = { 0 };
     struct wz_err err = { 0 };
     int status, n = wz_options_parse(&usage, argc, argv, &status), cores, ranks = 1;
 
@@ -175,10 +196,10 @@ int wz_cmd_doctor(int argc, char **argv)
     if (n && wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("doctor", &err);
     if (recipe) ranks = recipe->ranks.rollout + recipe->ranks.reward + recipe->ranks.learner;
     if (ranks < 1) ranks = 1;
-    cores = see_cores(&v, recipe ? recipe->threads : 0);
-    see_backends(&v, recipe ? recipe->backend : "auto");
-    see_ranks(&v, ranks, cores);
-    if (recipe) see_recipe(&v, recipe, ranks);
+    cores = check_cores(&v, recipe ? recipe->threads : 0);
+    check_backends(&v, recipe ? recipe->backend : "auto");
+    check_ranks(&v, ranks, cores);
+    if (recipe) check_recipe(&v, recipe, ranks);
     wz_recipe_destroy(recipe);
-    return v.faults > 0;
+    return v.failures > 0;
 }

@@ -230,7 +230,7 @@ int wz_cmd_generate(int argc, char **argv)
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     status = 1;
-    if (!(g.be = wz_backend_open(backend, threads, &err))) goto out;
+    if (!(g.be = wz_backend_open(backend, threads, NULL, &err))) goto out;
     if (!(g.model = wz_model_load(argv[0], wz_type_named(type), NULL, g.be, &err))) goto out;
     wz_model_drop_unpacked(g.model);
     g.tok = wz_tokenizer_load(argv[0], &g.no_tok);

@@ -23,6 +23,7 @@ static const struct command {
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { "generate", wz_cmd_generate, "continue conversations or token ids" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
+    { "help", wz_cmd_help, "every key of a recipe" },
     { NULL, NULL, NULL },
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
@@ -54,7 +55,7 @@ int main(int argc, char **argv)
         print_help(stderr);
         return 2;
     }
-    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || (!strcmp(name, "help") && argc == 2)) {
         print_help(stdout);
         return finish(0);
     }

@@ -272,7 +272,7 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
     };
 
     if (wz_mkdirs(dir, err) < 0 || (config.vocab = write_tokenizer(dir, err)) < 0) return -1;
-    struct wz_backend *be = wz_backend_open("ref", 1, err);
+    struct wz_backend *be = wz_backend_open("ref", 1, NULL, err);
     if (!be) return -1;
     struct wz_model *model = wz_model_create(&config, WZ_F32, NULL, be);
     wz_model_init(model, seed);

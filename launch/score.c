@@ -210,7 +210,7 @@ int wz_cmd_score(int argc, char **argv)
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     s.temperature = (float)temperature;
     status = 1;
-    if (!(s.be = wz_backend_open(backend, threads, &err))) goto out;
+    if (!(s.be = wz_backend_open(backend, threads, NULL, &err))) goto out;
     if (!(s.m = wz_model_load(argv[0], wz_type_named(type), NULL, s.be, &err))) goto out;
     wz_model_drop_unpacked(s.m);
     s.work = wz_work_create(s.m, ROWS, false);

@@ -31,7 +31,7 @@ static int warm_open(struct warm *w, const struct wz_recipe *recipe, struct wz_e
                        recipe->leaves);
     for (int r = 0; r < w->link.size; r++) w->ranks[r] = r;
     w->group = (struct wz_group){ w->link.size, w->link.rank, w->ranks };
-    w->be = wz_backend_open(recipe->backend, wz_ranks_threads(&w->link, NULL, recipe->threads), err);
+    w->be = wz_job_backend(recipe, wz_ranks_threads(&w->link, NULL, recipe->threads), err);
     if (!w->be) return -1;
     w->model = wz_model_load(model, wz_type_named(recipe->sft.type), &(struct wz_share){ w->link.rank, w->link.size },
                              w->be, err);

@@ -133,7 +133,8 @@ struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type typ
     for (int i = 0; i < n; i++) {
         const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
         if (list[i].cols > 0 && (i > 0 || c->tied))
-            b.packed += wz_backend_row(backend)->packed(&w); /* the look-up reads no panels */
+            b.packed +=
+                wz_backend_row(backend)->packed(&(struct wz_numerics){ 0 }, &w); /* the look-up reads no panels */
     }
     free(list);
     b.host =

@@ -2,17 +2,17 @@
  *
  *     file ─libyaml─▶ tree ─resolve─▶ YAML with every key ─libcyaml─▶ struct ─libcyaml─▶ tree ─resolve─▶ file
  *
- * libcyaml fills and reads the struct, but it can't tell an absent key from a zero, and its line numbers lag behind.
- * So the tree is walked along the same schema first (recipe_resolve.c). Saving takes the same way, so a saved recipe
- * is checked and written in the same hand (numbers as short as they are exact). */
+ * libcyaml fills and reads the struct, but it can't tell an absent key from a zero, and its line numbers are not
+ * exact. So the tree is walked along the same schema first (resolve.c). Saving goes the same way, so a saved recipe is
+ * checked too, and its numbers are as short as they are exact. */
 #include "recipe/recipe.h"
 #include "recipe/schema.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* libcyaml's own words, should it refuse what resolve let pass: the first line says what. */
-static void hear(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
+/* Keeps the first error that libcyaml logs, should it refuse what resolve accepted. */
+static void keep_error(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
 {
     struct wz_err *said = ctx;
 
@@ -21,42 +21,45 @@ static void hear(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
 
 static cyaml_config_t config_of(struct wz_err *said)
 {
-    return (cyaml_config_t){ .log_fn = hear, .log_ctx = said, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR };
+    return (cyaml_config_t){ .log_fn = keep_error, .log_ctx = said, .mem_fn = cyaml_mem, .log_level = CYAML_LOG_ERROR };
 }
 
-static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, struct wz_err *err);
+static int check(const struct wz_recipe *recipe, struct wz_err *err);
 
 int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *overrides, int n, struct wz_err *err)
 {
-    struct wz_resolved r;
+    struct wz_resolved *r = wz_alloc(sizeof *r);
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
-    struct wz_map map;
+    struct wz_map map = { 0 };
     cyaml_data_t *data = NULL;
-    cyaml_err_t e;
-    int rc = -1;
+    int rc = wz_map_open(&map, path, err);
 
     *recipe = NULL;
-    if (wz_map_open(&map, path, err) < 0) return -1;
-    if (wz_recipe_resolve(&r, path, map.bytes, map.len, overrides, n, err) < 0) goto out;
-    e = cyaml_load_data((const uint8_t *)r.text.data, r.text.len, &config, &wz_recipe_schema, &data, NULL);
-    if (e != CYAML_OK) {
-        wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
-        goto out;
+    if (rc == 0) rc = wz_recipe_resolve(r, path, map.bytes, map.len, overrides, n, err);
+    if (rc == 0) {
+        cyaml_err_t e =
+            cyaml_load_data((const uint8_t *)r->text.data, r->text.len, &config, &wz_recipe_schema, &data, NULL);
+        if (e != CYAML_OK)
+            rc = wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
+    }
+    wz_map_close(&map);
+    if (rc < 0) {
+        wz_resolved_finish(r);
+        free(r);
+        return -1;
     }
     *recipe = data;
+    (*recipe)->source = r;
     if (!*(*recipe)->out) {
         free((*recipe)->out);
         (*recipe)->out = wz_path("runs/%s", (*recipe)->name);
     }
-    rc = check(&r, *recipe, err);
+    rc = check(*recipe, err);
     if (rc < 0) {
         wz_recipe_destroy(*recipe);
         *recipe = NULL;
     }
-out:
-    wz_resolved_finish(&r);
-    wz_map_close(&map);
     return rc;
 }
 
@@ -84,10 +87,59 @@ void wz_recipe_destroy(struct wz_recipe *recipe)
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
 
-    if (recipe) cyaml_free(&config, &wz_recipe_schema, recipe, 0);
+    if (!recipe) return;
+    if (recipe->source) wz_resolved_finish(recipe->source);
+    free(recipe->source);
+    cyaml_free(&config, &wz_recipe_schema, recipe, 0);
 }
 
-/* ---- what only the whole recipe tells --------------------------------------------------------------------- */
+/* ---- origins ---------------------------------------------------------------------------------------------- */
+
+static const struct wz_origin *origin_of(const struct wz_resolved *r, const char *path)
+{
+    for (int i = 0; r && i < r->n_origins; i++)
+        if (!strcmp(r->origins[i].path, path)) return &r->origins[i];
+    return NULL;
+}
+
+int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const char *path, const char *fmt, ...)
+{
+    const struct wz_origin *o = origin_of(recipe->source, path);
+    const char *file = recipe->source ? recipe->source->file : "recipe";
+    char what[512];
+    int n = snprintf(what, sizeof what, "%.120s: ", path);
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(what + n, sizeof what - (size_t)n, fmt, args);
+    va_end(args);
+    return wz_origin_fail(file, o ? o->line : 0, o ? o->override : NULL, what, err);
+}
+
+/* The first value from *i on that may not change; NULL: none is left. */
+static const struct wz_origin *next_bits(const struct wz_resolved *r, int *i)
+{
+    while (*i < r->n_origins && r->origins[*i].mark == LAYOUT) ++*i;
+    return *i < r->n_origins ? &r->origins[(*i)++] : NULL;
+}
+
+int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err)
+{
+    for (int i = 0, k = 0;;) { /* both in the order of the schema */
+        const struct wz_origin *a = next_bits(was->source, &i), *b = next_bits(now->source, &k);
+        if (!a && !b) return 0;
+        if (a && b && !strcmp(a->path, b->path) && !strcmp(a->value, b->value)) continue;
+        const char *path = a && (!b || !origin_of(now->source, a->path)) ? a->path : b->path;
+        a = origin_of(was->source, path);
+        b = origin_of(now->source, path);
+        return wz_recipe_fail(now, err, path,
+                              "the run in %s began with %s, and this is %s; set it back to resume that run, or choose "
+                              "another `out` to begin one",
+                              now->out, a ? a->value : "no such key", b ? b->value : "no such key");
+    }
+}
+
+/* ---- checks across keys --------------------------------------------------------------------- */
 
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name)
 {
@@ -110,7 +162,7 @@ bool wz_recipe_learns(const struct wz_recipe *recipe, const char *agent)
     return false;
 }
 
-static int check_stage(const struct wz_resolved *r, const struct wz_recipe *recipe, unsigned s, struct wz_err *err)
+static int check_stage(const struct wz_recipe *recipe, unsigned s, struct wz_err *err)
 {
     const struct wz_recipe_stage *stage = &recipe->stages[s];
     char path[96];
@@ -118,12 +170,12 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
     snprintf(path, sizeof path, "stages.%u.name", s);
     for (unsigned i = 0; i < s; i++)
         if (!strcmp(recipe->stages[i].name, stage->name))
-            return wz_resolved_fail(r, err, path, "there is a stage '%s' already", stage->name);
+            return wz_recipe_fail(recipe, err, path, "there is a stage '%s' already", stage->name);
     for (unsigned i = 0; i < stage->n_mix; i++)
         for (unsigned k = 0; k < i; k++)
             if (!strcmp(stage->mix[k].kind, stage->mix[i].kind)) {
                 snprintf(path, sizeof path, "stages.%u.mix.%u.kind", s, i);
-                return wz_resolved_fail(r, err, path, "kind '%s' has a share already", stage->mix[i].kind);
+                return wz_recipe_fail(recipe, err, path, "kind '%s' has a share already", stage->mix[i].kind);
             }
     for (unsigned i = 0; i < stage->n_agents; i++) {
         const char *name = stage->agents[i].name;
@@ -131,47 +183,49 @@ static int check_stage(const struct wz_resolved *r, const struct wz_recipe *reci
         snprintf(path, sizeof path, "stages.%u.agents.%u.name", s, i);
         if (a < 0) {
             const char *near = wz_nearest(name, recipe->agents, sizeof *recipe->agents, (int)recipe->n_agents);
-            return near ? wz_resolved_fail(r, err, path, "there is no agent '%s'; did you mean '%s'?", name, near)
-                        : wz_resolved_fail(r, err, path, "there is no agent '%s'", name);
+            return near ? wz_recipe_fail(recipe, err, path, "there is no agent '%s'; did you mean '%s'?", name, near)
+                        : wz_recipe_fail(recipe, err, path, "there is no agent '%s'", name);
         }
         if (wz_recipe_learn(stage, name) != &stage->agents[i])
-            return wz_resolved_fail(r, err, path, "agent '%s' is in this stage already", name);
+            return wz_recipe_fail(recipe, err, path, "agent '%s' is in this stage already", name);
         if (recipe->agents[a].temperature == 0)
-            return wz_resolved_fail(r, err, path,
-                                    "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
-                                    "expected, or leave it out",
-                                    name);
+            return wz_recipe_fail(recipe, err, path,
+                                  "agent '%s' has temperature 0, which leaves nothing to learn from: more than 0 was "
+                                  "expected, or leave it out",
+                                  name);
     }
     return 0;
 }
 
-static int check(const struct wz_resolved *r, const struct wz_recipe *recipe, struct wz_err *err)
+static int check(const struct wz_recipe *recipe, struct wz_err *err)
 {
     bool answers = false;
     char path[64];
 
     if (recipe->leaves & (recipe->leaves - 1))
-        return wz_resolved_fail(r, err, "leaves", "%d is not a power of two", recipe->leaves);
+        return wz_recipe_fail(recipe, err, "leaves", "%d is not a power of two", recipe->leaves);
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         snprintf(path, sizeof path, "agents.%u.name", i);
         if (wz_recipe_agent(recipe, recipe->agents[i].name) != (int)i)
-            return wz_resolved_fail(r, err, path, "there is an agent '%s' already", recipe->agents[i].name);
+            return wz_recipe_fail(recipe, err, path, "there is an agent '%s' already", recipe->agents[i].name);
         answers |= !strcmp(recipe->agents[i].role, "conversation");
         for (unsigned k = 0; k < i; k++)
             if (!strcmp(recipe->agents[k].role, recipe->agents[i].role)) {
                 snprintf(path, sizeof path, "agents.%u.role", i);
-                return wz_resolved_fail(r, err, path,
-                                        "agent '%s' has the role %s already, and the game has one of each",
-                                        recipe->agents[k].name, recipe->agents[k].role);
+                return wz_recipe_fail(recipe, err, path,
+                                      "agent '%s' has the role %s already, and the game has one of each",
+                                      recipe->agents[k].name, recipe->agents[k].role);
             }
     }
     if (!recipe->n_agents && !*recipe->sft.model)
-        return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", r->file);
-    if (recipe->n_agents && !answers) return wz_fail(err, "%s: agents: none has the role conversation", r->file);
-    if (recipe->n_stages && !recipe->n_agents) return wz_fail(err, "%s: stages are given, but no agents", r->file);
+        return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", recipe->source->file);
+    if (recipe->n_agents && !answers)
+        return wz_fail(err, "%s: agents: none has the role conversation", recipe->source->file);
+    if (recipe->n_stages && !recipe->n_agents)
+        return wz_fail(err, "%s: stages are given, but no agents", recipe->source->file);
     if (recipe->n_stages && !recipe->n_data)
-        return wz_fail(err, "%s: stages are given, but no data to train on", r->file);
+        return wz_fail(err, "%s: stages are given, but no data to train on", recipe->source->file);
     for (unsigned s = 0; s < recipe->n_stages; s++)
-        if (check_stage(r, recipe, s, err) < 0) return -1;
+        if (check_stage(recipe, s, err) < 0) return -1;
     return 0;
 }

@@ -1,6 +1,5 @@
-/* The walk along a recipe's tree and the schema at once: unknown keys, wrong types and ranges are refused, with the
- * line; overrides and defaults are put in; what comes out is the resolved recipe as YAML, in which every key has its
- * value. */
+/* Walks a recipe's tree along the schema: refuses unknown keys, wrong types and values out of range, with the line;
+ * fills in overrides and defaults; the result is the resolved recipe as YAML, in which every key has its value. */
 #include "recipe/schema.h"
 
 #include <assert.h>
@@ -44,7 +43,7 @@ static void pop(struct resolver *r, size_t mark)
 
 static size_t line_of(const yaml_node_t *node) { return node ? node->start_mark.line + 1 : 0; }
 
-static int say(const char *file, size_t line, const char *override, const char *what, struct wz_err *err)
+int wz_origin_fail(const char *file, size_t line, const char *override, const char *what, struct wz_err *err)
 {
     if (override) return wz_fail(err, "override %.80s: %s", override, what);
     if (line) return wz_fail(err, "%s:%zu: %s", file, line, what);
@@ -60,25 +59,12 @@ static int fail(struct resolver *r, size_t line, const char *override, const cha
     va_start(args, fmt);
     vsnprintf(what, sizeof what, fmt, args);
     va_end(args);
-    return say(r->to->file, line, override, what, r->err);
+    return wz_origin_fail(r->to->file, line, override, what, r->err);
 }
 
-int wz_resolved_fail(const struct wz_resolved *from, struct wz_err *err, const char *path, const char *fmt, ...)
-{
-    char why[384], what[512];
-    const struct wz_origin *o = NULL;
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(why, sizeof why, fmt, args);
-    va_end(args);
-    for (int i = 0; i < from->n_origins; i++)
-        if (!strcmp(from->origins[i].path, path)) o = &from->origins[i];
-    snprintf(what, sizeof what, "%s: %s", path, why);
-    return say(from->file, o ? o->line : 0, o ? o->override : NULL, what, err);
-}
-
-static void note_origin(struct resolver *r, size_t line, const char *override)
+/* Records the value at hand, which is the end of the text, from `start` on. */
+static void note_origin(struct resolver *r, const struct wz_recipe_rule *rule, size_t line, const char *override,
+                        size_t start)
 {
     struct wz_resolved *to = r->to;
 
@@ -86,7 +72,12 @@ static void note_origin(struct resolver *r, size_t line, const char *override)
         to->cap_origins = to->cap_origins ? 2 * to->cap_origins : 256;
         to->origins = wz_realloc(to->origins, wz_mul((size_t)to->cap_origins, sizeof *to->origins));
     }
-    to->origins[to->n_origins++] = (struct wz_origin){ wz_arena_strdup(&to->arena, r->path.data), line, override };
+    to->origins[to->n_origins++] =
+        (struct wz_origin){ .path = wz_arena_strdup(&to->arena, r->path.data),
+                            .value = wz_arena_strdup(&to->arena, to->text.data + start),
+                            .override = override ? wz_arena_strdup(&to->arena, override) : NULL,
+                            .line = line,
+                            .mark = rule->mark };
 }
 
 /* ---- values ----------------------------------------------------------------------------------------------- */
@@ -160,9 +151,7 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
                 return fail(r, line, override, "%s: '%.80s' is not a name (letters, digits, '.', '_' and '-')", path,
                             text);
         } else if (rule->want && !wz_is_choice(rule->want, text)) {
-            return strchr(rule->want, '|')
-                       ? fail(r, line, override, "%s: '%.80s' is none of %s", path, text, rule->want)
-                       : fail(r, line, override, "%s: '%.80s' should be %s", path, text, rule->want);
+            return fail(r, line, override, "%s: '%.80s' is none of %s", path, text, rule->want);
         }
         put_text(&r->to->text, text);
         return 0;
@@ -194,6 +183,17 @@ static struct override *below(struct resolver *r, const struct override *list, c
 
 static const char *where(const struct resolver *r) { return r->path.len ? r->path.data : "the recipe"; }
 
+static int refuse_key(struct resolver *r, const struct wz_recipe_keys *keys, const char *name, size_t line,
+                      const char *override)
+{
+    const char *now = wz_recipe_renamed(keys, name);
+
+    if (now) return fail(r, line, override, "%s: '%s' is now called '%s'; rename it here", where(r), name, now);
+    now = wz_nearest(name, keys->fields, sizeof *keys->fields, keys->n);
+    return now ? fail(r, line, override, "%s has no key '%.80s'; did you mean '%s'?", where(r), name, now)
+               : fail(r, line, override, "%s has no key '%.80s'", where(r), name);
+}
+
 /* An override must name a key of the mapping at hand. */
 static int check_overrides(struct resolver *r, const struct wz_recipe_keys *keys, const struct override *list)
 {
@@ -203,10 +203,7 @@ static int check_overrides(struct resolver *r, const struct wz_recipe_keys *keys
         snprintf(name, sizeof name, "%.*s", (int)strcspn(list->rest, ".="), list->rest);
         if (*list->rest == '=') return fail(r, 0, list->text, "%s holds keys; name one of them", where(r));
         for (int i = 0; i < keys->n; i++) known |= !strcmp(keys->fields[i].key, name);
-        if (known) continue;
-        const char *near = wz_nearest(name, keys->fields, sizeof *keys->fields, keys->n);
-        return near ? fail(r, 0, list->text, "%s has no key '%s'; did you mean '%s'?", where(r), name, near)
-                    : fail(r, 0, list->text, "%s has no key '%s'", where(r), name);
+        if (!known) return refuse_key(r, keys, name, 0, list->text);
     }
     return 0;
 }
@@ -254,11 +251,7 @@ static int check_keys(struct resolver *r, const struct wz_recipe_keys *keys, con
         if (!name) return -1;
         for (int i = 0; i < keys->n; i++)
             if (!strcmp(keys->fields[i].key, name)) at = i;
-        if (at < 0) {
-            const char *near = wz_nearest(name, keys->fields, sizeof *keys->fields, keys->n);
-            return near ? fail(r, line_of(k), NULL, "%s has no key '%.80s'; did you mean '%s'?", where(r), name, near)
-                        : fail(r, line_of(k), NULL, "%s has no key '%.80s'", where(r), name);
-        }
+        if (at < 0) return refuse_key(r, keys, name, line_of(k), NULL);
         if (seen[at])
             return fail(r, line_of(k), NULL, "%s: key '%s' was given on line %zu already", where(r), name, seen[at]);
         seen[at] = line_of(k);
@@ -336,9 +329,10 @@ static int resolve_value(struct resolver *r, const cyaml_schema_field_t *field, 
         override = overrides->text;
     }
     if (!text) return fail(r, line, NULL, "%s must be given", where(r));
-    note_origin(r, at, override);
     wz_buf_str(&r->to->text, " ");
+    size_t start = r->to->text.len;
     if (put_value(r, field, rule, text, at, override) < 0) return -1;
+    note_origin(r, rule, at, override, start);
     wz_buf_str(&r->to->text, "\n");
     return 0;
 }
@@ -381,7 +375,8 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     yaml_document_t extra;
     int rc = -1;
 
-    *to = (struct wz_resolved){ .file = file };
+    *to = (struct wz_resolved){ 0 };
+    to->file = wz_arena_strdup(&to->arena, file);
     if (!yaml_parser_initialize(&parser)) wz_die("out of memory");
     yaml_parser_set_input_string(&parser, text, n);
     if (!yaml_parser_load(&parser, &r->doc)) {

@@ -1,31 +1,33 @@
-/* Every key of a recipe, once: its place in the struct, its default and its range. Each list below is expanded twice,
- * to libcyaml's fields and to our rules:
+/* Every key of a recipe, once: its place in the struct, its default, its range, whether it decides bits, and what it
+ * means. Each list below is expanded twice, to libcyaml's fields and to our rules:
  *
- *     TEXT(struct, key, default, want)   INT / SEED / REAL(struct, key, default, range)
- *     MAP(struct, key, keys)             LIST(struct, key, count, keys, at most)
+ *     TEXT(struct, key, default, want, mark, about)   INT / SEED / REAL(struct, key, default, range, mark, about)
+ *     MAP(struct, key, keys, about)                   LIST(struct, key, count, keys, at most, about)
  *
  * The defaults of learning are the paper's where it gives them (kl_coef, clip_eps, alpha, lambda, gamma, lr, batch,
  * max_tokens). */
 #include "recipe/schema.h"
 
+#include <string.h>
+
 #include "recipe/recipe.h"
 
 /* Quoted when saved: a plain null would come back as no value. */
-#define FIELD_TEXT(S, key, fallback_, want_) \
+#define FIELD_TEXT(S, key, ...) \
     CYAML_FIELD_STRING_PTR(#key, CYAML_FLAG_POINTER | CYAML_FLAG_SCALAR_QUOTE_DOUBLE, S, key, 0, CYAML_UNLIMITED),
-#define FIELD_INT(S, key, fallback_, want_)  CYAML_FIELD_INT(#key, CYAML_FLAG_DEFAULT, S, key),
-#define FIELD_SEED(S, key, fallback_, want_) CYAML_FIELD_UINT(#key, CYAML_FLAG_DEFAULT, S, key),
-#define FIELD_REAL(S, key, fallback_, want_) CYAML_FIELD_FLOAT(#key, CYAML_FLAG_DEFAULT, S, key),
-#define FIELD_MAP(S, key, keys_)             CYAML_FIELD_MAPPING(#key, CYAML_FLAG_DEFAULT, S, key, keys_##_fields),
-#define FIELD_LIST(S, key, count, keys_, most) \
+#define FIELD_INT(S, key, ...)        CYAML_FIELD_INT(#key, CYAML_FLAG_DEFAULT, S, key),
+#define FIELD_SEED(S, key, ...)       CYAML_FIELD_UINT(#key, CYAML_FLAG_DEFAULT, S, key),
+#define FIELD_REAL(S, key, ...)       CYAML_FIELD_FLOAT(#key, CYAML_FLAG_DEFAULT, S, key),
+#define FIELD_MAP(S, key, keys_, ...) CYAML_FIELD_MAPPING(#key, CYAML_FLAG_DEFAULT, S, key, keys_##_fields),
+#define FIELD_LIST(S, key, count, keys_, most, about_) \
     CYAML_FIELD_SEQUENCE_COUNT(#key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, S, key, count, &keys_##_value, 0, most),
 
-#define RULE_TEXT(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
-#define RULE_INT(S, key, fallback_, want_)    { .fallback = fallback_, .want = want_ },
-#define RULE_SEED(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
-#define RULE_REAL(S, key, fallback_, want_)   { .fallback = fallback_, .want = want_ },
-#define RULE_MAP(S, key, keys_)               { .inside = &keys_##_keys },
-#define RULE_LIST(S, key, count, keys_, most) { .inside = &keys_##_keys },
+#define RULE_TEXT(S, key, ...)                        { __VA_ARGS__, NULL },
+#define RULE_INT                                      RULE_TEXT
+#define RULE_SEED                                     RULE_TEXT
+#define RULE_REAL                                     RULE_TEXT
+#define RULE_MAP(S, key, keys_, about_)               { .about = about_, .inside = &keys_##_keys },
+#define RULE_LIST(S, key, count, keys_, most, about_) { .about = about_, .inside = &keys_##_keys },
 
 /* The fields and rules of one mapping, and what ties them together. */
 #define DEFINE(keys_, LIST_, S)                                                               \
@@ -39,123 +41,157 @@
 /* clang-format off */
 #define INSIDE(key) __typeof__(((struct wz_recipe *)NULL)->key)
 #define COUNT "[0,1e9]"
+#define STRING_OF(x) #x
+#define STRING(x) STRING_OF(x)
 
 #define DATA(T, S) \
-    T##_TEXT(S, path, NULL, "text") \
-    T##_TEXT(S, column, "prompt", "text") \
-    T##_TEXT(S, harmful, "harmful", "text") \
-    T##_TEXT(S, kind, "", NULL) \
-    T##_INT(S, limit, "0", COUNT)
+    T##_TEXT(S, path, NULL, "text", BITS, "file of prompts: .jsonl, .ndjson, .json or .csv") \
+    T##_TEXT(S, column, "prompt", "text", BITS, "column with the prompt's text") \
+    T##_TEXT(S, harmful, "harmful", "text", BITS, \
+             "column that says whether a prompt is harmful, or =harmful or =benign for all") \
+    T##_TEXT(S, kind, "", NULL, BITS, "column with the prompt's kind, or =NAME for all; empty: the file's name") \
+    T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, the first of a seeded shuffle; 0: all")
 
 #define SHARE(T, S) \
-    T##_TEXT(S, kind, NULL, "text") \
-    T##_REAL(S, share, NULL, "(0,1e9]")
+    T##_TEXT(S, kind, NULL, "text", BITS, "kind of prompt") \
+    T##_REAL(S, share, NULL, "(0,1e9]", BITS, "its weight in the mixture; shares need not add up to 1")
 
 #define AGENT(T, S) \
-    T##_TEXT(S, name, NULL, "name") \
-    T##_TEXT(S, role, NULL, "conversation|feedback") \
-    T##_TEXT(S, model, NULL, "text") \
-    T##_TEXT(S, system, "", NULL) \
-    T##_TEXT(S, chat, "", NULL) \
-    T##_TEXT(S, type, "f32", "f32|bf16") \
-    T##_INT(S, max_tokens, "512", "[1,1e6]") \
-    T##_REAL(S, temperature, "1", "[0,100]") \
-    T##_REAL(S, top_p, "1", "(0,1]") \
-    T##_REAL(S, min_p, "0", "[0,1]") \
-    T##_INT(S, top_k, "0", COUNT)
+    T##_TEXT(S, name, NULL, "name", BITS, "the agent's name") \
+    T##_TEXT(S, role, NULL, "conversation|feedback", BITS, "what it does in the game (WaltzRL 2.1)") \
+    T##_TEXT(S, model, NULL, "text", BITS, \
+             "Hugging Face folder or GGUF file of its first weights; a stage's reference model is its weights then") \
+    T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt; empty: none") \
+    T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \
+    T##_TEXT(S, type, "f32", "f32|bf16", BITS, \
+             "type of the weights; an agent that trains in bf16 has f32 masters and moments") \
+    T##_INT(S, max_tokens, "512", "[1,1e6]", BITS, "tokens sampled in a turn, at most") \
+    T##_REAL(S, temperature, "1", "[0,100]", BITS, \
+             "sampling temperature, 0 is greedy; log-probabilities are of softmax(z / temperature), unfiltered") \
+    T##_REAL(S, top_p, "1", "(0,1]", BITS, \
+             "nucleus sampling; training on filtered samples is off-policy by what the filters remove") \
+    T##_REAL(S, min_p, "0", "[0,1]", BITS, "samples tokens of at least this share of the largest probability; 0: off") \
+    T##_INT(S, top_k, "0", COUNT, BITS, "samples from the k most likely tokens; 0: off")
 
 #define ADAMW(T, S) \
-    T##_REAL(S, beta1, "0.9", "[0,1)") \
-    T##_REAL(S, beta2, "0.95", "[0,1)") \
-    T##_REAL(S, eps, "1e-8", "(0,1)") \
-    T##_REAL(S, weight_decay, "0", "[0,1]") \
-    T##_REAL(S, max_grad_norm, "1", "[0,inf)")
+    T##_REAL(S, beta1, "0.9", "[0,1)", BITS, "AdamW: decay of the first moment") \
+    T##_REAL(S, beta2, "0.95", "[0,1)", BITS, "AdamW: decay of the second moment") \
+    T##_REAL(S, eps, "1e-8", "(0,1)", BITS, "AdamW: added to the root of the second moment") \
+    T##_REAL(S, weight_decay, "0", "[0,1]", BITS, "AdamW: decoupled weight decay") \
+    T##_REAL(S, max_grad_norm, "1", "[0,inf)", BITS, "the gradient's global norm is clipped to this; 0: not clipped")
+
+#define SCHEDULE(T, S, lr_) \
+    T##_REAL(S, lr, lr_, "[0,1]", BITS, "peak learning rate") \
+    T##_REAL(S, warmup, "0", COUNT, BITS, "steps in which the learning rate rises from 0 to its peak") \
+    T##_REAL(S, min_lr_ratio, "0.1", "[0,1]", BITS, \
+             "the learning rate falls along a cosine to this ratio of its peak at the last step")
 
 #define LEARN(T, S) \
-    T##_TEXT(S, name, NULL, "name") \
-    T##_REAL(S, lr, "5e-7", "[0,1]") \
-    T##_REAL(S, warmup, "0", COUNT) \
-    T##_REAL(S, min_lr_ratio, "0.1", "[0,1]") \
+    T##_TEXT(S, name, NULL, "name", BITS, "name of an agent; an agent that is not listed is frozen in this stage") \
+    SCHEDULE(T, S, "5e-7") \
     ADAMW(T, S) \
-    T##_REAL(S, kl_coef, "0.01", "[0,inf)") \
-    T##_REAL(S, clip_eps, "0.2", "(0,1)") \
-    T##_TEXT(S, loss_mean, "sequence", "sequence|token") \
-    T##_REAL(S, alpha, "0.65", "[0,100]") \
-    T##_REAL(S, lambda, "0.25", "[0,100]") \
-    T##_REAL(S, gamma, "0.1", "[0,100]") \
-    T##_TEXT(S, feedback_bonus, "dir", "dir|outcome") \
-    T##_REAL(S, revision_prob, "0.5", "[0,1]")
+    T##_REAL(S, kl_coef, "0.01", "[0,inf)", BITS, \
+             "beta, the coefficient of the KL penalty (WaltzRL 2.3); 0: no reference model is held") \
+    T##_REAL(S, clip_eps, "0.2", "(0,1)", BITS, "epsilon of the clipped ratio (WaltzRL 2.3)") \
+    T##_TEXT(S, loss_mean, "sequence", "sequence|token", BITS, \
+             "sequence: the mean of each sample's mean (WaltzRL 2.3); token: the mean over all tokens") \
+    T##_REAL(S, alpha, "0.65", "[0,100]", BITS, \
+             "feedback: coefficient of the improvement reward (WaltzRL 2.2)") \
+    T##_REAL(S, lambda, "0.25", "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \
+    T##_REAL(S, gamma, "0.1", "[0,100]", BITS, "feedback: coefficient of the format reward (WaltzRL 2.2)") \
+    T##_TEXT(S, feedback_bonus, "dir", "dir|outcome", BITS, \
+             "feedback: dir is the improvement reward of WaltzRL 2.2; outcome (ablation) the next reply's reward, " \
+             "whatever the label") \
+    T##_REAL(S, revision_prob, "0.5", "[0,1]", BITS, \
+             "conversation: probability that an episode with a revision trains the revision, not the first reply")
 
 #define STAGE(T, S) \
-    T##_TEXT(S, name, NULL, "name") \
-    T##_INT(S, steps, NULL, COUNT) \
-    T##_INT(S, batch, "32", "[1,1e6]") \
-    T##_LIST(S, mix, n_mix, share, 64) \
-    T##_LIST(S, agents, n_agents, learn, 8)
+    T##_TEXT(S, name, NULL, "name", BITS, "the stage's name") \
+    T##_INT(S, steps, NULL, COUNT, BITS, "optimizer steps") \
+    T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes in a step") \
+    T##_LIST(S, mix, n_mix, share, 64, "shares by kind of prompt; empty: all prompts, shuffled, in turn") \
+    T##_LIST(S, agents, n_agents, learn, WZ_MAX_AGENTS, "the agents that learn, and how")
 
 #define RANKS(T, S) \
-    T##_INT(S, rollout, "0", "[0,65536]") \
-    T##_INT(S, reward, "0", "[0,65536]") \
-    T##_INT(S, learner, "0", "[0,65536]")
+    T##_INT(S, rollout, "0", "[0,65536]", LAYOUT, "ranks that play episodes") \
+    T##_INT(S, reward, "0", "[0,65536]", LAYOUT, "ranks that judge them") \
+    T##_INT(S, learner, "0", "[0,65536]", LAYOUT, "ranks that train: a power of two that divides leaves")
+
+#define NUMERICS(T, S) \
+    T##_TEXT(S, cuda, "exact", "exact|fast", BITS, \
+             "matrix products on GPUs: exact, whose bits do not depend on how batches are cut; or fast, by cuBLASLt") \
+    T##_TEXT(S, isa, "auto", "name", BITS, \
+             "instruction set of the cpu backend; auto: the best of this machine. All but generic give the same " \
+             "bits, denormal numbers apart") \
+    T##_TEXT(S, nccl_sum, "tree", "tree|ring", BITS, \
+             "sums over NCCL: tree, the same bits on any number of ranks; or ring, NCCL's own order, faster")
 
 #define ROLLOUT(T, S) \
-    T##_INT(S, max_rounds, "1", "[0,64]") \
-    T##_INT(S, kv_pages, "0", COUNT) \
-    T##_INT(S, kv_page_tokens, "16", "[1,65536]") \
-    T##_INT(S, max_num_seqs, "64", "[1,65536]") \
-    T##_INT(S, max_seq_len, "0", COUNT)
+    T##_INT(S, max_rounds, "1", "[0,64]", BITS, "rounds of feedback and revision, at most (T_max, WaltzRL 2.1)") \
+    T##_INT(S, kv_pages, "0", COUNT, BITS, \
+            "pages of key/value cache on a rollout rank, per agent; 0: as many as max_num_seqs sequences need") \
+    T##_INT(S, kv_page_tokens, "16", "[1,65536]", BITS, "tokens in a page") \
+    T##_INT(S, max_num_seqs, "64", "[1,65536]", LAYOUT, "sequences generated together, at most") \
+    T##_INT(S, max_seq_len, "0", COUNT, BITS, "tokens in a sequence, prompt included, at most; 0: the model's context")
 
 #define JUDGE(T, S) \
-    T##_TEXT(S, name, "rules", "rules") \
-    T##_TEXT(S, phrases, "", NULL) \
-    T##_TEXT(S, world, "no", "yes|no") \
-    T##_INT(S, retries, "2", "[0,1000]")
+    T##_TEXT(S, name, "rules", "name", BITS, "the judge that labels replies") \
+    T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built in") \
+    T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
+    T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again")
 
 #define EVALUATE(T, S) \
-    T##_INT(S, every, "0", COUNT) \
-    T##_INT(S, eval_limit, "0", COUNT) \
-    T##_REAL(S, temperature, "0", "[0,100]")
+    T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
+    T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by the seed; 0: all") \
+    T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy")
 
 #define CHECKPOINT(T, S) \
-    T##_INT(S, every, "0", COUNT) \
-    T##_INT(S, keep, "0", COUNT)
+    T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \
+    T##_INT(S, keep, "0", COUNT, LAYOUT, "how many to keep, besides each stage's first; 0: all")
 
 #define SFT(T, S) \
-    T##_TEXT(S, model, "", NULL) \
-    T##_TEXT(S, data, "", NULL) \
-    T##_TEXT(S, out, "", NULL) \
-    T##_TEXT(S, system, "", NULL) \
-    T##_TEXT(S, chat, "", NULL) \
-    T##_TEXT(S, type, "f32", "f32|bf16") \
-    T##_INT(S, steps, "0", COUNT) \
-    T##_INT(S, batch, "32", "[1,1e6]") \
-    T##_REAL(S, lr, "1e-5", "[0,1]") \
-    T##_REAL(S, warmup, "0", COUNT) \
-    T##_REAL(S, min_lr_ratio, "0.1", "[0,1]") \
+    T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder or GGUF file to begin with") \
+    T##_TEXT(S, data, "", NULL, BITS, "conversations, as JSON lines") \
+    T##_TEXT(S, out, "", NULL, LAYOUT, "folder to write") \
+    T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt of conversations that have none; empty: none") \
+    T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \
+    T##_TEXT(S, type, "f32", "f32|bf16", BITS, "type of the weights; bf16 has f32 masters while it trains") \
+    T##_INT(S, steps, "0", COUNT, BITS, "optimizer steps") \
+    T##_INT(S, batch, "32", "[1,1e6]", BITS, "conversations in a step") \
+    SCHEDULE(T, S, "1e-5") \
     ADAMW(T, S)
 
 #define RECIPE(T, S) \
-    T##_TEXT(S, name, NULL, "name") \
-    T##_SEED(S, seed, "1", NULL) \
-    T##_TEXT(S, out, "", NULL) \
-    T##_TEXT(S, backend, "auto", "auto|ref|cpu|cuda") \
-    T##_TEXT(S, link, "auto", "auto|self|mpi|nccl") \
-    T##_INT(S, threads, "0", "[0,4096]") \
-    T##_REAL(S, deadline, "300", "(0,1e9]") \
-    T##_MAP(S, ranks, ranks) \
-    T##_LIST(S, agents, n_agents, agent, 8) \
-    T##_MAP(S, rollout, rollout) \
-    T##_MAP(S, judge, judge) \
-    T##_INT(S, leaves, "8", "[1,128]") \
-    T##_INT(S, micro_batch_tokens, "0", COUNT) \
-    T##_TEXT(S, activation_checkpointing, "none", "none|layers") \
-    T##_TEXT(S, reference_location, "device", "device|host") \
-    T##_LIST(S, data, n_data, data, 256) \
-    T##_LIST(S, eval, n_eval, data, 256) \
-    T##_MAP(S, evaluate, evaluate) \
-    T##_MAP(S, checkpoint, checkpoint) \
-    T##_LIST(S, stages, n_stages, stage, 64) \
-    T##_MAP(S, sft, sft)
+    T##_TEXT(S, name, NULL, "name", BITS, "the run's name") \
+    T##_SEED(S, seed, "1", NULL, BITS, "all random choices are functions of this and of where they are made") \
+    T##_TEXT(S, out, "", NULL, LAYOUT, "the run's folder; empty: runs/NAME") \
+    T##_TEXT(S, backend, "auto", "name", BITS, "compute backend; auto: the best that opens here (`waltz doctor`)") \
+    T##_TEXT(S, link, "auto", "name", LAYOUT, "how ranks communicate; auto: the best for how the program was started") \
+    T##_INT(S, threads, "0", "[0,4096]", LAYOUT, \
+            "threads of a rank; 0: its share of the cores in its affinity mask") \
+    T##_REAL(S, deadline, STRING(WZ_DEADLINE), "(0,1e9]", LAYOUT, "seconds that any wait for another rank may last") \
+    T##_MAP(S, numerics, numerics, "what decides bits besides the backend") \
+    T##_MAP(S, ranks, ranks, "how many ranks have each role; all 0: chosen from the number of ranks") \
+    T##_LIST(S, agents, n_agents, agent, WZ_MAX_AGENTS, "the agents") \
+    T##_MAP(S, rollout, rollout, "how episodes are played") \
+    T##_MAP(S, judge, judge, "how replies are labelled") \
+    T##_INT(S, leaves, "8", "[1,128]", BITS, \
+            "parts of a batch whose gradients are summed in a fixed tree: a power of two that the number of learner " \
+            "ranks divides") \
+    T##_INT(S, micro_batch_tokens, "0", COUNT, LAYOUT, \
+            "tokens in one forward and backward of a learner, at most; 0: what the longest sample needs") \
+    T##_TEXT(S, activation_checkpointing, "none", "none|layers", LAYOUT, \
+             "layers: only the layers' inputs are kept and the rest is computed again in the backward: a fraction of " \
+             "the memory, updates take a fifth longer") \
+    T##_TEXT(S, reference_location, "device", "device|host", LAYOUT, \
+             "host: reference models wait in the host's memory, for a backend that has its own, and a step takes " \
+             "longer by the time it takes to send them") \
+    T##_LIST(S, data, n_data, data, 256, "training prompts") \
+    T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
+    T##_MAP(S, evaluate, evaluate, "how and how often the held-out prompts are played") \
+    T##_MAP(S, checkpoint, checkpoint, "how often a run is saved") \
+    T##_LIST(S, stages, n_stages, stage, 64, "stages of training, one after the other") \
+    T##_MAP(S, sft, sft, "the supervised warm start (`waltz sft`)")
 
 /* clang-format on */
 
@@ -164,6 +200,7 @@ DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);
 DEFINE_ELEMENT(agent, AGENT, struct wz_recipe_agent);
 DEFINE_ELEMENT(learn, LEARN, struct wz_recipe_learn);
 DEFINE_ELEMENT(stage, STAGE, struct wz_recipe_stage);
+DEFINE(numerics, NUMERICS, INSIDE(numerics));
 DEFINE(ranks, RANKS, INSIDE(ranks));
 DEFINE(rollout, ROLLOUT, INSIDE(rollout));
 DEFINE(judge, JUDGE, INSIDE(judge));
@@ -176,3 +213,39 @@ static const struct wz_recipe_rule recipe_rules[] = { RECIPE(RULE, struct wz_rec
 const struct wz_recipe_keys wz_recipe_keys = { recipe_fields, recipe_rules, WZ_COUNT(recipe_rules) };
 const cyaml_schema_value_t wz_recipe_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_recipe,
                                                                     recipe_fields) };
+
+/* Keys that had another name. */
+static const struct {
+    const struct wz_recipe_keys *in;
+    const char *was, *is;
+} renamed[] = {
+    { &wz_recipe_keys, "micro", "micro_batch_tokens" },
+    { &wz_recipe_keys, "recompute", "activation_checkpointing" },
+    { &wz_recipe_keys, "reference", "reference_location" },
+    { &rollout_keys, "rows", "max_num_seqs" },
+    { &rollout_keys, "longest", "max_seq_len" },
+    { &rollout_keys, "rounds", "max_rounds" },
+    { &rollout_keys, "pages", "kv_pages" },
+    { &rollout_keys, "page", "kv_page_tokens" },
+    { &learn_keys, "floor", "min_lr_ratio" },
+    { &learn_keys, "kl", "kl_coef" },
+    { &learn_keys, "epsilon", "clip_eps" },
+    { &learn_keys, "loss", "loss_mean" },
+    { &learn_keys, "bonus", "feedback_bonus" },
+    { &learn_keys, "revision", "revision_prob" },
+    { &learn_keys, "decay", "weight_decay" },
+    { &learn_keys, "clip", "max_grad_norm" },
+    { &sft_keys, "floor", "min_lr_ratio" },
+    { &sft_keys, "decay", "weight_decay" },
+    { &sft_keys, "clip", "max_grad_norm" },
+    { &data_keys, "harm", "harmful" },
+    { &evaluate_keys, "limit", "eval_limit" },
+    { &judge_keys, "tries", "retries" },
+};
+
+const char *wz_recipe_renamed(const struct wz_recipe_keys *keys, const char *name)
+{
+    for (size_t i = 0; i < WZ_COUNT(renamed); i++)
+        if (renamed[i].in == keys && !strcmp(renamed[i].was, name)) return renamed[i].is;
+    return NULL;
+}

@@ -1,5 +1,5 @@
-/* The recipe's insides, for its own files: its keys, with what libcyaml needs to fill the struct and what we ask of
- * each value; and the recipe resolved. */
+/* Shared by the recipe's own files: the table of keys, with what libcyaml needs to fill the struct and what is checked,
+ * documented and compared; and a resolved recipe. */
 #ifndef WZ_RECIPE_SCHEMA_H
 #define WZ_RECIPE_SCHEMA_H
 
@@ -7,13 +7,19 @@
 
 #include <cyaml/cyaml.h>
 
+/* May a key's value change when a run is resumed? BITS: no, it can change the result. LAYOUT: yes, it says where and
+ * how fast the same result is computed. */
+enum wz_mark { BITS, LAYOUT };
+
 struct wz_recipe_rule {
-    const char *fallback; /* what an absent key means, as text; NULL: it must be given */
+    const char *fallback; /* the default, as text; NULL: the key must be given */
     const char *want;     /* numbers: the range, "(0,1]"; texts: choices "a|b", "name", "text" (not empty); NULL: any */
+    enum wz_mark mark;
+    const char *about;                   /* one sentence, or more, without the last full stop */
     const struct wz_recipe_keys *inside; /* of a mapping, or of each element of a list */
 };
 
-/* The keys of one mapping: fields[i] and rules[i] speak of the same key. An element of a list is known by its first
+/* The keys of one mapping: fields[i] and rules[i] describe the same key. An element of a list is named by its first
  * key. */
 struct wz_recipe_keys {
     const cyaml_schema_field_t *fields;
@@ -23,27 +29,29 @@ struct wz_recipe_keys {
 
 extern const struct wz_recipe_keys wz_recipe_keys;
 extern const cyaml_schema_value_t wz_recipe_schema;
+/* The present name of a key of this mapping that once had another; NULL: there was none of that name. */
+const char *wz_recipe_renamed(const struct wz_recipe_keys *keys, const char *name);
 
-/* ---- recipe_resolve.c ------------------------------------------------------------------------------------- */
+/* ---- resolve.c -------------------------------------------------------------------------------------------- */
 
-/* A recipe as YAML with every key, and where each value came from: a line (0: none), or an override (NULL: none). */
+/* A recipe as YAML with every key; and every value, in the order of the schema, with its origin: a line of the file
+ * (0: none), or an override (NULL: none). A default has neither. */
 struct wz_resolved {
     const char *file;
     struct wz_buf text;
     struct wz_origin {
-        const char *path;
+        const char *path, *value, *override; /* "stages.0.steps"; the value as `text` has it */
         size_t line;
-        const char *override;
+        enum wz_mark mark;
     } * origins;
     int n_origins, cap_origins;
-    struct wz_arena arena;
+    struct wz_arena arena; /* owns the strings */
 };
-/* Initialises *to, also where it fails; overrides must outlive it. */
+/* Initialises *to, also where it fails. */
 int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text, size_t n, char *const *overrides,
                       int n_overrides, struct wz_err *err);
-/* A sentence about the value at this path ("stages.0.name"), with its line or override; returns -1. */
-int wz_resolved_fail(const struct wz_resolved *from, struct wz_err *err, const char *path, const char *fmt, ...)
-    WZ_PRINTF(4, 5);
 void wz_resolved_finish(struct wz_resolved *to);
+/* Fails with `what`, after the override, or else the file and, where it is not 0, the line. Returns -1. */
+int wz_origin_fail(const char *file, size_t line, const char *override, const char *what, struct wz_err *err);
 
 #endif

@@ -20,7 +20,7 @@ int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, 
         wz_buf_printf(&names, "%s%s", i ? ", " : "", rows[i]->name);
     }
     int rc = judge->row ? judge->row->open(judge, config, err)
-                        : wz_fail(err, "judge.name: there is no judge '%s', only: %s", name, names.data);
+                        : wz_fail(err, "there is no judge '%s': expected one of %s", name, names.data);
     if (rc < 0) judge->row = NULL;
     wz_buf_finish(&names);
     return rc;

@@ -83,65 +83,14 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
     return rc;
 }
 
-/* What may change while a run goes on: where it is, who computes, how long one waits, how often it is saved. Never
- * the bits. */
-static void take_layout(struct wz_recipe *was, const struct wz_recipe *now)
-{
-    free(was->out), free(was->link), free(was->activation_checkpointing), free(was->reference_location);
-    was->out = wz_strdup(now->out);
-    was->link = wz_strdup(now->link);
-    was->threads = now->threads;
-    was->deadline = now->deadline;
-    was->ranks = now->ranks;
-    was->micro_batch_tokens = now->micro_batch_tokens;
-    was->activation_checkpointing = wz_strdup(now->activation_checkpointing);
-    was->reference_location = wz_strdup(now->reference_location);
-    was->rollout.max_num_seqs = now->rollout.max_num_seqs;
-    was->checkpoint = now->checkpoint;
-}
-
-/* The first line in which two files differ, 0 where they don't; *a: where it begins, in both. */
-static int first_difference(const struct wz_map *x, const struct wz_map *y, size_t *a)
-{
-    size_t i = 0;
-    int line = 1;
-
-    *a = 0;
-    for (; i < x->len && i < y->len && x->bytes[i] == y->bytes[i]; i++)
-        if (x->bytes[i] == '\n') line++, *a = i + 1;
-    return i == x->len && i == y->len ? 0 : line;
-}
-
-static int line_length(const struct wz_map *x, size_t from)
-{
-    const uint8_t *end = memchr(x->bytes + from, '\n', x->len - from);
-
-    return (int)(end ? (size_t)(end - x->bytes) - from : x->len - from);
-}
-
-/* A run is one recipe: going on with another one is refused, naming the first line that differs. */
+/* A run is one recipe: `path` is the file that it began with. */
 static int same_recipe(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
 {
-    char *was_path = wz_path("%s.was", path), *now_path = wz_path("%s.now", path);
     struct wz_recipe *was = NULL;
-    struct wz_map a = { 0 }, b = { 0 };
-    size_t at;
-    int rc = wz_recipe_load(&was, path, NULL, 0, err), line;
+    int rc = wz_recipe_load(&was, path, NULL, 0, err);
 
-    if (rc == 0) take_layout(was, recipe);
-    if (rc < 0 || wz_recipe_save(was, was_path, err) < 0 || wz_recipe_save(recipe, now_path, err) < 0 ||
-        wz_map_open(&a, was_path, err) < 0 || wz_map_open(&b, now_path, err) < 0)
-        rc = -1;
-    else if ((line = first_difference(&a, &b, &at)))
-        rc = wz_fail(err,
-                     "%s line %d: the run was made with \"%.*s\", now it is \"%.*s\"; choose another `out`, or the "
-                     "same settings",
-                     path, line, line_length(&a, at), (const char *)a.bytes + at, line_length(&b, at),
-                     (const char *)b.bytes + at);
-    wz_map_close(&a), wz_map_close(&b);
+    if (rc == 0) rc = wz_recipe_resumes(was, recipe, err);
     wz_recipe_destroy(was);
-    unlink(was_path), unlink(now_path);
-    free(was_path), free(now_path);
     return rc;
 }
 

@@ -144,6 +144,23 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     return 0;
 }
 
+struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err)
+{
+    const struct wz_numerics numerics = { !strcmp(recipe->numerics.cuda, "fast"), recipe->numerics.isa };
+    struct wz_backend *be = wz_backend_open(recipe->backend, threads, &numerics, err);
+
+    if (!be) wz_recipe_fail(recipe, err, "backend", "%s", err->text);
+    return be;
+}
+
+int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases,
+                                            !strcmp(recipe->judge.world, "yes"), recipe->judge.retries };
+
+    return wz_judge_open(judge, &config, err) < 0 ? wz_recipe_fail(recipe, err, "judge.name", "%s", err->text) : 0;
+}
+
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err)
 {
@@ -151,7 +168,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     job->n_agents = (int)recipe->n_agents;
     if (wz_roles_assign(&job->roles, recipe, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
-    job->be = wz_backend_open(recipe->backend, threads_of(job), err);
+    job->be = wz_job_backend(recipe, threads_of(job), err);
     if (!job->be) return -1;
     job->game = (struct wz_game){ .rounds = recipe->rollout.max_rounds, .seed = recipe->seed };
     for (int i = 0; i < job->n_agents; i++) {
@@ -164,11 +181,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
         job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
     if (job->roles.rollout.me >= 0 && !job->game.conversation)
         return wz_fail(err, "agents: none has the role conversation");
-    if (job->roles.reward.me >= 0) {
-        const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases,
-                                                !strcmp(recipe->judge.world, "yes"), recipe->judge.retries };
-        if (wz_judge_open(&job->judge, &config, err) < 0) return -1;
-    }
+    if (job->roles.reward.me >= 0 && wz_job_judge(&job->judge, recipe, err) < 0) return -1;
     if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
 }
@@ -182,12 +195,13 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
                   struct wz_err *err)
 {
     struct wz_err other;
-    int rc = wz_recipe_load(recipe, path, overrides, n, err);
 
-    if (wz_link_open(link, rc == 0 ? (*recipe)->link : "auto", rc == 0 ? (*recipe)->deadline : 60,
-                     rc == 0 ? err : &other) < 0)
-        return -1;
-    return wz_link_agree(link, rc, err);
+    if (wz_recipe_load(recipe, path, overrides, n, err) < 0) /* joins the others all the same, to tell them */
+        return wz_link_open(link, "auto", WZ_DEADLINE, false, &other) < 0 ? -1 : wz_link_agree(link, -1, err);
+    const struct wz_recipe *r = *recipe;
+    if (wz_link_open(link, r->link, r->deadline, !strcmp(r->numerics.nccl_sum, "ring"), err) < 0)
+        return wz_recipe_fail(r, err, "link", "%s", err->text);
+    return wz_link_agree(link, 0, err);
 }
 
 void wz_job_close(struct wz_job *job)

@@ -54,7 +54,7 @@ struct wz_job {
     struct wz_link link;
     struct wz_roles roles;
     struct wz_backend *be;
-    struct wz_agent agents[8];
+    struct wz_agent agents[WZ_MAX_AGENTS];
     int n_agents;
     void *stage;           /* learner ranks: through which weights and moments pass, WZ_STAGE bytes at a time */
     struct wz_judge judge; /* reward ranks */
@@ -69,6 +69,10 @@ char *wz_recipe_path(const char *run_or_recipe);
  * the other ranks that both went well (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
                   struct wz_err *err);
+/* The recipe's backend, in its numerics. NULL and a sentence with the key's origin on error. The recipe outlives it. */
+struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
+/* The recipe's judge; -1 and a sentence likewise. */
+int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err);
 /* job->link must be open. Speaks with no other rank: the caller agrees when all is open.
  * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the
  * recipe's stages will be run; else learner ranks hold no weights and nothing need be trainable. */
@@ -127,9 +131,10 @@ struct wz_progress {
     int64_t step;          /* steps done, over all stages */
     int stage, stage_step; /* the stage being trained, steps done in it */
     int64_t stage_start;   /* step at which the stage began: its weights are the references */
-    uint64_t version[8], hash[8], chain;
-    uint64_t moments[8]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
-    int updates[8];      /* optimizer updates in this stage */
+    uint64_t version[WZ_MAX_AGENTS], hash[WZ_MAX_AGENTS], chain;
+    uint64_t moments
+        [WZ_MAX_AGENTS]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
+    int updates[WZ_MAX_AGENTS]; /* optimizer updates in this stage */
 };
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p,
                        struct wz_err *err); /* all learners; the root writes */

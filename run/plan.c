@@ -156,7 +156,7 @@ static void kind_make(struct wz_plan *plan, const struct wz_roles *roles, int ra
 /* A backend that does not open here can still be planned for, if it is named. */
 static int look_around(struct wz_plan *plan, struct wz_err *err)
 {
-    struct wz_backend *be = wz_backend_open(plan->recipe->backend, 1, err);
+    struct wz_backend *be = wz_job_backend(plan->recipe, 1, err);
     size_t total;
 
     if (!be && !strcmp(plan->recipe->backend, "auto")) return -1;
@@ -185,7 +185,7 @@ static int load_config(struct wz_config *config, const struct wz_recipe_agent *a
 int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts,
                  struct wz_err *err)
 {
-    struct wz_config configs[8];
+    struct wz_config configs[WZ_MAX_AGENTS];
     struct wz_roles *roles = wz_alloc(sizeof *roles);
     int rc = -1, rank = 0;
 

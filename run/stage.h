@@ -18,9 +18,9 @@ struct wz_step_report {
     const struct wz_recipe_stage *stage;
     Wz__Episode **episodes;
     int n;
-    double begin, played, learnt, published; /* wz_now() at the stations of the step */
-    int64_t generated[8];                    /* turns written, by agent (root) */
-    struct wz_step_stats learned[8];         /* by agent */
+    double begin, played, learnt, published;     /* wz_now() at the stations of the step */
+    int64_t generated[WZ_MAX_AGENTS];            /* turns written, by agent (root) */
+    struct wz_step_stats learned[WZ_MAX_AGENTS]; /* by agent */
 };
 
 /* Opens stage p->stage at p->stage_step; dir: the checkpoint that p was read from (moments), unused at a stage's

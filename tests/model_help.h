@@ -12,7 +12,7 @@
 static inline struct wz_backend *backend_of(const char *name, int threads)
 {
     struct wz_err err;
-    struct wz_backend *be = wz_backend_open(name, threads, &err);
+    struct wz_backend *be = wz_backend_open(name, threads, NULL, &err);
 
     if (!be) fail_msg("%s", err.text);
     return be;

@@ -46,8 +46,8 @@ extern const size_t opcheck_n_rows;
 extern struct wz_backend *opcheck_ref;
 
 void opcheck_finish(struct problem *p);
-void opcheck_gradients(void **state);                     /* ref's backwards against differences of ref's forwards */
-int opcheck_bench(int threads, const char *backend);      /* exit status */
-int opcheck_bench_large(const char *backend, int shrink); /* likewise */
+void opcheck_gradients(void **state); /* ref's backwards against differences of ref's forwards */
+int opcheck_bench(int threads, const char *backend, bool fast); /* exit status */
+int opcheck_bench_large(const char *backend, int shrink);       /* likewise */
 
 #endif

@@ -1,6 +1,6 @@
 /* opcheck --bench-large [BACKEND [SHRINK]]: ops on bf16 matrices of an 8B Llama (4096 wide, 14336 in the middle, 128256
  * tokens), each beside a ceiling that is measured in the same run:
- *   products, head      the same products with WZ_CUDA_MATH=fast (cuBLASLt): time as a multiple of its time
+ *   products, head      the same products with numerics.cuda=fast (cuBLASLt): time as a multiple of its time
  *   what moves bytes    a copy of device memory: WALTZ_COPY, GB/s, as `gpu_layout copy` prints it; shares of it
  * A product finds the bf16 copy of its rows made, as after rmsnorm and swiglu. The head's sampling is also counted
  * alone, as what it takes beyond the product of its logits. SHRINK divides all sizes, for a try where there is no
@@ -134,10 +134,9 @@ int opcheck_bench_large(const char *backend, int shrink)
     struct wz_err err;
 
     copy = getenv("WALTZ_COPY") ? atof(getenv("WALTZ_COPY")) : 0;
-    setenv("WZ_CUDA_MATH", "fast", 1);
-    if (!(fast = wz_backend_open(backend, 0, &err))) return fprintf(stderr, "%s\n", err.text), 1;
-    setenv("WZ_CUDA_MATH", "exact", 1);
-    if (!(exact = wz_backend_open(backend, 0, &err))) return fprintf(stderr, "%s\n", err.text), 1;
+    if (!(fast = wz_backend_open(backend, 0, &(struct wz_numerics){ .fast = true }, &err)))
+        return fprintf(stderr, "%s\n", err.text), 1;
+    if (!(exact = wz_backend_open(backend, 0, NULL, &err))) return fprintf(stderr, "%s\n", err.text), 1;
     size_t rows = (size_t)MOST * (size_t)wide, logits = (size_t)(most < 1024 ? most : 1024) * (size_t)vocab,
            head_size = (size_t)vocab * (size_t)dim;
     x = filled(rows);

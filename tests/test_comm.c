@@ -11,6 +11,7 @@
 static struct wz_link job;
 static int everyone[64];
 static struct wz_backend *host;
+static bool by_ring; /* sums over NCCL are in its own order: the argument "ring" */
 
 static struct wz_group all(void) { return (struct wz_group){ job.size, job.rank, everyone }; }
 
@@ -24,14 +25,14 @@ static void auto_finds_the_link(void **state)
     assert_int_equal(job.here, job.size);
     assert_int_equal(job.n_beside, job.size); /* mpirun binds none of a test's ranks */
     for (int r = 0; r < job.size; r++) assert_int_equal(job.beside[r], r);
-    assert_int_equal(wz_link_open(&other, "ether", 1, &err), -1);
-    assert_non_null(strstr(err.text, "auto, self, mpi"));
+    assert_int_equal(wz_link_open(&other, "ether", 1, false, &err), -1);
+    assert_non_null(strstr(err.text, "auto, self, mpi, nccl"));
     if (getenv("OMPI_COMM_WORLD_SIZE")) {
-        assert_int_equal(wz_link_open(&other, "mpi", 1, &err), -1);
+        assert_int_equal(wz_link_open(&other, "mpi", 1, false, &err), -1);
         return;
     }
     setenv("SLURM_STEP_NUM_TASKS", "4", 1);
-    assert_int_equal(wz_link_open(&other, "auto", 1, &err), -1);
+    assert_int_equal(wz_link_open(&other, "auto", 1, false, &err), -1);
     assert_non_null(strstr(err.text, "srun --mpi=pmix"));
     unsetenv("SLURM_STEP_NUM_TASKS");
 }
@@ -209,13 +210,12 @@ static void memory_of_a_device_is_summed_alike(void **state)
 {
     static struct wz_device own = { .idle = idle };
     static struct wz_backend far;
-    const char *order = getenv("WZ_NCCL_SUM");
     size_t before = *nccl_sent();
 
     snprintf(own.id, sizeof own.id, "gpu %d", job.rank);
     far = *host;
     far.device = &own;
-    sums_have_the_bits_of_the_serial_tree(&far, order && strcmp(order, "ring") == 0);
+    sums_have_the_bits_of_the_serial_tree(&far, by_ring);
     bool member = job.size > 1 && !(job.size == 3 && job.rank == 1);
     assert_true((*nccl_sent() > before) == (member && getenv("WZ_NCCL_LIBRARY")));
 }
@@ -319,7 +319,7 @@ static void weights_of_a_device_arrive(void **state)
     weights_arrive(&far, getenv("WZ_NCCL_LIBRARY") != NULL);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_finds_the_link),
@@ -337,8 +337,9 @@ int main(void)
     };
     struct wz_err err;
 
-    if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
-    if (!(host = wz_backend_open("cpu", 1, &err))) wz_die("%s", err.text);
+    by_ring = argc > 1 && strcmp(argv[1], "ring") == 0;
+    if (wz_link_open(&job, "auto", 60, by_ring, &err) < 0) wz_die("%s", err.text);
+    if (!(host = wz_backend_open("cpu", 1, NULL, &err))) wz_die("%s", err.text);
     for (int i = 0; i < 64; i++) everyone[i] = i;
     if (job.rank > 0 && !freopen("/dev/null", "w", stdout))
         wz_die("/dev/null can't be written"); /* one report is enough */

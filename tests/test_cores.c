@@ -235,7 +235,7 @@ static void ranks_know_who_is_beside(void **state)
     CPU_ZERO(&set);
     CPU_SET(rank % 2, &set);
     const bool narrow = sched_setaffinity(0, sizeof set, &set) == 0;
-    if (wz_link_open(&link, "auto", 60, &err) < 0) wz_die("%s", err.text);
+    if (wz_link_open(&link, "auto", 60, false, &err) < 0) wz_die("%s", err.text);
     MUST(link.here == link.size);
     for (int i = 0; i < link.n_beside && narrow; i++) MUST(link.beside[i] == (int)rank % 2 + 2 * i);
     MUST(!narrow || link.n_beside == (link.size + 1) / 2);

@@ -26,7 +26,7 @@ static struct wz_backend *host(void)
 {
     struct wz_err err;
 
-    return wz_backend_open("ref", 1, &err);
+    return wz_backend_open("ref", 1, NULL, &err);
 }
 
 /* Each scenario: what rank 0 does, and what rank 1 does. Where one returns, it stays until the other ends the job. */
@@ -172,7 +172,8 @@ static void play(const char *name)
     for (size_t i = 0; i < WZ_COUNT(scenarios); i++) {
         const struct scenario *s = &scenarios[i];
         if (strcmp(s->name, name) != 0) continue;
-        if (wz_link_open(&job, strncmp(name, "nccl", 4) == 0 ? "nccl" : "mpi", 0.5, &err) < 0) wz_die("%s", err.text);
+        if (wz_link_open(&job, strncmp(name, "nccl", 4) == 0 ? "nccl" : "mpi", 0.5, false, &err) < 0)
+            wz_die("%s", err.text);
         job.step = 7;
         if (s->does[job.rank] != never_sends && strstr(s->says, "deadline") == NULL) job.deadline = 60;
         s->does[job.rank]();

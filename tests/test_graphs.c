@@ -30,10 +30,13 @@ static int set_up(void **state)
 static struct wz_backend *cuda(const char *math, bool graphs)
 {
     if (!counts) SKIP("the shim was not built");
-    setenv("WZ_CUDA_MATH", math, 1);
     setenv("WZ_CUDA_GRAPHS", graphs ? "1" : "0", 1);
     *counts = (struct counts){ 0 };
-    return backend_of("cuda", 1);
+
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_open("cuda", 1, &(struct wz_numerics){ .fast = !strcmp(math, "fast") }, &err);
+    if (!be) fail_msg("%s", err.text);
+    return be;
 }
 
 struct way {

@@ -4,7 +4,7 @@
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.
  *
  *   opcheck [--row NAME] [--op NAME]     only these; a failure prints both
- *   opcheck --bench [threads] [backend]  GFLOP/s and GB/s instead
+ *   opcheck --bench [threads] [backend] [fast]  GFLOP/s and GB/s instead; fast: of numerics.cuda=fast
  *   opcheck --bench-large [backend]      the same for an 8B model, beside ceilings
  *
  * A problem is a list of arrays with roles and a call over rows [from, to). All else is done by the harness. */
@@ -19,7 +19,7 @@
 
 #include "tests/opcheck.h"
 
-/* A backend and the environment it is opened in. cuda-shim is cuda with its kernels on the host (tests/shim), in the
+/* A backend, and how it is opened. cuda-shim is cuda with its kernels on the host (tests/shim), in the
  * module that WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded:
  * instead of 1, 2 and 3 threads it has three schedules. cuda needs a GPU and is tried only when named. */
 static const struct target {
@@ -55,14 +55,11 @@ static struct wz_backend *target_open(const struct target *t, int threads)
         print_message("skipped: %s: it was not built\n", t->name);
         return NULL;
     }
-    if (t->isa) setenv("WZ_ISA", t->isa, 1);
-    else unsetenv("WZ_ISA");
     if (t->shared) setenv("WZ_SHIM_SHARED", t->shared, 1);
     else unsetenv("WZ_SHIM_SHARED");
     if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
     if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
-    setenv("WZ_CUDA_MATH", t->fast ? "fast" : "exact", 1);
-    struct wz_backend *be = wz_backend_open(t->row, threads, &err);
+    struct wz_backend *be = wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa }, &err);
     if (!be) print_message("skipped: %s: %s\n", t->name, err.text);
     return be;
 }
@@ -591,10 +588,11 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--op") == 0) only_op = argv[i + 1];
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
-        return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu");
+        return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu",
+                             argc > 4 && !strcmp(argv[4], "fast"));
     if (argc > 1 && strcmp(argv[1], "--bench-large") == 0)
         return opcheck_bench_large(argc > 2 ? argv[2] : "cuda", argc > 3 ? atoi(argv[3]) : 1);
-    opcheck_ref = wz_backend_open("ref", 1, NULL);
+    opcheck_ref = wz_backend_open("ref", 1, NULL, NULL);
     if (!only_row && !only_op) {
         tests[n++] = (struct CMUnitTest)cmocka_unit_test(every_slot_has_a_case);
         tests[n++] = (struct CMUnitTest)cmocka_unit_test(opcheck_gradients);

@@ -1,10 +1,11 @@
 /* The promise: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is
- * refused with its line and key, overrides reach every key, and a saved recipe loads as the same recipe. */
+ * refused with its line and key (an old key with its new name), overrides reach every key, a saved recipe loads as the
+ * same recipe, and a run is resumed only by a recipe that gives the same bits. */
 #include "test.h"
 
 #include "recipe/recipe.h"
 
-static const char *corpus; /* the folder of examples */
+static const char *corpus, *reference; /* the folder of examples; docs/recipe.md */
 
 static char *write_recipe(const char *text)
 {
@@ -29,6 +30,9 @@ static struct wz_recipe *load(const char *text, char *const *overrides, int n)
 #define HEAD                                                                                                   \
     "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: f, role: feedback, model: m}\n" \
     "data: [{path: d.jsonl}]\n"
+
+/* A stage in which agent f learns with this; its mapping is on line 9 of the file. */
+#define LEARNS(how) "stages:\n  - name: s\n    steps: 1\n    agents: [{name: f, " how "}]\n"
 
 static void absent_keys_have_defaults(void **state)
 {
@@ -97,8 +101,8 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\ndeadline: nan\n", ":2: deadline: 'nan' is not a number" },
         { "name: t\ndeadline: 1e999\n", ":2: deadline: '1e999' is not a number" },
         { "name: t\ndeadline: 5s\n", ":2: deadline: '5s' is not a number" },
-        { "name: t\nbackend: gpu\n", ":2: backend: 'gpu' is none of auto|ref|cpu|cuda" },
-        { "name: t\njudge: {name: wildguard}\n", ":2: judge.name: 'wildguard' should be rules" },
+        { "name: t\nbackend: a/b\n", ":2: backend: 'a/b' is not a name" },
+        { "name: t\nnumerics: {nccl_sum: chain}\n", ":2: numerics.nccl_sum: 'chain' is none of tree|ring" },
         { "name: t\njudge:\n  nme: rules\n", ":3: judge has no key 'nme'; did you mean 'name'?" },
         { "name: t\njudge: rules\n", ":2: judge: keys with values were expected" },
         { "name: t\nagents: c\n", ":2: agents: a list was expected" },
@@ -291,14 +295,129 @@ static void saved_loads_the_same(void **state)
     free(to);
 }
 
+/* Every key that had another name, in the file and on the command line. */
+static void an_old_key_is_refused_with_its_new_name(void **state)
+{
+    static const struct {
+        const char *text, *override, *in, *was, *is;
+    } cases[] = {
+        { "micro: 1\n", "micro=1", "the recipe", "micro", "micro_batch_tokens" },
+        { "recompute: x\n", "recompute=x", "the recipe", "recompute", "activation_checkpointing" },
+        { "reference: x\n", "reference=x", "the recipe", "reference", "reference_location" },
+        { "rollout: {rows: 1}\n", "rollout.rows=1", "rollout", "rows", "max_num_seqs" },
+        { "rollout: {longest: 1}\n", "rollout.longest=1", "rollout", "longest", "max_seq_len" },
+        { "rollout: {rounds: 1}\n", "rollout.rounds=1", "rollout", "rounds", "max_rounds" },
+        { "rollout: {pages: 1}\n", "rollout.pages=1", "rollout", "pages", "kv_pages" },
+        { "rollout: {page: 1}\n", "rollout.page=1", "rollout", "page", "kv_page_tokens" },
+        { LEARNS("floor: 1"), "stages.s.agents.f.floor=1", "stages.0.agents.0", "floor", "min_lr_ratio" },
+        { LEARNS("kl: 1"), "stages.s.agents.f.kl=1", "stages.0.agents.0", "kl", "kl_coef" },
+        { LEARNS("epsilon: 1"), "stages.s.agents.f.epsilon=1", "stages.0.agents.0", "epsilon", "clip_eps" },
+        { LEARNS("loss: x"), "stages.s.agents.f.loss=x", "stages.0.agents.0", "loss", "loss_mean" },
+        { LEARNS("bonus: x"), "stages.s.agents.f.bonus=x", "stages.0.agents.0", "bonus", "feedback_bonus" },
+        { LEARNS("revision: 1"), "stages.s.agents.f.revision=1", "stages.0.agents.0", "revision", "revision_prob" },
+        { LEARNS("decay: 1"), "stages.s.agents.f.decay=1", "stages.0.agents.0", "decay", "weight_decay" },
+        { LEARNS("clip: 1"), "stages.s.agents.f.clip=1", "stages.0.agents.0", "clip", "max_grad_norm" },
+        { "sft: {floor: 1}\n", "sft.floor=1", "sft", "floor", "min_lr_ratio" },
+        { "sft: {decay: 1}\n", "sft.decay=1", "sft", "decay", "weight_decay" },
+        { "sft: {clip: 1}\n", "sft.clip=1", "sft", "clip", "max_grad_norm" },
+        { "eval: [{path: e, harm: x}]\n", "data.0.harm=x", NULL, "harm", "harmful" },
+        { "evaluate: {limit: 1}\n", "evaluate.limit=1", "evaluate", "limit", "eval_limit" },
+        { "judge: {tries: 1}\n", "judge.tries=1", "judge", "tries", "retries" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++)
+        for (int over = 0; over < 2; over++) {
+            char *text = wz_path("%s%s", HEAD, over ? LEARNS("lr: 0") : cases[i].text);
+            char *path = write_recipe(text), *const overrides[] = { (char *)(uintptr_t)cases[i].override };
+            char *name = wz_path(": '%s' is now called '%s'", cases[i].was, cases[i].is);
+            char *where = over ? wz_path("override %s: ", cases[i].override)
+                               : wz_path("%s:%d: ", path, strchr(cases[i].text, '\n')[1] ? 9 : 6);
+            struct wz_recipe *recipe;
+            struct wz_err err = { "" };
+            if (wz_recipe_load(&recipe, path, overrides, over, &err) == 0) fail_msg("accepted: %s", text);
+            if (strncmp(err.text, where, strlen(where)) || !strstr(err.text, name) ||
+                (cases[i].in && !strstr(err.text, cases[i].in)))
+                fail_msg("expected %s ..%s, got: %s", where, name, err.text);
+            free(text), free(path), free(name), free(where);
+        }
+}
+
+/* A run is resumed where nothing but layout changed; else the key, both values and the remedy are named. */
+static void resume_walks_the_marks(void **state)
+{
+    static const struct {
+        char *override;
+        const char *want; /* NULL: it resumes */
+    } cases[] = {
+        { "out=elsewhere", NULL },
+        { "link=mpi", NULL },
+        { "threads=3", NULL },
+        { "deadline=7", NULL },
+        { "ranks.learner=2", NULL },
+        { "micro_batch_tokens=9", NULL },
+        { "activation_checkpointing=layers", NULL },
+        { "reference_location=host", NULL },
+        { "rollout.max_num_seqs=5", NULL },
+        { "checkpoint.every=5", NULL },
+        { "checkpoint.keep=5", NULL },
+        { "seed=1", NULL }, /* given or default, the value counts */
+        { "seed=2", "override seed=2: seed: the run in runs/t began with 1, and this is 2; set it back" },
+        { "numerics.cuda=fast", "numerics.cuda: the run in runs/t began with exact, and this is fast" },
+        { "numerics.nccl_sum=ring", "numerics.nccl_sum: " },
+        { "numerics.isa=generic", "numerics.isa: " },
+        { "leaves=4", "leaves: the run in runs/t began with 8, and this is 4" },
+        { "backend=ref", "backend: " },
+        { "rollout.max_seq_len=5", "rollout.max_seq_len: " },
+        { "stages.s.agents.f.lr=0.5", "stages.0.agents.0.lr: the run in runs/t began with 0, and this is 0.5" },
+    };
+    struct wz_recipe *was = load(HEAD LEARNS("lr: 0"), NULL, 0), *now;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        now = load(HEAD LEARNS("lr: 0"), (char *const *)&cases[i].override, 1);
+        err.text[0] = 0;
+        if (wz_recipe_resumes(was, now, &err) < 0 ? !cases[i].want || !strstr(err.text, cases[i].want)
+                                                  : !!cases[i].want)
+            fail_msg("%s: expected %s, got: %s", cases[i].override, cases[i].want ? cases[i].want : "resume", err.text);
+        wz_recipe_destroy(now);
+    }
+    now = load(HEAD, NULL, 0); /* a stage less, and a stage more */
+    assert_int_equal(wz_recipe_resumes(was, now, &err), -1);
+    assert_non_null(strstr(err.text, "stages.0.name: the run in runs/t began with s, and this is no such key"));
+    assert_int_equal(wz_recipe_resumes(now, was, &err), -1);
+    assert_non_null(strstr(err.text, ":7: stages.0.name: the run in runs/t began with no such key, and this is s"));
+    wz_recipe_destroy(now);
+    wz_recipe_destroy(was);
+}
+
+/* docs/recipe.md is what `waltz help recipe --markdown` prints. */
+static void the_reference_is_up_to_date(void **state)
+{
+    struct wz_map map;
+    struct wz_err err;
+    char *text = NULL;
+    size_t n = 0;
+    FILE *out = open_memstream(&text, &n);
+
+    wz_recipe_help(out, true);
+    fclose(out);
+    if (wz_map_open(&map, reference, &err) < 0) fail_msg("%s", err.text);
+    if (map.len != n || memcmp(map.bytes, text, n))
+        fail_msg("%s differs from the table of keys: waltz help recipe --markdown >docs/recipe.md", reference);
+    wz_map_close(&map);
+    free(text);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(absent_keys_have_defaults), cmocka_unit_test(wrong_is_named_with_its_line),
         cmocka_unit_test(overrides_reach_every_key), cmocka_unit_test(wrong_overrides_are_named),
-        cmocka_unit_test(saved_loads_the_same),
+        cmocka_unit_test(saved_loads_the_same),      cmocka_unit_test(an_old_key_is_refused_with_its_new_name),
+        cmocka_unit_test(resume_walks_the_marks),    cmocka_unit_test(the_reference_is_up_to_date),
     };
 
     corpus = argc > 1 ? argv[1] : "tests/corpus/recipe";
+    reference = argc > 2 ? argv[2] : "docs/recipe.md";
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

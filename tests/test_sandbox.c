@@ -245,7 +245,7 @@ static void the_folder_loads(void **state)
 {
     char *dir = written("sandbox-load", "1", "B", "1"), *base = wz_path("%s/base", dir);
     struct wz_err err;
-    struct wz_backend *be = wz_backend_open("ref", 1, &err);
+    struct wz_backend *be = wz_backend_open("ref", 1, NULL, &err);
     struct wz_model *model = wz_model_load(base, WZ_F32, NULL, be, &err);
     struct wz_tokenizer *tok = wz_tokenizer_load(base, &err);
 

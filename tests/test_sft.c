@@ -124,11 +124,11 @@ static void a_model_learns_by_heart(void **state)
     struct wz_sft_set set;
     struct wz_link job;
     struct wz_learner l;
-    struct wz_backend *be = wz_backend_open("auto", 1, &err);
+    struct wz_backend *be = wz_backend_open("auto", 1, NULL, &err);
     struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, be);
     double first = 0, last = 0, norm;
 
-    assert_int_equal(wz_link_open(&job, "self", 60, &err), 0);
+    assert_int_equal(wz_link_open(&job, "self", 60, false, &err), 0);
     assert_int_equal(load(&set, TALK "}\n", 32, &err), 0);
     wz_model_init(m, 1);
     wz_learner_init(&l, m, NULL, 0, false, 2, &group, 20, set.longest);

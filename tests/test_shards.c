@@ -149,7 +149,7 @@ int main(void)
     };
     struct wz_err err;
 
-    if (wz_link_open(&job, "auto", 60, &err) < 0) wz_die("%s", err.text);
+    if (wz_link_open(&job, "auto", 60, false, &err) < 0) wz_die("%s", err.text);
     for (int i = 0; i < 64; i++) everyone[i] = i;
     be = backend_of("cpu", 1);
     if (job.rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written");

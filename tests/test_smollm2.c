@@ -40,7 +40,7 @@ static void need_model(void)
         if (!there) SKIP("launch/smollm2 has not fetched the model");
         return;
     }
-    be = wz_backend_open("auto", 2, &err);
+    be = wz_backend_open("auto", 2, NULL, &err);
     tok = wz_tokenizer_load(path, &err);
     model = wz_model_load(path, WZ_F32, NULL, be, &err);
     free(path);

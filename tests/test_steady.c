@@ -156,7 +156,7 @@ static int set_up(void **state)
 {
     struct wz_err err;
 
-    return wz_link_open(&job, "self", 60, &err);
+    return wz_link_open(&job, "self", 60, false, &err);
 }
 
 static int tear_down(void **state)

@@ -1,7 +1,7 @@
 /* cpu: the fast row. Every slot is ref's first, and faster ones are laid over them.
  *
  * Work is cut by rows, panels or heads, never inside a sum, and small work stays on the caller's thread: a meeting
- * of the pool costs some microseconds. The set of instructions is the best this machine has, or what WZ_ISA names. */
+ * of the pool costs some microseconds. The set of instructions is the best this machine has, or numerics.isa. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -469,18 +469,19 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 
 /* ---- the row ---------------------------------------------------------------------------------------------- */
 
-static const struct hot *hot_here(void)
+/* NULL: the instruction set that was asked for is unknown, or does not run here. */
+static const struct hot *hot_here(const struct wz_numerics *numerics)
 {
-    const char *want = getenv("WZ_ISA");
+    const char *want = numerics->isa && strcmp(numerics->isa, "auto") ? numerics->isa : NULL;
 
     for (size_t i = 0; i < WZ_COUNT(hots); i++)
         if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) return hots[i];
     return NULL;
 }
 
-static size_t packed_cpu(const struct wz_weight *w)
+static size_t packed_cpu(const struct wz_numerics *numerics, const struct wz_weight *w)
 {
-    const struct hot *hot = hot_here();
+    const struct hot *hot = hot_here(numerics);
     size_t size;
 
     if (!hot) return 0;
@@ -490,13 +491,13 @@ static size_t packed_cpu(const struct wz_weight *w)
 
 static int open_cpu(struct wz_backend *be, struct wz_err *err)
 {
-    const struct hot *hot = hot_here();
+    const struct hot *hot = hot_here(&be->numerics);
+    char choices[96] = "auto";
 
+    for (size_t i = 0; i < WZ_COUNT(hots); i++)
+        if (hots[i]->runs()) strcat(strcat(choices, ", "), hots[i]->isa);
     if (!hot)
-        return wz_fail(
-            err,
-            "WZ_ISA=%s does not run here: expected avx512bf16, avx512, avx2, neon or generic, as the machine has them",
-            getenv("WZ_ISA"));
+        return wz_fail(err, "instruction set %s does not run here: expected one of %s", be->numerics.isa, choices);
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;

@@ -1,6 +1,6 @@
 /* cuda: a row of the table of backends for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
  *
- * WZ_CUDA_MATH says how products are made: exact (default) or fast; see enum math. Ranks of a node share its devices
+ * numerics.fast says how products are made; see enum math. Ranks of a node share its devices
  * by their local number. Everything runs in one stream; host arrays are copied before a call returns, so callers may
  * reuse them. */
 #include <stdarg.h>
@@ -161,14 +161,12 @@ static void close_cuda(struct wz_backend *be)
 
 static int open_cuda(struct wz_backend *be, struct wz_err *err)
 {
-    const char *math = getenv("WZ_CUDA_MATH"), *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-    int devices = 0, device, major = 0, how = math && strcmp(math, "fast") == 0 ? FAST : EXACT;
+    const char *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    int devices = 0, device, major = 0;
     cudaError_t error = cudaGetDeviceCount(&devices);
 
     if (error != cudaSuccess) return refuse_driver(err, error);
     if (devices == 0) return refuse_driver(err, cudaErrorNoDevice);
-    if (how == EXACT && math && strcmp(math, "exact"))
-        return refuse(err, "WZ_CUDA_MATH is \"%s\": expected exact or fast", math);
     if (!rank) rank = getenv("SLURM_LOCALID");
     device = rank ? atoi(rank) % devices : 0;
     if ((error = cudaSetDevice(device)) != cudaSuccess ||
@@ -179,12 +177,12 @@ static int open_cuda(struct wz_backend *be, struct wz_err *err)
     struct cuda *cuda = (struct cuda *)calloc(1, sizeof *cuda);
     if (!cuda) wz_cuda_plugin.die("cuda: no memory for %zu bytes", sizeof *cuda);
     be->state = cuda;
-    cuda->math = (enum math)how;
+    cuda->math = be->numerics.fast ? FAST : EXACT;
     CHECK(cudaDeviceGetAttribute(&cuda->processors, cudaDevAttrMultiProcessorCount, device));
     CHECK(cudaDeviceGetAttribute(&cuda->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     CHECK(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     wz_cuda_graph_open(be);
-    if (how == FAST && wz_cuda_fast_open(be, err) < 0) {
+    if (cuda->math == FAST && wz_cuda_fast_open(be, err) < 0) {
         close_cuda(be);
         return -1;
     }

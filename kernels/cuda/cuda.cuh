@@ -14,7 +14,7 @@ extern "C" {
 }
 #undef _Noreturn
 
-/* How products are made, by WZ_CUDA_MATH. EXACT: own kernels, which keep the promises of ops.h. FAST: cuBLASLt,
+/* How products are made, by numerics.fast. EXACT: own kernels, which keep the promises of ops.h. FAST: cuBLASLt,
  * which keeps only the third. Either multiplies bf16 matrices on tensor cores and f32 ones in f32. */
 enum math { EXACT, FAST };
 

@@ -1,4 +1,4 @@
-/* fast: products by cuBLASLt (WZ_CUDA_MATH=fast), bf16 on tensor cores and f32 in f32, all with f32 sums.
+/* fast: products by cuBLASLt (numerics.fast), bf16 on tensor cores and f32 in f32, all with f32 sums.
  *
  * How it makes a product is its own affair, but it is asked once for each shape and then held to it, so a run
  * repeats its bits: a plan is kept for each key, in the slot that the key's hash says; one that was replaced is made

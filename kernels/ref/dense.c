@@ -24,7 +24,7 @@ static void zero(struct wz_backend *be, void *p, size_t n)
 
 static void pack(struct wz_backend *be, struct wz_weight *w) { w->packed = NULL; }
 
-static size_t packed(const struct wz_weight *w) { return 0; }
+static size_t packed(const struct wz_numerics *numerics, const struct wz_weight *w) { return 0; }
 
 static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
 {

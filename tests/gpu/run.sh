@@ -41,14 +41,14 @@ decode() {      # one graph a round, and kernel by kernel
 }
 # Eight layers of 32: with all of them the weights, masters, gradient and moments of 18 bytes a parameter are more than a GPU has.
 learn() {
-    local math
-    for math in exact fast; do
-        echo "WZ_CUDA_MATH=$math"
-        WZ_CUDA_MATH=$math timeout 120 step --backend cuda --shape 8b --layers 8 --type bf16 --batch 4 --seq 4096 --micro 4096 --recompute &&
-            WZ_CUDA_MATH=$math timeout 120 cycle --backend cuda --shape 8b --layers 8 --type bf16 --batch 64 --prompt 256 --new 512 --micro 6144 || return 1
+    local fast
+    for fast in "" --fast; do
+        echo "products: ${fast:-exact}"
+        timeout 120 step $fast --backend cuda --shape 8b --layers 8 --type bf16 --batch 4 --seq 4096 --micro 4096 --recompute &&
+            timeout 120 cycle $fast --backend cuda --shape 8b --layers 8 --type bf16 --batch 64 --prompt 256 --new 512 --micro 6144 || return 1
     done
 }
-busy() { WZ_CUDA_MATH=$1 timeout 240 test_opcheck --bench 0 cuda; }
+busy() { timeout 240 test_opcheck --bench 0 cuda "$1"; }
 
 step "layout conformance" timeout 60 gpu_layout
 step "opcheck on cuda" timeout 300 test_opcheck --row cuda
@@ -61,7 +61,7 @@ large() { WALTZ_COPY=$(gpu_layout copy) && echo "copy $WALTZ_COPY GB/s" && WALTZ
 step "decode at 1B, with graphs and without" decode
 step "updates and whole steps at 8B" learn
 step "times at 8B, beside ceilings" large
-for math in exact fast; do step "times, WZ_CUDA_MATH=$math" busy $math; done
+for math in exact fast; do step "times, numerics.cuda=$math" busy $math; done
 echo
 printf '%s\n' "${rows[@]}"
 rm -rf "$work"
