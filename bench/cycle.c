@@ -26,7 +26,7 @@ static Wz__Episode *episode(const struct wz_bench *b, uint32_t index, struct wz_
     e->index = index;
     t->context = wz_alloc(sizeof *t->context * (size_t)b->prompt);
     t->n_context = (size_t)b->prompt;
-    memcpy(t->context, request->context, sizeof *t->context * (size_t)b->prompt);
+    memcpy(t->context, request->prompt_ids, sizeof *t->context * (size_t)b->prompt);
     wz_turn_reserve(t, (size_t)b->more);
     for (int i = 0; i < b->more; i++) {
         wz_turn_add(t, request->ids[i], request->logp[i]);
@@ -80,15 +80,15 @@ int main(int argc, char **argv)
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) {
             ids[i] = wz_bench_ids(&b, b.prompt, (uint32_t)((s + 1) * b.batch + i));
-            requests[i] = (struct wz_request){ .context = ids[i],
-                                               .n_context = b.prompt,
+            requests[i] = (struct wz_request){ .prompt_ids = ids[i],
+                                               .n_prompt = b.prompt,
                                                .max_tokens = b.more,
                                                .temperature = 1,
                                                .top_p = 1,
                                                .key = { 1, WZ_RNG_TOKEN, (uint32_t)(s + 1), (uint32_t)i, 0, 0 } };
         }
         wz_meter_start(&meter);
-        wz_engine_run(engine, requests, b.batch, NULL, 0);
+        wz_engine_run(engine, requests, b.batch);
         for (int i = 0; i < b.batch; i++) episodes[i] = episode(&b, (uint32_t)i, &requests[i]);
         double played = wz_meter_read(&meter).seconds;
         wz_learner_step(&learner, &how, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);

@@ -39,8 +39,8 @@ static double run(struct wz_engine *engine, struct wz_request *requests, int *co
 {
     for (int i = 0; i < b->batch; i++) {
         free(requests[i].ids), free(requests[i].logp);
-        requests[i] = (struct wz_request){ .context = ids[i],
-                                           .n_context = b->prompt,
+        requests[i] = (struct wz_request){ .prompt_ids = ids[i],
+                                           .n_prompt = b->prompt,
                                            .max_tokens = most,
                                            .temperature = 1,
                                            .top_p = 1,
@@ -49,7 +49,7 @@ static double run(struct wz_engine *engine, struct wz_request *requests, int *co
     rounds.n = 0;
     wz_meter_start(&rounds.meter);
     double begin = wz_now();
-    wz_engine_run(engine, requests, b->batch, NULL, 0);
+    wz_engine_run(engine, requests, b->batch);
     return wz_now() - begin;
 }
 

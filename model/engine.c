@@ -1,12 +1,12 @@
-/* The engine: many sequences at once, refilled as they end.
+/* The engine: continuous batching with a prefix cache.
  *
- *   pending ─▶ admit (fork a cached beginning, reserve pages for the worst case) ─▶ row
- *   every round, one forward over:  the next token of each decoding row  +  chunks of the contexts still to be read
- *   rows whose context is read sample a token; rows that stop are kept as cached beginnings until pages run short
+ *   waiting ─▶ admit (fork a cached prefix, reserve pages for the worst case) ─▶ running
+ *   every step, one forward over:  the next token of each decoding sequence  +  chunks of the prompts still to be read
+ *   sequences whose prompt is read sample a token; finished ones stay in the prefix cache until pages run short
  *
- * One forward serves both kinds of row, and a row's bits do not depend on its neighbours, so neither order nor `rows`
- * shows in the results (law 1 and 2). Pages are reserved for context + max_tokens at admission: a row once admitted
- * always ends, and nothing is ever preempted.
+ * One forward serves prefill and decode, and the bits of a sequence do not depend on the others of its batch, so
+ * neither order nor max_num_seqs shows in the results (guarantees 1 and 2). Pages for n_prompt + max_tokens are
+ * reserved at admission: an admitted sequence always finishes, and nothing is ever preempted.
  */
 #include "model/engine.h"
 
@@ -15,34 +15,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens whose keys and values are in the cache, row or no row. */
-struct cached {
+/* Tokens and their keys and values. */
+struct tokens {
     struct wz_seq seq;
-    int *ids; /* [longest], seq.len of them in the cache */
+    int *ids; /* [max_seq_len], seq.len of them in the cache */
 };
 
-struct row {
+struct running {
     struct wz_request *request; /* NULL: free */
-    struct cached *text;
-    int n_ids; /* context + sampled so far: what should be in the cache before the next sample, plus 1 */
+    struct tokens *tokens;
+    int n_ids; /* prompt + sampled so far: all but the last must be in the cache before the next sample */
 };
 
 struct wz_engine {
     struct wz_model *model;
     struct wz_cache *cache;
     struct wz_work *work;
-    int n_rows, max_batch, n_texts, n_kept, cap_kept, n_spare, longest; /* longest: tokens of a sequence, at most */
-    uint64_t version;
-    struct row *rows;
-    struct cached *texts, **kept,
-        **spare;   /* [n_texts] that there are; kept ones, oldest first; those that nobody has */
-    int *text_ids; /* what the texts' ids are carved from */
+    int max_num_seqs, max_batch, max_seq_len, unfinished;
+    bool busy;                  /* some request was unfinished after the last step */
+    uint64_t version;           /* of the weights that the cache is of */
+    struct running *running;    /* [max_num_seqs] */
+    struct wz_request *waiting; /* a list, the next to be admitted first */
+    struct tokens *tokens;      /* [n_tokens]: those of running sequences and of the prefix cache, and free ones */
+    int n_tokens;
+    struct tokens **prefixes; /* [max_prefixes], the prefix cache, oldest first */
+    int n_prefixes, max_prefixes;
+    struct tokens **free_tokens; /* [n_tokens] */
+    int n_free;
+    int *all_ids; /* [n_tokens, max_seq_len], the ids of each of tokens */
     struct wz_engine_stats stats;
-    struct due {
-        int tokens, request;
-    } * due; /* a run's requests in the order they are admitted */
-    int cap_due;
-    /* one round's batch */
+    /* one step's batch */
     struct wz_seq **seqs;
     int *count, *ids, *last, *sampler, *token;
     float *logp;
@@ -50,8 +52,9 @@ struct wz_engine {
 };
 
 enum {
-    CHUNK = 512, /* rows of one forward beyond the decoding ones: bounds scratch, not results */
-    KEPT = 8,    /* cached beginnings for each row */
+    CHUNK = 512,     /* tokens of one forward beyond the decoding ones: bounds scratch, not results */
+    PREFIXES = 8,    /* cached prefixes for each running sequence */
+    MIN_SHARED = 16, /* tokens that all requests must begin with for it to be read ahead of them */
 };
 
 void wz_request_finish(struct wz_request *r)
@@ -63,108 +66,112 @@ void wz_request_finish(struct wz_request *r)
     r->n = 0;
 }
 
-static int longest_of(const struct wz_config *config, int longest)
+static int seq_len_of(const struct wz_config *config, int max_seq_len)
 {
-    return longest <= 0 || longest > config->context ? config->context : longest;
+    return max_seq_len <= 0 || max_seq_len > config->context ? config->context : max_seq_len;
 }
 
-static int pages_of(int rows, int page, int pages, int longest)
+static int pages_of(int max_num_seqs, int page_tokens, int pages, int max_seq_len)
 {
-    int64_t enough = 2 * (int64_t)rows * ((longest + page - 1) / page); /* as much again for cached beginnings */
+    /* as much again for cached prefixes */
+    int64_t enough = 2 * (int64_t)max_num_seqs * ((max_seq_len + page_tokens - 1) / page_tokens);
 
     return pages > 0 ? pages : enough < INT_MAX ? (int)enough : INT_MAX;
 }
 
-/* One for each row, the cached beginnings, and one that is being made. */
-static int texts_of(int rows) { return (1 + KEPT) * rows + 1; }
+/* One for each running sequence, the cached prefixes, and one that is being made. */
+static int tokens_of(int max_num_seqs) { return (1 + PREFIXES) * max_num_seqs + 1; }
 
-static size_t text_bytes(int rows, int longest)
+static size_t ids_bytes(int max_num_seqs, int max_seq_len)
 {
-    return wz_mul((size_t)texts_of(rows) * sizeof(int), (size_t)longest);
+    return wz_mul((size_t)tokens_of(max_num_seqs) * sizeof(int), (size_t)max_seq_len);
 }
 
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages,
-                                       int longest)
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int max_num_seqs, int page_tokens,
+                                       int pages, int max_seq_len)
 {
-    longest = longest_of(config, longest);
-    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages_of(rows, page, pages, longest), page, half),
-                                     wz_work_bytes(config, rows + CHUNK, false, false), text_bytes(rows, longest) };
+    max_seq_len = seq_len_of(config, max_seq_len);
+    pages = pages_of(max_num_seqs, page_tokens, pages, max_seq_len);
+    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages, page_tokens, half),
+                                     wz_work_bytes(config, max_num_seqs + CHUNK, false, false),
+                                     ids_bytes(max_num_seqs, max_seq_len) };
 }
 
-struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest)
+struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int page_tokens, int pages,
+                                   int max_seq_len)
 {
     struct wz_engine *e = wz_alloc(sizeof *e);
+    size_t n = (size_t)max_num_seqs, n_tokens = (size_t)tokens_of(max_num_seqs);
 
-    e->longest = longest_of(&model->config, longest);
     e->model = model;
-    e->n_rows = rows;
-    e->max_batch = rows + CHUNK;
-    e->cache = wz_cache_create(model, pages_of(rows, page, pages, e->longest), page);
-    e->work = wz_work_create(model, e->max_batch, false);
-    e->cap_kept = KEPT * rows;
-    e->n_texts = e->n_spare = texts_of(rows);
-    size_t n = (size_t)e->n_texts;
-    e->texts = wz_alloc(sizeof *e->texts * n);
-    e->kept = wz_alloc(sizeof *e->kept * n);
-    e->spare = wz_alloc(sizeof *e->spare * n);
-    e->text_ids = wz_alloc(text_bytes(rows, e->longest));
-    for (size_t i = 0; i < n; i++) {
-        e->texts[i].ids = e->text_ids + i * (size_t)e->longest;
-        wz_seq_room(e->cache, &e->texts[i].seq, e->longest);
-        e->spare[i] = &e->texts[i];
-    }
-    wz_work_room(e->work, e->cache, rows + 1, e->longest);
-    e->rows = wz_alloc(sizeof *e->rows * (size_t)rows);
-    e->seqs = wz_alloc(sizeof *e->seqs * ((size_t)rows + 1));
-    e->count = wz_alloc(sizeof *e->count * ((size_t)rows + 1));
-    e->ids = wz_alloc(sizeof *e->ids * (size_t)e->max_batch);
-    e->last = wz_alloc(sizeof *e->last * (size_t)rows);
-    e->sampler = wz_alloc(sizeof *e->sampler * (size_t)rows);
-    e->token = wz_alloc(sizeof *e->token * (size_t)rows);
-    e->logp = wz_alloc(sizeof *e->logp * (size_t)rows);
-    e->picks = wz_alloc(sizeof *e->picks * (size_t)rows);
     e->version = model->version;
+    e->max_num_seqs = max_num_seqs;
+    e->max_batch = max_num_seqs + CHUNK;
+    e->max_seq_len = max_seq_len = seq_len_of(&model->config, max_seq_len);
+    e->cache = wz_cache_create(model, pages_of(max_num_seqs, page_tokens, pages, max_seq_len), page_tokens);
+    e->work = wz_work_create(model, e->max_batch, false);
+    e->max_prefixes = PREFIXES * max_num_seqs;
+    e->n_tokens = e->n_free = (int)n_tokens;
+    e->tokens = wz_alloc(sizeof *e->tokens * n_tokens);
+    e->prefixes = wz_alloc(sizeof *e->prefixes * (size_t)e->max_prefixes);
+    e->free_tokens = wz_alloc(sizeof *e->free_tokens * n_tokens);
+    e->all_ids = wz_alloc(ids_bytes(max_num_seqs, max_seq_len));
+    for (size_t i = 0; i < n_tokens; i++) {
+        e->tokens[i].ids = e->all_ids + i * (size_t)max_seq_len;
+        wz_seq_room(e->cache, &e->tokens[i].seq, max_seq_len);
+        e->free_tokens[i] = &e->tokens[i];
+    }
+    wz_work_room(e->work, e->cache, max_num_seqs + 1, max_seq_len);
+    e->running = wz_alloc(sizeof *e->running * n);
+    e->seqs = wz_alloc(sizeof *e->seqs * n);
+    e->count = wz_alloc(sizeof *e->count * n);
+    e->ids = wz_alloc(sizeof *e->ids * (size_t)e->max_batch);
+    e->last = wz_alloc(sizeof *e->last * n);
+    e->sampler = wz_alloc(sizeof *e->sampler * n);
+    e->token = wz_alloc(sizeof *e->token * n);
+    e->logp = wz_alloc(sizeof *e->logp * n);
+    e->picks = wz_alloc(sizeof *e->picks * n);
     return e;
-}
-
-static void drop(struct wz_engine *e, struct cached *text)
-{
-    wz_seq_release(e->cache, &text->seq);
-    e->spare[e->n_spare++] = text;
-}
-
-static void keep_drop_oldest(struct wz_engine *e)
-{
-    drop(e, e->kept[0]);
-    memmove(e->kept, e->kept + 1, sizeof *e->kept * (size_t)--e->n_kept);
-}
-
-static void keep(struct wz_engine *e, struct cached *text)
-{
-    if (e->n_kept == e->cap_kept) keep_drop_oldest(e);
-    e->kept[e->n_kept++] = text;
-}
-
-void wz_engine_flush(struct wz_engine *e)
-{
-    while (e->n_kept) drop(e, e->kept[--e->n_kept]);
-    e->version = e->model->version;
 }
 
 void wz_engine_destroy(struct wz_engine *e)
 {
     if (!e) return;
-    for (int i = 0; i < e->n_texts; i++) wz_seq_finish(e->cache, &e->texts[i].seq);
+    for (int i = 0; i < e->n_tokens; i++) wz_seq_finish(e->cache, &e->tokens[i].seq);
     wz_work_destroy(e->work);
     wz_cache_destroy(e->cache);
-    free(e->texts), free(e->text_ids), free(e->spare);
-    free(e->due), free(e->rows), free(e->kept), free(e->seqs), free(e->count), free(e->ids), free(e->last),
-        free(e->sampler), free(e->token);
-    free(e->logp), free(e->picks);
-    free(e);
+    void *const arrays[] = { e->running, e->tokens, e->prefixes, e->free_tokens, e->all_ids, e->seqs,  e->count,
+                             e->ids,     e->last,   e->sampler,  e->token,       e->logp,    e->picks, e };
+    for (size_t i = 0; i < WZ_COUNT(arrays); i++) free(arrays[i]);
 }
 
 struct wz_engine_stats wz_engine_stats(const struct wz_engine *e) { return e->stats; }
+
+/* ---- the prefix cache ------------------------------------------------------------------------------------- */
+
+static void tokens_free(struct wz_engine *e, struct tokens *tokens)
+{
+    wz_seq_release(e->cache, &tokens->seq);
+    e->free_tokens[e->n_free++] = tokens;
+}
+
+static void evict_oldest(struct wz_engine *e)
+{
+    tokens_free(e, e->prefixes[0]);
+    memmove(e->prefixes, e->prefixes + 1, sizeof *e->prefixes * (size_t)--e->n_prefixes);
+}
+
+static void cache_prefix(struct wz_engine *e, struct tokens *tokens)
+{
+    if (e->n_prefixes == e->max_prefixes) evict_oldest(e);
+    e->prefixes[e->n_prefixes++] = tokens;
+}
+
+void wz_engine_flush(struct wz_engine *e)
+{
+    while (e->n_prefixes) tokens_free(e, e->prefixes[--e->n_prefixes]);
+    e->version = e->model->version;
+}
 
 static int common(const int *a, int na, const int *b, int nb)
 {
@@ -174,152 +181,218 @@ static int common(const int *a, int na, const int *b, int nb)
     return i;
 }
 
-/* A text with the ids, and pages for n_context + more tokens, its beginning forked from the longest cached one.
- * NULL: too few pages. Rows and cached beginnings never hold all texts. */
-static struct cached *start(struct wz_engine *e, const int *context, int n_context, int more)
+/* The ids of a prompt with pages for n_prompt + more tokens, forked from the cached prefix that has most of them. NULL:
+ * too few pages. Running sequences and cached prefixes never hold all of e->tokens. */
+static struct tokens *tokens_start(struct wz_engine *e, const int *prompt, int n_prompt, int more)
 {
-    struct cached *text = e->spare[e->n_spare - 1];
-    const struct cached *best = NULL;
+    struct tokens *tokens = e->free_tokens[e->n_free - 1];
+    const struct tokens *best = NULL;
     int shared = 0;
 
-    for (int i = 0; i < e->n_kept; i++) {
-        int n = common(context, n_context - 1, e->kept[i]->ids, e->kept[i]->seq.len);
-        if (n > shared) shared = n, best = e->kept[i];
+    for (int i = 0; i < e->n_prefixes; i++) {
+        int n = common(prompt, n_prompt - 1, e->prefixes[i]->ids, e->prefixes[i]->seq.len);
+        if (n > shared) shared = n, best = e->prefixes[i];
     }
-    if (best && !wz_seq_fork(e->cache, &text->seq, &best->seq, shared)) return NULL;
-    if (!wz_seq_reserve(e->cache, &text->seq, n_context - text->seq.len + more)) {
-        wz_seq_release(e->cache, &text->seq);
+    if (best && !wz_seq_fork(e->cache, &tokens->seq, &best->seq, shared)) return NULL;
+    if (!wz_seq_reserve(e->cache, &tokens->seq, n_prompt - tokens->seq.len + more)) {
+        wz_seq_release(e->cache, &tokens->seq);
         return NULL;
     }
     if (best) e->stats.reused += shared;
-    memcpy(text->ids, context, sizeof *context * (size_t)n_context);
-    e->n_spare--;
-    return text;
+    memcpy(tokens->ids, prompt, sizeof *prompt * (size_t)n_prompt);
+    e->n_free--;
+    return tokens;
 }
 
-/* What all requests begin with (a system prompt, most often) is read once, before any row. */
-static void warm_prefix(struct wz_engine *e, const struct wz_request *requests, int n)
+/* What all waiting requests begin with (a system prompt, most often) is read once, before any of them is admitted. */
+static void read_common_prefix(struct wz_engine *e)
 {
-    const int *first = requests[0].context;
-    int shared = requests[0].n_context - 1, page = CHUNK / 32;
-    struct cached *text;
+    const struct wz_request *first = e->waiting;
+    int shared = first->n_prompt - 1;
+    struct tokens *tokens;
 
-    for (int i = 1; i < n; i++) shared = common(first, shared, requests[i].context, requests[i].n_context - 1);
-    if (n < 2 || shared < page || shared >= e->longest || !(text = start(e, first, shared, 0))) return;
-    while (text->seq.len < shared) {
-        int k = shared - text->seq.len < e->max_batch ? shared - text->seq.len : e->max_batch;
-        struct wz_seq *seq = &text->seq;
-        struct wz_batch batch = { 1, &seq, &k, text->ids + text->seq.len };
+    for (const struct wz_request *r = first->next; r; r = r->next)
+        shared = common(first->prompt_ids, shared, r->prompt_ids, r->n_prompt - 1);
+    if (!first->next || shared < MIN_SHARED || shared >= e->max_seq_len) return;
+    if (!(tokens = tokens_start(e, first->prompt_ids, shared, 0))) return;
+    while (tokens->seq.len < shared) {
+        int k = shared - tokens->seq.len < e->max_batch ? shared - tokens->seq.len : e->max_batch;
+        struct wz_seq *seq = &tokens->seq;
+        struct wz_batch batch = { 1, &seq, &k, tokens->ids + seq->len };
         wz_forward(e->model, e->cache, e->work, &batch);
         e->stats.prefilled += k;
     }
-    keep(e, text);
+    cache_prefix(e, tokens);
 }
 
-static bool admit(struct wz_engine *e, struct row *row, struct wz_request *r)
-{
-    int most = r->max_tokens, context = e->longest;
+/* ---- requests --------------------------------------------------------------------------------------------- */
 
+/* Nothing here touches the request after its callback. */
+static void finish(struct wz_engine *e, struct wz_request *r, enum wz_finish_reason reason)
+{
+    r->finish_reason = reason;
+    if (--e->unfinished == 0) e->busy = false;
+    if (r->on_finish) r->on_finish(r);
+}
+
+static void fail(struct wz_engine *e, struct wz_request *r, const char *problem)
+{
+    r->problem = problem;
+    finish(e, r, WZ_FAILED);
+}
+
+static int64_t length(const struct wz_request *r) { return (int64_t)r->n_prompt + r->max_tokens; }
+
+/* Puts a request behind those that wait, or only behind those that are as long. */
+static void enqueue(struct wz_engine *e, struct wz_request *r, bool longest_first)
+{
+    struct wz_request **at = &e->waiting;
+
+    while (*at && (!longest_first || length(*at) >= length(r))) at = &(*at)->next;
+    r->next = *at;
+    *at = r;
     r->n = 0;
-    r->stopped = false;
+    r->finish_reason = WZ_UNFINISHED;
     r->problem = NULL;
-    if (r->n_context < 1) r->problem = "the prompt is empty";
-    else if (r->n_context >= context) r->problem = "the prompt leaves no room in the context";
-    if (r->problem || most < 1) return true;
-    if (most > context - r->n_context) most = context - r->n_context;
-    r->max_tokens = most;
-    while (!(row->text = start(e, r->context, r->n_context, most))) {
-        bool busy = false;
-        for (int i = 0; i < e->n_rows; i++) busy |= e->rows[i].request != NULL;
-        if (e->n_kept) keep_drop_oldest(e);
-        else if (busy) return false; /* wait until a row ends */
-        else {
-            r->problem = "the prompt needs more cache pages than there are";
-            return true;
-        }
+    e->unfinished++;
+}
+
+void wz_engine_submit(struct wz_engine *e, struct wz_request *r) { enqueue(e, r, false); }
+
+void wz_engine_cancel(struct wz_engine *e, struct wz_request *r)
+{
+    struct wz_request **at = &e->waiting;
+    int i = 0;
+
+    while (*at && *at != r) at = &(*at)->next;
+    while (i < e->max_num_seqs && e->running[i].request != r) i++;
+    if (*at) {
+        *at = r->next;
+    } else if (i < e->max_num_seqs) {
+        e->running[i].request = NULL;
+        tokens_free(e, e->running[i].tokens);
+    } else {
+        return;
     }
-    row->request = r;
-    row->n_ids = r->n_context;
-    r->ids = wz_realloc(r->ids, sizeof *r->ids * (size_t)most);
-    r->logp = wz_realloc(r->logp, sizeof *r->logp * (size_t)most);
+    finish(e, r, WZ_CANCELLED);
+}
+
+static bool any_running(const struct wz_engine *e)
+{
+    for (int i = 0; i < e->max_num_seqs; i++)
+        if (e->running[i].request) return true;
+    return false;
+}
+
+/* Takes the first waiting request from the list. False: it has to wait for pages. */
+static bool admit(struct wz_engine *e, struct running *to)
+{
+    struct wz_request *r = e->waiting;
+    int room = e->max_seq_len - r->n_prompt, most = r->max_tokens < room ? r->max_tokens : room;
+    struct tokens *tokens = NULL;
+
+    if (r->n_prompt > 0 && most > 0)
+        while (!(tokens = tokens_start(e, r->prompt_ids, r->n_prompt, most))) {
+            if (e->n_prefixes) evict_oldest(e);
+            else if (any_running(e)) return false;
+            else break;
+        }
+    e->waiting = r->next;
+    if (r->n_prompt < 1) fail(e, r, "the prompt is empty");
+    else if (room < 1) fail(e, r, "the prompt leaves no room in the context");
+    else if (most < 1) finish(e, r, WZ_LENGTH);
+    else if (!tokens) fail(e, r, "the prompt needs more cache pages than there are");
+    else {
+        *to = (struct running){ r, tokens, r->n_prompt };
+        r->ids = wz_realloc(r->ids, sizeof *r->ids * (size_t)most);
+        r->logp = wz_realloc(r->logp, sizeof *r->logp * (size_t)most);
+    }
     return true;
 }
 
-/* One forward and one sampling: every row gets its share. */
-static void round_run(struct wz_engine *e, const int *stops, int n_stops)
+static void admit_all(struct wz_engine *e)
+{
+    for (int i = 0; i < e->max_num_seqs; i++)
+        while (!e->running[i].request && e->waiting)
+            if (!admit(e, &e->running[i])) return;
+}
+
+static enum wz_finish_reason reason_of(const struct wz_engine *e, const struct wz_request *r)
+{
+    for (int k = 0; k < r->n_stops; k++)
+        if (r->ids[r->n - 1] == r->stop_ids[k]) return WZ_STOP;
+    if (r->n == r->max_tokens) return WZ_LENGTH;
+    return r->n_prompt + r->n == e->max_seq_len ? WZ_CONTEXT : WZ_UNFINISHED;
+}
+
+static void take_token(struct wz_engine *e, struct running *running, int token, float logp)
+{
+    struct wz_request *r = running->request;
+
+    if (!r) return; /* cancelled by a callback of this step */
+    r->ids[r->n] = token;
+    r->logp[r->n++] = logp;
+    running->tokens->ids[running->n_ids++] = token;
+    r->finish_reason = reason_of(e, r);
+    if (r->on_token) r->on_token(r);
+    if (running->request != r || !r->finish_reason) return;
+    running->request = NULL;
+    cache_prefix(e, running->tokens);
+    finish(e, r, r->finish_reason);
+}
+
+static void forward_and_sample(struct wz_engine *e)
 {
     struct wz_batch batch = { 0, e->seqs, e->count, e->ids };
     int n = 0, n_sampled = 0;
 
-    for (int i = 0; i < e->n_rows; i++) {
-        struct row *row = &e->rows[i];
-        if (!row->request) continue;
-        int k = row->n_ids - row->text->seq.len; /* 1 when decoding, more while the context is read */
+    for (int i = 0; i < e->max_num_seqs; i++) {
+        struct running *running = &e->running[i];
+        if (!running->request) continue;
+        struct tokens *tokens = running->tokens;
+        int k = running->n_ids - tokens->seq.len; /* 1 when decoding, more while the prompt is read */
         if (k > e->max_batch - n) k = e->max_batch - n;
         if (!k) continue;
-        memcpy(e->ids + n, row->text->ids + row->text->seq.len, sizeof *e->ids * (size_t)k);
-        e->seqs[batch.n_seqs] = &row->text->seq;
+        memcpy(e->ids + n, tokens->ids + tokens->seq.len, sizeof *e->ids * (size_t)k);
+        e->seqs[batch.n_seqs] = &tokens->seq;
         e->count[batch.n_seqs++] = k;
         n += k;
-        if (row->text->seq.len + k < row->n_ids) continue;
-        struct wz_request *r = row->request;
+        if (tokens->seq.len + k < running->n_ids) continue;
+        struct wz_request *r = running->request;
         struct wz_key key = r->key;
         key.d = (uint32_t)r->n;
         e->last[n_sampled] = n - 1;
         e->sampler[n_sampled] = i;
         e->picks[n_sampled++] = (struct wz_pick){ r->temperature, r->top_p, r->min_p, r->top_k, wz_uniform(key) };
     }
+    if (!n) return;
     wz_forward_sample(e->model, e->cache, e->work, &batch,
                       &(struct wz_samples){ n_sampled, e->last, e->picks, e->token, e->logp });
     e->stats.prefilled += n - n_sampled;
     e->stats.generated += n_sampled;
-    for (int s = 0; s < n_sampled; s++) {
-        struct row *row = &e->rows[e->sampler[s]];
-        struct wz_request *r = row->request;
-        r->ids[r->n] = e->token[s];
-        r->logp[r->n++] = e->logp[s];
-        row->text->ids[row->n_ids++] = e->token[s];
-        for (int k = 0; k < n_stops; k++) r->stopped |= e->token[s] == stops[k];
-        if (r->stopped || r->n == r->max_tokens) {
-            keep(e, row->text);
-            row->request = NULL;
-        }
-    }
+    for (int s = 0; s < n_sampled; s++) take_token(e, &e->running[e->sampler[s]], e->token[s], e->logp[s]);
 }
 
-/* The longest first, so that what is left in the end is short and rows stay busy together. */
-static void due_sort(struct wz_engine *e, const struct wz_request *requests, int n)
-{
-    if (n > e->cap_due) {
-        e->cap_due = n < 512 ? 1024 : 2 * n;
-        e->due = wz_realloc(e->due, sizeof *e->due * (size_t)e->cap_due);
-    }
-    for (int i = 0, j; i < n; i++) {
-        struct due d = { requests[i].n_context + requests[i].max_tokens, i };
-        for (j = i; j > 0 && e->due[j - 1].tokens < d.tokens; j--) e->due[j] = e->due[j - 1];
-        e->due[j] = d;
-    }
-}
-
-void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, const int *stops, int n_stops)
+int wz_engine_step(struct wz_engine *e)
 {
     double begin = wz_now();
-    int next = 0, busy = 0;
 
-    if (!n) return;
-    if (e->version != e->model->version) wz_engine_flush(e);
-    warm_prefix(e, requests, n);
-    due_sort(e, requests, n);
-    do {
-        for (int i = 0; i < e->n_rows && next < n; i++)
-            while (!e->rows[i].request && next < n) {
-                if (!admit(e, &e->rows[i], &requests[e->due[next].request])) goto full;
-                next++;
-            }
-    full:
-        busy = 0;
-        for (int i = 0; i < e->n_rows; i++) busy += e->rows[i].request != NULL;
-        if (busy) round_run(e, stops, n_stops);
-    } while (busy || next < n);
+    if (!e->busy && e->waiting) {
+        if (e->version != e->model->version) wz_engine_flush(e);
+        read_common_prefix(e);
+    }
+    assert(!e->busy || e->version == e->model->version); /* guarantee 6: keys and values are of the weights in use */
+    admit_all(e);
+    forward_and_sample(e);
+    e->busy = e->unfinished > 0;
     e->stats.seconds += wz_now() - begin;
+    return e->unfinished;
+}
+
+/* The longest first, so that what is left in the end is short and the batch stays full. */
+void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
+{
+    for (int i = 0; i < n; i++) enqueue(e, &requests[i], true);
+    while (wz_engine_step(e)) {
+    }
 }

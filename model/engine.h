@@ -1,47 +1,77 @@
-/* The engine: continuous batching. It generates tokens for many sequences at once, for rollouts, judges, `generate`. */
+/* The engine: continuous batching. One object generates for the rollout, the judges and the commands. */
 #ifndef WZ_ENGINE_H
 #define WZ_ENGINE_H
 
 #include "model/model.h"
 
-/* What to generate and how. Filled by the caller, results by the engine. */
-struct wz_request {
-    const int *context;
-    int n_context; /* prompt ids, at least 1 */
-    int max_tokens;
-    float temperature, top_p, min_p;
-    int top_k;
-    struct wz_key key; /* d is overwritten by the position of each token in the turn (law 2) */
-    /* results */
-    int *ids;
-    float *logp;
-    int n;               /* heap, owned by the request: wz_request_finish */
-    bool stopped;        /* a stop token ended it (it is in ids); false: limit or context reached */
-    const char *problem; /* static text: why nothing could be generated; NULL: fine */
+enum wz_finish_reason {
+    WZ_UNFINISHED, /* waiting or running */
+    WZ_STOP,       /* a stop id was sampled; it is the last of ids */
+    WZ_LENGTH,     /* max_tokens */
+    WZ_CONTEXT,    /* prompt and answer fill max_seq_len */
+    WZ_CANCELLED,
+    WZ_FAILED, /* nothing was generated; `problem` has the sentence */
 };
-void wz_request_finish(struct wz_request *request);
+
+/* What to generate and how, filled in by the caller, and the results. The request, its prompt_ids and its stop_ids stay
+ * where they are until it is finished. */
+struct wz_request {
+    const int *prompt_ids; /* [n_prompt], at least 1 */
+    int n_prompt;
+    const int *stop_ids; /* [n_stops] */
+    int n_stops;
+    int max_tokens;
+    float temperature, top_p, min_p; /* as of struct wz_pick */
+    int top_k;
+    struct wz_key key; /* of each draw; d is overwritten by the position of the token in the answer */
+    /* Called from wz_engine_step, NULL: not called. Both may submit and cancel, but not step. */
+    void (*on_token)(struct wz_request *request);  /* after each token, the last of ids; finish_reason is set already */
+    void (*on_finish)(struct wz_request *request); /* once, last of all: it may free the request or submit it again */
+    void *arg;                                     /* the caller's, for the callbacks */
+    /* Results. */
+    int *ids;    /* [n], heap, until wz_request_finish; a request submitted again uses them again */
+    float *logp; /* [n] log-probability of each at `temperature` (at 1 where it is 0), before top-k, top-p and min-p */
+    int n;
+    enum wz_finish_reason finish_reason;
+    const char *problem;     /* WZ_FAILED: static text */
+    struct wz_request *next; /* the engine's: the request that waits behind this one */
+};
+void wz_request_finish(struct wz_request *request); /* frees the results */
 
 /* A model that generates. Weights are borrowed; the cache is the engine's. */
 struct wz_engine;
-/* rows: sequences at once; page: tokens a cache page; longest: tokens of a sequence at most, prompt included (0, or
- * more than the model's context: the context); pages 0: enough for twice `rows` such sequences. */
-struct wz_engine *wz_engine_create(struct wz_model *model, int rows, int page, int pages, int longest);
-void wz_engine_destroy(struct wz_engine *engine);
-/* What such an engine takes in the backend's memory: keys and values (half: kept in bf16), and the buffers of its
- * forwards; and in the host's: the ids of what is cached. */
+/* max_num_seqs: sequences at once; kv_page_tokens: tokens of a cache page; kv_pages: pages, 0: enough for twice
+ * max_num_seqs sequences; max_seq_len: tokens of a sequence at most, prompt included (0, or more than the model's
+ * context: the context). */
+struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int kv_page_tokens, int kv_pages,
+                                   int max_seq_len);
+void wz_engine_destroy(struct wz_engine *engine); /* accepts NULL; unfinished requests are dropped without a call */
+/* Bytes of such an engine: in the backend's memory keys and values (half: in bf16) and the buffers of its forwards, in
+ * the host's the prefix cache's token ids. */
 struct wz_engine_bytes {
     size_t cache, work, ids;
 };
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int rows, int page, int pages,
-                                       int longest);
-/* Generates all requests; those that share the beginning of a context with an earlier request still cached reuse its
- * pages. Results do not depend on order, on rows, or on what else is in the batch. `stops`: ids that end a turn. */
-void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n, const int *stops, int n_stops);
-/* Forgets every cached key and value: call whenever the weights changed (law 6 checks it on use). */
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int max_num_seqs, int kv_page_tokens,
+                                       int kv_pages, int max_seq_len);
+
+/* Queues a request behind those that wait. Its ids and log-probabilities do not depend on what else is queued, running
+ * or cached, or on any size of the engine. */
+void wz_engine_submit(struct wz_engine *engine, struct wz_request *request);
+/* Admits what fits, runs one forward, and samples a token for every sequence whose prompt is read. Returns how many
+ * requests are unfinished. */
+int wz_engine_step(struct wz_engine *engine);
+/* Ends a request now with WZ_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on one
+ * that is not waiting or running. */
+void wz_engine_cancel(struct wz_engine *engine, struct wz_request *request);
+/* Submits requests[0..n), the longest first, and steps until none is unfinished. */
+void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n);
+
+/* Empties the prefix cache. The engine does it by itself when the weights' version has changed since it last was idle;
+ * they may not change while requests run. */
 void wz_engine_flush(struct wz_engine *engine);
 struct wz_engine_stats {
-    int64_t prefilled, reused, generated;
-    double seconds;
+    int64_t prefilled, reused, generated; /* tokens: read, found in the prefix cache, sampled */
+    double seconds;                       /* in wz_engine_step */
 };
 struct wz_engine_stats wz_engine_stats(const struct wz_engine *engine); /* since create */
 

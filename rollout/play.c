@@ -40,8 +40,8 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
         return;
     }
     call->requests[call->n] = (struct wz_request){
-        .context = context->ids,
-        .n_context = context->n,
+        .prompt_ids = context->ids,
+        .n_prompt = context->n,
         .max_tokens = p->max_tokens,
         .temperature = p->temperature,
         .top_p = p->top_p,
@@ -58,11 +58,15 @@ static void call_run(struct call *call, struct wz_player *p, int round)
     int stops[8], n_stops = wz_template_stops(p->chat, p->tok, stops);
     struct wz_buf text = { 0 };
 
-    wz_engine_run(p->engine, call->requests, call->n, stops, n_stops);
+    for (int i = 0; i < call->n; i++) {
+        call->requests[i].stop_ids = stops;
+        call->requests[i].n_stops = n_stops;
+    }
+    wz_engine_run(p->engine, call->requests, call->n);
     for (int i = 0; i < call->n; i++) {
         struct wz_request *r = &call->requests[i];
         Wz__Episode *e = call->episodes[i];
-        if (r->problem) {
+        if (r->finish_reason == WZ_FAILED) {
             wz_set_string(&e->discard, r->problem, strlen(r->problem));
             wz_request_finish(r);
             continue;
@@ -72,16 +76,16 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         t->round = (uint32_t)round;
         t->version = p->model->version;
         t->weights = p->model->hash;
-        t->truncated = !r->stopped;
-        t->context = wz_realloc(NULL, sizeof *t->context * (size_t)r->n_context);
-        for (int k = 0; k < r->n_context; k++) t->context[k] = r->context[k];
-        t->n_context = (size_t)r->n_context;
+        t->truncated = r->finish_reason != WZ_STOP;
+        t->context = wz_realloc(NULL, sizeof *t->context * (size_t)r->n_prompt);
+        for (int k = 0; k < r->n_prompt; k++) t->context[k] = r->prompt_ids[k];
+        t->n_context = (size_t)r->n_prompt;
         wz_turn_reserve(t, (size_t)r->n);
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         wz_buf_clear(&text);
         /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must
          * see */
-        wz_decode(p->tok, r->ids, r->n - r->stopped, true, &text);
+        wz_decode(p->tok, r->ids, r->n - (r->finish_reason == WZ_STOP), true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
         wz_request_finish(r);
     }

@@ -1,6 +1,6 @@
-/* The engine's promises: results do not depend on the number of rows, the order of requests, their company, or what
- * is cached; every log-probability is the one that scoring gives, bit for bit (laws 1 and 2); limits, stops and
- * short pages end a request as they say. */
+/* The engine's guarantees: results do not depend on max_num_seqs, on the order of requests, on when they were submitted
+ * or cancelled, on what else is in the batch or what is cached; every log-probability is the one that scoring gives, bit
+ * for bit (guarantees 1 and 2); limits, stop ids and too few pages end a request as they say. */
 #include "tests/model_help.h"
 
 #include "model/model.h"
@@ -38,10 +38,14 @@ static int set_up(void **state)
     return 0;
 }
 
+static const int stops[2] = { 7, 11 };
+
 static struct wz_request request(int i)
 {
-    return (struct wz_request){ .context = contexts[i],
-                                .n_context = n_context[i],
+    return (struct wz_request){ .prompt_ids = contexts[i],
+                                .n_prompt = n_context[i],
+                                .stop_ids = stops,
+                                .n_stops = 2,
                                 .max_tokens = MOST,
                                 .temperature = i % 3 ? 1 : 0,
                                 .top_p = i % 2 ? 0.9f : 1,
@@ -60,39 +64,37 @@ static void same(const struct wz_request *a, const struct wz_request *b)
     assert_int_equal(a->n, b->n);
     assert_memory_equal(a->ids, b->ids, sizeof *a->ids * (size_t)a->n);
     assert_memory_equal(a->logp, b->logp, sizeof *a->logp * (size_t)a->n);
-    assert_int_equal(a->stopped, b->stopped);
+    assert_int_equal(a->finish_reason, b->finish_reason);
 }
-
-static const int stops[2] = { 7, 11 };
 
 static void baseline(struct wz_request *r)
 {
     struct wz_engine *e = wz_engine_create(model, N, 4, 0, 0);
 
     for (int i = 0; i < N; i++) r[i] = request(i);
-    wz_engine_run(e, r, N, stops, 2);
+    wz_engine_run(e, r, N);
     wz_engine_destroy(e);
 }
 
-static void rows_order_and_pages_do_not_show(void **state)
+static void size_order_and_pages_do_not_show(void **state)
 {
     struct wz_request all[N], one[N];
 
     baseline(all);
-    for (int rows = 1; rows <= 5; rows += 2) {
+    for (int seqs = 1; seqs <= 5; seqs += 2) {
         struct wz_engine *e =
-            wz_engine_create(model, rows, 3, rows == 3 ? 40 : 0, 0); /* 40 pages: rows must wait for each other */
+            wz_engine_create(model, seqs, 3, seqs == 3 ? 40 : 0, 0); /* 40 pages: requests must wait for each other */
         for (int i = 0; i < N; i++) one[i] = request(N - 1 - i);
-        wz_engine_run(e, one, N, stops, 2);
+        wz_engine_run(e, one, N);
         for (int i = 0; i < N; i++) same(&all[i], &one[N - 1 - i]);
         finish(one, N);
         for (int i = 0; i < N; i++) { /* again, alone, beginnings now cached */
             one[0] = request(i);
-            wz_engine_run(e, one, 1, stops, 2);
+            wz_engine_run(e, one, 1);
             same(&all[i], &one[0]);
             finish(one, 1);
         }
-        assert_true(rows == 3 || wz_engine_stats(e).reused > 0);
+        assert_true(seqs == 3 || wz_engine_stats(e).reused > 0);
         wz_engine_destroy(e);
     }
     finish(all, N);
@@ -107,16 +109,16 @@ static void logps_are_those_of_scoring(void **state)
     baseline(all);
     for (int i = 0; i < N; i++) {
         struct wz_request *r = &all[i];
-        int ids[64], targets[64], n = r->n_context + r->n;
+        int ids[64], targets[64], n = r->n_prompt + r->n;
         float logp[64];
         struct wz_seq seq = { 0 };
-        memcpy(ids, r->context, sizeof *ids * (size_t)r->n_context);
-        memcpy(ids + r->n_context, r->ids, sizeof *ids * (size_t)r->n);
+        memcpy(ids, r->prompt_ids, sizeof *ids * (size_t)r->n_prompt);
+        memcpy(ids + r->n_prompt, r->ids, sizeof *ids * (size_t)r->n);
         for (int k = 0; k + 1 < n; k++) targets[k] = ids[k + 1];
         n--;
         run(model, cache, work, &seq, 1, ids, &n);
         wz_logprobs(model, work, targets, r->temperature > 0 ? r->temperature : 1, logp, NULL);
-        assert_memory_equal(logp + r->n_context - 1, r->logp, sizeof *logp * (size_t)r->n);
+        assert_memory_equal(logp + r->n_prompt - 1, r->logp, sizeof *logp * (size_t)r->n);
         wz_seq_finish(cache, &seq);
     }
     finish(all, N);
@@ -132,11 +134,11 @@ static void turns_end_where_they_should(void **state)
     baseline(all);
     for (int i = 0; i < N; i++) {
         const struct wz_request *r = &all[i];
-        int room = 64 - r->n_context < MOST ? 64 - r->n_context : MOST;
+        int room = 64 - r->n_prompt < MOST ? 64 - r->n_prompt : MOST;
         assert_in_range(r->n, 1, room);
         for (int k = 0; k + 1 < r->n; k++) assert_true(r->ids[k] != 7 && r->ids[k] != 11);
         bool stop = r->ids[r->n - 1] == 7 || r->ids[r->n - 1] == 11;
-        assert_int_equal(r->stopped, stop);
+        assert_int_equal(r->finish_reason, stop ? WZ_STOP : room < MOST ? WZ_CONTEXT : WZ_LENGTH);
         if (!stop) assert_int_equal(r->n, room);
         stopped += stop;
     }
@@ -150,14 +152,15 @@ static void what_cannot_be_generated_says_why(void **state)
     struct wz_request r[4] = { request(0), request(1), request(2), request(3) };
     struct wz_engine *e = wz_engine_create(model, 2, 4, 8, 0);
 
-    r[0].n_context = 0;
-    r[1].context = ids, r[1].n_context = 64;
-    r[2].context = ids, r[2].n_context = 30; /* 30 + 24 tokens need 14 pages, there are 8 */
+    r[0].n_prompt = 0;
+    r[1].prompt_ids = ids, r[1].n_prompt = 64;
+    r[2].prompt_ids = ids, r[2].n_prompt = 30; /* 30 + 24 tokens need 14 pages, there are 8 */
     r[3].max_tokens = 2;
-    wz_engine_run(e, r, 4, stops, 2);
+    wz_engine_run(e, r, 4);
     assert_string_equal(r[0].problem, "the prompt is empty");
     assert_string_equal(r[1].problem, "the prompt leaves no room in the context");
     assert_string_equal(r[2].problem, "the prompt needs more cache pages than there are");
+    for (int i = 0; i < 3; i++) assert_int_equal(r[i].finish_reason, WZ_FAILED);
     assert_null(r[3].problem);
     assert_in_range(r[3].n, 1, 2);
     finish(r, 4);
@@ -174,35 +177,36 @@ static void a_revision_reads_only_what_is_new(void **state)
     int ids[64];
 
     first.max_tokens = second.max_tokens = 8;
-    wz_engine_run(e, &first, 1, NULL, 0);
+    first.n_stops = second.n_stops = 0;
+    wz_engine_run(e, &first, 1);
     struct wz_engine_stats before = wz_engine_stats(e), after;
-    assert_int_equal(before.prefilled, first.n_context - 1);
-    memcpy(ids, first.context, sizeof *ids * (size_t)first.n_context);
-    memcpy(ids + first.n_context, first.ids, sizeof *ids * (size_t)first.n);
-    for (int i = 0; i < MORE; i++) ids[first.n_context + first.n + i] = 3 + i;
-    second.context = ids;
-    second.n_context = first.n_context + first.n + MORE;
-    wz_engine_run(e, &second, 1, NULL, 0);
+    assert_int_equal(before.prefilled, first.n_prompt - 1);
+    memcpy(ids, first.prompt_ids, sizeof *ids * (size_t)first.n_prompt);
+    memcpy(ids + first.n_prompt, first.ids, sizeof *ids * (size_t)first.n);
+    for (int i = 0; i < MORE; i++) ids[first.n_prompt + first.n + i] = 3 + i;
+    second.prompt_ids = ids;
+    second.n_prompt = first.n_prompt + first.n + MORE;
+    wz_engine_run(e, &second, 1);
     after = wz_engine_stats(e);
-    assert_int_equal(after.reused - before.reused, first.n_context + first.n - 1);
-    assert_int_equal(after.prefilled - before.prefilled, MORE); /* the last of them is the first decoding row's */
+    assert_int_equal(after.reused - before.reused, first.n_prompt + first.n - 1);
+    assert_int_equal(after.prefilled - before.prefilled, MORE); /* the last of them is of the first decoding step */
     finish(&first, 1), finish(&second, 1);
     wz_engine_destroy(e);
 }
 
-/* Law 6: after a change of weights nothing cached is used again. */
+/* Guarantee 6: after a change of weights nothing cached is used again. */
 static void new_weights_forget_the_cache(void **state)
 {
     struct wz_request a[1] = { request(6) }, b[1] = { request(6) }, c[1] = { request(6) };
     struct wz_engine *e = wz_engine_create(model, 2, 4, 0, 0), *fresh;
     float *w = model->params, kept = w[100];
 
-    wz_engine_run(e, a, 1, stops, 2);
+    wz_engine_run(e, a, 1);
     for (size_t i = 0; i < 2000; i++) w[i] = -w[i];
     wz_model_commit(model, 2);
-    wz_engine_run(e, b, 1, stops, 2);
+    wz_engine_run(e, b, 1);
     fresh = wz_engine_create(model, 2, 4, 0, 0);
-    wz_engine_run(fresh, c, 1, stops, 2);
+    wz_engine_run(fresh, c, 1);
     same(b, c);
     assert_memory_not_equal(a[0].logp, b[0].logp, sizeof(float));
     for (size_t i = 0; i < 2000; i++) w[i] = -w[i];
@@ -210,6 +214,192 @@ static void new_weights_forget_the_cache(void **state)
     wz_model_commit(model, 1);
     finish(a, 1), finish(b, 1), finish(c, 1);
     wz_engine_destroy(e), wz_engine_destroy(fresh);
+}
+
+static void submitting_while_others_run_changes_nothing(void **state)
+{
+    struct wz_request all[N], r[N];
+    struct wz_engine *e = wz_engine_create(model, 3, 4, 0, 0);
+    int submitted = 0, left;
+
+    baseline(all);
+    for (int i = 0; i < N; i++) r[i] = request(i);
+    assert_int_equal(wz_engine_step(e), 0);
+    do {
+        if (submitted < N) wz_engine_submit(e, &r[submitted++]);
+        left = wz_engine_step(e);
+        int unfinished = 0;
+        for (int i = 0; i < submitted; i++) unfinished += r[i].finish_reason == WZ_UNFINISHED;
+        assert_int_equal(left, unfinished);
+    } while (left || submitted < N);
+    for (int i = 0; i < N; i++) same(&all[i], &r[i]);
+    finish(r, N);
+    finish(all, N);
+    wz_engine_destroy(e);
+}
+
+/* Each of the requests in turn is cancelled when it has some tokens, or still waits. */
+static void cancelling_disturbs_nobody(void **state)
+{
+    struct wz_request all[N], r[N];
+    struct wz_engine *e = wz_engine_create(model, 4, 4, 0, 0);
+    int midway = 0, waiting = 0;
+
+    baseline(all);
+    for (int victim = 0; victim < N; victim++) {
+        for (int i = 0; i < N; i++) {
+            r[i] = request(i);
+            wz_engine_submit(e, &r[i]);
+        }
+        for (int step = 0; step < 3; step++) wz_engine_step(e);
+        bool over = r[victim].finish_reason != WZ_UNFINISHED;
+        int n = r[victim].n;
+        wz_engine_cancel(e, &r[victim]);
+        wz_engine_cancel(e, &r[victim]); /* and once more: no effect */
+        while (wz_engine_step(e)) {
+        }
+        assert_int_equal(r[victim].n, n);
+        assert_memory_equal(r[victim].ids, all[victim].ids, sizeof *r->ids * (size_t)n);
+        assert_int_equal(r[victim].finish_reason, over ? all[victim].finish_reason : WZ_CANCELLED);
+        midway += !over && n;
+        waiting += !n;
+        for (int i = 0; i < N; i++)
+            if (i != victim) same(&all[i], &r[i]);
+        finish(r, N);
+    }
+    assert_true(midway > 0 && waiting > 0);
+    finish(all, N);
+    wz_engine_destroy(e);
+}
+
+/* One request takes all pages, so another can't begin before it is gone. */
+static void cancelling_gives_pages_back(void **state)
+{
+    struct wz_request first = request(2), second = request(3);
+    struct wz_engine *e = wz_engine_create(model, 2, 4, 10, 0); /* 15 + 24 tokens are 10 pages */
+
+    first.n_stops = second.n_stops = 0;
+    wz_engine_submit(e, &first);
+    wz_engine_submit(e, &second);
+    second.max_tokens = 9;
+    for (int step = 0; step < 4; step++) assert_int_equal(wz_engine_step(e), 2);
+    assert_true(first.n > 0 && second.n == 0);
+    wz_engine_cancel(e, &first);
+    assert_int_equal(wz_engine_step(e), 1);
+    assert_int_equal(second.n, 1);
+    while (wz_engine_step(e)) {
+    }
+    assert_int_equal(second.finish_reason, WZ_LENGTH);
+    finish(&first, 1);
+    finish(&second, 1);
+    wz_engine_destroy(e);
+}
+
+/* The same request without stop ids, and with one that the other samples midway. */
+static void stop_ids_are_each_requests_own(void **state)
+{
+    struct wz_request r[2] = { request(1), request(1) };
+    struct wz_engine *e = wz_engine_create(model, 2, 4, 0, 0);
+    int stop, first = 0;
+
+    r[0].n_stops = r[1].n_stops = 0;
+    wz_engine_run(e, r, 1);
+    assert_int_equal(r[0].finish_reason, WZ_LENGTH);
+    assert_int_equal(r[0].n, MOST);
+    stop = r[0].ids[MOST / 2];
+    while (r[0].ids[first] != stop) first++;
+    r[1].stop_ids = &stop;
+    r[1].n_stops = 1;
+    wz_engine_run(e, r, 2); /* the first once more */
+    assert_int_equal(r[0].n, MOST);
+    assert_int_equal(r[1].finish_reason, WZ_STOP);
+    assert_int_equal(r[1].n, first + 1);
+    assert_memory_equal(r[0].ids, r[1].ids, sizeof stop * (size_t)r[1].n);
+    finish(r, 2);
+    wz_engine_destroy(e);
+}
+
+struct heard {
+    int ids[MOST], n, ends;
+    struct wz_engine *engine;
+    struct wz_request *cancel, *submit;
+};
+
+static void hear_token(struct wz_request *r)
+{
+    struct heard *h = r->arg;
+
+    assert_int_equal(h->ends, 0);
+    h->ids[h->n++] = r->ids[r->n - 1];
+    assert_int_equal(h->n, r->n);
+    if (h->cancel && r->n == 2) wz_engine_cancel(h->engine, h->cancel);
+}
+
+static void hear_end(struct wz_request *r)
+{
+    struct heard *h = r->arg;
+
+    h->ends++;
+    assert_int_not_equal(r->finish_reason, WZ_UNFINISHED);
+    if (h->submit) wz_engine_submit(h->engine, h->submit);
+}
+
+static void callbacks_see_every_token(void **state)
+{
+    struct wz_request all[N], r[N];
+    struct heard heard[N] = { 0 };
+    struct wz_engine *e = wz_engine_create(model, 3, 4, 0, 0);
+
+    baseline(all);
+    for (int i = 0; i < N; i++) {
+        r[i] = request(i);
+        r[i].on_token = hear_token;
+        r[i].on_finish = hear_end;
+        r[i].arg = &heard[i];
+    }
+    r[1].n_prompt = 0; /* failing is an end too */
+    wz_engine_run(e, r, N);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(heard[i].ends, 1);
+        assert_int_equal(heard[i].n, i == 1 ? 0 : all[i].n);
+        assert_memory_equal(heard[i].ids, all[i].ids, sizeof(int) * (size_t)heard[i].n);
+    }
+    finish(r, N);
+    finish(all, N);
+    wz_engine_destroy(e);
+}
+
+/* From within a step: one request ends itself, one the next of the batch, and one that ends submits another. */
+static void callbacks_may_cancel_and_submit(void **state)
+{
+    enum { ITSELF, OTHER, CANCELLED, LATER, M };
+    struct wz_request all[N], r[M];
+    struct wz_engine *e = wz_engine_create(model, 3, 4, 0, 0);
+    struct heard heard[M] = { [ITSELF] = { .engine = e, .cancel = &r[ITSELF] },
+                              [OTHER] = { .engine = e, .cancel = &r[CANCELLED] },
+                              [CANCELLED] = { .engine = e, .submit = &r[LATER] } };
+
+    baseline(all);
+    for (int i = 0; i < M; i++) {
+        r[i] = request(i);
+        r[i].on_token = hear_token;
+        r[i].on_finish = hear_end;
+        r[i].arg = &heard[i];
+    }
+    for (int i = 0; i < M - 1; i++) r[i].n_stops = 0;
+    for (int i = 0; i < LATER; i++) wz_engine_submit(e, &r[i]);
+    while (wz_engine_step(e)) {
+    }
+    assert_int_equal(r[ITSELF].finish_reason, WZ_CANCELLED);
+    assert_int_equal(r[ITSELF].n, 2);
+    assert_int_equal(r[OTHER].finish_reason, WZ_LENGTH);
+    assert_int_equal(r[CANCELLED].finish_reason, WZ_CANCELLED);
+    assert_int_equal(r[CANCELLED].n, 1); /* it comes after OTHER in the batch of the second step */
+    same(&all[LATER], &r[LATER]);
+    for (int i = 0; i < M; i++) assert_int_equal(heard[i].ends, 1);
+    finish(r, M);
+    finish(all, N);
+    wz_engine_destroy(e);
 }
 
 static int tear_down(void **state)
@@ -224,9 +414,18 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_order_and_pages_do_not_show), cmocka_unit_test(logps_are_those_of_scoring),
-        cmocka_unit_test(turns_end_where_they_should),      cmocka_unit_test(what_cannot_be_generated_says_why),
-        cmocka_unit_test(new_weights_forget_the_cache),     cmocka_unit_test(a_revision_reads_only_what_is_new),
+        cmocka_unit_test(size_order_and_pages_do_not_show),
+        cmocka_unit_test(logps_are_those_of_scoring),
+        cmocka_unit_test(turns_end_where_they_should),
+        cmocka_unit_test(what_cannot_be_generated_says_why),
+        cmocka_unit_test(new_weights_forget_the_cache),
+        cmocka_unit_test(submitting_while_others_run_changes_nothing),
+        cmocka_unit_test(cancelling_disturbs_nobody),
+        cmocka_unit_test(cancelling_gives_pages_back),
+        cmocka_unit_test(stop_ids_are_each_requests_own),
+        cmocka_unit_test(callbacks_see_every_token),
+        cmocka_unit_test(callbacks_may_cancel_and_submit),
+        cmocka_unit_test(a_revision_reads_only_what_is_new),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -76,14 +76,16 @@ static void two_rollouts(const struct way *way, bool graphs, struct wz_request *
         wz_model_commit(m, (uint64_t)(1 + half));
         if (!e) e = wz_engine_create(m, way->rows, 4, 0, 0);
         for (int i = 0; i < n; i++)
-            r[half * n + i] = (struct wz_request){ .context = contexts[i],
-                                                   .n_context = n_context + 3 * i,
+            r[half * n + i] = (struct wz_request){ .prompt_ids = contexts[i],
+                                                   .n_prompt = n_context + 3 * i,
+                                                   .stop_ids = stops,
+                                                   .n_stops = 1,
                                                    .max_tokens = most - 5 * i,
                                                    .temperature = i % 3 ? 1 : 0,
                                                    .top_p = i % 2 ? 0.9f : 1,
                                                    .top_k = i == 4 ? 5 : 0,
                                                    .key = { 3, WZ_RNG_TOKEN, (uint32_t)half, (uint32_t)i, 0, 0 } };
-        wz_engine_run(e, r + half * n, n, stops, 1);
+        wz_engine_run(e, r + half * n, n);
     }
     wz_engine_destroy(e);
     struct wz_backend *be = m->be;

@@ -46,15 +46,16 @@ void wz_ids_finish(struct wz_ids *list) { free(list->ids); }
 
 void wz_request_finish(struct wz_request *r) { free(r->ids), free(r->logp); }
 
-void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, const int *stops, int n_stops)
+void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
 {
     for (int i = 0; i < n; i++, calls++) {
         const char *answer = script[calls];
         struct wz_request *r = &requests[i];
-        for (int k = 0; k < r->n_context; k++) shown[calls][k] = (char)r->context[k];
-        shown[calls][r->n_context] = 0;
+        for (int k = 0; k < r->n_prompt; k++) shown[calls][k] = (char)r->prompt_ids[k];
+        shown[calls][r->n_prompt] = 0;
         keys[calls] = r->key;
         if (!answer) {
+            r->finish_reason = WZ_FAILED;
             r->problem = "no room";
             continue;
         }
@@ -62,7 +63,7 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n, cons
         r->ids = wz_alloc(sizeof *r->ids * (size_t)r->n);
         r->logp = wz_alloc(sizeof *r->logp * (size_t)r->n);
         for (int k = 0; k < r->n; k++) r->ids[k] = answer[k], r->logp[k] = -1;
-        r->stopped = answer[r->n - 1] == '.';
+        r->finish_reason = answer[r->n - 1] == r->stop_ids[0] ? WZ_STOP : WZ_LENGTH;
     }
 }
 

@@ -67,16 +67,17 @@ static void the_template_is_the_hubs(void **state)
 
 static void it_answers_as_transformers_does(void **state)
 {
-    struct wz_request r = { .context = bare, .n_context = WZ_COUNT(bare), .max_tokens = 32, .top_p = 1 };
+    struct wz_request r = { .prompt_ids = bare, .n_prompt = WZ_COUNT(bare), .max_tokens = 32, .top_p = 1 };
     int stops[8];
 
     need_model();
-    int n_stops = wz_template_stops(chat, tok, stops);
+    r.stop_ids = stops;
+    r.n_stops = wz_template_stops(chat, tok, stops);
     struct wz_engine *e = wz_engine_create(model, 1, 16, 0, 128);
-    wz_engine_run(e, &r, 1, stops, n_stops);
+    wz_engine_run(e, &r, 1);
     assert_int_equal(r.n, WZ_COUNT(answer));
     assert_memory_equal(r.ids, answer, sizeof answer);
-    assert_true(r.stopped);
+    assert_int_equal(r.finish_reason, WZ_STOP);
     wz_request_finish(&r);
     wz_engine_destroy(e);
 }

@@ -132,8 +132,10 @@ static void a_steady_engine_allocates_only_results(void **state)
         for (int i = 0; i < n; i++) {
             ids_of(contexts[i], 40, VOCAB, (uint64_t)(100 * round + i % 20));
             contexts[i][0] = 1;
-            requests[i] = (struct wz_request){ .context = contexts[i],
-                                               .n_context = 2 + (i + round) % 30,
+            requests[i] = (struct wz_request){ .prompt_ids = contexts[i],
+                                               .stop_ids = stops,
+                                               .n_stops = 1,
+                                               .n_prompt = 2 + (i + round) % 30,
                                                .max_tokens = 5 + i % 12,
                                                .temperature = 1,
                                                .top_p = i % 2 ? 1 : 0.9f,
@@ -141,7 +143,7 @@ static void a_steady_engine_allocates_only_results(void **state)
         }
         if (round == 4) wz_model_commit(m, 2); /* new weights: all that was cached is let go */
         int before = wz_heap_count();
-        wz_engine_run(e, requests, n, stops, 1);
+        wz_engine_run(e, requests, n);
         if (round) assert_int_equal(wz_heap_count() - before, 2 * n);
         for (int i = 0; i < n; i++) {
             assert_true(requests[i].n > 0);
