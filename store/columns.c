@@ -1,4 +1,4 @@
-/* The columns of a record: which there are, and how HDF5 reads and writes one. Its errors become our sentences. */
+/* The columns of a record, and how HDF5 reads and writes one. */
 #include "store/record.h"
 
 #include <string.h>
@@ -53,9 +53,9 @@ const struct wz_h5_table wz_tables[N_TABLES] = {
     [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 32768 },
     [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 16384 },
 };
-_Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more columns than room");
+_Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more than MAX_COLUMNS columns");
 
-/* ---- HDF5 with sentences ---------------------------------------------------------------------------------- */
+/* ---- HDF5 ---------------------------------------------------------------------------------- */
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
 {
@@ -68,7 +68,7 @@ int wz_record_fail(const struct wz_record *r, const char *what, struct wz_err *e
     char why[200] = "";
 
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, innermost, why);
-    return wz_fail(err, "%s: %s: HDF5 says: %s", r->path, what, *why ? why : "nothing");
+    return wz_fail(err, "%s: %s: HDF5: %s", r->path, what, *why ? why : "no reason given");
 }
 
 hid_t wz_column_type(enum wz_kind kind)
@@ -107,12 +107,12 @@ int wz_column_append(struct wz_record *r, int t, int c, hsize_t n, const void *v
 {
     hid_t set = r->set[t][c], type = wz_column_type(wz_tables[t].columns[c].kind), from, to;
     hsize_t len = r->len[t] + n;
-    int rc = H5Dset_extent(set, &len) < 0 ? wz_record_fail(r, "making room for rows", err) : 0;
+    int rc = H5Dset_extent(set, &len) < 0 ? wz_record_fail(r, "extending a table", err) : 0;
 
     if (n && !rc) {
         from = H5Screate_simple(1, &n, NULL);
         to = rows_of(set, r->len[t], n);
-        if (H5Dwrite(set, type, from, to, H5P_DEFAULT, values) < 0) rc = wz_record_fail(r, "appending rows", err);
+        if (H5Dwrite(set, type, from, to, H5P_DEFAULT, values) < 0) rc = wz_record_fail(r, "appending to a table", err);
         H5Sclose(from);
         H5Sclose(to);
     }

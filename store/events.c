@@ -1,12 +1,11 @@
-/* TensorBoard's event file: a row of records.
+/* TensorBoard's event file: a sequence of records (TFRecord).
  *
  *   u64 length │ u32 masked crc32c of the length │ the Event (event.proto) │ u32 masked crc32c of the Event
  *   (little endian)
  *
- * crc32c: polynomial 0x1edc6f41 reflected, all ones before and after. masked: rotated right by 15, plus 0xa282ead8
- * (so that the checksum of bytes that hold checksums stays useful). The first record says file_version
- * "brain.Event:2". */
-#include "store/diary.h"
+ * crc32c: polynomial 0x1edc6f41 reflected, initial value and final XOR all ones. masked: rotated right by 15, plus
+ * 0xa282ead8. The first record holds file_version "brain.Event:2". */
+#include "store/append.h"
 
 #include <stdlib.h>
 

@@ -1,17 +1,18 @@
 /* GGUF versions 2 and 3: llama.cpp's file of metadata and tensors, little endian.
  *
  *   "GGUF" │ u32 version │ u64 tensors │ u64 keys │ keys ... │ tensor infos ... │ zeros up to the alignment │ data
- *   string: u64 length, bytes           key: string name, u32 type, value         array value: u32 type, u64 count,
- *   values tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of
- *   the data
+ *   string:      u64 length, bytes
+ *   key:         string name, u32 type, value
+ *   array value: u32 type, u64 count, values
+ *   tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of the data
  *
  * Metadata becomes one JSON object: numbers, booleans, strings, arrays of those. A u64 past 2^63 - 1 and floats become
  * reals, infinities and NaN become null.
  *
- * Strings in it may hold bytes that are not UTF-8 (pieces of byte-level vocabularies), JSON strings may not. Such a
- * byte b (always 0x80..0xff) becomes the private character U+10FD00 + b; a real character U+10FD80..U+10FDFF is
- * taken apart into its four bytes the same way. So the bytes come back exactly: replace each U+10FD80..U+10FDFF by
- * the byte code & 0xff. */
+ * Strings in GGUF may hold bytes that are not UTF-8 (pieces of byte-level vocabularies); JSON strings may not. Such a
+ * byte b (always 0x80..0xff) is escaped as the private-use character U+10FD00 + b; the four bytes of a real character
+ * U+10FD80..U+10FDFF are escaped the same way. To get the bytes back, replace each U+10FD80..U+10FDFF by the byte
+ * code & 0xff. */
 #include "store/tensors.h"
 
 #include <math.h>
@@ -23,8 +24,7 @@ static const uint8_t type_size[N_TYPES] = {
     1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8
 }; /* of strings and arrays: at least */
 
-/* By ggml's number: ours, and the block (elements, bytes) that the size is checked with. Zero: no such type (any
- * more). */
+/* By ggml's type number: our type, and the block (elements, bytes) for the size check. Zero: unknown or removed. */
 static const struct {
     enum wz_dtype dtype;
     uint16_t elements, bytes;
@@ -38,7 +38,7 @@ static const struct {
     [28] = { WZ_DT_OTHER, 1, 8 },     [30] = { WZ_DT_BF16, 1, 2 },
 };
 
-/* What is still unread. Every take checks; `path` is for sentences. */
+/* The unread part of the file. Every take checks what is left; `path` is for messages. */
 struct cursor {
     const char *path;
     const uint8_t *at;
@@ -49,7 +49,7 @@ struct cursor {
 static int take(struct cursor *c, void *out, size_t n, const char *what)
 {
     if (c->left < n) {
-        wz_fail(c->err, "%s: cut off at byte %zu, %s was expected", c->path, c->len, what);
+        wz_fail(c->err, "%s: truncated at byte %zu: expected %s", c->path, c->len, what);
         return -1;
     }
     memcpy(out, c->at, n);
@@ -81,7 +81,7 @@ static int take_name(struct cursor *c, const char **s, size_t *n, const char *wh
 {
     if (take_string(c, s, n, what) < 0) return -1;
     if (*n > 0 && *n <= WZ_MAX_NAME && !memchr(*s, 0, *n) && wz_utf8_valid(*s, *n) == *n) return 0;
-    wz_fail(c->err, "%s: byte %zu: %s must be UTF-8 of 1 to %d bytes", c->path, c->len - c->left - *n, what,
+    wz_fail(c->err, "%s: byte %zu: %s: expected UTF-8 of 1 to %d bytes", c->path, c->len - c->left - *n, what,
             WZ_MAX_NAME);
     return -1;
 }
@@ -121,7 +121,7 @@ static json_t *take_array(struct cursor *c, const char *key, size_t n_key)
 
     if (take(c, &type, 4, "the type of an array") < 0 || take(c, &count, 8, "the count of an array") < 0) return NULL;
     if (type >= N_TYPES || type == ARRAY || count > c->left / type_size[type]) {
-        wz_fail(c->err, "%s: key %.*s: an array of %llu values of type %u can't be", c->path,
+        wz_fail(c->err, "%s: key %.*s: invalid array of %llu values of type %u", c->path,
                 (int)(n_key > 200 ? 200 : n_key), key, (unsigned long long)count, type);
         return NULL;
     }
@@ -155,8 +155,7 @@ static json_t *take_value(struct cursor *c, uint32_t type, const char *key, size
     size_t n;
 
     if (type >= N_TYPES) {
-        wz_fail(c->err, "%s: key %.*s: no value type %u is known", c->path, (int)(n_key > 200 ? 200 : n_key), key,
-                type);
+        wz_fail(c->err, "%s: key %.*s: unknown value type %u", c->path, (int)(n_key > 200 ? 200 : n_key), key, type);
         return NULL;
     }
     if (type == ARRAY) return take_array(c, key, n_key);
@@ -187,7 +186,7 @@ static int take_keys(struct cursor *c, json_t *meta, uint64_t n)
         if (take_name(c, &key, &len, "the name of a key") < 0 || take(c, &type, 4, "the type of a value") < 0)
             return -1;
         if (json_object_getn(meta, key, len))
-            return wz_fail(c->err, "%s: key %.*s is there twice", c->path, (int)(len > 200 ? 200 : len), key);
+            return wz_fail(c->err, "%s: key %.*s appears twice", c->path, (int)(len > 200 ? 200 : len), key);
         v = take_value(c, type, key, len);
         if (!v) return -1;
         json_object_setn_new(meta, key, len, v);
@@ -208,22 +207,21 @@ static int take_info(struct cursor *c, struct wz_tensor *t, struct wz_arena *are
     t->name = name = wz_arena_alloc(arena, n + 1);
     memcpy(name, s, n);
     if (dims > WZ_MAX_DIMS)
-        return wz_fail(c->err, "%s: tensor %.200s has %u dimensions, at most %d are known", c->path, name, dims,
-                       WZ_MAX_DIMS);
+        return wz_fail(c->err, "%s: tensor %.200s: expected at most %d dimensions, got %u", c->path, name, WZ_MAX_DIMS,
+                       dims);
     if (take(c, size, 8 * dims, "a tensor's shape") < 0 || take(c, &type, 4, "a tensor's type") < 0 ||
         take(c, offset, 8, "a tensor's offset") < 0)
         return -1;
     t->n_dims = (int)dims;
     for (uint32_t i = 0; i < dims; i++) t->shape[dims - 1 - i] = (size_t)size[i];
     if (type >= WZ_COUNT(ggml) || !ggml[type].elements)
-        return wz_fail(c->err, "%s: tensor %.200s has type %u, which is not known", c->path, name, type);
+        return wz_fail(c->err, "%s: tensor %.200s: unknown type %u", c->path, name, type);
     t->dtype = ggml[type].dtype;
     if (!wz_tensor_count(t) ||
         __builtin_mul_overflow(t->count / ggml[type].elements, (size_t)ggml[type].bytes, &t->bytes))
-        return wz_fail(c->err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", c->path,
-                       name);
+        return wz_fail(c->err, "%s: tensor %.200s: its shape overflows the address space", c->path, name);
     if (ggml[type].elements > 1 && (!dims || size[0] % ggml[type].elements))
-        return wz_fail(c->err, "%s: tensor %.200s: rows of a type with blocks of %u must be a multiple of that",
+        return wz_fail(c->err, "%s: tensor %.200s: expected an innermost size that is a multiple of the block of %u",
                        c->path, name, ggml[type].elements);
     return 0;
 }
@@ -239,13 +237,13 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     if (!map) return -1;
     struct cursor c = { path, map->bytes, map->len, map->len, err };
     if (take(&c, magic, 4, "\"GGUF\"") < 0) return -1;
-    if (memcmp(magic, "GGUF", 4)) return wz_fail(err, "%s: not a GGUF file: it does not begin with \"GGUF\"", path);
+    if (memcmp(magic, "GGUF", 4)) return wz_fail(err, "%s: not a GGUF file: expected \"GGUF\" at the beginning", path);
     if (take(&c, &version, 4, "the version") < 0) return -1;
     if (version != 2 && version != 3)
-        return wz_fail(err, "%s: GGUF version %u, versions 2 and 3 (little endian) are known", path, version);
+        return wz_fail(err, "%s: expected GGUF version 2 or 3, little endian, got %u", path, version);
     if (take(&c, &n_tensors, 8, "the count of tensors") < 0 || take(&c, &n_keys, 8, "the count of keys") < 0) return -1;
-    if (n_tensors > c.left / 24 || n_keys > c.left / 13 ||
-        n_tensors > 1 << 24) /* the least that a tensor info, a key takes */
+    /* a tensor info takes at least 24 bytes, a key 13 */
+    if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24)
         return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path,
                        (unsigned long long)n_tensors, (unsigned long long)n_keys, map->len);
     set->meta = json_object();
@@ -253,7 +251,7 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     const json_t *a = json_object_get(set->meta, "general.alignment");
     if (a) align = (uint64_t)json_integer_value(a);
     if (align == 0 || align > 1 << 20 || (align & (align - 1)))
-        return wz_fail(err, "%s: general.alignment must be a power of two up to 1048576", path);
+        return wz_fail(err, "%s: general.alignment: expected a power of two up to 1048576", path);
 
     const char *file = wz_arena_strdup(&set->arena, path);
     offsets = wz_realloc(NULL, wz_mul(8, (size_t)n_tensors));
@@ -267,10 +265,8 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     for (int i = 0; i < set->n; i++) {
         struct wz_tensor *t = &set->list[i];
         if (offsets[i] % align || offsets[i] > data_len || t->bytes > data_len - offsets[i]) {
-            wz_fail(
-                err,
-                "%s: tensor %.200s: %zu bytes at offset %llu do not fit in the %zu bytes of data, or it is not aligned",
-                path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
+            wz_fail(err, "%s: tensor %.200s: %zu bytes at offset %llu are not aligned or exceed the %zu bytes of data",
+                    path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
             goto out;
         }
         t->data = c.at + (c.left < pad ? c.left : pad) + offsets[i];

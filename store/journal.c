@@ -1,7 +1,7 @@
-/* An HDF5 file driver with a journal, because HDF5 alone writes its metadata in place and in no promised order: a
- * process killed in a flush leaves a file that no one can open.
+/* An HDF5 file driver with a write-ahead journal, because HDF5 writes its metadata in place in no defined order: a
+ * process killed during a flush leaves a file that can't be opened.
  *
- *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync   ◀─ from here on the step counts
+ *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync   ◀─ the commit point
  *                                                     pages written to FILE, fsync
  *                                                     FILE.journal removed
  *
@@ -9,13 +9,13 @@
  *
  * The XXH3 is of all bytes before it.
  *
- * Killed before the journal is whole, its hash is wrong and FILE is untouched; killed after, whoever opens FILE next
- * through us writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where FILE.journal
- * lies beside it does it need to be opened by us once (`waltz inspect FILE` does).
+ * Killed before the journal is complete, its hash is wrong and FILE is untouched; killed after, the next opening of
+ * FILE through this driver writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where a
+ * FILE.journal exists must it be opened by Waltz first (`waltz inspect FILE` does).
  *
- * A commit holds an exclusive flock, a reader a shared one, so that a report on a living run never sees half a
- * commit. The writer waits a little for readers, then goes on (law 10: a viewer can't stop a run); readers give up
- * with a sentence. */
+ * A commit holds an exclusive flock, a reader a shared one, so that a report on a running run never sees a partial
+ * commit. The writer waits up to 2 s for readers, then writes anyway (guarantee 10: a viewer can't stop a run); readers
+ * fail with a message. */
 #include "store/journal.h"
 
 #include <errno.h>
@@ -31,7 +31,7 @@
 #endif
 
 enum { PAGE = 4096, HEAD = 24, ENTRY = 8 + PAGE };
-static const double patience = 2; /* seconds that a lock is waited for */
+static const double lock_timeout = 2; /* seconds */
 
 struct page {
     uint64_t key;
@@ -39,18 +39,18 @@ struct page {
 }; /* key: page number + 1; 0: free */
 
 struct journal {
-    H5FD_t base; /* first: HDF5 knows us by it */
+    H5FD_t base; /* first: HDF5 passes a pointer to it */
     char *path;
     int fd;
-    haddr_t eoa, end;   /* what HDF5 has given out; how long the file will be */
-    struct page *pages; /* hash table of pages not committed yet, cap a power of two, at most half full */
+    haddr_t eoa, end;   /* end of the address space allocated by HDF5; length of the file after the commit */
+    struct page *pages; /* hash table of uncommitted pages, cap a power of two, at most half full */
     size_t n, cap;
     struct wz_arena arena; /* their bytes */
 };
 
 static bool lock(int fd, int how)
 {
-    double until = wz_now() + patience;
+    double until = wz_now() + lock_timeout;
     int spins = 0;
 
     while (flock(fd, how | LOCK_NB) < 0) {
@@ -74,7 +74,7 @@ static int pwrite_all(int fd, const uint8_t *bytes, size_t n, uint64_t at)
     return 0;
 }
 
-/* What is not in the file reads as zeros. */
+/* Bytes past the end of the file read as zeros. */
 static int pread_all(int fd, uint8_t *bytes, size_t n, uint64_t at)
 {
     while (n) {
@@ -106,7 +106,7 @@ static bool is_whole(const uint8_t *b, size_t len)
            get_u64(b + len - 8) == wz_hash(b, len - 8, 0);
 }
 
-/* Writes a whole journal's pages to the file. Doing it twice does no harm. */
+/* Writes the pages of a complete journal to the file. Idempotent. */
 static int apply(int fd, const uint8_t *b, size_t len)
 {
     for (const uint8_t *p = b + HEAD; p < b + len - 8; p += ENTRY)
@@ -123,17 +123,17 @@ int wz_journal_recover(const char *path, struct wz_err *err)
     if (!wz_file_exists(name)) goto out;
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) {
-        rc = wz_fail(err, "%s: %s, to finish what %s holds", path, strerror(errno), name);
+        rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
         goto out;
     }
     if (!lock(fd, LOCK_EX)) {
         rc = wz_fail(err, "%s: another program is writing to it", path);
         goto out;
     }
-    if (!wz_file_exists(name)) goto out; /* its writer was alive, and done meanwhile */
+    if (!wz_file_exists(name)) goto out; /* its writer has finished meanwhile */
     if ((rc = wz_map_open(&map, name, err)) < 0) goto out;
     if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
-        rc = wz_fail(err, "%s: %s, finishing what %s holds", path, strerror(errno), name);
+        rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
 out:
     wz_map_close(&map);
     if (fd >= 0) close(fd);
@@ -182,8 +182,8 @@ int wz_journal_commit(hid_t file, struct wz_err *err)
     char *name = wz_path("%s.journal", j->path);
     put_journal(j, &out);
     lock(j->fd, LOCK_EX);
-    /* Room is taken first: after the journal counts, a full disk must not stop the pages from being written. Not in
-     * a new file, which is empty until its first commit. */
+    /* Space is allocated first: after the commit point a full disk must not stop the pages from being written. Not in a
+     * new file, which is empty until its first commit. */
     if (fstat(j->fd, &st) < 0) goto fail;
     off_t more = (off_t)((j->end + PAGE - 1) / PAGE * PAGE) - st.st_size;
     if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
@@ -233,7 +233,7 @@ static void pages_grow(struct journal *j)
     free(old);
 }
 
-/* The page to write into, filled with what the file has; NULL: it can't be read. */
+/* The page to write into, read from the file at first; NULL: the file can't be read. */
 static uint8_t *page_take(struct journal *j, uint64_t number)
 {
     if (2 * (j->n + 1) > j->cap) pages_grow(j);
@@ -246,7 +246,7 @@ static uint8_t *page_take(struct journal *j, uint64_t number)
     return bytes;
 }
 
-/* ---- what HDF5 calls -------------------------------------------------------------------------------------- */
+/* ---- the driver's callbacks -------------------------------------------------------------------------------------- */
 
 static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
 {
@@ -378,6 +378,6 @@ hid_t wz_journal_access(void)
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
 
     if (!id) id = H5FDregister(&driver);
-    if (id < 0 || H5Pset_driver(access, id, NULL) < 0) wz_die("HDF5 does not take a file driver");
+    if (id < 0 || H5Pset_driver(access, id, NULL) < 0) wz_die("HDF5 refuses the journal file driver");
     return access;
 }

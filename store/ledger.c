@@ -1,10 +1,10 @@
-/* ledger.jsonl (law 4): what became of every sample, one line a step and agent.
+/* ledger.jsonl (guarantee 4): what became of every sample, one line per step and agent.
  *
  *   {"step":3,"agent":"feedback","generated":64,"trained":60,"discarded":4,"in_flight":0,"reasons":"judge failed 4"}
  *
- * Lines of steps after the first one given, and of this step and agent, were written by a run that was killed and
- * goes on from its checkpoint: they are cut off the end first. */
-#include "store/diary.h"
+ * Existing lines of later steps, and of the same step and agent, were written by a run that was killed and is resumed
+ * from an earlier checkpoint: they are removed from the end first. */
+#include "store/append.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ struct given {
     int n;
 };
 
-static bool played_again(const json_t *line, const void *arg)
+static bool is_replaced(const json_t *line, const void *arg)
 {
     const struct given *g = arg;
     const json_t *at = json_object_get(line, "step");
@@ -34,7 +34,7 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
     const struct given g = { lines, n };
     struct wz_buf out = { 0 };
     char *path = wz_path("%s/ledger.jsonl", dir);
-    int fd = n ? wz_diary_open(path, false, err) : -1, rc = n ? -1 : 0;
+    int fd = n ? wz_append_open(path, false, err) : -1, rc = n ? -1 : 0;
 
     for (int i = 0; i < n; i++) {
         const struct wz_ledger_line *l = &lines[i];
@@ -45,8 +45,8 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
         wz_json_string(&out, l->reasons ? l->reasons : "", l->reasons ? strlen(l->reasons) : 0);
         wz_buf_str(&out, "}\n");
     }
-    if (fd < 0 || wz_diary_cut(fd, path, played_again, &g, err) < 0) goto out;
-    if (wz_diary_append(fd, out.data, out.len) < 0) {
+    if (fd < 0 || wz_append_cut(fd, path, is_replaced, &g, err) < 0) goto out;
+    if (wz_append(fd, out.data, out.len) < 0) {
         wz_fail(err, "%s: %s", path, strerror(errno));
         goto out;
     }
@@ -55,8 +55,8 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
         const struct wz_ledger_line *l = &lines[i];
         if (l->generated != l->trained + l->discarded + l->in_flight)
             rc = wz_fail(err,
-                         "%s: step %lld, agent %s: %lld samples generated are not %lld trained + %lld discarded + %lld "
-                         "in flight",
+                         "%s: step %lld, agent %s: generated %lld samples, but trained %lld + discarded %lld + in "
+                         "flight %lld",
                          path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained,
                          (long long)l->discarded, (long long)l->in_flight);
     }

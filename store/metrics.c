@@ -1,11 +1,11 @@
-/* The numbers of a run, twice: metrics.jsonl for programs, events.out.tfevents.* for TensorBoard.
+/* The metrics of a run, in two formats: metrics.jsonl and events.out.tfevents.* for TensorBoard.
  *
  *   {"step":3,"time":1790000000.25,"loss":0.5,"reward":null}        NaN and infinities are null
  *
- * Law 10: nothing here can fail a run. A file that can't be opened is tried again at each step; an entry that can't be
- * written whole is left out, counted, and said at close. When a resumed run goes back, lines of the steps it plays
- * again are cut off, and TensorBoard is told to forget them. */
-#include "store/diary.h"
+ * Nothing here can fail a run (guarantee 10). A file that can't be opened is tried again at each step; an entry that
+ * can't be written whole is dropped, counted, and reported at close. When a run resumes from an earlier checkpoint,
+ * lines of the steps that it repeats are removed, and TensorBoard is told to discard them. */
+#include "store/append.h"
 
 #include <errno.h>
 #include <math.h>
@@ -17,9 +17,9 @@
 struct wz_metrics {
     char *lines_path, *events_path;
     int lines, events;  /* descriptors, -1: not open */
-    bool append, begun; /* begun: metrics.jsonl was opened once, and is never emptied again */
+    bool append, begun; /* begun: metrics.jsonl was opened once, so it is not truncated again */
     int lost;
-    struct wz_err why; /* of the last loss */
+    struct wz_err why; /* reason of the last loss */
 };
 
 struct wz_metrics *wz_metrics_open(const char *dir, bool append)
@@ -28,7 +28,7 @@ struct wz_metrics *wz_metrics_open(const char *dir, bool append)
     struct sigaction old;
     char host[65] = "";
 
-    /* A limit on file sizes shall be a failed write, not a signal that ends the run. */
+    /* Exceeding a file size limit shall fail a write, not kill the run by SIGXFSZ. */
     if (sigaction(SIGXFSZ, NULL, &old) == 0 && old.sa_handler == SIG_DFL) signal(SIGXFSZ, SIG_IGN);
     gethostname(host, sizeof host - 1);
     m->lines_path = wz_path("%s/metrics.jsonl", dir);
@@ -43,7 +43,7 @@ struct wz_metrics *wz_metrics_open(const char *dir, bool append)
     return m;
 }
 
-static bool not_before(const json_t *line, const void *step)
+static bool is_repeated(const json_t *line, const void *step)
 {
     const json_t *at = json_object_get(line, "step");
 
@@ -52,9 +52,9 @@ static bool not_before(const json_t *line, const void *step)
 
 static void open_lines(struct wz_metrics *m, int64_t step)
 {
-    m->lines = wz_diary_open(m->lines_path, !m->append && !m->begun, &m->why);
+    m->lines = wz_append_open(m->lines_path, !m->append && !m->begun, &m->why);
     if (m->lines < 0) return;
-    if (wz_diary_cut(m->lines, m->lines_path, not_before, &step, &m->why) < 0) {
+    if (wz_append_cut(m->lines, m->lines_path, is_repeated, &step, &m->why) < 0) {
         close(m->lines);
         m->lines = -1;
         return;
@@ -66,11 +66,11 @@ static void open_events(struct wz_metrics *m, int64_t step)
 {
     struct wz_buf head = { 0 };
 
-    m->events = wz_diary_open(m->events_path, true, &m->why);
+    m->events = wz_append_open(m->events_path, true, &m->why);
     if (m->events < 0) return;
     wz_events_version(&head, wz_wall());
     if (m->append) wz_events_restart(&head, wz_wall(), step);
-    if (wz_diary_append(m->events, head.data, head.len) < 0) {
+    if (wz_append(m->events, head.data, head.len) < 0) {
         wz_fail(&m->why, "%s: %s", m->events_path, strerror(errno));
         close(m->events);
         m->events = -1;
@@ -80,7 +80,7 @@ static void open_events(struct wz_metrics *m, int64_t step)
 
 static void write_or_count(struct wz_metrics *m, int fd, const char *path, const struct wz_buf *entry)
 {
-    if (fd >= 0 && wz_diary_append(fd, entry->data, entry->len) == 0) return;
+    if (fd >= 0 && wz_append(fd, entry->data, entry->len) == 0) return;
     if (fd >= 0) wz_fail(&m->why, "%s: %s", path, strerror(errno));
     m->lost++;
 }

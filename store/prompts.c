@@ -1,16 +1,15 @@
 /* Data sets of prompts: JSONL, JSON and CSV files become one list.
  *
- *   .jsonl .ndjson   one object a line; blank lines are passed over
- *   .json            one array of objects, or of strings (then the columns are not asked for)
- *   .csv             RFC 4180: the first row names the columns; cells may be quoted, "" is a quote in a quoted cell,
- *   which may
- *                    hold commas and line ends; rows end in LF or CRLF
+ *   .jsonl .ndjson   one object per line; blank lines are skipped
+ *   .json            one array of objects, or of strings (then columns are not looked up)
+ *   .csv             RFC 4180: the first row names the columns; "" is a quote in a quoted cell, which may hold commas
+ *                    and line ends; rows end in LF or CRLF
  *
- * All are UTF-8, a byte order mark is passed over. Rows are counted from 1: lines of JSONL, elements of JSON,
- * records of CSV with the row of names as row 1. Every row becomes a JSON object, so that columns mean the same
- * everywhere. A prompt's id is its column "id" where there is one, else the row's number. Without a kind, it is the
- * file's name less folder and ending. */
-#include "store/store.h"
+ * All are UTF-8; a byte order mark is skipped. Rows are counted from 1: lines of JSONL, elements of JSON, records of
+ * CSV with the row of names as row 1. Every row becomes a JSON object, so that columns mean the same in every format. A
+ * prompt's id is its column "id" where there is one, else the row's number. Without `kind` it is the file's name less
+ * folder and ending. */
+#include "store/append.h"
 
 #include <assert.h>
 #include <limits.h>
@@ -18,7 +17,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* What is being read, and where its rows go. */
+/* The file being read, its options, and the set that is filled. */
 struct reader {
     struct wz_prompts *set;
     const char *path, *column, *harm, *kind;
@@ -45,13 +44,13 @@ static bool harm_of(const char *word, enum wz_harm *harm)
     return false;
 }
 
-/* A cell as text: strings as they are, whole numbers and booleans written out in `room`; NULL: none of these. */
-static const char *cell_text(const json_t *cell, char room[32])
+/* A cell as text: strings as they are, whole numbers and booleans formatted into `buf`; NULL: none of these. */
+static const char *cell_text(const json_t *cell, char buf[32])
 {
-    if (json_is_integer(cell)) snprintf(room, 32, "%lld", (long long)json_integer_value(cell));
-    else if (json_is_boolean(cell)) snprintf(room, 32, "%s", json_is_true(cell) ? "true" : "false");
+    if (json_is_integer(cell)) snprintf(buf, 32, "%lld", (long long)json_integer_value(cell));
+    else if (json_is_boolean(cell)) snprintf(buf, 32, "%s", json_is_true(cell) ? "true" : "false");
     else return json_string_value(cell);
-    return room;
+    return buf;
 }
 
 static int no_column(const struct reader *r, json_t *row, int at, const char *column)
@@ -65,7 +64,7 @@ static int no_column(const struct reader *r, json_t *row, int at, const char *co
         wz_buf_printf(&names, "%s%s", names.len ? ", " : "", name);
         if (names.len > 400) break;
     }
-    wz_fail(r->err, "%s: row %d: there is no column \"%.100s\"; there are: %.400s", r->path, at, column,
+    wz_fail(r->err, "%s: row %d: no column \"%.100s\"; the columns are: %.400s", r->path, at, column,
             names.len ? names.data : "none");
     wz_buf_finish(&names);
     return -1;
@@ -92,26 +91,25 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
-    char id_room[32], kind_room[32], harm_room[32];
+    char id_text[32], kind_text[32], harm_text[32];
     const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind,
                *word = *r->harm == '=' ? r->harm + 1 : NULL;
     enum wz_harm harm;
 
-    if (!text && !json_is_object(row))
-        return wz_fail(r->err, "%s: row %d: an object of columns was expected", r->path, at);
+    if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
     if (!text) {
         json_t *cell = json_object_get(row, r->column);
         if (!cell) return no_column(r, row, at, r->column);
         text = json_string_value(cell);
         if (!text) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string", r->path, at, r->column);
-        id = cell_text(json_object_get(row, "id"), id_room);
+        id = cell_text(json_object_get(row, "id"), id_text);
     }
     if (r->kind && *r->kind == '=') {
         kind = r->kind + 1;
     } else if (r->kind && *r->kind) {
         json_t *cell = json_object_get(row, r->kind);
         if (!cell) return no_column(r, row, at, r->kind);
-        kind = cell_text(cell, kind_room);
+        kind = cell_text(cell, kind_text);
         if (!kind)
             return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at,
                            r->kind);
@@ -119,12 +117,12 @@ static int add_row(struct reader *r, json_t *row, int at)
     if (!word) {
         json_t *cell = json_object_get(row, r->harm);
         if (!cell) return no_column(r, row, at, r->harm);
-        word = cell_text(cell, harm_room);
+        word = cell_text(cell, harm_text);
     }
     if (!word || !harm_of(word, &harm))
         return wz_fail(r->err,
-                       "%s: row %d: \"%.100s\" says '%.100s', not harmful/benign, unsafe/safe, true/false or 1/0",
-                       r->path, at, r->harm, word ? word : "something else");
+                       "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false or 1/0, got '%.100s'",
+                       r->path, at, r->harm, word ? word : "another type");
     return add(r, text, id, kind, harm, at);
 }
 
@@ -141,7 +139,7 @@ static int read_jsonl(struct reader *r, const char *s, size_t n)
         const char *nl = memchr(s, '\n', (size_t)(end - s));
         size_t len = (size_t)((nl ? nl : end) - s), ok = wz_utf8_valid(s, len);
         next = nl ? nl + 1 : end;
-        if (++at == INT_MAX) return wz_fail(r->err, "%s: more rows than can be counted", r->path);
+        if (++at == INT_MAX) return wz_fail(r->err, "%s: too many rows", r->path);
         if (ok < len) return not_utf8(r, at, ok);
         size_t blank = 0;
         while (blank < len && strchr(" \t\r", s[blank])) blank++;
@@ -164,7 +162,7 @@ static int read_json(struct reader *r, const char *s, size_t n)
     int rc = 0;
 
     if (!rows) return -1;
-    if (!json_is_array(rows)) rc = wz_fail(r->err, "%s: an array of objects or of strings was expected", r->path);
+    if (!json_is_array(rows)) rc = wz_fail(r->err, "%s: expected an array of objects or of strings", r->path);
     else json_array_foreach(rows, i, row) if ((rc = add_row(r, row, (int)i + 1)) < 0) break;
     json_decref(rows);
     return rc;
@@ -172,41 +170,22 @@ static int read_json(struct reader *r, const char *s, size_t n)
 
 /* ---- CSV -------------------------------------------------------------------------------------------------- */
 
-/* Takes one cell at *s into `cell`. Returns what ended it: ',' '\n' or 0 (the end of the file); -1 and a sentence. */
+/* wz_csv_cell with errors: returns the delimiter, or -1 and a message. */
 static int take_cell(const struct reader *r, const char **s, const char *end, struct wz_buf *cell, int at)
 {
-    const char *p = *s;
+    int delimiter = wz_csv_cell(s, end, cell);
 
-    wz_buf_clear(cell);
-    if (p < end && *p == '"') {
-        for (p++;; p++) {
-            const char *quote = memchr(p, '"', (size_t)(end - p));
-            if (!quote)
-                return wz_fail(r->err, "%s: row %d: a quoted cell does not end before the file does", r->path, at);
-            wz_buf_add(cell, p, (size_t)(quote - p));
-            p = quote + 1;
-            if (p == end || *p != '"') break;
-            wz_buf_str(cell, "\"");
-        }
-        if (end - p >= 2 && p[0] == '\r' && p[1] == '\n') p++;
-        if (p < end && *p != ',' && *p != '\n')
-            return wz_fail(r->err,
-                           "%s: row %d: after the closing quote of a cell a comma or the line's end was expected",
-                           r->path, at);
-    } else {
-        const char *from = p;
-        while (p < end && *p != ',' && *p != '\n') p++;
-        wz_buf_add(cell, from, (size_t)(p - from) - (p < end && *p == '\n' && p > from && p[-1] == '\r'));
-    }
-    *s = p < end ? p + 1 : p;
+    if (delimiter < 0)
+        return wz_fail(r->err, "%s: row %d: a quote is not closed, or not followed by a comma or the line's end",
+                       r->path, at);
     if (memchr(cell->data, 0, cell->len)) return wz_fail(r->err, "%s: row %d: a cell holds a NUL byte", r->path, at);
     size_t ok = wz_utf8_valid(cell->data, cell->len);
     if (ok < cell->len)
         return wz_fail(r->err, "%s: row %d: byte %zu of a cell is not valid UTF-8", r->path, at, ok + 1);
-    return p < end ? *p : 0;
+    return delimiter;
 }
 
-/* Takes a row as a JSON array of strings, NULL and a sentence on error. */
+/* One CSV record as a JSON array of strings, NULL and a message on error. */
 static json_t *take_row(const struct reader *r, const char **s, const char *end, struct wz_buf *cell, int at)
 {
     json_t *row = json_array();
@@ -245,13 +224,12 @@ static int read_csv(struct reader *r, const char *s, size_t n)
     json_t *names = NULL, *cells = NULL;
     int at = 0, rc = -1;
 
-    wz_buf_str(&cell, "");
     if (!(names = take_row(r, &s, end, &cell, ++at))) goto out;
     for (size_t i = 0; i < json_array_size(names); i++) {
         const char *a = json_string_value(json_array_get(names, i));
         for (size_t k = 0; *a && k < i; k++) {
             if (strcmp(a, json_string_value(json_array_get(names, k)))) continue;
-            wz_fail(r->err, "%s: row 1: column \"%.100s\" is there twice", r->path, a);
+            wz_fail(r->err, "%s: row 1: column \"%.100s\" appears twice", r->path, a);
             goto out;
         }
     }
@@ -261,7 +239,8 @@ static int read_csv(struct reader *r, const char *s, size_t n)
         size_t have = json_array_size(cells), want = json_array_size(names);
         if (have == 1 && want > 1 && !*json_string_value(json_array_get(cells, 0))) continue; /* a blank line */
         if (have != want) {
-            wz_fail(r->err, "%s: row %d has %zu cells, the first row names %zu columns", r->path, at, have, want);
+            wz_fail(r->err, "%s: row %d: expected %zu cells, as many as the first row names columns, got %zu", r->path,
+                    at, want, have);
             goto out;
         }
         if (add_cells(r, names, cells, at) < 0) goto out;
@@ -274,7 +253,7 @@ out:
     return rc;
 }
 
-/* ---- the door --------------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *ending;
@@ -300,7 +279,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
     size_t f = 0;
     while (f < WZ_COUNT(formats) && (!dot || strcasecmp(dot, formats[f].ending))) f++;
     if (f == WZ_COUNT(formats)) {
-        wz_fail(err, "%s: prompts are read from files ending in .jsonl, .json or .csv", path);
+        wz_fail(err, "%s: expected a file ending in .jsonl, .ndjson, .json or .csv", path);
         goto out;
     }
     char *stem = wz_arena_strdup(&set->arena, base);
@@ -308,7 +287,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
     r.file_kind = stem;
     size_t mark = map.len >= 3 && !memcmp(map.bytes, "\xef\xbb\xbf", 3) ? 3 : 0;
     rc = formats[f].read(&r, (const char *)map.bytes + mark, map.len - mark);
-    if (!rc && !set->n) rc = wz_fail(err, "%s: there are no rows in it", path);
+    if (!rc && !set->n) rc = wz_fail(err, "%s: no rows in the file", path);
 out:
     wz_map_close(&map);
     if (rc < 0) wz_prompts_finish(set);

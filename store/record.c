@@ -1,23 +1,23 @@
 /* episodes-<rank>.h5: every episode of a run, in columns. Schema 1:
  *
  *   /                attributes: schema = 1, writer = "waltz"
- *   /episodes/       one row an episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
- *                    first_turn i64 (row in /turns), n_turns i64
- *   /turns/          one row a turn:      agent, round u32, version, weights u64, truncated bool, text str,
+ *   /episodes/       per episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
+ *                    first_turn i64 (index into /turns), n_turns i64
+ *   /turns/          per turn:     agent, round u32, version, weights u64, truncated bool, text str,
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
- *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str, context_at,
- *                    n_context i64 (rows in
- * /tokens/context), ids_at, n_ids i64 (rows in /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64
- * /tokens/ context i32;  ids i32, logp f32, ref_logp f32, advantage f32, all four of one length. Where a turn's
- * n_ref_logp or n_advantage is 0 there are none, and NaN stands in the column.
+ *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,
+ *                    context_at, n_context i64 (range of /tokens/context),
+ *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64
+ *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a
+ *                    turn's n_ref_logp or n_advantage is 0, the column holds NaN for its tokens.
  *
  * Every column is a one-dimensional chunked dataset; str is variable-length UTF-8; bool is the enum that h5py reads as
- * bool. `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Rows are appended and steps
- * never go back, so the rows of one step, of its turns and of their tokens each lie together.
+ * bool. `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Episodes are appended in
+ * order of steps, so the episodes of one step, their turns and their tokens are contiguous in each table.
  *
- * A step is all or nothing: journal.c. A file that is broken all the same (someone wrote into it, a disk failed) is
- * renamed to FILE.broken and a new one is begun, which is said; a file that is not a record is refused and left
- * alone. */
+ * A step is written atomically (journal.c). A file that is corrupt all the same (another program wrote to it, a disk
+ * failed) is renamed to FILE.broken and a new one is created, which is logged; an HDF5 file that is not a record is
+ * refused and left unchanged. */
 #include "store/record.h"
 
 #include <errno.h>
@@ -31,7 +31,7 @@
 
 void wz_record_detach(struct wz_record *r)
 {
-    if (r->file >= 0) H5Fclose(r->file); /* with every dataset; what was not committed is gone */
+    if (r->file >= 0) H5Fclose(r->file); /* with every dataset: H5F_CLOSE_STRONG */
     r->file = -1;
 }
 
@@ -45,11 +45,11 @@ static int create(struct wz_record *r, struct wz_err *err)
 
     H5Pset_create_intermediate_group(links, 1);
     r->file = H5Fcreate(r->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
-    if (r->file < 0) rc = wz_fail(err, "%s: can't be created: %s", r->path, strerror(errno));
+    if (r->file < 0) rc = wz_fail(err, "%s: creating: %s", r->path, strerror(errno));
     a = r->file < 0 ? -1 : H5Acreate2(r->file, "schema", H5T_STD_I32LE, one, H5P_DEFAULT, H5P_DEFAULT);
     b = r->file < 0 ? -1 : H5Acreate2(r->file, "writer", str, one, H5P_DEFAULT, H5P_DEFAULT);
     if (!rc && (a < 0 || b < 0 || H5Awrite(a, H5T_NATIVE_INT, &schema) < 0 || H5Awrite(b, str, &writer) < 0))
-        rc = wz_record_fail(r, "creating it", err);
+        rc = wz_record_fail(r, "creating", err);
     if (a >= 0) H5Aclose(a);
     if (b >= 0) H5Aclose(b);
     for (int t = 0; t < N_TABLES && !rc; t++) {
@@ -90,7 +90,7 @@ static int check_schema(const struct wz_record *r, struct wz_err *err)
         H5Aclose(a);
     }
     if (schema == SCHEMA) return 0;
-    return schema ? wz_fail(err, "%s: a record of schema %d, %d is known", r->path, schema, SCHEMA)
+    return schema ? wz_fail(err, "%s: expected a record of schema %d, got %d", r->path, SCHEMA, schema)
                   : wz_fail(err, "%s: an HDF5 file, but not a record of episodes: it has no attribute schema", r->path);
 }
 
@@ -112,10 +112,10 @@ static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struc
     bool fits = H5Tequal(type, want) > 0 && H5Sget_simple_extent_ndims(space) == 1;
     if (fits) H5Sget_simple_extent_dims(space, &len, NULL);
     if (c == 0) r->len[t] = len;
-    if (!fits) rc = wz_fail(err, "%s: %s is not of the type that schema %d says", r->path, name, SCHEMA);
+    if (!fits) rc = wz_fail(err, "%s: %s is not of the type of schema %d", r->path, name, SCHEMA);
     else if (len != r->len[t] || len > limit)
-        rc = wz_fail(err, "%s: %s has %llu rows, %llu were expected", r->path, name, (unsigned long long)len,
-                     (unsigned long long)(len > limit ? limit : r->len[t]));
+        rc = wz_fail(err, "%s: %s: expected %llu values, got %llu", r->path, name,
+                     (unsigned long long)(len > limit ? limit : r->len[t]), (unsigned long long)len);
     H5Sclose(space);
     H5Tclose(want);
     H5Tclose(type);
@@ -128,7 +128,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
 {
     struct stat st;
 
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* its errors become our sentences */
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are reported by wz_record_fail instead */
     r->file = -1;
     r->broken = false;
     if (wz_journal_recover(r->path, err) < 0) return -1;
@@ -147,7 +147,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
         r->broken = false;
         goto fail;
     }
-    for (int t = 0; t < N_TABLES; t++) /* a row takes at least a byte, which keeps absurd lengths out */
+    for (int t = 0; t < N_TABLES; t++) /* a value takes at least a byte, so the file's size bounds the lengths */
         for (int c = 0; c < wz_tables[t].n; c++)
             if (attach_column(r, t, c, (hsize_t)st.st_size, err) < 0) goto fail;
     r->last = INT64_MIN;
@@ -159,7 +159,7 @@ fail:
     return -1;
 }
 
-/* Renames a broken file to FILE.broken (.broken.2, ...) and says so. */
+/* Renames a corrupt file to FILE.broken (.broken.2, ...) and logs it. */
 static int set_aside(struct wz_record *r, struct wz_err *err)
 {
     char *to = wz_path("%s.broken", r->path);
@@ -168,13 +168,13 @@ static int set_aside(struct wz_record *r, struct wz_err *err)
         free(to);
         to = wz_path("%s.broken.%d", r->path, i);
     }
-    int rc = rename(r->path, to) < 0 ? wz_fail(err, "%s: can't be renamed to %s: %s", r->path, to, strerror(errno)) : 0;
-    if (!rc) wz_log("record broken, kept as %s, a new one is begun: %s", to, err->text);
+    int rc = rename(r->path, to) < 0 ? wz_fail(err, "%s: renaming to %s: %s", r->path, to, strerror(errno)) : 0;
+    if (!rc) wz_log("record corrupt, kept as %s, starting a new one: %s", to, err->text);
     free(to);
     return rc;
 }
 
-/* To write: what is absent is created, what is broken is set aside first. */
+/* Opens to write: creates a missing file, sets a corrupt one aside first. */
 static int attach_or_create(struct wz_record *r, struct wz_err *err)
 {
     int rc = wz_record_attach(r, H5F_ACC_RDWR, err);
@@ -205,7 +205,7 @@ int wz_record_close(struct wz_record *r, struct wz_err *err)
 
 /* ---- appending -------------------------------------------------------------------------------------------- */
 
-/* One column of the rows, as HDF5 takes it; strings stay the messages'. */
+/* The values of one column, as HDF5 writes them: heap; strings are borrowed from the messages. */
 static void *gather(const struct wz_column *c, const struct wz_row *rows, size_t n)
 {
     size_t size = wz_kind_size[c->kind];
@@ -233,7 +233,7 @@ static int table_append(struct wz_record *r, int t, const struct wz_row *rows, s
     return rc;
 }
 
-/* n floats, or, where a turn has none of them, as many NaN. */
+/* n floats; n NaN where the turn has none. */
 static void put_floats(struct wz_buf *out, const float *values, size_t have, size_t n)
 {
     const float nan_value = NAN;
@@ -269,13 +269,13 @@ static int tokens_append(struct wz_record *r, const struct wz_row *turns, size_t
 static int check(const struct wz_record *r, const Wz__Episode *e, int64_t last, struct wz_err *err)
 {
     if (e->step < last)
-        return wz_fail(err, "%s: step %lld can't follow step %lld", r->path, (long long)e->step, (long long)last);
+        return wz_fail(err, "%s: expected a step >= %lld, got %lld", r->path, (long long)last, (long long)e->step);
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         if (t->n_logp != t->n_ids || (t->n_ref_logp && t->n_ref_logp != t->n_ids) ||
             (t->n_advantage && t->n_advantage != t->n_ids))
             return wz_fail(
-                err, "%s: step %lld, episode %u, turn %zu: %zu ids have %zu logp, %zu ref_logp and %zu advantages",
+                err, "%s: step %lld, episode %u, turn %zu: %zu ids, but %zu logp, %zu ref_logp and %zu advantages",
                 r->path, (long long)e->step, e->index, i, t->n_ids, t->n_logp, t->n_ref_logp, t->n_advantage);
     }
     return 0;
@@ -331,7 +331,7 @@ int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
     int rc = wz_record_attach(&r, H5F_ACC_RDWR, err);
 
     if (rc < 0 && r.broken) rc = set_aside(&r, err) < 0 ? -1 : 1;
-    if (rc) goto out; /* 1: nothing there, nothing to drop */
+    if (rc) goto out; /* 1: no file, nothing to remove */
     steps = wz_alloc(wz_mul(sizeof *steps, r.len[EPISODES]));
     rc = wz_column_read(&r, EPISODES, 0, 0, r.len[EPISODES], steps, err);
     while (!rc && (hsize_t)from[EPISODES] < r.len[EPISODES] && steps[from[EPISODES]] <= last) from[EPISODES]++;
@@ -347,7 +347,8 @@ int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
     }
     for (int t = 0; t < N_TABLES && !rc; t++) {
         hsize_t len = (hsize_t)from[t];
-        if (from[t] < 0 || len > r.len[t]) rc = wz_fail(err, "%s: its rows point outside its wz_tables", path);
+        if (from[t] < 0 || len > r.len[t])
+            rc = wz_fail(err, "%s: an episode or turn points outside of the tables", path);
         for (int c = 0; c < wz_tables[t].n && !rc; c++)
             if (H5Dset_extent(r.set[t][c], &len) < 0) rc = wz_record_fail(&r, "truncating", err);
     }

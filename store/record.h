@@ -1,5 +1,5 @@
-/* What the files of the record share: its tables, a column as HDF5 has it, an open record. The schema is in
- * record.c. */
+/* The tables of a record (episodes-<rank>.h5), its columns, and an open record. Private to store; the schema is
+ * described in record.c. */
 #ifndef WZ_STORE_RECORD_H
 #define WZ_STORE_RECORD_H
 
@@ -10,7 +10,8 @@ enum { SCHEMA = 1, MAX_COLUMNS = 25 };
 enum wz_kind { I64, U32, U64, F64, BOOL, VERDICT, STR, I32, F32 };
 extern const size_t wz_kind_size[]; /* bytes of a value in memory; STR: of a pointer */
 
-/* Where a row's value is: a field of the message, or, from PLACE on, a number of its struct wz_row. */
+/* A column's value in a table row is at offset `at` of the message; from PLACE on it is place[at - PLACE], an index
+ * into another table or a count. */
 enum { PLACE = 1 << 16 };
 struct wz_row {
     void *message;
@@ -22,7 +23,7 @@ struct wz_column {
     size_t at;
 };
 
-/* Two tables are in the group /tokens, because their columns differ in length. */
+/* CONTEXT and IDS share the group /tokens; they are two tables because their columns differ in length. */
 enum { EPISODES, TURNS, CONTEXT, IDS, N_TABLES };
 enum { IDS_IDS, IDS_LOGP, IDS_REF, IDS_ADVANTAGE };
 struct wz_h5_table {
@@ -35,31 +36,32 @@ extern const struct wz_h5_table wz_tables[N_TABLES];
 
 struct wz_record {
     char *path;
-    hid_t file; /* negative: closed, to be opened again */
+    hid_t file; /* negative: closed, reopened by the next append */
     hid_t set[N_TABLES][MAX_COLUMNS];
-    hsize_t len[N_TABLES]; /* rows */
-    int64_t last;          /* step of the last episode, INT64_MIN: there is none */
-    bool broken;           /* the last opening failed because of what the file holds */
+    hsize_t len[N_TABLES]; /* table rows */
+    int64_t last;          /* step of the last episode, INT64_MIN: none */
+    bool broken;           /* the last opening failed because of the file's content */
 };
 
 /* ---- columns.c -------------------------------------------------------------------------------------------- */
 
-/* Call it right after what failed: the next call into HDF5 forgets why. */
+/* A message with HDF5's reason; call it right after the failure: the next call into HDF5 clears the reason. Returns -1.
+ * */
 int wz_record_fail(const struct wz_record *r, const char *what, struct wz_err *err);
-/* The type of a column, in memory as in the file; H5Tclose it. */
+/* The HDF5 type of a column, in memory and in the file; H5Tclose it. */
 hid_t wz_column_type(enum wz_kind kind);
 int wz_column_index(int t, const char *name);
-/* n rows after the last one of the table; r->len stays. */
+/* Writes n values behind r->len of the table; r->len is unchanged. */
 int wz_column_append(struct wz_record *r, int t, int c, hsize_t n, const void *values, struct wz_err *err);
-/* Reads rows [at, at+n), which the caller knows to be there. Strings in it: HDF5's, given back by wz_column_reclaim. */
+/* Reads values [at, at + n), which must exist. Strings are allocated by HDF5 and freed by wz_column_reclaim. */
 int wz_column_read(const struct wz_record *r, int t, int c, hsize_t at, hsize_t n, void *values, struct wz_err *err);
 void wz_column_reclaim(enum wz_kind kind, hsize_t n, void *values);
 
 /* ---- record.c --------------------------------------------------------------------------------------------- */
 
-/* 0 open; 1 there is no file, or an empty one; -1 and a sentence, r->broken when it is what the file holds. flags:
- * HDF5's. */
+/* Opens r->path with HDF5's `flags`. 0: open; 1: there is no file, or an empty one; -1 and a message, with r->broken
+ * set where the file's content is the reason. */
 int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err);
-void wz_record_detach(struct wz_record *r); /* what was not committed is gone */
+void wz_record_detach(struct wz_record *r); /* closes the file; discards what was not committed */
 
 #endif

@@ -1,10 +1,10 @@
-/* Reading a record back: rows become messages again. Places in the rows are checked before they are followed. */
+/* Reading a record: table rows become messages again. Indices into other tables are checked before use. */
 #include "store/record.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Puts one column into the rows, the other way round than gather. */
+/* Reads one column into the messages: the inverse of gather in record.c. */
 static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct wz_row *rows, hsize_t n,
                    struct wz_err *err)
 {
@@ -33,7 +33,8 @@ static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct w
     return rc;
 }
 
-/* Rows of one table that lie together, after `at`: their places must say so. Returns the row after them, or -1. */
+/* The range [*at, returned end) of table t that n consecutive rows refer to; -1 and a message where it is not
+ * contiguous or not inside the table. begin, count: indices into place. */
 static int64_t span(const struct wz_record *r, int t, const struct wz_row *rows, hsize_t n, int begin, int count,
                     int64_t *at, struct wz_err *err)
 {
@@ -44,7 +45,8 @@ static int64_t span(const struct wz_record *r, int t, const struct wz_row *rows,
         int64_t k = rows[i].place[count];
         if (rows[i].place[begin] != end || end < 0 || k < 0 || (hsize_t)end > r->len[t] ||
             (hsize_t)k > r->len[t] - (hsize_t)end)
-            return wz_fail(err, "%s: its rows point outside /%s, or to each other's", r->path, wz_tables[t].group);
+            return wz_fail(err, "%s: ranges of /%s are not contiguous or exceed the table", r->path,
+                           wz_tables[t].group);
         end += k;
     }
     return end;
@@ -55,7 +57,7 @@ static void *part(const void *from, size_t size, int64_t n)
     return memcpy(wz_realloc(NULL, size * (size_t)n), from, size * (size_t)n);
 }
 
-/* Token columns of the turns. */
+/* Reads the token columns of the turns. */
 static int tokens_read(const struct wz_record *r, struct wz_row *turns, hsize_t n, struct wz_err *err)
 {
     int64_t context_at, ids_at, context_end = span(r, CONTEXT, turns, n, 0, 1, &context_at, err), ids_end;
@@ -74,7 +76,7 @@ static int tokens_read(const struct wz_record *r, struct wz_row *turns, hsize_t 
         Wz__Turn *t = turns[i].message;
         const int64_t *p = turns[i].place, at = p[2] - ids_at;
         if ((p[4] && p[4] != p[3]) || (p[5] && p[5] != p[3])) {
-            wz_fail(err, "%s: a turn has %lld ids and another number of values for them", r->path, (long long)p[3]);
+            wz_fail(err, "%s: a turn has %lld ids, but not as many ref_logp or advantage", r->path, (long long)p[3]);
             goto out;
         }
         if ((t->n_context = (size_t)p[1])) t->context = part(context + (p[0] - context_at), 4, p[1]);
@@ -92,7 +94,7 @@ out:
     return rc;
 }
 
-/* Episodes [from, from+n) into out, which takes what was made also when -1 is returned. */
+/* Reads episodes [from, from + n) into out[n]; the caller frees them also where -1 is returned. */
 static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz__Episode **out, struct wz_err *err)
 {
     struct wz_row *rows = wz_alloc(wz_mul(sizeof *rows, n)), *turns = NULL;
@@ -116,7 +118,7 @@ out:
     return rc;
 }
 
-/* Opens to read and reads the step of every episode (heap). */
+/* Opens read-only and reads the step of every episode: heap. */
 static int attach_steps(struct wz_record *r, const char *path, int64_t **steps, struct wz_err *err)
 {
     int rc;
@@ -124,7 +126,7 @@ static int attach_steps(struct wz_record *r, const char *path, int64_t **steps, 
     *steps = NULL;
     r->path = wz_strdup(path);
     rc = wz_record_attach(r, H5F_ACC_RDONLY, err);
-    if (rc > 0) rc = wz_fail(err, "%s: there is no record, or an empty file", path);
+    if (rc > 0) rc = wz_fail(err, "%s: no such record, or an empty file", path);
     if (rc < 0) return -1;
     *steps = wz_alloc(wz_mul(sizeof **steps, r->len[EPISODES]));
     return wz_column_read(r, EPISODES, 0, 0, r->len[EPISODES], *steps, err);

@@ -3,10 +3,12 @@
  *   u64 N (little endian) │ N bytes of JSON, padded with spaces │ data
  *   { "__metadata__": {"format": "pt"}, "NAME": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ... }
  *
- * Offsets count from the start of the data. Read in the order of the offsets, tensors must touch: no overlap, no
- * hole, and the last one ends where the file ends. So a truncated file is always seen. We write the header so that
- * the data begins at a multiple of 8; the tensors follow in the caller's order. */
+ * Offsets count from the start of the data. In the order of their offsets tensors must be contiguous, without overlap
+ * or gap, and the last one ends where the file ends, so a truncated file is always detected. The writer pads the header
+ * so that the data begins at a multiple of 8, and writes tensors in the caller's order. */
 #include "store/tensors.h"
+
+#include "kernels/kernels.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Types that we carry without reading; a type not listed is carried too, its size unchecked. */
+/* OTHER: types whose size is checked but which can't be converted. A type not listed is OTHER, its size unchecked. */
 static const struct {
     const char *name;
     enum wz_dtype dtype;
@@ -45,18 +47,17 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
 
     t->file = file;
     t->name = wz_arena_strdup(&set->arena, name);
-    if (!type) return wz_fail(err, "%s: tensor %.200s: \"dtype\" must be a string", file, name);
+    if (!type) return wz_fail(err, "%s: tensor %.200s: dtype: expected a string", file, name);
     if (!json_is_array(shape) || json_array_size(shape) > WZ_MAX_DIMS)
-        return wz_fail(err, "%s: tensor %.200s: \"shape\" must be a list of at most %d numbers", file, name,
-                       WZ_MAX_DIMS);
+        return wz_fail(err, "%s: tensor %.200s: shape: expected a list of at most %d numbers", file, name, WZ_MAX_DIMS);
     t->n_dims = (int)json_array_size(shape);
     for (int i = 0; i < t->n_dims; i++)
         if (!get_size(json_array_get(shape, (size_t)i), &t->shape[i]))
-            return wz_fail(err, "%s: tensor %.200s: \"shape\" must hold whole numbers >= 0", file, name);
+            return wz_fail(err, "%s: tensor %.200s: shape: expected whole numbers >= 0", file, name);
     if (json_array_size(offsets) != 2 || !get_size(json_array_get(offsets, 0), &begin) ||
         !get_size(json_array_get(offsets, 1), &end) || begin > end || end > len)
-        return wz_fail(err, "%s: tensor %.200s: \"data_offsets\" must be [begin, end] within the %zu bytes of data",
-                       file, name, len);
+        return wz_fail(err, "%s: tensor %.200s: data_offsets: expected [begin, end] within the %zu bytes of data", file,
+                       name, len);
     t->dtype = WZ_DT_OTHER;
     for (size_t i = 0; i < WZ_COUNT(types); i++) {
         if (strcmp(type, types[i].name)) continue;
@@ -65,10 +66,10 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
         sized = true;
     }
     if (!wz_tensor_count(t) || __builtin_mul_overflow(want, t->count, &want))
-        return wz_fail(err, "%s: tensor %.200s: its shape counts more elements than memory has bytes", file, name);
+        return wz_fail(err, "%s: tensor %.200s: its shape overflows the address space", file, name);
     if (sized && want != end - begin)
-        return wz_fail(err, "%s: tensor %.200s: %zu elements of %s need %zu bytes, data_offsets give %zu", file, name,
-                       t->count, type, want, end - begin);
+        return wz_fail(err, "%s: tensor %.200s: data_offsets: expected %zu bytes for %zu elements of %s, got %zu", file,
+                       name, want, t->count, type, end - begin);
     t->bytes = end - begin;
     t->data = data + begin;
     return 0;
@@ -91,10 +92,11 @@ int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err 
     uint64_t n;
 
     if (!map) return -1;
-    if (map->len < 8) return wz_fail(err, "%s: %zu bytes, a safetensors file has at least 8", path, map->len);
+    if (map->len < 8)
+        return wz_fail(err, "%s: not a safetensors file: expected at least 8 bytes, got %zu", path, map->len);
     memcpy(&n, map->bytes, 8);
     if (n > map->len - 8)
-        return wz_fail(err, "%s: not a safetensors file, or cut off: a header of %llu bytes in a file of %zu", path,
+        return wz_fail(err, "%s: not a safetensors file, or truncated: a header of %llu bytes in a file of %zu", path,
                        (unsigned long long)n, map->len);
     const uint8_t *data = map->bytes + 8 + n, *at = data;
     size_t len = map->len - 8 - n;
@@ -102,7 +104,7 @@ int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err 
     header = wz_json_parse((const char *)map->bytes + 8, n, path, err);
     if (!header) return -1;
     if (!json_is_object(header)) {
-        wz_fail(err, "%s: the safetensors header must be a JSON object", path);
+        wz_fail(err, "%s: the safetensors header is not a JSON object", path);
         goto out;
     }
     json_object_foreach(header, name, entry) if (strcmp(name, "__metadata__") &&
@@ -111,14 +113,16 @@ int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err 
     for (int i = first; i < set->n; i++) {
         const struct wz_tensor *t = &set->list[i];
         if (t->data != at) {
-            wz_fail(err, "%s: tensor %.200s begins at byte %zu of the data, the one before it ends at %zu", path,
-                    t->name, (size_t)(t->data - data), (size_t)(at - data));
+            wz_fail(err,
+                    "%s: tensor %.200s: expected to begin at byte %zu of the data, where the one before it ends, "
+                    "got %zu",
+                    path, t->name, (size_t)(at - data), (size_t)(t->data - data));
             goto out;
         }
         at += t->bytes;
     }
     if (at != data + len) {
-        wz_fail(err, "%s: the tensors end at byte %zu of the data, the file has %zu", path, (size_t)(at - data), len);
+        wz_fail(err, "%s: the tensors end at byte %zu of %zu bytes of data", path, (size_t)(at - data), len);
         goto out;
     }
     rc = 0;
@@ -135,9 +139,9 @@ struct wz_safetensors_out {
     struct {
         enum wz_dtype dtype;
         size_t left;
-    } * todo; /* per tensor: values still to come */
-    int n, at;
-    struct wz_err why; /* of the first failure; empty: none */
+    } * todo;          /* [n] values of each tensor not written yet */
+    int n, at;         /* tensors; the one being written */
+    struct wz_err why; /* the first failure; empty: none */
 };
 
 static void out_free(struct wz_safetensors_out *out)
@@ -167,7 +171,7 @@ struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct w
         const struct wz_dtype_row *row = &wz_dtypes[specs[i].dtype];
         assert(row->elements == 1 && t.n_dims >= 0 && t.n_dims <= WZ_MAX_DIMS);
         memcpy(t.shape, specs[i].shape, sizeof t.shape);
-        if (!wz_tensor_count(&t)) wz_die("tensor %s: its shape does not fit in memory", specs[i].name);
+        if (!wz_tensor_count(&t)) wz_die("tensor %s: its shape overflows the address space", specs[i].name);
         wz_buf_str(&head, ",");
         wz_json_string(&head, specs[i].name, strlen(specs[i].name));
         wz_buf_printf(&head, ":{\"dtype\":\"%s\",\"shape\":[", row->name);
@@ -181,13 +185,9 @@ struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct w
     while (head.len % 8) wz_buf_str(&head, " ");
     len = head.len;
     out->f = fopen(out->tmp, "wbe");
-    if (!out->f) {
+    if (!out->f || fwrite(&len, 8, 1, out->f) != 1 || fwrite(head.data, 1, head.len, out->f) != head.len) {
         wz_fail(err, "%s: %s", out->tmp, strerror(errno));
-        out_free(out);
-        out = NULL;
-    } else if (fwrite(&len, 8, 1, out->f) != 1 || fwrite(head.data, 1, head.len, out->f) != head.len) {
-        wz_fail(err, "%s: %s", out->tmp, strerror(errno));
-        unlink(out->tmp);
+        if (out->f) unlink(out->tmp);
         out_free(out);
         out = NULL;
     }
@@ -201,12 +201,12 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
 
     while (n) {
         while (out->at < out->n && !out->todo[out->at].left) out->at++;
-        assert(out->at < out->n); /* more values than the specs asked for */
+        assert(out->at < out->n); /* no more values than the specs announced */
         enum wz_dtype dtype = out->todo[out->at].dtype;
         size_t k = n < out->todo[out->at].left ? n : out->todo[out->at].left;
         if (dtype != WZ_DT_F32 && k > WZ_COUNT(half)) k = WZ_COUNT(half);
         for (size_t i = 0; dtype != WZ_DT_F32 && i < k; i++)
-            half[i] = dtype == WZ_DT_F16 ? wz_f16_from(values[i]) : wz_bf16_from(values[i]);
+            half[i] = dtype == WZ_DT_F16 ? wz_f16_from(values[i]) : wz_f32_to_bf16(values[i]);
         const void *bytes = dtype == WZ_DT_F32 ? (const void *)values : half;
         if (fwrite(bytes, wz_dtypes[dtype].bytes, k, out->f) != k) {
             wz_fail(&out->why, "%s: %s", out->tmp, strerror(errno));
@@ -227,7 +227,7 @@ int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err)
     if (*out->why.text) {
         wz_fail(err, "%s", out->why.text);
     } else if (out->at < out->n) {
-        wz_fail(err, "%s: given up: not all values were written", out->path);
+        wz_fail(err, "%s: not written: values are missing", out->path);
     } else if (fflush(out->f) || fsync(fileno(out->f)) < 0 || rename(out->tmp, out->path) < 0) {
         wz_fail(err, "%s: %s", out->path, strerror(errno));
     } else {

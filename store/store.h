@@ -1,7 +1,7 @@
-/* store: bytes at rest. Every file format that Waltz reads or writes, apart from what the model room makes of it:
- * safetensors, GGUF, prompts (JSONL, CSV), the record of a run (HDF5 episodes, metrics, TensorBoard, ledger),
- * checkpoints. Whatever reads checks every offset and size before use: a truncated or hostile file is one sentence,
- * never a crash. */
+/* store: bytes at rest. The file formats that Waltz reads and writes: safetensors, GGUF, prompts (JSONL, JSON, CSV),
+ * the files of a run (HDF5 episodes, metrics, TensorBoard events, ledger), tables of results. What they mean to a model
+ * or tokenizer is not known here. Readers check every offset and size before use: a truncated or hostile file gives one
+ * error message, never a crash. Unless said otherwise functions return 0, or -1 and a message in `err`. */
 #ifndef WZ_STORE_H
 #define WZ_STORE_H
 
@@ -16,31 +16,32 @@ struct wz_tensor {
     const char *name;
     enum wz_dtype dtype;
     int n_dims;
-    size_t shape[4]; /* row-major, outermost first (GGUF's order is turned round) */
-    size_t count, bytes;
-    const uint8_t *data; /* inside the mapped file */
-    const char *file;    /* which file, for messages */
+    size_t shape[4];     /* row-major, outermost first (GGUF's order is reversed on reading) */
+    size_t count, bytes; /* elements; size of data */
+    const uint8_t *data; /* inside the mapped file, at any alignment */
+    const char *file;    /* for messages */
 };
 
-/* A set of tensors from one safetensors file, a folder with model.safetensors or model.safetensors.index.json, or a
- * GGUF. */
+/* The tensors of one safetensors file, of a folder with model.safetensors or model.safetensors.index.json, or of a GGUF
+ * file. Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
-struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err);
-void wz_tensors_close(struct wz_tensors *set);
+struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
+void wz_tensors_close(struct wz_tensors *set);                            /* accepts NULL */
 int wz_tensors_count(const struct wz_tensors *set);
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i);
 const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char *name); /* NULL: absent */
-/* Converts elements [first, first+n) to float. Quantised types: first and n multiples of 32. Formulas at the
- * definition. */
+/* out[n] = elements [first, first + n) of t as f32; not of WZ_DT_OTHER. Quantised types (formulas: tensors.c): first
+ * and n are multiples of 32. */
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out);
-const char *wz_dtype_name(enum wz_dtype dtype);
+const char *wz_dtype_name(enum wz_dtype dtype); /* as in safetensors, e.g. "BF16" */
 
-/* GGUF metadata (NULL/absent for safetensors): values by key as JSON scalars or arrays; borrowed. How bytes that are
- * not UTF-8 stand in its strings, and come back, is said at the top of gguf.c. */
+/* GGUF metadata, borrowed: scalars, strings or arrays by key. NULL: absent, or safetensors. Strings that are not UTF-8
+ * are escaped as the top of gguf.c describes. */
 const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key);
-const json_t *wz_tensors_metadata(const struct wz_tensors *set); /* the whole object; NULL when the file has none */
+const json_t *wz_tensors_metadata(const struct wz_tensors *set); /* the whole object; NULL for safetensors */
 
-/* Writing safetensors: begin with all names and shapes, then the data in that order, then end (renamed into place). */
+/* Writing safetensors: begin with all names and shapes (dtypes F32, F16, BF16), then the data in that order, then end,
+ * which renames PATH.tmp to PATH. */
 struct wz_tensor_spec {
     const char *name;
     enum wz_dtype dtype;
@@ -49,59 +50,59 @@ struct wz_tensor_spec {
 };
 struct wz_safetensors_out;
 struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct wz_tensor_spec *specs, int n,
-                                                struct wz_err *err);
-/* The next n values, cast to the spec's type. */
+                                                struct wz_err *err); /* NULL and a message on error */
+/* The next n values, rounded to the spec's type; may span several tensors. */
 int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size_t n, struct wz_err *err);
-/* Always frees `out`. -1 and no file when a put failed or values are missing: also the way to give up. */
+/* Frees `out`. -1 and no file where a put failed or values are missing: this is also how to abort. */
 int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err);
 
 /* ---- prompts.c: data sets --------------------------------------------------------------------------------- */
 
 enum wz_harm { WZ_BENIGN, WZ_HARMFUL };
-/* A prompt and what the data set knows of it. Strings belong to the set. */
+/* A prompt and its labels. Strings belong to the set. */
 struct wz_prompt {
     const char *text, *id, *kind;
     enum wz_harm harm;
 };
 struct wz_prompts {
-    struct wz_prompt *list;
+    struct wz_prompt *list; /* [n] */
     int n;
     struct wz_arena arena;
-    uint64_t hash;
+    uint64_t hash; /* of all texts, in order */
 };
 
-/* JSONL or CSV by file ending. `column` holds the text; `harm`/`kind`: column name, or "=value" for a constant
- * (harm: =harmful, =benign; in a column: true/false, 1/0, harmful/benign, unsafe/safe). NULL kind: the file's name.
- * Errors name the file, the row and the columns there are. */
+/* JSONL, JSON or CSV by file ending. `column` holds the text; `harm`/`kind`: a column name, or "=value" for a constant
+ * (harm: =harmful, =benign; in a column: true/false, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the file's
+ * name. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
-/* ---- record.c, metrics.c, ledger.c: a run's diary --------------------------------------------------------- */
+/* ---- record.c, metrics.c, ledger.c: the files of a run ----------------------------------------------------- */
 
-/* metrics.jsonl and events.out.tfevents.*: numbers by name, one line a step. Never fails a run (law 10): what could not
- * be written is counted and said at close. */
+/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step. Writing never fails a run (guarantee
+ * 10): entries that could not be written are counted and reported at close. append: resume into existing files. */
 struct wz_metrics;
 struct wz_metrics *wz_metrics_open(const char *dir, bool append);
 void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *names, const double *values, int n);
-int wz_metrics_close(struct wz_metrics *m); /* how many writes were lost */
+int wz_metrics_close(struct wz_metrics *m); /* returns how many writes were lost; accepts NULL */
 
-/* episodes-<rank>.h5: schema in the header of record.c; opens in h5py and pandas. Append-only; a step is flushed
- * whole. */
+/* episodes-<rank>.h5: the schema is at the top of record.c; opens in h5py and pandas. Append-only; the episodes of a
+ * call to wz_record_episodes are committed together. */
 struct wz_record;
-struct wz_record *wz_record_open(const char *path, struct wz_err *err); /* creates, or opens to append after a check */
-/* All of them or, on -1, none. Steps must not go back: truncate first. */
+struct wz_record *wz_record_open(const char *path, struct wz_err *err); /* creates, or checks and opens to append */
+/* Appends all n episodes or, on -1, none. Steps must not decrease: truncate first. */
 int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n, struct wz_err *err);
-int wz_record_close(struct wz_record *r, struct wz_err *err);
-/* Reads back the episodes of one step; unpacked into *out (heap array of heap messages), *n of them: 0 if it has
- * none. */
+int wz_record_close(struct wz_record *r, struct wz_err *err); /* accepts NULL */
+/* The episodes of one step: *out is a heap array of *n heap messages, 0 if the step has none. */
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err);
-/* The steps that it holds, ascending, each once: heap array. */
+/* The steps in the record, ascending, each once: heap array. */
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err);
-/* Drops every episode of steps > last: what a killed run wrote after its checkpoint. */
+/* Removes the episodes of steps > last: what a killed run wrote after its checkpoint. */
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 
-/* ledger.jsonl (law 4): one line a step and agent. -1 also, after writing, when a line's numbers do not add up. */
+/* ledger.jsonl (guarantee 4): appends one line per agent, all of one step. -1 also, after writing, where
+ * generated != trained + discarded + in_flight. reasons: why samples were discarded; NULL: "". */
 struct wz_ledger_line {
     int64_t step;
     const char *agent;

@@ -2,8 +2,8 @@
  *
  *     ( p + z²/2n  ±  z √( p(1-p)/n + z²/4n² ) ) / ( 1 + z²/n )
  *
- * It stays inside [0, 1] and says something sensible at 0 and n hits, where the normal interval has no width. */
-#include "store/table.h"
+ * It stays inside [0, 1] and has a width at 0 and n hits, where the normal interval has none. */
+#include "store/append.h"
 
 #include <errno.h>
 #include <math.h>
@@ -93,7 +93,7 @@ void wz_table_finish(struct wz_table *t)
     *t = (struct wz_table){ 0 };
 }
 
-/* ---- for people ------------------------------------------------------------------------------------------- */
+/* ---- text and Markdown ------------------------------------------------------------------------------------------- */
 
 /* Is row i the first with its phase (or, with metric, its set and metric)? */
 static bool first_of(const struct wz_table *t, int i, bool line)
@@ -123,7 +123,7 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Both printed forms are one grid of cells: set, metric, a column a phase, n. `put` writes one cell; col -1 ends a
+/* Text and Markdown are one grid of cells: set, metric, a column per phase, n. `put` writes one cell; col -1 ends a
  * line. */
 static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, int col, const char *text), void *arg)
 {
@@ -165,7 +165,7 @@ struct text_arg {
     int *width, n;
 };
 
-/* Characters, not bytes: names may hold any letters. */
+/* Width in characters, not bytes. */
 static int columns_of(const char *s)
 {
     int n = 0;
@@ -268,42 +268,19 @@ void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
     }
 }
 
-/* One record from *at: up to N_COLUMNS fields into `fields` (arena). Returns how many there were, -1 where quoting
- * is broken. *line moves on by the line breaks passed. */
-static int csv_record(const char *text, size_t len, size_t *at, int *line, struct wz_arena *arena, const char **fields)
+/* One record at *at: up to N_COLUMNS fields into `fields` (arena). Returns how many cells there were, -1 where quoting
+ * is broken. */
+static int csv_record(const char **at, const char *end, struct wz_buf *cell, struct wz_arena *arena,
+                      const char **fields)
 {
-    struct wz_buf field = { 0 };
-    int n = 0;
+    int n = 0, delimiter;
 
-    for (bool more = true; more;) {
-        wz_buf_clear(&field);
-        wz_buf_str(&field, "");
-        if (*at < len && text[*at] == '"') {
-            for (++*at;; ++*at) {
-                if (*at >= len) goto broken;
-                if (text[*at] == '"' && (*at + 1 >= len || text[*at + 1] != '"')) break;
-                if (text[*at] == '"') ++*at;
-                if (text[*at] == '\n') ++*line;
-                wz_buf_add(&field, text + *at, 1);
-            }
-            ++*at;
-            if (*at < len && !strchr(",\r\n", text[*at])) goto broken;
-        } else {
-            while (*at < len && !strchr(",\r\n", text[*at])) wz_buf_add(&field, text + (*at)++, 1);
-        }
-        if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, field.data);
+    do {
+        if ((delimiter = wz_csv_cell(at, end, cell)) < 0) return -1;
+        if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, cell->data);
         n++;
-        more = *at < len && text[*at] == ',';
-        if (more) ++*at;
-    }
-    if (*at < len && text[*at] == '\r') ++*at;
-    if (*at < len && text[*at] == '\n') ++*at;
-    ++*line;
-    wz_buf_finish(&field);
+    } while (delimiter == ',');
     return n;
-broken:
-    wz_buf_finish(&field);
-    return -1;
 }
 
 static int read_real(const char *s, double *x)
@@ -333,44 +310,46 @@ static const char *read_row(const char **f, struct wz_result *r)
 
 int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
 {
-    const char *f[N_COLUMNS];
+    const char *f[N_COLUMNS], *wrong;
     struct wz_arena arena = { 0 };
+    struct wz_buf cell = { 0 };
     struct wz_map map;
-    size_t at = 0;
     int line = 1, rc = -1;
 
     if (wz_map_open(&map, path, err) < 0) return -1;
-    const char *text = (const char *)map.bytes, *nul = memchr(text, 0, map.len);
+    const char *text = (const char *)map.bytes, *nul = memchr(text, 0, map.len), *end = text + map.len;
     if (nul) {
-        wz_fail(err, "%s: byte %zu is NUL, this is not CSV", path, (size_t)(nul - text));
+        wz_fail(err, "%s: byte %zu is NUL: not a CSV file", path, (size_t)(nul - text));
         goto out;
     }
     if (map.len < sizeof header - 1 || memcmp(text, header, sizeof header - 1)) {
-        wz_fail(err, "%s:1: the columns %s were expected", path, header);
+        wz_fail(err, "%s:1: expected the columns %s", path, header);
         goto out;
     }
-    at = sizeof header - 1;
-    while (at < map.len && (text[at] == '\r' || text[at] == '\n')) line += text[at++] == '\n';
-    while (at < map.len) {
+    text += sizeof header - 1;
+    while (text < end && (*text == '\r' || *text == '\n')) line += *text++ == '\n';
+    while (text < end) {
         struct wz_result row;
-        int here = line, n = csv_record(text, map.len, &at, &line, &arena, f);
-        const char *wrong;
+        const char *begin = text;
+        int n = csv_record(&text, end, &cell, &arena, f);
         if (n < 0) {
-            wz_fail(err, "%s:%d: a quote is not closed, or something follows it", path, here);
+            wz_fail(err, "%s:%d: a quote is not closed, or not followed by a comma or the line's end", path, line);
             goto out;
         }
         if (n != N_COLUMNS) {
-            wz_fail(err, "%s:%d: %d columns, %d were expected (%s)", path, here, n, N_COLUMNS, header);
+            wz_fail(err, "%s:%d: expected %d columns (%s), got %d", path, line, N_COLUMNS, header, n);
             goto out;
         }
         if ((wrong = read_row(f, &row))) {
-            wz_fail(err, "%s:%d: column %s is not a number it could hold", path, here, wrong);
+            wz_fail(err, "%s:%d: column %s: not a valid number", path, line, wrong);
             goto out;
         }
         wz_table_add(t, &row);
+        while (begin < text) line += *begin++ == '\n';
     }
     rc = 0;
 out:
+    wz_buf_finish(&cell);
     wz_arena_finish(&arena);
     wz_map_close(&map);
     return rc;

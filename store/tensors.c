@@ -1,4 +1,4 @@
-/* Named arrays, whichever files they are in: opening, finding, and turning every type into float.
+/* Named arrays in files: opening by kind of file, finding by name, converting every type to f32.
  *
  *   a file ending in .gguf, or beginning with "GGUF" ─▶ gguf.c
  *   any other file                                   ─▶ safetensors.c
@@ -6,6 +6,8 @@
  *
  * The data is never copied: a tensor points into the mapped file, at any alignment. */
 #include "store/tensors.h"
+
+#include "kernels/kernels.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -64,7 +66,7 @@ static int index_names(struct wz_tensors *set, struct wz_err *err)
     for (int i = 1; i < set->n; i++) {
         const struct wz_tensor *a = set->by_name[i - 1], *b = set->by_name[i];
         if (!strcmp(a->name, b->name))
-            return wz_fail(err, "%s: tensor %.200s is there twice (the other one is in %s)", a->file, a->name, b->file);
+            return wz_fail(err, "%s: tensor %.200s appears twice (also in %s)", a->file, a->name, b->file);
     }
     return 0;
 }
@@ -79,14 +81,14 @@ static int read_shards(struct wz_tensors *set, const char *dir, const char *inde
     if (!index) goto out;
     map = json_object_get(index, "weight_map");
     if (!json_is_object(map) || !json_object_size(map)) {
-        wz_fail(err, "%s: \"weight_map\" must be an object of tensor names and files", index_path);
+        wz_fail(err, "%s: weight_map: expected an object of tensor names and files", index_path);
         goto out;
     }
     json_object_foreach(map, key, value)
     {
         const char *shard = json_string_value(value);
         if (!shard || !*shard || strchr(shard, '/') || !strcmp(shard, "..")) {
-            wz_fail(err, "%s: weight_map: the file of %.200s must be a name in the same folder", index_path, key);
+            wz_fail(err, "%s: weight_map: %.200s: expected a file name in the same folder", index_path, key);
             goto out;
         }
         if (json_object_get(shards, shard)) continue;
@@ -131,7 +133,7 @@ static int read_folder(struct wz_tensors *set, const char *dir, struct wz_err *e
 
     if (wz_file_exists(one)) rc = wz_safetensors_read(set, one, err);
     else if (wz_file_exists(index)) rc = read_shards(set, dir, index, err);
-    else rc = wz_fail(err, "%s: neither model.safetensors nor model.safetensors.index.json is in the folder", dir);
+    else rc = wz_fail(err, "%s: no model.safetensors or model.safetensors.index.json in the folder", dir);
     free(one);
     free(index);
     return rc;
@@ -184,7 +186,8 @@ const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key) { r
 
 const json_t *wz_tensors_metadata(const struct wz_tensors *set) { return set->meta; }
 
-/* ---- numbers ---------------------------------------------------------------------------------------------- */
+/* ---- conversion to f32 ----------------------------------------------------------------------------------------------
+ * */
 
 static float from_bits(uint32_t bits)
 {
@@ -217,18 +220,10 @@ uint16_t wz_f16_from(float x)
     uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u, abs = bits & 0x7fffffffu;
 
     if (abs > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and up: nearer to 2^16 than to 65504 */
-    if (abs < 0x38800000u) /* subnormal: adding 1/2 makes the unit of the last place 2^-24, so the sum rounds for us */
+    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and up round to 2^16 */
+    if (abs < 0x38800000u) /* subnormal: the sum with 1/2 has a last place of 2^-24, so the addition rounds */
         return (uint16_t)(sign | (to_bits(from_bits(abs) + 0.5f) - 0x3f000000u));
     return (uint16_t)(sign | (((abs + 0xfffu + (abs >> 13 & 1u)) >> 13) - (112u << 10)));
-}
-
-uint16_t wz_bf16_from(float x)
-{
-    uint32_t bits = to_bits(x);
-
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 /* Blocks of 32 elements, as ggml defines them (d, m are binary16):
@@ -282,7 +277,7 @@ void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *
         for (size_t i = 0; i < n; i++) out[i] = f16_at(p + 2 * i);
         break;
     case WZ_DT_BF16:
-        for (size_t i = 0; i < n; i++) out[i] = from_bits((uint32_t)p[2 * i] << 16 | (uint32_t)p[2 * i + 1] << 24);
+        for (size_t i = 0; i < n; i++) out[i] = wz_bf16_to_f32((uint16_t)(p[2 * i] | p[2 * i + 1] << 8));
         break;
     default:
         for (size_t i = 0; i < n / 32; i++) unpack[t->dtype](p + i * row->bytes, out + 32 * i);

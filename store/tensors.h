@@ -1,4 +1,4 @@
-/* What the readers of the store room share: the set that safetensors.c and gguf.c fill and tensors.c hands out. */
+/* The set of tensors that safetensors.c and gguf.c fill and tensors.c hands out. Private to store. */
 #ifndef WZ_STORE_TENSORS_H
 #define WZ_STORE_TENSORS_H
 
@@ -16,25 +16,24 @@ struct wz_tensors {
 
 enum { WZ_MAX_DIMS = 4, WZ_MAX_NAME = 65535 };
 
-/* Maps a file into the set; its bytes live as long as the set. NULL and a sentence on error. */
+/* Maps a file into the set; its bytes live as long as the set. NULL and a message on error. */
 const struct wz_map *wz_tensors_map(struct wz_tensors *set, const char *path, struct wz_err *err);
 /* Appends a zeroed tensor; the pointer is valid until the next one. */
 struct wz_tensor *wz_tensors_add(struct wz_tensors *set);
-/* shape[0] * shape[1] * ... into t->count. False: more than a size_t counts, or a size past what
- * JSON can say. */
+/* t->count = shape[0] * shape[1] * ... False where it overflows size_t, or a size exceeds JSON's 2^63 - 1. */
 bool wz_tensor_count(struct wz_tensor *t);
 
-/* Elements and bytes of a block of each type; 1 element where it is not quantised. WZ_DT_OTHER has none. */
+/* By enum wz_dtype: elements and bytes of a block; 1 element where it is not quantised, 0 for WZ_DT_OTHER. */
 struct wz_dtype_row {
     const char *name;
     size_t elements, bytes;
 };
 extern const struct wz_dtype_row wz_dtypes[];
 
+/* Adds the tensors of one file to the set; GGUF also sets meta. -1 and a message on error. */
 int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err *err);
 int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err);
 
-uint16_t wz_f16_from(float x);  /* nearest, ties to even; past 65504 becomes infinite */
-uint16_t wz_bf16_from(float x); /* nearest, ties to even; NaN stays NaN */
+uint16_t wz_f16_from(float x); /* nearest, ties to even; from 65520 on it is infinite */
 
 #endif

@@ -1,4 +1,4 @@
-/* The promise: a conversation becomes the ids that the model's own chat template would give; only the template
+/* Guarantee: a conversation becomes the ids that the model's own chat template would give; only the template
  * writes special tokens, and ids that a model wrote go in as they are. */
 #include "tokenizer_help.h"
 
@@ -177,7 +177,7 @@ static void stops_are_end_tokens(void **state)
     wz_tokenizer_destroy(tok);
 }
 
-static void what_does_not_fit_is_a_sentence(void **state)
+static void what_does_not_fit_is_an_error(void **state)
 {
     static const char bare[] = "{\"model\": {\"vocab\": {\"a\": 0, \"<sys>\": 1}, \"merges\": []}}";
     struct wz_tokenizer *tok = tiny_load(false);
@@ -373,7 +373,7 @@ int main(void)
         cmocka_unit_test(chatml_by_hand),
         cmocka_unit_test(rendered_as_text),
         cmocka_unit_test(stops_are_end_tokens),
-        cmocka_unit_test(what_does_not_fit_is_a_sentence),
+        cmocka_unit_test(what_does_not_fit_is_an_error),
         cmocka_unit_test(templates_are_told_by_their_text),
         cmocka_unit_test(golden_llama3),
         cmocka_unit_test(golden_llama2),

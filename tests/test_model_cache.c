@@ -1,4 +1,4 @@
-/* Promises: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came
+/* Guarantee: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came
  * from; when pages run out the answer is no and nothing has changed. */
 #include "model_help.h"
 
@@ -150,7 +150,7 @@ static void unpacked_dropped(void **state)
     }
 }
 
-/* The plan is the truth: what the functions that say sizes say. */
+/* Guarantee 9: the size functions say what is allocated. */
 static void sizes(void **state)
 {
     struct wz_config deep = config;

@@ -1,8 +1,8 @@
-/* Promises: the bits of a token's hidden state, logits and log-probability are the same whether it was prefilled,
- * decoded one by one, batched with strangers, read from a forked prefix, or scored in training, on every backend,
- * weight type and number of threads (law 1); a gradient has the same bits however its sequences are cut into batches
- * (law 2); and it is the gradient, held against finite differences. Pages of other weights are refused (law 6).
- * Weights may wait in the host's memory. */
+/* Guarantees 1, 2 and 6: the bits of a token's hidden state, logits and log-probability are the same whether it was
+ * prefilled, decoded one by one, batched with strangers, read from a forked prefix, or scored in training, on every
+ * backend, weight type and number of threads (guarantee 1); a gradient has the same bits however its sequences are cut
+ * into batches (guarantee 2); and it is the gradient, held against finite differences. Pages of other weights are
+ * refused (guarantee 6). Weights may wait in the host's memory. */
 #include "model/inner.h"
 #include "model_help.h"
 
@@ -209,7 +209,7 @@ static void one_way_or_another(const struct wz_config *c, enum wz_type type, str
     wz_model_destroy(m);
 }
 
-static void law_exact(void **state)
+static void exact(void **state)
 {
     static struct seen seen[WZ_COUNT(rows)];
 
@@ -361,10 +361,10 @@ static void batches(enum wz_type type)
     }
 }
 
-static void law_batches(void **state) { batches(WZ_F32); }
+static void batches_are_independent(void **state) { batches(WZ_F32); }
 
 /* Odd sequences: a cut then falls between two rows that the products of bf16 would have taken as a pair. */
-static void law_batches_bf16(void **state) { batches(WZ_BF16); }
+static void batches_are_independent_bf16(void **state) { batches(WZ_BF16); }
 
 /* Along the gradient g of one tensor the loss climbs by |g|; along a random direction u, by g.u. */
 static void finite_differences(void **state)
@@ -419,11 +419,11 @@ static void finite_differences(void **state)
     }
 }
 
-/* ---- weights that wait in the host's memory --------------------------------------------------------------- */
+/* ---- offloaded weights --------------------------------------------------------------- */
 
 /* They give back what they took of the backend's, and compute the same bits in any memory they are given, though
  * others use it. */
-static void stowed_weights(void **state)
+static void offloaded_weights(void **state)
 {
     for (size_t r = 0; r < rows_here(); r++)
         for (int type = WZ_F32; type <= WZ_BF16; type++) {
@@ -457,7 +457,7 @@ static void stowed_weights(void **state)
 
 /* ---- weights have an identity ----------------------------------------------------------------------------- */
 
-static void law_identity(void **state)
+static void identity(void **state)
 {
     struct wz_backend *be = backend_of("ref", 1);
     struct wz_model *m = model_make(&configs[0], WZ_F32, be);
@@ -533,9 +533,14 @@ static void same_identity(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(law_exact),        cmocka_unit_test(int8_is_near),   cmocka_unit_test(law_batches),
-        cmocka_unit_test(law_batches_bf16), cmocka_unit_test(stowed_weights), cmocka_unit_test(finite_differences),
-        cmocka_unit_test(law_identity),     cmocka_unit_test(same_identity),
+        cmocka_unit_test(exact),
+        cmocka_unit_test(int8_is_near),
+        cmocka_unit_test(batches_are_independent),
+        cmocka_unit_test(batches_are_independent_bf16),
+        cmocka_unit_test(offloaded_weights),
+        cmocka_unit_test(finite_differences),
+        cmocka_unit_test(identity),
+        cmocka_unit_test(same_identity),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
-/* Promises: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same
+/* Guarantee: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same
  * weights is the same model; every spelling of a config means what it should; and whatever is wrong with a folder is
- * one sentence. */
+ * one error message. */
 #include "model_help.h"
 
 #include <unistd.h>
@@ -240,8 +240,8 @@ static void refuses(const char *path, const char *what)
     struct wz_model *m = wz_model_load(path, WZ_F32, NULL, be, &err);
 
     if (m) fail_msg("%s loaded, though: %s", path, what);
-    if (!strstr(err.text, what)) fail_msg("the sentence should say \"%s\" but is: %s", what, err.text);
-    if (strchr(err.text, '\n') || !strchr(err.text, '/')) fail_msg("not one sentence with a file: %s", err.text);
+    if (!strstr(err.text, what)) fail_msg("the message should contain \"%s\" but is: %s", what, err.text);
+    if (strchr(err.text, '\n') || !strchr(err.text, '/')) fail_msg("not one line with a file name: %s", err.text);
 }
 
 static void gguf(void **state)
@@ -516,8 +516,8 @@ static void rewrite(const char *path, const void *bytes, size_t n)
     assert_int_equal(fclose(f), 0);
 }
 
-/* The first `head` bytes of a file with up to four of them changed, many times over: a model or a sentence, never a
- * crash. */
+/* The first `head` bytes of a file with up to four of them changed, many times over: a model or an error message, never
+ * a crash. */
 static void scramble(const char *load, const char *file, size_t head, uint32_t which)
 {
     const char *often = getenv("WALTZ_FUZZ"); /* how many times; a long run is a matter of patience */
@@ -540,7 +540,7 @@ static void scramble(const char *load, const char *file, size_t head, uint32_t w
         rewrite(file, bytes, len);
         err.text[0] = 0;
         struct wz_model *m = wz_model_load(load, WZ_F32, NULL, be, &err);
-        if (!m && !err.text[0]) fail_msg("%s, change %u: refused without a sentence", file, i);
+        if (!m && !err.text[0]) fail_msg("%s, change %u: refused without a message", file, i);
         wz_model_destroy(m);
     }
     rewrite(file, kept, len);

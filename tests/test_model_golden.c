@@ -1,4 +1,4 @@
-/* Promise: logits, log-probabilities and the gradient of every tensor equal a float64 PyTorch Llama's to a relative
+/* Guarantee: logits, log-probabilities and the gradient of every tensor equal a float64 PyTorch Llama's to a relative
  * 1e-5, for 1, 3 and 4 query heads a key/value head, head sizes 64, 80 and 128, tied and untied, with and without
  * RoPE scaling, on every backend. Only config.json and the seed of the weights are shared with it
  * (tests/golden/model/README.md). */

@@ -1,4 +1,4 @@
-/* Promise: real weights give the logits, the log-probabilities and the greedy text that an independent float64
+/* Guarantee: real weights give the logits, the log-probabilities and the greedy text that an independent float64
  * forward gave. */
 #include "model_help.h"
 

@@ -1,4 +1,4 @@
-/* Promise: the transformers library reads what is saved here and computes the same logits, and what it saves is read
+/* Guarantee: the transformers library reads what is saved here and computes the same logits, and what it saves is read
  * here. Needs env WALTZ_PYTHON: a Python that can import transformers (4.43 or later) and torch. */
 #include <sys/wait.h>
 

@@ -1,4 +1,4 @@
-/* The promise: a run's folder becomes one page that holds everything, fetches nothing, shows whatever is in the
+/* Guarantee: a run's folder becomes one page that holds everything, fetches nothing, shows whatever is in the
  * files as text and never as markup, and says what is missing. Leaves the page of the whole fake run in WALTZ_KEEP,
  * if set, for the eye. */
 #include "test.h"

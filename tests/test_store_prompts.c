@@ -1,4 +1,4 @@
-/* The promise: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and
+/* Guarantee: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and
  * columns. */
 #include "test.h"
 
@@ -101,32 +101,32 @@ static void bad_rows_are_named(void **state)
     static const struct {
         const char *ending, *text, *word;
     } rows[] = {
-        { ".txt", "hello", ".jsonl, .json or .csv" },
+        { ".txt", "hello", ".jsonl, .ndjson, .json or .csv" },
         { ".jsonl", "", "no rows" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"text\":\"b\",\"other\":1}",
-          "row 2: there is no column \"prompt\"; there are: text, other" },
+          "row 2: no column \"prompt\"; the columns are: text, other" },
         { ".jsonl", "{\"prompt\":3,\"harmful\":1}", "row 1: column \"prompt\" must be a string" },
         { ".jsonl", "{\"prompt\":\"\",\"harmful\":1}", "row 1: the prompt is empty" },
-        { ".jsonl", "{\"prompt\":\"a\"}", "row 1: there is no column \"harmful\"" },
+        { ".jsonl", "{\"prompt\":\"a\"}", "row 1: no column \"harmful\"" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":\"maybe\"}", "'maybe'" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":2}", "'2'" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":null}", "row 1" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"prompt\"", "row 2:1:9: not valid JSON" },
         { ".jsonl", "\n\"text\"", "row 2:1:6: not valid JSON" },
-        { ".jsonl", "[]", "row 1: an object" },
+        { ".jsonl", "[]", "row 1: expected an object" },
         { ".jsonl", "{\"prompt\":\"a\xff\",\"harmful\":1}", "row 1: byte 13 of it is not valid UTF-8" },
         { ".jsonl", "{\"prompt\":\"a\\u0000b\",\"harmful\":1}", "not valid JSON" },
         { ".json", "{\"prompt\":\"a\"}", "an array of objects or of strings" },
-        { ".json", "[{\"prompt\":\"a\",\"harmful\":1}, 3]", "row 2: an object" },
+        { ".json", "[{\"prompt\":\"a\",\"harmful\":1}, 3]", "row 2: expected an object" },
         { ".json", "[{\"prompt\":\"a\xff\"}]", "not valid JSON" },
         { ".csv", "", "no rows" },
         { ".csv", "prompt,harmful\n", "no rows" },
-        { ".csv", "text,harmful\na,1", "there are: text, harmful" },
-        { ".csv", "prompt,prompt\na,1", "\"prompt\" is there twice" },
-        { ".csv", "prompt,harmful\na,1\nb", "row 3 has 1 cells" },
-        { ".csv", "prompt,harmful\na,1,", "row 2 has 3 cells" },
-        { ".csv", "prompt,harmful\n\"a,1\nb,2\n", "row 2: a quoted cell does not end" },
-        { ".csv", "prompt,harmful\n\"a\"b,1", "row 2: after the closing quote" },
+        { ".csv", "text,harmful\na,1", "the columns are: text, harmful" },
+        { ".csv", "prompt,prompt\na,1", "\"prompt\" appears twice" },
+        { ".csv", "prompt,harmful\na,1\nb", "row 3: expected 2 cells" },
+        { ".csv", "prompt,harmful\na,1,", "row 2: expected 2 cells" },
+        { ".csv", "prompt,harmful\n\"a,1\nb,2\n", "row 2: a quote is not closed" },
+        { ".csv", "prompt,harmful\n\"a\"b,1", "row 2: a quote is not closed" },
         { ".csv", "prompt,harmful\n\"a\xc3\",1", "row 2: byte 2 of a cell is not valid UTF-8" },
     };
     struct wz_prompts set;
@@ -147,7 +147,7 @@ static void bad_rows_are_named(void **state)
     assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
 }
 
-/* Every beginning of a file: rows up to there, or one sentence. */
+/* Every beginning of a file: rows up to there, or one error message. */
 static void truncated(void **state)
 {
     static const char *const texts[][2] = {

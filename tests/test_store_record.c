@@ -1,4 +1,4 @@
-/* The promise: a record gives back every episode bit for bit, opens in h5py, and whatever instant a writer is killed
+/* Guarantee: a record gives back every episode bit for bit, opens in h5py, and whatever instant a writer is killed
  * at, its file holds whole steps only: all that were appended before, and the one being appended entirely or not at
  * all. */
 #include "test.h"
@@ -239,7 +239,7 @@ static void steps_do_not_go_back(void **state)
     write_steps(path, 0, 2);
     struct wz_record *r = wz_record_open(path, &err);
     assert_int_equal(append(r, 0, &err), -1);
-    assert_non_null(strstr(err.text, "step 0 can't follow step 1"));
+    assert_non_null(strstr(err.text, "expected a step >= 1, got 0"));
     e->step = 2;
     e->turns[0]->n_logp--;
     assert_int_equal(wz_record_episodes(r, &e, 1, &err), -1);
@@ -466,7 +466,7 @@ static void put(const char *name, const void *bytes, size_t n)
     fclose(f);
 }
 
-/* Cut off at many places: reading is one sentence; opening to write keeps the old file and begins a new one. */
+/* Cut off at many places: reading gives one error message; opening to write keeps the old file and begins a new one. */
 static void a_broken_file_is_set_aside(void **state)
 {
     struct wz_err err;

@@ -1,4 +1,4 @@
-/* The promise: intervals are Wilson's, a table prints what it holds, and its CSV reads back as the same table. */
+/* Guarantee: intervals are Wilson's, a table prints what it holds, and its CSV reads back as the same table. */
 #include "test.h"
 
 #include <math.h>
@@ -117,18 +117,18 @@ static void broken_csv_is_named(void **state)
     static const struct {
         const char *text, *want;
     } cases[] = {
-        { "", ":1: the columns phase," },
-        { "a,b\n", ":1: the columns phase," },
-        { HEAD "a,b,c,1,1,1,1\n", ":2: 7 columns, 8 were expected" },
-        { HEAD "a,b,c,1,1,1,1,1,1\n", ":2: 9 columns" },
-        { HEAD "a,b,c,1,1,1,1,1\n\n", ":3: 1 columns" },
+        { "", ":1: expected the columns phase," },
+        { "a,b\n", ":1: expected the columns phase," },
+        { HEAD "a,b,c,1,1,1,1\n", ":2: expected 8 columns" },
+        { HEAD "a,b,c,1,1,1,1,1,1\n", "phase,set,metric,value,low,high,n,seed), got 9" },
+        { HEAD "a,b,c,1,1,1,1,1\n\n", ":3: expected 8 columns" },
         { HEAD "a,b,c,x,1,1,1,1\n", ":2: column value" },
         { HEAD "a,b,c,1,inf,1,1,1\n", ":2: column low" },
         { HEAD "a,b,c,1,1,1e,1,1\n", ":2: column high" },
         { HEAD "a,b,c,1,1,1,-1,1\n", ":2: column n" },
         { HEAD "a,b,c,1,1,1,,1\n", ":2: column n" },
         { HEAD "a,b,c,1,1,1,1,-1\n", ":2: column seed" },
-        { HEAD "a,\"b\nb\",c,1,1,1,1,1\na,b\n", ":4: 2 columns" },
+        { HEAD "a,\"b\nb\",c,1,1,1,1,1\na,b\n", ":4: expected 8 columns" },
         { HEAD "a,\"b,c,1,1,1,1,1\n", ":2: a quote is not closed" },
         { HEAD "a,\"b\"x,c,1,1,1,1,1\n", ":2: a quote is not closed" },
     };

@@ -1,6 +1,6 @@
-/* The promise: a text becomes the ids that the model's own tokenizer would give, from every kind of file that
+/* Guarantee: a text becomes the ids that the model's own tokenizer would give, from every kind of file that
  * carries it, and ids become that text again; what looks like a special token in a text stays text; a broken file is
- * one sentence. */
+ * one error message. */
 #include "tokenizer_help.h"
 
 #include <pthread.h>
@@ -263,7 +263,7 @@ static void whole_pieces_can_go_before_merges(void **state)
 
 #define MODEL "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": "
 
-static void broken_files_are_a_sentence(void **state)
+static void broken_files_are_an_error(void **state)
 {
     static const struct {
         const char *name, *bytes, *says;
@@ -561,7 +561,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(long_texts_end),
         cmocka_unit_test(threads_share_a_tokenizer),
         cmocka_unit_test(whole_pieces_can_go_before_merges),
-        cmocka_unit_test(broken_files_are_a_sentence),
+        cmocka_unit_test(broken_files_are_an_error),
         cmocka_unit_test(cut_off_is_refused),
         cmocka_unit_test(llama3_from_json),
         cmocka_unit_test(llama3_from_ranks),

@@ -1,5 +1,5 @@
-/* The promise: metrics, TensorBoard events and the ledger are whole entries, whatever the disk does; what is lost is
- * counted (law 10), and what a killed run wrote twice is there once. */
+/* Guarantees 4 and 10: metrics, TensorBoard events and the ledger consist of whole entries, whatever the disk does;
+ * lost entries are counted, and entries that a resumed run repeats are there once. */
 #include "test.h"
 
 #include <dirent.h>
@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "store/diary.h"
+#include "store/append.h"
 
 static char *dir; /* a new one for each case */
 
@@ -243,8 +243,8 @@ static void ledger_accounts_for_every_sample(void **state)
     two[1].step = 4;
     two[1].trained = 4;
     assert_int_equal(wz_ledger_append(dir, two + 1, 1, &err), -1);
-    assert_non_null(strstr(
-        err.text, "step 4, agent feed\"back: 4 samples generated are not 4 trained + 0 discarded + 1 in flight"));
+    assert_non_null(
+        strstr(err.text, "step 4, agent feed\"back: generated 4 samples, but trained 4 + discarded 0 + in flight 1"));
     lines = lines_of("ledger.jsonl");
     assert_int_equal(json_array_size(lines), 9); /* it is written all the same: the proof of the error */
     json_decref(lines);
@@ -262,5 +262,5 @@ int main(void)
         cmocka_unit_test_setup_teardown(ledger_accounts_for_every_sample, setup, teardown),
     };
 
-    return cmocka_run_group_tests_name("store_diary", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("store_append", tests, NULL, NULL);
 }

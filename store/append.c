@@ -1,5 +1,5 @@
-/* Files that grow by whole entries, and forget what a killed run wrote after its last checkpoint. */
-#include "store/diary.h"
+/* Append-only files: entries are written whole; entries after the checkpoint that a run resumes from are removed. */
+#include "store/append.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-int wz_diary_open(const char *path, bool fresh, struct wz_err *err)
+int wz_append_open(const char *path, bool fresh, struct wz_err *err)
 {
     char *dir = wz_strdup(path), *slash = strrchr(dir, '/');
     int fd = -1;
@@ -21,8 +21,8 @@ int wz_diary_open(const char *path, bool fresh, struct wz_err *err)
     return fd;
 }
 
-int wz_diary_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg,
-                 struct wz_err *err)
+int wz_append_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg,
+                  struct wz_err *err)
 {
     struct wz_map map;
     const uint8_t *nl;
@@ -46,7 +46,7 @@ int wz_diary_cut(int fd, const char *path, bool (*drop)(const json_t *line, cons
     return 0;
 }
 
-int wz_diary_append(int fd, const void *bytes, size_t n)
+int wz_append(int fd, const void *bytes, size_t n)
 {
     off_t before = lseek(fd, 0, SEEK_END);
 
