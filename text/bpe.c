@@ -1,8 +1,9 @@
-/* Byte-pair merging of one span: the neighbours with the lowest rank become one, the leftmost first, until none can.
+/* Byte-pair merging of one span: the neighbours with the lowest rank, the leftmost first, are merged until no merge is
+ * left.
  *
- * Symbols are a linked list over the characters; every pair that can merge waits in a heap by (rank, position). A pair
- * whose symbols have changed since is dropped when it comes up. O(n log n): a span may be a whole document, since
- * SentencePiece does not cut at spaces. */
+ * Symbols are a linked list over the characters; every mergeable pair is in a heap by (rank, position). A pair whose
+ * symbols have changed since is dropped when it is popped. O(n log n): a span may be a whole document, since
+ * SentencePiece does not split at spaces. */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 struct wz_symbol {
     int id, prev, next;
-}; /* id -1: swallowed by its left neighbour; prev, next -1: the end */
+}; /* id -1: merged into its left neighbour; prev, next -1: the end */
 struct wz_candidate {
     uint32_t rank;
     int at, left, right, id;
@@ -52,7 +53,7 @@ static struct wz_candidate take(struct wz_bpe *w)
     return top;
 }
 
-/* A character without a piece: its bytes, or unk, or an error. Returns the number of symbols after it. */
+/* A character without a piece: its bytes, unk, or an error. Returns the new number of symbols. */
 static int unknown(const struct wz_tokenizer *tok, const char *s, int len, struct wz_symbol *symbols, int n,
                    struct wz_err *err)
 {
@@ -65,7 +66,7 @@ static int unknown(const struct wz_tokenizer *tok, const char *s, int len, struc
         return n;
     }
     if (tok->unk < 0)
-        return wz_fail(err, "%s: there is no piece for \"%.*s\" (U+%04X)", tok->name, len, s,
+        return wz_fail(err, "%s: no token for \"%.*s\" (U+%04X)", tok->name, len, s,
                        wz_utf8_get(s, (size_t)len, &byte_len));
     if (!tok->fuse_unk || n == 0 || symbols[n - 1].id != tok->unk) symbols[n++].id = tok->unk;
     return n;

@@ -1,10 +1,10 @@
-/* Chat templates: a row a template. A template writes special tokens by id and text as text; neighbouring texts are
- * joined and encoded as one, for the hub tokenises what it rendered between two special tokens as one.
+/* Chat templates: one row of a table each. A template writes special tokens by id; texts between two special tokens are
+ * joined and encoded together, as transformers does.
  *
  *   llama3    <|begin_of_text|> { <|start_header_id|> ROLE <|end_header_id|> "\n\n" TEXT <|eot_id|> }
- *   llama3.1  the same, the system turn always there and opened by two lines of dates
+ *   llama3.1  the same, always with a system turn, which begins with two lines of dates
  *   chatml    { <|im_start|> "ROLE\n" TEXT <|im_end|> "\n" }
- *   smollm2   the same, with a system turn of its own when none is given
+ *   smollm2   the same, with a default system turn when none is given
  *   llama2    { <s> "[INST] " ["<<SYS>>\n" SYSTEM "\n<</SYS>>\n\n"] TEXT " [/INST]" " " TEXT " " </s> }
  *   mistral   <s> { "[INST] " TEXT " [/INST]" TEXT </s> }
  *   sandbox   <sys> SYSTEM { <user> TEXT <end> <asst> TEXT <end> } */
@@ -17,66 +17,58 @@
 
 enum { N_STOPS = 8 };
 
-/* What is being written: ids so far, and text not encoded yet. */
-struct pen {
+/* A rendering in progress: the ids so far, and text not encoded yet. */
+struct rendering {
     const struct wz_template *t;
     const struct wz_tokenizer *tok;
     struct wz_ids *out;
     struct wz_buf text;
-    int start; /* where this rendering began in out */
+    int start; /* out->n at the beginning */
     struct wz_err *err;
 };
 
 struct wz_template {
     const char *name;
-    const char *needs[6]; /* special pieces, NULL-terminated; "" in the place of BOS and EOS of the tokenizer */
-    const char *stops[4]; /* first the one the template itself writes; those the tokenizer lacks are left out */
-    int (*apply)(struct pen *pen, const struct wz_message *messages, int n, bool generate);
+    const char *needs[6]; /* required special tokens, NULL-terminated; "": BOS and EOS of the tokenizer */
+    const char *stops[4]; /* the first is the one that the template writes; those the tokenizer lacks are left out */
+    int (*apply)(struct rendering *r, const struct wz_message *messages, int n, bool generate);
 };
 
 static const char *const roles[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
 
-/* ---- the pen ---------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------------------------- */
 
-static int flush(struct pen *pen)
+static int flush(struct rendering *r)
 {
-    int rc = wz_encode_part(pen->tok, pen->text.data, pen->text.len, pen->out->n == pen->start, pen->out, pen->err);
+    int rc = wz_encode_part(r->tok, r->text.data, r->text.len, r->out->n == r->start, r->out, r->err);
 
-    wz_buf_clear(&pen->text);
+    wz_buf_clear(&r->text);
     return rc;
 }
 
-static int special(struct pen *pen, const char *piece)
+static int id(struct rendering *r, int token)
 {
-    if (pen->text.len && flush(pen) < 0) return -1;
-    wz_ids_add(pen->out, wz_tokenizer_id(pen->tok, piece));
+    if (r->text.len && flush(r) < 0) return -1;
+    wz_ids_add(r->out, token);
     return 0;
 }
 
-static int stop(struct pen *pen)
-{
-    if (pen->text.len && flush(pen) < 0) return -1;
-    wz_ids_add(pen->out, pen->t->stops[0] ? wz_tokenizer_id(pen->tok, pen->t->stops[0]) : pen->tok->eos);
-    return 0;
-}
+static int special(struct rendering *r, const char *piece) { return id(r, wz_tokenizer_id(r->tok, piece)); }
 
-static int bos(struct pen *pen)
-{
-    if (pen->text.len && flush(pen) < 0) return -1;
-    wz_ids_add(pen->out, pen->tok->bos);
-    return 0;
-}
+static int stop(struct rendering *r) { return r->t->stops[0] ? special(r, r->t->stops[0]) : id(r, r->tok->eos); }
 
-static void text(struct pen *pen, const char *s) { wz_buf_str(&pen->text, s); }
+static int bos(struct rendering *r) { return id(r, r->tok->bos); }
 
-/* What Python's str.strip() takes away. */
+static void text(struct rendering *r, const char *s) { wz_buf_str(&r->text, s); }
+
+/* White space as Python's str.strip() has it. */
 static bool is_space(uint32_t c)
 {
     return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
            (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
-static void trimmed(struct pen *pen, const char *s, bool left, bool right)
+static void trimmed(struct rendering *r, const char *s, bool left, bool right)
 {
     size_t n = strlen(s), end = 0;
     int len;
@@ -87,164 +79,163 @@ static void trimmed(struct pen *pen, const char *s, bool left, bool right)
     }
     for (size_t at = 0; at < n; at += (size_t)len)
         if (!is_space(wz_utf8_get(s + at, n - at, &len))) end = at + (size_t)len;
-    wz_buf_add(&pen->text, s, right ? end : n);
+    wz_buf_add(&r->text, s, right ? end : n);
 }
 
-/* Ids that a model wrote, less the token it ended with. */
-static int ids(struct pen *pen, const struct wz_message *m)
+/* Sampled ids, less their end token. */
+static int ids(struct rendering *r, const struct wz_message *m)
 {
-    int stops[N_STOPS], n_stops = wz_template_stops(pen->t, pen->tok, stops), n = m->n_ids;
+    int stops[N_STOPS], n_stops = wz_template_stops(r->t, r->tok, stops), n = m->n_ids;
 
-    if (pen->text.len && flush(pen) < 0) return -1;
+    if (r->text.len && flush(r) < 0) return -1;
     for (int i = 0; i < n_stops; i++)
         if (n == m->n_ids && n > 0 && m->ids[n - 1] == stops[i]) n--;
-    wz_ids_append(pen->out, m->ids, n);
+    wz_ids_append(r->out, m->ids, n);
     return 0;
 }
 
-static int content(struct pen *pen, const struct wz_message *m, bool trim)
+static int content(struct rendering *r, const struct wz_message *m, bool trim)
 {
-    if (m->text) trimmed(pen, m->text, trim, trim && !m->ids);
-    return m->ids ? ids(pen, m) : 0;
+    if (m->text) trimmed(r, m->text, trim, trim && !m->ids);
+    return m->ids ? ids(r, m) : 0;
 }
 
-/* user, assistant, user, ... after an optional system message, which must be text when it is written inside a turn. */
-static int alternate(struct pen *pen, const struct wz_message *messages, int n, bool system)
+/* Checks for user, assistant, user, ... after an optional system message, which must be text since it is written inside
+ * the user turn. Returns the index of the first user message, or -1 and a message. */
+static int alternate(struct rendering *r, const struct wz_message *messages, int n, bool system)
 {
     int first = system && n && messages[0].role == WZ_SYSTEM;
 
-    if (first && !messages[0].text) return wz_fail(pen->err, "%s: the system message must be text", pen->t->name);
-    if (first && n == 1)
-        return wz_fail(pen->err, "%s: a system message stands in a user turn, which is missing", pen->t->name);
+    if (first && !messages[0].text)
+        return wz_fail(r->err, "%s: expected a system message of text, got ids", r->t->name);
+    if (first && n == 1) return wz_fail(r->err, "%s: expected a user message after the system message", r->t->name);
     for (int i = first; i < n; i++)
         if (messages[i].role != ((i - first) % 2 ? WZ_ASSISTANT : WZ_USER))
-            return wz_fail(pen->err, "%s: message %d is of role %s; %suser and assistant must take turns", pen->t->name,
-                           i + 1, roles[messages[i].role], system ? "after one system message " : "");
+            return wz_fail(r->err, "%s: message %d: expected alternating user and assistant%s, got role %s", r->t->name,
+                           i + 1, system ? " after one system message" : "", roles[messages[i].role]);
     return first;
 }
 
-/* ---- the rows --------------------------------------------------------------------------------------------- */
+/* ---- the templates --------------------------------------------------------------------------------------------- */
 
-static int header(struct pen *pen, const char *role)
+static int header(struct rendering *r, const char *role)
 {
-    if (special(pen, "<|start_header_id|>") < 0) return -1;
-    text(pen, role);
-    if (special(pen, "<|end_header_id|>") < 0) return -1;
-    text(pen, "\n\n");
+    if (special(r, "<|start_header_id|>") < 0) return -1;
+    text(r, role);
+    if (special(r, "<|end_header_id|>") < 0) return -1;
+    text(r, "\n\n");
     return 0;
 }
 
-static int llama3_turns(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int llama3_turns(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++)
-        if (header(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], true) < 0 || stop(pen) < 0)
-            return -1;
-    return generate ? header(pen, roles[WZ_ASSISTANT]) : 0;
+        if (header(r, roles[messages[i].role]) < 0 || content(r, &messages[i], true) < 0 || stop(r) < 0) return -1;
+    return generate ? header(r, roles[WZ_ASSISTANT]) : 0;
 }
 
-static int llama3(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int llama3(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
-    bos(pen);
-    return llama3_turns(pen, messages, n, generate);
+    bos(r);
+    return llama3_turns(r, messages, n, generate);
 }
 
-static int llama31(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int llama31(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     int first = n && messages[0].role == WZ_SYSTEM;
 
-    bos(pen);
-    if (header(pen, roles[WZ_SYSTEM]) < 0) return -1;
-    text(pen, "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n");
-    if (first && content(pen, &messages[0], true) < 0) return -1;
-    if (stop(pen) < 0) return -1;
-    return llama3_turns(pen, messages + first, n - first, generate);
+    bos(r);
+    if (header(r, roles[WZ_SYSTEM]) < 0) return -1;
+    text(r, "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n");
+    if (first && content(r, &messages[0], true) < 0) return -1;
+    if (stop(r) < 0) return -1;
+    return llama3_turns(r, messages + first, n - first, generate);
 }
 
-static int im_start(struct pen *pen, const char *role)
+static int im_start(struct rendering *r, const char *role)
 {
-    if (special(pen, "<|im_start|>") < 0) return -1;
-    text(pen, role);
-    text(pen, "\n");
+    if (special(r, "<|im_start|>") < 0) return -1;
+    text(r, role);
+    text(r, "\n");
     return 0;
 }
 
-static int chatml(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int chatml(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++) {
-        if (im_start(pen, roles[messages[i].role]) < 0 || content(pen, &messages[i], false) < 0 || stop(pen) < 0)
-            return -1;
-        text(pen, "\n");
+        if (im_start(r, roles[messages[i].role]) < 0 || content(r, &messages[i], false) < 0 || stop(r) < 0) return -1;
+        text(r, "\n");
     }
-    return generate ? im_start(pen, roles[WZ_ASSISTANT]) : 0;
+    return generate ? im_start(r, roles[WZ_ASSISTANT]) : 0;
 }
 
-static int smollm2(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int smollm2(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     if (n && messages[0].role != WZ_SYSTEM) {
-        if (im_start(pen, roles[WZ_SYSTEM]) < 0) return -1;
-        text(pen, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-        if (stop(pen) < 0) return -1;
-        text(pen, "\n");
+        if (im_start(r, roles[WZ_SYSTEM]) < 0) return -1;
+        text(r, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
+        if (stop(r) < 0) return -1;
+        text(r, "\n");
     }
-    return chatml(pen, messages, n, generate);
+    return chatml(r, messages, n, generate);
 }
 
-static int llama2(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int llama2(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
-    int first = alternate(pen, messages, n, true);
+    int first = alternate(r, messages, n, true);
 
     if (first < 0) return -1;
     for (int i = first; i < n; i++) {
         const struct wz_message *m = &messages[i];
         if (m->role == WZ_USER) {
             bool system = first && i == first;
-            if (bos(pen) < 0) return -1;
-            text(pen, "[INST] ");
+            if (bos(r) < 0) return -1;
+            text(r, "[INST] ");
             if (system) {
-                text(pen, "<<SYS>>\n");
-                text(pen, messages[0].text);
-                text(pen, "\n<</SYS>>\n\n");
+                text(r, "<<SYS>>\n");
+                text(r, messages[0].text);
+                text(r, "\n<</SYS>>\n\n");
             }
-            if (m->text) trimmed(pen, m->text, !system, !m->ids);
-            if (m->ids && ids(pen, m) < 0) return -1;
-            text(pen, " [/INST]");
+            if (m->text) trimmed(r, m->text, !system, !m->ids);
+            if (m->ids && ids(r, m) < 0) return -1;
+            text(r, " [/INST]");
             continue;
         }
         if (m->text) {
-            text(pen, " ");
-            trimmed(pen, m->text, true, true);
-            text(pen, " ");
-        } else if (ids(pen, m) < 0) {
+            text(r, " ");
+            trimmed(r, m->text, true, true);
+            text(r, " ");
+        } else if (ids(r, m) < 0) {
             return -1;
         }
-        if (stop(pen) < 0) return -1;
+        if (stop(r) < 0) return -1;
     }
     return 0;
 }
 
-static int mistral(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int mistral(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
-    if (alternate(pen, messages, n, false) < 0) return -1;
-    bos(pen);
+    if (alternate(r, messages, n, false) < 0) return -1;
+    bos(r);
     for (int i = 0; i < n; i++) {
         bool user = messages[i].role == WZ_USER;
-        if (user) text(pen, "[INST] ");
-        if (content(pen, &messages[i], false) < 0) return -1;
-        if (user) text(pen, " [/INST]");
-        else if (stop(pen) < 0) return -1;
+        if (user) text(r, "[INST] ");
+        if (content(r, &messages[i], false) < 0) return -1;
+        if (user) text(r, " [/INST]");
+        else if (stop(r) < 0) return -1;
     }
     return 0;
 }
 
-static int sandbox(struct pen *pen, const struct wz_message *messages, int n, bool generate)
+static int sandbox(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     static const char *const open[] = { [WZ_SYSTEM] = "<sys>", [WZ_USER] = "<user>", [WZ_ASSISTANT] = "<asst>" };
 
     for (int i = 0; i < n; i++) {
-        if (special(pen, open[messages[i].role]) < 0 || content(pen, &messages[i], false) < 0) return -1;
-        if (messages[i].role != WZ_SYSTEM && stop(pen) < 0) return -1;
+        if (special(r, open[messages[i].role]) < 0 || content(r, &messages[i], false) < 0) return -1;
+        if (messages[i].role != WZ_SYSTEM && stop(r) < 0) return -1;
     }
-    return generate ? special(pen, open[WZ_ASSISTANT]) : 0;
+    return generate ? special(r, open[WZ_ASSISTANT]) : 0;
 }
 
 static const struct wz_template templates[] = {
@@ -263,7 +254,8 @@ static const struct wz_template templates[] = {
     { "sandbox", { "<sys>", "<user>", "<end>", "<asst>" }, { "<end>" }, sandbox },
 };
 
-/* ---- the doors -------------------------------------------------------------------------------------------- */
+/* ---- the public functions
+ * -------------------------------------------------------------------------------------------- */
 
 static const struct wz_template *find(const char *name)
 {
@@ -282,13 +274,13 @@ const struct wz_template *wz_template_find(const char *name, const struct wz_tok
         char names[128] = "";
         for (size_t i = 0, n = 0; i < WZ_COUNT(templates); i++)
             n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", templates[i].name);
-        wz_fail(err, "chat template \"%.60s\" is not known; there are %s", name ? name : "", names);
+        wz_fail(err, "chat template: expected one of %s, got \"%.60s\"", names, name ? name : "");
         return NULL;
     }
     for (int i = 0; t->needs[i]; i++) {
         if (*t->needs[i] ? wz_tokenizer_id(tok, t->needs[i]) >= 0 : tok->bos >= 0 && (t->stops[0] || tok->eos >= 0))
             continue;
-        wz_fail(err, "chat template %s needs %s, which the tokenizer %s has not", t->name,
+        wz_fail(err, "chat template %s requires %s, which the tokenizer %s lacks", t->name,
                 *t->needs[i] ? t->needs[i] : "BOS and EOS tokens", tok->name);
         return NULL;
     }
@@ -300,7 +292,7 @@ const char *wz_template_name(const struct wz_template *t) { return t->name; }
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err)
 {
-    struct pen pen = { .t = t, .tok = tok, .out = out, .start = out->n, .err = err };
+    struct rendering r = { .t = t, .tok = tok, .out = out, .start = out->n, .err = err };
     int rc = 0;
 
     for (int i = 0; i < n && rc == 0; i++) {
@@ -308,10 +300,10 @@ int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *to
         size_t valid = size ? wz_utf8_valid(messages[i].text, size) : 0;
         if (valid < size) rc = wz_fail(err, "message %d: invalid UTF-8 at byte %zu", i + 1, valid);
     }
-    if (rc == 0) rc = t->apply(&pen, messages, n, generate);
-    if (rc == 0 && pen.text.len) rc = flush(&pen);
-    if (rc < 0) out->n = pen.start;
-    wz_buf_finish(&pen.text);
+    if (rc == 0) rc = t->apply(&r, messages, n, generate);
+    if (rc == 0 && r.text.len) rc = flush(&r);
+    if (rc < 0) out->n = r.start;
+    wz_buf_finish(&r.text);
     return rc;
 }
 

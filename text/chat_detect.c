@@ -1,7 +1,8 @@
-/* Which of our templates a model's own Jinja text is. Told by the marks that it writes; a text with marks of ours
- * but also with something that ours does not write (another default system message, spaces elsewhere) is "?": better
- * none than one that is almost right. Llama 3.2's text asks the clock for its date where the renderer has one; it
- * counts as llama3.1, whose fixed date both have. Llama Guard's lists categories from S1 on and is no chat template. */
+/* Which template of chat.c a model's Jinja chat template is: recognised by strings that it contains. A Jinja text that
+ * also contains something which ours does not write (another default system message, other spaces) is "?": an almost
+ * correct template would be worse than none. Llama 3.2's takes the date from strftime_now where it is defined; it
+ * counts as llama3.1, which has its fallback date. Llama Guard's lists categories from S1 on and is no chat template.
+ * */
 #include <string.h>
 
 #include "text/tokenizer_inside.h"

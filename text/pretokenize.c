@@ -1,11 +1,11 @@
-/* Normalizer and pre-tokenizer: the stages that change a text and cut it into spans, as a tokenizer.json lists them.
+/* Normalizer and pre-tokenizer: stages that rewrite a text and split it into spans, as a tokenizer.json lists them.
  * Each stage turns (text, spans) into (text, spans):
  *
  *   Prepend, Replace, Metaspace, byte alphabet    rewrite the bytes of every span
- *   Split (regex, digits, GPT-2's)                cut every span
+ *   Split (regex, digits, GPT-2's)                split every span
  *
- * The regexes come from files that were written for Oniguruma; PCRE2 with UTF and UCP agrees with it but for \s, where
- * PCRE2 adds U+180E and Oniguruma means the property White_Space, so that property is put in its place. */
+ * The regexes in the files are written for Oniguruma. PCRE2 with UTF and UCP agrees with it except for \s, where PCRE2
+ * includes U+180E and Oniguruma means the property White_Space, so \s is replaced by that property. */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct stage {
     enum when when;
     enum behavior behavior;
     bool invert;
-    char *text;     /* PREPEND, PREFIX: what is put in front; REPLACE: what is put in */
+    char *text;     /* PREPEND, PREFIX: the prefix; REPLACE: the replacement */
     pcre2_code *re; /* REPLACE, SPLIT */
 };
 
@@ -73,7 +73,7 @@ static int compile(const struct wz_stages *s, struct stage *st, const char *patt
         pcre2_get_error_message(code, why, sizeof why);
         return wz_fail(err, "%s: pattern \"%.200s\": %s", s->name, pattern, (char *)why);
     }
-    pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE); /* where it can't, the interpreter runs */
+    pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE); /* where it fails, pcre2_match interprets */
     return 0;
 }
 
@@ -86,7 +86,7 @@ static int pattern_of(const struct wz_stages *s, struct stage *st, const json_t 
 
     if (regex) return compile(s, st, regex, false, err);
     if (string && *string) return compile(s, st, string, true, err);
-    return wz_fail(err, "%s: %s has no pattern, {\"Regex\": ...} or {\"String\": ...} was expected", s->name,
+    return wz_fail(err, "%s: %s: pattern: expected {\"Regex\": ...} or {\"String\": ...}", s->name,
                    json_string_value(json_object_get(of, "type")));
 }
 
@@ -110,7 +110,7 @@ static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *e
     if (scheme) {
         for (when = NEVER; when <= ALWAYS && strcmp(scheme, schemes[when]) != 0; when++) continue;
         if (when > ALWAYS)
-            return wz_fail(err, "%s: prepend_scheme \"%.40s\", never, first or always was expected", s->name, scheme);
+            return wz_fail(err, "%s: prepend_scheme: expected never, first or always, got \"%.40s\"", s->name, scheme);
     }
     st = add(s, REPLACE, with);
     if (compile(s, st, " ", true, err) < 0) return -1;
@@ -121,7 +121,7 @@ static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *e
     return compile(s, st, with, true, err);
 }
 
-/* One normalizer or pre-tokenizer; the names of the two never clash. `deep` bounds sequences in sequences. */
+/* One normalizer or pre-tokenizer; their type names are disjoint. deep: nesting of sequences, at most 8. */
 static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_err *err)
 {
     const char *type = json_string_value(json_object_get(of, "type"));
@@ -151,8 +151,8 @@ static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_e
         for (st->behavior = ISOLATED; st->behavior < WZ_COUNT(behaviors); st->behavior++)
             if (behavior && strcmp(behavior, behaviors[st->behavior]) == 0) return pattern_of(s, st, of, err);
         return wz_fail(err,
-                       "%s: Split has no known behavior, Isolated, Removed, MergedWithPrevious, MergedWithNext or "
-                       "Contiguous was expected",
+                       "%s: Split: behavior: expected Isolated, Removed, MergedWithPrevious, MergedWithNext or "
+                       "Contiguous",
                        s->name);
     }
     if (strcmp(type, "Digits") == 0)
@@ -169,7 +169,7 @@ static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_e
     }
     return wz_fail(
         err,
-        "%s: %.40s is not known; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
+        "%s: unsupported type %.40s; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
         "Digits, ByteLevel, Metaspace",
         s->name, type);
 }
@@ -211,7 +211,7 @@ static void push(struct wz_cut *cut, size_t at, size_t len)
     cut->spare_list[cut->n_spare++] = (struct wz_span){ at, len };
 }
 
-/* The next match at or after `from` in s[0..n) that is not empty: 1, its ends in at[2]; 0 when there is none. */
+/* The next non-empty match at or after `from` in text[0..n): 1 and its range in at[2]; 0: none; -1 and a message. */
 static int match(const struct wz_stages *s, const struct stage *st, struct wz_cut *cut, const char *text, size_t n,
                  size_t from, size_t at[2], struct wz_err *err)
 {
@@ -225,16 +225,16 @@ static int match(const struct wz_stages *s, const struct stage *st, struct wz_cu
     if (rc == PCRE2_ERROR_NOMATCH) return 0;
     if (rc < 0) {
         pcre2_get_error_message(rc, why, sizeof why);
-        return wz_fail(err, "%s: a pre-tokenizer pattern gave up on the text: %s", s->name, (char *)why);
+        return wz_fail(err, "%s: matching a pre-tokenizer pattern: %s", s->name, (char *)why);
     }
     const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(cut->match);
     at[0] = ends[0];
     at[1] = ends[1];
-    /* \K in a lookahead can move the start past the end; such a match holds nothing. */
+    /* \K in a lookahead can move the start past the end; such a match is empty. */
     return at[0] < at[1] && at[0] >= from && at[1] <= n;
 }
 
-/* A chunk of a span: matched or what lies between. `before` is what the chunk before it was, `first` that there is
+/* A chunk of a span: a match, or the text between two. *before: whether the previous chunk was a match; first: there is
  * none. */
 static void chunk(const struct stage *st, struct wz_cut *cut, size_t at, size_t end, bool matched, bool *before,
                   bool first)

@@ -1,9 +1,9 @@
-/* SentencePiece BPE from its own file, a protobuf ModelProto, and from llama2.c's tokenizer .bin:
+/* SentencePiece BPE from a .model (protobuf ModelProto) and from llama2.c's tokenizer .bin:
  *
  *   int32 longest piece, then for every id: float32 score, int32 length, bytes     (little endian)
  *
- * A .bin holds pieces with plain spaces, ids 0, 1, 2 being unknown, BOS and EOS. It says nothing of normalising, so
- * repeated spaces stay, while a .model whose remove_extra_whitespaces is on drops them: the two of one vocabulary
+ * A .bin holds pieces with plain spaces; ids 0, 1, 2 are unknown, BOS and EOS. It has no normalizer settings, so
+ * repeated spaces are kept, while a .model with remove_extra_whitespaces drops them: the two files of one vocabulary
  * may differ there. */
 #include "text/tokenizer_inside.h"
 
@@ -12,7 +12,7 @@
 
 #include "sentencepiece.pb-c.h"
 
-void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze)
+void wz_spm_stages(struct wz_tokenizer *tok, bool prefix, bool squeeze)
 {
     static const struct {
         const char *kind, *pattern, *content;
@@ -44,7 +44,7 @@ typedef Sentencepiece__ModelProto Model;
 static int read_pieces(struct wz_tokenizer *tok, const Model *model, struct wz_err *err)
 {
     if (model->n_pieces > WZ_VOCAB_MAX)
-        return wz_fail(err, "%s: %zu pieces, at most %d were expected", tok->name, model->n_pieces, WZ_VOCAB_MAX);
+        return wz_fail(err, "%s: expected at most %d pieces, got %zu", tok->name, WZ_VOCAB_MAX, model->n_pieces);
     for (size_t i = 0; i < model->n_pieces; i++) {
         const Sentencepiece__SentencePiece *p = model->pieces[i];
         enum wz_piece_kind kind = p->type == SENTENCEPIECE__SENTENCE_PIECE__TYPE__NORMAL         ? WZ_PIECE_NORMAL
@@ -64,18 +64,18 @@ int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct
     Sentencepiece__NormalizerSpec normalizer_default = SENTENCEPIECE__NORMALIZER_SPEC__INIT, *normalizer;
     int rc = -1;
 
-    if (!model) return wz_fail(err, "%s: neither a SentencePiece model nor another tokenizer that is known", tok->name);
+    if (!model) return wz_fail(err, "%s: not a SentencePiece model or another known tokenizer file", tok->name);
     trainer = model->trainer_spec ? model->trainer_spec : &trainer_default;
     normalizer = model->normalizer_spec ? model->normalizer_spec : &normalizer_default;
     if (trainer->model_type != SENTENCEPIECE__TRAINER_SPEC__MODEL_TYPE__BPE) {
-        wz_fail(err, "%s: SentencePiece model of type %d, BPE (2) was expected", tok->name, (int)trainer->model_type);
+        wz_fail(err, "%s: SentencePiece model_type: expected BPE (2), got %d", tok->name, (int)trainer->model_type);
         goto out;
     }
     if (normalizer->precompiled_charsmap.len || trainer->treat_whitespace_as_suffix ||
         !normalizer->escape_whitespaces) {
         wz_fail(err,
-                "%s: normalizer \"%.40s\" with a character map, spaces as suffix or spaces kept is not supported, "
-                "\"identity\" was expected",
+                "%s: SentencePiece normalizer: expected \"identity\", without a character map, spaces as suffix or "
+                "unescaped spaces, got \"%.40s\"",
                 tok->name, normalizer->name ? normalizer->name : "");
         goto out;
     }
@@ -84,7 +84,7 @@ int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct
     tok->eos = trainer->eos_id;
     tok->byte_fallback = trainer->byte_fallback;
     wz_merges_derive(tok);
-    wz_spm_shell(tok, normalizer->add_dummy_prefix, normalizer->remove_extra_whitespaces);
+    wz_spm_stages(tok, normalizer->add_dummy_prefix, normalizer->remove_extra_whitespaces);
     rc = 0;
 out:
     sentencepiece__model_proto__free_unpacked(model, NULL);
@@ -109,7 +109,7 @@ int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, st
         enum wz_piece_kind kind = id < 3 ? WZ_PIECE_SPECIAL : WZ_PIECE_NORMAL;
         float score;
         if (left < 8 || len > left - 8) {
-            wz_fail(err, "%s: piece %d is cut off at byte %zu, or this is no tokenizer file", tok->name, id, at);
+            wz_fail(err, "%s: truncated at piece %d, byte %zu, or not a tokenizer file", tok->name, id, at);
             goto out;
         }
         memcpy(&score, &bits, sizeof score);
@@ -126,14 +126,14 @@ int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, st
         at += 8 + len;
     }
     if (id < 4) {
-        wz_fail(err, "%s: neither a llama2.c tokenizer nor another that is known", tok->name);
+        wz_fail(err, "%s: not a llama2.c tokenizer or another known tokenizer file", tok->name);
         goto out;
     }
     tok->unk = 0;
     tok->bos = 1;
     tok->eos = 2;
     wz_merges_derive(tok);
-    wz_spm_shell(tok, true, false);
+    wz_spm_stages(tok, true, false);
     rc = 0;
 out:
     wz_buf_finish(&b);

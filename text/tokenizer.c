@@ -1,4 +1,4 @@
-/* Text to ids and back; which reader a file needs. The kinds of files are told apart by their first bytes:
+/* Encoding and decoding, and the choice of a reader for a file by its first bytes:
  *
  *   "GGUF"                       GGUF metadata                 tokenizer_gguf.c
  *   "{"                          tokenizer.json                tokenizer_json.c
@@ -78,18 +78,18 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
         free(tok->name);
         tok->name = wz_path("%s/tokenizer.model", path);
         if (!wz_file_exists(tok->name)) {
-            wz_fail(err, "%s: has neither tokenizer.json nor tokenizer.model", path);
+            wz_fail(err, "%s: no tokenizer.json or tokenizer.model in the folder", path);
             goto out;
         }
     }
     if (load_file(tok, err) < 0) goto out;
-    /* What lies beside it speaks of the file with the hub's name, not of others in the folder. */
+    /* The folder's config applies to files with Hugging Face's names, not to others in it. */
     const char *base = strrchr(tok->name, '/');
     base = base ? base + 1 : tok->name;
     bool hub = strcmp(base, "tokenizer.json") == 0 || strcmp(base, "tokenizer.model") == 0;
     if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
     if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
-    rc = wz_vocab_seal(tok, err);
+    rc = wz_vocab_complete(tok, err);
 out:
     free(dir);
     free(config);
@@ -155,7 +155,7 @@ int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, b
     struct work w = { 0 };
 
     if (valid < n) return wz_fail(err, "invalid UTF-8 at byte %zu: 0x%02X", valid, (unsigned char)text[valid]);
-    if (n > WZ_TEXT_MAX) return wz_fail(err, "a text of %zu bytes, at most %d were expected", n, WZ_TEXT_MAX);
+    if (n > WZ_TEXT_MAX) return wz_fail(err, "expected a text of at most %d bytes, got %zu", WZ_TEXT_MAX, n);
     for (size_t at = 0; tok->n_added && !tok->added_inside && at < n && rc == 0;) {
         if ((id = wz_vocab_added(tok, text + at, n - at)) < 0) {
             at++;
@@ -179,7 +179,7 @@ int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct
 
 /* ---- decoding --------------------------------------------------------------------------------------------- */
 
-/* The bytes of one id; `begun` says whether bytes were written before it. */
+/* Appends the bytes of one id; *begun: whether an id was decoded before it. */
 static void decode_id(const struct wz_tokenizer *tok, int id, bool specials, bool *begun, struct wz_buf *out)
 {
     const struct wz_piece *p = wz_vocab_at(tok, id);
@@ -209,7 +209,8 @@ void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int
         size_t ok = wz_utf8_valid(b.data + at, b.len - at), bad = 1;
         wz_buf_add(out, b.data + at, ok);
         at += ok;
-        if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at) break; /* nothing left, or a character begun */
+        if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at)
+            break; /* nothing left, or an incomplete character */
         while (bad < b.len - at && wz_utf8_partial(b.data + at, bad + 1) == bad + 1) bad++;
         wz_buf_str(out, "\xef\xbf\xbd");
         at += bad;

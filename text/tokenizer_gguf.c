@@ -1,6 +1,5 @@
-/* The tokenizer inside a GGUF file: tokenizer.ggml.* of its metadata. `model` says the family, `pre` which patterns a
- * byte-level one cuts with, token_type what each piece is: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
- * 6 byte. */
+/* The tokenizer in a GGUF file: tokenizer.ggml.* of its metadata. model: the family; pre: the patterns of a byte-level
+ * one; token_type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -8,7 +7,7 @@
 
 #include "store/store.h"
 
-/* Patterns are applied one after another, each within the pieces of the one before. */
+/* Patterns are applied one after another, each within the spans of the one before. */
 static const struct pre {
     const char *name, *patterns[5];
     bool ignore_merges;
@@ -45,13 +44,14 @@ static int read_pieces(struct wz_tokenizer *tok, const json_t *all, struct wz_er
     const json_t *tokens = meta(all, "tokens"), *scores = meta(all, "scores"), *types = meta(all, "token_type");
 
     if (!json_is_array(tokens) || json_array_size(tokens) > WZ_VOCAB_MAX)
-        return wz_fail(err, "%s: tokenizer.ggml.tokens is missing, no list or too long", tok->name);
+        return wz_fail(err, "%s: tokenizer.ggml.tokens: expected a list of at most %d tokens", tok->name, WZ_VOCAB_MAX);
     for (size_t i = 0; i < json_array_size(tokens); i++) {
         const json_t *token = json_array_get(tokens, i);
         json_int_t type = types ? json_integer_value(json_array_get(types, i)) : 1;
         float score = (float)json_number_value(json_array_get(scores, i));
         if (!json_is_string(token) || type < 0 || type >= (json_int_t)WZ_COUNT(kinds))
-            return wz_fail(err, "%s: tokenizer.ggml.tokens: item %zu is no text or of an unknown type", tok->name, i);
+            return wz_fail(err, "%s: tokenizer.ggml.tokens: item %zu is not a string or of an unknown token_type",
+                           tok->name, i);
         if (type == 2) tok->unk = (int)i;
         if (wz_vocab_add(tok, (int)i, json_string_value(token), json_string_length(token), kinds[type], score, err) < 0)
             return -1;
@@ -64,11 +64,11 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
     const json_t *merge;
     size_t i;
 
-    if (!json_is_array(merges)) return wz_fail(err, "%s: tokenizer.ggml.merges is missing or no list", tok->name);
+    if (!json_is_array(merges)) return wz_fail(err, "%s: tokenizer.ggml.merges: not a list", tok->name);
     json_array_foreach(merges, i, merge)
     {
         const char *s = json_string_value(merge), *gap = s && *s ? strchr(s + 1, ' ') : NULL;
-        if (!gap) return wz_fail(err, "%s: tokenizer.ggml.merges: item %zu is not \"left right\"", tok->name, i);
+        if (!gap) return wz_fail(err, "%s: tokenizer.ggml.merges: item %zu: expected \"left right\"", tok->name, i);
         if (wz_merge_add(tok, s, (size_t)(gap - s), gap + 1, strlen(gap + 1), (uint32_t)i, err) < 0) return -1;
     }
     return 0;
@@ -81,7 +81,7 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     size_t row = 0;
 
     if (!model || (strcmp(model, "gpt2") != 0 && strcmp(model, "llama") != 0))
-        return wz_fail(err, "%s: tokenizer.ggml.model is \"%.40s\", gpt2 or llama was expected", tok->name,
+        return wz_fail(err, "%s: tokenizer.ggml.model: expected gpt2 or llama, got \"%.40s\"", tok->name,
                        model ? model : "");
     if (read_pieces(tok, all, err) < 0) return -1;
     tok->bos = id_of(all, "bos_token_id", -1);
@@ -91,15 +91,15 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     if (strcmp(model, "llama") == 0) {
         tok->byte_fallback = true;
         wz_merges_derive(tok);
-        wz_spm_shell(tok, !json_is_false(meta(all, "add_space_prefix")),
-                     json_is_true(meta(all, "remove_extra_whitespaces")));
+        wz_spm_stages(tok, !json_is_false(meta(all, "add_space_prefix")),
+                      json_is_true(meta(all, "remove_extra_whitespaces")));
         return 0;
     }
     if (!pre) pre = "default";
     while (row < WZ_COUNT(pres) && strcmp(pre, pres[row].name) != 0) row++;
-    if (row == WZ_COUNT(pres)) return wz_fail(err, "%s: tokenizer.ggml.pre \"%.40s\" is not known", tok->name, pre);
+    if (row == WZ_COUNT(pres)) return wz_fail(err, "%s: tokenizer.ggml.pre: unknown value \"%.40s\"", tok->name, pre);
     tok->ignore_merges = pres[row].ignore_merges;
-    wz_byte_level_shell(tok, pres[row].patterns);
+    wz_byte_level_stages(tok, pres[row].patterns);
     return read_merges(tok, meta(all, "merges"), err);
 }
 

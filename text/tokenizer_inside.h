@@ -1,9 +1,9 @@
-/* The inside of a tokenizer, shared by the files that read, cut, merge and write it; no other room includes this.
+/* The inside of a tokenizer. Private to text.
  *
- * Every kind of file becomes the same thing: pieces with ids, merges of two pieces into a third with a rank, and the
- * stages that cut a text (pretokenize.c), kept as the JSON of a tokenizer.json whatever the source was:
+ * Every kind of file is converted to the terms of a tokenizer.json: pieces with ids, merges of two pieces into a third
+ * by rank, and the JSON of normalizer, pre-tokenizer and decoder (pretokenize.c):
  *
- *   text ─▶ added pieces cut out ─▶ normalizer ─▶ pre-tokenizer ─▶ characters ─▶ merges by rank ─▶ ids
+ *   text ─▶ split at added pieces ─▶ normalizer ─▶ pre-tokenizer ─▶ characters ─▶ merges by rank ─▶ ids
  *
  * Piece texts are in the form of a tokenizer.json: in byte-level vocabularies every byte is a printable character (the
  * alphabet below), in SentencePiece ones a space is U+2581 and a lone byte is <0xNN>. */
@@ -12,22 +12,22 @@
 
 #include "text/text.h"
 
-/* U+FFFF, which is no character, stands in piece texts for U+0000, which a jansson key and a C string can't hold. */
+/* U+FFFF, a noncharacter, stands in piece texts for U+0000, which a jansson key and a C string can't hold. */
 enum { WZ_VOCAB_MAX = 1 << 20, WZ_TEXT_MAX = 1 << 30, WZ_NUL_CHAR = 0xffff };
 
-/* BOS or EOS that a file says there is not, while -1 is one that nothing was said of. */
+/* BOS or EOS that a file sets to null; -1: not set. */
 enum { WZ_NO_ID = -2 };
 
 enum wz_piece_kind {
-    WZ_PIECE_NONE, /* a hole: no piece has this id */
+    WZ_PIECE_NONE, /* no piece has this id */
     WZ_PIECE_NORMAL,
     WZ_PIECE_BYTE,    /* <0xNN> */
-    WZ_PIECE_ADDED,   /* taken out of a text as a whole before anything else */
-    WZ_PIECE_SPECIAL, /* never made from text */
+    WZ_PIECE_ADDED,   /* matched in a text as a whole before anything else */
+    WZ_PIECE_SPECIAL, /* never encoded from text */
 };
 
 struct wz_piece {
-    const char *text, *bytes; /* as in the file; what it decodes to. Both in the tokenizer's arena */
+    const char *text, *bytes; /* as in a tokenizer.json; what it decodes to. Both in the tokenizer's arena */
     int n_text, n_bytes;
     float score;
     enum wz_piece_kind kind;
@@ -51,13 +51,13 @@ struct wz_tokenizer {
     size_t merge_slots, n_merges;
     int byte_ids[256]; /* <0xNN>, -1: none */
     int unk, bos, eos;
-    bool byte_level;              /* pieces are in the byte alphabet */
-    bool byte_fallback, fuse_unk; /* a character without a piece becomes its bytes, else unk; runs of unk are one */
-    bool ignore_merges;           /* a whole pre-token that is a piece needs no merging */
-    bool strip;                   /* decoding drops the first space: the normalizer put it there */
-    bool added_inside;            /* SentencePiece looks for added pieces in the normalized text, not before */
+    bool byte_level;              /* piece texts are in the byte alphabet */
+    bool byte_fallback, fuse_unk; /* a character without a piece becomes its bytes, else unk; runs of unk become one */
+    bool ignore_merges;           /* a pre-token that is a piece as a whole is not merged */
+    bool strip;                   /* decoding drops the first space, which the normalizer added */
+    bool added_inside;            /* added pieces are matched after normalizing, as SentencePiece does, not before */
     int *added, n_added;          /* ids of added pieces, longest first */
-    bool added_first[256];        /* first bytes that they have */
+    bool added_first[256];        /* their first bytes */
     json_t *normalizer, *pre, *post, *decoder; /* as in tokenizer.json; NULL: none */
     struct wz_stages *stages;
     char *jinja; /* the files' own chat template, NULL: none */
@@ -66,24 +66,25 @@ struct wz_tokenizer {
 
 /* ---- tokenizer_vocab.c: pieces by id and by text, merges -------------------------------------------------- */
 
-/* Adds a piece. -1 when the id is out of range or taken, or the text is there already, empty or not UTF-8. */
+/* Adds a piece. -1 and a message when the id is out of range or taken, or the text is a duplicate, empty or not UTF-8.
+ * */
 int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, enum wz_piece_kind kind, float score,
                  struct wz_err *err);
 /* An added token of a tokenizer.json: a new piece, or a new kind for the piece that has this id and text. */
 int wz_vocab_mark(struct wz_tokenizer *tok, int id, const char *text, size_t n, bool special, struct wz_err *err);
 int wz_vocab_find(const struct wz_tokenizer *tok, const char *text, size_t n); /* -1: none */
 const struct wz_piece *wz_vocab_at(const struct wz_tokenizer *tok, int id);    /* NULL: none */
-/* The merge of two neighbours, NULL: they stay apart. */
+/* The merge of two neighbours, NULL: none. */
 const struct wz_merge *wz_merge_find(const struct wz_tokenizer *tok, int left, int right);
-/* A merge given by name; its result must be a piece too. */
+/* A merge by the texts of its halves; their concatenation must be a piece too. */
 int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, const char *right, size_t n_right,
                  uint32_t rank, struct wz_err *err);
-/* Merges of a vocabulary that has none written down: every cut of a piece into two pieces, ranked by falling score. */
+/* Merges of a vocabulary without a merge list: every split of a piece into two pieces, ranked by falling score. */
 void wz_merges_derive(struct wz_tokenizer *tok);
 /* Id of the added piece that s begins with (the longest), -1: none. */
 int wz_vocab_added(const struct wz_tokenizer *tok, const char *s, size_t n);
-/* Ends loading: decoded bytes, byte ids, added pieces, stages, names of BOS, EOS and chat template. */
-int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err);
+/* The last step of loading: decoded bytes, byte ids, added pieces, stages, ids of BOS and EOS, chat template. */
+int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err);
 
 /* The byte alphabet of GPT-2: each byte as a printable character; -1 for a character outside it. */
 uint32_t wz_byte_char(unsigned char byte);
@@ -93,7 +94,7 @@ int wz_char_byte(uint32_t code);
 
 extern const char wz_gpt2_pattern[], wz_llama3_pattern[];
 
-/* The text of one call of encode, cut into spans. Zeroed struct begins; reused from segment to segment. */
+/* A text cut into spans. Zeroed struct begins; reused from segment to segment of one encode. */
 struct wz_span {
     size_t at, len;
 };
@@ -104,17 +105,18 @@ struct wz_cut {
     void *match;
 };
 
-/* NULL and a sentence naming the part of the file that is not understood. */
+/* NULL and a message naming the part of the JSON that is not supported. */
 struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err);
 void wz_stages_destroy(struct wz_stages *stages);
 bool wz_stages_byte_level(const struct wz_stages *stages);
-/* Fills cut with the spans of valid UTF-8 s[0..n). `first`: it is the beginning of the whole input. */
+/* Fills cut with the spans of valid UTF-8 s[0..n). first: it is the beginning of the whole input. */
 int wz_stages_run(const struct wz_stages *stages, const char *s, size_t n, bool first, struct wz_cut *cut,
                   struct wz_err *err);
 void wz_cut_finish(struct wz_cut *cut);
 
 /* ---- bpe.c: merging --------------------------------------------------------------------------------------- */
 
+/* Scratch of wz_bpe_run, which appends the ids of one span s[0..n) to `out`. */
 struct wz_bpe {
     struct wz_symbol *symbols;
     struct wz_candidate *heap;
@@ -124,7 +126,7 @@ int wz_bpe_run(const struct wz_tokenizer *tok, const char *s, size_t n, struct w
                struct wz_err *err);
 void wz_bpe_finish(struct wz_bpe *work);
 
-/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_seal follows ------------------------------ */
+/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_complete follows --------------------------- */
 
 int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err); /* tokenizer_json.c */
 int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);          /* tokenizer_config.json */
@@ -133,16 +135,17 @@ int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct 
 int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err); /* spm.c */
 int wz_load_llama2c(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct wz_err *err);
 int wz_load_gguf(struct wz_tokenizer *tok, const char *path, struct wz_err *err); /* tokenizer_gguf.c */
-/* What SentencePiece does to a text, as JSON of a tokenizer.json. */
-void wz_spm_shell(struct wz_tokenizer *tok, bool prefix, bool squeeze);
-void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns); /* NULL-terminated list */
+/* Sets normalizer, pre-tokenizer and decoder, as JSON of a tokenizer.json, of SentencePiece (prefix: add_dummy_prefix,
+ * squeeze: remove_extra_whitespaces) and of byte-level BPE (patterns: regexes to split by, NULL-terminated). */
+void wz_spm_stages(struct wz_tokenizer *tok, bool prefix, bool squeeze);
+void wz_byte_level_stages(struct wz_tokenizer *tok, const char *const *patterns);
 
 /* ---- tokenizer.c, chat_detect.c --------------------------------------------------------------------------- */
 
 /* wz_encode for text that may follow other tokens: `first` is false then. */
 int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
                    struct wz_err *err);
-/* Our name for a Jinja chat template, "?" when none of ours renders the same. */
+/* The name of the template in chat.c that renders the same as a Jinja chat template, "?": none. */
 const char *wz_jinja_name(const char *jinja);
 bool wz_template_known(const char *name);
 

@@ -1,5 +1,5 @@
-/* tokenizer.json and tokenizer_config.json of a hub folder. Read generically where the parts say what they are, refused
- * by name where a part is not understood: a tokenizer that is almost right is worse than none.
+/* tokenizer.json and tokenizer_config.json of a Hugging Face folder. A part that is not supported is refused by name:
+ * an almost correct tokenizer would be worse than none.
  *
  *   model.vocab       {"piece": id}            model.merges   ["a b", ...] or [["a", "b"], ...], lowest rank first
  *   added_tokens      [{id, content, special}] normalizer, pre_tokenizer, decoder, post_processor
@@ -16,7 +16,7 @@ static bool has_type(const json_t *part, const char *type)
     return s && strcmp(s, type) == 0;
 }
 
-/* Whether the decoder takes a leading space away. */
+/* Whether the decoder removes a leading space. */
 static bool strips(const json_t *decoder)
 {
     const json_t *part;
@@ -40,7 +40,7 @@ static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *er
     {
         json_int_t id = json_integer_value(value);
         if (!json_is_integer(value) || id < 0 || id >= WZ_VOCAB_MAX)
-            return wz_fail(err, "%s: vocab: the id of piece \"%.60s\" is not a number from 0 to %d", tok->name, key,
+            return wz_fail(err, "%s: vocab: piece \"%.60s\": expected an id from 0 to %d", tok->name, key,
                            WZ_VOCAB_MAX - 1);
         if (wz_vocab_add(tok, (int)id, key, strlen(key), WZ_PIECE_NORMAL, 0, err) < 0) return -1;
     }
@@ -53,13 +53,12 @@ static int read_added(struct wz_tokenizer *tok, const json_t *token, json_int_t 
     bool special = json_is_true(json_object_get(token, "special"));
 
     if (!json_is_string(content) || id < 0 || id >= WZ_VOCAB_MAX)
-        return wz_fail(err, "%s: an added token has no content, or its id is not a number from 0 to %d", tok->name,
-                       WZ_VOCAB_MAX - 1);
+        return wz_fail(err, "%s: added token: expected content and an id from 0 to %d", tok->name, WZ_VOCAB_MAX - 1);
     if (!special && (json_is_true(json_object_get(token, "lstrip")) || json_is_true(json_object_get(token, "rstrip")) ||
                      json_is_true(json_object_get(token, "single_word"))))
         return wz_fail(err,
-                       "%s: added token \"%.60s\" is not special and asks for lstrip, rstrip or single_word, which "
-                       "is not supported",
+                       "%s: added token \"%.60s\": lstrip, rstrip and single_word are supported for special tokens "
+                       "only",
                        tok->name, json_string_value(content));
     return wz_vocab_mark(tok, (int)id, json_string_value(content), json_string_length(content), special, err);
 }
@@ -80,7 +79,7 @@ static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz
             right = json_string_value(json_array_get(merge, 1));
             n_right = json_string_length(json_array_get(merge, 1));
         } else if (!right || strchr(right, ' ')) {
-            return wz_fail(err, "%s: merge %zu is neither \"left right\" nor [\"left\", \"right\"]", tok->name, i);
+            return wz_fail(err, "%s: merge %zu: expected \"left right\" or [\"left\", \"right\"]", tok->name, i);
         }
         if (wz_merge_add(tok, s, n_left, right, n_right, (uint32_t)i, err) < 0) return -1;
     }
@@ -95,10 +94,10 @@ static int read_model(struct wz_tokenizer *tok, const json_t *model, struct wz_e
     json_t *vocab = json_object_get(model, "vocab");
 
     if (type && !has_type(model, "BPE"))
-        return wz_fail(err, "%s: the model is of type \"%.40s\", BPE was expected", tok->name,
+        return wz_fail(err, "%s: model.type: expected BPE, got \"%.40s\"", tok->name,
                        json_is_string(type) ? json_string_value(type) : "?");
-    if (!json_is_object(vocab)) return wz_fail(err, "%s: model.vocab is missing or no object", tok->name);
-    if (!json_is_array(merges)) return wz_fail(err, "%s: model.merges is missing or no list", tok->name);
+    if (!json_is_object(vocab)) return wz_fail(err, "%s: model.vocab: not an object", tok->name);
+    if (!json_is_array(merges)) return wz_fail(err, "%s: model.merges: not a list", tok->name);
     for (size_t i = 0; i < WZ_COUNT(absent); i++)
         if (json_string_length(json_object_get(model, absent[i])))
             return wz_fail(err, "%s: model.%s is set, which is not supported", tok->name, absent[i]);
@@ -126,7 +125,7 @@ int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct w
     wz_buf_finish(&b);
     if (!root) return -1;
     if (!json_is_object(json_object_get(root, "model"))) {
-        wz_fail(err, "%s: model is missing, a tokenizer.json was expected", tok->name);
+        wz_fail(err, "%s: not a tokenizer.json: no object \"model\"", tok->name);
         goto out;
     }
     if (read_model(tok, json_object_get(root, "model"), err) < 0) goto out;
@@ -147,7 +146,7 @@ out:
     return rc;
 }
 
-/* A special token by key: its text, or an added token's object; null says that there is none. */
+/* A special token by key: its text, or an added token's object; null: there is none. */
 static int special_id(const struct wz_tokenizer *tok, const json_t *config, const char *key, int otherwise)
 {
     const json_t *value = json_object_get(config, key);
@@ -178,7 +177,7 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
     tok->eos = special_id(tok, config, "eos_token", tok->eos);
     jinja = json_object_get(config, "chat_template");
     json_array_foreach(jinja, i, token)
-    { /* several by name: the default one */
+    { /* a list of named templates: the one named "default" */
         const char *name = json_string_value(json_object_get(token, "name"));
         if (name && strcmp(name, "default") == 0) jinja = json_object_get(token, "template");
     }

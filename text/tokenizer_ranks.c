@@ -1,5 +1,5 @@
-/* Meta's tokenizer.model for Llama 3: a line per piece, base64 of its bytes and its rank, which is its id and its merge
- * priority. 256 special tokens follow the last rank; their names are those of the published reader. */
+/* Meta's tokenizer.model for Llama 3: a line per piece, base64 of its bytes and its rank, which is both its id and its
+ * merge priority. 256 special tokens follow the last rank, named as in Meta's reference tokenizer. */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -20,7 +20,7 @@ static const char *const specials[] = {
 };
 enum { N_SPECIALS = 256 };
 
-void wz_byte_level_shell(struct wz_tokenizer *tok, const char *const *patterns)
+void wz_byte_level_stages(struct wz_tokenizer *tok, const char *const *patterns)
 {
     json_t *parts = json_array();
 
@@ -42,7 +42,7 @@ static int base64_value(char c)
     return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
-/* Decodes s[0..n) into the byte alphabet. */
+/* Decodes base64 s[0..n) and appends the bytes in the byte alphabet. */
 static int base64_text(const char *s, size_t n, struct wz_buf *out)
 {
     uint32_t bits = 0;
@@ -85,7 +85,7 @@ int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct 
         }
         wz_buf_clear(&text);
         if (!ok || base64_text(bytes + at, (size_t)(gap - bytes) - at, &text) < 0) {
-            wz_fail(err, "%s:%d: base64, a blank and a rank were expected", tok->name, line);
+            wz_fail(err, "%s:%d: expected base64, a space and a rank", tok->name, line);
             goto out;
         }
         if (wz_vocab_add(tok, (int)rank, text.data, text.len, WZ_PIECE_NORMAL, -(float)rank, err) < 0) goto out;
@@ -97,7 +97,7 @@ int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct 
         if (wz_vocab_add(tok, base + i, text.data, text.len, WZ_PIECE_SPECIAL, 0, err) < 0) goto out;
     }
     wz_merges_derive(tok);
-    wz_byte_level_shell(tok, patterns);
+    wz_byte_level_stages(tok, patterns);
     tok->ignore_merges = true;
     rc = 0;
 out:

@@ -1,5 +1,5 @@
-/* Writing a tokenizer.json that the hub's `tokenizers` and Waltz read back to the same ids. Parts that came from a
- * tokenizer.json go out as they came in; the other kinds of files were put into its terms when they were read. */
+/* Writing a tokenizer.json that Hugging Face's `tokenizers` and Waltz read back to the same ids. Parts read from a
+ * tokenizer.json are written unchanged; other kinds of files were converted to its terms when they were read. */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -14,153 +14,103 @@ static int compare_merges(const void *x, const void *y)
     return (a->right > b->right) - (a->right < b->right);
 }
 
-static void write_part(struct wz_buf *b, const char *key, const json_t *part)
-{
-    char *s = part ? json_dumps(part, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-
-    wz_buf_printf(b, "  \"%s\": %s,\n", key, s ? s : "null");
-    free(s);
-}
-
-static void write_piece(struct wz_buf *b, const struct wz_piece *p)
+/* A piece's text; U+FFFF stands for NUL in memory (WZ_NUL_CHAR). NULL: JSON null. */
+static json_t *piece_json(const struct wz_piece *p)
 {
     struct wz_buf text = { 0 };
-    const char *end = p->text + p->n_text, *s = p->text;
 
+    if (!p) return json_null();
+    const char *end = p->text + p->n_text, *s = p->text;
     for (const char *nul; (nul = memmem(s, (size_t)(end - s), "\xef\xbf\xbf", 3)); s = nul + 3) {
         wz_buf_add(&text, s, (size_t)(nul - s));
         wz_buf_add(&text, "", 1);
     }
     wz_buf_add(&text, s, (size_t)(end - s));
-    wz_json_string(b, text.data, text.len);
+    json_t *j = json_stringn(text.data, text.len);
     wz_buf_finish(&text);
+    return j;
 }
 
-static void write_added(const struct wz_tokenizer *tok, struct wz_buf *b)
-{
-    const char *comma = "\n";
-
-    wz_buf_str(b, "  \"added_tokens\": [");
-    for (int id = 0; id < tok->n; id++) {
-        const struct wz_piece *p = &tok->pieces[id];
-        if (p->kind != WZ_PIECE_ADDED && p->kind != WZ_PIECE_SPECIAL) continue;
-        wz_buf_printf(b, "%s    {\"id\": %d, \"content\": ", comma, id);
-        write_piece(b, p);
-        wz_buf_printf(
-            b,
-            ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": %s}",
-            p->kind == WZ_PIECE_SPECIAL ? "true" : "false");
-        comma = ",\n";
-    }
-    wz_buf_str(b, "\n  ],\n");
-}
-
-/* Whether "left right" could not be told apart again: a blank in the piece, or a NUL (which is kept as U+FFFF). */
+/* Whether "left right" can't be split again: a space in the piece, or a NUL (kept as U+FFFF). */
 static bool needs_pair(const struct wz_piece *p)
 {
     return memchr(p->text, ' ', (size_t)p->n_text) || memmem(p->text, (size_t)p->n_text, "\xef\xbf\xbf", 3);
 }
 
-/* Merges as "left right", which all versions of the hub's library read; where a piece does not allow it, all as
- * pairs. */
-static void write_merges(const struct wz_tokenizer *tok, struct wz_buf *b)
+/* Merges as "left right", which all versions of `tokenizers` read; all as pairs where a piece requires it. */
+static json_t *merges_json(const struct wz_tokenizer *tok)
 {
     struct wz_merge *list = wz_alloc(wz_mul(tok->n_merges, sizeof *list));
-    struct wz_buf text = { 0 };
+    json_t *merges = json_array();
     bool pairs = false;
     size_t n = 0;
 
     for (size_t i = 0; i < tok->merge_slots; i++) {
-        if (tok->merges[i].left < 0) continue;
-        pairs =
-            pairs || needs_pair(&tok->pieces[tok->merges[i].left]) || needs_pair(&tok->pieces[tok->merges[i].right]);
-        list[n++] = tok->merges[i];
+        const struct wz_merge *m = &tok->merges[i];
+        if (m->left < 0) continue;
+        pairs = pairs || needs_pair(&tok->pieces[m->left]) || needs_pair(&tok->pieces[m->right]);
+        list[n++] = *m;
     }
     qsort(list, n, sizeof *list, compare_merges);
-    wz_buf_str(b, "    \"merges\": [");
     for (size_t i = 0; i < n; i++) {
-        const struct wz_piece *left = &tok->pieces[list[i].left], *right = &tok->pieces[list[i].right];
-        wz_buf_str(b, i ? ",\n      " : "\n      ");
-        if (pairs) {
-            wz_buf_str(b, "[");
-            write_piece(b, left);
-            wz_buf_str(b, ", ");
-            write_piece(b, right);
-            wz_buf_str(b, "]");
-        } else {
-            wz_buf_clear(&text);
-            wz_buf_add(&text, left->text, (size_t)left->n_text);
-            wz_buf_str(&text, " ");
-            wz_buf_add(&text, right->text, (size_t)right->n_text);
-            wz_json_string(b, text.data, text.len);
-        }
+        const struct wz_piece *l = &tok->pieces[list[i].left], *r = &tok->pieces[list[i].right];
+        json_array_append_new(merges, pairs ? json_pack("[o, o]", piece_json(l), piece_json(r))
+                                            : json_sprintf("%s %s", l->text, r->text));
     }
-    wz_buf_str(b, "\n    ]\n");
-    wz_buf_finish(&text);
     free(list);
+    return merges;
 }
 
-static int write_config(const struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+/* Writes the object and releases it. */
+static int write_json(json_t *root, const char *dir, const char *name, struct wz_err *err)
 {
-    const struct wz_piece *bos = wz_vocab_at(tok, tok->bos), *eos = wz_vocab_at(tok, tok->eos);
-    struct wz_buf b = { 0 };
+    char *path = wz_path("%s/%s", dir, name), *text = json_dumps(root, JSON_INDENT(2));
+    int rc = text ? wz_file_write(path, text, strlen(text), err) : wz_fail(err, "%s: not valid JSON", path);
 
-    wz_buf_str(&b, "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false");
-    wz_buf_str(&b, ",\n  \"bos_token\": ");
-    if (bos) write_piece(&b, bos);
-    else wz_buf_str(&b, "null");
-    wz_buf_str(&b, ",\n  \"eos_token\": ");
-    if (eos) write_piece(&b, eos);
-    else wz_buf_str(&b, "null");
-    if (tok->jinja) {
-        wz_buf_str(&b, ",\n  \"chat_template\": ");
-        wz_json_string(&b, tok->jinja, strlen(tok->jinja));
-    }
-    if (tok->template && strcmp(tok->template, "?") != 0) {
-        wz_buf_str(&b, ",\n  \"waltz_template\": ");
-        wz_json_string(&b, tok->template, strlen(tok->template));
-    }
-    wz_buf_str(&b, "\n}\n");
-    int rc = wz_file_write(path, b.data, b.len, err);
-    wz_buf_finish(&b);
+    json_decref(root);
+    free(path);
+    free(text);
     return rc;
 }
 
 int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err)
 {
-    char *path = wz_path("%s/tokenizer.json", dir), *config = wz_path("%s/tokenizer_config.json", dir);
-    const struct wz_piece *unk = wz_vocab_at(tok, tok->unk);
-    const char *comma = "\n";
-    struct wz_buf b = { 0 };
-    int rc = -1;
+    json_t *added = json_array(), *vocab = json_object();
+    struct wz_buf jinja = { 0 };
 
-    wz_buf_str(&b, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n");
-    write_added(tok, &b);
-    write_part(&b, "normalizer", tok->normalizer);
-    write_part(&b, "pre_tokenizer", tok->pre);
-    write_part(&b, "post_processor", tok->post);
-    write_part(&b, "decoder", tok->decoder);
-    wz_buf_str(&b, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
-    if (unk) write_piece(&b, unk);
-    else wz_buf_str(&b, "null");
-    wz_buf_printf(
-        &b,
-        ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": %s,\n"
-        "    \"byte_fallback\": %s,\n    \"ignore_merges\": %s,\n    \"vocab\": {",
-        tok->fuse_unk ? "true" : "false", tok->byte_fallback ? "true" : "false", tok->ignore_merges ? "true" : "false");
     for (int id = 0; id < tok->n; id++) {
-        if (tok->pieces[id].kind == WZ_PIECE_NONE) continue;
-        wz_buf_printf(&b, "%s      ", comma);
-        write_piece(&b, &tok->pieces[id]);
-        wz_buf_printf(&b, ": %d", id);
-        comma = ",\n";
+        const struct wz_piece *p = &tok->pieces[id];
+        json_t *text;
+        if (p->kind == WZ_PIECE_NONE) continue;
+        text = piece_json(p);
+        json_object_setn_new(vocab, json_string_value(text), json_string_length(text), json_integer(id));
+        if (p->kind == WZ_PIECE_ADDED || p->kind == WZ_PIECE_SPECIAL)
+            json_array_append_new(added, json_pack("{s:i, s:O, s:b, s:b, s:b, s:b, s:b}", "id", id, "content", text,
+                                                   "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0,
+                                                   "special", p->kind == WZ_PIECE_SPECIAL));
+        json_decref(text);
     }
-    wz_buf_str(&b, "\n    },\n");
-    write_merges(tok, &b);
-    wz_buf_str(&b, "  }\n}\n");
-    if (wz_mkdirs(dir, err) == 0 && wz_file_write(path, b.data, b.len, err) == 0) rc = write_config(tok, config, err);
-    wz_buf_finish(&b);
-    free(path);
-    free(config);
+    json_t *model = json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout",
+                              "unk_token", piece_json(wz_vocab_at(tok, tok->unk)), "continuing_subword_prefix",
+                              "end_of_word_suffix", "fuse_unk", tok->fuse_unk, "byte_fallback", tok->byte_fallback,
+                              "ignore_merges", tok->ignore_merges, "vocab", vocab, "merges", merges_json(tok));
+    json_t *root = json_pack("{s:s, s:n, s:n, s:o, s:O?, s:O?, s:O?, s:O?, s:o}", "version", "1.0", "truncation",
+                             "padding", "added_tokens", added, "normalizer", tok->normalizer, "pre_tokenizer", tok->pre,
+                             "post_processor", tok->post, "decoder", tok->decoder, "model", model);
+    json_t *config = json_pack("{s:s, s:b, s:o, s:o}", "tokenizer_class", "PreTrainedTokenizerFast",
+                               "clean_up_tokenization_spaces", 0, "bos_token", piece_json(wz_vocab_at(tok, tok->bos)),
+                               "eos_token", piece_json(wz_vocab_at(tok, tok->eos)));
+    if (tok->jinja) { /* by wz_json_string: a template may hold bytes that are not UTF-8 */
+        wz_json_string(&jinja, tok->jinja, strlen(tok->jinja));
+        json_object_set_new(config, "chat_template", json_loads(jinja.data, JSON_DECODE_ANY, NULL));
+        wz_buf_finish(&jinja);
+    }
+    if (tok->template && strcmp(tok->template, "?") != 0)
+        json_object_set_new(config, "waltz_template", json_string(tok->template));
+    int rc = wz_mkdirs(dir, err);
+    if (rc == 0) rc = write_json(root, dir, "tokenizer.json", err);
+    else json_decref(root);
+    if (rc == 0) return write_json(config, dir, "tokenizer_config.json", err);
+    json_decref(config);
     return rc;
 }

@@ -1,5 +1,5 @@
-/* Pieces by id and by text, merges by their two halves. Both tables are open addressing over XXH3, powers of two, at
- * most three fifths full, so a look-up touches one or two cache lines. */
+/* Pieces by id and by text, merges by their two halves. Both hash tables use open addressing, have a power of two of
+ * slots and are at most three fifths full, so a look-up touches one or two cache lines. */
 #include "text/tokenizer_inside.h"
 
 #include <math.h>
@@ -66,10 +66,9 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
     int shown = n < 60 ? (int)n : 60;
 
     if (id < 0 || id >= WZ_VOCAB_MAX)
-        return wz_fail(err, "%s: piece \"%.*s\" has id %d, 0 to %d was expected", tok->name, shown, text, id,
-                       WZ_VOCAB_MAX - 1);
-    if (n == 0 || n > 4096)
-        return wz_fail(err, "%s: piece %d is %zu bytes long, 1 to 4096 were expected", tok->name, id, n);
+        return wz_fail(err, "%s: piece \"%.*s\": expected an id from 0 to %d, got %d", tok->name, shown, text,
+                       WZ_VOCAB_MAX - 1, id);
+    if (n == 0 || n > 4096) return wz_fail(err, "%s: piece %d: expected 1 to 4096 bytes, got %zu", tok->name, id, n);
     if (wz_utf8_valid(text, n) < n || memchr(text, 0, n))
         return wz_fail(err, "%s: piece %d is not valid UTF-8", tok->name, id);
     if (wz_vocab_at(tok, id))
@@ -116,7 +115,7 @@ const struct wz_merge *wz_merge_find(const struct wz_tokenizer *tok, int left, i
     return m->left < 0 ? NULL : m;
 }
 
-/* The last word on a pair counts, as in the hub's reader. */
+/* The last entry of a pair counts, as in `tokenizers`. */
 static void merge_put(struct wz_tokenizer *tok, int left, int right, int id, uint32_t rank)
 {
     if ((tok->n_merges + 1) * 5 > tok->merge_slots * 3) {
@@ -157,31 +156,42 @@ int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, cons
     return 0;
 }
 
-struct by_score {
-    float score;
+struct keyed {
+    float key;
     int id;
 };
 
-static int compare_score(const void *x, const void *y)
+static int falling_key(const void *x, const void *y)
 {
-    const struct by_score *a = x, *b = y;
+    const struct keyed *a = x, *b = y;
 
-    if (a->score != b->score) return a->score < b->score ? 1 : -1;
+    if (a->key != b->key) return a->key < b->key ? 1 : -1;
     return (a->id > b->id) - (a->id < b->id);
+}
+
+/* Ids of the pieces of one kind, by falling score or length, then by rising id: heap, *n of them. */
+static struct keyed *sorted(const struct wz_tokenizer *tok, enum wz_piece_kind kind, bool by_length, int *n)
+{
+    struct keyed *list = wz_alloc(wz_mul((size_t)tok->n + 1, sizeof *list));
+
+    *n = 0;
+    for (int id = 0; id < tok->n; id++) {
+        const struct wz_piece *p = &tok->pieces[id];
+        if (p->kind == kind) list[(*n)++] = (struct keyed){ by_length ? (float)p->n_text : p->score, id };
+    }
+    qsort(list, (size_t)*n, sizeof *list, falling_key);
+    return list;
 }
 
 void wz_merges_derive(struct wz_tokenizer *tok)
 {
-    struct by_score *order = wz_alloc(wz_mul((size_t)tok->n + 1, sizeof *order));
-    int n = 0;
+    int n;
+    struct keyed *order = sorted(tok, WZ_PIECE_NORMAL, false, &n);
     uint32_t rank = 0;
 
-    for (int id = 0; id < tok->n; id++)
-        if (tok->pieces[id].kind == WZ_PIECE_NORMAL) order[n++] = (struct by_score){ tok->pieces[id].score, id };
-    qsort(order, (size_t)n, sizeof *order, compare_score);
     for (int i = 0; i < n; i++) {
         const struct wz_piece *p = &tok->pieces[order[i].id];
-        if (i && order[i].score != order[i - 1].score) rank++;
+        if (i && order[i].key != order[i - 1].key) rank++;
         for (int at = 1; at < p->n_text; at++) {
             if ((p->text[at] & 0xc0) == 0x80) continue;
             int left = wz_vocab_find(tok, p->text, (size_t)at);
@@ -204,29 +214,12 @@ int wz_vocab_added(const struct wz_tokenizer *tok, const char *s, size_t n)
     return -1;
 }
 
-struct by_length {
-    int n, id;
-};
-
-static int compare_length(const void *x, const void *y)
+static void list_added(struct wz_tokenizer *tok)
 {
-    const struct by_length *a = x, *b = y;
+    struct keyed *order = sorted(tok, WZ_PIECE_ADDED, true, &tok->n_added);
 
-    if (a->n != b->n) return a->n < b->n ? 1 : -1;
-    return (a->id > b->id) - (a->id < b->id);
-}
-
-static void added_list(struct wz_tokenizer *tok)
-{
-    struct by_length *order = wz_alloc(wz_mul((size_t)tok->n + 1, sizeof *order));
-    int n = 0;
-
-    for (int id = 0; id < tok->n; id++)
-        if (tok->pieces[id].kind == WZ_PIECE_ADDED) order[n++] = (struct by_length){ tok->pieces[id].n_text, id };
-    qsort(order, (size_t)n, sizeof *order, compare_length);
-    tok->added = wz_alloc((size_t)n * sizeof *tok->added);
-    tok->n_added = n;
-    for (int i = 0; i < n; i++) {
+    tok->added = wz_alloc((size_t)tok->n_added * sizeof *tok->added);
+    for (int i = 0; i < tok->n_added; i++) {
         tok->added[i] = order[i].id;
         tok->added_first[(unsigned char)tok->pieces[order[i].id].text[0]] = true;
     }
@@ -235,8 +228,8 @@ static void added_list(struct wz_tokenizer *tok)
 
 static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
-/* What the piece stands for in a text. Added and special pieces stand for themselves, and so does a byte-level piece
- * with a character outside the alphabet. */
+/* The bytes that a piece decodes to: the text itself for added and special pieces, and for a byte-level piece with a
+ * character outside of the alphabet. */
 static void decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_buf *b)
 {
     bool bytes = tok->byte_level && p->kind == WZ_PIECE_NORMAL;
@@ -261,7 +254,7 @@ static void decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz
     p->n_bytes = (int)b->len;
 }
 
-/* Where the files don't say: the names that models of these families use. */
+/* BOS or EOS where the files do not name them: the names that models of these families use. */
 static int known_id(const struct wz_tokenizer *tok, const char *const *names)
 {
     for (; *names; names++) {
@@ -271,13 +264,13 @@ static int known_id(const struct wz_tokenizer *tok, const char *const *names)
     return -1;
 }
 
-int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err)
+int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
 {
     static const char *const bos[] = { "<|begin_of_text|>", "<s>", "<|endoftext|>", NULL };
     static const char *const eos[] = { "<|end_of_text|>", "</s>", "<|endoftext|>", NULL };
     struct wz_buf b = { 0 };
 
-    if (!tok->n) return wz_fail(err, "%s: there are no pieces in it", tok->name);
+    if (!tok->n) return wz_fail(err, "%s: no tokens in the file", tok->name);
     tok->stages = wz_stages_create(tok->normalizer, tok->pre, tok->name, err);
     if (!tok->stages) return -1;
     tok->byte_level = wz_stages_byte_level(tok->stages);
@@ -294,7 +287,7 @@ int wz_vocab_seal(struct wz_tokenizer *tok, struct wz_err *err)
         decode_piece(tok, p, &b);
     }
     wz_buf_finish(&b);
-    added_list(tok);
+    list_added(tok);
     if (tok->bos == -1) tok->bos = known_id(tok, bos);
     if (tok->eos == -1) tok->eos = known_id(tok, eos);
     if (!wz_vocab_at(tok, tok->bos)) tok->bos = -1;
