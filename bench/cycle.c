@@ -43,9 +43,13 @@ int main(int argc, char **argv)
 {
     static const int only[1] = { 0 };
     static const struct wz_group group = { 1, 0, only };
-    const struct wz_learn how = {
-        .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .epsilon = 0.2, .revision = 0.5, .temperature = 1
-    };
+    const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
+                                  .pick = wz_sample_picks,
+                                  .estimate = wz_estimates,
+                                  .loss = wz_losses,
+                                  .epsilon = 0.2,
+                                  .revision = 0.5,
+                                  .temperature = 1 };
     struct wz_bench b = { .program = "cycle",
                           .shape = "135m",
                           .type = "f32",

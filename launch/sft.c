@@ -63,9 +63,12 @@ static void warm_close(struct warm *w)
 
 static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *err)
 {
-    const struct wz_adamw how = { recipe->sft.lr,           recipe->sft.warmup,       recipe->sft.min_lr_ratio,
-                                  recipe->sft.beta1,        recipe->sft.beta2,        recipe->sft.eps,
-                                  recipe->sft.weight_decay, recipe->sft.max_grad_norm };
+    const struct wz_learn how = { .adamw = { recipe->sft.lr, recipe->sft.warmup, recipe->sft.min_lr_ratio,
+                                             recipe->sft.beta1, recipe->sft.beta2, recipe->sft.eps,
+                                             recipe->sft.weight_decay, recipe->sft.max_grad_norm },
+                                  .loss = wz_loss_find("cross_entropy", err),
+                                  .temperature = 1,
+                                  .token_mean = true };
     const int steps = recipe->sft.steps;
     bool tty = isatty(STDERR_FILENO);
     double begin = wz_now();
@@ -74,16 +77,15 @@ static int sft(struct warm *w, const struct wz_recipe *recipe, struct wz_err *er
         wz_log("warm start: %d examples of %.1f tokens, %d steps of %d, %zu parameters", w->set.n,
                (double)w->set.tokens / w->set.n, steps, recipe->sft.batch, w->model->n_params);
     for (int s = 0; s < steps; s++) {
-        double norm;
+        struct wz_step_stats stats;
         w->link.step = s;
-        double nll = wz_sft_step(&w->learner, &how, &w->link, &w->group, &w->set, recipe->sft.batch, s, steps,
-                                 recipe->seed, &norm);
+        wz_sft_step(&w->learner, &how, &w->link, &w->group, &w->set, recipe->sft.batch, s, steps, recipe->seed, &stats);
         double spent = wz_now() - begin, left = spent / (s + 1) * (steps - s - 1);
         if (w->link.rank) continue;
         char text[128];
         bool last = s + 1 == steps;
-        snprintf(text, sizeof text, "step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, nll, norm,
-                 floor(left / 60), floor(fmod(left, 60)));
+        snprintf(text, sizeof text, "step %d/%d  loss %.4f  grad %.2f  %.0f:%02.0f left", s + 1, steps, stats.nll,
+                 stats.grad_norm, floor(left / 60), floor(fmod(left, 60)));
         if (tty) fprintf(stderr, "\r\033[K%s%s", text, last ? "\n" : "");
         else if ((s + 1) % 50 == 0 || last) wz_log("%s", text);
     }

@@ -1,10 +1,11 @@
-/* backward: the chain rule over the tape, last layer first. Every "+=" into d_params is one chain over rows in
- * ascending order, so where sequences begin at multiples of the backend's grain they may be cut into batches anywhere
- * and the bits stay (law 2).
+/* backward: the chain rule over the tape, last layer first, in two parts: from the loss to the gradient of the last
+ * hidden state (head), and from that gradient to the parameters below (body). Every "+=" into d_params is one chain
+ * over rows in ascending order, so where sequences begin at multiples of the backend's grain they may be cut into
+ * batches anywhere and the bits stay (guarantee 2).
  *
- * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end.
- * In one array they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, when
- * all batches are through. */
+ * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end. In
+ * one array they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, after the
+ * last batch. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -15,24 +16,6 @@ static void matrix_back(const struct wz_model *m, float *d_w, float *d_x, const 
 {
     wz_matmul_back_w(m->be, d_w, d_y, x, w, n);
     wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
-}
-
-/* From the loss to d_x = the gradient of the last layer's output. */
-static void head_back(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp, float temperature,
-                      float *d_params)
-{
-    const struct wz_config *c = &m->config;
-    const struct wz_param *norm = &m->list[1 + c->layers * WALK], *head = c->tied ? m->list : norm + 1;
-    float *d_hidden = w->h; /* free until the first layer's norm is recomputed into it */
-    int n = w->batch.n;
-    bool known = w->head_t == temperature;
-
-    for (int i = 0; i < n; i++) known = known && (targets[i] < 0 || w->has_lse[i]);
-    if (!known) wz_logprobs(m, w, targets, temperature, w->logp, NULL);
-    wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature,
-                 n);
-    wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
-    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
 }
 
 /* d_x: gradient of the layer's output on entry, of its input on return. */
@@ -70,17 +53,43 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     wz_rmsnorm_back(be, w->d_x, d_params + p[NORM1].at, w->d_h, x, y->norm1, rstd1, n, c->dim);
 }
 
+float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp,
+                        float temperature, float *d_params)
+{
+    const struct wz_param *head = m->config.tied ? m->list : &m->list[2 + m->config.layers * WALK];
+    float *d_hidden = w->h; /* free until the body recomputes a layer's norm into it */
+    int n = w->batch.n;
+    bool known = w->head_t == temperature;
+
+    for (int i = 0; i < n; i++) known = known && (targets[i] < 0 || w->has_lse[i]);
+    if (!known) wz_logprobs(m, w, targets, temperature, w->logp, NULL);
+    wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature,
+                 n);
+    return d_hidden;
+}
+
+void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const float *d_hidden,
+                      float *d_params)
+{
+    const struct wz_config *c = &m->config;
+    const struct wz_param *norm = &m->list[1 + c->layers * WALK];
+    int n = w->batch.n;
+
+    assert(w->model == m && w->tape && w->whole && w->version == m->version);
+    wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
+    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
+    for (int l = c->layers - 1; l >= 0; l--) {
+        if (w->recompute && l < c->layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
+        layer_back(m, cache, w, d_params, l);
+    }
+    wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, n, c->dim);
+    w->open = true;
+}
+
 void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,
                  float temperature, float *d_params)
 {
-    assert(w->model == m && w->tape && w->whole && w->version == m->version);
-    head_back(m, w, targets, d_logp, temperature, d_params);
-    for (int l = m->config.layers - 1; l >= 0; l--) {
-        if (w->recompute && l < m->config.layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
-        layer_back(m, cache, w, d_params, l);
-    }
-    wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, w->batch.n, m->config.dim);
-    w->open = true;
+    wz_backward_body(m, cache, w, wz_backward_head(m, w, targets, d_logp, temperature, d_params), d_params);
 }
 
 void wz_backward_end(struct wz_model *m, struct wz_work *w, float *d_params)

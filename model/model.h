@@ -178,6 +178,13 @@ const float *wz_gather(struct wz_work *work, const float *hidden, const int *row
  * a multiple of be->grain rows. */
 void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
                  const float *d_logp, float temperature, float *d_params);
+/* Its two parts, for losses that are not of log-probabilities alone (a value head, distillation). head: from the loss
+ * to the gradient of the normed hidden states that wz_forward returned, [N, C] in backend memory, owned by work, to be
+ * changed or read before the body; the head's own gradient goes into d_params. body: from such a gradient on. */
+float *wz_backward_head(struct wz_model *model, struct wz_work *work, const int *targets, const float *d_logp,
+                        float temperature, float *d_params);
+void wz_backward_body(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const float *d_hidden,
+                      float *d_params);
 /* After the last backward into d_params, before it is read; nothing where there was none. */
 void wz_backward_end(struct wz_model *model, struct wz_work *work, float *d_params);
 

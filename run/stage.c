@@ -12,6 +12,9 @@ static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz
 {
     return (struct wz_learn){
         .adamw = { r->lr, r->warmup, r->min_lr_ratio, r->beta1, r->beta2, r->eps, r->weight_decay, r->max_grad_norm },
+        .pick = wz_sample_picks,
+        .estimate = wz_estimates,
+        .loss = wz_losses,
         .kl = r->kl_coef,
         .epsilon = r->clip_eps,
         .revision = r->revision_prob,

@@ -366,6 +366,49 @@ static void batches_are_independent(void **state) { batches(WZ_F32); }
 /* Odd sequences: a cut then falls between two rows that the products of bf16 would have taken as a pair. */
 static void batches_are_independent_bf16(void **state) { batches(WZ_BF16); }
 
+/* The body's gradients are linear in the gradient of the last hidden states, whoever supplies it: twice that gradient
+ * gives, bit for bit, twice theirs. The head's own gradient is not touched. */
+static void backward_in_two_parts(void **state)
+{
+    for (size_t c = 0; c < WZ_COUNT(configs); c++) {
+        struct wz_backend *be = backend_of("ref", 1);
+        struct wz_model *m = model_make(&configs[c], WZ_F32, be);
+        struct wz_cache *cache = wz_cache_create(m, 20, 4);
+        struct wz_work *work = wz_work_create(m, ROWS, true);
+        struct wz_seq seqs[SEQS] = { 0 };
+        float *g = wz_alloc(m->n_params * sizeof *g), *twice = wz_alloc(m->n_params * sizeof *twice), d_logp[ROWS];
+        int ids[ROWS], targets[ROWS];
+
+        ids_of(ids, ROWS, m->config.vocab, 1);
+        ids_of(targets, ROWS, m->config.vocab, 2);
+        for (int i = 0; i < ROWS; i++) d_logp[i] = 0.01f * (float)(i % 7) - 0.02f;
+        run(m, cache, work, seqs, SEQS, ids, counts);
+        wz_backward(m, cache, work, targets, d_logp, 1, g);
+        wz_backward_end(m, work, g);
+        float *d_hidden = wz_backward_head(m, work, targets, d_logp, 1, twice);
+        for (int i = 0; i < ROWS * m->config.dim; i++) d_hidden[i] *= 2;
+        wz_backward_body(m, cache, work, d_hidden, twice);
+        wz_backward_end(m, work, twice);
+        for (int t = m->config.tied ? 1 : 0; t < m->n_list; t++) {
+            const struct wz_param *p = &m->list[t];
+            const float scale = t == m->n_list - 1 && !m->config.tied ? 1 : 2;
+            size_t n = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
+            double sum = 0;
+            for (size_t i = p->at; i < p->at + n; i++) {
+                sum += fabs((double)g[i]);
+                if (twice[i] != scale * g[i]) fail_msg("config %zu, %s: not the head's and the body's", c, p->name);
+            }
+            assert_true(sum > 0);
+        }
+        for (int s = 0; s < SEQS; s++) wz_seq_finish(cache, &seqs[s]);
+        free(g), free(twice);
+        wz_work_destroy(work);
+        wz_cache_destroy(cache);
+        wz_model_destroy(m);
+        wz_backend_close(be);
+    }
+}
+
 /* Along the gradient g of one tensor the loss climbs by |g|; along a random direction u, by g.u. */
 static void finite_differences(void **state)
 {
@@ -538,6 +581,7 @@ int main(void)
         cmocka_unit_test(batches_are_independent),
         cmocka_unit_test(batches_are_independent_bf16),
         cmocka_unit_test(offloaded_weights),
+        cmocka_unit_test(backward_in_two_parts),
         cmocka_unit_test(finite_differences),
         cmocka_unit_test(identity),
         cmocka_unit_test(same_identity),

@@ -51,6 +51,9 @@ static void leaf_fill(float *g, size_t n, int step, int leaf)
     }
 }
 
+/* What is trained: all, or two spans that begin and end within blocks and shards. */
+static const struct wz_span frozen_between[2] = { { 1000, 300001 }, { 600007, 50000 } };
+
 struct made {
     uint64_t hash[STEPS];
     double norm[STEPS];
@@ -59,7 +62,7 @@ struct made {
 
 /* Some steps of a group; in the one before the last the gradient is not finite, in a shard that most members do not
  * have. */
-static struct made train(enum wz_type type, const struct wz_group *group)
+static struct made train(enum wz_type type, const struct wz_span *spans, const struct wz_group *group)
 {
     const struct wz_adamw how = { 1e-3, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 };
     struct wz_model *m = model_create(type, group);
@@ -67,13 +70,15 @@ static struct made train(enum wz_type type, const struct wz_group *group)
     struct made made = { 0 };
     int mine = LEAVES / group->n;
 
-    wz_optimizer_init(&opt, m, mine, group);
+    wz_optimizer_init(&opt, m, spans, 2, mine, group);
+    float *before = wz_alloc(m->n_params * sizeof *before);
+    if (m->params) wz_download(be, before, m->params, m->n_params * sizeof *before);
     assert_true(opt.shard.n <= m->n_params / (size_t)group->n + (size_t)group->n * WZ_BLOCK);
     for (int step = 0; step < STEPS; step++) {
         for (int leaf = group->me * mine; leaf < (group->me + 1) * mine; leaf++) {
             float *g = wz_optimizer_leaf(&opt);
             leaf_fill(g, m->n_params, step, leaf);
-            if (step == STEPS - 2 && leaf == 3) g[m->n_params / 2] = NAN;
+            if (step == STEPS - 2 && leaf == 3) g[620000] = NAN;
             wz_optimizer_leaf_done(&opt);
         }
         made.norm[step] = wz_optimizer_step(&opt, &job, group, &how, 10);
@@ -85,15 +90,24 @@ static struct made train(enum wz_type type, const struct wz_group *group)
         made.masters = wz_alloc(m->shard.n * sizeof(float));
         wz_download(be, made.masters, m->masters, m->shard.n * sizeof(float));
     }
+    size_t moved = 0, outside = 0;
+    for (size_t i = 0; m->params && i < m->n_params; i++) {
+        bool trained = !spans;
+        for (int k = 0; spans && k < 2; k++) trained |= i >= spans[k].at && i < spans[k].at + spans[k].n;
+        moved += trained && m->params[i] != before[i];
+        outside += !trained && m->params[i] != before[i];
+    }
+    assert_true(outside == 0 && (!m->params || moved > (spans ? spans[0].n + spans[1].n : m->n_params) / 2));
+    free(before);
     wz_optimizer_finish(&opt);
     wz_model_destroy(m);
     return made;
 }
 
-static void check(enum wz_type type)
+static void check(enum wz_type type, const struct wz_span *spans)
 {
     const struct wz_group alone = { 1, 0, &everyone[job.rank] }, group = { job.size, job.rank, everyone };
-    const struct made want = train(type, &alone), got = train(type, &group);
+    const struct made want = train(type, spans, &alone), got = train(type, spans, &group);
     const size_t n = wz_model_bytes(&shape, type, 1, "cpu").params;
     const struct wz_shard mine = wz_shard_of(group.me, group.n, n);
 
@@ -107,9 +121,20 @@ static void check(enum wz_type type)
     free(want.masters), free(got.masters);
 }
 
-static void a_group_makes_the_weights_of_one(void **state) { check(WZ_F32); }
+static void a_group_makes_the_weights_of_one(void **state) { check(WZ_F32, NULL); }
 
-static void a_group_makes_the_bf16_weights_of_one(void **state) { check(WZ_BF16); }
+static void a_group_makes_the_bf16_weights_of_one(void **state) { check(WZ_BF16, NULL); }
+
+/* Parameters outside of the spans keep their bits, and count neither for the norm nor for the clip. */
+static void a_group_trains_spans_as_one_does(void **state)
+{
+    const struct wz_group alone = { 1, 0, &everyone[job.rank] };
+    const struct made whole = train(WZ_F32, NULL, &alone), part = train(WZ_F32, frozen_between, &alone);
+
+    assert_true(part.norm[0] > 0 && part.norm[0] < 0.9 * whole.norm[0]);
+    check(WZ_F32, frozen_between);
+    check(WZ_BF16, frozen_between);
+}
 
 /* 8 learners have an eighth of the moments each, to within the blocks left over. */
 static void moments_are_shared_out(void **state)
@@ -142,10 +167,9 @@ static void masters_are_shared_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moments_are_shared_out),
-        cmocka_unit_test(masters_are_shared_out),
-        cmocka_unit_test(a_group_makes_the_weights_of_one),
-        cmocka_unit_test(a_group_makes_the_bf16_weights_of_one),
+        cmocka_unit_test(moments_are_shared_out),           cmocka_unit_test(masters_are_shared_out),
+        cmocka_unit_test(a_group_makes_the_weights_of_one), cmocka_unit_test(a_group_makes_the_bf16_weights_of_one),
+        cmocka_unit_test(a_group_trains_spans_as_one_does),
     };
     struct wz_err err;
 

@@ -64,9 +64,13 @@ static Wz__Episode *episode(const struct wz_model *m, uint32_t index, int n)
 /* Learns from fresh episodes of up to `longest` tokens, and tells what the step allocated. */
 static int learn(struct wz_learner *l, int longest)
 {
-    const struct wz_learn how = {
-        .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 }, .kl = 0.05, .epsilon = 0.2, .temperature = 1
-    };
+    const struct wz_learn how = { .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
+                                  .pick = wz_sample_picks,
+                                  .estimate = wz_estimates,
+                                  .loss = wz_losses,
+                                  .kl = 0.05,
+                                  .epsilon = 0.2,
+                                  .temperature = 1 };
     Wz__Episode *episodes[EPISODES];
     struct wz_step_stats stats;
 
@@ -98,21 +102,24 @@ static void a_steady_step_allocates_only_in_episodes(void **state)
 
 static void a_steady_warm_start_allocates_nothing(void **state)
 {
-    const struct wz_adamw how = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 };
+    const struct wz_learn how = { .adamw = { 1e-4, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
+                                  .loss = wz_loss_find("cross_entropy", NULL),
+                                  .temperature = 1,
+                                  .token_mean = true };
+    struct wz_step_stats stats;
     struct wz_model *m = tiny(11);
     struct wz_learner l;
     int ids[32];
     bool loss[32];
     struct wz_sft_example list[3] = { { ids, loss, 32 }, { ids, loss, 9 }, { ids, loss, 20 } };
     const struct wz_sft_set set = { list, 3, 32, 61 };
-    double norm;
 
     ids_of(ids, 32, VOCAB, 5);
     for (int i = 0; i < 32; i++) loss[i] = i > 3;
     wz_learner_init(&l, m, NULL, 0, false, 4, &group, 64, 32);
     for (int step = 0; step < 4; step++) {
         int before = wz_heap_count();
-        wz_sft_step(&l, &how, &job, &group, &set, 12, step, 4, 1, &norm);
+        wz_sft_step(&l, &how, &job, &group, &set, 12, step, 4, 1, &stats);
         if (step) assert_int_equal(wz_heap_count(), before);
     }
     wz_learner_finish(&l);

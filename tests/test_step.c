@@ -110,6 +110,9 @@ static void check(bool token_mean, bool tied)
     enum { FLAT = 100000 }; /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
     struct wz_model *m = tiny(11, tied), *reference = tiny(12, tied);
     const struct wz_learn how = { .adamw = { 300, 0, 1, 0, 0, FLAT, 0, 0 },
+                                  .pick = wz_sample_picks,
+                                  .estimate = wz_estimates,
+                                  .loss = wz_losses,
                                   .kl = 0.05,
                                   .epsilon = 0.2,
                                   .revision = 0.5,
@@ -173,7 +176,7 @@ static void a_broken_gradient_is_skipped(void **state)
     const struct wz_adamw how = { 1, 0, 1, 0.9, 0.95, 1e-8, 0, 1 };
     uint64_t hash = m->hash;
 
-    wz_optimizer_init(&opt, m, 2, &group);
+    wz_optimizer_init(&opt, m, NULL, 0, 2, &group);
     for (int leaf = 0; leaf < 2; leaf++) {
         wz_optimizer_leaf(&opt)[3] = leaf ? NAN : 1;
         wz_optimizer_leaf_done(&opt);
@@ -192,7 +195,12 @@ static void a_broken_gradient_is_skipped(void **state)
 static void a_step_without_samples_is_skipped(void **state)
 {
     struct wz_model *m = tiny(11, false);
-    const struct wz_learn how = { .adamw = { 0.1, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 }, .epsilon = 0.2, .temperature = 1 };
+    const struct wz_learn how = { .adamw = { 0.1, 0, 1, 0.9, 0.95, 1e-8, 0.1, 1 },
+                                  .pick = wz_sample_picks,
+                                  .estimate = wz_estimates,
+                                  .loss = wz_losses,
+                                  .epsilon = 0.2,
+                                  .temperature = 1 };
     struct wz_learner l;
     struct wz_pack probe;
     struct wz_step_stats stats;

@@ -1,4 +1,4 @@
-/* REINFORCE++'s arithmetic (paper section 3), held against numbers worked out by hand: returns with the penalty to
+/* REINFORCE++'s arithmetic (WaltzRL 2.3), held against numbers worked out by hand: returns with the penalty to
  * go, whitening over action tokens, the clipped slope, sample selection, the learning rate, and who owns which leaf. */
 #include "tests/test.h"
 
@@ -23,8 +23,8 @@ static void penalty_is_summed_to_go(void **state)
  * counts for nothing. */
 static void whitening_counts_tokens(void **state)
 {
-    const double sums[9] = { 3, 3, 3, 0, 0, 1, 0, 0, 0 };
-    struct wz_moments m = wz_moments(sums, 3);
+    const struct wz_outcome all[3] = { { .tokens = 3, .sum = 3, .squares = 3 }, { .tokens = 1 } };
+    struct wz_moments m = wz_moments(all, 3);
 
     assert_float_equal(m.mean, 0.75, 1e-12);
     assert_float_equal(m.rstd, 1 / sqrt(0.1875), 1e-9);
@@ -34,8 +34,9 @@ static void whitening_counts_tokens(void **state)
 
 static void equal_returns_whiten_to_zero(void **state)
 {
-    const double sums[6] = { 4, 4, 4, 2, 2, 2 };
-    struct wz_moments m = wz_moments(sums, 2);
+    const struct wz_outcome all[2] = { { .tokens = 4, .sum = 4, .squares = 4 },
+                                       { .tokens = 2, .sum = 2, .squares = 2 } };
+    struct wz_moments m = wz_moments(all, 2);
 
     assert_true(isfinite(m.rstd));
     assert_float_equal((1 - m.mean) * m.rstd, 0, 0);
@@ -43,15 +44,32 @@ static void equal_returns_whiten_to_zero(void **state)
     assert_true(isfinite(m.rstd) && m.mean == 0);
 }
 
+static double slope(const char *loss, double now, double old, double advantage)
+{
+    const struct wz_learn how = { .epsilon = 0.2 };
+    const struct wz_loss_token t = { now, old, 0, advantage };
+
+    return wz_loss_find(loss, NULL)->slope(&how, &t);
+}
+
 static void slope_stops_where_the_clip_holds(void **state)
 {
-    assert_float_equal(wz_surrogate_slope(-1, -1, 2, 0.2), 2, 0);
-    assert_float_equal(wz_surrogate_slope(log(1.1), 0, 2, 0.2), 2.2, 1e-12);
-    assert_float_equal(wz_surrogate_slope(log(1.3), 0, 2, 0.2), 0, 0); /* clipped: min() takes the constant */
-    assert_float_equal(wz_surrogate_slope(log(1.3), 0, -2, 0.2), -2.6,
-                       1e-12); /* worse than the clip: min() takes this */
-    assert_float_equal(wz_surrogate_slope(log(0.7), 0, -2, 0.2), 0, 0);
-    assert_float_equal(wz_surrogate_slope(log(0.7), 0, 2, 0.2), 1.4, 1e-12);
+    assert_float_equal(slope("clip", -1, -1, 2), 2, 0);
+    assert_float_equal(slope("clip", log(1.1), 0, 2), 2.2, 1e-12);
+    assert_float_equal(slope("clip", log(1.3), 0, 2), 0, 0);         /* clipped: min() takes the constant */
+    assert_float_equal(slope("clip", log(1.3), 0, -2), -2.6, 1e-12); /* worse than the clip: min() takes this */
+    assert_float_equal(slope("clip", log(0.7), 0, -2), 0, 0);
+    assert_float_equal(slope("clip", log(0.7), 0, 2), 1.4, 1e-12);
+}
+
+static void cross_entropy_is_the_likelihood_of_the_data(void **state)
+{
+    struct wz_err err;
+
+    assert_float_equal(slope("cross_entropy", -3, -3, 1), 1, 0);
+    assert_float_equal(slope("cross_entropy", -0.1, -9, 0.5), 0.5, 0); /* no ratio, no clip */
+    assert_null(wz_loss_find("dpo", &err));
+    assert_non_null(strstr(err.text, "there are: clip cross_entropy"));
 }
 
 static void rate_warms_up_and_falls(void **state)
@@ -73,6 +91,14 @@ static Wz__Episode *episode(int turns, uint32_t index)
     return e;
 }
 
+static Wz__Turn *pick(Wz__Episode *e, int agent, bool feedback, double revision, uint64_t seed)
+{
+    const struct wz_learn how = { .pick = wz_sample_picks, .revision = revision };
+    struct wz_sample sample;
+
+    return wz_samples_pick(&sample, &how, agent, feedback, seed, &e, 1) ? sample.turn : NULL;
+}
+
 /* Type B is type A where there was no revision; with one, about half of the samples each; feedback always f_0. */
 static void samples_are_picked_as_the_paper_says(void **state)
 {
@@ -80,16 +106,16 @@ static void samples_are_picked_as_the_paper_says(void **state)
 
     for (uint32_t i = 0; i < 1000; i++) {
         Wz__Episode *e = episode(3, i), *shorter = episode(2, i);
-        Wz__Turn *c = wz_sample_pick(e, 0, false, 0.5, 7);
+        Wz__Turn *c = pick(e, 0, false, 0.5, 7);
         assert_true(c == e->turns[0] || c == e->turns[2]);
-        assert_ptr_equal(c, wz_sample_pick(e, 0, false, 0.5, 7));
+        assert_ptr_equal(c, pick(e, 0, false, 0.5, 7));
         last += c == e->turns[2];
-        assert_ptr_equal(wz_sample_pick(e, 1, true, 0.5, 7), e->turns[1]);
-        assert_ptr_equal(wz_sample_pick(shorter, 0, false, 1, 7), shorter->turns[0]);
-        assert_ptr_equal(wz_sample_pick(e, 0, false, 0, 7), e->turns[0]);
-        assert_ptr_equal(wz_sample_pick(e, 0, false, 1, 7), e->turns[2]);
+        assert_ptr_equal(pick(e, 1, true, 0.5, 7), e->turns[1]);
+        assert_ptr_equal(pick(shorter, 0, false, 1, 7), shorter->turns[0]);
+        assert_ptr_equal(pick(e, 0, false, 0, 7), e->turns[0]);
+        assert_ptr_equal(pick(e, 0, false, 1, 7), e->turns[2]);
         wz_set_string(&e->discard, "judge failed", 12);
-        assert_null(wz_sample_pick(e, 0, false, 0.5, 7));
+        assert_null(pick(e, 0, false, 0.5, 7));
         wz_episode_free(e), wz_episode_free(shorter);
     }
     assert_in_range(last, 430, 570);
@@ -101,7 +127,7 @@ static void rounds_are_picked_uniformly(void **state)
 
     for (uint32_t i = 0; i < 3000; i++) {
         Wz__Episode *e = episode(7, i);
-        const Wz__Turn *f = wz_sample_pick(e, 1, true, 0.5, 3);
+        const Wz__Turn *f = pick(e, 1, true, 0.5, 3);
         for (int k = 0; k < 3; k++) seen[k] += f == e->turns[2 * k + 1];
         wz_episode_free(e);
     }
@@ -122,10 +148,15 @@ static void leaves_have_owners_in_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(penalty_is_summed_to_go),      cmocka_unit_test(whitening_counts_tokens),
-        cmocka_unit_test(equal_returns_whiten_to_zero), cmocka_unit_test(slope_stops_where_the_clip_holds),
-        cmocka_unit_test(rate_warms_up_and_falls),      cmocka_unit_test(samples_are_picked_as_the_paper_says),
-        cmocka_unit_test(rounds_are_picked_uniformly),  cmocka_unit_test(leaves_have_owners_in_order),
+        cmocka_unit_test(penalty_is_summed_to_go),
+        cmocka_unit_test(whitening_counts_tokens),
+        cmocka_unit_test(equal_returns_whiten_to_zero),
+        cmocka_unit_test(slope_stops_where_the_clip_holds),
+        cmocka_unit_test(cross_entropy_is_the_likelihood_of_the_data),
+        cmocka_unit_test(rate_warms_up_and_falls),
+        cmocka_unit_test(samples_are_picked_as_the_paper_says),
+        cmocka_unit_test(rounds_are_picked_uniformly),
+        cmocka_unit_test(leaves_have_owners_in_order),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,14 +35,31 @@ struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int lear
     return (struct wz_optimizer_bytes){ 2 * most, (size_t)levels_of(leaves) * bytes };
 }
 
-void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group)
+/* The parts of spans[n] that are in the shard, counted from its beginning: heap, *own of them. */
+static struct wz_span *own_spans(struct wz_shard shard, const struct wz_span *spans, int n, int *own)
 {
+    struct wz_span *out = wz_alloc(sizeof *out * (size_t)n);
+
+    *own = 0;
+    for (int i = 0; i < n; i++) {
+        const size_t end = shard.at + shard.n, last = spans[i].at + spans[i].n, to = last < end ? last : end;
+        const size_t from = spans[i].at > shard.at ? spans[i].at : shard.at;
+        if (from < to) out[(*own)++] = (struct wz_span){ from - shard.at, to - from };
+    }
+    return out;
+}
+
+void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, const struct wz_span *spans, int n_spans,
+                       int leaves, const struct wz_group *group)
+{
+    const struct wz_span all = { 0, model->n_params };
     size_t bytes = wz_mul(model->n_params, sizeof(float)), norms;
     struct wz_backend *be = model->be;
 
     assert((model->params || model->masters) && leaves > 0 && (leaves & (leaves - 1)) == 0);
     *opt = (struct wz_optimizer){ .model = model, .leaves = leaves, .levels = levels_of(leaves) };
     opt->shard = wz_shard_of(group->me, group->n, model->n_params);
+    opt->spans = own_spans(opt->shard, spans ? spans : &all, spans ? n_spans : 1, &opt->n_spans);
     assert(opt->levels <= (int)WZ_COUNT(opt->grad));
     opt->m = be->ops.alloc(be, opt->shard.n * sizeof(float));
     opt->v = be->ops.alloc(be, opt->shard.n * sizeof(float));
@@ -63,7 +80,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     be->ops.free(be, opt->m);
     be->ops.free(be, opt->v);
     for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
-    free(opt->sums), free(opt->norms);
+    free(opt->sums), free(opt->norms), free(opt->spans);
     *opt = (struct wz_optimizer){ 0 };
 }
 
@@ -106,6 +123,18 @@ void wz_optimizer_skip(struct wz_optimizer *opt)
 }
 
 static struct wz_buf came[128]; /* of each member; kept from call to call: MPI is used from one thread */
+
+/* What the shard's gradient g holds of parameters that are not trained counts for nothing. */
+static void clear_gaps(const struct wz_optimizer *opt, float *g)
+{
+    size_t at = 0;
+
+    for (int i = 0; i <= opt->n_spans; i++) {
+        const size_t to = i < opt->n_spans ? opt->spans[i].at : opt->shard.n;
+        if (to > at) wz_zero(opt->model->be, g + at, (to - at) * sizeof *g);
+        if (i < opt->n_spans) at = to + opt->spans[i].n;
+    }
+}
 
 /* The sum of squares of what the group has summed: the blocks' sums, added in order of the array. */
 static double square(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group, const float *g)
@@ -157,14 +186,16 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     struct wz_model *model = opt->model;
     struct wz_backend *be = model->be;
     const struct wz_shard mine = opt->shard;
-    float *g = opt->grad[opt->levels - 1];
+    float *g = opt->grad[opt->levels - 1], *params = model->params ? model->params + mine.at : model->masters;
 
     assert(opt->leaf == opt->leaves && opt->filled[opt->levels - 1]);
     assert(mine.n == wz_shard_of(group->me, group->n, model->n_params).n);
     opt->leaf = 0;
     memset(opt->filled, 0, sizeof opt->filled);
     wz_tree_scatter(link, group, be, g, model->n_params);
-    double norm = sqrt(square(opt, link, group, g + mine.at));
+    g += mine.at;
+    clear_gaps(opt, g);
+    double norm = sqrt(square(opt, link, group, g));
     if (!isfinite(norm)) {
         wz_optimizer_skip(opt);
         return norm;
@@ -172,9 +203,11 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
-    wz_adamw(be, model->params ? model->params + mine.at : model->masters, g + mine.at, opt->m, opt->v, mine.n,
-             (float)lr, (float)how->beta1, (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale,
-             opt->steps);
+    for (int i = 0; i < opt->n_spans; i++) {
+        const struct wz_span x = opt->spans[i];
+        wz_adamw(be, params + x.at, g + x.at, opt->m + x.at, opt->v + x.at, x.n, (float)lr, (float)how->beta1,
+                 (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale, opt->steps);
+    }
     gather(opt, link, group);
     wz_model_commit(model, model->version + 1);
     return norm;

@@ -6,7 +6,7 @@
 
 enum { PAGE = 16 };
 
-/* One sequence of all the rows fits; many short ones waste up to a page each and may fill the pages first. */
+/* One sequence of all the rows fits; many short ones leave up to a page each unused and may fill the pages first. */
 static int pages_of(int rows) { return 2 * (rows / PAGE + 1); }
 
 struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute)
@@ -64,41 +64,57 @@ static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
 
 int wz_pack_rows(int grain, int tokens) { return (tokens + grain - 1) / grain * grain; }
 
-bool wz_pack_begin(struct wz_pack *p, int rows)
+/* The next sequence, of `rows` rows less the prefix; -1: no room left. Returns its first row. */
+static int begin(struct wz_pack *p, int rows)
 {
     struct wz_seq *seq = &p->seqs[p->n_seqs];
+    const int all = wz_pack_rows(p->grain, rows), first = p->n_rows;
 
     assert(rows > 0);
-    const int all = wz_pack_rows(p->grain, rows);
-    if (p->n_rows + all > p->rows || !reserve(p, seq, all)) {
+    if (first + all > p->rows || !reserve(p, seq, all)) {
         if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
-        return false;
+        return -1;
     }
     p->seq_list[p->n_seqs] = seq;
     p->count[p->n_seqs] = all;
-    p->first[p->n_seqs++] = p->at = p->n_rows;
-    for (int i = rows; i < all; i++) p->ids[p->at + i] = 0, p->targets[p->at + i] = -1;
+    p->first[p->n_seqs++] = first;
+    for (int i = first + rows; i < first + all; i++) p->ids[i] = 0, p->targets[i] = -1;
     p->n_rows += all;
-    return true;
+    return first;
 }
 
-void wz_pack_token(struct wz_pack *p, int id, int target)
+/* A row reads token i and has token i + 1 as its target, so the last token is only a target. */
+static bool add_turn(struct wz_pack *p, const Wz__Turn *t, int first)
 {
-    p->ids[p->at] = id;
-    p->targets[p->at++] = target;
-}
+    const int context = (int)t->n_context, n = context + (int)t->n_ids, from = p->prefix.len;
+    int row;
 
-bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t)
-{
-    size_t n = t->n_context + t->n_ids, from = (size_t)p->prefix.len;
-
-    assert(from < t->n_context);
-    if (!wz_pack_begin(p, (int)(n - 1 - from))) return false; /* the last token is only a target */
-    for (size_t i = from; i + 1 < n; i++) {
-        int id = i < t->n_context ? t->context[i] : t->ids[i - t->n_context];
-        wz_pack_token(p, id, i + 1 < t->n_context ? -1 : t->ids[i + 1 - t->n_context]);
+    assert(from < context && first >= context);
+    if ((row = begin(p, n - 1 - from)) < 0) return false;
+    for (int i = from; i + 1 < n; i++, row++) {
+        p->ids[row] = i < context ? t->context[i] : t->ids[i - context];
+        p->targets[row] = i + 1 < first ? -1 : t->ids[i + 1 - context];
     }
     return true;
+}
+
+static bool add_example(struct wz_pack *p, const struct wz_sft_example *x)
+{
+    int row = begin(p, x->n - 1);
+
+    if (row < 0) return false;
+    for (int i = 0; i + 1 < x->n; i++, row++) {
+        p->ids[row] = x->ids[i];
+        p->targets[row] = x->loss[i + 1] ? x->ids[i + 1] : -1;
+    }
+    return true;
+}
+
+bool wz_pack_turn(struct wz_pack *p, const Wz__Turn *t) { return add_turn(p, t, (int)t->n_context); }
+
+bool wz_pack_sample(struct wz_pack *p, const struct wz_sample *s)
+{
+    return s->turn ? add_turn(p, s->turn, s->first) : add_example(p, s->example);
 }
 
 void wz_pack_forward(struct wz_pack *p, float temperature)

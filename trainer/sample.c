@@ -1,22 +1,38 @@
-/* Which turn of a trajectory an agent learns from (paper section 3.2). With no revision, type B is type A: c_0. */
+/* Which turn of an episode an agent is trained on. */
 #include "trainer/trainer.h"
 
-Wz__Turn *wz_sample_pick(const Wz__Episode *e, int agent, bool feedback, double revision, uint64_t seed)
+/* The paper's (WaltzRL 2.3): a feedback agent learns from one of its rounds, drawn uniformly. A conversation agent
+ * learns from c_0 (type A) or, where there was a revision, from the last reply with probability `revision` (type B). */
+static Wz__Turn *pick_ab(const struct wz_learn *how, const Wz__Episode *e, int agent, bool feedback, struct wz_key key)
 {
-    const struct wz_key key = { seed, WZ_RNG_SAMPLE, (uint32_t)e->step, e->index, (uint32_t)agent, 0 };
-    Wz__Turn *first = NULL, *last = NULL;
-    uint32_t n = 0, want;
+    uint32_t n = 0, want = 0;
 
-    if (e->discard[0]) return NULL;
-    for (size_t i = 0; i < e->n_turns; i++) {
-        if (e->turns[i]->agent != (uint32_t)agent) continue;
-        if (!first) first = e->turns[i];
-        last = e->turns[i];
-        n++;
-    }
-    if (!feedback) return n > 1 && wz_uniform(key) < revision ? last : first;
-    want = n > 1 ? wz_below(key, n) : 0;
+    for (size_t i = 0; i < e->n_turns; i++) n += e->turns[i]->agent == (uint32_t)agent;
+    if (n > 1) want = feedback ? wz_below(key, n) : wz_uniform(key) < how->revision ? n - 1 : 0;
     for (size_t i = 0; i < e->n_turns; i++)
         if (e->turns[i]->agent == (uint32_t)agent && want-- == 0) return e->turns[i];
     return NULL;
+}
+
+const struct wz_sample_pick wz_sample_picks[] = { { "ab", pick_ab }, { 0 } };
+
+int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent, bool feedback, uint64_t seed,
+                    Wz__Episode **episodes, int n)
+{
+    int found = 0;
+
+    for (int i = 0; i < n; i++) {
+        const Wz__Episode *e = episodes[i];
+        const struct wz_key key = { seed, WZ_RNG_SAMPLE, (uint32_t)e->step, e->index, (uint32_t)agent, 0 };
+        Wz__Turn *t = e->discard[0] ? NULL : how->pick->turn(how, e, agent, feedback, key);
+        if (!t) continue;
+        t->trained = true;
+        out[found++] = (struct wz_sample){ .turn = t,
+                                           .at = (int)e->index,
+                                           .group = (int)e->index,
+                                           .first = (int)t->n_context,
+                                           .tokens = (int)t->n_ids,
+                                           .reward = t->reward };
+    }
+    return found;
 }

@@ -1,8 +1,7 @@
-/* The supervised warm start: conversations, loss on the assistant's tokens, the same optimizer and tree as the RL
- * step. */
+/* Supervised training: conversations with loss on the assistant's tokens, through the same update as reinforcement
+ * learning. */
 #include "trainer/trainer.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,47 +136,32 @@ void wz_sft_finish(struct wz_sft_set *set)
     *set = (struct wz_sft_set){ 0 };
 }
 
-static bool pack_example(struct wz_pack *p, const struct wz_sft_example *x)
+static struct wz_sample sample_of(const struct wz_sft_example *x, int at)
 {
-    if (!wz_pack_begin(p, x->n - 1)) return false;
-    for (int i = 0; i + 1 < x->n; i++) wz_pack_token(p, x->ids[i], x->loss[i + 1] ? x->ids[i + 1] : -1);
-    return true;
+    struct wz_sample s = { .example = x, .at = at, .group = at };
+
+    for (int i = x->n - 1; i > 0; i--)
+        if (x->loss[i]) s.first = i, s.tokens++;
+    return s;
 }
 
-double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_link *link, const struct wz_group *group,
-                   const struct wz_sft_set *set, int batch, int step, int steps, uint64_t seed, double *grad_norm)
+void wz_sft_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
+                 const struct wz_sft_set *set, int batch, int64_t step, int steps, uint64_t seed,
+                 struct wz_step_stats *stats)
 {
-    const struct wz_sft_example **examples = wz_arena_alloc(&l->lists, sizeof *examples * (size_t)batch);
-    int leaves = l->opt.leaves * group->n, i = 0;
-    double mine[1] = { 0 }, *all = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n), tokens = 0, nll = 0;
+    double begin = wz_now();
+    struct wz_sample_batch b = { .samples = wz_arena_alloc(&l->lists, sizeof *b.samples * (size_t)batch),
+                                 .batch = batch };
 
+    *stats = (struct wz_step_stats){ 0 };
     for (int k = 0; k < batch; k++) {
         const struct wz_key key = { seed, WZ_RNG_DATA, (uint32_t)step, (uint32_t)k, 0, 0 };
-        examples[k] = &set->list[wz_below(key, (uint32_t)set->n)];
-        for (int t = 1; t < examples[k]->n; t++) tokens += examples[k]->loss[t];
+        const struct wz_sft_example *x = &set->list[wz_below(key, (uint32_t)set->n)];
+        if (wz_leaf_owner(k, batch, l->opt.leaves * group->n, group->n) == group->me)
+            b.samples[b.n++] = sample_of(x, k);
     }
-    while (i < batch && wz_leaf_owner(i, batch, leaves, group->n) != group->me) i++;
-    for (int leaf = group->me * l->opt.leaves; leaf < (group->me + 1) * l->opt.leaves; leaf++) {
-        float *grad = wz_optimizer_leaf(&l->opt);
-        int to = i;
-        while (to < batch && (int)((int64_t)to * leaves / batch) == leaf) to++;
-        while (i < to) {
-            wz_pack_clear(&l->pack);
-            while (i < to && pack_example(&l->pack, examples[i])) i++;
-            wz_pack_forward(&l->pack, 1);
-            for (int r = 0; r < l->pack.n_rows; r++) {
-                bool loss = l->pack.targets[r] >= 0;
-                l->pack.d_logp[r] = loss ? (float)(-1 / tokens) : 0;
-                if (loss) mine[0] -= (double)l->pack.logp[r];
-            }
-            wz_pack_backward(&l->pack, 1, grad);
-        }
-        wz_pack_backward_end(&l->pack, grad);
-        wz_optimizer_leaf_done(&l->opt);
-    }
-    *grad_norm = wz_optimizer_step(&l->opt, link, group, how, steps);
-    wz_all_gather(link, group, mine, 1, all);
-    for (int r = 0; r < group->n; r++) nll += all[r];
+    wz_learner_prepare(l, how, link, group, &b, stats);
+    wz_learner_update(l, how, link, group, &b, steps, stats);
     wz_arena_reset(&l->lists);
-    return nll / tokens;
+    stats->seconds = wz_now() - begin;
 }

@@ -1,11 +1,15 @@
-/* trainer: episodes in, weights out. REINFORCE++ for one agent (paper section 3.3), and the supervised warm start.
+/* trainer: samples in, weights out. One agent's optimizer step, for reinforcement learning and for supervised training.
  *
- *   episodes ─▶ pick samples ─▶ reference ─▶ returns ─▶ whiten ─▶
- *               loss, backward, leaf by leaf ─▶ tree sum ─▶ clip, AdamW ─▶ commit
+ *   episodes ─▶ pick ─┐
+ *   conversations ────┴▶ samples ─▶ prepare: reference log-probabilities, estimate of advantages ─▶
+ *                                   update: loss and backward, leaf by leaf ─▶ tree sum ─▶ clip, AdamW ─▶ commit
  *
- * A step's gradient is a sum over episodes in a fixed shape (law 2): the batch is cut into `leaves` equal runs of
- * episodes; inside a leaf one chain in order of episodes, between leaves a binary tree. A learner rank owns an equal,
- * aligned share of the leaves, so 1, 2, 4, ... ranks and any micro-batch give the same bits.
+ * What can be chosen is a row of a table: picks (sample.c), estimates (estimate.c), losses (loss.c). The first rows are
+ * WaltzRL's (section 2.3).
+ *
+ * A step's gradient is a sum in a fixed shape (guarantee 2): the batch is cut by position into `leaves` equal runs of
+ * samples; the samples of a leaf are added in order, leaves in a binary tree. A learner rank owns an equal, aligned
+ * share of the leaves, so 1, 2, 4, ... ranks and any micro-batch give the same bits.
  */
 #ifndef WZ_TRAINER_H
 #define WZ_TRAINER_H
@@ -14,44 +18,113 @@
 #include "model/model.h"
 #include "proto/proto.h"
 
-/* ---- advantage.c: pure arithmetic ------------------------------------------------------------------------- */
-
-/* out[n]: A_i = reward - kl * sum_{t >= i} (logp_t - ref_t)   (section 3.3; ref NULL: no penalty) */
-void wz_returns(double reward, double kl, const float *logp, const float *ref, int n, float *out);
-/* Mean and 1/std over all action tokens from per-sample sums, added in order: sums[n_samples][3] = {sum A, sum A^2,
- * tokens}. The variance is clamped at 1e-8, so equal returns whiten to 0, never NaN. */
-struct wz_moments {
-    double mean, rstd, tokens, samples;
-};
-struct wz_moments wz_moments(const double *sums, int n_samples);
-/* d J / d logp_i of eq. 4 for one token, before the averages: ratio * advantage where the clip is not active, else
- * 0. */
-double wz_surrogate_slope(double logp, double logp_old, double advantage, double epsilon);
-
 /* ---- schedule.c ------------------------------------------------------------------------------------------- */
 
 /* Learning rate of update `step` (from 0) of `steps`: linear warm-up over `warmup` updates, then cosine to floor *
  * peak. */
 double wz_learning_rate(double peak, double warmup, double floor, int step, int steps);
 
-/* ---- sample.c: from a trajectory to at most one sample of an agent (section 3.2) -------------------------- */
-
-/* The turn of `e` that agent trains on, or NULL. Feedback agents: one of their rounds, uniformly. Conversation
- * agents: c_0, or, where there was a revision, the last reply with probability `revision`. Drawn by (seed, step,
- * episode, agent). */
-Wz__Turn *wz_sample_pick(const Wz__Episode *e, int agent, bool feedback, double revision, uint64_t seed);
-
-/* ---- optimizer.c ------------------------------------------------------------------------------------------ */
-
 struct wz_adamw {
     double lr, warmup, floor, beta1, beta2, eps, decay, clip;
 };
+
+/* How an agent learns. The rows are borrowed from their tables. */
+struct wz_learn {
+    struct wz_adamw adamw;
+    const struct wz_sample_pick *pick;  /* NULL: not from episodes */
+    const struct wz_estimate *estimate; /* NULL: every trained token has advantage 1 */
+    const struct wz_loss *loss;
+    double kl, epsilon, revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
+    bool token_mean;                           /* else eq. 4: mean over samples of the mean over tokens */
+};
+
+/* ---- sample.c: from an episode to what an agent is trained on --------------------------------------------- */
+
+/* A conversation as token ids with a mask: loss on the assistant's tokens (their end token included). */
+struct wz_sft_example {
+    int *ids;
+    bool *loss;
+    int n;
+};
+/* One sequence to train on, the trainer's only input. It borrows a turn (its tokens were sampled by a rollout) or an
+ * example. */
+struct wz_sample {
+    Wz__Turn *turn;                       /* or NULL. The trainer fills its trained, ref_logp, advantage */
+    const struct wz_sft_example *example; /* or NULL */
+    int at;                               /* place in the step's batch: its leaf, and so the learner that owns it */
+    int group;                            /* samples of one prompt have one number */
+    int first;                            /* index of the first trained token in the sequence */
+    int tokens;                           /* trained tokens */
+    double reward;
+};
+/* A rule by which an agent's sample is picked from an episode that was not discarded. */
+struct wz_sample_pick {
+    const char *name;
+    /* A turn of the agent (feedback: its role), drawn by the key, or NULL where the episode has none. */
+    Wz__Turn *(*turn)(const struct wz_learn *how, const Wz__Episode *e, int agent, bool feedback, struct wz_key key);
+};
+extern const struct wz_sample_pick wz_sample_picks[]; /* ended by a row without a name */
+/* The agent's samples of n episodes, in order, at most one of each, by how->pick: out[n]. Draws are keyed by (seed,
+ * step, episode, agent). Returns how many. */
+int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent, bool feedback, uint64_t seed,
+                    Wz__Episode **episodes, int n);
+
+/* ---- estimate.c: advantages ------------------------------------------------------------------------------- */
+
+/* out[n]: the return of each token, A_i = reward - kl * sum_{t >= i} (logp_t - ref_t)   (WaltzRL 2.3; ref NULL: no
+ * penalty) */
+void wz_returns(double reward, double kl, const float *logp, const float *ref, int n, float *out);
+/* What every learner knows of every sample of the step: its tokens' returns and their squares summed, and its KL
+ * penalty, sum of logp - ref. tokens 0: there was no sample. */
+struct wz_outcome {
+    double group, reward, tokens, sum, squares, kl;
+};
+/* Mean and 1/std of the returns over all trained tokens, outcomes added in order. The variance is clamped at 1e-8, so
+ * equal returns whiten to 0, never NaN. */
+struct wz_moments {
+    double mean, rstd, tokens, samples;
+};
+struct wz_moments wz_moments(const struct wz_outcome *all, int batch);
+/* An estimate turns the returns in own samples' turn->advantage into advantages; all[batch] is the same on every
+ * learner. */
+struct wz_estimate {
+    const char *name;
+    void (*advantages)(const struct wz_outcome *all, int batch, const struct wz_sample *own, int n);
+};
+extern const struct wz_estimate wz_estimates[]; /* ended by a row without a name */
+
+/* ---- loss.c ----------------------------------------------------------------------------------------------- */
+
+/* A trained token: its log-probability by the weights that are trained, by those that sampled it, by the reference (0
+ * where there is none), and its advantage. */
+struct wz_loss_token {
+    double now, old, ref, advantage;
+};
+/* A loss is minimised: -J, with J a mean over tokens (wz_learn.token_mean) of a term whose derivative slope() gives, d
+ * J / d now before the mean. supervised: trained on conversations, which need no rollout, reward, or estimate. */
+struct wz_loss {
+    const char *name;
+    bool supervised;
+    double (*slope)(const struct wz_learn *how, const struct wz_loss_token *t);
+};
+extern const struct wz_loss wz_losses[]; /* ended by a row without a name */
+/* NULL and a sentence that lists the names where there is none of that name. */
+const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err);
+
+/* ---- optimizer.c ------------------------------------------------------------------------------------------ */
+
+/* Elements [at, at + n) of the model's parameters in the order of its list. */
+struct wz_span {
+    size_t at, n;
+};
 /* Gradient buffers of a fixed tree, each of the model's n_params floats, and AdamW's moments of this learner's shard
  * of them, all in backend memory. Gradients are not shared out: a leaf is one chain over its micro-batches, and has
- * to be whole before the tree adds it (law 2). */
+ * to be whole before the tree adds it (guarantee 2). */
 struct wz_optimizer {
     struct wz_model *model;
     struct wz_shard shard;
+    struct wz_span *spans; /* what is trained of the shard, counted from its beginning */
+    int n_spans;
     float *m, *v, *grad[8];          /* m, v: [shard.n] */
     double *sums;                    /* host: squares of the shard's gradient, by block */
     float *norms;                    /* host: those of the shard, of a bf16 model */
@@ -59,17 +132,20 @@ struct wz_optimizer {
     bool filled[8];
     int64_t skipped; /* updates not made: the gradient was not finite, or there was no sample */
 };
-/* group: of all learners, the one that a bf16 model was made for; leaves: of this one, a power of two. */
-void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, int leaves, const struct wz_group *group);
+/* group: of all learners, the one that a bf16 model was made for; leaves: of this one, a power of two. spans[n_spans]
+ * (copied): the parameters to train, ascending; the others keep their bits. NULL: all of them. */
+void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, const struct wz_span *spans, int n_spans,
+                       int leaves, const struct wz_group *group);
 void wz_optimizer_finish(struct wz_optimizer *opt);
 struct wz_optimizer_bytes {
     size_t moments, gradients;
-}; /* in the backend's memory; moments: of who has most */
+}; /* in the backend's memory; moments: of the learner with the largest shard */
 struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);    /* a zeroed buffer for the next leaf's gradient */
-void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* joins it to the tree */
+void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* adds it to the tree */
 /* Sums over the group, clips, updates and gathers the shards, commits the model as its next version. Returns the norm
- * before clipping; where it is not finite nothing changes but the version, and `skipped` counts it. */
+ * of the spans' gradient before clipping; where it is not finite nothing changes but the version, and `skipped` counts
+ * it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps);
 /* The update of a step without samples: the next version of the same weights, the moments as they were. */
@@ -81,12 +157,11 @@ struct wz_pack {
     struct wz_model *model; /* not owned */
     struct wz_cache *cache;
     struct wz_work *work;
-    struct wz_seq *seqs, **seq_list,
-        prefix;                          /* prefix: what all sequences begin with, in the cache and not in the rows */
-    int rows, n_seqs, n_rows, at, grain; /* at: where the next token is written */
-    int *count, *first;                  /* of sequence i: its rows, its first row */
-    int *ids, *targets;                  /* of row i; target -1: no loss */
-    float *logp, *d_logp;                /* of row i's target; d_logp is the caller's to fill before backward */
+    struct wz_seq *seqs, **seq_list, prefix; /* what all sequences begin with, in the cache and not in the rows */
+    int rows, n_seqs, n_rows, grain;         /* rows: room for; n_rows: in use */
+    int *count, *first;                      /* of sequence i: its rows, its first row */
+    int *ids, *targets;                      /* of row i; target -1: no loss */
+    float *logp, *d_logp;                    /* of row i's target; d_logp is the caller's to fill before backward */
 };
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
@@ -98,24 +173,19 @@ void wz_pack_clear(struct wz_pack *pack);
 /* Rows of a sequence that a backward will follow: the backend's grain may make them more than its tokens. Those
  * behind have no loss. */
 int wz_pack_rows(int grain, int tokens);
-bool wz_pack_begin(struct wz_pack *pack, int rows); /* the next sequence, of `rows` tokens; false: full, run first */
-void wz_pack_token(struct wz_pack *pack, int id, int target);
-bool wz_pack_turn(struct wz_pack *pack,
-                  const Wz__Turn *turn); /* context and ids less the prefix, loss on ids; false: full */
-void wz_pack_share(struct wz_pack *pack, const int *ids,
-                   int n); /* reads the prefix (0: none); a pack with a tape has none */
+/* Adds a sample's sequence less the prefix; false: no room left, run what is there first. */
+bool wz_pack_sample(struct wz_pack *pack, const struct wz_sample *sample);
+/* The same of a turn, all of whose ids are trained. */
+bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);
+/* Computes the prefix of the sequences to come (n 0: none) into the cache; a pack with a tape has none. */
+void wz_pack_share(struct wz_pack *pack, const int *ids, int n);
 void wz_pack_forward(struct wz_pack *pack, float temperature); /* fills logp */
 void wz_pack_backward(struct wz_pack *pack, float temperature, float *d_params);
-void wz_pack_backward_end(struct wz_pack *pack,
-                          float *d_params); /* after the last backward into d_params; clears the pack */
+/* After the last backward into d_params; clears the pack. */
+void wz_pack_backward_end(struct wz_pack *pack, float *d_params);
 
 /* ---- step.c: one agent that learns ------------------------------------------------------------------------ */
 
-struct wz_learn {
-    struct wz_adamw adamw;
-    double kl, epsilon, revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
-    bool token_mean;                           /* else eq. 4: mean over samples of the mean over tokens */
-};
 struct wz_learner {
     struct wz_model *model;
     struct wz_pack pack, reference; /* reference.model NULL: no KL penalty */
@@ -136,27 +206,36 @@ struct wz_learner_bytes {
 struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference,
                                          int leaves, int learners, int micro, int longest, bool recompute);
 
-/* What a step says of itself. Sums over the group where they are counts, the group's value else. */
+/* What a step reports: sums or means over the group. nll: mean negative log-likelihood of the trained tokens; mismatch:
+ * tokens whose log-probability is not, bit for bit, the rollout's (guarantee 1). */
 struct wz_step_stats {
-    double samples, tokens, reward, kl, clipped, grad_norm, lr, advantage_std, mismatch, max_gap, seconds;
+    double samples, tokens, reward, kl, nll, clipped, grad_norm, lr, advantage_std, mismatch, max_gap, seconds;
 };
-/* One update from this rank's episodes (in order of index; its leaves of the step's batch). `batch`: episodes of the
- * whole step; steps: of this stage. Fills trained, ref_logp, advantage of the picked turns. Dies if an episode was
- * written by other weights than the model's (law 6). */
+/* This learner's samples of a step, ascending in `at`, out of a batch of so many places over all learners. */
+struct wz_sample_batch {
+    struct wz_sample *samples;
+    int n, batch;
+    struct wz_moments moments; /* wz_learner_prepare fills it */
+};
+/* Before the first update from a batch: reference log-probabilities and advantages, as the weights stand; the old
+ * log-probabilities are the rollout's, which equal those of the same weights (guarantee 1). Dies if a turn was written
+ * by other weights than the model's (guarantee 6). All learners call it. */
+void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
+                        const struct wz_group *group, struct wz_sample_batch *b, struct wz_step_stats *stats);
+/* One update from a prepared batch; steps: updates of this stage. All learners call it, any number of times. */
+void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
+                       const struct wz_group *group, const struct wz_sample_batch *b, int steps,
+                       struct wz_step_stats *stats);
+/* Pick, prepare, and one update from this rank's episodes (in order of index; its leaves of the step's batch). `batch`:
+ * episodes of the whole step. */
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                      const struct wz_group *group, Wz__Episode **episodes, int n, int batch, int steps, uint64_t seed,
                      struct wz_step_stats *stats);
-/* Which member of a group of `learners` owns episode `index` of a batch. */
+/* Which member of a group of `learners` owns place `index` of a batch. */
 int wz_leaf_owner(int index, int batch, int leaves, int learners);
 
-/* ---- sft.c: the supervised warm start --------------------------------------------------------------------- */
+/* ---- sft.c: supervised training --------------------------------------------------------------------------- */
 
-/* Conversations as token ids with a mask: loss on assistant turns only (their end token included). */
-struct wz_sft_example {
-    int *ids;
-    bool *loss;
-    int n;
-};
 struct wz_sft_set {
     struct wz_sft_example *list;
     int n, longest;
@@ -167,10 +246,10 @@ struct wz_sft_set {
  * are errors too. */
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
                 const struct wz_tokenizer *tok, int context, struct wz_err *err);
-void wz_sft_finish(struct wz_sft_set *set);
-/* One update on batch examples drawn by (seed, step); mean over answer tokens. Returns the mean negative
- * log-likelihood. */
-double wz_sft_step(struct wz_learner *l, const struct wz_adamw *how, struct wz_link *link, const struct wz_group *group,
-                   const struct wz_sft_set *set, int batch, int step, int steps, uint64_t seed, double *grad_norm);
+void wz_sft_finish(struct wz_sft_set *set); /* accepts zero */
+/* Prepare and one update from `batch` examples drawn by (seed, step), so that no cursor need be kept. */
+void wz_sft_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
+                 const struct wz_sft_set *set, int batch, int64_t step, int steps, uint64_t seed,
+                 struct wz_step_stats *stats);
 
 #endif
