@@ -1,7 +1,7 @@
-/* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is mpi
- * for all but what lies in GPUs' memory. Every wait has a deadline (law 5): what runs out dies naming rank,
- * operation, step and peer. MPI is used from one thread; waiting polls and sleeps, so that ranks that share cores do
- * not starve each other. */
+/* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is MPI with
+ * NCCL for data in GPU memory. Every wait has a deadline (guarantee 5): a timeout ends the job with a message that
+ * names rank, operation, step and peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that
+ * share cores do not starve each other. */
 #ifndef WZ_COMM_H
 #define WZ_COMM_H
 
@@ -22,62 +22,65 @@ enum wz_tag {
 struct wz_link {
     const struct wz_link_row *row;
     int rank, size;
-    double deadline;       /* seconds a wait may last */
-    int64_t step;          /* for messages */
-    int here;              /* ranks on this host, this one counted */
-    int *beside, n_beside; /* those of them whose affinity masks meet this one's, it too, ascending; the link's */
-    void *state;
-    struct wz_near {
+    double deadline;       /* seconds that a wait may last */
+    int64_t step;          /* reported by a timeout */
+    int here;              /* ranks on this host, this one included */
+    int *beside, n_beside; /* those of them whose affinity masks overlap with this rank's, itself included, ascending;
+                              owned by the link */
+    void *state;           /* of the row */
+    struct wz_staging {
         struct wz_backend *be;
         void *p;
-        size_t size;
-    } near; /* comm's own, as is */
-    struct wz_lanes *lanes;
+        size_t size; /* bytes */
+    } staging;       /* wz_staging's buffer, and below the NCCL communicators (NULL: none): private to comm */
+    struct wz_nccl *nccl;
 };
 
-/* name: "self", "mpi", "nccl", or "auto": when started by mpirun or srun nccl where it can be had, else mpi; alone,
- * self. Sets wz_set_rank. ring: sums over NCCL are in NCCL's own order, faster, and the same only for the same ranks
- * on the same machines; else in that of the fixed tree. -1 and a sentence on error, which names the choices where
- * there is no link of that name. */
+/* name: "self", "mpi", "nccl", or "auto": started by mpirun or srun it is nccl where that is available, else mpi; alone
+ * it is self. deadline: seconds. ring: sums over NCCL are NCCL's own reduce-scatter, which is faster and gives the same
+ * bits only for the same ranks on the same machines; else those of the fixed tree. Calls wz_set_rank. -1 and a message
+ * in err, which names the choices where there is no link of that name. */
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err);
-/* Names of the table of links; NULL after the last. */
+/* Names of the table of links, static; NULL after the last. */
 const char *wz_link_name(int i);
-void wz_link_close(struct wz_link *link); /* while the backends whose memory it moved are still open */
+void wz_link_close(struct wz_link *link); /* collective; before the backends whose memory it moved are closed */
 
-/* Bytes to a peer (itself allowed; then kept in a queue). Messages between two ranks with one tag arrive in order. The
- * bytes are copied or sent before return as far as the peer takes them; wz_recv and wz_flush drive what is left. */
+/* n bytes to a peer (may be this rank itself: then they are queued). Messages between two ranks with one tag arrive in
+ * order. The bytes are copied before return; what the peer has not taken yet is sent during wz_recv and wz_flush. */
 void wz_send(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
-/* Replaces buf by the next message of `from` with `tag`. */
+/* Replaces the content of buf by the next message of rank `from` with `tag`. */
 void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
-void wz_flush(struct wz_link *link); /* until all sends have left */
+void wz_flush(struct wz_link *link); /* waits until all sends have completed */
 
-/* All ranks come with their own rc. 0 when none has failed; else -1 on all, and only the lowest rank that failed
- * keeps its sentence in err: one speaks, all leave. */
+/* Collective over all ranks, each with its own rc. 0 if no rank failed; else -1 on all, and only the lowest rank that
+ * failed keeps its message in err, so that one rank prints it and all exit. */
 int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err);
 
-/* A group: ranks in ascending order that work together; the caller is one of them. */
+/* Ranks that take part in a collective, ascending; the caller is ranks[me]. ranks[n] is borrowed. */
 struct wz_group {
     int n, me;
     const int *ranks;
 };
 
-/* x[n], in the memory of `be`, summed over the group in one fixed tree: ((0+1)+(2+3))+..., the same bits whatever
- * the group's size, as long as each member comes with the sum of an aligned, equal, power-of-two share of the
- * leaves. A member gets the sums of its own shard; the rest of its x is lost. group->n must be a power of two. */
+/* Reduce-scatter of x[n], f32 in the memory of `be`, in one fixed tree: ((0+1)+(2+3))+... The bits do not depend on the
+ * size of the group, provided that each member's x is the tree sum of an aligned, equal, power-of-two share of the
+ * leaves. A member gets the sums of its own shard (wz_shard_of); the rest of its x is overwritten. group->n must be a
+ * power of two. */
 void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n);
-/* Every member's shard of x[n], elements of `size` bytes, to all of them. */
+/* All-gather in place: x[n], elements of `size` bytes in the memory of `be`; each member brings its own shard. group->n
+ * must be a power of two. */
 void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n,
                       size_t size);
-/* out[group->n][n]: every member's doubles, in order of rank. */
+/* out[group->n][n]: mine[n] of every member, in order of the group. */
 void wz_all_gather(struct wz_link *link, const struct wz_group *group, const double *mine, int n, double *out);
-/* out: the bytes of each member, in order of rank, of any length. out[group->n], zeroed or reused buffers. */
+/* The same for bytes of any length per member. out[group->n]: zeroed or reused buffers of the caller. */
 void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, const void *mine, size_t n,
                          struct wz_buf *out);
 
-/* Weights from the first of a group, whose ranks may be in any order, to all others: agent, version, hash, then n
- * bytes in the memory of `be`. wz_take dies where another agent's or version's were sent, and returns the hash that
- * must have arrived; wz_taken dies, naming both, where another one did (law 6): the taker calls it when it has
- * hashed them, before it plays. */
+/* Weights from ranks[0] of a group, whose ranks may be in any order here, to all others: a header (agent, version,
+ * hash), then n bytes in the memory of `be`. Ranks[0] calls wz_publish, the others wz_take, which dies where agent,
+ * version or size differ from the header and returns the sender's hash. The receiver hashes what arrived and calls
+ * wz_taken before it uses the weights: it dies, naming both hashes, where `came` is not `sent` (guarantee 6). */
 void wz_publish(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent,
                 uint64_t version, uint64_t hash, const void *x, size_t n);
 uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent,

@@ -1,4 +1,4 @@
-/* What a group does together.
+/* Collectives of a group.
  *
  * The tree sum is a reduce-scatter by halves (Rabenseifner 2004), with neighbours first:
  *
@@ -8,32 +8,32 @@
  *                   ├──── 2 ──────┤
  *   shard    0      2      1      3        member m keeps the shard whose number is m's bits from the other end
  *
- * Who adds an element differs from element to element, but how does not: ((0+1)+(2+3))+..., the bits of the serial
- * tree. A member sends (n-1)/n of the array each way. Memory that is not the host's passes through it a piece at a
- * time, or goes by a lane (nccl.c). */
+ * Every element is summed as ((0+1)+(2+3))+..., whichever member adds it: the bits of the serial tree. A member sends
+ * (n-1)/n of the array each way. Device memory goes by an NCCL communicator (nccl.c) or through a staging buffer on the
+ * host. */
 #include "comm/row.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 20 }; /* bytes exchanged at once by MPI: they stay in cache until they are added */
+enum { CHUNK = 1 << 20 }; /* bytes per MPI sendrecv: they stay in cache until they are added */
 
-static size_t piece(size_t at, size_t end, size_t most) { return at >= end ? 0 : end - at < most ? end - at : most; }
+static size_t chunk(size_t at, size_t end, size_t most) { return at >= end ? 0 : end - at < most ? end - at : most; }
 
-/* What two members exchange, and by which way. Bytes; `add` floats. */
-struct trade {
+/* How two members exchange bytes; add: what arrives is f32 and added, not stored. */
+struct exchange {
     struct wz_link *link;
     struct wz_backend *be;
-    struct wz_lane *lane;
+    struct wz_nccl_comm *comm;
     const char *operation;
     bool add;
 };
 
-/* By MPI: what is not the host's is downloaded and uploaded on its way. */
-static void pass(const struct trade *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
+/* By MPI: device memory is downloaded before and uploaded after. */
+static void mpi_sendrecv(const struct exchange *t, int peer, const char *out, size_t n_out, char *in, size_t n_in)
 {
-    static char sent[PIECE], came[PIECE]; /* MPI is used from one thread */
+    static char sent[CHUNK], came[CHUNK]; /* MPI is called from one thread */
     struct wz_backend *be = t->be;
     struct wz_wait wait = { 0 };
 
@@ -44,22 +44,22 @@ static void pass(const struct trade *t, int peer, const char *out, size_t n_out,
     if (be->device && n_in) be->ops.upload(be, in, came, n_in);
 }
 
-/* out[n_out] to a member of the group while its n_in bytes come: added to `in`, or put there. */
-static void exchange(const struct trade *t, const struct wz_group *group, int member, const char *out, size_t n_out,
+/* Sends out[n_out] to a member of the group and receives n_in bytes from it into (or added to) `in`. */
+static void exchange(const struct exchange *t, const struct wz_group *group, int member, const char *out, size_t n_out,
                      char *in, size_t n_in)
 {
-    size_t most = t->lane ? WZ_BUCKET : PIECE;
-    char *near = t->add && n_in ? wz_near(t->link, t->be, n_in < most ? n_in : most) : NULL;
+    size_t most = t->comm ? WZ_BUCKET : CHUNK;
+    char *staging = t->add && n_in ? wz_staging(t->link, t->be, n_in < most ? n_in : most) : NULL;
 
     for (size_t at = 0; at < n_out || at < n_in; at += most) {
-        size_t k_out = piece(at, n_out, most), k_in = piece(at, n_in, most);
-        char *to = t->add ? near : in + at;
-        if (t->lane) wz_lane_trade(t->lane, member, out + at, k_out, to, k_in, t->operation);
-        else pass(t, group->ranks[member], out + at, k_out, to, k_in);
+        size_t k_out = chunk(at, n_out, most), k_in = chunk(at, n_in, most);
+        char *to = t->add ? staging : in + at;
+        if (t->comm) wz_nccl_sendrecv(t->comm, member, out + at, k_out, to, k_in, t->operation);
+        else mpi_sendrecv(t, group->ranks[member], out + at, k_out, to, k_in);
         if (t->add && k_in)
-            t->be->ops.add(t->be, (float *)(void *)(in + at), (float *)(void *)near, k_in / sizeof(float));
+            t->be->ops.add(t->be, (float *)(void *)(in + at), (float *)(void *)staging, k_in / sizeof(float));
     }
-    if (t->lane) wz_lane_wait(t->lane, t->operation, group->ranks[member]);
+    if (t->comm) wz_nccl_wait(t->comm, t->operation, group->ranks[member]);
 }
 
 static void check(const struct wz_link *link, const struct wz_group *group)
@@ -69,14 +69,14 @@ static void check(const struct wz_link *link, const struct wz_group *group)
 
 void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n)
 {
-    const struct trade t = { link, be, wz_lane_of(link, group, be), "tree sum", true };
+    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "tree sum", true };
     const int size = group->n;
     int first = 0, end = size; /* shards that the members who still work together share */
 
     check(link, group);
-    if (t.lane && wz_lane_ring(t.lane)) {
-        wz_lane_ring_sum(t.lane, x, wz_shard_at(1, size, n), n - wz_shard_at(1, size, n) * (size_t)size, "ring sum");
-        wz_lane_wait(t.lane, "ring sum", -1);
+    if (t.comm && wz_nccl_ring(t.comm)) {
+        wz_nccl_ring_sum(t.comm, x, wz_shard_at(1, size, n), n - wz_shard_at(1, size, n) * (size_t)size, "ring sum");
+        wz_nccl_wait(t.comm, "ring sum", -1);
         return;
     }
     for (int bit = 1; bit < size; bit *= 2) {
@@ -95,20 +95,19 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
 void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n,
                       size_t size)
 {
-    const struct trade t = { link, be, wz_lane_of(link, group, be), "gather of shards", false };
+    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "gather of shards", false };
     const int all = group->n, mine = wz_shard_owner(group->me, all);
     char *bytes = x;
 
     check(link, group);
-    if (t.lane) {
-        wz_lane_gather(t.lane, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size,
+    if (t.comm) {
+        wz_nccl_gather(t.comm, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size,
                        t.operation);
-        wz_lane_wait(t.lane, t.operation, -1);
+        wz_nccl_wait(t.comm, t.operation, -1);
         return;
     }
     for (int bit = all / 2, width = 1; bit > 0; bit /= 2, width *= 2) {
-        int have = mine / width * width,
-            other = have ^ width; /* `width` shards each: mine, and the peer's beside them */
+        int have = mine / width * width, other = have ^ width; /* the first of `width` shards of mine, of the peer's */
         size_t lo = wz_shard_at(have, all, n) * size, hi = wz_shard_at(have + width, all, n) * size;
         size_t from = wz_shard_at(other, all, n) * size, to = wz_shard_at(other + width, all, n) * size;
         exchange(&t, group, group->me ^ bit, bytes + lo, hi - lo, bytes + from, to - from);
@@ -130,7 +129,7 @@ void wz_all_gather_bytes(struct wz_link *link, const struct wz_group *group, con
 
 void wz_all_gather(struct wz_link *link, const struct wz_group *group, const double *mine, int n, double *out)
 {
-    static struct wz_buf other; /* kept from call to call: MPI is used from one thread */
+    static struct wz_buf other; /* kept, so that a step allocates nothing; MPI is called from one thread */
     size_t size = (size_t)n * sizeof *mine;
 
     assert(group->ranks[group->me] == link->rank);
@@ -150,9 +149,9 @@ int wz_link_agree(struct wz_link *link, int rc, struct wz_err *err)
 
     for (int r = 1; r < link->size && !link->rank; r++) {
         wz_recv_for(link, r, WZ_TAG_CONTROL, &bytes, "agreement");
-        int32_t his = INT32_MAX;
-        if (bytes.len == sizeof his) memcpy(&his, bytes.data, sizeof his);
-        if (his < first) first = his;
+        int32_t other = INT32_MAX;
+        if (bytes.len == sizeof other) memcpy(&other, bytes.data, sizeof other);
+        if (other < first) first = other;
     }
     if (link->rank) {
         wz_send(link, 0, WZ_TAG_CONTROL, &first, sizeof first);

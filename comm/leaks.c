@@ -1,5 +1,5 @@
-/* For builds with the address sanitizer only: what Open MPI leaks at its end is not ours to report. It closes its
- * plugins before the leak check, which then can't name them; so they stay open, and the libraries are named. */
+/* For builds with the address sanitizer only: suppresses leaks of Open MPI at exit. It closes its plugins before the
+ * leak check, which then can't name them in a suppression; so dlclose does nothing, and the libraries are listed. */
 int dlclose(void *handle);
 const char *__lsan_default_suppressions(void);
 

@@ -1,7 +1,7 @@
-/* The link: a row of the table, and the one place that waits.
+/* The table of links, and the only place that waits.
  *
- * Every wait polls: it drives this rank's own sends, asks once more, and naps. So no rank blocks inside the library,
- * ranks that share cores leave them to each other, and each wait ends at its deadline with a sentence (law 5). */
+ * Every wait polls: it makes progress on this rank's own sends, tests again, and sleeps. So no rank blocks inside MPI,
+ * ranks that share cores yield them to each other, and each wait ends at its deadline with a message (guarantee 5). */
 #include "comm/row.h"
 
 #include <stdlib.h>
@@ -16,7 +16,7 @@ static const struct {
 
 const char *wz_link_name(int i) { return i < (int)WZ_COUNT(links) ? links[i].name : NULL; }
 
-/* mpirun and srun --mpi=pmix tell their children by these variables. */
+/* "auto": mpirun and srun --mpi=pmix set these variables for their children. */
 static int choose(const char **name, struct wz_err *err)
 {
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
@@ -24,34 +24,35 @@ static int choose(const char **name, struct wz_err *err)
     *name = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") ? "mpi" : "self";
     if (strcmp(*name, "self") == 0 && tasks && atoi(tasks) > 1)
         return wz_fail(
-            err, "link auto: srun started %s tasks that do not know of each other; start them with srun --mpi=pmix",
-            tasks);
+            err, "link auto: srun started %s tasks without an MPI environment; start them with srun --mpi=pmix", tasks);
     return 0;
 }
 
-/* All tell where they are and which cores they were given. */
-static void meet(struct wz_link *link)
+/* Every rank learns the others' hosts and affinity masks: fills here, beside and n_beside. */
+static void gather_hosts(struct wz_link *link)
 {
     int *all = wz_alloc(sizeof *all * (size_t)link->size);
     struct wz_group group = { link->size, link->rank, all };
-    struct wz_buf *cards = wz_alloc(sizeof *cards * (size_t)link->size);
-    char host[65] = "", *mask = wz_cores_mask(), *card;
+    struct wz_buf *places = wz_alloc(sizeof *places * (size_t)link->size);
+    char host[65] = "", *mask = wz_cores_mask(), *mine;
 
     gethostname(host, sizeof host - 1);
-    card = wz_path("%s %s", host, mask);
+    mine = wz_path("%s %s", host, mask);
     for (int r = 0; r < link->size; r++) all[r] = r;
-    wz_all_gather_bytes(link, &group, card, strlen(card), cards);
+    wz_all_gather_bytes(link, &group, mine, strlen(mine), places);
     link->beside = all;
     for (int r = 0; r < link->size; r++) {
-        const char *other = strrchr(cards[r].data, ' ');
-        if (strncmp(cards[r].data, card, strlen(host) + 1) == 0) {
+        const char *other = strrchr(places[r].data, ' ');
+        if (strncmp(places[r].data, mine, strlen(host) + 1) == 0) {
             link->here++;
             if (r == link->rank || wz_cores_meet(other + 1, mask)) link->beside[link->n_beside++] = r;
         }
-        wz_buf_finish(&cards[r]);
+        wz_buf_finish(&places[r]);
     }
     wz_set_beside(link->n_beside);
-    free(mask), free(card), free(cards);
+    free(mask);
+    free(mine);
+    free(places);
 }
 
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err)
@@ -64,11 +65,11 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, bool r
     for (size_t i = 0; i < WZ_COUNT(links); i++) {
         const struct wz_link_row *row = links[i].row;
         if (strcmp(links[i].name, name) != 0) continue;
-        if ((links[i].nccl || (chosen && row == &wz_link_mpi)) && wz_lanes_open(link, links[i].nccl, ring, err) < 0)
+        if ((links[i].nccl || (chosen && row == &wz_link_mpi)) && wz_nccl_open(link, links[i].nccl, ring, err) < 0)
             return -1;
         if (row->open(link, err) < 0) return -1;
         link->row = row;
-        meet(link);
+        gather_hosts(link);
         return 0;
     }
     for (size_t i = 0; i < WZ_COUNT(links); i++) wz_buf_printf(&names, ", %s", links[i].name);
@@ -84,21 +85,21 @@ void wz_link_close(struct wz_link *link)
     if (!link->row) return;
     wz_flush(link);
     while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
-    if (link->near.be) link->near.be->ops.free(link->near.be, link->near.p);
-    wz_lanes_close(link);
+    if (link->staging.be) link->staging.be->ops.free(link->staging.be, link->staging.p);
+    wz_nccl_close(link);
     link->row->close(link);
     free(link->beside);
     *link = (struct wz_link){ 0 };
 }
 
-void *wz_near(struct wz_link *link, struct wz_backend *be, size_t size)
+void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size)
 {
-    struct wz_near *near = &link->near;
+    struct wz_staging *staging = &link->staging;
 
-    if (near->be == be && near->size >= size) return near->p;
-    if (near->be) near->be->ops.free(near->be, near->p);
-    *near = (struct wz_near){ be, be->ops.alloc(be, size), size };
-    return near->p;
+    if (staging->be == be && staging->size >= size) return staging->p;
+    if (staging->be) staging->be->ops.free(staging->be, staging->p);
+    *staging = (struct wz_staging){ be, be->ops.alloc(be, size), size };
+    return staging->p;
 }
 
 void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer)

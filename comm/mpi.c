@@ -1,10 +1,10 @@
-/* The link of many processes: Open MPI, from one thread, never blocking inside it.
+/* The link of many processes: Open MPI, called from one thread, non-blocking calls only.
  *
  *   send   copy ─▶ parts ─▶ MPI_Isend, kept in a list until done     recv   MPI_Improbe ─▶ MPI_Imrecv ─▶ MPI_Test
  *   move   MPI_Irecv + MPI_Isend in place ─▶ MPI_Test                leave  MPI_Ibarrier ─▶ MPI_Test
  *
- * A message is cut into parts of WZ_PART bytes and ends with the first shorter one; between two ranks MPI keeps the
- * order of what has one tag, so the receiver needs no header to put them together. */
+ * A message is cut into parts of WZ_PART bytes and ends with the first shorter one; MPI keeps the order of messages
+ * between two ranks with one tag, so the receiver needs no header to join the parts. */
 #include "comm/row.h"
 
 #include <assert.h>
@@ -18,9 +18,9 @@ struct part {
     int to;
 };
 struct state {
-    struct part *parts; /* sends on their way */
+    struct part *parts; /* pending sends */
     int n, cap;
-    MPI_Request coming; /* a part of a message being received, and its size */
+    MPI_Request coming; /* the part being received, and its size in bytes */
     int coming_n;
     MPI_Request out, in; /* the move */
     int out_to, in_from;
@@ -63,8 +63,8 @@ static int mpi_open(struct wz_link *link, struct wz_err *err)
         return wz_fail(err, "link mpi: MPI could not start: %s", text);
     }
     if (level < MPI_THREAD_FUNNELED)
-        return wz_fail(err, "link mpi: this MPI was built without threads (level %d, %d is needed)", level,
-                       MPI_THREAD_FUNNELED);
+        return wz_fail(err, "link mpi: expected thread support of level %d (MPI_THREAD_FUNNELED), got %d",
+                       MPI_THREAD_FUNNELED, level);
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &link->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &link->size);

@@ -1,16 +1,15 @@
-/* Lanes: the GPUs' own way between the members of a group, by NCCL.
+/* NCCL communicators between the members of a group.
  *
- *   cards      every member shows its machine, its GPU and whether it can; member 0 also the name of a new communicator
- *   lane       where all can and no two share a GPU: a communicator; else none, and what they exchange passes through
- *   the host
+ *   lookup   a group's communicator is created at its first use: members exchange host, GPU and whether NCCL is
+ *            available, member 0 also an ncclUniqueId
+ *   result   a communicator where all have NCCL and no two share a GPU; else none, and data is staged through the host
  *
- * Messages and episodes stay on MPI: a lane moves only what lies in a GPU's memory, in the stream of the backend, so
- * that it is in order with the kernels. Nothing blocks: NCCL is asked not to, and this rank polls with a deadline (law
- * 5). The library is opened when it is asked for, by declarations of our own (NCCL's ABI from 2.18 on): Waltz is built
- * and starts where there is none.
+ * Messages and episodes stay on MPI: a communicator moves only what lies in GPU memory, on the backend's stream, so
+ * that it is ordered with the kernels. Nothing blocks: communicators are non-blocking, and this rank polls with a
+ * deadline (guarantee 5). The library is opened with dlopen at run time by declarations of our own (NCCL's ABI from
+ * 2.18 on), so Waltz builds and runs without NCCL.
  *
- * A member's seat in the communicator is the number of its shard, so that NCCL's collectives and the tree share
- * arrays out alike. */
+ * A member's NCCL rank is the number of its shard, so that NCCL's collectives and the tree cut arrays alike. */
 #include "comm/row.h"
 
 #include <assert.h>
@@ -25,7 +24,7 @@ struct unique {
     char bytes[128];
 };
 enum { SUCCESS = 0, IN_PROGRESS = 7, BYTES = 0, FLOATS = 7, SUM = 0, OLDEST = 21800 };
-struct config { /* ncclConfig_t as of 2.18; newer ones take it for what it is by size and version */
+struct config { /* ncclConfig_t as of 2.18; newer versions read it by its size and version */
     size_t size;
     unsigned magic, version;
     int blocking, cga, least, most;
@@ -77,25 +76,25 @@ static const struct {
     SYMBOL(AllGather),
 };
 
-struct wz_lane {
+struct wz_nccl_comm {
     struct wz_link *link;
     struct wz_backend *be;
-    struct wz_group group; /* ranks are a copy */
-    int seat;
-    struct comm *comm; /* NULL: through the host */
+    struct wz_group group; /* ranks: a copy, owned */
+    int rank;
+    struct comm *handle; /* NULL: data goes through the host */
 };
-struct wz_lanes {
+struct wz_nccl {
     struct api api;
-    bool can, must, ring; /* the library is open; it was asked for by name; sums by NCCL's own order */
+    bool available, required, ring; /* library open; link nccl asked for by name; sums in NCCL's own order */
     int n;
-    struct wz_lane **list;
+    struct wz_nccl_comm **list;
 };
 
-static struct wz_lanes *ours; /* for the job's end */
+static struct wz_nccl *aborted; /* whose communicators abort_job aborts: it takes no argument */
 
 /* ---- the library ------------------------------------------------------------------------------------------ */
 
-static int open_library(struct wz_lanes *lanes, struct wz_err *err)
+static int open_library(struct wz_nccl *nccl, struct wz_err *err)
 {
     const char *named = getenv("WZ_NCCL_LIBRARY"), *name = named && *named ? named : "libnccl.so.2";
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
@@ -105,205 +104,209 @@ static int open_library(struct wz_lanes *lanes, struct wz_err *err)
     for (size_t i = 0; i < WZ_COUNT(symbols); i++) {
         void *symbol = dlsym(library, symbols[i].name);
         if (!symbol) return wz_fail(err, "link nccl: %s has no %s", name, symbols[i].name);
-        memcpy((char *)&lanes->api + symbols[i].at, &symbol, sizeof symbol);
+        memcpy((char *)&nccl->api + symbols[i].at, &symbol, sizeof symbol);
     }
-    if (lanes->api.GetVersion(&version) != SUCCESS || version < OLDEST)
+    if (nccl->api.GetVersion(&version) != SUCCESS || version < OLDEST)
         return wz_fail(err, "link nccl: %s has version %d; %d or later is needed", name, version, OLDEST);
-    lanes->can = true;
+    nccl->available = true;
     return 0;
 }
 
 static void abort_job(int status)
 {
-    for (int i = 0; i < ours->n; i++)
-        if (ours->list[i]->comm) ours->api.CommAbort(ours->list[i]->comm);
+    for (int i = 0; i < aborted->n; i++)
+        if (aborted->list[i]->handle) aborted->api.CommAbort(aborted->list[i]->handle);
     wz_mpi_abort(status);
 }
 
-int wz_lanes_open(struct wz_link *link, bool must, bool ring, struct wz_err *err)
+int wz_nccl_open(struct wz_link *link, bool required, bool ring, struct wz_err *err)
 {
-    struct wz_lanes *lanes = wz_alloc(sizeof *lanes);
+    struct wz_nccl *nccl = wz_alloc(sizeof *nccl);
     struct wz_err why;
     int rc = 0;
 
-    if (must) rc = open_library(lanes, err);
-    else if (getenv("WZ_NCCL_LIBRARY") || dlopen("libcuda.so.1", RTLD_LAZY)) open_library(lanes, &why);
+    if (required) rc = open_library(nccl, err);
+    else if (getenv("WZ_NCCL_LIBRARY") || dlopen("libcuda.so.1", RTLD_LAZY)) open_library(nccl, &why);
     if (rc < 0) {
-        free(lanes);
+        free(nccl);
         return -1;
     }
-    lanes->must = must;
-    lanes->ring = ring;
-    link->lanes = lanes;
+    nccl->required = required;
+    nccl->ring = ring;
+    link->nccl = nccl;
     return 0;
 }
 
-void wz_lanes_close(struct wz_link *link)
+void wz_nccl_close(struct wz_link *link)
 {
-    struct wz_lanes *lanes = link->lanes;
+    struct wz_nccl *nccl = link->nccl;
 
-    if (!lanes) return;
-    for (int i = 0; i < lanes->n; i++) {
-        struct wz_lane *lane = lanes->list[i];
-        if (lane->comm) lanes->api.CommDestroy(lane->comm);
-        free((int *)(uintptr_t)lane->group.ranks);
-        free(lane);
+    if (!nccl) return;
+    for (int i = 0; i < nccl->n; i++) {
+        struct wz_nccl_comm *comm = nccl->list[i];
+        if (comm->handle) nccl->api.CommDestroy(comm->handle);
+        free((int *)(uintptr_t)comm->group.ranks);
+        free(comm);
     }
-    free(lanes->list);
-    free(lanes);
-    link->lanes = NULL;
-    ours = NULL;
+    free(nccl->list);
+    free(nccl);
+    link->nccl = NULL;
+    aborted = NULL;
 }
 
-/* ---- a lane ----------------------------------------------------------------------------------------------- */
+/* ---- a communicator -----------------------------------------------------------------------------------------------
+ * */
 
-static int seat_of(int member, int n) { return n & (n - 1) ? member : wz_shard_owner(member, n); }
+static int comm_rank(int member, int n) { return n & (n - 1) ? member : wz_shard_owner(member, n); }
 
-/* Drives a call until it has been taken over by the stream. */
-static void settle(struct wz_lane *lane, int rc, const char *operation, int peer)
+/* Polls until a non-blocking call has been enqueued on the stream. */
+static void settle(struct wz_nccl_comm *comm, int rc, const char *operation, int peer)
 {
-    const struct api *api = &lane->link->lanes->api;
+    const struct api *api = &comm->link->nccl->api;
     struct wz_wait wait = { 0 };
 
     while (rc == IN_PROGRESS) {
-        int asked = api->CommGetAsyncError(lane->comm, &rc);
+        int asked = api->CommGetAsyncError(comm->handle, &rc);
         if (asked != SUCCESS) rc = asked;
-        if (rc == IN_PROGRESS) wz_wait(lane->link, &wait, operation, peer);
+        if (rc == IN_PROGRESS) wz_wait(comm->link, &wait, operation, peer);
     }
     if (rc != SUCCESS)
-        wz_die("%s at step %lld: nccl: %s (%s)", operation, (long long)lane->link->step, api->GetErrorString(rc),
-               api->GetLastError(lane->comm));
+        wz_die("%s at step %lld: nccl: %s (%s)", operation, (long long)comm->link->step, api->GetErrorString(rc),
+               api->GetLastError(comm->handle));
 }
 
-void wz_lane_wait(struct wz_lane *lane, const char *operation, int peer)
+void wz_nccl_wait(struct wz_nccl_comm *comm, const char *operation, int peer)
 {
     struct wz_wait wait = { 0 };
 
-    while (!lane->be->device->idle(lane->be)) {
-        settle(lane, IN_PROGRESS, operation, peer); /* a fault of the network shows itself only there */
-        wz_wait(lane->link, &wait, operation, peer);
+    while (!comm->be->device->idle(comm->be)) {
+        settle(comm, IN_PROGRESS, operation, peer); /* network errors are reported only by CommGetAsyncError */
+        wz_wait(comm->link, &wait, operation, peer);
     }
 }
 
-struct card {
+struct member {
     char host[64], gpu[32];
-    int32_t can;
+    int32_t available;
     struct unique id;
 };
 
-/* Why these have no lane; "" where nothing is wrong. */
-static void compare(const struct wz_group *group, const struct card *cards, char *why, size_t size)
+/* Why this group can't have a communicator; "" where it can. */
+static void obstacle(const struct wz_group *group, const struct member *members, char *why, size_t size)
 {
     why[0] = 0;
     for (int i = 0; i < group->n; i++) {
-        if (!cards[i].can) snprintf(why, size, "rank %d has no %s", group->ranks[i], cards[i].gpu[0] ? "NCCL" : "GPU");
-        for (int k = 0; k < i && cards[i].gpu[0]; k++)
-            if (memcmp(cards[i].host, cards[k].host, sizeof cards[i].host) == 0 &&
-                strcmp(cards[i].gpu, cards[k].gpu) == 0)
-                snprintf(why, size, "ranks %d and %d share GPU %s", group->ranks[k], group->ranks[i], cards[i].gpu);
+        if (!members[i].available)
+            snprintf(why, size, "rank %d has no %s", group->ranks[i], members[i].gpu[0] ? "NCCL" : "GPU");
+        for (int k = 0; k < i && members[i].gpu[0]; k++)
+            if (memcmp(members[i].host, members[k].host, sizeof members[i].host) == 0 &&
+                strcmp(members[i].gpu, members[k].gpu) == 0)
+                snprintf(why, size, "ranks %d and %d share GPU %s", group->ranks[k], group->ranks[i], members[i].gpu);
     }
 }
 
-static void lane_open(struct wz_lane *lane)
+static void comm_open(struct wz_nccl_comm *comm)
 {
-    struct wz_link *link = lane->link;
-    struct wz_lanes *lanes = link->lanes;
-    const struct wz_group *group = &lane->group;
-    struct card mine = { .can = lanes->can && lane->be->device }, *cards = wz_alloc((size_t)group->n * sizeof *cards);
+    struct wz_link *link = comm->link;
+    struct wz_nccl *nccl = link->nccl;
+    const struct wz_group *group = &comm->group;
+    struct member mine = { .available = nccl->available && comm->be->device };
+    struct member *members = wz_alloc((size_t)group->n * sizeof *members);
     struct wz_buf *shown = wz_alloc((size_t)group->n * sizeof *shown);
     struct config config = { sizeof config, 0xcafebeef, OLDEST, 0, INT_MIN, INT_MIN, INT_MIN, NULL, INT_MIN };
     char why[128];
 
     gethostname(mine.host, sizeof mine.host - 1);
-    if (lane->be->device) snprintf(mine.gpu, sizeof mine.gpu, "%s", lane->be->device->id);
-    if (mine.can && group->me == 0 && lanes->api.GetUniqueId(&mine.id) != SUCCESS) mine.can = false;
+    if (comm->be->device) snprintf(mine.gpu, sizeof mine.gpu, "%s", comm->be->device->id);
+    if (mine.available && group->me == 0 && nccl->api.GetUniqueId(&mine.id) != SUCCESS) mine.available = false;
     wz_all_gather_bytes(link, group, &mine, sizeof mine, shown);
     for (int i = 0; i < group->n; i++) {
-        assert(shown[i].len == sizeof *cards);
-        memcpy(&cards[i], shown[i].data, sizeof *cards);
+        assert(shown[i].len == sizeof *members);
+        memcpy(&members[i], shown[i].data, sizeof *members);
         wz_buf_finish(&shown[i]);
     }
-    compare(group, cards, why, sizeof why);
+    obstacle(group, members, why, sizeof why);
     if (!why[0]) {
-        ours = lanes;
+        aborted = nccl;
         wz_set_rank(link->rank, link->size, abort_job);
-        lane->seat = seat_of(group->me, group->n);
-        int rc = lanes->api.CommInitRankConfig(&lane->comm, group->n, cards[0].id, lane->seat, &config);
-        settle(lane, rc, "opening of an NCCL communicator", -1);
-    } else if (group->me == 0 && (lanes->must || cards[0].gpu[0])) {
-        wz_log("nccl: %s: what these %d ranks exchange passes through the host, by MPI", why, group->n);
+        comm->rank = comm_rank(group->me, group->n);
+        int rc = nccl->api.CommInitRankConfig(&comm->handle, group->n, members[0].id, comm->rank, &config);
+        settle(comm, rc, "opening of an NCCL communicator", -1);
+    } else if (group->me == 0 && (nccl->required || members[0].gpu[0])) {
+        wz_log("nccl: %s: falling back to MPI through host memory for these %d ranks", why, group->n);
     }
-    free(cards), free(shown);
+    free(members);
+    free(shown);
 }
 
-struct wz_lane *wz_lane_of(struct wz_link *link, const struct wz_group *group, struct wz_backend *be)
+struct wz_nccl_comm *wz_nccl_comm_of(struct wz_link *link, const struct wz_group *group, struct wz_backend *be)
 {
-    struct wz_lanes *lanes = link->lanes;
+    struct wz_nccl *nccl = link->nccl;
     size_t size = (size_t)group->n * sizeof *group->ranks;
 
-    if (!lanes || group->n == 1) return NULL;
-    for (int i = 0; i < lanes->n; i++) {
-        struct wz_lane *lane = lanes->list[i];
-        if (lane->be == be && lane->group.n == group->n && memcmp(lane->group.ranks, group->ranks, size) == 0)
-            return lane->comm ? lane : NULL;
+    if (!nccl || group->n == 1) return NULL;
+    for (int i = 0; i < nccl->n; i++) {
+        struct wz_nccl_comm *comm = nccl->list[i];
+        if (comm->be == be && comm->group.n == group->n && memcmp(comm->group.ranks, group->ranks, size) == 0)
+            return comm->handle ? comm : NULL;
     }
-    struct wz_lane *lane = wz_alloc(sizeof *lane);
+    struct wz_nccl_comm *comm = wz_alloc(sizeof *comm);
     int *ranks = wz_alloc(size);
     memcpy(ranks, group->ranks, size);
-    *lane = (struct wz_lane){ .link = link, .be = be, .group = { group->n, group->me, ranks } };
-    lane_open(lane);
-    lanes->list = wz_realloc(lanes->list, (size_t)(lanes->n + 1) * sizeof(struct wz_lane *));
-    lanes->list[lanes->n++] = lane;
-    return lane->comm ? lane : NULL;
+    *comm = (struct wz_nccl_comm){ .link = link, .be = be, .group = { group->n, group->me, ranks } };
+    comm_open(comm);
+    nccl->list = wz_realloc(nccl->list, (size_t)(nccl->n + 1) * sizeof(struct wz_nccl_comm *));
+    nccl->list[nccl->n++] = comm;
+    return comm->handle ? comm : NULL;
 }
 
-bool wz_lane_ring(const struct wz_lane *lane) { return lane->link->lanes->ring; }
+bool wz_nccl_ring(const struct wz_nccl_comm *comm) { return comm->link->nccl->ring; }
 
-/* ---- what moves ------------------------------------------------------------------------------------------- */
+/* ---- transfers ------------------------------------------------------------------------------------------- */
 
-/* The calls of a group go together: none waits for another. */
-#define GROUP(lane, operation, peer, ...)                  \
-    do {                                                   \
-        const struct api *api = &(lane)->link->lanes->api; \
-        int rc = api->GroupStart(), each;                  \
-        __VA_ARGS__                                        \
-        each = api->GroupEnd();                            \
-        settle(lane, rc ? rc : each, operation, peer);     \
+/* The NCCL calls of one ncclGroup; `each` is the result of one of them, `rc` the first error. */
+#define GROUP(comm, operation, peer, ...)                 \
+    do {                                                  \
+        const struct api *api = &(comm)->link->nccl->api; \
+        int rc = api->GroupStart(), each;                 \
+        __VA_ARGS__                                       \
+        each = api->GroupEnd();                           \
+        settle(comm, rc ? rc : each, operation, peer);    \
     } while (0)
-#define CALL(function, ...)                                                          \
-    do {                                                                             \
-        each = api->function(__VA_ARGS__, (lane)->comm, (lane)->be->device->stream); \
-        if (each != IN_PROGRESS && !rc) rc = each;                                   \
+#define CALL(function, ...)                                                            \
+    do {                                                                               \
+        each = api->function(__VA_ARGS__, (comm)->handle, (comm)->be->device->stream); \
+        if (each != IN_PROGRESS && !rc) rc = each;                                     \
     } while (0)
 
-void wz_lane_trade(struct wz_lane *lane, int member, const void *out, size_t n_out, void *in, size_t n_in,
-                   const char *operation)
+void wz_nccl_sendrecv(struct wz_nccl_comm *comm, int member, const void *out, size_t n_out, void *in, size_t n_in,
+                      const char *operation)
 {
-    int peer = seat_of(member, lane->group.n);
+    int peer = comm_rank(member, comm->group.n);
 
-    GROUP(lane, operation, lane->group.ranks[member], if (n_out) CALL(Send, out, n_out, BYTES, peer);
+    GROUP(comm, operation, comm->group.ranks[member], if (n_out) CALL(Send, out, n_out, BYTES, peer);
           if (n_in) CALL(Recv, in, n_in, BYTES, peer););
 }
 
-void wz_lane_broadcast(struct wz_lane *lane, int member, void *x, size_t n, const char *operation, int peer)
+void wz_nccl_broadcast(struct wz_nccl_comm *comm, int member, void *x, size_t n, const char *operation, int peer)
 {
-    GROUP(lane, operation, peer, CALL(Broadcast, x, x, n, BYTES, seat_of(member, lane->group.n)););
+    GROUP(comm, operation, peer, CALL(Broadcast, x, x, n, BYTES, comm_rank(member, comm->group.n)););
 }
 
-void wz_lane_ring_sum(struct wz_lane *lane, float *x, size_t each_n, size_t rest, const char *operation)
+void wz_nccl_ring_sum(struct wz_nccl_comm *comm, float *x, size_t each_n, size_t rest, const char *operation)
 {
-    int last = lane->group.n - 1;
-    float *tail = x + each_n * (size_t)lane->group.n;
+    int last = comm->group.n - 1;
+    float *tail = x + each_n * (size_t)comm->group.n;
 
-    GROUP(lane, operation, -1, if (each_n) CALL(ReduceScatter, x, x + each_n * (size_t)lane->seat, each_n, FLOATS, SUM);
+    GROUP(comm, operation, -1, if (each_n) CALL(ReduceScatter, x, x + each_n * (size_t)comm->rank, each_n, FLOATS, SUM);
           if (rest) CALL(Reduce, tail, tail, rest, FLOATS, SUM, last););
 }
 
-void wz_lane_gather(struct wz_lane *lane, void *x, size_t each_n, size_t rest, const char *operation)
+void wz_nccl_gather(struct wz_nccl_comm *comm, void *x, size_t each_n, size_t rest, const char *operation)
 {
-    int last = lane->group.n - 1;
-    char *tail = (char *)x + each_n * (size_t)lane->group.n;
+    int last = comm->group.n - 1;
+    char *tail = (char *)x + each_n * (size_t)comm->group.n;
 
-    GROUP(lane, operation, -1, if (each_n) CALL(AllGather, (char *)x + each_n * (size_t)lane->seat, x, each_n, BYTES);
+    GROUP(comm, operation, -1, if (each_n) CALL(AllGather, (char *)x + each_n * (size_t)comm->rank, x, each_n, BYTES);
           if (rest) CALL(Broadcast, tail, tail, rest, BYTES, last););
 }

@@ -1,12 +1,12 @@
-/* Weights on their way from the learners to those who play with them, with their identity (law 6).
+/* Publishing weights from a learner to the ranks that generate with them, with version and hash (guarantee 6).
  *
- *   root ── header ──▶ every taker           header: agent, version, hash, size
- *   root ═ part 0 1 2 ═▶ taker ═ part 0 1 ═▶ taker ═ part 0 ═▶ taker
+ *   root ── header ──▶ every receiver           header: agent, version, hash, size
+ *   root ═ chunk 0 1 2 ═▶ receiver ═ chunk 0 1 ═▶ receiver ═ chunk 0 ═▶ receiver
  *
- * By MPI in a chain, so that root sends the weights once however many take them, and each taker passes part k on
- * while part k + 1 comes in; what is not the host's is downloaded and uploaded a part at a time. Between GPUs by
- * NCCL's broadcast, a bucket at a time. The taker is told what hash must have arrived: nothing that differs from
- * what root hashed is ever played with. */
+ * By MPI in a pipelined chain: root sends the weights once, however many receivers there are, and each receiver
+ * forwards chunk k while chunk k + 1 arrives; device memory is staged through the host chunk by chunk. Between GPUs by
+ * ncclBroadcast, a bucket at a time. The receiver gets the hash that root computed and checks what arrived against it
+ * before use (wz_taken). */
 #include "comm/row.h"
 
 #include <assert.h>
@@ -17,25 +17,25 @@ struct header {
     uint64_t version, hash, n;
 };
 
-enum { STRIDE = 1 << 22 }; /* bytes a part */
+enum { STRIDE = 1 << 22 }; /* bytes of a chunk */
 
-static size_t part(size_t at, size_t n, size_t most) { return n - at < most ? n - at : most; }
+static size_t chunk(size_t at, size_t n, size_t most) { return n - at < most ? n - at : most; }
 
-/* Parts from the member before into x while the part before goes on to the one behind. */
+/* Receives chunk k from the member before while chunk k - lag goes to the member after. */
 static void chain(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
                   const char *operation)
 {
-    static char near[2][STRIDE]; /* MPI is used from one thread */
+    static char staging[2][STRIDE]; /* MPI is called from one thread */
     int before = group->me > 0 ? group->ranks[group->me - 1] : -1;
     int after = group->me + 1 < group->n ? group->ranks[group->me + 1] : -1;
-    size_t parts = (n + STRIDE - 1) / STRIDE, lag = before >= 0;
+    size_t chunks = (n + STRIDE - 1) / STRIDE, lag = before >= 0;
 
-    for (size_t k = 0; k < parts + (lag && after >= 0); k++) {
+    for (size_t k = 0; k < chunks + (lag && after >= 0); k++) {
         size_t in = k * STRIDE, out = (k - lag) * STRIDE;
-        bool takes = before >= 0 && k < parts, gives = after >= 0 && k >= lag;
-        size_t n_in = takes ? part(in, n, STRIDE) : 0, n_out = gives ? part(out, n, STRIDE) : 0;
-        char *to = be->device ? near[k % 2] : x + (takes ? in : 0);
-        char *from = be->device ? near[(k - lag) % 2] : x + (gives ? out : 0);
+        bool takes = before >= 0 && k < chunks, gives = after >= 0 && k >= lag;
+        size_t n_in = takes ? chunk(in, n, STRIDE) : 0, n_out = gives ? chunk(out, n, STRIDE) : 0;
+        char *to = be->device ? staging[k % 2] : x + (takes ? in : 0);
+        char *from = be->device ? staging[(k - lag) % 2] : x + (gives ? out : 0);
         struct wz_wait wait = { 0 };
         if (be->device && gives && !lag) be->ops.download(be, from, x + out, n_out);
         link->row->move(link, WZ_TAG_WEIGHTS, gives ? after : -1, from, n_out, takes ? before : -1, to, n_in);
@@ -44,19 +44,19 @@ static void chain(struct wz_link *link, const struct wz_group *group, struct wz_
     }
 }
 
-static void spread(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
-                   const char *operation)
+static void broadcast(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
+                      const char *operation)
 {
-    struct wz_lane *lane = wz_lane_of(link, group, be);
+    struct wz_nccl_comm *comm = wz_nccl_comm_of(link, group, be);
     int peer = group->me ? group->ranks[0] : -1;
 
-    if (!lane) {
+    if (!comm) {
         chain(link, group, be, x, n, operation);
         return;
     }
     for (size_t at = 0; at < n; at += WZ_BUCKET)
-        wz_lane_broadcast(lane, 0, x + at, part(at, n, WZ_BUCKET), operation, peer);
-    wz_lane_wait(lane, operation, peer);
+        wz_nccl_broadcast(comm, 0, x + at, chunk(at, n, WZ_BUCKET), operation, peer);
+    wz_nccl_wait(comm, operation, peer);
 }
 
 void wz_publish(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent,
@@ -68,7 +68,7 @@ void wz_publish(struct wz_link *link, const struct wz_group *group, struct wz_ba
     assert(group->me == 0 && link->rank == group->ranks[0]);
     snprintf(operation, sizeof operation, "publish of agent %u version %llu", agent, (unsigned long long)version);
     for (int i = 1; i < group->n; i++) wz_send(link, group->ranks[i], WZ_TAG_WEIGHTS, &h, sizeof h);
-    spread(link, group, be, (char *)(uintptr_t)x, n, operation);
+    broadcast(link, group, be, (char *)(uintptr_t)x, n, operation);
 }
 
 uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, uint32_t agent,
@@ -88,7 +88,7 @@ uint64_t wz_take(struct wz_link *link, const struct wz_group *group, struct wz_b
     if (h.agent != agent || h.version != version || h.n != n)
         wz_die("%s of %zu bytes at step %lld: rank %d sent agent %u version %llu of %llu bytes", operation, n,
                (long long)link->step, root, h.agent, (unsigned long long)h.version, (unsigned long long)h.n);
-    spread(link, group, be, x, n, operation);
+    broadcast(link, group, be, x, n, operation);
     return h.hash;
 }
 

@@ -1,4 +1,4 @@
-/* The link of one process: what it sends to itself waits in a queue a tag. */
+/* The link of one process: what it sends to itself is queued; a receive takes the first message with its tag. */
 #include "comm/row.h"
 
 #include <assert.h>

@@ -1,14 +1,13 @@
-/* One joint checkpoint: every agent's weights and moments and the counters under one manifest (law 3).
+/* One joint checkpoint: every agent's weights and optimizer state and the counters under one manifest (guarantee 3).
  *
  *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
- *                          <agent>/               a hub folder: any tool can load it; agents that learn in some stage
- *                          <agent>.moments.safetensors     AdamW's m and v, for agents the stage trains, and the f32
- *                          masters of those
- *                                                          that train in bf16, whole, however many ranks have their
- *                                                          shards
+ *                          <agent>/               a Hugging Face model folder, for agents that learn in some stage
+ *                          <agent>.moments.safetensors   AdamW's m and v, for agents that this stage trains, and the
+ *                                                 f32 masters of those that train in bf16: whole arrays, however many
+ *                                                 ranks hold their shards
  *
- * All is written into a folder of another name and renamed last: a checkpoint is there whole or not at all. Episodes in
- * flight need no place in it: a step begins after the one before has ended everywhere. */
+ * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. It holds
+ * no episodes in flight: a step begins after the previous one has ended on every rank. */
 #include "run/job.h"
 
 #include <assert.h>
@@ -27,13 +26,13 @@ static void remove_tree(const char *path)
     if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-enum { PIECE = WZ_STAGE / sizeof(float) }; /* floats that travel at once */
+enum { CHUNK = WZ_STAGE / sizeof(float) }; /* floats per message */
 
-/* What learners have shards of: of a bf16 agent its masters, of one that learns in this stage its moments. Returns
- * how many. */
+/* Arrays that are sharded over the learners: the masters of a bf16 agent, the moments of one that learns in this stage.
+ * Returns how many. */
 struct part {
     const char *name;
-    float *mine;
+    float *mine; /* this learner's shard, in the backend's memory */
 };
 static int parts_of(const struct wz_agent *a, struct part parts[3])
 {
@@ -45,9 +44,9 @@ static int parts_of(const struct wz_agent *a, struct part parts[3])
     return n;
 }
 
-/* A part in order of the array, from the learners that keep it: into `out` on the root, from the others to it. */
-static int pass(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
-                struct wz_err *err)
+/* Gathers one sharded array on the root, in order of the array, into `out`; the other learners send their shard. */
+static int gather(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
+                  struct wz_err *err)
 {
     const struct wz_ranks *learner = &job->roles.learner;
     struct wz_buf came = { 0 };
@@ -56,17 +55,17 @@ static int pass(struct wz_job *job, const struct wz_agent *a, const float *mine,
     for (int s = 0; s < learner->n; s++) {
         int owner = wz_shard_owner(s, learner->n);
         size_t n = owner == learner->me || job->root ? wz_shard_of(owner, learner->n, a->model->n_params).n : 0;
-        for (size_t at = 0; at < n && rc == 0; at += PIECE) {
-            size_t k = n - at < PIECE ? n - at : PIECE;
-            const float *piece = job->stage;
+        for (size_t at = 0; at < n && rc == 0; at += CHUNK) {
+            size_t k = n - at < CHUNK ? n - at : CHUNK;
+            const float *chunk = job->stage;
             if (owner == learner->me) wz_download(job->be, job->stage, mine + at, k * sizeof(float));
             else {
                 wz_recv(&job->link, learner->ranks[owner], WZ_TAG_MOMENTS, &came);
                 assert(came.len == k * sizeof(float));
-                piece = (const float *)(const void *)came.data;
+                chunk = (const float *)(const void *)came.data;
             }
-            if (job->root) rc = wz_safetensors_put(out, piece, k, err);
-            else wz_send(&job->link, learner->ranks[0], WZ_TAG_MOMENTS, piece, k * sizeof(float));
+            if (job->root) rc = wz_safetensors_put(out, chunk, k, err);
+            else wz_send(&job->link, learner->ranks[0], WZ_TAG_MOMENTS, chunk, k * sizeof(float));
             wz_flush(&job->link);
         }
     }
@@ -91,13 +90,13 @@ static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, s
     char *path = parts_path(dir, a);
     struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, n, err);
     int rc = out ? 0 : -1;
-    for (int i = 0; i < n && rc == 0; i++) rc = pass(job, a, parts[i].mine, out, err);
+    for (int i = 0; i < n && rc == 0; i++) rc = gather(job, a, parts[i].mine, out, err);
     if (out && wz_safetensors_end(out, err) < 0) rc = -1;
     free(path);
     return rc;
 }
 
-/* This rank's shard of the masters, or its shards of the moments. */
+/* Loads this rank's shard of the masters, or of the moments. */
 static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *dir, bool masters, struct wz_err *err)
 {
     const struct wz_shard shard = wz_shard_of(job->roles.learner.me, job->roles.learner.n, a->model->n_params);
@@ -110,10 +109,10 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
         if ((parts[i].mine == a->model->masters) != masters) continue;
         const struct wz_tensor *t = wz_tensors_find(set, parts[i].name);
         if (!t || t->count != a->model->n_params)
-            rc = wz_fail(err, "%s: \"%s\" must be %zu numbers, as many as agent %s has weights", path, parts[i].name,
-                         a->model->n_params, a->recipe->name);
-        for (size_t at = 0; at < shard.n && rc == 0; at += PIECE) {
-            size_t k = shard.n - at < PIECE ? shard.n - at : PIECE;
+            rc = wz_fail(err, "%s: \"%s\": expected %zu numbers, as many as agent %s has parameters, got %zu", path,
+                         parts[i].name, a->model->n_params, a->recipe->name, t ? t->count : 0);
+        for (size_t at = 0; at < shard.n && rc == 0; at += CHUNK) {
+            size_t k = shard.n - at < CHUNK ? shard.n - at : CHUNK;
             wz_tensor_floats(t, shard.at + at, k, job->stage);
             wz_upload(job->be, parts[i].mine + at, job->stage, k * sizeof(float));
         }
@@ -123,7 +122,7 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
     return rc;
 }
 
-/* The file's identity; a file that is not there has 0. */
+/* The file's hash; 0 where there is no file. */
 static int parts_hash(const struct wz_job *job, const char *dir, const struct wz_agent *a, uint64_t *hash,
                       struct wz_err *err)
 {
@@ -173,7 +172,8 @@ static int save_manifest(struct wz_job *job, const struct wz_progress *p, const 
     text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     if (rc == 0) rc = wz_file_write(path, text, strlen(text), err);
     json_decref(root);
-    free(path), free(text);
+    free(path);
+    free(text);
     return rc;
 }
 
@@ -186,7 +186,7 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     for (int i = 0; !job->root && i < job->n_agents; i++) {
         struct part parts[3];
         int n = parts_of(&job->agents[i], parts);
-        for (int k = 0; k < n; k++) pass(job, &job->agents[i], parts[k].mine, NULL, err);
+        for (int k = 0; k < n; k++) gather(job, &job->agents[i], parts[k].mine, NULL, err);
     }
     if (!job->root) {
         rc = 0;
@@ -211,7 +211,9 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     }
     rc = 0;
 out:
-    free(parent), free(dir), free(half);
+    free(parent);
+    free(dir);
+    free(half);
     return rc;
 }
 
@@ -243,7 +245,7 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
     for (unsigned i = 0; i < recipe->n_agents; i++) {
         const json_t *a = json_object_get(agents, recipe->agents[i].name);
         if (!a || read_hex(json_object_get(a, "hash"), &p->hash[i]) < 0) {
-            wz_fail(err, "%s: nothing about agent %s", path, recipe->agents[i].name);
+            wz_fail(err, "%s: no hash for agent %s", path, recipe->agents[i].name);
             goto out;
         }
         if (read_hex(json_object_get(a, "moments_hash"), &p->moments[i]) < 0) p->moments[i] = 0;
@@ -257,7 +259,7 @@ out:
     return rc;
 }
 
-/* Steps of the whole checkpoints of a run, newest first; *n of them. */
+/* Steps of a run's complete checkpoints, newest first; *n of them, heap. */
 static int64_t *list_steps(const char *run, int *n)
 {
     char *parent = wz_path("%s/checkpoints", run);
@@ -305,8 +307,9 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
 
     for (unsigned i = 0; dir && i < recipe->n_agents; i++) {
         models[i] = wz_path("%s/%s", dir, recipe->agents[i].name);
-        if (!wz_is_dir(models[i]))
-            free(models[i]), models[i] = NULL; /* an agent that never learns has no weights there */
+        if (wz_is_dir(models[i])) continue;
+        free(models[i]); /* an agent that never learns has no weights in a checkpoint */
+        models[i] = NULL;
     }
     int rc = wz_job_open(job, recipe, (const char *const *)models, training, err);
     for (int i = 0; rc == 0 && i < job->n_agents; i++) {
@@ -316,13 +319,13 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         if (!m || !models[i]) continue;
         wz_model_commit(m, p->version[i]);
         if (m->hash != p->hash[i])
-            rc = wz_fail(err, "%s: agent %s: the weights' hash is %016" PRIx64 ", the manifest says %016" PRIx64, dir,
-                         recipe->agents[i].name, m->hash, p->hash[i]);
+            rc = wz_fail(err, "%s: agent %s: expected weights with hash %016" PRIx64 " (manifest), got %016" PRIx64,
+                         dir, recipe->agents[i].name, p->hash[i], m->hash);
         else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
                  moments != p->moments[i])
             rc = wz_fail(err,
-                         "%s: agent %s: the hash of its moments' file is %016" PRIx64 ", the manifest says %016" PRIx64,
-                         dir, recipe->agents[i].name, moments, p->moments[i]);
+                         "%s: agent %s: expected a moments file with hash %016" PRIx64 " (manifest), got %016" PRIx64,
+                         dir, recipe->agents[i].name, p->moments[i], moments);
         if (rc == 0 && m->masters) rc = load_parts(job, a, dir, true, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
@@ -359,7 +362,8 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe)
     int64_t *steps = list_steps(recipe->out, &n);
 
     kept = keep > 0 && keep < n ? keep : n;
-    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1)); /* where the stage of a kept checkpoint began */
+    /* the step at which the stage of a kept checkpoint began: its weights are that stage's reference */
+    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1));
     for (int i = 0; i < kept; i++) {
         char *manifest = wz_path("%s/checkpoints/%" PRId64 "/manifest.json", recipe->out, steps[i]);
         struct wz_progress p;
@@ -375,5 +379,6 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe)
         remove_tree(dir);
         free(dir);
     }
-    free(start), free(steps);
+    free(start);
+    free(steps);
 }

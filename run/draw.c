@@ -1,49 +1,51 @@
-/* Which prompts a step plays. Shares are kept exactly: each place goes to the kind that is furthest behind its
- * share. Within a kind, prompts come in a keyed shuffle of an epoch, each once before any comes again. */
+/* Which prompts a step uses. Shares of the stage's `mix` hold at every prefix: each place of a batch goes to the kind
+ * that is furthest behind its share. Within a kind, an epoch is a keyed shuffle: every prompt once before any repeats.
+ * */
 #include "run/job.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct lane {
-    const char *kind; /* NULL: every prompt */
+struct kind_share {
+    const char *name; /* NULL: every prompt */
     double share;
     const struct wz_prompt **list;
-    int *order, n, used; /* used: drawn so far, over epochs */
+    int *order;  /* [n] this epoch's permutation of list */
+    int n, used; /* used: drawn so far, over all epochs */
 };
 
 struct wz_draw {
-    struct lane *lanes;
-    int n_lanes, stage;
+    struct kind_share *kinds;
+    int n_kinds, stage;
     int64_t drawn;
     uint64_t seed;
 };
 
-static void lane_shuffle(const struct wz_draw *d, struct lane *lane, uint32_t epoch)
+static void kind_shuffle(const struct wz_draw *d, struct kind_share *k, uint32_t epoch)
 {
-    for (int i = 0; i < lane->n; i++) lane->order[i] = i;
-    for (int i = lane->n - 1; i > 0; i--) {
-        const struct wz_key key = { d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(lane - d->lanes),
+    for (int i = 0; i < k->n; i++) k->order[i] = i;
+    for (int i = k->n - 1; i > 0; i--) {
+        const struct wz_key key = { d->seed, WZ_RNG_SHUFFLE, (uint32_t)d->stage, (uint32_t)(k - d->kinds),
                                     epoch,   (uint32_t)i };
-        int j = (int)wz_below(key, (uint32_t)i + 1), swap = lane->order[i];
-        lane->order[i] = lane->order[j];
-        lane->order[j] = swap;
+        int j = (int)wz_below(key, (uint32_t)i + 1), swap = k->order[i];
+        k->order[i] = k->order[j];
+        k->order[j] = swap;
     }
 }
 
-static int lane_fill(struct lane *lane, const struct wz_prompts *sets, int n_sets, struct wz_err *err)
+static int kind_fill(struct kind_share *k, const struct wz_prompts *sets, int n_sets, struct wz_err *err)
 {
     int total = 0;
 
     for (int s = 0; s < n_sets; s++) total += sets[s].n;
-    lane->list = wz_alloc(sizeof *lane->list * (size_t)(total + 1));
+    k->list = wz_alloc(sizeof *k->list * (size_t)(total + 1));
     for (int s = 0; s < n_sets; s++)
         for (int i = 0; i < sets[s].n; i++)
-            if (!lane->kind || !strcmp(lane->kind, sets[s].list[i].kind)) lane->list[lane->n++] = &sets[s].list[i];
-    lane->order = wz_alloc(sizeof *lane->order * (size_t)(lane->n + 1));
-    if (lane->n) return 0;
-    return lane->kind ? wz_fail(err, "mix: no training prompt is of kind %s", lane->kind)
-                      : wz_fail(err, "data: there are no training prompts");
+            if (!k->name || !strcmp(k->name, sets[s].list[i].kind)) k->list[k->n++] = &sets[s].list[i];
+    k->order = wz_alloc(sizeof *k->order * (size_t)(k->n + 1));
+    if (k->n) return 0;
+    return k->name ? wz_fail(err, "mix: no training prompt is of kind %s", k->name)
+                   : wz_fail(err, "data: there are no training prompts");
 }
 
 struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage,
@@ -54,13 +56,13 @@ struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const 
 
     d->seed = seed;
     d->stage = stage_index;
-    d->n_lanes = stage->n_mix ? (int)stage->n_mix : 1;
-    d->lanes = wz_alloc(sizeof *d->lanes * (size_t)d->n_lanes);
+    d->n_kinds = stage->n_mix ? (int)stage->n_mix : 1;
+    d->kinds = wz_alloc(sizeof *d->kinds * (size_t)d->n_kinds);
     for (unsigned i = 0; i < stage->n_mix; i++) sum += stage->mix[i].share;
-    for (int i = 0; i < d->n_lanes; i++) {
-        d->lanes[i].kind = stage->n_mix ? stage->mix[i].kind : NULL;
-        d->lanes[i].share = stage->n_mix ? stage->mix[i].share / sum : 1;
-        if (d->lanes[i].share > 0 && lane_fill(&d->lanes[i], sets, n_sets, err) < 0) {
+    for (int i = 0; i < d->n_kinds; i++) {
+        d->kinds[i].name = stage->n_mix ? stage->mix[i].kind : NULL;
+        d->kinds[i].share = stage->n_mix ? stage->mix[i].share / sum : 1;
+        if (d->kinds[i].share > 0 && kind_fill(&d->kinds[i], sets, n_sets, err) < 0) {
             wz_fail_in(err, "stage %s", stage->name);
             wz_draw_destroy(d);
             return NULL;
@@ -72,22 +74,27 @@ struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const 
 void wz_draw_destroy(struct wz_draw *d)
 {
     if (!d) return;
-    for (int i = 0; i < d->n_lanes; i++) free(d->lanes[i].list), free(d->lanes[i].order);
-    free(d->lanes);
+    for (int i = 0; i < d->n_kinds; i++) {
+        free(d->kinds[i].list);
+        free(d->kinds[i].order);
+    }
+    free(d->kinds);
     free(d);
 }
 
 void wz_draw_step(struct wz_draw *d, const struct wz_prompt **list, int batch)
 {
     for (int i = 0; i < batch; i++) {
-        struct lane *best = NULL;
+        struct kind_share *best = NULL;
         double behind = 0;
         d->drawn++;
-        for (struct lane *lane = d->lanes; lane < d->lanes + d->n_lanes; lane++) {
-            double b = lane->share * (double)d->drawn - lane->used;
-            if (lane->share > 0 && (!best || b > behind)) best = lane, behind = b;
+        for (struct kind_share *k = d->kinds; k < d->kinds + d->n_kinds; k++) {
+            double b = k->share * (double)d->drawn - k->used;
+            if (k->share <= 0 || (best && b <= behind)) continue;
+            best = k;
+            behind = b;
         }
-        if (best->used % best->n == 0) lane_shuffle(d, best, (uint32_t)(best->used / best->n));
+        if (best->used % best->n == 0) kind_shuffle(d, best, (uint32_t)(best->used / best->n));
         list[i] = best->list[best->order[best->used++ % best->n]];
     }
 }

@@ -37,7 +37,7 @@ int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
 int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 
-/* ---- signals.c: a polite end ------------------------------------------------------------------------------ */
+/* ---- signals.c: graceful shutdown -------------------------------------------------------------------------- */
 
 enum { WZ_EXIT_AGAIN = 75 }; /* EX_TEMPFAIL: stopped with a checkpoint, run it again */
 void wz_stop_watch(void);    /* from here on SIGTERM, SIGINT and SIGUSR1 ask for a stop; a second one ends at once */

@@ -1,4 +1,4 @@
-/* Which rank does what. */
+/* The assignment of ranks to roles: rollout, reward, learner. */
 #include "run/job.h"
 
 static void fill(struct wz_ranks *role, int first, int n, int rank)
@@ -16,7 +16,7 @@ int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int 
     int rollout = recipe->ranks.rollout, reward = recipe->ranks.reward, learner = recipe->ranks.learner;
     int wanted = rollout + reward + learner;
 
-    if (size > WZ_MAX_RANKS) return wz_fail(err, "%d ranks, at most %d", size, WZ_MAX_RANKS);
+    if (size > WZ_MAX_RANKS) return wz_fail(err, "expected at most %d ranks, got %d", WZ_MAX_RANKS, size);
     if (size <= 2) {
         fill(&roles->rollout, 0, 1, rank);
         fill(&roles->reward, size - 1, 1, rank);
@@ -28,12 +28,12 @@ int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int 
         learner = size < 6 || recipe->leaves < 2 ? 1 : 2;
         rollout = size - reward - learner;
         if (wanted && rank == 0)
-            wz_log("the recipe asks for %d ranks, there are %d: rollout %d reward %d learner %d", wanted, size, rollout,
-                   reward, learner);
+            wz_log("the recipe asks for %d ranks, the job has %d: using rollout %d reward %d learner %d", wanted, size,
+                   rollout, reward, learner);
     }
     if (learner & (learner - 1) || recipe->leaves % learner)
-        return wz_fail(err, "ranks.learner: %d learners; a power of two that divides leaves (%d) is needed", learner,
-                       recipe->leaves);
+        return wz_fail(err, "ranks.learner: expected a power of two that divides leaves (%d), got %d", recipe->leaves,
+                       learner);
     fill(&roles->rollout, 0, rollout, rank);
     fill(&roles->reward, rollout, reward, rank);
     fill(&roles->learner, rollout + reward, learner, rank);

@@ -1,6 +1,6 @@
-/* A polite end: SIGTERM and SIGINT (a person, a preempted node) and SIGUSR1 (Slurm's warning before the time limit)
- * ask the run to stop after the step it is in. mpirun and srun pass them to every rank; one rank that has seen one
- * is enough. */
+/* Graceful shutdown: SIGTERM and SIGINT (a person, a preempted node) and SIGUSR1 (Slurm's warning before the time
+ * limit) ask the run to stop after the current step. mpirun and srun forward them to every rank; one rank that has
+ * received one is enough. */
 #include "run/folder.h"
 
 #include <signal.h>
@@ -12,8 +12,8 @@ static void note(int signal) { seen = signal; }
 void wz_stop_watch(void)
 {
     const int signals[] = { SIGTERM, SIGINT, SIGUSR1 };
-    struct sigaction action = { .sa_handler = note,
-                                .sa_flags = SA_RESTART | SA_RESETHAND }; /* the second one ends at once */
+    /* reset: a second signal ends the process at once */
+    struct sigaction action = { .sa_handler = note, .sa_flags = SA_RESTART | SA_RESETHAND };
 
     for (size_t i = 0; i < WZ_COUNT(signals); i++) sigaction(signals[i], &action, NULL);
 }

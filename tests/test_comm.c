@@ -1,6 +1,6 @@
-/* The promise: what is sent arrives, whole, once and in order; sums have the bits of the serial tree on any number of
- * ranks; weights arrive with their identity. Runs alone (link self) and under mpirun (link mpi), every rank
- * together. */
+/* Guarantees: messages arrive whole, once and in order; sums have the bits of the serial tree on any number of ranks
+ * (guarantee 2); weights arrive with version and hash (guarantee 6). Runs alone (link self) and under mpirun (link
+ * mpi), all ranks together. */
 #include "test.h"
 
 #include <dlfcn.h>
@@ -148,15 +148,15 @@ static void sums_have_the_bits_of_the_serial_tree(struct wz_backend *be, bool ri
     static const size_t sizes[] = { 0, 1, 7, 1000, 8 * WZ_BLOCK, 19 * WZ_BLOCK + 77, 600 * WZ_BLOCK + 5 };
     struct wz_group group = all();
     const int ends[] = { 0, 2 };
-    const bool lane =
-        be->device && job.size == 2 && getenv("WZ_NCCL_LIBRARY"); /* its pieces are long: the last size is for it */
+    /* A bucket of NCCL is long: the largest size is for it alone. */
+    const bool nccl = be->device && job.size == 2 && getenv("WZ_NCCL_LIBRARY");
     bool differs = false, other = false;
 
     if (job.size == 3) { /* a group that is not the whole job */
         if (job.rank == 1) return;
         group = (struct wz_group){ 2, job.rank / 2, ends };
     }
-    for (size_t s = 0; s < WZ_COUNT(sizes) - !lane; s++) {
+    for (size_t s = 0; s < WZ_COUNT(sizes) - !nccl; s++) {
         size_t n = sizes[s], stride = n > 1000 ? n / 1000 : 1; /* of the long ones, some and the last are looked at */
         float *x = wz_alloc((n + 1) * sizeof *x);
         struct wz_shard mine = wz_shard_of(group.me, group.n, n);
@@ -192,7 +192,7 @@ static void tree_sum_has_the_bits_of_the_serial_tree(void **state)
     sums_have_the_bits_of_the_serial_tree(host, false);
 }
 
-/* Bytes that NCCL's stand-in has sent from here. */
+/* Bytes that the stand-in for NCCL has sent from this process. */
 static size_t *nccl_sent(void)
 {
     static size_t none;
@@ -204,8 +204,8 @@ static size_t *nccl_sent(void)
 
 static bool idle(struct wz_backend *be) { return true; }
 
-/* The same where memory is not the host's: every byte passes through download and upload, or, where there is NCCL,
- * goes by a lane. */
+/* The same in device memory: every byte goes through download and upload, or, where there is NCCL, by a communicator.
+ * */
 static void memory_of_a_device_is_summed_alike(void **state)
 {
     static struct wz_device own = { .idle = idle };
@@ -220,8 +220,8 @@ static void memory_of_a_device_is_summed_alike(void **state)
     assert_true((*nccl_sent() > before) == (member && getenv("WZ_NCCL_LIBRARY")));
 }
 
-/* NCCL refuses ranks that share a GPU: they go through the host. */
-static void those_who_share_a_gpu_have_no_lane(void **state)
+/* NCCL refuses ranks that share a GPU: they go through host memory. */
+static void ranks_that_share_a_gpu_have_no_communicator(void **state)
 {
     static const struct wz_device one = { .id = "gpu 0", .idle = idle };
     static struct wz_backend far;
@@ -272,14 +272,14 @@ static void all_gather_is_in_order_of_rank(void **state)
     free(bytes);
 }
 
-/* From each root in turn to everyone else, sizes around the parts of the chain and of NCCL's buckets. */
-static void weights_arrive(struct wz_backend *be, bool lane)
+/* From each root in turn to everyone else, sizes around the chunks of the chain and of NCCL's buckets. */
+static void weights_arrive(struct wz_backend *be, bool nccl)
 {
     static const size_t sizes[] = { 0, 5, 1 << 20, (2 << 20) + 1, (17 << 20) + 3 };
     uint64_t version = 1000;
 
     for (int root = 0; root < job.size && job.size > 1; root++)
-        for (size_t s = 0; s < WZ_COUNT(sizes) - !(lane && root == 1); s++) {
+        for (size_t s = 0; s < WZ_COUNT(sizes) - !(nccl && root == 1); s++) {
             size_t n = sizes[s], size = n * sizeof(float), before = *nccl_sent();
             float *x = wz_alloc(size), *got = wz_alloc(size);
             int ranks[64] = { root };
@@ -294,20 +294,21 @@ static void weights_arrive(struct wz_backend *be, bool lane)
             version++;
             if (job.rank == root) {
                 wz_publish(&job, &group, be, (uint32_t)s, version, hash, x, size);
-                assert_int_equal(*nccl_sent() - before, lane ? size * (size_t)(job.size - 1) : 0);
+                assert_int_equal(*nccl_sent() - before, nccl ? size * (size_t)(job.size - 1) : 0);
             } else {
                 uint64_t sent = wz_take(&job, &group, be, (uint32_t)s, version, got, size);
                 assert_true(sent == hash);
                 wz_taken(&job, &group, (uint32_t)s, version, sent, wz_hash_pieces(NULL, got, size));
                 if (n) assert_memory_equal(got, x, size);
             }
-            free(x), free(got);
+            free(x);
+            free(got);
         }
 }
 
 static void weights_arrive_with_their_identity(void **state) { weights_arrive(host, false); }
 
-/* The same from device to device: through the host, or, where there is NCCL, by a lane. */
+/* The same from device to device: through host memory, or, where there is NCCL, by a communicator. */
 static void weights_of_a_device_arrive(void **state)
 {
     static struct wz_device own = { .idle = idle };
@@ -329,7 +330,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(shards_cover_the_array),
         cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),
         cmocka_unit_test(memory_of_a_device_is_summed_alike),
-        cmocka_unit_test(those_who_share_a_gpu_have_no_lane),
+        cmocka_unit_test(ranks_that_share_a_gpu_have_no_communicator),
         cmocka_unit_test(shards_of_any_element_are_gathered),
         cmocka_unit_test(all_gather_is_in_order_of_rank),
         cmocka_unit_test(weights_arrive_with_their_identity),

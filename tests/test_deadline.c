@@ -1,6 +1,5 @@
-/* The promise: no wait is without a deadline (law 5) and no wrong weights are played with (law 6). What goes wrong
- * ends the whole job, non-zero, with a sentence that names rank, operation, step and peer. Each case starts a job
- * that must fail. */
+/* Guarantees 5 and 6: no wait is without a deadline, and no wrong weights are used. A failure ends the whole job with a
+ * non-zero status and a message that names rank, operation, step and peer. Each case starts a job that must fail. */
 #include "test.h"
 
 #include <sys/wait.h>
@@ -57,8 +56,8 @@ static void sums(void)
 static bool always(struct wz_backend *be) { return true; }
 static bool never(struct wz_backend *be) { return false; }
 
-/* Sums in the memory of a device, by NCCL's stand-in. */
-static void sums_afar(size_t n, bool (*idle)(struct wz_backend *be))
+/* Sums in device memory, by the stand-in for NCCL. */
+static void sums_on_device(size_t n, bool (*idle)(struct wz_backend *be))
 {
     static struct wz_device device;
     struct wz_backend *be = host();
@@ -70,9 +69,9 @@ static void sums_afar(size_t n, bool (*idle)(struct wz_backend *be))
     wz_tree_scatter(&job, &group, be, weights(), n);
 }
 
-static void sums_by_nccl(void) { sums_afar(N, always); }
-static void opens_a_lane(void) { sums_afar(0, always); }
-static void sums_on_a_stuck_device(void) { sums_afar(N, never); }
+static void sums_by_nccl(void) { sums_on_device(N, always); }
+static void opens_a_communicator(void) { sums_on_device(0, always); }
+static void sums_on_a_stuck_device(void) { sums_on_device(N, never); }
 
 static void gathers(void)
 {
@@ -128,7 +127,7 @@ static const struct scenario {
       { sums, never_sends },
       "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
     { "nccl sum",
-      { sums_by_nccl, opens_a_lane },
+      { sums_by_nccl, opens_a_communicator },
       "waltz: rank 0: tree sum at step 7 waited for rank 1 longer than the deadline of 0.5 s" },
     { "nccl alone",
       { sums_by_nccl, never_sends },
@@ -164,7 +163,7 @@ static const struct scenario {
       "bytes" },
 };
 
-/* One rank of a job that must fail: the one that is wronged dies; the other would stay for ever. */
+/* One rank of a job that must fail: the rank that detects the failure dies; the other would wait for ever. */
 static void play(const char *name)
 {
     struct wz_err err;
@@ -182,7 +181,7 @@ static void play(const char *name)
     wz_die("no scenario %s", name);
 }
 
-static void job_ends_with_the_sentence(void **state)
+static void job_ends_with_the_message(void **state)
 {
     const struct scenario *s = *state;
     char *command = wz_path("timeout -k 5 60 mpirun --oversubscribe --bind-to none -n 2 /proc/%d/exe '%s' 2>&1",
@@ -200,7 +199,7 @@ static void job_ends_with_the_sentence(void **state)
         assert_non_null(strstr(said.data, "nccl stand-in: member 0 of 2 aborts"));
     assert_true(WIFEXITED(status));
     assert_int_not_equal(WEXITSTATUS(status), 0);
-    assert_int_not_equal(WEXITSTATUS(status), 124); /* it ended by itself, not because the test lost patience */
+    assert_int_not_equal(WEXITSTATUS(status), 124); /* it ended by itself, not by the test's timeout */
     wz_buf_finish(&said);
     free(command);
 }
@@ -211,7 +210,7 @@ int main(int argc, char **argv)
 
     if (argc == 2) play(argv[1]);
     for (size_t i = 0; i < WZ_COUNT(scenarios); i++)
-        tests[i] = (struct CMUnitTest){ scenarios[i].name, job_ends_with_the_sentence, NULL, NULL,
+        tests[i] = (struct CMUnitTest){ scenarios[i].name, job_ends_with_the_message, NULL, NULL,
                                         (void *)(uintptr_t)&scenarios[i] };
     return cmocka_run_group_tests_name("deadline", tests, NULL, NULL);
 }

@@ -1,9 +1,9 @@
 /* A stand-in for libnccl.so: the calls that Waltz makes, with NCCL's names and numbers, between processes of one
- * machine and memory that the process itself can touch. Every pair of a communicator's members has a Unix socket; what
- * is asked for becomes legs, bytes to or from one peer, and the legs of a pair are in order.
+ * machine and in host memory. Every pair of ranks of a communicator has a Unix socket; a call becomes transfers, bytes
+ * to or from one peer, and the transfers of a pair are in order.
  *
- * No call waits: they answer ncclInProgress, and ncclCommGetAsyncError goes on with them. Sums are chains that begin
- * behind their owner, as a ring's do, so that they differ from a tree's. */
+ * No call blocks: they return ncclInProgress, and ncclCommGetAsyncError makes progress. Sums are added in the order of
+ * a ring, starting behind their owner, so that their bits differ from a tree's. */
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -25,8 +25,8 @@ enum { BYTES = 0, FLOATS = 7, MOST = 64 };
 typedef struct {
     char name[128];
 } ncclUniqueId;
-struct leg {
-    struct leg *next;
+struct transfer {
+    struct transfer *next;
     char *bytes;
     size_t n;
     int peer;
@@ -42,12 +42,12 @@ struct ncclComm {
     ncclUniqueId id;
     int n, rank, listener, fd[MOST], joined, result;
     size_t sent;
-    struct leg *legs;
+    struct transfer *transfers;
     struct sum *sums;
 };
 typedef struct ncclComm *ncclComm_t;
 
-/* What tests look at: bytes that this process has sent. */
+/* Read by tests: bytes that this process has sent. */
 extern size_t standin_sent;
 SHOWN size_t standin_sent;
 static int depth; /* of ncclGroupStart */
@@ -61,7 +61,7 @@ static struct sockaddr_un address(const ncclUniqueId *id, int rank, socklen_t *s
     return a;
 }
 
-/* Connects to the members before, takes calls from those behind. */
+/* Connects to the lower ranks, accepts connections of the higher ones. */
 static int join(ncclComm_t c)
 {
     socklen_t size;
@@ -88,8 +88,8 @@ static int join(ncclComm_t c)
     return c->joined == c->n - 1 ? SUCCESS : IN_PROGRESS;
 }
 
-/* As much of a leg as goes now; true where bytes moved. */
-static bool leg_go(ncclComm_t c, struct leg *l)
+/* As much of a transfer as is possible now; true where bytes moved. */
+static bool transfer_progress(ncclComm_t c, struct transfer *l)
 {
     const int fd = c->fd[l->peer];
     ssize_t k = l->out ? send(fd, l->bytes, l->n, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, l->bytes, l->n, MSG_DONTWAIT);
@@ -120,7 +120,7 @@ static void sums_make(ncclComm_t c)
     }
 }
 
-static void go_on(ncclComm_t c)
+static void progress(ncclComm_t c)
 {
     bool moved = false, busy[2][MOST] = { 0 };
     struct pollfd waits[2 * MOST];
@@ -130,8 +130,8 @@ static void go_on(ncclComm_t c)
         c->result = join(c);
         return;
     }
-    for (struct leg **at = &c->legs, *l; (l = *at) && c->result == IN_PROGRESS;) {
-        if (l->n && !busy[l->out][l->peer]) moved |= leg_go(c, l);
+    for (struct transfer **at = &c->transfers, *l; (l = *at) && c->result == IN_PROGRESS;) {
+        if (l->n && !busy[l->out][l->peer]) moved |= transfer_progress(c, l);
         if (l->n && !busy[l->out][l->peer])
             waits[n++] = (struct pollfd){ c->fd[l->peer], l->out ? POLLOUT : POLLIN, 0 };
         busy[l->out][l->peer] |= l->n > 0;
@@ -143,7 +143,7 @@ static void go_on(ncclComm_t c)
         free(l);
     }
     if (c->result != IN_PROGRESS) return;
-    if (!c->legs) {
+    if (!c->transfers) {
         sums_make(c);
         c->result = SUCCESS;
     } else if (!moved) {
@@ -151,11 +151,11 @@ static void go_on(ncclComm_t c)
     }
 }
 
-static void leg(ncclComm_t c, bool out, int peer, const void *bytes, size_t n)
+static void transfer(ncclComm_t c, bool out, int peer, const void *bytes, size_t n)
 {
-    struct leg *l = malloc(sizeof *l), **at = &c->legs;
+    struct transfer *l = malloc(sizeof *l), **at = &c->transfers;
 
-    *l = (struct leg){ NULL, (char *)(uintptr_t)bytes, n, peer, out };
+    *l = (struct transfer){ NULL, (char *)(uintptr_t)bytes, n, peer, out };
     while (*at) at = &(*at)->next;
     *at = l;
     c->result = IN_PROGRESS;
@@ -172,11 +172,11 @@ static struct sum *sum(ncclComm_t c, float *to, const float *mine, size_t n)
     for (int k = 0; k < c->n; k++) s->parts[k] = malloc(n * sizeof(float) + 1);
     memcpy(s->parts[c->rank], mine, n * sizeof(float));
     for (int k = 0; k < c->n; k++)
-        if (k != c->rank) leg(c, false, k, s->parts[k], n * sizeof(float));
+        if (k != c->rank) transfer(c, false, k, s->parts[k], n * sizeof(float));
     return s;
 }
 
-/* Calls outside of a group, which it does not know, and peers that are not there. */
+/* Errors of the caller: outside of ncclGroupStart/End, or no such peer. */
 static int refuse(ncclComm_t c, int peer)
 {
     if (!c || !depth) return INVALID_USAGE;
@@ -248,7 +248,7 @@ int ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank, v
 
 int ncclCommGetAsyncError(ncclComm_t c, int *rc)
 {
-    if (c->result == IN_PROGRESS) go_on(c);
+    if (c->result == IN_PROGRESS) progress(c);
     *rc = c->result;
     return SUCCESS;
 }
@@ -282,7 +282,7 @@ int ncclSend(const void *out, size_t n, int type, int peer, ncclComm_t c, void *
 {
     int rc = refuse(c, peer);
 
-    if (rc == SUCCESS) leg(c, true, peer, out, n * (type == FLOATS ? 4 : 1));
+    if (rc == SUCCESS) transfer(c, true, peer, out, n * (type == FLOATS ? 4 : 1));
     return rc;
 }
 
@@ -290,7 +290,7 @@ int ncclRecv(void *in, size_t n, int type, int peer, ncclComm_t c, void *stream)
 {
     int rc = refuse(c, peer);
 
-    if (rc == SUCCESS) leg(c, false, peer, in, n * (type == FLOATS ? 4 : 1));
+    if (rc == SUCCESS) transfer(c, false, peer, in, n * (type == FLOATS ? 4 : 1));
     return rc;
 }
 
@@ -300,9 +300,9 @@ int ncclBroadcast(const void *out, void *in, size_t n, int type, int root, ncclC
 
     if (rc != SUCCESS) return rc;
     n *= type == FLOATS ? 4 : 1;
-    if (root != c->rank) leg(c, false, root, in, n);
+    if (root != c->rank) transfer(c, false, root, in, n);
     for (int k = 0; k < c->n && root == c->rank; k++)
-        if (k != root) leg(c, true, k, out, n);
+        if (k != root) transfer(c, true, k, out, n);
     if (root == c->rank && in != out) memcpy(in, out, n);
     return SUCCESS;
 }
@@ -313,7 +313,7 @@ int ncclReduce(const void *out, void *in, size_t n, int type, int op, int root, 
 
     if (rc != SUCCESS) return rc;
     if (root == c->rank) sum(c, in, out, n);
-    else leg(c, true, root, out, n * sizeof(float));
+    else transfer(c, true, root, out, n * sizeof(float));
     return SUCCESS;
 }
 
@@ -325,7 +325,7 @@ int ncclReduceScatter(const void *out, void *in, size_t n, int type, int op, ncc
     if (rc != SUCCESS) return rc;
     sum(c, in, x + n * (size_t)c->rank, n);
     for (int k = 0; k < c->n; k++)
-        if (k != c->rank) leg(c, true, k, x + n * (size_t)k, n * sizeof(float));
+        if (k != c->rank) transfer(c, true, k, x + n * (size_t)k, n * sizeof(float));
     return SUCCESS;
 }
 
@@ -338,8 +338,8 @@ int ncclAllGather(const void *out, void *in, size_t n, int type, ncclComm_t c, v
     n *= type == FLOATS ? 4 : 1;
     for (int k = 0; k < c->n; k++) {
         if (k == c->rank) continue;
-        leg(c, true, k, out, n);
-        leg(c, false, k, to + n * (size_t)k, n);
+        transfer(c, true, k, out, n);
+        transfer(c, false, k, to + n * (size_t)k, n);
     }
     if (to + n * (size_t)c->rank != out) memcpy(to + n * (size_t)c->rank, out, n);
     return SUCCESS;

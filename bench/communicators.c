@@ -1,8 +1,9 @@
-/* What moves between ranks that have a backend's memory each: `mpirun -n N lanes BACKEND MEGABYTES [LINK [ring]]`.
+/* Bandwidth between ranks that hold a backend's memory each: `mpirun -n N communicators BACKEND MEGABYTES [LINK
+ * [ring]]`.
  *
- * Rank 0 publishes that many bytes to all others; all sum as many floats and gather them back (a power of two of
- * them). GB/s: the array's size over the time of the slowest rank, the best of 5 rounds. An addition inside the
- * backend's memory, three times its array's size, stands beside them. */
+ * Rank 0 publishes that many bytes to all others; all reduce-scatter an array of that size and gather it back (a power
+ * of two of ranks only). GB/s: the array's size over the time of the slowest rank, the best of 5 rounds. For
+ * comparison, an addition inside the backend's memory, which moves three times the array's size. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
