@@ -1,5 +1,5 @@
-/* base: what C lacks. Errors, memory, bytes, time, threads, keyed randomness, identities, JSON, UTF-8.
- * Every other room stands on this one; it knows nothing of models, ranks or files' formats.
+/* base: what C lacks. Errors, memory, bytes, time, threads, keyed randomness, identities, JSON, UTF-8, bf16.
+ * Every other module includes this one; it knows nothing of models, ranks or files' formats.
  * Functions that can meet malformed input return 0 on success and -1 with a sentence in `err`. */
 #ifndef WZ_BASE_H
 #define WZ_BASE_H
@@ -80,6 +80,18 @@ struct wz_map {
 };
 int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err);
 void wz_map_close(struct wz_map *map); /* accepts zero */
+
+/* The lines of bytes in memory, one by one: `while (wz_lines_next(&lines))`. */
+struct wz_lines {
+    const char *line; /* [n], without its '\n' */
+    size_t n;
+    int number; /* of the line, from 1 */
+    bool ended; /* with '\n'; the last line may lack it */
+    const char *rest;
+    size_t n_rest;
+};
+struct wz_lines wz_lines_begin(const void *bytes, size_t n);
+bool wz_lines_next(struct wz_lines *lines); /* false: there are no more */
 
 bool wz_file_exists(const char *path);
 bool wz_is_dir(const char *path);
@@ -174,6 +186,30 @@ size_t wz_utf8_partial(const char *s, size_t n);
 /* Code point at s (valid UTF-8 of n > 0 bytes), its length in *len. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
 int wz_utf8_put(char out[4], uint32_t code); /* returns the length */
+
+/* ---- bf16 ------------------------------------------------------------------------------------------------- */
+
+static inline float wz_bf16_to_f32(uint16_t b)
+{
+    union {
+        uint32_t u;
+        float f;
+    } x = { (uint32_t)b << 16 };
+
+    return x.f;
+}
+
+/* Round to nearest even; NaN stays NaN. */
+static inline uint16_t wz_f32_to_bf16(float f)
+{
+    union {
+        float f;
+        uint32_t u;
+    } x = { f };
+
+    if ((x.u & 0x7fffffff) > 0x7f800000) return (uint16_t)(x.u >> 16 | 0x40);
+    return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
+}
 
 /* ---- words.c ---------------------------------------------------------------------------------------------- */
 

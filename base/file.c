@@ -48,6 +48,22 @@ void wz_map_close(struct wz_map *map)
     *map = (struct wz_map){ 0 };
 }
 
+struct wz_lines wz_lines_begin(const void *bytes, size_t n) { return (struct wz_lines){ .rest = bytes, .n_rest = n }; }
+
+bool wz_lines_next(struct wz_lines *l)
+{
+    const char *end = l->n_rest ? memchr(l->rest, '\n', l->n_rest) : NULL;
+
+    if (!l->n_rest) return false;
+    l->line = l->rest;
+    l->n = end ? (size_t)(end - l->rest) : l->n_rest;
+    l->ended = end != NULL;
+    l->number++;
+    l->rest += l->n + l->ended;
+    l->n_rest -= l->n + l->ended;
+    return true;
+}
+
 bool wz_file_exists(const char *path)
 {
     struct stat st;

@@ -22,28 +22,6 @@ const struct wz_backend_row *wz_backend_row(const char *name);
 /* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused);
 
-static inline float wz_bf16_to_f32(uint16_t b)
-{
-    union {
-        uint32_t u;
-        float f;
-    } x = { (uint32_t)b << 16 };
-
-    return x.f;
-}
-
-/* Round to nearest even; NaN stays NaN. */
-static inline uint16_t wz_f32_to_bf16(float f)
-{
-    union {
-        float f;
-        uint32_t u;
-    } x = { f };
-
-    if ((x.u & 0x7fffffff) > 0x7f800000) return (uint16_t)(x.u >> 16 | 0x40);
-    return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
-}
-
 /* One value of an INT8 row; by is 127 / max |x|, or 0 where that is no number. */
 static inline int wz_int8_of(float x, float by)
 {

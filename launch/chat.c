@@ -58,7 +58,7 @@ int wz_cmd_chat(int argc, char **argv)
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };
-    struct wz_lines lines = { .fd = STDIN_FILENO };
+    struct wz_input lines = { .fd = STDIN_FILENO };
     struct wz_err err = { 0 };
     char **keys = wz_alloc(sizeof *keys * (size_t)(argc + 1)), *path;
     const char *line;
@@ -77,13 +77,13 @@ int wz_cmd_chat(int argc, char **argv)
         for (int a = 0; a < job.n_agents; a++) job.agents[a].player.temperature = (float)temperature;
         for (int64_t number = 0;; number++) {
             if (isatty(STDIN_FILENO)) fprintf(stderr, "> ");
-            more = wz_lines_next(&lines, &line, &len, &err);
+            more = wz_input_next(&lines, &line, &len, &err);
             if (more <= 0) break;
             if (len) answer(&job, line, len, number, !brief);
         }
         status = more < 0 ? wz_give_up("chat", &err) : 0;
     }
-    wz_lines_finish(&lines);
+    wz_input_finish(&lines);
     wz_job_close(&job);
     wz_recipe_destroy(recipe);
     free(path);

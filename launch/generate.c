@@ -1,10 +1,10 @@
-/* waltz generate: conversations or token ids continued, a JSON line for a JSON line, in order.
+/* waltz generate: continues conversations or token ids, a JSON line for a JSON line, in order.
  *
  *     {"messages": [{"role", "content"}, ...]}  ─ chat template ─▶  ids ─▶ engine ─▶  {"text", "ids", "logprobs", ...}
  *     {"ids": [1, 2, 3]}                        ─ as they are ───▶
  *
- * Lines that are there already are generated together. What a line gives does not depend on its neighbours: its
- * randomness is keyed by the seed and the line's number (law 2). */
+ * Lines that can be read without waiting are generated together. The answer to a line does not depend on the others:
+ * its randomness is keyed by the seed and the line's number (guarantee 2). */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -16,7 +16,7 @@ enum { GROUP = 256, PAGE = 16 };
 
 /* A line and its answer. */
 struct line {
-    struct wz_ids context;
+    struct wz_ids prompt;
     struct wz_request request;
     struct wz_err err;
 };
@@ -24,30 +24,16 @@ struct line {
 struct generator {
     struct wz_backend *be;
     struct wz_model *model;
-    struct wz_tokenizer *tok; /* NULL: no_tok says why; lines of ids go on without text */
+    struct wz_tokenizer *tok; /* NULL: no_tok has the reason; lines of ids are answered without text */
     struct wz_err no_tok;
-    struct wz_engine *engine; /* grows to the longest line seen */
+    struct wz_engine *engine; /* of max_seq_len; replaced where a line needs a longer one */
     const char *template;     /* NULL: the model's own */
-    int longest, rows, max_tokens, top_k;
+    int max_seq_len, max_num_seqs, max_tokens, top_k;
     double temperature, top_p, min_p;
     uint64_t seed;
     int stops[24], n_stops;
     bool failed; /* some line was */
 };
-
-static int read_ids(const json_t *list, struct wz_ids *out, struct wz_err *err)
-{
-    const json_t *item;
-    size_t i;
-
-    json_array_foreach(list, i, item)
-    {
-        json_int_t id = json_integer_value(item);
-        if (!json_is_integer(item) || id < 0 || id > INT32_MAX) return wz_fail(err, "ids[%zu] is not a token id", i);
-        wz_ids_add(out, (int)id);
-    }
-    return 0;
-}
 
 static int read_line(const struct generator *g, const char *text, size_t n, struct line *line)
 {
@@ -57,19 +43,19 @@ static int read_line(const struct generator *g, const char *text, size_t n, stru
     int rc = -1;
 
     if (!json_is_array(messages) == !json_is_array(ids))
-        wz_fail(&line->err, "{\"messages\": [...]} or {\"ids\": [...]} was expected");
-    else if (ids) rc = read_ids(ids, &line->context, &line->err);
+        wz_fail(&line->err, "expected {\"messages\": [...]} or {\"ids\": [...]}");
+    else if (ids) rc = wz_ids_parse(ids, c->vocab, &line->prompt, &line->err);
     else if (!g->tok) wz_fail(&line->err, "messages need a tokenizer: %.400s", g->no_tok.text);
-    else rc = wz_messages_encode(g->tok, g->template, messages, true, &line->context, &line->err);
+    else rc = wz_messages_encode(g->tok, g->template, messages, true, &line->prompt, &line->err);
     json_decref(j);
     if (rc < 0) return -1;
-    if (!line->context.n) return wz_fail(&line->err, "the prompt is empty");
-    if (line->context.n >= c->context)
-        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->context.n,
+    if (!line->prompt.n) return wz_fail(&line->err, "the prompt is empty");
+    if (line->prompt.n >= c->context)
+        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->prompt.n,
                        c->context);
-    for (int i = 0; i < line->context.n; i++)
-        if (line->context.ids[i] >= c->vocab)
-            return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->context.ids[i],
+    for (int i = 0; i < line->prompt.n; i++)
+        if (line->prompt.ids[i] >= c->vocab)
+            return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->prompt.ids[i],
                            c->vocab - 1);
     return 0;
 }
@@ -79,37 +65,34 @@ static void write_answer(const struct generator *g, const struct line *line, str
     const struct wz_request *r = &line->request;
     struct wz_buf text = { 0 };
 
-    wz_buf_clear(out);
     if (*line->err.text) {
-        wz_buf_str(out, "{\"error\": ");
-        wz_json_string(out, line->err.text, strlen(line->err.text));
-        wz_buf_str(out, "}\n");
+        wz_answer_error(out, &line->err);
         return;
     }
+    wz_buf_clear(out);
     wz_buf_str(out, "{\"text\": ");
     if (g->tok) {
         wz_buf_str(&text, "");
-        wz_decode(g->tok, r->ids, r->n - r->stopped, false, &text);
+        wz_decode(g->tok, r->ids, r->n - (r->finish_reason == WZ_FINISH_STOP), false, &text);
         wz_json_string(out, text.data, text.len);
         wz_buf_finish(&text);
     } else {
         wz_buf_str(out, "null");
     }
-    wz_buf_str(out, ", \"ids\": [");
-    for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%d", i ? ", " : "", r->ids[i]);
-    wz_buf_str(out, "], \"logprobs\": [");
-    for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%.9g", i ? ", " : "", (double)r->logp[i]);
-    wz_buf_printf(out, "], \"finish\": \"%s\"}\n", r->stopped ? "stop" : "length");
+    wz_buf_str(out, ", ");
+    wz_answer_ints(out, "ids", r->ids, r->n);
+    wz_buf_str(out, ", ");
+    wz_answer_floats(out, "logprobs", r->logp, r->n);
+    wz_buf_printf(out, ", \"finish_reason\": \"%s\"}", r->finish_reason == WZ_FINISH_STOP ? "stop" : "length");
 }
 
-/* An engine for sequences of `longest` tokens; a longer one replaces it. */
-static void fit_engine(struct generator *g, int longest)
+static void fit_engine(struct generator *g, int max_seq_len)
 {
-    if (longest > g->model->config.context) longest = g->model->config.context;
-    if (g->engine && longest <= g->longest) return;
+    if (max_seq_len > g->model->config.context) max_seq_len = g->model->config.context;
+    if (g->engine && max_seq_len <= g->max_seq_len) return;
     wz_engine_destroy(g->engine);
-    g->engine = wz_engine_create(g->model, g->rows, PAGE, 0, longest);
-    g->longest = longest;
+    g->engine = wz_engine_create(g->model, g->max_num_seqs, PAGE, 0, max_seq_len);
+    g->max_seq_len = max_seq_len;
 }
 
 /* Generates and answers lines [0, n); the first has this number in the input. */
@@ -121,10 +104,12 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
 
     for (int i = 0; i < n; i++) {
         if (*lines[i].err.text) continue;
-        if (lines[i].context.n + g->max_tokens > longest) longest = lines[i].context.n + g->max_tokens;
+        if (lines[i].prompt.n + g->max_tokens > longest) longest = lines[i].prompt.n + g->max_tokens;
         requests[count++] = (struct wz_request){
-            .context = lines[i].context.ids,
-            .n_context = lines[i].context.n,
+            .prompt_ids = lines[i].prompt.ids,
+            .n_prompt = lines[i].prompt.n,
+            .stop_ids = g->stops,
+            .n_stops = g->n_stops,
             .max_tokens = g->max_tokens,
             .temperature = (float)g->temperature,
             .top_p = (float)g->top_p,
@@ -135,19 +120,19 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
     }
     if (count) {
         fit_engine(g, longest);
-        wz_engine_run(g->engine, requests, count, g->stops, g->n_stops);
+        wz_engine_run(g->engine, requests, count);
     }
     for (int i = 0, k = 0; i < n; i++) {
         if (!*lines[i].err.text) {
             lines[i].request = requests[k++];
-            if (lines[i].request.problem)
+            if (lines[i].request.finish_reason == WZ_FINISH_FAILED)
                 wz_fail(&lines[i].err, "line %u: %s", first + (uint32_t)i, lines[i].request.problem);
         }
         write_answer(g, &lines[i], &out);
-        fwrite(out.data, 1, out.len, stdout);
+        puts(out.data);
         g->failed |= *lines[i].err.text != 0;
         wz_request_finish(&lines[i].request);
-        wz_ids_finish(&lines[i].context);
+        wz_ids_finish(&lines[i].prompt);
         lines[i] = (struct line){ 0 };
     }
     fflush(stdout);
@@ -158,26 +143,26 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
 static int run_lines(struct generator *g, struct wz_err *err)
 {
     struct line *group = wz_alloc(GROUP * sizeof *group);
-    struct wz_lines lines = { .fd = 0 };
+    struct wz_input lines = { .fd = 0 };
     const char *text;
     size_t len;
     uint32_t number = 0;
     int n = 0, rc;
 
-    while ((rc = wz_lines_next(&lines, &text, &len, err)) > 0) {
+    while ((rc = wz_input_next(&lines, &text, &len, err)) > 0) {
         number++;
         if (read_line(g, text, len, &group[n]) < 0) wz_fail_in(&group[n].err, "line %u", number);
-        if (++n < GROUP && wz_lines_ready(&lines)) continue;
+        if (++n < GROUP && wz_input_ready(&lines)) continue;
         run_group(g, group, n, number - (uint32_t)n + 1);
         n = 0;
     }
     if (n) run_group(g, group, n, number - (uint32_t)n + 1);
-    wz_lines_finish(&lines);
+    wz_input_finish(&lines);
     free(group);
     return rc;
 }
 
-/* What ends a turn: the template's stops, and the ends that the model and the tokenizer name. */
+/* The stop ids: the template's, and the ends of text that the model and the tokenizer name. */
 static int find_stops(struct generator *g, struct wz_err *err)
 {
     const char *name = g->template ? g->template : g->tok ? wz_tokenizer_template(g->tok) : NULL;
@@ -195,22 +180,21 @@ static int find_stops(struct generator *g, struct wz_err *err)
 
 int wz_cmd_generate(int argc, char **argv)
 {
-    struct generator g = { .rows = 16, .max_tokens = 256, .top_p = 1, .seed = 1 };
+    struct generator g = { .max_num_seqs = 16, .max_tokens = 256, .top_p = 1, .seed = 1 };
     const char *type = "f32", *backend = "auto";
     int threads = 0, status;
     const struct wz_option options[] = {
         { "max-tokens", 'n', WZ_INT, &g.max_tokens, "N", "tokens to generate, at most", 1, 1e7 },
-        { "temperature", 'T', WZ_NUMBER, &g.temperature, "T", "of sampling; 0: always the likeliest token", 0, 100 },
-        { "top-k", 0, WZ_INT, &g.top_k, "K", "sample among the K likeliest; 0: all", 0, 1e9 },
-        { "top-p", 0, WZ_NUMBER, &g.top_p, "P", "sample among the likeliest that make up P", 1e-6, 1 },
-        { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample among those at least P times as likely as the likeliest", 0,
-          1 },
+        { "temperature", 'T', WZ_NUMBER, &g.temperature, "T", "of sampling; 0: greedy", 0, 100 },
+        { "top-k", 0, WZ_INT, &g.top_k, "K", "sample from the K most probable tokens; 0: all", 0, 1e9 },
+        { "top-p", 0, WZ_NUMBER, &g.top_p, "P", "sample from the most probable tokens that make up P", 1e-6, 1 },
+        { "min-p", 0, WZ_NUMBER, &g.min_p, "P", "sample from tokens at least P times as probable as the first", 0, 1 },
         { "seed", 's', WZ_SEED, &g.seed, "N", "of sampling", 0, 0 },
-        { "template", 0, WZ_TEXT, &g.template, "NAME", "chat template, where the model's own is not meant", 0, 0 },
+        { "template", 0, WZ_TEXT, &g.template, "NAME", "chat template; overrides the model's own", 0, 0 },
         { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
-        { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
+        { "backend", 'b', WZ_TEXT, &backend, "NAME", "compute backend", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
-        { "rows", 0, WZ_INT, &g.rows, "N", "lines generated together, at most", 1, 4096 },
+        { "max-num-seqs", 0, WZ_INT, &g.max_num_seqs, "N", "lines generated together, at most", 1, 4096 },
     };
     const struct wz_usage usage = {
         .name = "generate",
@@ -221,10 +205,10 @@ int wz_cmd_generate(int argc, char **argv)
         .max_args = 1,
         .about =
             "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input\n"
-            "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish\": \"stop\" or "
+            "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\": \"stop\" or "
             "\"length\"}.\n"
-            "Ids are continued as they are, without template or BOS. A line that can't be read gives\n"
-            "{\"error\": ...}, and exit status 1 in the end. MODEL is a Hugging Face folder or a GGUF file.",
+            "Ids are continued as they are, without template or BOS. A bad line is answered with\n"
+            "{\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF file.",
     };
     struct wz_err err;
 

@@ -5,7 +5,6 @@
 #define WZ_LAUNCH_H
 
 #include "base/base.h"
-#include "text/text.h"
 
 int wz_cmd_train(int argc, char **argv);
 int wz_cmd_sft(int argc, char **argv);
@@ -58,22 +57,21 @@ int wz_give_up(const char *name, const struct wz_err *err);
 /* ---- lines.c ---------------------------------------------------------------------------------------------- */
 
 /* Lines of a descriptor. Begin with { .fd = 0 }. */
-struct wz_lines {
+struct wz_input {
     int fd;
     struct wz_buf in;
     size_t from;
     bool end;
 };
 /* 1: *line (not NUL-terminated, without the line break) lives until the next call; 0: the end; -1: reading failed. */
-int wz_lines_next(struct wz_lines *lines, const char **line, size_t *n, struct wz_err *err);
+int wz_input_next(struct wz_input *input, const char **line, size_t *n, struct wz_err *err);
 /* Can the next call be made without waiting for whoever writes? So that one who waits for an answer gets it. */
-bool wz_lines_ready(const struct wz_lines *lines);
-void wz_lines_finish(struct wz_lines *lines);
+bool wz_input_ready(const struct wz_input *input);
+void wz_input_finish(struct wz_input *input);
 
-/* ---- tokenize.c ------------------------------------------------------------------------------------------- */
-
-/* A JSON array of {"role", "content"} to ids, by the named template (NULL: the one the model's files ask for). */
-int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
-                       struct wz_ids *ids, struct wz_err *err);
+void wz_answer_error(struct wz_buf *out, const struct wz_err *err); /* out becomes {"error": "..."} */
+/* Adds "name": [values of n]; floats with the 9 digits that read back as the same bits. */
+void wz_answer_ints(struct wz_buf *out, const char *name, const int *values, int n);
+void wz_answer_floats(struct wz_buf *out, const char *name, const float *values, int n);
 
 #endif

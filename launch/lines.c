@@ -1,5 +1,5 @@
-/* Lines from a pipe, a file or a terminal, one by one and without reading further than is there: a program may write
- * a line and wait for its answer before it writes the next. */
+/* JSON lines in and out. Lines come from a pipe, a file or a terminal, one by one and without waiting for more than a
+ * line: a program may write a line and wait for its answer before it writes the next. */
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -7,12 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *line_end(const struct wz_lines *l)
+static const char *line_end(const struct wz_input *l)
 {
     return l->in.len > l->from ? memchr(l->in.data + l->from, '\n', l->in.len - l->from) : NULL;
 }
 
-int wz_lines_next(struct wz_lines *l, const char **line, size_t *n, struct wz_err *err)
+int wz_input_next(struct wz_input *l, const char **line, size_t *n, struct wz_err *err)
 {
     const char *end;
 
@@ -35,9 +35,31 @@ int wz_lines_next(struct wz_lines *l, const char **line, size_t *n, struct wz_er
     return 1;
 }
 
-bool wz_lines_ready(const struct wz_lines *l)
+bool wz_input_ready(const struct wz_input *l)
 {
     return l->end || line_end(l) || poll(&(struct pollfd){ l->fd, POLLIN, 0 }, 1, 0) > 0;
 }
 
-void wz_lines_finish(struct wz_lines *l) { wz_buf_finish(&l->in); }
+void wz_input_finish(struct wz_input *l) { wz_buf_finish(&l->in); }
+
+void wz_answer_error(struct wz_buf *out, const struct wz_err *err)
+{
+    wz_buf_clear(out);
+    wz_buf_str(out, "{\"error\": ");
+    wz_json_string(out, err->text, strlen(err->text));
+    wz_buf_str(out, "}");
+}
+
+void wz_answer_ints(struct wz_buf *out, const char *name, const int *values, int n)
+{
+    wz_buf_printf(out, "\"%s\": [", name);
+    for (int i = 0; i < n; i++) wz_buf_printf(out, "%s%d", i ? ", " : "", values[i]);
+    wz_buf_str(out, "]");
+}
+
+void wz_answer_floats(struct wz_buf *out, const char *name, const float *values, int n)
+{
+    wz_buf_printf(out, "\"%s\": [", name);
+    for (int i = 0; i < n; i++) wz_buf_printf(out, "%s%.9g", i ? ", " : "", (double)values[i]);
+    wz_buf_str(out, "]");
+}

@@ -1,9 +1,9 @@
 /* waltz score: log-probabilities of given tokens. JSON lines in, one JSON line out for each, in order.
  *
- *     stdin ─▶ lines that are there already ─▶ group ─▶ rounds of at most ROWS rows, long lines in pieces ─▶ stdout
+ *     stdin ─▶ lines that can be read at once ─▶ group ─▶ forwards of at most BATCH tokens, long lines in pieces ─▶ stdout
  *
  * Lines are grouped only while more of them can be read without waiting, so a program that writes a line and waits for
- * its answer gets it. Grouping never changes a number (law 1). */
+ * its answer gets it. Grouping never changes a number (guarantee 1). */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -11,11 +11,12 @@
 
 #include "model/model.h"
 
-enum { ROWS = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 }; /* TOKENS: of a group, unless one line alone has more */
+enum { BATCH = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 }; /* TOKENS: of a group, unless one line alone has more */
 
 /* A line and its answer. */
 struct request {
-    int *ids, n, done;
+    struct wz_ids ids;
+    int n, done;       /* ids.n, 0 where it can't be scored; tokens scored */
     float *logp;       /* [n], the last unused */
     int *argmax;       /* [n] */
     struct wz_err err; /* set when it can't be scored */
@@ -32,71 +33,57 @@ struct scorer {
     bool failed; /* some line was */
 };
 
-static int request_parse(struct request *r, const struct wz_config *c, const char *line, size_t n, long number)
+static void request_parse(struct request *r, const struct wz_config *c, const char *line, size_t n, long number)
 {
     char name[32];
 
     snprintf(name, sizeof name, "line %ld", number);
     json_t *j = wz_json_parse(line, n, name, &r->err), *ids = json_object_get(j, "ids");
-    size_t count = json_array_size(ids);
-    int rc = -1;
-
-    if (!j) return -1;
-    if (!json_is_array(ids)) {
-        wz_fail(&r->err, "%s: {\"ids\": [...]} was expected", name);
-    } else if (count == 0) {
-        wz_fail(&r->err, "%s: ids is empty", name);
-    } else if (count > (size_t)c->context) {
-        wz_fail(&r->err, "%s: %zu ids are more than the model's context of %d", name, count, c->context);
-    } else {
-        r->ids = wz_alloc(count * sizeof *r->ids);
-        r->logp = wz_alloc(count * sizeof *r->logp);
-        r->argmax = wz_alloc(count * sizeof *r->argmax);
-        for (r->n = 0; r->n < (int)count; r->n++) {
-            const json_t *id = json_array_get(ids, (size_t)r->n);
-            if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= c->vocab) {
-                wz_fail(&r->err, "%s: ids[%d] is not a token id from 0 to %d", name, r->n, c->vocab - 1);
-                break;
-            }
-            r->ids[r->n] = (int)json_integer_value(id);
-        }
-        rc = r->n == (int)count ? 0 : -1;
-    }
+    if (!j) return;
+    if (json_array_size(ids) > (size_t)c->context)
+        wz_fail(&r->err, "%zu ids are more than the model's context of %d", json_array_size(ids), c->context);
+    else if (wz_ids_parse(ids, c->vocab, &r->ids, &r->err) == 0 && r->ids.n == 0) wz_fail(&r->err, "ids is empty");
     json_decref(j);
-    return rc;
+    if (r->err.text[0]) {
+        wz_fail_in(&r->err, "%s", name);
+        return;
+    }
+    r->n = r->ids.n;
+    r->logp = wz_alloc((size_t)r->n * sizeof *r->logp);
+    r->argmax = wz_alloc((size_t)r->n * sizeof *r->argmax);
 }
 
 /* One forward over the next pieces of the group. False: nothing is left to do. */
-static bool round_run(struct scorer *s, struct request *group, int n)
+static bool forward(struct scorer *s, struct request *group, int n)
 {
     static const struct wz_pick greedy = { 0, 1, 0, 0, 0 };
     struct wz_seq *seqs[GROUP];
-    struct wz_pick picks[ROWS];
+    struct wz_pick picks[BATCH];
     struct request *of[GROUP];
-    int count[GROUP], ids[ROWS], targets[ROWS], argmax[ROWS], n_seqs = 0, rows = 0;
-    float logp[ROWS], ignored[ROWS];
+    int count[GROUP], ids[BATCH], targets[BATCH], argmax[BATCH], n_seqs = 0, tokens = 0;
+    float logp[BATCH], ignored[BATCH];
 
-    for (int i = 0; i < n && rows < ROWS; i++) {
+    for (int i = 0; i < n && tokens < BATCH; i++) {
         struct request *r = &group[i];
-        int k = r->n - r->done < ROWS - rows ? r->n - r->done : ROWS - rows;
+        int k = r->n - r->done < BATCH - tokens ? r->n - r->done : BATCH - tokens;
 
-        if (r->err.text[0] || k == 0) continue;
-        for (int t = r->done; t < r->done + k; t++, rows++) {
-            ids[rows] = r->ids[t];
-            targets[rows] = t + 1 < r->n ? r->ids[t + 1] : -1;
-            picks[rows] = greedy;
+        if (k == 0) continue;
+        for (int t = r->done; t < r->done + k; t++, tokens++) {
+            ids[tokens] = r->ids.ids[t];
+            targets[tokens] = t + 1 < r->n ? r->ids.ids[t + 1] : -1;
+            picks[tokens] = greedy;
         }
         of[n_seqs] = r;
         seqs[n_seqs] = &r->seq;
         count[n_seqs++] = k;
     }
-    if (rows == 0) return false;
+    if (tokens == 0) return false;
     const float *h = wz_forward(s->m, s->cache, s->work, &(struct wz_batch){ n_seqs, seqs, count, ids });
-    wz_head_sample(s->be, argmax, ignored, h, &s->m->head, picks, rows);
+    wz_head_sample(s->be, argmax, ignored, h, &s->m->head, picks, tokens);
     wz_logprobs(s->m, s->work, targets, s->temperature, logp, NULL);
-    for (int i = 0, row = 0; i < n_seqs; row += count[i++]) {
-        memcpy(of[i]->logp + of[i]->done, logp + row, (size_t)count[i] * sizeof *logp);
-        memcpy(of[i]->argmax + of[i]->done, argmax + row, (size_t)count[i] * sizeof *argmax);
+    for (int i = 0, at = 0; i < n_seqs; at += count[i++]) {
+        memcpy(of[i]->logp + of[i]->done, logp + at, (size_t)count[i] * sizeof *logp);
+        memcpy(of[i]->argmax + of[i]->done, argmax + at, (size_t)count[i] * sizeof *argmax);
         of[i]->done += count[i];
     }
     return true;
@@ -104,19 +91,17 @@ static bool round_run(struct scorer *s, struct request *group, int n)
 
 static void answer(const struct request *r, struct wz_buf *out)
 {
-    wz_buf_clear(out);
     if (r->err.text[0]) {
-        wz_buf_str(out, "{\"error\": ");
-        wz_json_string(out, r->err.text, strlen(r->err.text));
+        wz_answer_error(out, &r->err);
     } else {
-        wz_buf_str(out, "{\"logprobs\": [");
-        for (int i = 0; i + 1 < r->n; i++) wz_buf_printf(out, "%s%.9g", i ? ", " : "", (double)r->logp[i]);
-        wz_buf_str(out, "], \"argmax\": [");
-        for (int i = 0; i < r->n; i++) wz_buf_printf(out, "%s%d", i ? ", " : "", r->argmax[i]);
-        wz_buf_str(out, "]");
+        wz_buf_clear(out);
+        wz_buf_str(out, "{");
+        wz_answer_floats(out, "logprobs", r->logp, r->n - 1);
+        wz_buf_str(out, ", ");
+        wz_answer_ints(out, "argmax", r->argmax, r->n);
+        wz_buf_str(out, "}");
     }
-    wz_buf_str(out, "}\n");
-    fwrite(out->data, 1, out->len, stdout);
+    puts(out->data);
 }
 
 static void group_score(struct scorer *s, struct request *group, int n)
@@ -124,17 +109,15 @@ static void group_score(struct scorer *s, struct request *group, int n)
     struct wz_buf out = { 0 };
     int pages = 0;
 
-    for (int i = 0; i < n; i++)
-        if (!group[i].err.text[0]) pages += (group[i].n + PAGE - 1) / PAGE;
+    for (int i = 0; i < n; i++) pages += (group[i].n + PAGE - 1) / PAGE;
     if (pages > s->pages) {
         wz_cache_destroy(s->cache);
         s->cache = wz_cache_create(s->m, pages, PAGE);
         s->pages = pages;
     }
     for (int i = 0; i < n; i++)
-        if (!group[i].err.text[0] && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n))
-            wz_die("cache pages were miscounted");
-    while (round_run(s, group, n)) {
+        if (group[i].n && !wz_seq_reserve(s->cache, &group[i].seq, group[i].n)) wz_die("cache pages were miscounted");
+    while (forward(s, group, n)) {
     }
     for (int i = 0; i < n; i++) {
         struct request *r = &group[i];
@@ -142,7 +125,7 @@ static void group_score(struct scorer *s, struct request *group, int n)
         answer(r, &out);
         s->failed |= r->err.text[0] != 0;
         if (s->cache) wz_seq_finish(s->cache, &r->seq);
-        free(r->ids);
+        wz_ids_finish(&r->ids);
         free(r->logp);
         free(r->argmax);
         *r = (struct request){ 0 };
@@ -154,15 +137,15 @@ static void group_score(struct scorer *s, struct request *group, int n)
 static int lines_score(struct scorer *s, struct wz_err *err)
 {
     static struct request group[GROUP];
-    struct wz_lines lines = { .fd = 0 };
+    struct wz_input lines = { .fd = 0 };
     const char *text;
     size_t len;
     long number = 0;
     int n = 0, tokens = 0, rc;
 
-    while ((rc = wz_lines_next(&lines, &text, &len, err)) > 0) {
+    while ((rc = wz_input_next(&lines, &text, &len, err)) > 0) {
         struct request *r = &group[n];
-        if (request_parse(r, &s->m->config, text, len, ++number) < 0) r->n = 0;
+        request_parse(r, &s->m->config, text, len, ++number);
         if (n > 0 && tokens + r->n > TOKENS) { /* this one begins the next group */
             struct request last = *r;
 
@@ -172,12 +155,12 @@ static int lines_score(struct scorer *s, struct wz_err *err)
             n = tokens = 0;
         }
         tokens += group[n++].n;
-        if (n < GROUP && wz_lines_ready(&lines)) continue;
+        if (n < GROUP && wz_input_ready(&lines)) continue;
         group_score(s, group, n);
         n = tokens = 0;
     }
     if (n > 0) group_score(s, group, n);
-    wz_lines_finish(&lines);
+    wz_input_finish(&lines);
     return rc;
 }
 
@@ -188,7 +171,7 @@ int wz_cmd_score(int argc, char **argv)
     int threads = 0, status;
     const struct wz_option options[] = {
         { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
-        { "backend", 'b', WZ_TEXT, &backend, "NAME", "what computes", 0, 0 },
+        { "backend", 'b', WZ_TEXT, &backend, "NAME", "compute backend", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
         { "temperature", 'T', WZ_NUMBER, &temperature, "T", "logits are divided by it", 1e-6, 1e6 },
     };
@@ -200,8 +183,8 @@ int wz_cmd_score(int argc, char **argv)
         .min_args = 1,
         .max_args = 1,
         .about = "Reads JSON lines {\"ids\": [...]} from standard input and writes, in order,\n"
-                 "{\"logprobs\": [of ids[1], ids[2], ...], \"argmax\": [the likeliest token after each id]}.\n"
-                 "A line that can't be scored gives {\"error\": ...}, and exit status 1 in the end.\n"
+                 "{\"logprobs\": [of ids[1], ids[2], ...], \"argmax\": [the most probable token after each id]}.\n"
+                 "A line that can't be scored is answered with {\"error\": ...}; the exit status is 1 then.\n"
                  "MODEL is a Hugging Face folder or a GGUF file.",
     };
     struct scorer s = { 0 };
@@ -213,7 +196,7 @@ int wz_cmd_score(int argc, char **argv)
     if (!(s.be = wz_backend_open(backend, threads, NULL, &err))) goto out;
     if (!(s.m = wz_model_load(argv[0], wz_type_named(type), NULL, s.be, &err))) goto out;
     wz_model_drop_unpacked(s.m);
-    s.work = wz_work_create(s.m, ROWS, false);
+    s.work = wz_work_create(s.m, BATCH, false);
     status = lines_score(&s, &err) < 0;
 out:
     if (status) wz_give_up("score", &err);

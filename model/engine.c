@@ -238,7 +238,7 @@ static void finish(struct wz_engine *e, struct wz_request *r, enum wz_finish_rea
 static void fail(struct wz_engine *e, struct wz_request *r, const char *problem)
 {
     r->problem = problem;
-    finish(e, r, WZ_FAILED);
+    finish(e, r, WZ_FINISH_FAILED);
 }
 
 static int64_t length(const struct wz_request *r) { return (int64_t)r->n_prompt + r->max_tokens; }
@@ -274,7 +274,7 @@ void wz_engine_cancel(struct wz_engine *e, struct wz_request *r)
     } else {
         return;
     }
-    finish(e, r, WZ_CANCELLED);
+    finish(e, r, WZ_FINISH_CANCELLED);
 }
 
 static bool any_running(const struct wz_engine *e)
@@ -300,7 +300,7 @@ static bool admit(struct wz_engine *e, struct running *to)
     e->waiting = r->next;
     if (r->n_prompt < 1) fail(e, r, "the prompt is empty");
     else if (room < 1) fail(e, r, "the prompt leaves no room in the context");
-    else if (most < 1) finish(e, r, WZ_LENGTH);
+    else if (most < 1) finish(e, r, WZ_FINISH_LENGTH);
     else if (!tokens) fail(e, r, "the prompt needs more cache pages than there are");
     else {
         *to = (struct running){ r, tokens, r->n_prompt };
@@ -320,9 +320,9 @@ static void admit_all(struct wz_engine *e)
 static enum wz_finish_reason reason_of(const struct wz_engine *e, const struct wz_request *r)
 {
     for (int k = 0; k < r->n_stops; k++)
-        if (r->ids[r->n - 1] == r->stop_ids[k]) return WZ_STOP;
-    if (r->n == r->max_tokens) return WZ_LENGTH;
-    return r->n_prompt + r->n == e->max_seq_len ? WZ_CONTEXT : WZ_UNFINISHED;
+        if (r->ids[r->n - 1] == r->stop_ids[k]) return WZ_FINISH_STOP;
+    if (r->n == r->max_tokens) return WZ_FINISH_LENGTH;
+    return r->n_prompt + r->n == e->max_seq_len ? WZ_FINISH_CONTEXT : WZ_UNFINISHED;
 }
 
 static void take_token(struct wz_engine *e, struct running *running, int token, float logp)

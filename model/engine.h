@@ -5,12 +5,12 @@
 #include "model/model.h"
 
 enum wz_finish_reason {
-    WZ_UNFINISHED, /* waiting or running */
-    WZ_STOP,       /* a stop id was sampled; it is the last of ids */
-    WZ_LENGTH,     /* max_tokens */
-    WZ_CONTEXT,    /* prompt and answer fill max_seq_len */
-    WZ_CANCELLED,
-    WZ_FAILED, /* nothing was generated; `problem` has the sentence */
+    WZ_UNFINISHED,     /* waiting or running */
+    WZ_FINISH_STOP,    /* a stop id was sampled; it is the last of ids */
+    WZ_FINISH_LENGTH,  /* max_tokens */
+    WZ_FINISH_CONTEXT, /* prompt and answer fill max_seq_len */
+    WZ_FINISH_CANCELLED,
+    WZ_FINISH_FAILED, /* nothing was generated; `problem` has the sentence */
 };
 
 /* What to generate and how, filled in by the caller, and the results. The request, its prompt_ids and its stop_ids stay
@@ -33,7 +33,7 @@ struct wz_request {
     float *logp; /* [n] log-probability of each at `temperature` (at 1 where it is 0), before top-k, top-p and min-p */
     int n;
     enum wz_finish_reason finish_reason;
-    const char *problem;     /* WZ_FAILED: static text */
+    const char *problem;     /* WZ_FINISH_FAILED: static text */
     struct wz_request *next; /* the engine's: the request that waits behind this one */
 };
 void wz_request_finish(struct wz_request *request); /* frees the results */
@@ -60,7 +60,7 @@ void wz_engine_submit(struct wz_engine *engine, struct wz_request *request);
 /* Admits what fits, runs one forward, and samples a token for every sequence whose prompt is read. Returns how many
  * requests are unfinished. */
 int wz_engine_step(struct wz_engine *engine);
-/* Ends a request now with WZ_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on one
+/* Ends a request now with WZ_FINISH_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on one
  * that is not waiting or running. */
 void wz_engine_cancel(struct wz_engine *engine, struct wz_request *request);
 /* Submits requests[0..n), the longest first, and steps until none is unfinished. */

@@ -58,21 +58,18 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
     json_t *places = json_object();
     double begun = NAN;
     struct wz_map map;
-    int64_t number = 0;
 
     *c = (struct wz_curves){ 0 };
     if (wz_map_open(&map, path, err) < 0) {
         json_decref(places);
         return -1;
     }
-    for (size_t at = 0; at < map.len;) {
-        const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at), *name;
-        size_t n = end ? (size_t)(end - text) : map.len - at;
-        json_t *line = json_loadb(text, n, 0, NULL), *value, *step = json_object_get(line, "step");
-        at += n + 1;
-        number++;
+    struct wz_lines l = wz_lines_begin(map.bytes, map.len);
+    while (wz_lines_next(&l)) {
+        json_t *line = json_loadb(l.line, l.n, 0, NULL), *value, *step = json_object_get(line, "step");
+        const char *name;
         if (!json_is_number(step) || fabs(json_number_value(step)) > 1e15) {
-            if (!c->bad++) c->first_bad = number;
+            if (!c->bad++) c->first_bad = l.number;
             json_decref(line);
             continue;
         }

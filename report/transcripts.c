@@ -145,12 +145,10 @@ static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
     *bad = 0;
     if (wz_map_open(&map, path, err) < 0) return NULL;
     json_t *phases = json_object();
-    for (size_t at = 0; at < map.len;) {
-        const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
-        size_t n = end ? (size_t)(end - text) : map.len - at;
-        json_t *line = json_loadb(text, n, 0, NULL);
+    struct wz_lines l = wz_lines_begin(map.bytes, map.len);
+    while (wz_lines_next(&l)) {
+        json_t *line = json_loadb(l.line, l.n, 0, NULL);
         const char *phase = text_of(line, "phase");
-        at += n + 1;
         if (!*phase || !final_answer(line)) {
             ++*bad;
         } else {

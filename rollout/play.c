@@ -66,7 +66,7 @@ static void call_run(struct call *call, struct wz_player *p, int round)
     for (int i = 0; i < call->n; i++) {
         struct wz_request *r = &call->requests[i];
         Wz__Episode *e = call->episodes[i];
-        if (r->finish_reason == WZ_FAILED) {
+        if (r->finish_reason == WZ_FINISH_FAILED) {
             wz_set_string(&e->discard, r->problem, strlen(r->problem));
             wz_request_finish(r);
             continue;
@@ -76,7 +76,7 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         t->round = (uint32_t)round;
         t->version = p->model->version;
         t->weights = p->model->hash;
-        t->truncated = r->finish_reason != WZ_STOP;
+        t->truncated = r->finish_reason != WZ_FINISH_STOP;
         t->context = wz_realloc(NULL, sizeof *t->context * (size_t)r->n_prompt);
         for (int k = 0; k < r->n_prompt; k++) t->context[k] = r->prompt_ids[k];
         t->n_context = (size_t)r->n_prompt;
@@ -85,7 +85,7 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         wz_buf_clear(&text);
         /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must
          * see */
-        wz_decode(p->tok, r->ids, r->n - (r->finish_reason == WZ_STOP), true, &text);
+        wz_decode(p->tok, r->ids, r->n - (r->finish_reason == WZ_FINISH_STOP), true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
         wz_request_finish(r);
     }

@@ -22,16 +22,14 @@ static int lines_keep(const char *dir, const char *name, bool (*stays)(const jso
 
     if (wz_file_exists(path)) {
         rc = wz_map_open(&map, path, err);
-        for (size_t at = 0; rc == 0 && at < map.len;) {
-            const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
-            size_t len = end ? (size_t)(end - text) : map.len - at;
-            json_t *line = end ? json_loadb(text, len, 0, NULL) : NULL; /* a half-written last line is dropped too */
+        struct wz_lines l = wz_lines_begin(map.bytes, map.len);
+        while (rc == 0 && wz_lines_next(&l)) {
+            json_t *line = l.ended ? json_loadb(l.line, l.n, 0, NULL) : NULL; /* half-written ones are dropped too */
             if (line && stays(line, arg)) {
-                wz_buf_add(&kept, text, len);
+                wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
             }
             json_decref(line);
-            at += len + 1;
         }
         if (rc == 0) {
             wz_map_close(&map);

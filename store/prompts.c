@@ -133,22 +133,19 @@ static int not_utf8(const struct reader *r, int at, size_t byte)
 
 static int read_jsonl(struct reader *r, const char *s, size_t n)
 {
-    int at = 0;
+    struct wz_lines l = wz_lines_begin(s, n);
 
-    for (const char *end = s + n, *next; s < end; s = next) {
-        const char *nl = memchr(s, '\n', (size_t)(end - s));
-        size_t len = (size_t)((nl ? nl : end) - s), ok = wz_utf8_valid(s, len);
-        next = nl ? nl + 1 : end;
-        if (++at == INT_MAX) return wz_fail(r->err, "%s: too many rows", r->path);
-        if (ok < len) return not_utf8(r, at, ok);
-        size_t blank = 0;
-        while (blank < len && strchr(" \t\r", s[blank])) blank++;
-        if (blank == len) continue;
-        char *place = wz_path("%s: row %d", r->path, at);
-        json_t *row = wz_json_parse(s, len, place, r->err);
+    while (wz_lines_next(&l)) {
+        size_t valid = wz_utf8_valid(l.line, l.n), blank = 0;
+        if (l.number == INT_MAX) return wz_fail(r->err, "%s: too many rows", r->path);
+        if (valid < l.n) return not_utf8(r, l.number, valid);
+        while (blank < l.n && strchr(" \t\r", l.line[blank])) blank++;
+        if (blank == l.n) continue;
+        char *place = wz_path("%s: row %d", r->path, l.number);
+        json_t *row = wz_json_parse(l.line, l.n, place, r->err);
         free(place);
         if (!row) return -1;
-        int bad = add_row(r, row, at);
+        int bad = add_row(r, row, l.number);
         json_decref(row);
         if (bad) return -1;
     }

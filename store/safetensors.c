@@ -8,8 +8,6 @@
  * so that the data begins at a multiple of 8, and writes tensors in the caller's order. */
 #include "store/tensors.h"
 
-#include "kernels/kernels.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>

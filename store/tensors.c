@@ -7,8 +7,6 @@
  * The data is never copied: a tensor points into the mapped file, at any alignment. */
 #include "store/tensors.h"
 
-#include "kernels/kernels.h"
-
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

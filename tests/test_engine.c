@@ -138,7 +138,7 @@ static void turns_end_where_they_should(void **state)
         assert_in_range(r->n, 1, room);
         for (int k = 0; k + 1 < r->n; k++) assert_true(r->ids[k] != 7 && r->ids[k] != 11);
         bool stop = r->ids[r->n - 1] == 7 || r->ids[r->n - 1] == 11;
-        assert_int_equal(r->finish_reason, stop ? WZ_STOP : room < MOST ? WZ_CONTEXT : WZ_LENGTH);
+        assert_int_equal(r->finish_reason, stop ? WZ_FINISH_STOP : room < MOST ? WZ_FINISH_CONTEXT : WZ_FINISH_LENGTH);
         if (!stop) assert_int_equal(r->n, room);
         stopped += stop;
     }
@@ -160,7 +160,7 @@ static void what_cannot_be_generated_says_why(void **state)
     assert_string_equal(r[0].problem, "the prompt is empty");
     assert_string_equal(r[1].problem, "the prompt leaves no room in the context");
     assert_string_equal(r[2].problem, "the prompt needs more cache pages than there are");
-    for (int i = 0; i < 3; i++) assert_int_equal(r[i].finish_reason, WZ_FAILED);
+    for (int i = 0; i < 3; i++) assert_int_equal(r[i].finish_reason, WZ_FINISH_FAILED);
     assert_null(r[3].problem);
     assert_in_range(r[3].n, 1, 2);
     finish(r, 4);
@@ -260,7 +260,7 @@ static void cancelling_disturbs_nobody(void **state)
         }
         assert_int_equal(r[victim].n, n);
         assert_memory_equal(r[victim].ids, all[victim].ids, sizeof *r->ids * (size_t)n);
-        assert_int_equal(r[victim].finish_reason, over ? all[victim].finish_reason : WZ_CANCELLED);
+        assert_int_equal(r[victim].finish_reason, over ? all[victim].finish_reason : WZ_FINISH_CANCELLED);
         midway += !over && n;
         waiting += !n;
         for (int i = 0; i < N; i++)
@@ -289,7 +289,7 @@ static void cancelling_gives_pages_back(void **state)
     assert_int_equal(second.n, 1);
     while (wz_engine_step(e)) {
     }
-    assert_int_equal(second.finish_reason, WZ_LENGTH);
+    assert_int_equal(second.finish_reason, WZ_FINISH_LENGTH);
     finish(&first, 1);
     finish(&second, 1);
     wz_engine_destroy(e);
@@ -304,7 +304,7 @@ static void stop_ids_are_each_requests_own(void **state)
 
     r[0].n_stops = r[1].n_stops = 0;
     wz_engine_run(e, r, 1);
-    assert_int_equal(r[0].finish_reason, WZ_LENGTH);
+    assert_int_equal(r[0].finish_reason, WZ_FINISH_LENGTH);
     assert_int_equal(r[0].n, MOST);
     stop = r[0].ids[MOST / 2];
     while (r[0].ids[first] != stop) first++;
@@ -312,7 +312,7 @@ static void stop_ids_are_each_requests_own(void **state)
     r[1].n_stops = 1;
     wz_engine_run(e, r, 2); /* the first once more */
     assert_int_equal(r[0].n, MOST);
-    assert_int_equal(r[1].finish_reason, WZ_STOP);
+    assert_int_equal(r[1].finish_reason, WZ_FINISH_STOP);
     assert_int_equal(r[1].n, first + 1);
     assert_memory_equal(r[0].ids, r[1].ids, sizeof stop * (size_t)r[1].n);
     finish(r, 2);
@@ -390,10 +390,10 @@ static void callbacks_may_cancel_and_submit(void **state)
     for (int i = 0; i < LATER; i++) wz_engine_submit(e, &r[i]);
     while (wz_engine_step(e)) {
     }
-    assert_int_equal(r[ITSELF].finish_reason, WZ_CANCELLED);
+    assert_int_equal(r[ITSELF].finish_reason, WZ_FINISH_CANCELLED);
     assert_int_equal(r[ITSELF].n, 2);
-    assert_int_equal(r[OTHER].finish_reason, WZ_LENGTH);
-    assert_int_equal(r[CANCELLED].finish_reason, WZ_CANCELLED);
+    assert_int_equal(r[OTHER].finish_reason, WZ_FINISH_LENGTH);
+    assert_int_equal(r[CANCELLED].finish_reason, WZ_FINISH_CANCELLED);
     assert_int_equal(r[CANCELLED].n, 1); /* it comes after OTHER in the batch of the second step */
     same(&all[LATER], &r[LATER]);
     for (int i = 0; i < M; i++) assert_int_equal(heard[i].ends, 1);

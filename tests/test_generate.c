@@ -83,10 +83,11 @@ static void numbers_are_those_of_score(void **state)
 
 static void neighbours_do_not_matter(void **state)
 {
-    static const char sampled[] = "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --rows 16";
+    static const char sampled[] =
+        "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --max-num-seqs 16";
     static const char *const others[] = {
-        "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --rows 1",
-        "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --rows 2 --threads 2",
+        "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --max-num-seqs 1",
+        "-n 20 --temperature 0.9 --top-p 0.9 --top-k 30 --min-p 0.001 --seed 9 --max-num-seqs 2 --threads 2",
     };
     char *model = sandbox_model();
     struct wz_buf all = { 0 }, other = { 0 };
@@ -135,7 +136,7 @@ static void a_stop_token_ends_it(void **state)
     json_t *line = line_of(&out, 0), *ids = json_object_get(line, "ids"), *end = json_array_get(ids, 4), *j, *cut;
     size_t first = 0;
     while (json_integer_value(json_array_get(ids, first)) != json_integer_value(end)) first++;
-    assert_string_equal(json_string_value(json_object_get(line, "finish")), "length");
+    assert_string_equal(json_string_value(json_object_get(line, "finish_reason")), "length");
     assert_int_equal(json_array_size(ids), 20);
 
     /* The same model, but its fifth token is now the end of a turn. */
@@ -158,7 +159,7 @@ static void a_stop_token_ends_it(void **state)
     assert_int_equal(wz_file_write(to, config, strlen(config), &err), 0);
     assert_int_equal(generate(copy, "-n 20", "{\"ids\": [5, 6, 7]}\n", &out), 0);
     cut = line_of(&out, 0);
-    assert_string_equal(json_string_value(json_object_get(cut, "finish")), "stop");
+    assert_string_equal(json_string_value(json_object_get(cut, "finish_reason")), "stop");
     assert_int_equal(json_array_size(json_object_get(cut, "ids")), first + 1); /* the end is in ids, not in the text */
     for (size_t i = 0; i <= first; i++)
         assert_true(json_equal(json_array_get(ids, i), json_array_get(json_object_get(cut, "ids"), i)));
@@ -192,13 +193,13 @@ static void bad_lines_are_answered_in_place(void **state)
         { "{\"ids\": []}", "empty" },
         { "{\"ids\": [1, -1]}", "ids[1]" },
         { "{\"ids\": [1, 2.5]}", "ids[1]" },
-        { "{\"ids\": [99999999]}", "the model's ids are" },
-        { "{\"ids\": [1], \"messages\": []}", "was expected" },
-        { "{\"ids\": 3}", "was expected" },
-        { "[1]", "was expected" },
+        { "{\"ids\": [99999999]}", "ids[0] is not a token id" },
+        { "{\"ids\": [1], \"messages\": []}", "expected" },
+        { "{\"ids\": 3}", "expected" },
+        { "[1]", "expected" },
         { "{\"messages\": [{\"role\": \"boss\", \"content\": \"x\"}]}", "boss" },
         { "{\"messages\": [{\"role\": \"user\"}]}", "content" },
-        { "{\"ids\": [5", "was expected" },
+        { "{\"ids\": [5", "expected" },
         { "\xff\xfe", "line 13" },
         { "{\"ids\": [5]}", NULL },
     };

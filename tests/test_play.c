@@ -55,7 +55,7 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
         shown[calls][r->n_prompt] = 0;
         keys[calls] = r->key;
         if (!answer) {
-            r->finish_reason = WZ_FAILED;
+            r->finish_reason = WZ_FINISH_FAILED;
             r->problem = "no room";
             continue;
         }
@@ -63,7 +63,7 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
         r->ids = wz_alloc(sizeof *r->ids * (size_t)r->n);
         r->logp = wz_alloc(sizeof *r->logp * (size_t)r->n);
         for (int k = 0; k < r->n; k++) r->ids[k] = answer[k], r->logp[k] = -1;
-        r->finish_reason = answer[r->n - 1] == r->stop_ids[0] ? WZ_STOP : WZ_LENGTH;
+        r->finish_reason = answer[r->n - 1] == r->stop_ids[0] ? WZ_FINISH_STOP : WZ_FINISH_LENGTH;
     }
 }
 

@@ -77,7 +77,7 @@ static void it_answers_as_transformers_does(void **state)
     wz_engine_run(e, &r, 1);
     assert_int_equal(r.n, WZ_COUNT(answer));
     assert_memory_equal(r.ids, answer, sizeof answer);
-    assert_int_equal(r.finish_reason, WZ_STOP);
+    assert_int_equal(r.finish_reason, WZ_FINISH_STOP);
     wz_request_finish(&r);
     wz_engine_destroy(e);
 }

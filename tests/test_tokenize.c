@@ -78,15 +78,15 @@ static void bad_lines_are_answered_in_place(void **state)
 {
     check(NULL, NULL, "{\"text\": \"hello\"}\nnonsense\n{\"text\": 7}\n{\"text\": \"1\"}\n", 1,
           "{\"ids\": [259]}\n{\"error\": \"line 2:1:8: not valid JSON: '[' or '{' expected near 'nonsense'\"}\n"
-          "{\"error\": \"line 3: {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]} was expected\"}\n{\"ids\": "
+          "{\"error\": \"line 3: expected {\\\"text\\\": \\\"...\\\"} or {\\\"messages\\\": [...]}\"}\n{\"ids\": "
           "[49]}\n",
           "line 2");
     check("--decode", NULL, "{\"ids\": [99999]}\n{\"ids\": 5}\n{\"ids\": [97]}\n", 1,
-          "{\"error\": \"line 1: ids: item 1 is no id from 0 to 278\"}\n"
-          "{\"error\": \"line 2: {\\\"ids\\\": [...]} was expected\"}\n{\"text\": \"a\"}\n",
+          "{\"error\": \"line 1: ids[0] is not a token id from 0 to 278\"}\n"
+          "{\"error\": \"line 2: expected {\\\"ids\\\": [...]}\"}\n{\"text\": \"a\"}\n",
           "line 1");
     check("--template", "llama2", "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}\n", 1,
-          "{\"error\": \"line 1: message 1: role \\\"tool\\\", system, user or assistant was expected\"}\n", "tool");
+          "{\"error\": \"line 1: message 1: role \\\"tool\\\" is not system, user or assistant\"}\n", "tool");
     check(NULL, NULL, "{\"messages\": []}\n", 1,
           "{\"error\": \"line 1: the model names no chat template; give one with --template\"}\n", "--template");
     check("--template", "none", "{\"text\": \"a\"}\n", 1, "", "llama3");

@@ -34,8 +34,6 @@ struct wz_template {
     int (*apply)(struct rendering *r, const struct wz_message *messages, int n, bool generate);
 };
 
-static const char *const roles[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
-
 /* ---- writing ---------------------------------------------------------------------------------------------- */
 
 static int flush(struct rendering *r)
@@ -112,7 +110,7 @@ static int alternate(struct rendering *r, const struct wz_message *messages, int
     for (int i = first; i < n; i++)
         if (messages[i].role != ((i - first) % 2 ? WZ_ASSISTANT : WZ_USER))
             return wz_fail(r->err, "%s: message %d: expected alternating user and assistant%s, got role %s", r->t->name,
-                           i + 1, system ? " after one system message" : "", roles[messages[i].role]);
+                           i + 1, system ? " after one system message" : "", wz_roles[messages[i].role]);
     return first;
 }
 
@@ -130,8 +128,8 @@ static int header(struct rendering *r, const char *role)
 static int llama3_turns(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++)
-        if (header(r, roles[messages[i].role]) < 0 || content(r, &messages[i], true) < 0 || stop(r) < 0) return -1;
-    return generate ? header(r, roles[WZ_ASSISTANT]) : 0;
+        if (header(r, wz_roles[messages[i].role]) < 0 || content(r, &messages[i], true) < 0 || stop(r) < 0) return -1;
+    return generate ? header(r, wz_roles[WZ_ASSISTANT]) : 0;
 }
 
 static int llama3(struct rendering *r, const struct wz_message *messages, int n, bool generate)
@@ -145,7 +143,7 @@ static int llama31(struct rendering *r, const struct wz_message *messages, int n
     int first = n && messages[0].role == WZ_SYSTEM;
 
     bos(r);
-    if (header(r, roles[WZ_SYSTEM]) < 0) return -1;
+    if (header(r, wz_roles[WZ_SYSTEM]) < 0) return -1;
     text(r, "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n");
     if (first && content(r, &messages[0], true) < 0) return -1;
     if (stop(r) < 0) return -1;
@@ -163,16 +161,17 @@ static int im_start(struct rendering *r, const char *role)
 static int chatml(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     for (int i = 0; i < n; i++) {
-        if (im_start(r, roles[messages[i].role]) < 0 || content(r, &messages[i], false) < 0 || stop(r) < 0) return -1;
+        if (im_start(r, wz_roles[messages[i].role]) < 0 || content(r, &messages[i], false) < 0 || stop(r) < 0)
+            return -1;
         text(r, "\n");
     }
-    return generate ? im_start(r, roles[WZ_ASSISTANT]) : 0;
+    return generate ? im_start(r, wz_roles[WZ_ASSISTANT]) : 0;
 }
 
 static int smollm2(struct rendering *r, const struct wz_message *messages, int n, bool generate)
 {
     if (n && messages[0].role != WZ_SYSTEM) {
-        if (im_start(r, roles[WZ_SYSTEM]) < 0) return -1;
+        if (im_start(r, wz_roles[WZ_SYSTEM]) < 0) return -1;
         text(r, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
         if (stop(r) < 0) return -1;
         text(r, "\n");

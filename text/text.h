@@ -51,7 +51,7 @@ struct wz_stream {
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out);
 void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out);
 
-/* ---- chat.c: chat templates by name -------------------------------------------------------------------------- */
+/* ---- messages.c, chat.c: messages, and chat templates by name --------------------------------------------- */
 
 /* Messages to token ids, the same as apply_chat_template of transformers gives. The text of a message is encoded as
  * plain text; only the template writes special tokens, by id (guarantee 8). */
@@ -64,6 +64,16 @@ struct wz_message {
     const int *ids;
     int n_ids;
 };
+
+/* Writes the messages of a JSON array of {"role": "system", "user" or "assistant", "content": text}, in front of them
+ * `system` where it is given (not NULL or "") and they don't begin with a system message of their own. Returns how many;
+ * *messages is heap, its texts are the JSON's. -1 names the message. */
+int wz_messages_parse(const json_t *list, const char *system, struct wz_message **messages, struct wz_err *err);
+/* Such an array to ids (appended), by the named template (NULL: the one the model's files ask for). */
+int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
+                       struct wz_ids *ids, struct wz_err *err);
+/* Appends the ids of a JSON array of integers in [0, vocab). */
+int wz_ids_parse(const json_t *list, int vocab, struct wz_ids *ids, struct wz_err *err);
 
 struct wz_template; /* a row of the table in chat.c: llama3, chatml, llama2, mistral, sandbox, ... */
 /* NULL and a message when the name is unknown (it lists the choices), or the tokenizer lacks a special token of the

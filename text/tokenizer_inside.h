@@ -92,6 +92,7 @@ int wz_char_byte(uint32_t code);
 
 /* ---- pretokenize.c: normalizer and pre-tokenizer ---------------------------------------------------------- */
 
+extern const char *const wz_roles[3]; /* messages.c: "system", "user", "assistant" by enum wz_role */
 extern const char wz_gpt2_pattern[], wz_llama3_pattern[];
 
 /* A text cut into spans. Zeroed struct begins; reused from segment to segment of one encode. */

@@ -67,25 +67,22 @@ int wz_load_ranks(struct wz_tokenizer *tok, const char *bytes, size_t n, struct 
 {
     const char *const patterns[] = { wz_llama3_pattern, NULL };
     struct wz_buf text = { 0 };
-    int line = 0, rc = -1;
+    struct wz_lines l = wz_lines_begin(bytes, n);
+    int rc = -1;
 
-    for (size_t at = 0, end; at < n; at = end + 1) {
-        const char *eol = memchr(bytes + at, '\n', n - at);
-        end = eol ? (size_t)(eol - bytes) : n;
-        line++;
-        size_t stop = end > at && bytes[end - 1] == '\r' ? end - 1 : end;
-        if (stop == at) continue;
-        const char *gap = memchr(bytes + at, ' ', stop - at);
+    while (wz_lines_next(&l)) {
+        const char *stop = l.line + l.n - (l.n && l.line[l.n - 1] == '\r');
+        if (stop == l.line) continue;
+        const char *gap = memchr(l.line, ' ', (size_t)(stop - l.line)), *digit = gap ? gap + 1 : stop;
         long rank = 0;
-        size_t digit = gap ? (size_t)(gap - bytes) + 1 : stop;
         bool ok = digit < stop && stop - digit < 8;
         for (; ok && digit < stop; digit++) {
-            ok = bytes[digit] >= '0' && bytes[digit] <= '9';
-            rank = rank * 10 + (bytes[digit] - '0');
+            ok = *digit >= '0' && *digit <= '9';
+            rank = rank * 10 + (*digit - '0');
         }
         wz_buf_clear(&text);
-        if (!ok || base64_text(bytes + at, (size_t)(gap - bytes) - at, &text) < 0) {
-            wz_fail(err, "%s:%d: expected base64, a space and a rank", tok->name, line);
+        if (!ok || base64_text(l.line, (size_t)(gap - l.line), &text) < 0) {
+            wz_fail(err, "%s:%d: expected base64, a space and a rank", tok->name, l.number);
             goto out;
         }
         if (wz_vocab_add(tok, (int)rank, text.data, text.len, WZ_PIECE_NORMAL, -(float)rank, err) < 0) goto out;

@@ -32,44 +32,14 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
     return 0;
 }
 
-static int parse_messages(json_t *line, const char *system, struct wz_message *messages, int most, struct wz_err *err)
+/* The ids of a conversation, and which of them have a loss: those of all assistant messages, or of the last. */
+static int fill_example(struct wz_sft_example *x, const struct wz_message *messages, int n, bool only_last,
+                        const struct wz_template *chat, const struct wz_tokenizer *tok, int context, struct wz_ids *all,
+                        struct wz_ids *scratch, struct wz_err *err)
 {
-    static const char *const roles[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
-    json_t *list = json_object_get(line, "messages"), *m;
-    int n = 0;
-    size_t i;
+    int last = n - 1;
 
-    if (!json_is_array(list) || !json_array_size(list)) return wz_fail(err, "no \"messages\" list");
-    if (json_array_size(list) >= (size_t)most)
-        return wz_fail(err, "%zu messages, at most %d", json_array_size(list), most - 1);
-    json_array_foreach(list, i, m)
-    {
-        const char *role = json_string_value(json_object_get(m, "role")),
-                   *text = json_string_value(json_object_get(m, "content"));
-        size_t r = 0;
-        while (role && r < WZ_COUNT(roles) && strcmp(role, roles[r])) r++;
-        if (!role || r == WZ_COUNT(roles))
-            return wz_fail(err, "message %zu: role \"%s\" is not system, user or assistant", i + 1, role ? role : "");
-        if (!text) return wz_fail(err, "message %zu: no \"content\" text", i + 1);
-        if (!i && *system && r != WZ_SYSTEM) messages[n++] = (struct wz_message){ WZ_SYSTEM, system, NULL, 0 };
-        messages[n++] = (struct wz_message){ (enum wz_role)r, text, NULL, 0 };
-    }
-    return n;
-}
-
-static int parse_line(struct wz_sft_example *x, json_t *line, const char *system, const struct wz_template *chat,
-                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch,
-                      struct wz_err *err)
-{
-    struct wz_message messages[65]; /* 64 of the line, and a system message */
-    const char *train = json_string_value(json_object_get(line, "train"));
-    int n = parse_messages(line, system, messages, (int)WZ_COUNT(messages), err), last = -1;
-    bool only_last = train && !strcmp(train, "last");
-
-    if (n < 0) return -1;
-    if (train && !only_last && strcmp(train, "all")) return wz_fail(err, "\"train\" is \"%s\", not all or last", train);
-    for (int i = 0; i < n; i++)
-        if (messages[i].role == WZ_ASSISTANT) last = i;
+    while (last >= 0 && messages[last].role != WZ_ASSISTANT) last--;
     if (last < 0) return wz_fail(err, "no assistant message to learn from");
     if (rendered(chat, tok, messages, n, false, all, err) < 0) return -1;
     if (all->n > context) return wz_fail(err, "%d tokens, the model's context is %d", all->n, context);
@@ -82,25 +52,38 @@ static int parse_line(struct wz_sft_example *x, json_t *line, const char *system
     return 0;
 }
 
+static int parse_line(struct wz_sft_example *x, const json_t *line, const char *system, const struct wz_template *chat,
+                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch,
+                      struct wz_err *err)
+{
+    const json_t *list = json_object_get(line, "messages");
+    const char *train = json_string_value(json_object_get(line, "train"));
+    bool only_last = train && !strcmp(train, "last");
+    struct wz_message *messages = NULL;
+
+    if (!json_array_size(list)) return wz_fail(err, "no \"messages\" list");
+    if (train && !only_last && strcmp(train, "all")) return wz_fail(err, "\"train\" is \"%s\", not all or last", train);
+    int n = wz_messages_parse(list, system, &messages, err);
+    if (n >= 0) n = fill_example(x, messages, n, only_last, chat, tok, context, all, scratch, err);
+    free(messages);
+    return n;
+}
+
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
                 const struct wz_tokenizer *tok, int context, struct wz_err *err)
 {
     struct wz_ids all = { 0 }, scratch = { 0 };
     struct wz_map map;
-    size_t at = 0;
-    int row = 0, cap = 0, rc = -1;
+    int cap = 0, rc = -1;
 
     *set = (struct wz_sft_set){ 0 };
     if (wz_map_open(&map, path, err) < 0) return -1;
-    while (at < map.len) {
-        const char *text = (const char *)map.bytes + at, *end = memchr(text, '\n', map.len - at);
-        size_t len = end ? (size_t)(end - text) : map.len - at;
+    struct wz_lines lines = wz_lines_begin(map.bytes, map.len);
+    while (wz_lines_next(&lines)) {
         char place[512];
-        at += len + 1;
-        row++;
-        if (!len) continue;
-        snprintf(place, sizeof place, "%s line %d", path, row);
-        json_t *line = wz_json_parse(text, len, place, err);
+        if (!lines.n) continue;
+        snprintf(place, sizeof place, "%s line %d", path, lines.number);
+        json_t *line = wz_json_parse(lines.line, lines.n, place, err);
         if (!line) goto out;
         if (set->n == cap) {
             cap = cap ? 2 * cap : 1024;
