@@ -22,7 +22,7 @@ static struct rounds {
 } rounds;
 
 static void sample_counted(struct wz_backend *be, int *token, float *logp, const float *x, const struct wz_weight *w,
-                           const struct wz_sample_pick *picks, int n)
+                           const struct wz_pick *picks, int n)
 {
     rounds.sample(be, token, logp, x, w, picks, n);
     struct wz_cost cost = wz_meter_read(&rounds.meter);
