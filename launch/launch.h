@@ -22,6 +22,14 @@ int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
 int wz_cmd_help(int argc, char **argv);
 
+/* ---- train.c ---------------------------------------------------------------------------------------------- */
+
+/* Runs the recipe's stages to their end, or resumes them, in the job's folder. `job` has its link open, as
+ * wz_job_recipe leaves it, and is open on return: the caller closes it. Returns the command's exit status. */
+struct wz_job;
+struct wz_recipe;
+int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe);
+
 /* ---- options.c -------------------------------------------------------------------------------------------- */
 
 /* What an option's value is, and where it goes: bool *, int *, uint64_t *, double *, const char ** (into argv). */

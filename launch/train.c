@@ -1,5 +1,5 @@
-/* waltz train: stages, steps (stage.c), and what is written down after each (run.c). The first learner (root) writes
- * and speaks. */
+/* waltz train: stages, steps (run/stage.c), and what is written after each (run/folder.c). The first learner (root)
+ * writes and logs. */
 #include "run/run.h"
 #include "launch/launch.h"
 
@@ -32,28 +32,30 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Where the run stands, and whether there is memory for it (law 9): asked before anything is allocated, on every
- * rank. */
+/* Where the run stands, and whether there is memory for it (guarantee 9): checked before anything is allocated, on
+ * every rank. Of supervised stages the plan knows no sequence's length yet. */
 static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
     struct wz_plan *plan = wz_alloc(sizeof *plan);
     int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
+    bool planned = rc == 0 && !wz_job_supervised(recipe);
 
-    if (rc == 0) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);
-    bool planned = rc == 0;
-    if (rc == 0) rc = wz_plan_check(plan, err);
+    if (planned) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);
+    planned = planned && rc == 0;
+    if (planned) rc = wz_plan_check(plan, err);
     rc = wz_link_agree(&job->link, rc, err);
     if (rc < 0 && planned && err->text[0]) wz_plan_print(plan, stderr);
     free(plan);
     return rc;
 }
 
-/* Opens all there is to read, without a word to other ranks. */
+/* Opens all there is to read, without a message to other ranks. */
 static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir,
                     struct wz_err *err)
 {
     if (wz_checkpoint_open(job, recipe, dir, p, true, err) < 0) return -1;
-    for (int s = 0; s < (int)recipe->n_stages; s++) { /* a stage that can't be drawn is told now, not after an hour */
+    /* a mix that can't be drawn is an error now, not hours later */
+    for (int s = 0; job->data && s < (int)recipe->n_stages; s++) {
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
         if (!draw) return -1;
         wz_draw_destroy(draw);
@@ -75,6 +77,28 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     return rc;
 }
 
+int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
+{
+    struct wz_run run = { 0 };
+    struct wz_progress p;
+    struct wz_err err = { 0 };
+    char *dir = NULL;
+    int status = 1;
+
+    if (look(job, recipe, &p, &dir, &err) < 0 ||
+        wz_link_agree(&job->link, open_all(job, recipe, &p, dir, &err), &err) < 0 ||
+        wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
+        wz_give_up(command, &err);
+    else {
+        int rc = train(job, &run, &p, dir, &err);
+        if (rc < 0) wz_die("%s: %s", command, err.text); /* one rank's end is the job's */
+        status = rc ? WZ_EXIT_AGAIN : 0;
+    }
+    if (wz_run_close(&run, &err) < 0) status = wz_give_up(command, &err);
+    free(dir);
+    return status;
+}
+
 int wz_cmd_train(int argc, char **argv)
 {
     static const struct wz_usage usage = {
@@ -83,34 +107,20 @@ int wz_cmd_train(int argc, char **argv)
         .max_args = -1,
         .min_args = 1,
         .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
-                 "folder (recipe key `out`) holds a checkpoint goes on from there. Every key of the recipe can be\n"
+                 "folder (recipe key `out`) holds a checkpoint resumes from it. Every key of the recipe can be\n"
                  "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it "
                  "after the\n"
-                 "step it is in, with a checkpoint and exit status 75.",
+                 "current step, with a checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };
-    struct wz_run run = { 0 };
-    struct wz_progress p;
     struct wz_err err = { 0 };
-    char *dir = NULL;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
-    status = 1;
-    if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
-        look(&job, recipe, &p, &dir, &err) < 0 ||
-        wz_link_agree(&job.link, open_all(&job, recipe, &p, dir, &err), &err) < 0 ||
-        wz_run_open(&run, &job, &p, dir != NULL, &err) < 0)
-        wz_give_up("train", &err);
-    else {
-        int rc = train(&job, &run, &p, dir, &err);
-        if (rc < 0) wz_die("train: %s", err.text); /* one rank's end is the job's */
-        status = rc ? WZ_EXIT_AGAIN : 0;
-    }
-    if (wz_run_close(&run, &err) < 0) status = wz_give_up("train", &err);
+    if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0) status = wz_give_up("train", &err);
+    else status = wz_train("train", &job, recipe);
     wz_job_close(&job);
     wz_recipe_destroy(recipe);
-    free(dir);
     return status;
 }

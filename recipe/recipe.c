@@ -26,24 +26,22 @@ static cyaml_config_t config_of(struct wz_err *said)
 
 static int check(const struct wz_recipe *recipe, struct wz_err *err);
 
-int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *overrides, int n, struct wz_err *err)
+int wz_recipe_parse(struct wz_recipe **recipe, const char *path, const void *text, size_t len, char *const *overrides,
+                    int n, struct wz_err *err)
 {
     struct wz_resolved *r = wz_alloc(sizeof *r);
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
-    struct wz_map map = { 0 };
     cyaml_data_t *data = NULL;
-    int rc = wz_map_open(&map, path, err);
+    int rc = wz_recipe_resolve(r, path, text, len, overrides, n, err);
 
     *recipe = NULL;
-    if (rc == 0) rc = wz_recipe_resolve(r, path, map.bytes, map.len, overrides, n, err);
     if (rc == 0) {
         cyaml_err_t e =
             cyaml_load_data((const uint8_t *)r->text.data, r->text.len, &config, &wz_recipe_schema, &data, NULL);
         if (e != CYAML_OK)
             rc = wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
     }
-    wz_map_close(&map);
     if (rc < 0) {
         wz_resolved_finish(r);
         free(r);
@@ -63,9 +61,19 @@ int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *ove
     return rc;
 }
 
-int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
+int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *overrides, int n, struct wz_err *err)
 {
-    struct wz_resolved r;
+    struct wz_map map;
+
+    *recipe = NULL;
+    if (wz_map_open(&map, path, err) < 0) return -1;
+    int rc = wz_recipe_parse(recipe, path, map.bytes, map.len, overrides, n, err);
+    wz_map_close(&map);
+    return rc;
+}
+
+int wz_recipe_print(const struct wz_recipe *recipe, const char *path, struct wz_resolved *r, struct wz_err *err)
+{
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
     char *text = NULL;
@@ -75,9 +83,17 @@ int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_e
 
     if (e != CYAML_OK)
         return wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
-    rc = wz_recipe_resolve(&r, path, text, n, NULL, 0, err);
-    if (rc == 0) rc = wz_file_write(path, r.text.data, r.text.len, err);
+    rc = wz_recipe_resolve(r, path, text, n, NULL, 0, err);
     free(text);
+    return rc;
+}
+
+int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
+{
+    struct wz_resolved r = { 0 };
+    int rc = wz_recipe_print(recipe, path, &r, err);
+
+    if (rc == 0) rc = wz_file_write(path, r.text.data, r.text.len, err);
     wz_resolved_finish(&r);
     return rc;
 }

@@ -45,6 +45,7 @@ struct wz_recipe_learn {
 struct wz_recipe_stage {
     char *name;
     int steps, batch;
+    char *loss;
     struct wz_recipe_share *mix;
     unsigned n_mix;
     struct wz_recipe_learn *agents;
@@ -110,6 +111,10 @@ int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const cha
 int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err);
 /* Every key with its type, default, range, mark and sentence, from the table: as text, or as docs/recipe.md */
 void wz_recipe_help(FILE *out, bool markdown);
+
+/* Replaces a loaded recipe by that of the one stage that its section sft: describes, out being sft.out: what `waltz
+ * sft` runs. It is a loaded recipe too, and becomes itself again. On failure *recipe stays as it was. */
+int wz_recipe_sft(struct wz_recipe **recipe, struct wz_err *err);
 
 /* Lookups: NULL or -1 when absent. */
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name);

@@ -108,7 +108,9 @@
 #define STAGE(T, S) \
     T##_TEXT(S, name, NULL, "name", BITS, "the stage's name") \
     T##_INT(S, steps, NULL, COUNT, BITS, "optimizer steps") \
-    T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes in a step") \
+    T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes, or conversations, in a step") \
+    T##_TEXT(S, loss, "clip", "name", BITS, \
+             "clip: reinforcement learning (WaltzRL 2.3); cross_entropy: learns the conversations in `data`") \
     T##_LIST(S, mix, n_mix, share, 64, "shares by kind of prompt; empty: all prompts, shuffled, in turn") \
     T##_LIST(S, agents, n_agents, learn, WZ_MAX_AGENTS, "the agents that learn, and how")
 

@@ -54,4 +54,13 @@ void wz_resolved_finish(struct wz_resolved *to);
 /* Fails with `what`, after the override, or else the file and, where it is not 0, the line. Returns -1. */
 int wz_origin_fail(const char *file, size_t line, const char *override, const char *what, struct wz_err *err);
 
+/* ---- recipe.c --------------------------------------------------------------------------------------------- */
+
+/* wz_recipe_load of a text; `path` is for messages. */
+struct wz_recipe;
+int wz_recipe_parse(struct wz_recipe **recipe, const char *path, const void *text, size_t len, char *const *overrides,
+                    int n, struct wz_err *err);
+/* A recipe as YAML with every key, in r->text. Initialises *r if it was zeroed. */
+int wz_recipe_print(const struct wz_recipe *recipe, const char *path, struct wz_resolved *r, struct wz_err *err);
+
 #endif

@@ -154,7 +154,7 @@ static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume
 
     if (rc == 0 && !(run->lock = fopen(lock, "a"))) rc = wz_fail(err, "%s: %s", lock, strerror(errno));
     if (rc == 0 && flock(fileno(run->lock), LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-        rc = wz_fail(err, "%s: another waltz train is writing this run; wait for its end or choose another `out`", dir);
+        rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`", dir);
     if (rc == 0 && resume) rc = same_recipe(job->recipe, path, err);
     free(path), free(lock);
     return rc;
@@ -166,7 +166,8 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
     if (wz_link_agree(&job->link, job->root ? open_folder(run, job, resume, err) : 0, err) < 0) return -1;
     int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
-    if (rc == 0 && job->roles.learner.me >= 0) rc = open_record(run, job, p, resume, err);
+    if (rc == 0 && job->roles.learner.me >= 0 && !wz_job_supervised(job->recipe))
+        rc = open_record(run, job, p, resume, err);
     if (rc == 0 && job->root) rc = open_files(run, job, p, resume, err);
     return wz_link_agree(&job->link, rc, err);
 }
@@ -318,28 +319,35 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
         { "speed/tokens_per_second", s->tokens / (r->published - r->begin) },
     };
 
-    for (size_t i = 0; i < WZ_COUNT(common); i++) names[n] = common[i].name, values[n++] = common[i].value;
+    for (size_t i = 0; i < WZ_COUNT(common); i++) {
+        if (!run->record && strncmp(common[i].name, "time/", 5) && strncmp(common[i].name, "speed/", 6)) continue;
+        names[n] = common[i].name;
+        values[n++] = common[i].value;
+    }
     for (int a = 0; a < job->n_agents; a++) {
         const struct wz_step_stats *l = &r->learned[a];
         if (!job->agents[a].learner.model) continue;
         const struct {
             const char *name;
             double value;
+            enum { EITHER, PLAYED, SUPERVISED } of;
         } agent[] = {
-            { "reward", l->reward },
-            { "kl", l->kl },
-            { "grad_norm", l->grad_norm },
-            { "lr", l->lr },
-            { "clipped", l->clipped },
-            { "samples", l->samples },
-            { "tokens", l->tokens },
-            { "return_std", l->advantage_std },
-            { "logp_mismatches", l->mismatch },
-            { "logp_max_gap", l->max_gap },
-            { "updates_skipped", (double)job->agents[a].learner.opt.skipped },
-            { "seconds", l->seconds },
+            { "loss", l->nll, SUPERVISED },
+            { "reward", l->reward, PLAYED },
+            { "kl", l->kl, PLAYED },
+            { "grad_norm", l->grad_norm, EITHER },
+            { "lr", l->lr, EITHER },
+            { "clipped", l->clipped, PLAYED },
+            { "samples", l->samples, EITHER },
+            { "tokens", l->tokens, EITHER },
+            { "return_std", l->advantage_std, PLAYED },
+            { "logp_mismatches", l->mismatch, PLAYED },
+            { "logp_max_gap", l->max_gap, PLAYED },
+            { "updates_skipped", (double)job->agents[a].learner.opt.skipped, EITHER },
+            { "seconds", l->seconds, EITHER },
         };
         for (size_t i = 0; i < WZ_COUNT(agent); i++) {
+            if (agent[i].of == (run->record ? SUPERVISED : PLAYED)) continue;
             snprintf(own[n], sizeof own[n], "%s/%s", job->agents[a].recipe->name, agent[i].name);
             names[n] = own[n];
             values[n++] = agent[i].value;
@@ -363,15 +371,15 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
            left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
     struct wz_buf text = { 0 };
 
-    wz_buf_printf(&text, "%s %d/%d  reward %.3f -> %.3f", r->stage->name, p->stage_step, r->stage->steps,
-                  share(s->c0, s->judged), share(s->final, s->judged));
+    wz_buf_printf(&text, "%s %d/%d", r->stage->name, p->stage_step, r->stage->steps);
+    if (run->record) wz_buf_printf(&text, "  reward %.3f -> %.3f", share(s->c0, s->judged), share(s->final, s->judged));
     if (s->feedback > 0)
         wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
                       s->json_errors / s->feedback, s->triggered / s->asked);
     for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model)
-            wz_buf_printf(&text, "  %s kl %.3f grad %.2f", job->agents[a].recipe->name, r->learned[a].kl,
-                          r->learned[a].grad_norm);
+            wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, run->record ? "kl" : "loss",
+                          run->record ? r->learned[a].kl : r->learned[a].nll, r->learned[a].grad_norm);
     if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
     wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60),
                   floor(fmod(left, 60)));
@@ -400,10 +408,11 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     memset(&mine, 0, sizeof mine);
     for (int r = 0; r < group.n; r++)
         for (int k = 0; k < WIDTH; k++) ((double *)&mine)[k] += ((double *)&all[r])[k];
-    if (wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
+    if (run->record && wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
     if (job->root) {
-        if (write_ledger(job, step, report->generated, mine.fate, err) < 0 || write_chain(job, p, step, err) < 0)
-            goto out;
+        if (run->record && write_ledger(job, step, report->generated, mine.fate, err) < 0) goto out;
+        if (write_chain(job, p, step, err) < 0) goto out;
+        for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.tokens += report->learned[a].tokens;
         write_metrics(run, job, step, report, &mine.sums);
         speak(run, job, p, report, &mine.sums);
     }

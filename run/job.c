@@ -86,7 +86,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
 {
     const struct wz_recipe_agent *r = a->recipe;
     bool learner = training && wz_recipe_learns(job->recipe, r->name), plays = job->roles.rollout.me >= 0,
-         trains = learner && job->roles.learner.me >= 0;
+         trains = learner && job->roles.learner.me >= 0, supervised = trains && wz_job_supervised(job->recipe);
     enum wz_type type = wz_type_named(r->type);
     const struct wz_share share = { job->roles.learner.me, job->roles.learner.n };
 
@@ -98,11 +98,14 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
-    if (!plays) return 0;
+    if (!plays && !supervised) return 0;
     if (!(a->system = wz_system_read(r->system, err)) || find_chat(a, err) < 0) return -1;
     if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
                        wz_tokenizer_vocab(a->tok), a->model->config.vocab);
+    if (supervised)
+        return wz_sft_load(&a->examples, job->recipe->data[0].path, a->system, a->chat, a->tok,
+                           a->model->config.context, err);
     if (try_chat(a, job->recipe, err) < 0) return -1;
     a->engine = wz_engine_create(a->model, job->recipe->rollout.max_num_seqs, job->recipe->rollout.kv_page_tokens,
                                  job->recipe->rollout.kv_pages, job->recipe->rollout.max_seq_len);
@@ -161,12 +164,32 @@ int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct 
     return wz_judge_open(judge, &config, err) < 0 ? wz_recipe_fail(recipe, err, "judge.name", "%s", err->text) : 0;
 }
 
+/* What the stages' losses ask of the recipe. */
+static int check_losses(const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const bool supervised = wz_job_supervised(recipe);
+    char path[32];
+
+    for (unsigned s = 0; s < recipe->n_stages; s++) {
+        const struct wz_loss *loss = wz_loss_find(recipe->stages[s].loss, err);
+        snprintf(path, sizeof path, "stages.%u.loss", s);
+        if (!loss) return wz_recipe_fail(recipe, err, path, "%s", err->text);
+        if (loss->supervised != supervised)
+            return wz_recipe_fail(recipe, err, path, "'%s' can't be in a recipe whose first stage has '%s'", loss->name,
+                                  recipe->stages[0].loss);
+    }
+    if (supervised && (recipe->n_data != 1 || recipe->n_eval))
+        return wz_recipe_fail(recipe, err, "data", "expected one file of conversations, and no eval");
+    return 0;
+}
+
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err)
 {
     job->recipe = recipe;
     job->n_agents = (int)recipe->n_agents;
-    if (wz_roles_assign(&job->roles, recipe, job->link.rank, job->link.size, err) < 0) return -1;
+    if (training && check_losses(recipe, err) < 0) return -1;
+    if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);
     if (!job->be) return -1;
@@ -182,7 +205,9 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     if (job->roles.rollout.me >= 0 && !job->game.conversation)
         return wz_fail(err, "agents: none has the role conversation");
     if (job->roles.reward.me >= 0 && wz_job_judge(&job->judge, recipe, err) < 0) return -1;
-    if (training && load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0) return -1;
+    if (training && !wz_job_supervised(recipe) &&
+        load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0)
+        return -1;
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
 }
 
@@ -213,6 +238,7 @@ void wz_job_close(struct wz_job *job)
         wz_model_destroy(a->reference);
         wz_model_destroy(a->model);
         wz_tokenizer_destroy(a->tok);
+        wz_sft_finish(&a->examples);
         free(a->system);
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);

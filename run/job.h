@@ -21,10 +21,13 @@ struct wz_roles {
     struct wz_ranks rollout, reward, learner;
 };
 
-/* The recipe's counts where they add up to `size`; else: 1 rank does all; 2: rollout | reward + learner; more: one
- * reward rank, one learner (two from 6 ranks on), the rest rollout. Learners are a power of two that divides
- * `leaves`. */
-int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err);
+/* Are the recipe's stages supervised: trained on conversations, by learner ranks alone? They all are, or none. */
+bool wz_job_supervised(const struct wz_recipe *recipe);
+/* When a supervised recipe is trained, all ranks are learners. Else the recipe's counts where they add up to `size`;
+ * or: 1 rank does all; 2: rollout | reward + learner; more: one reward rank, one learner (two from 6 ranks on), the
+ * rest rollout. Learners are a power of two that divides `leaves`. */
+int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, bool training, int rank, int size,
+                    struct wz_err *err);
 struct wz_group wz_ranks_group(const struct wz_ranks *role);
 /* A pool's threads for this rank, who computes when the others of `role` (NULL: all ranks) do. wanted: the recipe's,
  * or 0. (job.c) */
@@ -45,6 +48,7 @@ struct wz_agent {
     struct wz_model *reference; /* of the stage; learner ranks, where kl > 0 */
     struct wz_learner learner;  /* learner.model NULL: not learning in this stage */
     struct wz_learn how;
+    struct wz_sft_set examples; /* learner ranks of a supervised recipe */
 };
 
 enum { WZ_STAGE = 4 << 20 };
@@ -59,7 +63,7 @@ struct wz_job {
     void *stage;           /* learner ranks: through which weights and moments pass, WZ_STAGE bytes at a time */
     struct wz_judge judge; /* reward ranks */
     struct wz_game game;   /* rollout ranks */
-    struct wz_prompts *data, *eval; /* [n_data], where the job trains; [n_eval] */
+    struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
     bool root;                      /* the first learner: writes the run's files and speaks */
 };
 

@@ -106,6 +106,7 @@ static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const s
     size_t one = 0;
     int batch = 0;
 
+    if (wz_job_supervised(recipe)) return;
     for (unsigned s = 0; s < recipe->n_stages; s++)
         if (recipe->stages[s].batch > batch) batch = recipe->stages[s].batch;
     for (unsigned i = 0; i < recipe->n_agents; i++) {
@@ -190,7 +191,7 @@ int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const cha
     int rc = -1, rank = 0;
 
     *plan = (struct wz_plan){ .recipe = recipe, .size = size, .machine = { .hosts = hosts } };
-    if (look_around(plan, err) < 0 || wz_roles_assign(roles, recipe, -1, size, err) < 0) goto out;
+    if (look_around(plan, err) < 0 || wz_roles_assign(roles, recipe, true, -1, size, err) < 0) goto out;
     for (unsigned i = 0; i < recipe->n_agents; i++)
         if (load_config(&configs[i], &recipe->agents[i], dir, err) < 0) goto out;
     while (rank < size) {

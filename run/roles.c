@@ -11,19 +11,30 @@ static void fill(struct wz_ranks *role, int first, int n, int rank)
     }
 }
 
-int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, int rank, int size, struct wz_err *err)
+bool wz_job_supervised(const struct wz_recipe *recipe)
+{
+    struct wz_err err;
+    const struct wz_loss *loss = recipe->n_stages ? wz_loss_find(recipe->stages[0].loss, &err) : NULL;
+
+    return loss && loss->supervised;
+}
+
+int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, bool training, int rank, int size,
+                    struct wz_err *err)
 {
     int rollout = recipe->ranks.rollout, reward = recipe->ranks.reward, learner = recipe->ranks.learner;
     int wanted = rollout + reward + learner;
 
     if (size > WZ_MAX_RANKS) return wz_fail(err, "expected at most %d ranks, got %d", WZ_MAX_RANKS, size);
-    if (size <= 2) {
+    if (training && wz_job_supervised(recipe)) {
+        rollout = reward = 0;
+        learner = size;
+    } else if (size <= 2) {
         fill(&roles->rollout, 0, 1, rank);
         fill(&roles->reward, size - 1, 1, rank);
         fill(&roles->learner, size - 1, 1, rank);
         return 0;
-    }
-    if (wanted != size || !rollout || !reward || !learner) {
+    } else if (wanted != size || !rollout || !reward || !learner) {
         reward = 1;
         learner = size < 6 || recipe->leaves < 2 ? 1 : 2;
         rollout = size - reward - learner;

@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct wz_learn learn_of(const struct wz_recipe_learn *r, const struct wz_recipe_agent *agent)
+static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_recipe_learn *r,
+                                const struct wz_recipe_agent *agent)
 {
     return (struct wz_learn){
         .adamw = { r->lr, r->warmup, r->min_lr_ratio, r->beta1, r->beta2, r->eps, r->weight_decay, r->max_grad_norm },
-        .pick = wz_sample_picks,
-        .estimate = wz_estimates,
-        .loss = wz_losses,
+        .pick = loss->supervised ? NULL : wz_sample_picks,
+        .estimate = loss->supervised ? NULL : wz_estimates,
+        .loss = loss,
         .kl = r->kl_coef,
         .epsilon = r->clip_eps,
         .revision = r->revision_prob,
@@ -64,18 +65,21 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
 static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage, const struct wz_group *group,
                          const struct wz_progress *p, const char *dir, struct wz_err *err)
 {
+    const struct wz_loss *loss = wz_loss_find(stage->loss, err);
     int learners = job->roles.learner.n;
 
+    if (!loss) return -1;
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
         const struct wz_recipe_learn *r = wz_recipe_learn(stage, a->recipe->name);
         if (!r || job->roles.learner.me < 0) continue;
-        a->how = learn_of(r, a->recipe);
+        a->how = learn_of(loss, r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         if (a->reference && job->be->device && !strcmp(job->recipe->reference_location, "host"))
             wz_model_offload(a->reference);
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
-                        job->recipe->micro_batch_tokens, wz_job_longest(job->recipe, &a->model->config));
+                        job->recipe->micro_batch_tokens,
+                        loss->supervised ? a->examples.longest : wz_job_longest(job->recipe, &a->model->config));
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
@@ -101,10 +105,11 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
                             .group = wz_ranks_group(&job->roles.learner),
                             .coefficients = coefficients_of(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
+    if (open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
+    if (!job->data) return 0; /* supervised: draws have no cursor */
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
-    if (!s->draw || open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
-    for (int i = 0; i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
-    return 0;
+    for (int i = 0; s->draw && i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
+    return s->draw ? 0 : -1;
 }
 
 void wz_stage_close(struct wz_stage *s)
@@ -119,6 +124,17 @@ void wz_stage_close(struct wz_stage *s)
     *s = (struct wz_stage){ 0 };
 }
 
+/* Play, judge, deliver. */
+static void play(struct wz_stage *s, int64_t step, struct wz_step_report *report)
+{
+    struct wz_job *job = s->job;
+    const struct wz_batch_plan plan = { s->prompts,          s->recipe->batch, step, 0, &job->roles.learner,
+                                        job->recipe->leaves, &s->coefficients };
+
+    wz_draw_step(s->draw, s->prompts, s->recipe->batch);
+    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);
+}
+
 void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report)
 {
     struct wz_job *job = s->job;
@@ -126,15 +142,18 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
 
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
-    wz_draw_step(s->draw, s->prompts, recipe->batch);
-    struct wz_batch_plan plan = { s->prompts,          recipe->batch,       p->step,         0,
-                                  &job->roles.learner, job->recipe->leaves, &s->coefficients };
-    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated); /* play, judge, deliver */
+    if (s->draw) play(s, p->step, report);
     report->played = wz_now();
-    for (int i = 0; i < job->n_agents; i++) /* advantages, loss, update */
-        if (job->agents[i].learner.model)
-            wz_learner_step(&job->agents[i].learner, &job->agents[i].how, &job->link, &s->group, report->episodes,
-                            report->n, recipe->batch, recipe->steps, job->recipe->seed, &report->learned[i]);
+    for (int i = 0; i < job->n_agents; i++) { /* advantages, loss, update */
+        struct wz_agent *a = &job->agents[i];
+        if (!a->learner.model) continue;
+        if (s->draw)
+            wz_learner_step(&a->learner, &a->how, &job->link, &s->group, report->episodes, report->n, recipe->batch,
+                            recipe->steps, job->recipe->seed, &report->learned[i]);
+        else
+            wz_sft_step(&a->learner, &a->how, &job->link, &s->group, &a->examples, recipe->batch, p->step,
+                        recipe->steps, job->recipe->seed, &report->learned[i]);
+    }
     report->learnt = wz_now();
     for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */
         if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);

@@ -7,7 +7,7 @@
 struct wz_stage {
     struct wz_job *job;
     const struct wz_recipe_stage *recipe;
-    struct wz_draw *draw;
+    struct wz_draw *draw;             /* NULL: supervised */
     const struct wz_prompt **prompts; /* of the step, [batch] */
     struct wz_group group;            /* the learners */
     struct wz_coefficients coefficients;
