@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-/* 0: the stage is done; 1: stopped before that, with a checkpoint; -1: it failed. */
+/* 0: the stage is done; 1: stopped before its end, with a checkpoint; -1: it failed. */
 static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir,
                        struct wz_err *err)
 {

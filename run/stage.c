@@ -1,7 +1,5 @@
-/* One stage of a run: what it opens on this rank, and the page that shows a step whole: wz_stage_step, station by
- * station.
- *
- * Every rank runs this same code; what a rank is not part of, it passes by. */
+/* One stage of training: what it opens on this rank, and one step in the order of the data (wz_stage_step): play,
+ * judge, learn, publish. A supervised stage learns only. Every rank runs this code and skips what it has no role in. */
 #include "run/stage.h"
 
 #include <inttypes.h>
@@ -24,8 +22,8 @@ static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_reci
     };
 }
 
-/* The reference is the agent as the stage began: these weights now, or, resumed in mid-stage, the checkpoint of
- * then. */
+/* The reference is the agent as the stage began: its weights now, or, where the stage is resumed, those of the
+ * checkpoint at its beginning. */
 static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
 {
     const char *name = a->recipe->name;

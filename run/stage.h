@@ -1,4 +1,4 @@
-/* stage: one stage of a run, step by step. train walks it and writes everything down; replay walks it and compares. */
+/* stage: one stage of training, step by step. train runs it and records everything; replay runs it and compares. */
 #ifndef WZ_STAGE_H
 #define WZ_STAGE_H
 
@@ -18,7 +18,7 @@ struct wz_step_report {
     const struct wz_recipe_stage *stage;
     Wz__Episode **episodes;
     int n;
-    double begin, played, learnt, published;     /* wz_now() at the stations of the step */
+    double begin, played, learnt, published;     /* wz_now() after each part of the step */
     int64_t generated[WZ_MAX_AGENTS];            /* turns written, by agent (root) */
     struct wz_step_stats learned[WZ_MAX_AGENTS]; /* by agent */
 };
@@ -30,7 +30,7 @@ int wz_stage_open(struct wz_stage *stage, struct wz_job *job, const struct wz_pr
 void wz_stage_close(struct wz_stage *stage); /* accepts zero */
 /* One step; p moves on: step, versions, hashes, chain. All ranks call it. */
 void wz_stage_step(struct wz_stage *stage, struct wz_progress *p, struct wz_step_report *report);
-/* Was that the last one? Then p is at the beginning of the next stage. */
+/* Was that the last step? Then p moves to the beginning of the next stage. */
 bool wz_stage_ends(const struct wz_stage *stage, struct wz_progress *p);
 
 #endif

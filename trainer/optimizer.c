@@ -1,16 +1,17 @@
-/* Gradient buffers in a fixed tree, and AdamW, shared out over the learners (ZeRO; Rajbhandari et al. 2020).
+/* Gradient buffers in a fixed tree, and AdamW, sharded over the learners (ZeRO, Rajbhandari et al. 2020).
  *
  * Leaves arrive in order; buffer k holds the sum of 2^k neighbouring leaves, like the bits of a counter:
  *     leaf 0        leaf 1: 0+1        leaf 2      leaf 3: 2+3, (0+1)+(2+3)   ...
- * The group's sum goes on with the same tree across ranks, so the shape never depends on how many there are:
+ * The sum over the group continues the same tree across ranks, so its shape does not depend on their number:
  *
- *     grad ─▶ wz_tree_scatter ─▶ my shard of the sum ─▶ AdamW with my shard of m and v ─▶
- *             my shard of params ─▶ wz_shards_gather
+ *     grad ─▶ wz_tree_scatter ─▶ own shard of the sum ─▶ AdamW with own shard of m and v ─▶
+ *             own shard of params ─▶ wz_shards_gather
  *
- * A bf16 model's params are its masters, of which a learner has its shard only: it rounds them, and what is gathered is
- * bf16.
+ * AdamW goes over the spans that are trained; the gradient of all else is cleared first. A bf16 model's params are its
+ * masters, of which a learner has its shard only: it rounds them, and what is gathered is bf16.
  *
- * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on it either. */
+ * The norm is a sum over blocks, which lie whole in a shard, in order of the array: it does not depend on the number of
+ * ranks either. */
 #include "trainer/trainer.h"
 
 #include <assert.h>
@@ -84,7 +85,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     *opt = (struct wz_optimizer){ 0 };
 }
 
-/* Where the next leaf is written: the lowest empty buffer (its turn in the tree comes in leaf_done). */
+/* Where the next leaf is written: the lowest empty buffer (leaf_done adds it to the tree). */
 static int lowest_empty(const struct wz_optimizer *opt)
 {
     int k = 0;
@@ -146,17 +147,17 @@ static double square(struct wz_optimizer *opt, struct wz_link *link, const struc
     wz_squares(opt->model->be, opt->sums, g, opt->shard.n);
     wz_all_gather_bytes(link, group, opt->sums, mine * sizeof *opt->sums, came);
     for (int s = 0; s < group->n; s++) {
-        const struct wz_buf *his = &came[wz_shard_owner(s, group->n)];
-        for (size_t at = 0; at < his->len; at += sizeof total) {
+        const struct wz_buf *theirs = &came[wz_shard_owner(s, group->n)];
+        for (size_t at = 0; at < theirs->len; at += sizeof total) {
             double sum;
-            memcpy(&sum, his->data + at, sizeof sum);
+            memcpy(&sum, theirs->data + at, sizeof sum);
             total += sum;
         }
     }
     return total;
 }
 
-/* What every member's AdamW has made, to all. Of norms, which are few, the members have any number: they pass
+/* Every member's updated shard, to all. Norms are few, and not every member has the same number of them: they go
  * through the host. */
 static void gather(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group)
 {
@@ -174,9 +175,9 @@ static void gather(struct wz_optimizer *opt, struct wz_link *link, const struct 
     if (n) wz_download(m->be, opt->norms, mine, n * sizeof *mine);
     wz_all_gather_bytes(link, group, opt->norms, n * sizeof *mine, came);
     for (int i = 0; i < group->n; i++) {
-        float *his = wz_model_norms(m, wz_shard_of(i, group->n, m->n_params), &n);
-        assert(came[i].len == n * sizeof *his);
-        if (n && i != group->me) wz_upload(m->be, his, came[i].data, came[i].len);
+        float *theirs = wz_model_norms(m, wz_shard_of(i, group->n, m->n_params), &n);
+        assert(came[i].len == n * sizeof *theirs);
+        if (n && i != group->me) wz_upload(m->be, theirs, came[i].data, came[i].len);
     }
 }
 

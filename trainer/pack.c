@@ -1,4 +1,4 @@
-/* Whole sequences packed into the rows of one forward. */
+/* Whole sequences packed into the rows of one forward, a row a token. */
 #include "trainer/trainer.h"
 
 #include <assert.h>

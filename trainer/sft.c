@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Tokens that rendering messages[0..n) with an open assistant turn yields: where turn n's own tokens begin. */
+/* The tokens of messages[0, n); open: and of the beginning of an assistant turn. */
 static int rendered(const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_message *messages,
                     int n, bool open, struct wz_ids *out, struct wz_err *err)
 {
