@@ -14,10 +14,16 @@ struct opened {
 
 const char *wz_backend_name(int i) { return i < (int)WZ_COUNT(rows) ? rows[i]->name : NULL; }
 
-const struct wz_backend_row *wz_backend_row(const char *name)
+/* NULL and a sentence where there is none of that name. */
+static const struct wz_backend_row *row_named(const char *name, struct wz_err *err)
 {
+    struct wz_buf names = { 0 };
+
     for (size_t i = 0; i < WZ_COUNT(rows); i++)
         if (strcmp(name, rows[i]->name) == 0) return rows[i];
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) wz_buf_printf(&names, ", %s", rows[i]->name);
+    wz_fail(err, "there is no backend '%s': expected one of auto%s", name, names.data);
+    wz_buf_finish(&names);
     return NULL;
 }
 
@@ -57,13 +63,21 @@ struct wz_backend *wz_backend_open(const char *name, int threads, const struct w
         }
         return NULL;
     }
-    const struct wz_backend_row *row = wz_backend_row(name);
-    if (row) return open_row(row, threads, numerics, err);
-    struct wz_buf names = { 0 };
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) wz_buf_printf(&names, ", %s", rows[i]->name);
-    wz_fail(err, "there is no backend '%s': expected one of auto%s", name, names.data);
-    wz_buf_finish(&names);
-    return NULL;
+    const struct wz_backend_row *row = row_named(name, err);
+    return row ? open_row(row, threads, numerics, err) : NULL;
+}
+
+struct wz_backend *wz_backend_counting(const char *name, const struct wz_numerics *numerics, struct wz_err *err)
+{
+    const struct wz_backend_row *row = row_named(name, err);
+    struct wz_backend *be = row ? open_row(&wz_backend_count, 1, numerics, err) : NULL;
+
+    if (!be) return NULL;
+    be->name = row->name;
+    be->half_kv = row->half_kv;
+    be->grain = row->grain;
+    be->counted = row;
+    return be;
 }
 
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused)

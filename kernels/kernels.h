@@ -6,6 +6,7 @@
 #define WZ_KERNELS_H
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "kernels/ops.h"
 
@@ -17,8 +18,16 @@ struct wz_backend *wz_backend_open(const char *name, int threads, const struct w
 void wz_backend_close(struct wz_backend *be); /* accepts NULL */
 /* Names of the table of backends, whether or not they open here; NULL after the last. */
 const char *wz_backend_name(int i);
-/* For plans: the named row, whether or not it opens here; NULL where there is none of that name. */
-const struct wz_backend_row *wz_backend_row(const char *name);
+/* For plans: a backend that stands for the named row, whether or not that opens here, and allocates nothing: it counts
+ * what would be allocated. What is created on it can be destroyed, and nothing else. Errors as wz_backend_open. */
+struct wz_backend *wz_backend_counting(const char *name, const struct wz_numerics *numerics, struct wz_err *err);
+struct wz_counted {
+    const char *label;
+    size_t bytes; /* as the allocator takes them */
+    bool host;    /* in the host's memory, whatever the backend's is */
+};
+/* What was counted since the last call: *n rows, in order of their first allocation, until the next allocation. */
+const struct wz_counted *wz_backend_counted(struct wz_backend *be, int *n);
 /* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused);
 
@@ -114,7 +123,30 @@ static inline bool wz_rows_whole(const struct wz_rows *r)
 
 /* ---- memory ----------------------------------------------------------------------------------------------- */
 
-static inline void *wz_backend_alloc(struct wz_backend *be, size_t size) { return be->ops.alloc(be, size); }
+/* Memory of the backend, zeroed; dies when there is none. label says what for, as plans name it: static text. */
+static inline void *wz_backend_alloc_for(struct wz_backend *be, size_t size, const char *label)
+{
+    be->label = label;
+    return be->ops.alloc(be, size);
+}
+
+static inline void *wz_backend_alloc(struct wz_backend *be, size_t size)
+{
+    return wz_backend_alloc_for(be, size, "other");
+}
+
+void *wz_count(struct wz_backend *be, size_t size, const char *label, bool host); /* of a counting backend */
+
+/* wz_alloc and free, for what of the host's memory a plan should show. */
+static inline void *wz_host_alloc(struct wz_backend *be, size_t size, const char *label)
+{
+    return be->counted ? wz_count(be, size, label, true) : wz_alloc(size);
+}
+
+static inline void wz_host_free(struct wz_backend *be, void *p)
+{
+    if (!be->counted) free(p);
+}
 
 static inline void wz_backend_free(struct wz_backend *be, void *p) { be->ops.free(be, p); }
 

@@ -177,9 +177,11 @@ struct wz_backend {
                                 * round what they multiply (x, d_y, g) to bf16 first; sums are f32 all the same */
     bool int8;  /* it multiplies INT8; set when it is opened */
     int grain;  /* rows that matmul_back_w and head_back add in one step: the row's */
-    bool half_kv;     /* it takes caches of bf16, and a bf16 model's shall be one: the row's */
-    bool half_scores; /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
-    void *state;      /* the row's own */
+    bool half_kv;      /* it takes caches of bf16, and a bf16 model's shall be one: the row's */
+    bool half_scores;  /* over such a cache attention and its backward round to bf16 what they multiply; sums are f32 */
+    void *state;       /* the row's own */
+    const char *label; /* of the memory that alloc is asked for: see wz_backend_alloc_for */
+    const struct wz_backend_row *counted; /* not NULL: it allocates nothing, and counts for this row (count/count.c) */
     const struct wz_device
         *device; /* NULL: its memory is the host's, and what alloc gives may be read and written as it is */
 };
@@ -195,6 +197,6 @@ struct wz_backend_row {
     bool half_kv;
     int grain;
 };
-extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda;
+extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda, wz_backend_count;
 
 #endif

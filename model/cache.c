@@ -11,15 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t wz_cache_bytes(const struct wz_config *c, int pages, int page, bool half)
-{
-    size_t slot = wz_mul((size_t)c->kv_heads, (size_t)c->head_dim);
-
-    return wz_mul(wz_mul(wz_mul(wz_mul(slot, (size_t)pages), (size_t)page), (size_t)c->layers), half ? 4 : 8);
-}
-
 struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page)
 {
+    static const char table[] = "key/value page table";
     const struct wz_config *c = &model->config;
     struct wz_cache *cache = wz_alloc(sizeof(*cache));
 
@@ -30,18 +24,17 @@ struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int pa
     cache->page = page;
     cache->context = (c->context + page - 1) / page * page;
     bool half = model->type != WZ_F32 && model->be->half_kv;
-    size_t bytes = wz_cache_bytes(c, pages, page, half), share = bytes / (size_t)c->layers / 2;
-    cache->block = wz_backend_alloc(cache->be, bytes);
+    size_t slots = wz_mul(wz_mul((size_t)pages, (size_t)page), wz_mul((size_t)c->kv_heads, (size_t)c->head_dim)),
+           share = wz_mul(slots, half ? sizeof(uint16_t) : sizeof(float));
+    cache->block = wz_backend_alloc_for(cache->be, wz_mul(share, 2 * (size_t)c->layers), "key/value cache");
     cache->kv = wz_alloc((size_t)c->layers * sizeof(*cache->kv));
     for (int l = 0; l < c->layers; l++) {
         char *k = cache->block + (size_t)l * 2 * share;
         cache->kv[l] = (struct wz_kv){ (float *)k, (float *)(k + share), pages, page, c->kv_heads, c->head_dim, half };
     }
-    cache->unused = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
-    cache->uses = wz_alloc(wz_mul((size_t)pages, sizeof(int)));
-    cache->version = wz_alloc(wz_mul((size_t)pages, sizeof(uint64_t)));
-    cache->n_unused = pages;
-    for (int i = 0; i < pages; i++) cache->unused[i] = pages - 1 - i; /* page 0 goes first */
+    cache->unused = wz_host_alloc(cache->be, wz_mul((size_t)pages, sizeof(int)), table);
+    cache->uses = wz_host_alloc(cache->be, wz_mul((size_t)pages, sizeof(int)), table);
+    cache->version = wz_host_alloc(cache->be, wz_mul((size_t)pages, sizeof(uint64_t)), table);
     return cache;
 }
 
@@ -50,13 +43,13 @@ void wz_cache_destroy(struct wz_cache *cache)
     if (!cache) return;
     wz_backend_free(cache->be, cache->block);
     free(cache->kv);
-    free(cache->unused);
-    free(cache->uses);
-    free(cache->version);
+    wz_host_free(cache->be, cache->unused);
+    wz_host_free(cache->be, cache->uses);
+    wz_host_free(cache->be, cache->version);
     free(cache);
 }
 
-int wz_cache_free_pages(const struct wz_cache *cache) { return cache->n_unused; }
+int wz_cache_free_pages(const struct wz_cache *cache) { return cache->pages - cache->n_fresh + cache->n_unused; }
 
 static int pages_for(const struct wz_cache *cache, int tokens)
 {
@@ -82,7 +75,7 @@ static void seq_room(const struct wz_cache *cache, struct wz_seq *seq, int n_pag
 
 static int page_take(struct wz_cache *cache)
 {
-    int page = cache->unused[--cache->n_unused];
+    int page = cache->n_unused ? cache->unused[--cache->n_unused] : cache->n_fresh++;
 
     cache->uses[page] = 1;
     return page;
@@ -99,7 +92,7 @@ bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n)
     assert(n >= 0 && n <= cache->context - seq->len);
     int want = (seq->len + n + cache->page - 1) / cache->page;
 
-    if (want - seq->n_pages > cache->n_unused) return false;
+    if (want - seq->n_pages > wz_cache_free_pages(cache)) return false;
     seq_room(cache, seq, want);
     while (seq->n_pages < want) seq->pages[seq->n_pages++] = page_take(cache);
     return true;
@@ -110,7 +103,7 @@ bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq
     int full = len / cache->page, part = len % cache->page;
 
     assert(dst->len == 0 && dst->n_pages == 0 && len >= 0 && len <= src->len);
-    if (part && cache->n_unused == 0) return false;
+    if (part && wz_cache_free_pages(cache) == 0) return false;
     seq_room(cache, dst, full + (part > 0));
     for (int i = 0; i < full; i++) {
         dst->pages[i] = src->pages[i];

@@ -82,21 +82,6 @@ static int pages_of(int max_num_seqs, int page_tokens, int pages, int max_seq_le
 /* One for each running sequence, the cached prefixes, and one that is being made. */
 static int tokens_of(int max_num_seqs) { return (1 + PREFIXES) * max_num_seqs + 1; }
 
-static size_t ids_bytes(int max_num_seqs, int max_seq_len)
-{
-    return wz_mul((size_t)tokens_of(max_num_seqs) * sizeof(int), (size_t)max_seq_len);
-}
-
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int max_num_seqs, int page_tokens,
-                                       int pages, int max_seq_len)
-{
-    max_seq_len = seq_len_of(config, max_seq_len);
-    pages = pages_of(max_num_seqs, page_tokens, pages, max_seq_len);
-    return (struct wz_engine_bytes){ wz_cache_bytes(config, pages, page_tokens, half),
-                                     wz_work_bytes(config, max_num_seqs + CHUNK, false, false),
-                                     ids_bytes(max_num_seqs, max_seq_len) };
-}
-
 struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int page_tokens, int pages,
                                    int max_seq_len)
 {
@@ -115,7 +100,8 @@ struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int
     e->tokens = wz_alloc(sizeof *e->tokens * n_tokens);
     e->prefixes = wz_alloc(sizeof *e->prefixes * (size_t)e->max_prefixes);
     e->free_tokens = wz_alloc(sizeof *e->free_tokens * n_tokens);
-    e->all_ids = wz_alloc(ids_bytes(max_num_seqs, max_seq_len));
+    e->all_ids =
+        wz_host_alloc(model->be, wz_mul(n_tokens * sizeof(int), (size_t)max_seq_len), "prefix-cache token ids");
     for (size_t i = 0; i < n_tokens; i++) {
         e->tokens[i].ids = e->all_ids + i * (size_t)max_seq_len;
         wz_seq_room(e->cache, &e->tokens[i].seq, max_seq_len);
@@ -140,8 +126,9 @@ void wz_engine_destroy(struct wz_engine *e)
     for (int i = 0; i < e->n_tokens; i++) wz_seq_finish(e->cache, &e->tokens[i].seq);
     wz_work_destroy(e->work);
     wz_cache_destroy(e->cache);
-    void *const arrays[] = { e->running, e->tokens, e->prefixes, e->free_tokens, e->all_ids, e->seqs,  e->count,
-                             e->ids,     e->last,   e->sampler,  e->token,       e->logp,    e->picks, e };
+    wz_host_free(e->model->be, e->all_ids);
+    void *const arrays[] = { e->running, e->tokens,  e->prefixes, e->free_tokens, e->seqs,  e->count, e->ids,
+                             e->last,    e->sampler, e->token,    e->logp,        e->picks, e };
     for (size_t i = 0; i < WZ_COUNT(arrays); i++) free(arrays[i]);
 }
 

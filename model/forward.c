@@ -66,13 +66,6 @@ static size_t plan_host(struct wz_work *w, size_t n, char *block)
     return at;
 }
 
-size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape, bool recompute)
-{
-    struct wz_work w;
-
-    return plan(&w, config, (size_t)max_rows, tape, recompute, NULL);
-}
-
 struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape)
 {
     struct wz_work *w = wz_alloc(sizeof(*w));
@@ -82,7 +75,8 @@ struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool 
     w->max_rows = max_rows;
     w->tape = tape;
     w->recompute = tape && model->recompute;
-    w->block = wz_backend_alloc(model->be, plan(w, &model->config, (size_t)max_rows, tape, w->recompute, NULL));
+    w->block = wz_backend_alloc_for(model->be, plan(w, &model->config, (size_t)max_rows, tape, w->recompute, NULL),
+                                    tape ? "activations" : "forward scratch");
     plan(w, &model->config, (size_t)max_rows, tape, w->recompute, w->block);
     w->host = wz_alloc(plan_host(w, (size_t)max_rows, NULL));
     plan_host(w, (size_t)max_rows, w->host);

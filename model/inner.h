@@ -39,7 +39,8 @@ struct wz_cache {
     struct wz_kv *kv; /* [L] */
     char *block;      /* every layer's k and v */
     int layers, pages, page, context;
-    int *unused, n_unused; /* stack of free pages */
+    int *unused, n_unused; /* stack of pages given back */
+    int n_fresh;           /* pages from here on were never taken */
     int *uses;             /* [pages] sequences that hold the page */
     uint64_t *version;     /* [pages] weights that filled it (law 6) */
 };

@@ -72,14 +72,6 @@ int wz_config_load(struct wz_config *config, const char *path, struct wz_err *er
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
                                  struct wz_backend *be);
 void wz_model_destroy(struct wz_model *model);
-/* What a model of that shape takes in the memory of the named backend: its parameters, and the backend's own copies;
- * and in the host's: its lists and the piece that goes between the two. params: how many, the gaps between them
- * counted; masters: of the one of so many learners (0: it does not train) who has most. */
-struct wz_model_bytes {
-    size_t params, weights, masters, packed, host;
-};
-struct wz_model_bytes wz_model_bytes(const struct wz_config *config, enum wz_type type, int learners,
-                                     const char *backend);
 /* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
 void wz_model_init(struct wz_model *model, uint64_t seed);
 /* A hub folder (config.json, model*.safetensors) or a GGUF file. NULL and a sentence on error. */
@@ -123,7 +115,6 @@ struct wz_seq {
 struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page);
 void wz_cache_destroy(struct wz_cache *cache);
 int wz_cache_free_pages(const struct wz_cache *cache);
-size_t wz_cache_bytes(const struct wz_config *config, int pages, int page, bool half); /* half: bf16 */
 /* Room for `n` more tokens after seq->len (len itself moves in forward). False: too few free pages, nothing changed. */
 bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
 /* dst (empty) begins with the first `len` tokens of src: full pages are shared, a part page is copied. False: no
@@ -151,7 +142,6 @@ void wz_work_destroy(struct wz_work *work);
 /* Makes room now for batches of up to `seqs` sequences of up to `tokens` tokens in that cache: no later forward
  * allocates. */
 void wz_work_room(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
-size_t wz_work_bytes(const struct wz_config *config, int max_rows, bool tape, bool recompute);
 
 /* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in
  * batch order, valid until the next forward with this work. Room in the cache must have been reserved. */

@@ -122,26 +122,6 @@ static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n
     return type == WZ_F32 ? wz_mul(n, sizeof(float)) : wz_mul(n, sizeof(uint16_t)) + norms * sizeof(float);
 }
 
-struct wz_model_bytes wz_model_bytes(const struct wz_config *c, enum wz_type type, int learners, const char *backend)
-{
-    struct wz_model_bytes b = { 0 };
-    int n;
-    struct wz_param *list = wz_params_list(c, &n, &b.params);
-
-    b.weights = block_bytes(c, type, b.params);
-    if (learners && type != WZ_F32) b.masters = wz_mul(wz_shard_of(learners - 1, learners, b.params).n, sizeof(float));
-    for (int i = 0; i < n; i++) {
-        const struct wz_weight w = { NULL, param_type(i, n, type), list[i].rows, list[i].cols, NULL };
-        if (list[i].cols > 0 && (i > 0 || c->tied))
-            b.packed +=
-                wz_backend_row(backend)->packed(&(struct wz_numerics){ 0 }, &w); /* the look-up reads no panels */
-    }
-    free(list);
-    b.host =
-        CHUNK * sizeof(float) + wz_mul((size_t)n, sizeof *list) + wz_mul((size_t)c->layers, sizeof(struct wz_layer));
-    return b;
-}
-
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
                                  struct wz_backend *be)
 {
@@ -152,15 +132,15 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     m->be = be;
     m->type = type;
     m->list = wz_params_list(config, &m->n_list, &m->n_params);
-    void *block = wz_backend_alloc(be, block_bytes(config, type, m->n_params));
+    void *block = wz_backend_alloc_for(be, block_bytes(config, type, m->n_params), "weights");
     if (type == WZ_F32) m->params = block;
     else m->block = block;
     if (type != WZ_F32 && trains) {
         m->shard = wz_shard_of(trains->me, trains->size, m->n_params);
-        m->masters = wz_backend_alloc(be, m->shard.n * sizeof(float));
+        m->masters = wz_backend_alloc_for(be, m->shard.n * sizeof(float), "f32 masters");
     }
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
-    m->chunk = wz_alloc(CHUNK * sizeof(*m->chunk));
+    m->chunk = wz_host_alloc(be, CHUNK * sizeof(*m->chunk), "staging chunk");
     m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
     wz_rope_freq(config, m->freq);
     point(m);
@@ -187,7 +167,7 @@ void wz_model_destroy(struct wz_model *m)
     free(m->offloaded);
     free(m->list);
     free(m->layers);
-    free(m->chunk);
+    wz_host_free(m->be, m->chunk);
     free(m->freq);
     free(m);
 }
@@ -340,6 +320,7 @@ static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
     uint64_t hash = 0, *sums = (void *)m->chunk;
     size_t pieces = n / WZ_PIECE, left = n % WZ_PIECE, most = WZ_PIECE / sizeof *sums;
 
+    if (m->be->counted) return 0;
     if (!m->be->device) return wz_hash_pieces(m->be->pool, bytes, n);
     for (size_t at = 0, k; at < pieces; at += k) {
         k = pieces - at < most ? pieces - at : most;

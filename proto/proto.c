@@ -56,16 +56,6 @@ void wz_turn_add(Wz__Turn *t, int32_t id, float logp)
     t->logp[t->n_logp++] = logp;
 }
 
-size_t wz_episode_bytes(int turns, int context, int ids)
-{
-    const Wz__Turn *t = NULL;
-    enum { TEXT = 8 }; /* bytes of a token's text, in a long-winded language */
-    size_t token = sizeof *t->ids + sizeof *t->logp + sizeof *t->ref_logp + sizeof *t->advantage + TEXT;
-
-    return sizeof(Wz__Episode) +
-           (size_t)turns * (sizeof *t + (size_t)context * sizeof *t->context + (size_t)ids * token);
-}
-
 static void put_u32(struct wz_buf *out, uint32_t v)
 {
     const uint8_t b[4] = { (uint8_t)v, (uint8_t)(v >> 8), (uint8_t)(v >> 16), (uint8_t)(v >> 24) };

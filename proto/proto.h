@@ -12,10 +12,7 @@ void wz_episode_free(Wz__Episode *e);                      /* accepts NULL */
 Wz__Turn *wz_episode_turn(Wz__Episode *e);                 /* appends an empty turn */
 void wz_set_string(char **field, const char *s, size_t n); /* replaces a string field; bad UTF-8 becomes U+FFFD */
 void wz_turn_reserve(Wz__Turn *t, size_t n);               /* room for n ids and logp, none used */
-/* About what an episode takes on the heap: turns of so many context ids and sampled ids, with text, references and
- * advantages. */
-size_t wz_episode_bytes(int turns, int context, int ids);
-void wz_turn_add(Wz__Turn *t, int32_t id, float logp); /* within the room reserved */
+void wz_turn_add(Wz__Turn *t, int32_t id, float logp);     /* within the room reserved */
 
 /* Several episodes as one run of bytes: u32 count, then u32 length + message each (little endian). */
 void wz_episodes_pack(Wz__Episode *const *episodes, int n, struct wz_buf *out);

@@ -1,7 +1,9 @@
 /* Every buffer of every kind of rank, their sums, and whether they fit.
  *
- * Ranks lie on hosts in blocks, as mpirun and srun place them: with 8 on a host, rank r is on host r / 8. Those of a
- * host share its GPUs in turn. What lies in a GPU is held against that GPU, all else against the host. */
+ * Models, engines and learners are created by the functions that a run calls, on a backend that only counts
+ * (kernels/count). Ranks lie on hosts in blocks, as mpirun and srun place them: with 8 on a host, rank r is on host
+ * r / 8. Those of a host share its GPUs in turn. What lies in a GPU is compared with that GPU's memory, all else with
+ * the host's. */
 #include "run/plan.h"
 
 #include <inttypes.h>
@@ -10,96 +12,91 @@
 
 /* ---- making it -------------------------------------------------------------------------------------------- */
 
-static void add(struct wz_plan_kind *k, const struct wz_plan *plan, const char *agent, const char *what, size_t bytes,
-                bool host)
+static void add(struct wz_plan_kind *k, const char *agent, const char *part, const char *what, size_t bytes, bool host)
 {
     if (!bytes) return;
-    if (host || !plan->machine.gpus) bytes = wz_alloc_size(bytes);
     if (k->n_rows == (int)WZ_COUNT(k->rows)) wz_die("plan: more than %d buffers", k->n_rows);
-    k->rows[k->n_rows++] = (struct wz_plan_row){ agent, what, bytes, host };
+    struct wz_plan_row *r = &k->rows[k->n_rows++];
+    *r = (struct wz_plan_row){ .agent = agent, .bytes = bytes, .host = host };
+    snprintf(r->what, sizeof r->what, "%s%s", part, what);
     *(host ? &k->host : &k->device) += bytes;
 }
 
-/* What one agent's learner takes in a stage; added to the kind, or, where k is NULL, only summed. */
-static size_t learner(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_learn *r,
-                      const struct wz_recipe_agent *agent, const struct wz_config *c, int learners)
+/* Adds what was counted since the last call, as this part of the agent's. offloaded: its weights are on the host. */
+static void take(struct wz_plan_kind *k, struct wz_backend *be, const char *agent, const char *part, bool offloaded)
+{
+    int n;
+    const struct wz_counted *c = wz_backend_counted(be, &n);
+
+    for (int i = 0; i < n; i++) {
+        bool host = c[i].host || (offloaded && !strcmp(c[i].label, "weights"));
+        add(k, agent, part, c[i].label, c[i].bytes, host);
+    }
+}
+
+/* The learners of a stage, each the last of its group, whose shard is the largest. */
+static void stage(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_stage *s,
+                  struct wz_model *const *models, int learners)
 {
     const struct wz_recipe *recipe = plan->recipe;
-    enum wz_type type = wz_type_named(agent->type);
-    const struct wz_model_bytes model = wz_model_bytes(c, type, 0, plan->backend);
-    bool reference = r->kl_coef > 0;
-    struct wz_learner_bytes b = wz_learner_bytes(c, type == WZ_BF16 && plan->row->half_kv, model.params, reference,
-                                                 recipe->leaves / learners, learners, recipe->micro_batch_tokens,
-                                                 wz_pack_rows(plan->row->grain, wz_job_longest(recipe, c)),
-                                                 !strcmp(recipe->activation_checkpointing, "layers"));
-    const size_t weights = reference ? model.weights : 0,
-                 away = strcmp(recipe->reference_location, "host") ? 0 : weights;
-    const struct {
-        const char *what;
-        size_t bytes;
-    } rows[] = {
-        { "moments", b.opt.moments },
-        { "gradient tree", b.opt.gradients },
-        { "activations and scratch", b.pack.work },
-        { "training key/value cache", b.pack.cache },
-        { "reference weights", weights - away },
-        { "reference panels", reference ? model.packed : 0 },
-        { "reference scratch", b.reference.work },
-        { "reference key/value cache", b.reference.cache },
-    };
-    size_t sum = 0;
+    const struct wz_group group = { .n = learners, .me = learners - 1 };
 
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        sum += rows[i].bytes;
-        if (k) add(k, plan, agent->name, rows[i].what, rows[i].bytes, false);
+    for (int i = 0; i < (int)recipe->n_agents; i++) {
+        struct wz_model *m = models[i], *reference = NULL;
+        const char *name = recipe->agents[i].name;
+        const struct wz_recipe_learn *r = wz_recipe_learn(s, name);
+        struct wz_learner l;
+        if (!r) continue;
+        if (r->kl_coef > 0) {
+            reference = wz_model_create(&m->config, m->type, NULL, m->be);
+            wz_model_commit(reference, 1);
+            take(k, m->be, name, "reference ", !strcmp(recipe->reference_location, "host"));
+        }
+        wz_learner_init(&l, m, reference, i, false, recipe->leaves / learners, &group, recipe->micro_batch_tokens,
+                        wz_job_longest(recipe, &m->config));
+        take(k, m->be, name, "learner ", false);
+        wz_learner_finish(&l);
+        wz_model_destroy(reference);
     }
-    if (k) add(k, plan, agent->name, "reference weights", away, true);
-    return sum;
 }
 
-/* A stage's learners, as learner() does it. */
-static size_t stage(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_stage *s,
-                    const struct wz_config *configs, int learners)
-{
-    size_t sum = 0;
-
-    for (unsigned i = 0; i < plan->recipe->n_agents; i++) {
-        const struct wz_recipe_learn *r = wz_recipe_learn(s, plan->recipe->agents[i].name);
-        if (r) sum += learner(k, plan, r, &plan->recipe->agents[i], &configs[i], learners);
-    }
-    return sum;
-}
-
-/* learners: of a rank that is one of them, how many there are; else 0. */
-static void models(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, bool plays,
-                   int learners)
+/* An agent's model and, where it plays, its engine. learners: of a rank that is one of them, how many there are; else
+ * 0. */
+static struct wz_model *agent(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_recipe_agent *a,
+                              const struct wz_config *config, bool plays, int learners, struct wz_backend *be)
 {
     const struct wz_recipe *recipe = plan->recipe;
-    size_t staging = 0;
+    const bool trains = learners && wz_recipe_learns(recipe, a->name);
+    const struct wz_share last = { learners - 1, learners };
 
-    for (unsigned i = 0; i < recipe->n_agents; i++) {
-        const struct wz_recipe_agent *a = &recipe->agents[i];
-        enum wz_type type = wz_type_named(a->type);
-        int trainers = wz_recipe_learns(recipe, a->name) ? learners : 0;
-        if (!plays && !trainers) continue;
-        struct wz_model_bytes b = wz_model_bytes(&configs[i], type, trainers, plan->backend);
-        add(k, plan, a->name, "weights", b.weights, false);
-        add(k, plan, a->name, "f32 masters", b.masters, false);
-        add(k, plan, a->name, "packed panels", b.packed, false);
-        add(k, plan, a->name, "lists and a piece in passing", b.host, true);
-        if (trainers) staging = WZ_STAGE;
-        if (!plays) continue;
-        struct wz_engine_bytes e =
-            wz_engine_bytes(&configs[i], type == WZ_BF16 && plan->row->half_kv, recipe->rollout.max_num_seqs,
-                            recipe->rollout.kv_page_tokens, recipe->rollout.kv_pages, recipe->rollout.max_seq_len);
-        add(k, plan, a->name, "key/value cache", e.cache, false);
-        add(k, plan, a->name, "scratch", e.work, false);
-        add(k, plan, a->name, "ids of what is cached", e.ids, true);
+    if (!plays && !trains) return NULL;
+    struct wz_model *m = wz_model_create(config, wz_type_named(a->type), trains ? &last : NULL, be);
+    m->recompute = !strcmp(recipe->activation_checkpointing, "layers");
+    wz_model_commit(m, 1);
+    take(k, be, a->name, "", false);
+    add(k, a->name, "", "tensor index",
+        (size_t)m->n_list * sizeof *m->list + (size_t)config->layers * sizeof *m->layers, true);
+    if (plays) {
+        wz_engine_destroy(wz_engine_create(m, recipe->rollout.max_num_seqs, recipe->rollout.kv_page_tokens,
+                                           recipe->rollout.kv_pages, recipe->rollout.max_seq_len));
+        take(k, be, a->name, "", false);
     }
-    add(k, plan, "", "weights and moments in passing", staging, true);
+    return m;
 }
 
-/* A rank's share of the largest batch, as messages and as bytes on their way; every turn as long as it may get. */
+/* About what an episode takes on the heap: turns of so many context ids and sampled ids, with text, references and
+ * advantages. */
+static size_t episode_bytes(int turns, int context, int ids)
+{
+    const Wz__Turn *t = NULL;
+    enum { TEXT = 8 }; /* bytes of a token's text, in a language that takes many */
+    size_t token = sizeof *t->ids + sizeof *t->logp + sizeof *t->ref_logp + sizeof *t->advantage + TEXT;
+
+    return sizeof(Wz__Episode) +
+           (size_t)turns * (sizeof *t + (size_t)context * sizeof *t->context + (size_t)ids * token);
+}
+
+/* A rank's share of the largest batch, as messages and as bytes being sent; every turn as long as it may get. */
 static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_config *configs, int sharers)
 {
     const struct wz_recipe *recipe = plan->recipe;
@@ -113,64 +110,83 @@ static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const s
         const struct wz_recipe_agent *a = &recipe->agents[i];
         int rounds = recipe->rollout.max_rounds, longest = wz_job_longest(recipe, &configs[i]);
         int ids = a->max_tokens < longest ? a->max_tokens : longest;
-        one += wz_episode_bytes(strcmp(a->role, "feedback") ? rounds + 1 : rounds, longest - ids, ids);
+        one += episode_bytes(strcmp(a->role, "feedback") ? rounds + 1 : rounds, longest - ids, ids);
     }
-    add(k, plan, "", "episodes, at most", 2 * one * (size_t)((batch + sharers - 1) / sharers), true);
+    add(k, "", "", "episodes, at most", 2 * one * (size_t)((batch + sharers - 1) / sharers), true);
 }
 
-static void kind_make(struct wz_plan *plan, const struct wz_roles *roles, int rank, const struct wz_config *configs)
+/* Which roles the ranks from this one on have, and how many ranks that is. Returns by how many a batch is shared. */
+static int kind_name(struct wz_plan_kind *k, const struct wz_roles *roles, int rank, bool *plays, bool *trains)
 {
     const struct {
         const char *name;
         const struct wz_ranks *ranks;
-    } all[] = { { "rollout", &roles->rollout }, { "reward", &roles->reward }, { "learner", &roles->learner } };
-    bool in[WZ_COUNT(all)];
-    struct wz_plan_kind *k = &plan->kinds[plan->n_kinds++];
+        bool *in;
+    } all[] = { { "rollout", &roles->rollout, plays },
+                { "reward", &roles->reward, NULL },
+                { "learner", &roles->learner, trains } };
     int sharers = 0;
 
     *k = (struct wz_plan_kind){ .first = rank };
     for (size_t i = 0; i < WZ_COUNT(all); i++) {
-        int first = all[i].ranks->ranks[0];
-        in[i] = rank >= first && rank < first + all[i].ranks->n;
-        if (!in[i]) continue;
+        int first = all[i].ranks->ranks[0], ranks = all[i].ranks->n;
+        bool in = rank >= first && rank < first + ranks;
+        if (all[i].in) *all[i].in = in;
+        if (!in) continue;
         size_t n = strlen(k->name);
         snprintf(k->name + n, sizeof k->name - n, "%s%s", n ? " + " : "", all[i].name);
-        k->ranks = all[i].ranks->n;
-        sharers = !sharers || all[i].ranks->n < sharers ? all[i].ranks->n : sharers;
+        k->ranks = ranks;
+        sharers = !sharers || ranks < sharers ? ranks : sharers;
     }
-    models(k, plan, configs, in[0], in[2] ? roles->learner.n : 0);
-    if (in[2]) {
-        const struct wz_recipe_stage *largest = NULL;
-        size_t most = 0;
-        for (unsigned s = 0; s < plan->recipe->n_stages; s++) {
-            size_t sum = stage(NULL, plan, &plan->recipe->stages[s], configs, roles->learner.n);
-            if (!largest || sum > most) largest = &plan->recipe->stages[s], most = sum;
-        }
-        if (largest) {
-            stage(k, plan, largest, configs, roles->learner.n);
-            k->stage = largest->name;
-        }
+    return sharers;
+}
+
+static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_roles *roles, int rank,
+                      const struct wz_config *configs, struct wz_backend *be)
+{
+    const struct wz_recipe *recipe = plan->recipe;
+    struct wz_model *models[WZ_MAX_AGENTS];
+    bool plays, trains;
+    int sharers = kind_name(k, roles, rank, &plays, &trains), learners = trains ? roles->learner.n : 0;
+
+    for (unsigned i = 0; i < recipe->n_agents; i++)
+        models[i] = agent(k, plan, &recipe->agents[i], &configs[i], plays, learners, be);
+    const struct wz_plan_kind base = *k;
+    for (unsigned s = 0; learners && s < recipe->n_stages; s++) { /* the stage that takes the most */
+        struct wz_plan_kind with = base;
+        stage(&with, plan, &recipe->stages[s], models, learners);
+        with.stage = recipe->stages[s].name;
+        if (!k->stage || with.device + with.host > k->device + k->host) *k = with;
     }
+    if (k->stage) add(k, "", "", "staging of weights and moments", WZ_STAGE, true);
+    for (unsigned i = 0; i < recipe->n_agents; i++) wz_model_destroy(models[i]);
     episodes(k, plan, configs, sharers);
 }
 
-/* A backend that does not open here can still be planned for, if it is named. */
-static int look_around(struct wz_plan *plan, struct wz_err *err)
+/* What this machine has. A backend that does not open here can still be planned for, if it is named. Returns the
+ * backend that counts for it. */
+static struct wz_backend *open_backend(struct wz_plan *plan, struct wz_err *err)
 {
-    struct wz_backend *be = wz_job_backend(plan->recipe, 1, err);
+    const struct wz_recipe *recipe = plan->recipe;
+    struct wz_backend *be = wz_job_backend(recipe, 1, err), *count;
     size_t total;
 
-    if (!be && !strcmp(plan->recipe->backend, "auto")) return -1;
-    snprintf(plan->backend, sizeof plan->backend, "%s", be ? be->name : plan->recipe->backend);
-    if (!(plan->row = wz_backend_row(plan->backend))) return -1;
-    if (be) plan->machine.gpus = wz_backend_devices(be, &total, &plan->machine.device);
-    else plan->machine.gpus = !strcmp(plan->backend, "cuda");
+    if (!be && !strcmp(recipe->backend, "auto")) return NULL;
+    count =
+        wz_backend_counting(be ? be->name : recipe->backend, &(struct wz_numerics){ .isa = recipe->numerics.isa }, err);
+    if (be && count) plan->machine.gpus = wz_backend_devices(be, &total, &plan->machine.device);
+    else if (count) plan->machine.gpus = count->counted->devices != NULL;
+    else wz_recipe_fail(recipe, err, "backend", "%s", err->text);
     wz_backend_close(be);
+    if (!count) return NULL;
+    plan->backend = count->name;
     wz_host_memory(&total, &plan->machine.host);
-    if (strcmp(plan->recipe->reference_location, "host") || plan->machine.gpus) return 0;
-    return wz_fail(
-        err, "reference: \"host\" is for a backend with memory of its own; %s computes in the host's, where they are",
-        plan->backend);
+    if (strcmp(recipe->reference_location, "host") || plan->machine.gpus) return count;
+    wz_recipe_fail(recipe, err, "reference_location",
+                   "\"host\" is for a backend with memory of its own; %s computes in the host's, where they are",
+                   plan->backend);
+    wz_backend_close(count);
+    return NULL;
 }
 
 static int load_config(struct wz_config *config, const struct wz_recipe_agent *agent, const char *dir,
@@ -188,18 +204,18 @@ int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const cha
 {
     struct wz_config configs[WZ_MAX_AGENTS];
     struct wz_roles *roles = wz_alloc(sizeof *roles);
-    int rc = -1, rank = 0;
+    struct wz_backend *be = NULL;
+    int rc = -1;
 
     *plan = (struct wz_plan){ .recipe = recipe, .size = size, .machine = { .hosts = hosts } };
-    if (look_around(plan, err) < 0 || wz_roles_assign(roles, recipe, true, -1, size, err) < 0) goto out;
+    if (wz_roles_assign(roles, recipe, true, -1, size, err) < 0 || !(be = open_backend(plan, err))) goto out;
     for (unsigned i = 0; i < recipe->n_agents; i++)
         if (load_config(&configs[i], &recipe->agents[i], dir, err) < 0) goto out;
-    while (rank < size) {
-        kind_make(plan, roles, rank, configs);
-        rank += plan->kinds[plan->n_kinds - 1].ranks;
-    }
+    for (int rank = 0; rank < size; rank += plan->kinds[plan->n_kinds - 1].ranks)
+        kind_make(&plan->kinds[plan->n_kinds++], plan, roles, rank, configs, be);
     rc = 0;
 out:
+    wz_backend_close(be);
     free(roles);
     return rc;
 }
@@ -297,7 +313,7 @@ int wz_plan_check(const struct wz_plan *plan, struct wz_err *err)
 
 static void print_line(FILE *out, const char *agent, const char *what, size_t bytes)
 {
-    fprintf(out, "  %-16s %-28s %16zu %11.1f MB\n", agent, what, bytes, (double)bytes * 1e-6);
+    fprintf(out, "  %-16s %-32s %16zu %11.1f MB\n", agent, what, bytes, (double)bytes * 1e-6);
 }
 
 static void print_sum(const struct wz_plan *plan, FILE *out, int host, int gpu)
@@ -308,7 +324,7 @@ static void print_sum(const struct wz_plan *plan, FILE *out, int host, int gpu)
 
     if (gpu >= 0) snprintf(name + n, sizeof name - (size_t)n, "%sGPU %d", n ? " " : "", gpu);
     else if (!n) snprintf(name, sizeof name, "host");
-    fprintf(out, "%-45s %18zu %11.1f MB", name, sum_on(plan, host, gpu), (double)sum_on(plan, host, gpu) * 1e-6);
+    fprintf(out, "%-49s %18zu %11.1f MB", name, sum_on(plan, host, gpu), (double)sum_on(plan, host, gpu) * 1e-6);
     if (there) fprintf(out, " of %.1f MB", (double)there * 1e-6);
     fprintf(out, "\n");
 }
@@ -332,8 +348,9 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
         for (int g = 0; g < plan->machine.gpus && g < per; g++) print_sum(plan, out, h, g);
         print_sum(plan, out, h, -1);
     }
-    fprintf(out,
-            "Not counted: the program and its libraries, tokenizers, prompts, a buffer of 4 MB for files, and what "
-            "kernels work "
-            "in (tiles;\nfor bf16 on the cpu two bytes for each row of a forward and channel of its widest matrix).\n");
+    fprintf(
+        out,
+        "Not counted: the program and its libraries, tokenizers, prompts, lists of a batch's rows, a buffer of 4 MB "
+        "for files,\nand scratch of kernels (tiles; for bf16 on the cpu two bytes for each row of a forward and "
+        "channel of its widest\nmatrix).\n");
 }

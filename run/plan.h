@@ -1,19 +1,20 @@
-/* plan: what every rank of a run will allocate, known before it does (law 9). The numbers are those of the functions
- * that allocate; of the models only config.json, or a GGUF's header, is read. */
+/* plan: what every rank of a run will allocate, known before it does (guarantee 9). The functions that allocate are
+ * called on a backend that counts; of the models only config.json, or a GGUF's header, is read. */
 #ifndef WZ_PLAN_H
 #define WZ_PLAN_H
 
 #include "run/job.h"
 
-/* One buffer of a rank. agent: its name, "" for what is the rank's own. host: in the host's memory whatever the
- * backend. */
+/* One buffer of a rank, or several of one purpose. agent: its name, "" for what is the rank's own. host: in the host's
+ * memory whatever the backend. */
 struct wz_plan_row {
-    const char *agent, *what;
+    const char *agent;
+    char what[48];
     size_t bytes;
     bool host;
 };
 
-/* Ranks that do the same. Of a learner the stage that takes the most. */
+/* Ranks of the same roles. Of a learner the stage that takes the most. */
 struct wz_plan_kind {
     char name[48];
     int first, ranks;  /* they are first, first + 1, ... */
@@ -23,8 +24,7 @@ struct wz_plan_kind {
     size_t device, host; /* sums of the rows by where they lie */
 };
 
-/* What there is, in bytes; 0: not known, so not held against. `device` is one GPU's, and 0 where the backend has
- * none. */
+/* What there is, in bytes; 0: not known, so not compared. `device` is one GPU's, and 0 where the backend has none. */
 struct wz_plan_machine {
     int hosts, gpus;
     size_t host, device;
@@ -32,18 +32,17 @@ struct wz_plan_machine {
 
 struct wz_plan {
     const struct wz_recipe *recipe;
-    char backend[16];
-    const struct wz_backend_row *row; /* its row of the table */
+    const char *backend; /* its name */
     int size;
     struct wz_plan_kind kinds[3];
     int n_kinds;
     struct wz_plan_machine machine; /* this one, as it is now */
 };
 
-/* For `size` ranks on `hosts` hosts. dir: the checkpoint that the run goes on from, or NULL. */
+/* For `size` ranks on `hosts` hosts. dir: the checkpoint that the run resumes from, or NULL. */
 int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts,
                  struct wz_err *err);
-/* Does it fit? -1, and what is missing and the largest buffers in one sentence. */
+/* 0 where it fits; else -1 and a sentence with what is missing and the largest buffers. */
 int wz_plan_check(const struct wz_plan *plan, struct wz_err *err);
 void wz_plan_print(const struct wz_plan *plan, FILE *out);
 

@@ -18,6 +18,26 @@ static inline struct wz_backend *backend_of(const char *name, int threads)
     return be;
 }
 
+/* A backend that counts for another, and the bytes it has counted under a label since the last call. */
+static inline struct wz_backend *counting(const char *name)
+{
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_counting(name, NULL, &err);
+
+    if (!be) fail_msg("%s", err.text);
+    return be;
+}
+
+static inline size_t counted(struct wz_backend *be, const char *label)
+{
+    int n;
+    const struct wz_counted *c = wz_backend_counted(be, &n);
+    size_t bytes = 0;
+
+    for (int i = 0; i < n; i++) bytes += strcmp(c[i].label, label) ? 0 : c[i].bytes;
+    return bytes;
+}
+
 static inline struct wz_model *model_of(const char *path, enum wz_type type, struct wz_backend *be)
 {
     struct wz_err err;

@@ -108,7 +108,8 @@ static void check(enum wz_type type, const struct wz_span *spans)
 {
     const struct wz_group alone = { 1, 0, &everyone[job.rank] }, group = { job.size, job.rank, everyone };
     const struct made want = train(type, spans, &alone), got = train(type, spans, &group);
-    const size_t n = wz_model_bytes(&shape, type, 1, "cpu").params;
+    struct wz_model *m = wz_model_create(&shape, type, NULL, be);
+    const size_t n = m->n_params;
     const struct wz_shard mine = wz_shard_of(group.me, group.n, n);
 
     for (int step = 0; step < STEPS; step++) {
@@ -119,6 +120,7 @@ static void check(enum wz_type type, const struct wz_span *spans)
     }
     if (type == WZ_BF16) assert_memory_equal(got.masters, want.masters + mine.at, mine.n * sizeof(float));
     free(want.masters), free(got.masters);
+    wz_model_destroy(m);
 }
 
 static void a_group_makes_the_weights_of_one(void **state) { check(WZ_F32, NULL); }
@@ -136,31 +138,49 @@ static void a_group_trains_spans_as_one_does(void **state)
     check(WZ_BF16, frozen_between);
 }
 
+/* What the learners of a group have of moments, or of masters, by a counting backend: their sum, and the most. */
+static struct shared {
+    size_t sum, most, params;
+} shared_out(enum wz_type type, int learners, bool masters)
+{
+    struct wz_backend *count = counting("cuda");
+    struct shared s = { 0 };
+
+    for (int me = 0; me < learners; me++) {
+        const struct wz_group group = { learners, me, NULL };
+        struct wz_model *m = wz_model_create(&shape, type, &(struct wz_share){ me, learners }, count);
+        size_t bytes = counted(count, "f32 masters");
+        struct wz_optimizer opt;
+        wz_optimizer_init(&opt, m, NULL, 0, LEAVES / learners, &group);
+        if (!masters) bytes = counted(count, "moments");
+        wz_optimizer_finish(&opt);
+        s.sum += bytes;
+        s.most = bytes > s.most ? bytes : s.most;
+        s.params = m->n_params;
+        wz_model_destroy(m);
+    }
+    wz_backend_close(count);
+    return s;
+}
+
 /* 8 learners have an eighth of the moments each, to within the blocks left over. */
 static void moments_are_shared_out(void **state)
 {
-    const size_t n = (size_t)8e9;
-
-    assert_true(wz_optimizer_bytes(n, 8, 1).moments == 8 * n);
-    assert_in_range(wz_optimizer_bytes(n, 1, 8).moments, n, n + 8 * 8 * WZ_BLOCK);
+    for (int size = 1; size <= 8; size *= 2) {
+        const struct shared s = shared_out(WZ_F32, size, false);
+        assert_true(s.sum == 2 * s.params * sizeof(float));
+        assert_true(s.most / (2 * sizeof(float)) <= s.params / (size_t)size + (size_t)size * WZ_BLOCK);
+    }
 }
 
-/* And of the masters, of which plans say what is allocated. */
+/* And of the masters; an f32 model has none. */
 static void masters_are_shared_out(void **state)
 {
-    assert_true(wz_model_bytes(&shape, WZ_F32, 8, "cpu").masters == 0 &&
-                wz_model_bytes(&shape, WZ_BF16, 0, "cpu").masters == 0);
+    assert_true(shared_out(WZ_F32, 8, true).sum == 0);
     for (int size = 1; size <= 8; size *= 2) {
-        const struct wz_model_bytes b = wz_model_bytes(&shape, WZ_BF16, size, "cpu");
-        size_t all = 0, most = 0;
-        for (int me = 0; me < size; me++) {
-            struct wz_model *m = wz_model_create(&shape, WZ_BF16, &(struct wz_share){ me, size }, be);
-            all += m->shard.n;
-            most = m->shard.n > most ? m->shard.n : most;
-            wz_model_destroy(m);
-        }
-        assert_true(all == b.params && most * sizeof(float) == b.masters);
-        assert_true(most <= b.params / (size_t)size + (size_t)size * WZ_BLOCK);
+        const struct shared s = shared_out(WZ_BF16, size, true);
+        assert_true(s.sum == s.params * sizeof(float));
+        assert_true(s.most / sizeof(float) <= s.params / (size_t)size + (size_t)size * WZ_BLOCK);
     }
 }
 

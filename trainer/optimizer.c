@@ -29,13 +29,6 @@ static int levels_of(int leaves)
     return levels;
 }
 
-struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners)
-{
-    size_t bytes = wz_mul(params, sizeof(float)), most = wz_shard_of(learners - 1, learners, params).n * sizeof(float);
-
-    return (struct wz_optimizer_bytes){ 2 * most, (size_t)levels_of(leaves) * bytes };
-}
-
 /* The parts of spans[n] that are in the shard, counted from its beginning: heap, *own of them. */
 static struct wz_span *own_spans(struct wz_shard shard, const struct wz_span *spans, int n, int *own)
 {
@@ -62,9 +55,9 @@ void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, const s
     opt->shard = wz_shard_of(group->me, group->n, model->n_params);
     opt->spans = own_spans(opt->shard, spans ? spans : &all, spans ? n_spans : 1, &opt->n_spans);
     assert(opt->levels <= (int)WZ_COUNT(opt->grad));
-    opt->m = be->ops.alloc(be, opt->shard.n * sizeof(float));
-    opt->v = be->ops.alloc(be, opt->shard.n * sizeof(float));
-    for (int i = 0; i < opt->levels; i++) opt->grad[i] = be->ops.alloc(be, bytes);
+    opt->m = wz_backend_alloc_for(be, opt->shard.n * sizeof(float), "moments");
+    opt->v = wz_backend_alloc_for(be, opt->shard.n * sizeof(float), "moments");
+    for (int i = 0; i < opt->levels; i++) opt->grad[i] = wz_backend_alloc_for(be, bytes, "gradient tree");
     opt->sums = wz_alloc(blocks_of(opt->shard.n) * sizeof *opt->sums);
     if (model->masters) {
         assert(model->shard.at == opt->shard.at && model->shard.n == opt->shard.n);

@@ -9,12 +9,6 @@ enum { PAGE = 16 };
 /* One sequence of all the rows fits; many short ones leave up to a page each unused and may fill the pages first. */
 static int pages_of(int rows) { return 2 * (rows / PAGE + 1); }
 
-struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute)
-{
-    return (struct wz_pack_bytes){ wz_cache_bytes(config, pages_of(rows), PAGE, half),
-                                   wz_work_bytes(config, rows, tape, recompute) };
-}
-
 void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape)
 {
     size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1; /* sequences: each has a page of its own */

@@ -12,17 +12,6 @@
 
 static int rows_of(int micro, int longest) { return micro < longest ? longest : micro; }
 
-struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference,
-                                         int leaves, int learners, int micro, int longest, bool recompute)
-{
-    struct wz_learner_bytes b = { wz_optimizer_bytes(params, leaves, learners),
-                                  wz_pack_bytes(config, half, rows_of(micro, longest), true, recompute),
-                                  { 0 } };
-
-    if (reference) b.reference = wz_pack_bytes(config, half, rows_of(micro, longest), false, false);
-    return b;
-}
-
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest)
 {

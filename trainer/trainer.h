@@ -137,10 +137,6 @@ struct wz_optimizer {
 void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, const struct wz_span *spans, int n_spans,
                        int leaves, const struct wz_group *group);
 void wz_optimizer_finish(struct wz_optimizer *opt);
-struct wz_optimizer_bytes {
-    size_t moments, gradients;
-}; /* in the backend's memory; moments: of the learner with the largest shard */
-struct wz_optimizer_bytes wz_optimizer_bytes(size_t params, int leaves, int learners);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);    /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* adds it to the tree */
 /* Sums over the group, clips, updates and gathers the shards, commits the model as its next version. Returns the norm
@@ -165,10 +161,6 @@ struct wz_pack {
 };
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
-struct wz_pack_bytes {
-    size_t cache, work;
-}; /* in the backend's memory; half: keys and values in bf16 */
-struct wz_pack_bytes wz_pack_bytes(const struct wz_config *config, bool half, int rows, bool tape, bool recompute);
 void wz_pack_clear(struct wz_pack *pack);
 /* Rows of a sequence that a backward will follow: the backend's grain may make them more than its tokens. Those
  * behind have no loss. */
@@ -198,14 +190,6 @@ struct wz_learner {
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);
-/* What a learner takes in the backend's memory besides its model and the reference's weights. */
-struct wz_learner_bytes {
-    struct wz_optimizer_bytes opt;
-    struct wz_pack_bytes pack, reference;
-};
-struct wz_learner_bytes wz_learner_bytes(const struct wz_config *config, bool half, size_t params, bool reference,
-                                         int leaves, int learners, int micro, int longest, bool recompute);
-
 /* What a step reports: sums or means over the group. nll: mean negative log-likelihood of the trained tokens; mismatch:
  * tokens whose log-probability is not, bit for bit, the rollout's (guarantee 1). */
 struct wz_step_stats {
