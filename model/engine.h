@@ -52,8 +52,8 @@ void wz_engine_submit(struct wz_engine *engine, struct wz_request *request);
 /* Admits what fits, runs one forward, and samples a token for every sequence whose prompt is read. Returns how many
  * requests are unfinished. */
 int wz_engine_step(struct wz_engine *engine);
-/* Ends a request now with WZ_FINISH_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on one
- * that is not waiting or running. */
+/* Ends a request now with WZ_FINISH_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on
+ * one that is not waiting or running. */
 void wz_engine_cancel(struct wz_engine *engine, struct wz_request *request);
 /* Submits requests[0..n), the longest first, and steps until none is unfinished. */
 void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n);
