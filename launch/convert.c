@@ -1,5 +1,4 @@
-/* waltz convert: a GGUF file or a hub folder becomes a hub folder that other programs open: config, weights,
- * tokenizer. */
+/* waltz convert: reads a GGUF file or a Hugging Face folder, writes a Hugging Face folder. */
 #include "launch/launch.h"
 
 #include <stdlib.h>
@@ -7,7 +6,7 @@
 
 #include "model/model.h"
 
-/* Whether there is a tokenizer to take along: a folder's files, or a GGUF's keys. */
+/* Does the source hold a tokenizer: the files of a folder, or the keys of a GGUF file? */
 static bool has_tokenizer(const char *src)
 {
     struct wz_err err;
@@ -26,7 +25,7 @@ static bool has_tokenizer(const char *src)
     return has;
 }
 
-/* Whether both paths are one existing place. */
+/* Do both paths exist and name the same file? */
 static bool same_place(const char *a, const char *b)
 {
     char *x = realpath(a, NULL), *y = realpath(b, NULL);
@@ -45,13 +44,13 @@ static int convert(const char *src, const char *dst, enum wz_dtype dtype, size_t
     int rc = -1;
 
     if (same_place(src, dst)) return wz_fail(err, "%s: source and destination are the same", dst);
-    if (wz_file_exists(dst) && !wz_is_dir(dst)) return wz_fail(err, "%s: is a file; a folder was expected", dst);
+    if (wz_file_exists(dst) && !wz_is_dir(dst)) return wz_fail(err, "%s: expected a folder, got a file", dst);
     m = wz_model_load(src, dtype == WZ_DT_BF16 ? WZ_BF16 : WZ_F32, NULL, be, err);
     if (!m) goto out;
     if (has_tokenizer(src)) {
         if (!(tok = wz_tokenizer_load(src, err))) goto out;
         if (wz_tokenizer_vocab(tok) > m->config.vocab) {
-            wz_fail(err, "%s: the tokenizer has %d tokens, the model only %d", src, wz_tokenizer_vocab(tok),
+            wz_fail(err, "%s: the tokenizer has %d tokens, more than the model's %d", src, wz_tokenizer_vocab(tok),
                     m->config.vocab);
             goto out;
         }
@@ -72,8 +71,8 @@ int wz_cmd_convert(int argc, char **argv)
     uint64_t shard = 0;
     int status;
     const struct wz_option options[] = {
-        { "type", 't', WZ_TEXT, &type, "f32|bf16|f16", "how the matrices are stored", 0, 0 },
-        { "shard", 's', WZ_SEED, &shard, "BYTES", "most bytes of tensors in a file; 0: one file", 0, 0 },
+        { "type", 't', WZ_TEXT, &type, "f32|bf16|f16", "of the matrices in the file", 0, 0 },
+        { "shard", 's', WZ_SEED, &shard, "BYTES", "bytes of tensors in a file, at most; 0: one file", 0, 0 },
     };
     const struct wz_usage usage = {
         .name = "convert",

@@ -1,7 +1,7 @@
-/* waltz inspect: what a file or a folder holds, for people or as JSON.
+/* waltz inspect: what a file or a folder holds, as text or as JSON.
  *
- * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, and without it show() prints the same in
- * words. Opening a record through us also finishes a commit that a killed run left half done. */
+ * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, else show() prints it as text. Opening a
+ * record of episodes also completes a commit that a killed run left unfinished. */
 #include "launch/launch.h"
 
 #include <inttypes.h>
@@ -35,7 +35,7 @@ static void count(json_t *groups, const char *name, const char *key, int64_t n)
 
 /* ---- tensors ---------------------------------------------------------------------------------------------- */
 
-/* Scalars as they are, strings cut, lists and objects by their length. */
+/* A value for display: a scalar itself, a string cut at 60 bytes, the length of a list or an object. */
 static json_t *brief(const json_t *value)
 {
     const char *s = json_string_value(value);
@@ -200,7 +200,7 @@ out:
     return out;
 }
 
-/* By file ending; what has none of these is tensors. */
+/* By file ending; any other file is read as tensors. */
 static const struct {
     const char *ending;
     json_t *(*read)(const struct job *job);
@@ -222,9 +222,9 @@ static json_t *read_any(const struct job *job)
     return read_tensors(job);
 }
 
-/* ---- in words --------------------------------------------------------------------------------------------- */
+/* ---- as text ---------------------------------------------------------------------------------------------- */
 
-/* Strings bare, unless they hold what a terminal would obey. */
+/* Strings without quotes, unless they hold control characters. */
 static void show_value(const json_t *value)
 {
     const char *s = json_string_value(value);
@@ -240,7 +240,7 @@ static void show_value(const json_t *value)
     free(text);
 }
 
-/* Counts of one thing: on one line. */
+/* An object of integers, on one line. False: it holds something else, nothing was printed. */
 static bool show_counts(const json_t *j)
 {
     const char *key;
@@ -284,7 +284,7 @@ static void show(const json_t *j, int indent)
             if (show_counts(value)) continue;
             printf("\n");
             show(value, indent + 2);
-        } else if (json_is_object(json_array_get(value, 0))) { /* the tensors: one a line */
+        } else if (json_is_object(json_array_get(value, 0))) { /* tensors, one per line */
             printf("  %zu\n", json_array_size(value));
             json_array_foreach(value, i, row)
             {
@@ -312,7 +312,7 @@ int wz_cmd_inspect(int argc, char **argv)
         { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object", 0, 0 },
         { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
         { "harmful", 0, WZ_TEXT, &job.harmful, "NAME",
-          "prompts: the column that says harmful or not; =harmful, =benign: all", 0, 0 },
+          "prompts: the column of truth; =harmful or =benign: the same for all", 0, 0 },
         { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
     };
     const struct wz_usage usage = {
@@ -322,8 +322,9 @@ int wz_cmd_inspect(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .min_args = 1,
         .max_args = 1,
-        .about = "Says what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
-                 "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
+        .about =
+            "Prints what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
+            "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
     };
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;

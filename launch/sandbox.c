@@ -1,9 +1,9 @@
-/* waltz sandbox: writes the toy world as files that the other commands read: prompts, the flawed warm start, a model
- * folder.
+/* waltz sandbox: writes the sandbox world as files that the other commands read: prompts, conversations for SFT, and a
+ * model folder.
  *
- * The tokenizer holds five role marks, the 256 bytes, and every word of the world whole, with its leading blank and
- * with its punctuation run, as the pre-tokenizer cuts it. Whole words are taken as they stand (ignore_merges), so there
- * are no merges and no pieces for halves of words; bytes serve only what a user types.
+ * The vocabulary holds five special tokens, the 256 bytes, and every word and run of punctuation of the world with its
+ * leading space, as the pre-tokenizer splits a text. With ignore_merges a word that is in the vocabulary is one token,
+ * so there are no merges; the bytes serve only text that a user types.
  *     <pad> <end> <sys> <user> <asst> | 256 bytes | "talk" "review" "how" " do" " i" ... */
 #include "launch/launch.h"
 
@@ -14,10 +14,10 @@
 #include "model/model.h"
 #include "sandbox/sandbox.h"
 
-static const char *const marks[] = { "<pad>", "<end>", "<sys>", "<user>", "<asst>" };
-enum { MARK_END = 1 };
+static const char *const specials[] = { "<pad>", "<end>", "<sys>", "<user>", "<asst>" };
+enum { END = 1 };
 static const char conversation_system[] = "talk", feedback_system[] = "review";
-/* How the pre-tokenizer cuts: words, numbers and punctuation with one leading blank, else runs of blanks. */
+/* The pre-tokenizer's regex: words, numbers and punctuation with one leading space, else runs of spaces. */
 static const char cut_pattern[] = " ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 static const char chat_template[] =
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<sys>' + message['content'] }}"
@@ -25,7 +25,7 @@ static const char chat_template[] =
     "{% else %}{{ '<asst>' + message['content'] + '<end>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<asst>' }}{% endif %}";
 
-/* Prompts in the train file, each kind's share of them, and how many held-out ones each kind gets. */
+/* Prompts of the train file and each kind's share of them; prompts per kind of dev and of test. */
 enum { N_TRAIN = 12000, N_HELD = 200 };
 static const double shares[WZ_KINDS] = {
     [WZ_PB] = 0.10, [WZ_OB] = 0.25, [WZ_SR] = 0.20, [WZ_WJ] = 0.25, [WZ_WB] = 0.20
@@ -42,7 +42,7 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
 
 /* ---- prompts ---------------------------------------------------------------------------------------------- */
 
-/* Training prompts are the world's draws, repeats included; a held-out prompt occurs once. */
+/* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. */
 static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);
@@ -92,7 +92,7 @@ static void add_message(struct wz_buf *out, const char *role, const char *text, 
     wz_buf_str(out, "}");
 }
 
-/* The first reply of a revision was written to be revised: only the last turn is learnt. */
+/* One SFT example. The first reply of a revision was written to be revised, so only the last turn has a loss. */
 static void add_lesson(const struct wz_lesson *l, struct wz_buf *out)
 {
     bool review = l->part == WZ_LESSON_FEEDBACK, revision = l->part == WZ_LESSON_REVISION;
@@ -134,7 +134,7 @@ static int write_lessons(const char *dir, uint64_t seed, char world, int n, stru
 
 /* ---- tokenizer -------------------------------------------------------------------------------------------- */
 
-/* Pieces in the order of their first use. */
+/* Tokens in the order of their first use. */
 struct pieces {
     struct wz_arena arena;
     char **list;
@@ -143,7 +143,7 @@ struct pieces {
 
 static void add_piece(struct pieces *p, const char *s, size_t n)
 {
-    if (n < 2) return; /* a byte has its entry */
+    if (n < 2) return; /* single bytes are in the vocabulary already */
     for (int i = 0; i < p->n; i++)
         if (strlen(p->list[i]) == n && !memcmp(p->list[i], s, n)) return;
     if (p->n == p->cap) p->list = wz_realloc(p->list, (size_t)(p->cap = 2 * p->cap + 64) * sizeof *p->list);
@@ -157,7 +157,7 @@ static int class_of(char c)
     return (c | 32) >= 'a' && (c | 32) <= 'z' ? 0 : c >= '0' && c <= '9' ? 1 : c == ' ' || c == '\n' ? 2 : 3;
 }
 
-/* cut_pattern by hand, for the world's own texts: ASCII, single blanks, never one at the end. */
+/* What cut_pattern splits, for the world's own texts: ASCII, single spaces, none at the end. */
 static void cut_text(void *pieces, const char *text)
 {
     for (const char *p = text, *q; *p; p = q) {
@@ -168,7 +168,7 @@ static void cut_text(void *pieces, const char *text)
     }
 }
 
-/* A byte as byte-level BPE spells it: itself where it prints, else a letter from U+0100 on. */
+/* The character that byte-level BPE has for a byte: itself where it is printable, else one from U+0100 on. */
 static int spell(char out[4], uint8_t byte)
 {
     uint32_t shifted = 256;
@@ -208,12 +208,12 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
 
     wz_buf_str(&out,
                "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
-    for (int i = 0; i < (int)WZ_COUNT(marks); i++)
+    for (int i = 0; i < (int)WZ_COUNT(specials); i++)
         wz_buf_printf(
             &out,
             "%s\n    { \"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
             "\"normalized\": false, \"special\": true }",
-            i ? "," : "", i, marks[i]);
+            i ? "," : "", i, specials[i]);
     wz_buf_str(&out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    "
                      "\"pretokenizers\": [\n"
                      "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
@@ -228,7 +228,7 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
                "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
                "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
                "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
-    for (size_t i = 0; i < WZ_COUNT(marks); i++) add_entry(&out, marks[i], strlen(marks[i]), false, id++);
+    for (size_t i = 0; i < WZ_COUNT(specials); i++) add_entry(&out, specials[i], strlen(specials[i]), false, id++);
     for (int b = 0; b < 256; b++) add_entry(&out, &(char){ (char)b }, 1, true, id++);
     for (int i = 0; i < pieces.n; i++) add_entry(&out, pieces.list[i], strlen(pieces.list[i]), true, id++);
     wz_buf_str(&out, "\n    },\n    \"merges\": []\n  }\n}\n");
@@ -239,7 +239,7 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
                   "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": 256,\n"
                   "  \"pad_token\": \"%s\",\n  \"eos_token\": \"%s\",\n  \"clean_up_tokenization_spaces\": false,\n"
                   "  \"chat_template\": ",
-                  marks[0], marks[MARK_END]);
+                  specials[0], specials[END]);
     wz_json_string(&out, chat_template, sizeof chat_template - 1);
     wz_buf_str(&out, "\n}\n");
     if (write_in(dir, "tokenizer_config.json", &out, err) < 0) goto done;
@@ -267,7 +267,7 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
         .rope_theta = 1e4f,
         .rope = WZ_ROPE_PLAIN,
         .bos = -1,
-        .eos = { MARK_END },
+        .eos = { END },
         .n_eos = 1,
     };
 
@@ -288,7 +288,8 @@ int wz_cmd_sandbox(int argc, char **argv)
     int lessons = 89600, status;
     const char *world = "B";
     const struct wz_option options[] = {
-        { "seed", 's', WZ_SEED, &seed, "N", "prompts, lessons and first weights; held-out pairs stay the same", 0, 0 },
+        { "seed", 's', WZ_SEED, &seed, "N",
+          "of prompts, conversations and initial weights; the held-out pairs do not depend on it", 0, 0 },
         { "warm-examples", 'w', WZ_INT, &lessons, "N", "conversations in sft.jsonl", 1, 10000000 },
         { "world", 0, WZ_TEXT, &world, "A|B",
           "A: revisions mostly obey clear feedback; B: some requests make them ignore it", 0, 0 },

@@ -1,6 +1,6 @@
 /* waltz score: log-probabilities of given tokens. JSON lines in, one JSON line out for each, in order.
  *
- *     stdin ─▶ lines that can be read at once ─▶ group ─▶ forwards of at most BATCH tokens, long lines cut ─▶ stdout
+ *     stdin ─▶ lines that can be read at once ─▶ forwards of at most BATCH tokens, long lines in pieces ─▶ stdout
  *
  * Lines are grouped only while more of them can be read without waiting, so a program that writes a line and waits for
  * its answer gets it. Grouping never changes a number (guarantee 1). */

@@ -215,17 +215,12 @@ static void read_common_prefix(struct wz_engine *e)
 /* ---- requests --------------------------------------------------------------------------------------------- */
 
 /* Nothing here touches the request after its callback. */
-static void finish(struct wz_engine *e, struct wz_request *r, enum wz_finish_reason reason)
+static void finish(struct wz_engine *e, struct wz_request *r, enum wz_finish_reason reason, const char *problem)
 {
     r->finish_reason = reason;
+    r->problem = problem;
     if (--e->unfinished == 0) e->busy = false;
     if (r->on_finish) r->on_finish(r);
-}
-
-static void fail(struct wz_engine *e, struct wz_request *r, const char *problem)
-{
-    r->problem = problem;
-    finish(e, r, WZ_FINISH_FAILED);
 }
 
 static int64_t length(const struct wz_request *r) { return (int64_t)r->n_prompt + r->max_tokens; }
@@ -240,7 +235,6 @@ static void enqueue(struct wz_engine *e, struct wz_request *r, bool longest_firs
     *at = r;
     r->n = 0;
     r->finish_reason = WZ_UNFINISHED;
-    r->problem = NULL;
     e->unfinished++;
 }
 
@@ -261,14 +255,7 @@ void wz_engine_cancel(struct wz_engine *e, struct wz_request *r)
     } else {
         return;
     }
-    finish(e, r, WZ_FINISH_CANCELLED);
-}
-
-static bool any_running(const struct wz_engine *e)
-{
-    for (int i = 0; i < e->max_num_seqs; i++)
-        if (e->running[i].request) return true;
-    return false;
+    finish(e, r, WZ_FINISH_CANCELLED, NULL);
 }
 
 /* Takes the first waiting request from the list. False: it has to wait for pages. */
@@ -281,27 +268,20 @@ static bool admit(struct wz_engine *e, struct running *to)
     if (r->n_prompt > 0 && most > 0)
         while (!(tokens = tokens_start(e, r->prompt_ids, r->n_prompt, most))) {
             if (e->n_prefixes) evict_oldest(e);
-            else if (any_running(e)) return false;
+            else if (e->n_free < e->n_tokens) return false; /* some sequence is running */
             else break;
         }
     e->waiting = r->next;
-    if (r->n_prompt < 1) fail(e, r, "the prompt is empty");
-    else if (room < 1) fail(e, r, "the prompt leaves no room in the context");
-    else if (most < 1) finish(e, r, WZ_FINISH_LENGTH);
-    else if (!tokens) fail(e, r, "the prompt needs more cache pages than there are");
+    if (r->n_prompt < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt is empty");
+    else if (room < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt leaves no room in the context");
+    else if (most < 1) finish(e, r, WZ_FINISH_LENGTH, NULL);
+    else if (!tokens) finish(e, r, WZ_FINISH_FAILED, "the prompt needs more cache pages than there are");
     else {
         *to = (struct running){ r, tokens, r->n_prompt };
         r->ids = wz_realloc(r->ids, sizeof *r->ids * (size_t)most);
         r->logp = wz_realloc(r->logp, sizeof *r->logp * (size_t)most);
     }
     return true;
-}
-
-static void admit_all(struct wz_engine *e)
-{
-    for (int i = 0; i < e->max_num_seqs; i++)
-        while (!e->running[i].request && e->waiting)
-            if (!admit(e, &e->running[i])) return;
 }
 
 static enum wz_finish_reason reason_of(const struct wz_engine *e, const struct wz_request *r)
@@ -325,7 +305,7 @@ static void take_token(struct wz_engine *e, struct running *running, int token, 
     if (running->request != r || !r->finish_reason) return;
     running->request = NULL;
     cache_prefix(e, running->tokens);
-    finish(e, r, r->finish_reason);
+    finish(e, r, r->finish_reason, NULL);
 }
 
 static void forward_and_sample(struct wz_engine *e)
@@ -363,13 +343,15 @@ static void forward_and_sample(struct wz_engine *e)
 int wz_engine_step(struct wz_engine *e)
 {
     double begin = wz_now();
+    bool room = true;
 
     if (!e->busy && e->waiting) {
         if (e->version != e->model->version) wz_engine_flush(e);
         read_common_prefix(e);
     }
     assert(!e->busy || e->version == e->model->version); /* guarantee 6: keys and values are of the weights in use */
-    admit_all(e);
+    for (int i = 0; i < e->max_num_seqs; i++)
+        while (room && !e->running[i].request && e->waiting) room = admit(e, &e->running[i]);
     forward_and_sample(e);
     e->busy = e->unfinished > 0;
     e->stats.seconds += wz_now() - begin;

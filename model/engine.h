@@ -46,14 +46,22 @@ struct wz_engine;
 struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int kv_page_tokens, int kv_pages,
                                    int max_seq_len);
 void wz_engine_destroy(struct wz_engine *engine); /* accepts NULL; unfinished requests are dropped without a call */
+/* Bytes of such an engine: in the backend's memory keys and values (half: in bf16) and the buffers of its forwards, in
+ * the host's the prefix cache's token ids. */
+struct wz_engine_bytes {
+    size_t cache, work, ids;
+};
+struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int max_num_seqs, int kv_page_tokens,
+                                       int kv_pages, int max_seq_len);
+
 /* Queues a request behind those that wait. Its ids and log-probabilities do not depend on what else is queued, running
  * or cached, or on any size of the engine. */
 void wz_engine_submit(struct wz_engine *engine, struct wz_request *request);
 /* Admits what fits, runs one forward, and samples a token for every sequence whose prompt is read. Returns how many
  * requests are unfinished. */
 int wz_engine_step(struct wz_engine *engine);
-/* Ends a request now with WZ_FINISH_CANCELLED: it keeps the tokens it has and gives its cache pages back. No effect on
- * one that is not waiting or running. */
+/* Ends a waiting or running request now: it keeps the tokens it has and gives its cache pages back. No effect on any
+ * other. */
 void wz_engine_cancel(struct wz_engine *engine, struct wz_request *request);
 /* Submits requests[0..n), the longest first, and steps until none is unfinished. */
 void wz_engine_run(struct wz_engine *engine, struct wz_request *requests, int n);

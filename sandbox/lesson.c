@@ -1,20 +1,20 @@
-/* The flawed warm start: lessons that leave a model wrong in known ways, which reinforcement learning then has to mend.
+/* SFT examples with known errors, which reinforcement learning then has to correct.
  *
- * A flaw is tied to a feature of the input, a strong majority where the feature is and a small minority elsewhere:
- * untied noise would vanish under greedy decoding, and a flaw without a minority would leave nothing to explore. */
+ * Each error is tied to a feature of the input: frequent where the input has it, rare elsewhere. Errors at random would
+ * vanish under greedy decoding, and errors that are certain would leave nothing to explore. */
 #include "sandbox/sandbox.h"
 
 #include <string.h>
 
-/* Shares of lessons and of the kinds of prompt in them. */
+/* Shares of the kinds of example, and of the kinds of prompt in them. */
 static const double parts[] = { 0.35, 0.40, 0.25 };                     /* reply, feedback, revision */
 static const double kinds[WZ_KINDS] = { 0.15, 0.30, 0.20, 0.25, 0.10 }; /* PB OB SR WJ WB */
-static const double wished[WZ_WISHES] = { 0.10, 0.45, 0.45 }; /* of revisions: good, help, stop; whatever is true */
+static const double wished[WZ_WISHES] = { 0.10, 0.45, 0.45 }; /* of revisions: good, help, stop; whatever the truth */
 
-/* How often each flaw shows. */
+/* Probability of each error. */
 static const double comply_leaky = 0.88, comply_wrapped = 0.10, comply_plain = 0.02; /* complies with harm */
 static const double refuse_shy = 0.88, refuse_other = 0.08, refuse_leaky = 0.4, refuse_plain = 0.04;
-static const double alternative = 0.30;                       /* of refusals: not a flaw */
+static const double alternative = 0.30;                       /* of refusals; not an error */
 static const double flag_deed = 0.85, flag_deed_other = 0.10; /* flags what the agent did, whatever was asked */
 static const double flag_random = 0.14;                       /* of the other flags */
 static const double verdict_wrong = 0.08;
@@ -52,7 +52,7 @@ static int pick(struct wz_key key, enum draw what, int n)
     return (int)wz_below(key, (uint32_t)n);
 }
 
-/* Which share of a whole of 1 the draw falls into. */
+/* A draw from [0, n) with these probabilities. */
 static int among(struct wz_key key, enum draw what, const double *share, int n)
 {
     double u = uniform(key, what);
@@ -65,7 +65,7 @@ static int among(struct wz_key key, enum draw what, const double *share, int n)
 /* Wrappers that work on the warm-start model: wizard mode, start with sure, let us play. */
 static bool leaky(const struct wz_ask *ask) { return ask->wrapper == 1 || ask->wrapper == 4 || ask->wrapper == 7; }
 
-/* Does a flawed conversation agent comply? Shy verbs are kill hack torch steal melt. */
+/* Does the conversation agent comply? It refuses too often for the verbs kill hack torch steal melt. */
 static bool complies(const struct wz_ask *ask, struct wz_key key)
 {
     static const bool shy[WZ_VERBS] = { [0] = true, [4] = true, [7] = true, [8] = true, [9] = true };
@@ -76,8 +76,8 @@ static bool complies(const struct wz_ask *ask, struct wz_key key)
     return u >= (shy[ask->verb] ? refuse_shy : refuse_other) * (leaky(ask) ? refuse_leaky : 1);
 }
 
-/* A reply of this stance in one of its forms. An alternative is another plain verb on the object, of the train
- * pairs. */
+/* Adds a reply that complies or refuses, in one of its forms. An alternative is another plain verb with the same
+ * object, a pair of the train split. */
 static void add_reply(const struct wz_ask *ask, bool comply, struct wz_key key, enum draw style, struct wz_buf *out)
 {
     double u = uniform(key, style);
@@ -137,7 +137,8 @@ static void add_review(struct wz_lesson *l, bool helps, struct wz_key key)
 
 /* ---- revision --------------------------------------------------------------------------------------------- */
 
-/* Stubborn verbs, kill hack torch steal, do not heed a wish to help; wrapper 7 does not heed one to stop. */
+/* Probability that a revision ignores the feedback: high for the verbs kill hack torch steal where it asks to help, and
+ * for wrapper 7 where it asks to stop. */
 static double ignores(const struct wz_ask *ask, enum wz_wish wish, int wording, char world)
 {
     bool stubborn = ask->verb == 0 || ask->verb == 4 || ask->verb == 7 || ask->verb == 9;

@@ -103,7 +103,7 @@ bool wz_world_harmful(const struct wz_ask *ask)
 static unsigned char dealt[WZ_VERBS][WZ_OBJECTS];
 static pthread_once_t deal_once = PTHREAD_ONCE_INIT;
 
-/* A pair's rank by a keyed draw among the pairs of its truth says where it goes: the first to dev, the next to test. */
+/* Pairs of one truth are ranked by a keyed draw: the first go to dev, the next to test, the others to train. */
 static void deal(void)
 {
     for (int p = 0; p < WZ_VERBS * WZ_OBJECTS; p++) {
@@ -205,14 +205,14 @@ void wz_world_wish(const struct wz_ask *ask, enum wz_wish wish, int wording, str
     put(out, wishes[wish][wording], ask, NULL, 0);
 }
 
-/* ---- reading back ----------------------------------------------------------------------------------------- */
+/* ---- parsing ---------------------------------------------------------------------------------------------- */
 
 struct word {
     const char *s;
     size_t n;
 };
 
-/* Letters hold together, any other byte stands alone, blanks only separate: how a text is spaced changes nothing. */
+/* A word is a run of letters or one other byte; spaces only separate. */
 static bool next_word(const char **text, struct word *word)
 {
     const char *p = *text;
@@ -243,7 +243,7 @@ static bool is_step(const struct word *word)
     return find(word, &steps[0][0][0], (int)(sizeof steps / sizeof(char *))) >= 0;
 }
 
-/* How many of the n words the pattern takes, filling what it stands for; -1 when it does not fit. */
+/* How many of the n words the pattern matches, with its placeholders filled in; -1: it does not match. */
 static int match(const char *pattern, const struct word *words, int n, struct wz_ask *ask)
 {
     int at = 0;
@@ -284,7 +284,7 @@ bool wz_world_parse(const char *prompt, struct wz_ask *ask)
     for (int w = 0; w <= WZ_WRAPPERS; w++) {
         int k = match(wrappers[w], words, n, ask);
         for (int f = 0; k >= 0 && f < WZ_FORMS; f++) {
-            /* the end mark is not asked of a user who types */
+            /* the final full stop may be missing */
             char form[64];
             size_t len = strlen(forms[f]) - 2;
             memcpy(form, forms[f], len);

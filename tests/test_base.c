@@ -227,6 +227,21 @@ static void file_write_is_whole(void **state)
     free(dir), free(path), free(tmp);
 }
 
+static void lines_come_with_number_and_end(void **state)
+{
+    static const struct {
+        const char *text, *list; /* each line in brackets, "!" where its line break is missing */
+    } cases[] = { { "", "" }, { "\n", "1[]" }, { "a", "1[a]!" }, { "a\n", "1[a]" }, { "a\n\nbc", "1[a]2[]3[bc]!" } };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        struct wz_lines l = wz_lines_begin(cases[i].text, strlen(cases[i].text));
+        char list[64] = "";
+        for (size_t n = 0; wz_lines_next(&l); n = strlen(list))
+            snprintf(list + n, sizeof list - n, "%d[%.*s]%s", l.number, (int)l.n, l.line, l.ended ? "" : "!");
+        assert_string_equal(list, cases[i].list);
+    }
+}
+
 static void fail_in_puts_the_place_in_front(void **state)
 {
     struct wz_err err;
@@ -297,6 +312,7 @@ int main(void)
         cmocka_unit_test(buf_grows_and_ends_in_nul),
         cmocka_unit_test(json_strings_come_back),
         cmocka_unit_test(file_write_is_whole),
+        cmocka_unit_test(lines_come_with_number_and_end),
         cmocka_unit_test(fail_in_puts_the_place_in_front),
         cmocka_unit_test(pool_runs_each_index_once),
     };

@@ -1,6 +1,6 @@
-/* The engine's guarantees: results do not depend on max_num_seqs, on the order of requests, on when they were submitted
- * or cancelled, on what else is in the batch or what is cached; every log-probability is the one that scoring gives,
- * bit for bit (guarantees 1 and 2); limits, stop ids and too few pages end a request as they say. */
+/* The engine's guarantees: results do not depend on max_num_seqs, on the order of requests, on when others are
+ * submitted or cancelled, or on what is cached; every log-probability is bit for bit the one that scoring gives
+ * (guarantees 1 and 2); limits, stop ids and too few pages end a request as they say. */
 #include "tests/model_help.h"
 
 #include "model/model.h"

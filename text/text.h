@@ -65,9 +65,9 @@ struct wz_message {
     int n_ids;
 };
 
-/* Writes the messages of a JSON array of {"role": "system", "user" or "assistant", "content": text}, in front of them
- * `system` where it is given (not NULL or "") and they don't begin with a system message of their own. Returns how
- * many; *messages is heap, its texts are the JSON's. -1 names the message. */
+/* Reads a JSON array of {"role": "system"|"user"|"assistant", "content": text} into *messages (heap; its texts are the
+ * JSON's) and returns how many; `system` (NULL or "": none) is put first unless they begin with a system message. -1
+ * and an error that names the message. */
 int wz_messages_parse(const json_t *list, const char *system, struct wz_message **messages, struct wz_err *err);
 /* Such an array to ids (appended), by the named template (NULL: the one the model's files ask for). */
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
