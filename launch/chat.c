@@ -1,6 +1,5 @@
-/* waltz chat: both agents deployed together, by hand. A line in is a prompt; out comes the game that training plays:
- * the first reply, the feedback agent's reading of it, and the revision where it asked for one. Every prompt stands
- * alone, as in training. */
+/* waltz chat: talks with both agents. Each line read is a prompt, played as in training: the first reply, the feedback
+ * on it, and the revision where one was asked for. Prompts have no history. */
 #include "run/run.h"
 #include "launch/launch.h"
 
@@ -13,7 +12,7 @@ static void print_turns(const struct wz_job *job, const Wz__Episode *e)
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         printf("%-12s  %s%s\n", job->agents[t->agent].recipe->name, t->text, t->truncated ? " ..." : "");
-        if (i % 2 == 0) continue;
+        if (!wz_turn_is(t, WZ_FEEDBACK)) continue;
         if (!t->valid) printf("%-12s  (not readable: %s)\n", "", t->reason);
         else
             printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
@@ -32,7 +31,7 @@ static void answer(struct wz_job *job, const char *text, size_t n, int64_t numbe
     wz_play(&job->game, &e, 1);
     if (e->discard[0]) printf("(%s)\n", e->discard);
     else if (all) print_turns(job, e);
-    else printf("%s\n", e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2]->text);
+    else printf("%s\n", e->turns[wz_turn_last(e, WZ_CONVERSATION)]->text);
     fflush(stdout);
     wz_episode_free(e);
 }

@@ -1,6 +1,5 @@
 /* waltz replay: recomputes a recorded step from the checkpoint before it, in one process, and compares bit by bit
- * (law 2). The first difference is named by episode, turn and token; none is the usual answer, whatever ranks the
- * run was made on. */
+ * (guarantee 2), whatever ranks the run was made on. Prints the first difference with its episode, turn and token. */
 #include "launch/launch.h"
 #include "run/run.h"
 

@@ -22,9 +22,20 @@ Wz__Turn *wz_episode_turn(Wz__Episode *e)
     Wz__Turn *t = wz_realloc(NULL, sizeof *t);
 
     wz__turn__init(t);
+    t->about = -1;
     e->turns = wz_realloc(e->turns, sizeof *e->turns * (e->n_turns + 1));
     e->turns[e->n_turns++] = t;
     return t;
+}
+
+bool wz_turn_is(const Wz__Turn *t, const char *role) { return !strcmp(t->role, role); }
+
+int wz_turn_last(const Wz__Episode *e, const char *role)
+{
+    int i = (int)e->n_turns - 1;
+
+    while (i >= 0 && !wz_turn_is(e->turns[i], role)) i--;
+    return i;
 }
 
 void wz_set_string(char **field, const char *s, size_t n)

@@ -1,5 +1,5 @@
-/* proto: the shape of what crosses ranks. The episode is the generated message itself (episode.proto says every field);
- * these helpers make and fill it. Messages made here live on the heap and die in wz_episode_free. */
+/* proto: the shape of what crosses ranks. The episode is the generated message itself (episode.proto explains every
+ * field); these helpers make, fill in and search it. Messages made here are on the heap until wz_episode_free. */
 #ifndef WZ_PROTO_H
 #define WZ_PROTO_H
 
@@ -7,9 +7,15 @@
 #include "episode.pb-c.h"
 #include "event.pb-c.h"
 
+/* The two roles of WaltzRL's game. A role is a name; rollout's table of seats has one for each row. */
+#define WZ_CONVERSATION "conversation"
+#define WZ_FEEDBACK     "feedback"
+
 Wz__Episode *wz_episode_new(void);
 void wz_episode_free(Wz__Episode *e);                      /* accepts NULL */
-Wz__Turn *wz_episode_turn(Wz__Episode *e);                 /* appends an empty turn */
+Wz__Turn *wz_episode_turn(Wz__Episode *e);                 /* appends an empty turn, about none */
+bool wz_turn_is(const Wz__Turn *t, const char *role);      /* is it of this role? */
+int wz_turn_last(const Wz__Episode *e, const char *role);  /* index of the role's last turn; -1: it has none */
 void wz_set_string(char **field, const char *s, size_t n); /* replaces a string field; bad UTF-8 becomes U+FFFD */
 void wz_turn_reserve(Wz__Turn *t, size_t n);               /* room for n ids and logp, none used */
 void wz_turn_add(Wz__Turn *t, int32_t id, float logp);     /* within the room reserved */

@@ -12,6 +12,12 @@
 enum { WZ_MAX_AGENTS = 8 };
 #define WZ_DEADLINE 300 /* seconds: the default of `deadline` */
 
+/* Defaults of a feedback agent's alpha, lambda and gamma: WaltzRL 2.2 in stage 1. They also reward its turns where no
+ * stage trains it. */
+#define WZ_ALPHA  0.65
+#define WZ_LAMBDA 0.25
+#define WZ_GAMMA  0.1
+
 struct wz_recipe_data {
     char *path, *column, *harmful, *kind;
     int limit;

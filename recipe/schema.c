@@ -95,10 +95,10 @@
     T##_REAL(S, clip_eps, "0.2", "(0,1)", BITS, "epsilon of the clipped ratio (WaltzRL 2.3)") \
     T##_TEXT(S, loss_mean, "sequence", "sequence|token", BITS, \
              "sequence: the mean of each sample's mean (WaltzRL 2.3); token: the mean over all tokens") \
-    T##_REAL(S, alpha, "0.65", "[0,100]", BITS, \
+    T##_REAL(S, alpha, STRING(WZ_ALPHA), "[0,100]", BITS, \
              "feedback: coefficient of the improvement reward (WaltzRL 2.2)") \
-    T##_REAL(S, lambda, "0.25", "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \
-    T##_REAL(S, gamma, "0.1", "[0,100]", BITS, "feedback: coefficient of the format reward (WaltzRL 2.2)") \
+    T##_REAL(S, lambda, STRING(WZ_LAMBDA), "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \
+    T##_REAL(S, gamma, STRING(WZ_GAMMA), "[0,100]", BITS, "feedback: coefficient of the format reward (WaltzRL 2.2)") \
     T##_TEXT(S, feedback_bonus, "dir", "dir|outcome", BITS, \
              "feedback: dir is the improvement reward of WaltzRL 2.2; outcome (ablation) the next reply's reward, " \
              "whatever the label") \

@@ -1,11 +1,12 @@
-/* Transcripts side by side: the same prompt before and after, put in one of four fates by its final answers.
+/* Transcripts side by side: the same prompt before and after, sorted into four fates by its final replies.
  *
  *                       after: fine      after: unsafe or overrefusing
  *     before: wrong     fixed            still wrong
  *     before: fine      right both times newly wrong
  *
- * Turns are in the order played: c0 f0 [c1 f1 ...], so even ones answer and odd ones are feedback. Where the judge
- * failed ("discard" says so) there is no fate: such prompts are counted and left out. */
+ * A turn's "role" says who spoke. Where the judge failed ("discard" says so) there is no fate: such prompts are counted
+ * and left out. */
+#include "proto/proto.h"
 #include "report/inside.h"
 
 #include <stdlib.h>
@@ -37,13 +38,17 @@ static const char *text_of(const json_t *object, const char *key)
 
 static bool flag(const json_t *turn, const char *key) { return json_is_true(json_object_get(turn, key)); }
 
-/* The last answer of a transcript; NULL when it has none. */
-static const json_t *final_answer(const json_t *line)
+static bool is_reply(const json_t *turn) { return !strcmp(text_of(turn, "role"), WZ_CONVERSATION); }
+
+/* The last reply of a transcript; NULL when it has none. */
+static const json_t *final_reply(const json_t *line)
 {
-    const json_t *turns = json_object_get(line, "turns");
+    const json_t *turns = json_object_get(line, "turns"), *turn;
     size_t n = json_array_size(turns);
 
-    return n ? json_array_get(turns, n % 2 ? n - 1 : n - 2) : NULL;
+    while (n-- > 0)
+        if (is_reply(turn = json_array_get(turns, n))) return turn;
+    return NULL;
 }
 
 static bool judged(const json_t *before, const json_t *after)
@@ -53,7 +58,7 @@ static bool judged(const json_t *before, const json_t *after)
 
 static enum fate fate_of(const json_t *before, const json_t *after)
 {
-    const json_t *b = final_answer(before), *a = final_answer(after);
+    const json_t *b = final_reply(before), *a = final_reply(after);
     bool was = flag(b, "unsafe") || flag(b, "overrefuse"), is = flag(a, "unsafe") || flag(a, "overrefuse");
 
     return was ? is ? STILL : FIXED : is ? NEWLY : RIGHT;
@@ -78,8 +83,9 @@ static void write_chip(struct wz_buf *out, const char *class, const char *text)
     wz_buf_printf(out, "<span class=\"chip %s\">%s</span>", class, text);
 }
 
-static void write_turn(struct wz_buf *out, const json_t *turn, bool feedback)
+static void write_turn(struct wz_buf *out, const json_t *turn)
 {
+    const bool feedback = !is_reply(turn);
     const json_t *reward = json_object_get(turn, "reward");
     bool unsafe = flag(turn, "unsafe"), overrefuse = flag(turn, "overrefuse"), valid = flag(turn, "valid");
 
@@ -115,7 +121,7 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
     wz_buf_str(out, "<div class=\"side\"><h4>");
     wz_html_add(out, phase);
     wz_buf_str(out, "</h4>");
-    json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn, i % 2);
+    json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn);
     wz_buf_str(out, "</div>");
 }
 
@@ -149,7 +155,7 @@ static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
     while (wz_lines_next(&l)) {
         json_t *line = json_loadb(l.line, l.n, 0, NULL);
         const char *phase = text_of(line, "phase");
-        if (!*phase || !final_answer(line)) {
+        if (!*phase || !final_reply(line)) {
             ++*bad;
         } else {
             json_t *set = json_object_get(phases, phase);
@@ -220,7 +226,7 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         else unjudged++;
     }
     if (unjudged)
-        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two answers.</p>",
+        wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two replies.</p>",
                       unjudged, unjudged > 1 ? "s are" : " is");
     if (!n_kinds) {
         wz_buf_str(

@@ -1,5 +1,5 @@
-/* The table of judges, and how one is asked: what fails is asked again, and what stays failed is told as that (law
- * 7). */
+/* The table of judges, and how one is asked: what fails is asked again, and what stays failed is reported as failed
+ * (guarantee 7). */
 #include "reward/reward.h"
 
 #include <assert.h>
@@ -35,30 +35,30 @@ void wz_judge_close(struct wz_judge *judge)
 void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
 {
     assert(judge->row && n >= 0);
-    if (!n) return;
-    judge->row->ask(judge, questions, answers, n);
-    judge->asked += n;
+    struct wz_question *asked = wz_alloc((size_t)n * sizeof *asked);
+    struct wz_answer *got = wz_alloc((size_t)n * sizeof *got);
+    int *whose = wz_alloc((size_t)n * sizeof *whose), left = n;
 
-    struct wz_question *again = wz_alloc((size_t)n * sizeof *again);
-    struct wz_answer *said = wz_alloc((size_t)n * sizeof *said);
-    int *whose = wz_alloc((size_t)n * sizeof *whose), left = 0;
-    for (int round = 0; round <= judge->tries; round++) {
+    judge->asked += n;
+    for (int round = 0; round <= judge->tries && left; round++) {
         left = 0;
         for (int i = 0; i < n; i++)
-            if (answers[i].failed) {
-                again[left] = questions[i];
+            if (!round || answers[i].failed) {
+                asked[left] = questions[i];
                 whose[left++] = i;
             }
-        if (!left || round == judge->tries) break;
-        judge->row->ask(judge, again, said, left);
-        for (int i = 0; i < left; i++) answers[whose[i]] = said[i];
+        if (left) judge->row->ask(judge, asked, got, left);
+        for (int i = 0; i < left; i++) answers[whose[i]] = got[i];
     }
-    judge->failed += left;
-    for (int i = 0; i < left; i++) { /* whatever a row left there: a failure says neither */
-        answers[whose[i]].harmful = answers[whose[i]].refusal = false;
-        if (!*answers[whose[i]].why) strcpy(answers[whose[i]].why, "the judge gave no reason");
+    for (int i = 0; i < n; i++) {
+        struct wz_answer *a = &answers[i];
+        if (!a->failed) continue;
+        judge->failed++;
+        a->flags = 0; /* whatever the row left there: a failure is no verdict */
+        a->score = 0;
+        if (!*a->why) strcpy(a->why, "the judge gave no reason");
     }
+    free(asked);
+    free(got);
     free(whose);
-    free(said);
-    free(again);
 }

@@ -1,83 +1,114 @@
-/* Labels and rewards (paper section 2), in the order they are worked out:
+/* Labels and rewards (WaltzRL 2.2), in the order they are worked out:
  *
  *   judge(p, c_t) ─▶ unsafe = harmful, overrefuse = prompt benign and refusal ─▶ R_c(c_t) = neither
- *   f_t's flags == (unsafe, overrefuse) of c_t ─▶ label      R_c(c_{t+1}) - R_c(c_t) ─▶ DIR
- *   R_f(f_t) = alpha * DIR * label + lambda * label + gamma * valid                                    (eq. 2)
- *   without DIR (ablation): alpha * R_c(c_{t+1}) + lambda * label + gamma * valid
+ *   f_t's flags == (unsafe, overrefuse) of c_t ─▶ label      R_c(c_{t+1}) - R_c(c_t) ─▶ dir
+ *   a turn's reward = the sum over the rows of its role, in their order, of coefficient * term
  */
 #include "reward/reward.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-double wz_reward_conversation(bool unsafe, bool overrefuse) { return !unsafe && !overrefuse ? 1 : 0; }
+/* R_c of a reply: 1 where it is neither unsafe nor an overrefusal. */
+static double outcome_of(const Wz__Turn *c) { return !c->judged_unsafe && !c->judged_overrefuse ? 1 : 0; }
 
-double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
-                          double *dir)
+/* ---- the terms --------------------------------------------------------------------------------------------- */
+
+/* Of a reply its own; of feedback that of the next reply, 0 without one. The paper's ablation puts it in the place of
+ * dir, and not times the label: a right label and a next reply mean R_c(c_t) = 0, where it would equal dir. */
+static double outcome(const Wz__Turn *turn, const Wz__Turn *reply) { return reply ? outcome_of(reply) : 0; }
+
+static double dir(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->dir * turn->label; }
+
+static double label(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->label; }
+
+static double format(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->valid; }
+
+static const struct wz_term terms[] = {
+    { "outcome", outcome },
+    { "dir", dir },
+    { "label", label },
+    { "format", format },
+};
+
+void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient)
 {
-    double bonus;
+    size_t i = 0;
 
-    *dir = has_next ? r1 - r0 : 0; /* eq. 3; no next reply: no difference */
-    /* a right label and a next reply mean that c_t was bad, R_c(c_t) = 0: behind the label the outcome would be the
-     * difference again, so the ablation pays it to every feedback that brought a next reply */
-    if (k->outcome) bonus = has_next ? r1 : 0;
-    else bonus = *dir * label;
-    return k->alpha * bonus + k->lambda * label + k->gamma * valid;
+    while (i < WZ_COUNT(terms) && strcmp(terms[i].name, term)) i++;
+    assert(i < WZ_COUNT(terms) && rewards->n < WZ_MAX_REWARDS);
+    rewards->rows[rewards->n++] = (struct wz_reward){ role, &terms[i], coefficient };
 }
 
-static void judge_reply(Wz__Turn *c, const struct wz_answer *a, bool prompt_harmful)
+/* ---- episodes ---------------------------------------------------------------------------------------------- */
+
+/* The reply that came of turn i: the first after it that revises the reply which i is about. NULL: there is none. */
+static const Wz__Turn *next_reply(const Wz__Episode *e, size_t i)
+{
+    for (size_t k = i + 1; k < e->n_turns; k++)
+        if (wz_turn_is(e->turns[k], WZ_CONVERSATION) && e->turns[k]->about == e->turns[i]->about) return e->turns[k];
+    return NULL;
+}
+
+void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
+{
+    for (size_t i = 0; i < e->n_turns; i++) {
+        Wz__Turn *t = e->turns[i];
+        const Wz__Turn *reply = wz_turn_is(t, WZ_CONVERSATION) ? t : next_reply(e, i);
+        if (wz_turn_is(t, WZ_FEEDBACK)) {
+            assert(t->about >= 0);
+            const Wz__Turn *c = e->turns[t->about];
+            t->label = t->valid && t->unsafe == c->judged_unsafe && t->overrefuse == c->judged_overrefuse;
+            t->dir = reply ? outcome_of(reply) - outcome_of(c) : 0; /* eq. 3 */
+        }
+        t->reward = 0;
+        for (int r = 0; r < rewards->n; r++)
+            if (wz_turn_is(t, rewards->rows[r].role))
+                t->reward += rewards->rows[r].coefficient * rewards->rows[r].term->value(t, reply);
+    }
+}
+
+static void take_answer(Wz__Episode *e, Wz__Turn *c, const struct wz_answer *a)
 {
     c->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
-    if (a->failed) {
-        wz_set_string(&c->judge_error, a->why, strlen(a->why));
-        return;
-    }
-    c->judged_unsafe = a->harmful;
-    c->judged_overrefuse = !prompt_harmful && a->refusal;
+    c->judged_unsafe = a->flags & WZ_JUDGED_HARMFUL;
+    c->judged_overrefuse = !e->harmful && a->flags & WZ_JUDGED_REFUSAL;
+    c->score = a->score;
+    if (!a->failed) return;
+    wz_set_string(&c->judge_error, a->why, strlen(a->why));
+    if (e->discard[0]) return;
+    char *why = wz_path("judge failed: %s", a->why);
+    wz_set_string(&e->discard, why, strlen(why));
+    free(why);
 }
 
-static void reward_turns(const struct wz_coefficients *k, Wz__Episode *e)
+void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, Wz__Episode **episodes, int n)
 {
-    for (size_t i = 0; i < e->n_turns; i += 2)
-        e->turns[i]->reward = wz_reward_conversation(e->turns[i]->judged_unsafe, e->turns[i]->judged_overrefuse);
-    for (size_t i = 1; i < e->n_turns; i += 2) {
-        const Wz__Turn *c = e->turns[i - 1];
-        Wz__Turn *f = e->turns[i];
-        bool has_next = i + 1 < e->n_turns;
-        f->label = f->valid && f->unsafe == c->judged_unsafe && f->overrefuse == c->judged_overrefuse;
-        f->reward = wz_reward_feedback(k, f->valid, f->label, c->reward, has_next,
-                                       has_next ? e->turns[i + 1]->reward : 0, &f->dir);
-    }
-}
+    size_t most = 0;
+    int k = 0;
 
-void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz__Episode **episodes, int n)
-{
-    size_t n_replies = 0, at = 0;
-
-    for (int i = 0; i < n; i++) n_replies += (episodes[i]->n_turns + 1) / 2;
-    struct wz_question *questions = wz_alloc(sizeof *questions * n_replies);
-    struct wz_answer *answers = wz_alloc(sizeof *answers * n_replies);
-    for (int i = 0; i < n; i++)
-        for (size_t t = 0; t < episodes[i]->n_turns && !episodes[i]->discard[0]; t += 2)
-            questions[at++] =
-                (struct wz_question){ episodes[i]->prompt, episodes[i]->turns[t]->text, episodes[i]->harmful };
-    wz_judge_ask(judge, questions, answers, (int)at);
-    at = 0;
+    for (int i = 0; i < n; i++) most += episodes[i]->n_turns;
+    struct wz_question *questions = wz_alloc(sizeof *questions * most);
+    struct wz_answer *answers = wz_alloc(sizeof *answers * most);
+    struct {
+        Wz__Episode *e;
+        Wz__Turn *c;
+    } *replies = wz_alloc(sizeof *replies * most);
     for (int i = 0; i < n; i++) {
         Wz__Episode *e = episodes[i];
-        const char *why = NULL;
-        if (e->discard[0]) continue;
-        for (size_t t = 0; t < e->n_turns; t += 2, at++) {
-            judge_reply(e->turns[t], &answers[at], e->harmful);
-            if (answers[at].failed && !why) why = answers[at].why;
+        for (size_t t = 0; t < e->n_turns && !e->discard[0]; t++) {
+            if (!wz_turn_is(e->turns[t], WZ_CONVERSATION)) continue;
+            questions[k] = (struct wz_question){ e->prompt, e->turns[t]->text, e->harmful };
+            replies[k].e = e;
+            replies[k++].c = e->turns[t];
         }
-        if (why) {
-            struct wz_buf b = { 0 };
-            wz_buf_printf(&b, "judge failed: %s", why);
-            wz_set_string(&e->discard, b.data, b.len);
-            wz_buf_finish(&b);
-        } else reward_turns(k, e);
     }
+    wz_judge_ask(judge, questions, answers, k);
+    for (int i = 0; i < k; i++) take_answer(replies[i].e, replies[i].c, &answers[i]);
+    for (int i = 0; i < n; i++)
+        if (!episodes[i]->discard[0]) wz_reward_turns(rewards, episodes[i]);
     free(questions);
     free(answers);
+    free(replies);
 }

@@ -1,4 +1,4 @@
-/* reward: labels and rewards. A judge looks at (prompt, response); the rest is the paper's arithmetic (section 2). */
+/* reward: labels and rewards. A judge looks at (prompt, reply); the rest is arithmetic (WaltzRL 2.2). */
 #ifndef WZ_REWARD_H
 #define WZ_REWARD_H
 
@@ -6,30 +6,37 @@
 
 /* ---- judge.c: the table of judges ------------------------------------------------------------------------- */
 
-/* What a judge is asked and what it says: harmful = the response would do harm, refusal = it declines. */
-struct wz_question {
+struct wz_question { /* all text is borrowed */
     const char *prompt, *response;
-    bool prompt_harmful;
+    bool prompt_harmful; /* the data set's label of the prompt */
+};
+/* Bits from 1 << 8 on are for the categories of a guard model. */
+enum {
+    WZ_JUDGED_HARMFUL = 1 << 0, /* the response would do harm */
+    WZ_JUDGED_REFUSAL = 1 << 1, /* it declines */
 };
 struct wz_answer {
-    bool failed, harmful, refusal;
-    char why[160];
-}; /* why: of a failure */
+    bool failed;    /* no verdict: flags and score are 0 */
+    unsigned flags; /* WZ_JUDGED_* */
+    double score;   /* how sure the judge is that the response is harmful: 0 to 1 */
+    char why[160];  /* of a failure */
+};
 
 struct wz_judge {
     const struct wz_judge_row *row;
-    void *state;
+    void *state; /* the row's */
     int tries;
-    int64_t asked, failed;
+    int64_t asked, failed; /* questions since it was opened */
 };
 struct wz_judge_config {
     const char *name, *phrases; /* phrases: a file of refusal phrases, one a line; NULL or "": built in */
     bool world;                 /* prompts of the sandbox world are judged by its grammar */
-    int tries;
+    int tries;                  /* how often a failed question is asked again, at most */
 };
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
-void wz_judge_close(struct wz_judge *judge);
-/* Asks all; a failed one is asked again up to `tries` times; still failed stays failed (law 7). */
+void wz_judge_close(struct wz_judge *judge); /* accepts zero, and one that failed to open */
+/* Asks questions[n], fills in answers[n]. What fails is asked again up to `tries` times; still failed stays failed
+ * (guarantee 7). */
 void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
 
 struct wz_judge_row {
@@ -40,19 +47,32 @@ struct wz_judge_row {
 };
 extern const struct wz_judge_row wz_judge_rules;
 
-/* ---- reward.c: pure arithmetic, held against the paper's vectors ------------------------------------------ */
+/* ---- reward.c: rewards from terms ------------------------------------------------------------------------- */
 
-struct wz_coefficients {
-    double alpha, lambda, gamma;
-    bool outcome;
-};                                                           /* outcome: R_c(c_{t+1}) in place of R_DIR R_label */
-double wz_reward_conversation(bool unsafe, bool overrefuse); /* section 2.2 */
-/* eq. 2 and 3. valid, label: of f_t; r0: R_c(c_t); r1: R_c(c_{t+1}), has_next: it exists. *dir is written. */
-double wz_reward_feedback(const struct wz_coefficients *k, bool valid, bool label, double r0, bool has_next, double r1,
-                          double *dir);
-/* Labels and rewards of all turns: turns 0, 2, ... are replies, 1, 3, ... feedback on the reply before. An episode
- * with a failed verdict keeps its other verdicts, gets no rewards, and `discard` says "judge failed: ..." (law 7).
- * Episodes already discarded are left alone. */
-void wz_reward_label(struct wz_judge *judge, const struct wz_coefficients *k, Wz__Episode **episodes, int n);
+/* Something that a turn may be paid for. reply: of a reply the turn itself, of feedback the next reply (NULL: none). */
+struct wz_term {
+    const char *name;
+    double (*value)(const Wz__Turn *turn, const Wz__Turn *reply);
+};
+/* A row: turns of this role are paid coefficient * term. With R_c = outcome, eq. 2 and 3 of WaltzRL are
+ *   conversation  1 outcome
+ *   feedback      alpha dir (R_DIR * label)   lambda label   gamma format          its ablation: outcome for dir */
+struct wz_reward {
+    const char *role;
+    const struct wz_term *term;
+    double coefficient;
+};
+enum { WZ_MAX_REWARDS = 16 };
+struct wz_rewards { /* added up in the order of the rows: floating-point sums depend on it */
+    struct wz_reward rows[WZ_MAX_REWARDS];
+    int n;
+};
+/* Appends a row. term: outcome, dir, label or format. role is borrowed. */
+void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient);
+/* Fills in reward, label and dir of an episode whose replies are all judged. */
+void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e);
+/* Judges the replies of all episodes and rewards all turns. An episode with a failed verdict keeps its other verdicts,
+ * gets no rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
+void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, Wz__Episode **episodes, int n);
 
 #endif

@@ -1,6 +1,6 @@
 /* The feedback agent's output, read strictly: the whole text is one JSON object with exactly the paper's four keys in
- * its order. Real booleans, strings where strings belong, nothing before or after but white space. What does not fit is
- * not an error of ours but data: the format reward pays for it. */
+ * its order. Real booleans, strings where strings belong, nothing before or after but white space. A text that is not
+ * valid is data, not an error: it gets no format reward. */
 #include "rollout/rollout.h"
 
 #include <stdlib.h>

@@ -1,41 +1,51 @@
-/* The game (paper section 1, T_max = rounds): the whole of it is wz_play, in the order of the turns.
+/* The game (WaltzRL 2.1). wz_seats, at the end, has its rows, wz_play walks them.
  *
- * What each agent sees (visibility rule, section 1.2):
+ * What each agent sees (the paper's visibility rule):
  *   conversation, c_0:  [system_c] [user prompt]
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
- *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only (section 3.2)
- * A reply goes back in as the ids that were sampled, to both agents (law 8); only where their vocabularies differ is it
- * told to the feedback agent as text. The feedback string is text by nature: it is cut out of a JSON document.
+ *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only
+ * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
+ * the feedback agent gets its text. The feedback string is text by nature: it is cut out of a JSON document.
  */
 #include "rollout/rollout.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* One round of requests to one player: the contexts of the episodes still playing. */
+/* Requests to one player: of the episodes whose turn it is. */
 struct call {
     struct wz_request *requests;
     struct wz_ids *contexts;
     Wz__Episode **episodes;
+    int *about; /* of the turns to come */
     int n;
 };
 
-static struct wz_key key_of(const struct wz_game *game, const Wz__Episode *e, const struct wz_player *p, int round)
+/* Turns of the player's role so far: the round of its next one. */
+static int round_of(const Wz__Episode *e, const struct wz_player *p)
 {
-    return (struct wz_key){
-        game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, (uint32_t)p->agent << 16 | (uint32_t)round, 0
-    };
+    int last = wz_turn_last(e, p->seat->role);
+
+    return last < 0 ? 0 : (int)e->turns[last]->round + 1;
 }
 
-/* Appends the request for one episode; a context that can't be written discards the episode and says why. */
-static void call_add(struct call *call, const struct wz_game *game, const struct wz_player *p, Wz__Episode *e,
-                     const struct wz_message *messages, int n, int round)
+/* Appends the request for one episode; one whose context can't be rendered is discarded with the reason. */
+static void call_add(struct call *call, const struct wz_game *game, const struct wz_player *p, Wz__Episode *e)
 {
+    struct wz_message *messages = wz_alloc(sizeof *messages * (2 + e->n_turns));
+    const int system = p->system[0] ? 1 : 0;
+    const uint32_t turn = (uint32_t)p->agent << 16 | (uint32_t)round_of(e, p); /* of the key of its draws */
+    struct wz_ask ask = { .messages = messages + system, .about = -1 };
     struct wz_ids *context = &call->contexts[call->n];
     struct wz_err err;
 
+    if (system) messages[0] = (struct wz_message){ WZ_SYSTEM, p->system, NULL, 0 };
+    p->seat->ask(game, p, e, &ask);
     context->n = 0;
-    if (wz_template_apply(p->chat, p->tok, messages, n, true, context, &err) < 0) {
+    int rc = wz_template_apply(p->chat, p->tok, messages, system + ask.n, true, context, &err);
+    wz_buf_finish(&ask.text);
+    free(messages);
+    if (rc < 0) {
         wz_set_string(&e->discard, err.text, strlen(err.text));
         return;
     }
@@ -47,13 +57,14 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
         .top_p = p->top_p,
         .min_p = p->min_p,
         .top_k = p->top_k,
-        .key = key_of(game, e, p, round),
+        .key = { game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, turn, 0 },
     };
+    call->about[call->n] = ask.about;
     call->episodes[call->n++] = e;
 }
 
-/* Generates all, and writes each result into its episode as a new turn. */
-static void call_run(struct call *call, struct wz_player *p, int round)
+/* Generates all, and appends each result to its episode as a turn, read. */
+static void call_run(struct call *call, const struct wz_player *p)
 {
     int stops[8], n_stops = wz_template_stops(p->chat, p->tok, stops);
     struct wz_buf text = { 0 };
@@ -71,9 +82,12 @@ static void call_run(struct call *call, struct wz_player *p, int round)
             wz_request_finish(r);
             continue;
         }
+        const int round = round_of(e, p);
         Wz__Turn *t = wz_episode_turn(e);
         t->agent = (uint32_t)p->agent;
+        wz_set_string(&t->role, p->seat->role, strlen(p->seat->role));
         t->round = (uint32_t)round;
+        t->about = call->about[i];
         t->version = p->model->version;
         t->weights = p->model->hash;
         t->truncated = r->finish_reason != WZ_FINISH_STOP;
@@ -83,54 +97,55 @@ static void call_run(struct call *call, struct wz_player *p, int round)
         wz_turn_reserve(t, (size_t)r->n);
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         wz_buf_clear(&text);
-        /* all but the end token, special tokens too: what the other agent gets as ids, the judge and the parser must
-         * see */
+        /* without the end token, but with special tokens: the other agent gets them as ids, so the judge and the parser
+         * must see them */
         wz_decode(p->tok, r->ids, r->n - (r->finish_reason == WZ_FINISH_STOP), true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
+        if (p->seat->read) p->seat->read(t);
         wz_request_finish(r);
     }
     wz_buf_finish(&text);
     call->n = 0;
 }
 
-static Wz__Turn *last_turn(const Wz__Episode *e) { return e->turns[e->n_turns - 1]; }
+/* ---- conversation: answers the prompt, then revises its reply ---------------------------------------------- */
 
-static bool playing(const Wz__Episode *e) { return !e->discard[0]; }
-
-static void ask_conversation(const struct wz_game *game, struct call *call, Wz__Episode *e, int round)
+static void ask_conversation(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
+                             struct wz_ask *ask)
 {
-    const struct wz_player *p = game->conversation;
-    struct wz_message *messages = wz_alloc(sizeof *messages * (2 + e->n_turns));
-    int n = 0;
-
-    if (p->system[0]) messages[n++] = (struct wz_message){ WZ_SYSTEM, p->system, NULL, 0 };
-    messages[n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
+    ask->about = wz_turn_last(e, WZ_CONVERSATION);
+    ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
-        if (t->agent == (uint32_t)p->agent)
-            messages[n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, (int)t->n_ids };
-        else messages[n++] = (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
+        ask->messages[ask->n++] = wz_turn_is(t, WZ_CONVERSATION)
+                                      ? (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, (int)t->n_ids }
+                                      : (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
     }
-    call_add(call, game, p, e, messages, n, round);
-    free(messages);
 }
 
-static void ask_feedback(const struct wz_game *game, struct call *call, Wz__Episode *e, int round)
+static const char *after_conversation(const struct wz_game *game, const Wz__Episode *e)
 {
-    const struct wz_player *p = game->feedback;
-    struct wz_buf user = { 0 };
-
-    const Wz__Turn *c = last_turn(e);
-
-    wz_buf_printf(&user, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : c->text);
-    struct wz_message messages[2] = { { WZ_SYSTEM, p->system, NULL, 0 }, { WZ_USER, user.data, NULL, 0 } };
-    if (game->one_vocabulary) messages[1].ids = c->ids, messages[1].n_ids = (int)c->n_ids;
-    int skip = p->system[0] ? 0 : 1;
-    call_add(call, game, p, e, messages + skip, 2 - skip, round);
-    wz_buf_finish(&user);
+    return (int)e->turns[e->n_turns - 1]->round < game->rounds ? WZ_FEEDBACK : NULL;
 }
 
-/* A turn that ran into the limit has no end token, so it is not the whole of anything: not valid. */
+/* ---- feedback: reads the latest reply ---------------------------------------------------------------------- */
+
+static void ask_feedback(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
+                         struct wz_ask *ask)
+{
+    ask->about = wz_turn_last(e, WZ_CONVERSATION);
+    const Wz__Turn *c = e->turns[ask->about];
+
+    wz_buf_printf(&ask->text, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : c->text);
+    ask->messages[ask->n] = (struct wz_message){ WZ_USER, ask->text.data, NULL, 0 };
+    if (game->one_vocabulary) {
+        ask->messages[ask->n].ids = c->ids;
+        ask->messages[ask->n].n_ids = (int)c->n_ids;
+    }
+    ask->n++;
+}
+
+/* A turn that ran into the limit of tokens has no end token, so it is not the whole of anything: not valid. */
 static void read_feedback(Wz__Turn *t)
 {
     struct wz_feedback f = { 0 };
@@ -145,12 +160,38 @@ static void read_feedback(Wz__Turn *t)
     free(f.text);
 }
 
-/* The stopping rule (section 1.3): satisfied, not valid, or no rounds left. */
-static bool wants_revision(const Wz__Episode *e)
+/* A revision is asked for where a valid feedback flags the reply. */
+static const char *after_feedback(const struct wz_game *game, const Wz__Episode *e)
 {
-    const Wz__Turn *f = last_turn(e);
+    const Wz__Turn *f = e->turns[e->n_turns - 1];
 
-    return f->valid && (f->unsafe || f->overrefuse);
+    return f->valid && (f->unsafe || f->overrefuse) ? WZ_CONVERSATION : NULL;
+}
+
+/* ---- the game ---------------------------------------------------------------------------------------------- */
+
+const struct wz_seat wz_seats[] = {
+    { WZ_CONVERSATION, ask_conversation, NULL, after_conversation },
+    { WZ_FEEDBACK, ask_feedback, read_feedback, after_feedback },
+    { 0 },
+};
+
+const struct wz_seat *wz_seat_find(const char *role)
+{
+    const struct wz_seat *s = wz_seats;
+
+    while (s->role && strcmp(s->role, role)) s++;
+    return s->role ? s : NULL;
+}
+
+/* The player that speaks after the last turn of e, which was `last`'s; NULL: e has ended. */
+static struct wz_player *next_player(const struct wz_game *game, const struct wz_player *last, const Wz__Episode *e)
+{
+    const char *role = e->discard[0] ? NULL : last->seat->next(game, e);
+
+    for (int s = 0; role && s < game->n_players; s++)
+        if (!strcmp(game->players[s]->seat->role, role)) return game->players[s];
+    return NULL;
 }
 
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
@@ -159,33 +200,25 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
         wz_alloc(sizeof *call.requests * (size_t)n),
         wz_alloc(sizeof *call.contexts * (size_t)n),
         wz_alloc(sizeof *call.episodes * (size_t)n),
+        wz_alloc(sizeof *call.about * (size_t)n),
         0,
     };
-    Wz__Episode **live = wz_alloc(sizeof *live * (size_t)n);
-    int n_live = 0;
+    struct wz_player **speaker = wz_alloc(sizeof *speaker * (size_t)n); /* of each episode; NULL: it has ended */
 
-    for (int i = 0; i < n; i++) ask_conversation(game, &call, episodes[i], 0); /* c_0 */
-    call_run(&call, game->conversation, 0);
-    for (int i = 0; i < n; i++)
-        if (playing(episodes[i])) live[n_live++] = episodes[i];
-
-    for (int round = 0; round < game->rounds && game->feedback && n_live; round++) {
-        for (int i = 0; i < n_live; i++) ask_feedback(game, &call, live[i], round); /* f_t */
-        call_run(&call, game->feedback, round);
-        int kept = 0;
-        for (int i = 0; i < n_live; i++) {
-            if (!playing(live[i])) continue;
-            read_feedback(last_turn(live[i]));
-            if (wants_revision(live[i])) live[kept++] = live[i];
+    for (int i = 0; i < n; i++) speaker[i] = game->players[0];
+    for (int left = n; left > 0;)
+        for (int s = 0; s < game->n_players; s++) { /* one player answers all that wait for it */
+            struct wz_player *p = game->players[s];
+            for (int i = 0; i < n; i++)
+                if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
+            call_run(&call, p);
+            for (int i = 0; i < n; i++)
+                if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) left--;
         }
-        n_live = kept;
-        for (int i = 0; i < n_live; i++) ask_conversation(game, &call, live[i], round + 1); /* c_{t+1} */
-        call_run(&call, game->conversation, round + 1);
-        kept = 0;
-        for (int i = 0; i < n_live; i++)
-            if (playing(live[i])) live[kept++] = live[i];
-        n_live = kept;
-    }
     for (int i = 0; i < n; i++) wz_ids_finish(&call.contexts[i]);
-    free(call.requests), free(call.contexts), free(call.episodes), free(live);
+    free(call.requests);
+    free(call.contexts);
+    free(call.episodes);
+    free(call.about);
+    free(speaker);
 }

@@ -1,6 +1,7 @@
-/* rollout: trajectories. The engine generates tokens for many sequences at once; play is the game (paper section 1):
+/* rollout: episodes are played. A game is a list of players, each in a seat; a seat says how its role is asked, how its
+ * answer is read, and who is next. WaltzRL's game (2.1) is the first two rows of the table:
  *
- *     prompt ─▶ c0 ─▶ f0 ─▶ satisfied, broken, or rounds used up? ─▶ end
+ *     prompt ─▶ c0 ─▶ f0 ─▶ no flag, not valid, or max_rounds reached? ─▶ end
  *                      └──── else ─▶ c1 ─▶ f1 ...
  */
 #ifndef WZ_ROLLOUT_H
@@ -10,37 +11,65 @@
 #include "proto/proto.h"
 #include "store/store.h"
 
-/* ---- feedback.c: the strict parser (paper 6.4) ------------------------------------------------------------ */
+/* ---- feedback.c: the strict parser of a feedback agent's output ------------------------------------------- */
 
 struct wz_feedback {
     bool unsafe, overrefuse;
-    char *text;
-    const char *problem;
+    char *text;          /* the feedback string: heap, the caller frees it; NULL where not valid */
+    const char *problem; /* why it is not valid: static text; NULL where it is */
 };
-/* The whole text is one JSON object with exactly the keys reasoning, unsafe, overrefuse, feedback, in this order, real
- * booleans. True if so; else problem says why (static text). text is heap: free it. */
+/* Valid is a whole text that is one JSON object with exactly the keys reasoning, unsafe, overrefuse, feedback, in this
+ * order, with real booleans. True if so; fills in *out either way. */
 bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out);
 
 /* ---- play.c: the game ------------------------------------------------------------------------------------- */
 
-/* One agent as a player. */
+struct wz_game;
+struct wz_player;
+
+/* What a player is asked: messages after its system prompt, and the turn that its answer will be about. */
+struct wz_ask {
+    struct wz_message *messages; /* room for 1 + n_turns of the episode, none filled in */
+    int n;                       /* filled in */
+    struct wz_buf text;          /* for text that a message points to; freed when the answer is there */
+    int about;                   /* index of a turn; -1: none, as it is before the call */
+};
+/* A seat of a game. Nothing in it may depend on chance, or on another episode. */
+struct wz_seat {
+    const char *role; /* of its turns */
+    /* Fills in what the player sees in this episode, whose turns so far are all complete. */
+    void (*ask)(const struct wz_game *game, const struct wz_player *player, const Wz__Episode *e, struct wz_ask *ask);
+    /* Reads the new turn's text and fills in what it says. NULL: nothing is to be read. A malformed text is data: a
+     * field of the turn. */
+    void (*read)(Wz__Turn *turn);
+    /* The role that speaks after this seat's turn, the last of e; NULL, or a role that nobody has: the episode ends. */
+    const char *(*next)(const struct wz_game *game, const Wz__Episode *e);
+};
+extern const struct wz_seat wz_seats[];               /* up to a row without a role; the first row begins a game */
+const struct wz_seat *wz_seat_find(const char *role); /* NULL: no such row */
+
+/* One agent in its seat. All pointers are borrowed. */
 struct wz_player {
+    const struct wz_seat *seat;
     struct wz_engine *engine;
     struct wz_model *model;
     const struct wz_tokenizer *tok;
     const struct wz_template *chat;
-    const char *system; /* "" : none */
+    const char *system; /* "": none */
     int max_tokens, top_k;
     float temperature, top_p, min_p;
     int agent; /* index in the recipe's list */
 };
+enum { WZ_MAX_PLAYERS = 8 };
 struct wz_game {
-    struct wz_player *conversation, *feedback; /* feedback NULL: single-agent, the episode is c0 */
-    int rounds;                                /* T_max */
-    bool one_vocabulary;                       /* wz_tokenizer_same: a reply goes to the feedback agent as ids */
+    struct wz_player *players[WZ_MAX_PLAYERS]; /* one of a role; the first begins every episode */
+    int n_players;
+    int rounds;          /* max_rounds: revisions of a reply, at most */
+    bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
 };
-/* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, all in step. */
+/* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, those whose turn it is to speak for
+ * one player together. An episode that can't go on has the reason in `discard`. */
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n);
 
 #endif

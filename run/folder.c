@@ -188,38 +188,7 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
 
 /* ---- a step ----------------------------------------------------------------------------------------------- */
 
-/* What the episodes of a step say, as sums that add up over the learners. */
-struct sums {
-    double episodes, judged, c0, final, asked, triggered, feedback, label, json_errors, improved, worsened, tokens,
-        harmful, unsafe, benign, overrefuse;
-};
-
-static void add_episode(struct sums *s, const Wz__Episode *e)
-{
-    s->episodes++;
-    for (size_t i = 0; i < e->n_turns; i++) s->tokens += (double)e->turns[i]->n_ids;
-    if (e->discard[0]) return;
-    const Wz__Turn *last = e->turns[e->n_turns % 2 ? e->n_turns - 1 : e->n_turns - 2];
-    s->judged++;
-    s->c0 += e->turns[0]->reward;
-    s->final += last->reward;
-    s->improved += last->reward > e->turns[0]->reward;
-    s->worsened += last->reward < e->turns[0]->reward;
-    if (e->harmful) s->harmful++, s->unsafe += last->judged_unsafe;
-    else s->benign++, s->overrefuse += last->judged_overrefuse;
-    s->asked += e->n_turns > 1;
-    for (size_t i = 1; i < e->n_turns; i += 2) {
-        const Wz__Turn *f = e->turns[i];
-        s->feedback++;
-        s->label += f->label;
-        s->json_errors += !f->valid;
-        s->triggered +=
-            i == 1 && f->valid && (f->unsafe || f->overrefuse); /* a share of prompts, whatever the rounds */
-    }
-}
-
-/* Law 4, per agent: what the rollout ranks say they generated is what the learners trained on or discarded with a
- * reason. */
+/* Guarantee 4, per agent: turns that the rollout ranks generated = turns trained + turns discarded, with the reason. */
 enum { TRAINED, DISCARDED, NOT_PICKED, FROZEN, JUDGE, OTHER, N_FATES };
 static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode",
                                             [FROZEN] = "agent frozen",
@@ -291,7 +260,7 @@ static int write_chain(const struct wz_job *job, const struct wz_progress *p, in
 static double share(double part, double whole) { return whole > 0 ? part / whole : NAN; }
 
 static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r,
-                          const struct sums *s)
+                          const struct wz_tally *s)
 {
     const char *names[128];
     char own[128][64];
@@ -304,19 +273,19 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
         { "reward/c0", share(s->c0, s->judged) },
         { "reward/final", share(s->final, s->judged) },
         { "rollout/label_accuracy", share(s->label, s->feedback) },
-        { "rollout/json_errors", share(s->json_errors, s->feedback) },
+        { "rollout/json_errors", share(s->json, s->feedback) },
         { "rollout/ftr", share(s->triggered, s->asked) },
-        { "rollout/asr", share(s->unsafe, s->harmful) },
-        { "rollout/orr", share(s->overrefuse, s->benign) },
+        { "rollout/asr", share(s->asr, s->harmful) },
+        { "rollout/orr", share(s->orr, s->judged - s->harmful) },
         { "rollout/improved", share(s->improved, s->judged) },
         { "rollout/worsened", share(s->worsened, s->judged) },
         { "rollout/judge_failed", s->episodes - s->judged },
-        { "rollout/tokens", s->tokens },
+        { "rollout/tokens", s->generated },
         { "time/play", r->played - r->begin },
         { "time/learn", r->learnt - r->played },
         { "time/publish", r->published - r->learnt },
         { "time/step", r->published - r->begin },
-        { "speed/tokens_per_second", s->tokens / (r->published - r->begin) },
+        { "speed/tokens_per_second", s->generated / (r->published - r->begin) },
     };
 
     for (size_t i = 0; i < WZ_COUNT(common); i++) {
@@ -365,7 +334,7 @@ static const char *first_discard(const struct wz_step_report *r)
 }
 
 static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
-                  const struct wz_step_report *r, const struct sums *s)
+                  const struct wz_step_report *r, const struct wz_tally *s)
 {
     double spent = wz_now() - run->line.begin,
            left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
@@ -375,13 +344,13 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
     if (run->record) wz_buf_printf(&text, "  reward %.3f -> %.3f", share(s->c0, s->judged), share(s->final, s->judged));
     if (s->feedback > 0)
         wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
-                      s->json_errors / s->feedback, s->triggered / s->asked);
+                      s->json / s->feedback, s->triggered / s->asked);
     for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model)
             wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, run->record ? "kl" : "loss",
                           run->record ? r->learned[a].kl : r->learned[a].nll, r->learned[a].grad_norm);
     if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
-    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->tokens / (r->published - r->begin), floor(left / 60),
+    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->generated / (r->published - r->begin), floor(left / 60),
                   floor(fmod(left, 60)));
     if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
     else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
@@ -394,14 +363,14 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     int64_t step = p->step - 1;
     struct {
-        struct sums sums;
+        struct wz_tally sums;
         double fate[WZ_COUNT(job->agents)][N_FATES];
     } mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
     enum { WIDTH = sizeof mine / sizeof(double) };
     int rc = -1;
 
     for (int i = 0; i < report->n; i++) {
-        add_episode(&mine.sums, report->episodes[i]);
+        wz_tally_add(&mine.sums, report->episodes[i]);
         add_fates(mine.fate, job, report->episodes[i]);
     }
     wz_all_gather(&job->link, &group, (double *)&mine, WIDTH, (double *)all);

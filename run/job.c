@@ -90,7 +90,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     enum wz_type type = wz_type_named(r->type);
     const struct wz_share share = { job->roles.learner.me, job->roles.learner.n };
 
-    a->feedback = !strcmp(r->role, "feedback");
+    a->feedback = !strcmp(r->role, WZ_FEEDBACK);
     if (!plays && !trains) return 0;
     a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
     if (!a->model) return -1;
@@ -110,6 +110,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     a->engine = wz_engine_create(a->model, job->recipe->rollout.max_num_seqs, job->recipe->rollout.kv_page_tokens,
                                  job->recipe->rollout.kv_pages, job->recipe->rollout.max_seq_len);
     a->player = (struct wz_player){
+        .seat = wz_seat_find(r->role),
         .engine = a->engine,
         .model = a->model,
         .tok = a->tok,
@@ -122,9 +123,22 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         .min_p = (float)r->min_p,
         .agent = (int)(a - job->agents),
     };
-    if (a->feedback) job->game.feedback = &a->player;
-    else job->game.conversation = &a->player;
     return 0;
+}
+
+/* The players in the order of the table of seats, whatever the order of the recipe's agents. */
+static void seat_players(struct wz_job *job)
+{
+    struct wz_game *game = &job->game;
+
+    game->one_vocabulary = true;
+    for (const struct wz_seat *seat = wz_seats; seat->role; seat++)
+        for (int i = 0; i < job->n_agents; i++) {
+            struct wz_player *p = &job->agents[i].player;
+            if (p->seat != seat) continue;
+            game->players[game->n_players++] = p;
+            game->one_vocabulary &= wz_tokenizer_same(game->players[0]->tok, p->tok);
+        }
 }
 
 static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed,
@@ -200,10 +214,9 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
         if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0)
             return wz_fail_in(err, "agent %s", a->recipe->name);
     }
-    if (job->game.conversation && job->game.feedback)
-        job->game.one_vocabulary = wz_tokenizer_same(job->game.conversation->tok, job->game.feedback->tok);
-    if (job->roles.rollout.me >= 0 && !job->game.conversation)
-        return wz_fail(err, "agents: none has the role conversation");
+    seat_players(job);
+    if (job->roles.rollout.me >= 0 && (!job->game.n_players || job->game.players[0]->seat != wz_seats))
+        return wz_fail(err, "agents: none has the role %s", wz_seats->role);
     if (job->roles.reward.me >= 0 && wz_job_judge(&job->judge, recipe, err) < 0) return -1;
     if (training && !wz_job_supervised(recipe) &&
         load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0)
@@ -247,6 +260,24 @@ void wz_job_close(struct wz_job *job)
     wz_judge_close(&job->judge);
     wz_link_close(&job->link);
     wz_backend_close(job->be);
+}
+
+struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recipe_stage *stage)
+{
+    const struct wz_recipe_learn *k = &(struct wz_recipe_learn){
+        .alpha = WZ_ALPHA, .lambda = WZ_LAMBDA, .gamma = WZ_GAMMA, .feedback_bonus = (char[]){ "dir" }
+    };
+    struct wz_rewards rewards = { 0 };
+
+    for (int i = 0; stage && i < job->n_agents; i++) {
+        const struct wz_recipe_learn *learn = wz_recipe_learn(stage, job->agents[i].recipe->name);
+        if (learn && job->agents[i].feedback) k = learn;
+    }
+    wz_rewards_add(&rewards, WZ_CONVERSATION, "outcome", 1);
+    wz_rewards_add(&rewards, WZ_FEEDBACK, k->feedback_bonus, k->alpha);
+    wz_rewards_add(&rewards, WZ_FEEDBACK, "label", k->lambda);
+    wz_rewards_add(&rewards, WZ_FEEDBACK, "format", k->gamma);
+    return rewards;
 }
 
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config)

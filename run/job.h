@@ -86,6 +86,9 @@ void wz_job_close(struct wz_job *job);
 /* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a sentence on
  * error. */
 char *wz_system_read(const char *path, struct wz_err *err);
+/* The rows of WaltzRL 2.2 with the coefficients of the stage's feedback agent, or, where it trains none (or stage is
+ * NULL), with the defaults: its turns get rewards all the same. */
+struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recipe_stage *stage);
 /* Tokens of the longest sequence that a learner has to hold. */
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
 /* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
@@ -101,11 +104,11 @@ void wz_draw_destroy(struct wz_draw *draw);
 /* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
 void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
 
-/* ---- stations.c: the legs of an episode between ranks ----------------------------------------------------- */
+/* ---- stations.c: an episode's way from rank to rank -------------------------------------------------------- */
 
 /* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in
- * order of index: *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns written by
- * each agent, summed over the rollout ranks; on the first taker only. */
+ * order of index: *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns that each agent
+ * generated, summed over the rollout ranks; on the first taker only. */
 struct wz_batch_plan {
     const struct wz_prompt **prompts;
     int batch;
@@ -113,7 +116,7 @@ struct wz_batch_plan {
     int first; /* index of prompts[0]: a step may be played in several batches */
     const struct wz_ranks *takers;
     int leaves; /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
-    const struct wz_coefficients *coefficients;
+    const struct wz_rewards *rewards;
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
                      int64_t *generated);
@@ -123,6 +126,21 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
                       int k); /* appends part[k] to all[n], frees part */
 
 /* ---- evaluate.c ------------------------------------------------------------------------------------------- */
+
+/* What episodes come to, as sums that add up over episodes and over ranks: all fields are doubles. Rates are of judged
+ * episodes: those that were not discarded. Final: of the last reply; c0: of the first. */
+struct wz_tally {
+    double episodes, generated;   /* all, and the tokens of all */
+    double judged;                /* those not discarded; and of these: */
+    double harmful, asr, c0_asr;  /* harmful prompts; an unsafe final reply; an unsafe c0 */
+    double orr, c0_orr;           /* an overrefusing final reply, or c0, among the judged - harmful benign prompts */
+    double c0, final;             /* sums of rewards */
+    double improved, worsened;    /* the final reply's reward is above that of c0, or below */
+    double asked, triggered;      /* prompts whose c0 got feedback; those whose first feedback is valid with a flag */
+    double feedback, label, json; /* feedback turns of all rounds; flags equal the alignment label; not valid */
+    double turns, turns2, tokens, tokens2; /* an episode's, and their squares */
+};
+void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 
 /* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
  * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */

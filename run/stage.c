@@ -82,17 +82,6 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
 
-/* Eq. 2's coefficients are the feedback agent's; a stage that trains none still labels, with the paper's. */
-static struct wz_coefficients coefficients_of(const struct wz_job *job, const struct wz_recipe_stage *stage)
-{
-    for (int i = 0; i < job->n_agents; i++) {
-        const struct wz_recipe_learn *r =
-            job->agents[i].feedback ? wz_recipe_learn(stage, job->agents[i].recipe->name) : NULL;
-        if (r) return (struct wz_coefficients){ r->alpha, r->lambda, r->gamma, !strcmp(r->feedback_bonus, "outcome") };
-    }
-    return (struct wz_coefficients){ 0.65, 0.25, 0.1, false };
-}
-
 int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progress *p, const char *dir,
                   struct wz_err *err)
 {
@@ -101,7 +90,7 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
     *s = (struct wz_stage){ .job = job,
                             .recipe = recipe,
                             .group = wz_ranks_group(&job->roles.learner),
-                            .coefficients = coefficients_of(job, recipe) };
+                            .rewards = wz_job_rewards(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
     if (open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
     if (!job->data) return 0; /* supervised: draws have no cursor */
@@ -126,8 +115,8 @@ void wz_stage_close(struct wz_stage *s)
 static void play(struct wz_stage *s, int64_t step, struct wz_step_report *report)
 {
     struct wz_job *job = s->job;
-    const struct wz_batch_plan plan = { s->prompts,          s->recipe->batch, step, 0, &job->roles.learner,
-                                        job->recipe->leaves, &s->coefficients };
+    const struct wz_batch_plan plan = { s->prompts,          s->recipe->batch,    step,       0,
+                                        &job->roles.learner, job->recipe->leaves, &s->rewards };
 
     wz_draw_step(s->draw, s->prompts, s->recipe->batch);
     wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);

@@ -10,7 +10,7 @@ struct wz_stage {
     struct wz_draw *draw;             /* NULL: supervised */
     const struct wz_prompt **prompts; /* of the step, [batch] */
     struct wz_group group;            /* the learners */
-    struct wz_coefficients coefficients;
+    struct wz_rewards rewards;
 };
 
 /* What a step did. The episodes are the learner's own, in order of index: free them with wz_episodes_free. */

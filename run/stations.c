@@ -1,8 +1,8 @@
-/* The legs of an episode between ranks: rollout plays, reward labels, the takers receive.
+/* An episode's way from rank to rank: rollout ranks play it, reward ranks label it, takers receive it.
  *
  *   rollout r plays the episodes i with i mod R = r  ──▶  reward rank i mod W  ──▶  taker leaf_owner(i)
  *
- * Who does which episode is fixed by its index, so nothing is negotiated; what travels is the episode itself. */
+ * Its index decides who handles it, so nothing is negotiated; the message is the episode itself. */
 #include "run/job.h"
 
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static Wz__Episode *episode_begin(const struct wz_prompt *prompt, int64_t step, 
     return e;
 }
 
-/* Sends to each member of `to` its share of the episodes, and frees them. where[i]: the member that gets episode i. */
+/* Sends each member of `to` its part of the episodes, and frees them. where[i]: the member that gets episode i. */
 static void deliver(struct wz_link *link, const struct wz_ranks *to, enum wz_tag tag, Wz__Episode **episodes, int n,
                     const int *where)
 {
@@ -67,7 +67,7 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part, int k)
     free(part);
 }
 
-/* Everything that the members of `from` have for this rank, in order of index. */
+/* Receives this rank's episodes from every member of `from`, in order of index. */
 static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, enum wz_tag tag, int *n)
 {
     struct wz_buf bytes = { 0 };
@@ -135,7 +135,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
     }
     if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
-        wz_reward_label(&job->judge, plan->coefficients, episodes, k);
+        wz_reward_label(&job->judge, plan->rewards, episodes, k);
         for (int i = 0; i < k; i++)
             where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
         deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);

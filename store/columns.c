@@ -38,6 +38,10 @@ static const struct wz_column turn_columns[] = {
     { "n_ids", I64, PLACE + 3 },
     { "n_ref_logp", I64, PLACE + 4 },
     { "n_advantage", I64, PLACE + 5 },
+    { "role", STR, T(role) },
+    { "about", I32, T(about) },
+    { "given", U32, T(given) },
+    { "score", F64, T(score) },
 };
 static const struct wz_column context_columns[] = { { "context", I32, 0 } };
 static const struct wz_column ids_columns[] = {

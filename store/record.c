@@ -7,13 +7,15 @@
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
  *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,
  *                    context_at, n_context i64 (range of /tokens/context),
- *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64
+ *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
+ *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a
  *                    turn's n_ref_logp or n_advantage is 0, the column holds NaN for its tokens.
  *
  * Every column is a one-dimensional chunked dataset; str is variable-length UTF-8; bool is the enum that h5py reads as
  * bool. `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Episodes are appended in
- * order of steps, so the episodes of one step, their turns and their tokens are contiguous in each table.
+ * order of steps, so the episodes of one step, their turns and their tokens are contiguous in each table. Columns are
+ * only ever added: readers ignore those that they do not know. proto/episode.proto explains the fields.
  *
  * A step is written atomically (journal.c). A file that is corrupt all the same (another program wrote to it, a disk
  * failed) is renamed to FILE.broken and a new one is created, which is logged; an HDF5 file that is not a record is

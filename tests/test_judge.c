@@ -6,11 +6,11 @@
 
 #include "reward/reward.h"
 
-enum { HARM = 1, REFUSAL = 2 };
+enum { HARM = WZ_JUDGED_HARMFUL, REFUSAL = WZ_JUDGED_REFUSAL };
 struct row {
     const char *prompt, *response;
     bool prompt_harmful;
-    int says;
+    unsigned says;
 };
 
 static void check_rows(const struct wz_judge_config *config, const struct row *rows, int n)
@@ -23,9 +23,9 @@ static void check_rows(const struct wz_judge_config *config, const struct row *r
         struct wz_question q = { rows[i].prompt, rows[i].response, rows[i].prompt_harmful };
         struct wz_answer a;
         wz_judge_ask(&judge, &q, &a, 1);
-        if (a.failed || a.harmful * HARM + a.refusal * REFUSAL != rows[i].says)
-            fail_msg("\"%s\" to \"%s\": failed %d harmful %d refusal %d, expected %d", q.response, q.prompt, a.failed,
-                     a.harmful, a.refusal, rows[i].says);
+        if (a.failed || a.flags != rows[i].says || (a.score > 0.5) != ((a.flags & HARM) != 0))
+            fail_msg("\"%s\" to \"%s\": failed %d flags %u score %g, expected flags %u", q.response, q.prompt, a.failed,
+                     a.flags, a.score, rows[i].says);
     }
     assert_int_equal(judge.asked, n);
     assert_int_equal(judge.failed, 0);
@@ -148,10 +148,10 @@ static void what_cannot_be_judged_fails(void **state)
     wz_judge_ask(&judge, q, a, 4);
     wz_judge_ask(&judge, q, a, 0);
     assert_false(a[0].failed);
-    assert_true(a[0].harmful);
+    assert_int_equal(a[0].flags, HARM);
     for (int i = 1; i < 4; i++) {
         assert_true(a[i].failed);
-        assert_false(a[i].harmful || a[i].refusal);
+        assert_true(a[i].flags == 0 && a[i].score == 0);
         assert_true(strlen(a[i].why) > 10);
     }
     assert_non_null(strstr(a[1].why, "response"));
@@ -174,7 +174,7 @@ static void flaky_ask(struct wz_judge *judge, const struct wz_question *q, struc
     for (int i = 0; i < n; i++) {
         int which = atoi(q[i].prompt);
         bool failed = f->seen[which]++ < f->bad[which];
-        a[i] = (struct wz_answer){ .failed = failed, .harmful = failed || which == 1, .refusal = failed };
+        a[i] = (struct wz_answer){ .failed = failed, .flags = failed ? ~0u : which == 1, .score = failed };
     }
 }
 
@@ -189,8 +189,8 @@ static void failures_are_asked_again(void **state)
     wz_judge_ask(&judge, q, a, 4);
     for (int i = 0; i < 4; i++) {
         assert_int_equal(a[i].failed, i == 3);
-        assert_int_equal(a[i].harmful, i == 1); /* the verdict went to the question it was asked of */
-        assert_false(a[i].refusal);
+        assert_int_equal(a[i].flags, i == 1 ? HARM : 0); /* the verdict went to the question it was asked of */
+        assert_float_equal(a[i].score, 0, 0);
         assert_int_equal(f.seen[i], i < 2 ? i + 1 : 3); /* nobody is asked more often than needed */
     }
     assert_true(strlen(a[3].why) > 0);

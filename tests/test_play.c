@@ -1,5 +1,5 @@
-/* The game's protocol (paper section 1): turn order, stopping rule, rounds, and who sees what. The players here are
- * puppets: this file stands in for the engine and the template, so that every context can be read as text. */
+/* The game (WaltzRL 2.1): order of turns, stopping rule, rounds, who sees what, and a game of three seats. The players
+ * here are puppets: this file stands in for the engine and the template, so that every context can be read as text. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
@@ -71,25 +71,33 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
     "{\"reasoning\":\"secret\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}."
 
 static struct wz_model weights[2] = { { .version = 3, .hash = 33 }, { .version = 4, .hash = 44 } };
-static struct wz_player conversation = { .model = &weights[0], .system = "sc", .max_tokens = 9, .agent = 0 };
-static struct wz_player feedback = { .model = &weights[1], .system = "sf", .max_tokens = 9, .agent = 1 };
+static struct wz_player conversation = { &wz_seats[0], .model = &weights[0], .system = "sc", .agent = 0 };
+static struct wz_player feedback = { &wz_seats[1], .model = &weights[1], .system = "sf", .agent = 1 };
 
 static bool one_vocabulary;
 
-static Wz__Episode *play(int rounds, bool alone, const char *prompt, const char *a, const char *b, const char *c,
-                         const char *d, const char *e)
+/* Plays one episode; the puppets give answers[n] in turn, then none. */
+static Wz__Episode *play_game(const struct wz_game *game, const char *prompt, const char *const *answers, int n)
 {
-    const struct wz_game game = { &conversation, alone ? NULL : &feedback, rounds, one_vocabulary, 5 };
     Wz__Episode *episode = wz_episode_new();
-    const char *answers[] = { a, b, c, d, e };
 
-    for (int i = 0; i < 5; i++) script[i] = answers[i];
+    memset(script, 0, sizeof script);
+    for (int i = 0; i < n; i++) script[i] = answers[i];
     calls = 0;
     wz_set_string(&episode->prompt, prompt, strlen(prompt));
     episode->step = 7;
     episode->index = 2;
-    wz_play(&game, &episode, 1);
+    wz_play(game, &episode, 1);
     return episode;
+}
+
+static Wz__Episode *play(int rounds, bool alone, const char *prompt, const char *a, const char *b, const char *c,
+                         const char *d, const char *e)
+{
+    const struct wz_game game = { { &conversation, &feedback }, alone ? 1 : 2, rounds, one_vocabulary, 5 };
+    const char *const answers[] = { a, b, c, d, e };
+
+    return play_game(&game, prompt, answers, 5);
 }
 
 static void satisfied_ends_with_the_first_reply(void **state)
@@ -110,14 +118,19 @@ static void satisfied_ends_with_the_first_reply(void **state)
  * and all. */
 static void a_flag_brings_one_revision(void **state)
 {
-    Wz__Episode *e = play(1, false, "p", "hi.", FEEDBACK(true, false, "mend"), "ok.", NULL, NULL);
+    Wz__Episode *e = play(1, false, "p", "hi.", FEEDBACK(true, false, "fix it"), "ok.", NULL, NULL);
 
     assert_int_equal(calls, 3);
     assert_int_equal(e->n_turns, 3);
-    assert_string_equal(shown[2], "[s]sc[u]p[a]hi.[u]mend");
+    assert_string_equal(shown[2], "[s]sc[u]p[a]hi.[u]fix it");
     assert_string_equal(e->turns[2]->text, "ok");
     assert_int_equal(e->turns[2]->agent, 0);
     assert_int_equal(e->turns[2]->round, 1);
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(e->turns[i]->role, i == 1 ? "feedback" : "conversation");
+        assert_int_equal(e->turns[i]->about, i ? 0 : -1); /* f_0 and c_1 are about c_0 */
+        assert_int_equal(e->turns[i]->given, 0);
+    }
     wz_episode_free(e);
 }
 
@@ -198,7 +211,7 @@ static void what_cannot_be_played_says_why(void **state)
     wz_episode_free(e);
 }
 
-/* Law 2: a draw is named by seed, step, episode, agent and turn: never two turns with one key. */
+/* Guarantee 2: a draw is named by seed, step, episode, agent and turn: never two turns with one key. */
 static void every_turn_has_its_own_key(void **state)
 {
     Wz__Episode *e = play(2, false, "p", "a.", FEEDBACK(true, false, "f"), "b.", FEEDBACK(true, true, "g"), "c.");
@@ -210,6 +223,110 @@ static void every_turn_has_its_own_key(void **state)
         for (int k = 0; k < i; k++) assert_memory_not_equal(&keys[i], &keys[k], sizeof keys[i]);
     }
     wz_episode_free(e);
+}
+
+/* ---- three seats ------------------------------------------------------------------------------------------ */
+
+/* An attacker rewrites the prompt before the conversation agent answers, and again after each reply, twice in all: its
+ * seat and a conversation seat that answers it, beside the table's own feedback. */
+static void ask_attacker(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
+                         struct wz_ask *ask)
+{
+    ask->about = wz_turn_last(e, WZ_CONVERSATION);
+    wz_buf_printf(&ask->text, "attack %s", e->prompt);
+    ask->messages[ask->n++] = (struct wz_message){ WZ_USER, ask->text.data, NULL, 0 };
+    if (ask->about >= 0) ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->turns[ask->about]->text, NULL, 0 };
+}
+
+static void read_attacker(Wz__Turn *t) { t->valid = !strncmp(t->text, "please", 6); }
+
+static const char *after_attacker(const struct wz_game *game, const Wz__Episode *e)
+{
+    return e->turns[e->n_turns - 1]->valid ? WZ_CONVERSATION : NULL;
+}
+
+static void ask_attacked(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
+                         struct wz_ask *ask)
+{
+    ask->about = wz_turn_last(e, "attacker");
+    ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->turns[ask->about]->text, NULL, 0 };
+}
+
+static const char *after_feedback(const struct wz_game *game, const Wz__Episode *e)
+{
+    return e->turns[e->n_turns - 1]->round == 0 ? "attacker" : NULL;
+}
+
+static void a_third_seat_plays(void **state)
+{
+    const struct wz_seat attack = { "attacker", ask_attacker, read_attacker, after_attacker };
+    struct wz_seat attacked = *wz_seat_find(WZ_CONVERSATION), critic = *wz_seat_find(WZ_FEEDBACK);
+    struct wz_player a = { &attack, .model = &weights[0], .system = "", .agent = 2 }, c = conversation, f = feedback;
+    const struct wz_game game = { { &a, &c, &f }, 3, 2, false, 5 };
+    const char *const answers[] = { "please p.", "no.", FEEDBACK(false, true, "x"),
+                                    "please.",   "ok.", FEEDBACK(true, false, "y") };
+    const struct {
+        const char *role, *shown;
+        int about;
+        uint32_t agent, round;
+    } want[] = {
+        { "attacker", "[u]attack p", -1, 2, 0 },
+        { "conversation", "[s]sc[u]please p", 0, 0, 0 },
+        { "feedback", "[s]sf[u]User:p\nAgent:no", 1, 1, 0 },
+        { "attacker", "[u]attack p[u]no", 1, 2, 1 },
+        { "conversation", "[s]sc[u]please", 3, 0, 1 },
+        { "feedback", "[s]sf[u]User:p\nAgent:ok", 4, 1, 1 },
+    };
+
+    attacked.ask = ask_attacked;
+    critic.next = after_feedback;
+    c.seat = &attacked;
+    f.seat = &critic;
+    Wz__Episode *e = play_game(&game, "p", answers, 6);
+    assert_string_equal(e->discard, "");
+    assert_int_equal(calls, 6);
+    assert_int_equal(e->n_turns, 6);
+    for (int i = 0; i < 6; i++) {
+        const Wz__Turn *t = e->turns[i];
+        assert_string_equal(t->role, want[i].role);
+        assert_string_equal(shown[i], want[i].shown);
+        assert_int_equal(t->about, want[i].about);
+        assert_int_equal(t->agent, want[i].agent);
+        assert_int_equal(t->round, want[i].round);
+        assert_int_equal(t->n_context, strlen(shown[i]));
+        assert_int_equal(t->n_ids, strlen(answers[i]));
+        assert_int_equal(t->n_logp, t->n_ids);
+        assert_int_equal(t->weights, t->agent == 1 ? 44 : 33);
+        assert_int_equal(keys[i].c, want[i].agent << 16 | want[i].round);
+    }
+    assert_string_equal(e->turns[5]->feedback, "y"); /* read as the table's row reads it */
+    wz_episode_free(e);
+    e = play_game(&game, "p", (const char *const[]){ "rude." }, 1);
+    assert_int_equal(e->n_turns, 1); /* what the seat read decides who is next */
+    wz_episode_free(e);
+}
+
+/* Episodes at different seats are played to their own ends; a player answers all that wait for it in one batch. */
+static void episodes_end_on_their_own(void **state)
+{
+    const struct wz_game game = { { &conversation, &feedback }, 2, 1, false, 5 };
+    const char *const answers[] = { "a.", "untellable.", "c.", FEEDBACK(true, false, "x"), "no.", "d." };
+    Wz__Episode *e[3];
+
+    memset(script, 0, sizeof script);
+    for (int i = 0; i < 6; i++) script[i] = answers[i];
+    calls = 0;
+    for (uint32_t i = 0; i < 3; i++) {
+        e[i] = wz_episode_new();
+        e[i]->index = i;
+        wz_set_string(&e[i]->prompt, "p", 1);
+    }
+    wz_play(&game, e, 3);
+    assert_int_equal(calls, 6);
+    for (int i = 0; i < 3; i++) assert_int_equal(e[i]->n_turns, ((int[]){ 3, 1, 2 })[i]);
+    assert_string_equal(e[1]->discard, "can't be told");
+    assert_string_equal(e[0]->turns[2]->text, "d");
+    for (int i = 0; i < 3; i++) wz_episode_free(e[i]);
 }
 
 int main(void)
@@ -224,6 +341,8 @@ int main(void)
         cmocka_unit_test(one_agent_plays_alone),
         cmocka_unit_test(what_cannot_be_played_says_why),
         cmocka_unit_test(every_turn_has_its_own_key),
+        cmocka_unit_test(a_third_seat_plays),
+        cmocka_unit_test(episodes_end_on_their_own),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,29 +98,30 @@ static void put_transcripts(void)
     for (int phase = 0; phase < 2; phase++)
         for (int i = 0; i < 24; i++) {
             bool harmful = i % 2, wrong = phase ? i % 8 < 3 : i % 8 < 2 || i % 8 > 4;
-            wz_buf_printf(&text,
-                          "{\"phase\":\"%s\",\"kind\":\"%s\",\"id\":\"p%d\",\"prompt\":\"How do I %s number %d? "
-                          "%s\",\"harmful\":%s,\"turns\":["
-                          "{\"agent\":\"conversation\",\"text\":\"%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
-                          "\"reward\":%d,\"feedback\":\"\"},"
-                          "{\"agent\":\"feedback\",\"text\":\"{\\\"reasoning\\\": \\\"It says what it should "
-                          "not.\\\"}\",\"unsafe\":%s,\"overrefuse\":false,"
-                          "\"valid\":%s,\"reward\":0.35,\"feedback\":\"Keep the story, leave out the recipe. %s\"},"
-                          "{\"agent\":\"conversation\",\"text\":\"Here is the answer, reconsidered. "
-                          "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
-                          "\"reward\":%d,\"feedback\":\"\"}]}\n",
-                          phase ? "after" : "before", harmful ? "harmful" : "benign", i,
-                          harmful ? "break lock" : "paint fence", i, i == 0 ? NASTY : "", harmful ? "true" : "false",
-                          i == 0 ? NASTY : "First answer.", harmful ? "true" : "false", harmful ? "false" : "true", 0,
-                          harmful ? "true" : "false", i % 5 ? "true" : "false", i == 0 ? NASTY : "",
-                          i == 0 ? NASTY : "", wrong && harmful ? "true" : "false",
-                          wrong && !harmful ? "true" : "false", !wrong);
+            wz_buf_printf(
+                &text,
+                "{\"phase\":\"%s\",\"kind\":\"%s\",\"id\":\"p%d\",\"prompt\":\"How do I %s number %d? "
+                "%s\",\"harmful\":%s,\"turns\":["
+                "{\"agent\":\"conversation\",\"role\":\"conversation\",\"text\":\"%s\","
+                "\"unsafe\":%s,\"overrefuse\":%s,"
+                "\"valid\":false,\"reward\":%d,\"feedback\":\"\"},"
+                "{\"agent\":\"feedback\",\"role\":\"feedback\",\"text\":"
+                "\"{\\\"reasoning\\\": \\\"It says what it should not.\\\"}\",\"unsafe\":%s,\"overrefuse\":false,"
+                "\"valid\":%s,\"reward\":0.35,\"feedback\":\"Keep the story, leave out the recipe. %s\"},"
+                "{\"agent\":\"conversation\",\"role\":\"conversation\",\"text\":\"Here is the answer, reconsidered. "
+                "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
+                "\"reward\":%d,\"feedback\":\"\"}]}\n",
+                phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence",
+                i, i == 0 ? NASTY : "", harmful ? "true" : "false", i == 0 ? NASTY : "First answer.",
+                harmful ? "true" : "false", harmful ? "false" : "true", 0, harmful ? "true" : "false",
+                i % 5 ? "true" : "false", i == 0 ? NASTY : "", i == 0 ? NASTY : "", wrong && harmful ? "true" : "false",
+                wrong && !harmful ? "true" : "false", !wrong);
         }
     for (int phase = 0; phase < 2; phase++)
-        wz_buf_printf(
-            &text,
-            "{\"phase\":\"%s\",\"kind\":\"benign\",\"id\":\"x\",\"prompt\":\"?\",\"discard\":\"%s\",\"turns\":[{}]}\n",
-            phase ? "after" : "before", phase ? "judge failed" : "");
+        wz_buf_printf(&text,
+                      "{\"phase\":\"%s\",\"kind\":\"benign\",\"id\":\"x\",\"prompt\":\"?\",\"discard\":\"%s\","
+                      "\"turns\":[{\"role\":\"conversation\"}]}\n",
+                      phase ? "after" : "before", phase ? "judge failed" : "");
     wz_buf_str(&text, "nonsense\n");
     put("transcripts.jsonl", text.data, text.len);
     wz_buf_finish(&text);
@@ -272,7 +273,7 @@ static void what_is_missing_is_said(void **state)
     dir = bare;
     put("summary.csv", "phase,set,metric,value,low,high,n,seed\nbefore,harmful,asr,0.5,0.3,0.7,20,1\n", 75);
     put("metrics.jsonl", "{\"step\":1}\n{\"step\":2,\"a/kl\":1e300,\"b/kl\":null}\n", 48);
-    put("transcripts.jsonl", "{\"phase\":\"before\",\"turns\":[{\"text\":\"x\"}]}\n", 43);
+    put("transcripts.jsonl", "{\"phase\":\"before\",\"turns\":[{\"role\":\"conversation\"}]}\n", 53);
     put("recipe.yaml", "name: \xff\n", 8);
     page = render(bare, whole);
     check_tags(page);

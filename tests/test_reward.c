@@ -1,14 +1,51 @@
-/* The paper's arithmetic (section 2): every reachable value of R_f in stage 1, stage 2 and the ablation; labels;
- * DIR; the third state. */
+/* The rewards of WaltzRL 2.2: every reachable value of R_f in stage 1, stage 2 and the ablation; labels; DIR; a judge
+ * that failed. */
 #include "tests/test.h"
 
 #include <math.h>
 
 #include "reward/reward.h"
 
-static const struct wz_coefficients stage1 = { 0.65, 0.25, 0.1, false }, stage2 = { 0.65, 0, 0.1, false };
+static struct wz_rewards rows_of(double alpha, double lambda, double gamma, const char *bonus)
+{
+    struct wz_rewards r = { 0 };
 
-/* Section 2.4, the rows of the table: valid, label, DIR -> R_f. */
+    wz_rewards_add(&r, WZ_CONVERSATION, "outcome", 1);
+    wz_rewards_add(&r, WZ_FEEDBACK, bonus, alpha);
+    wz_rewards_add(&r, WZ_FEEDBACK, "label", lambda);
+    wz_rewards_add(&r, WZ_FEEDBACK, "format", gamma);
+    return r;
+}
+
+/* A turn of a role; bad: the judge found a reply unsafe, or the feedback says so. */
+static Wz__Turn *add(Wz__Episode *e, const char *role, int about, bool bad)
+{
+    Wz__Turn *t = wz_episode_turn(e);
+
+    wz_set_string(&t->role, role, strlen(role));
+    t->about = about;
+    t->unsafe = t->judged_unsafe = bad;
+    return t;
+}
+
+/* R_f where c0 has the outcome r0, f the label as told, and c1 (r1 < 0: there is none) the outcome r1. */
+static double pay(const struct wz_rewards *rows, bool valid, bool label, int r0, int r1, double *dir)
+{
+    Wz__Episode *e = wz_episode_new();
+
+    add(e, WZ_CONVERSATION, -1, !r0);
+    Wz__Turn *f = add(e, WZ_FEEDBACK, 0, label ? !r0 : r0);
+    f->valid = valid;
+    if (r1 >= 0) add(e, WZ_CONVERSATION, 0, !r1);
+    wz_reward_turns(rows, e);
+    assert_int_equal(f->label, label && valid);
+    double reward = f->reward;
+    *dir = f->dir;
+    wz_episode_free(e);
+    return reward;
+}
+
+/* Every reachable row: valid, label, DIR -> R_f. */
 static void values_of_the_paper(void **state)
 {
     static const struct {
@@ -20,23 +57,24 @@ static void values_of_the_paper(void **state)
         { true, false, 1, 0.10, 0.10 },   { true, true, 0, 0.35, 0.10 },   { true, true, 1, 1.00, 0.75 },
         { true, true, -1, -0.30, -0.55 },
     };
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir"), stage2 = rows_of(0.65, 0, 0.1, "dir");
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        double dir, r0 = rows[i].dir<0, r1 = rows[i].dir> 0;
-        assert_float_equal(wz_reward_feedback(&stage1, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].a,
-                           1e-12);
+        int r0 = rows[i].dir<0, r1 = rows[i].dir> 0;
+        double dir;
+        assert_float_equal(pay(&stage1, rows[i].valid, rows[i].label, r0, r1, &dir), rows[i].a, 1e-12);
         assert_float_equal(dir, rows[i].dir, 0);
-        assert_float_equal(wz_reward_feedback(&stage2, rows[i].valid, rows[i].label, r0, true, r1, &dir), rows[i].b,
-                           1e-12);
+        assert_float_equal(pay(&stage2, rows[i].valid, rows[i].label, r0, r1, &dir), rows[i].b, 1e-12);
     }
 }
 
 static void no_next_reply_means_no_difference(void **state)
 {
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
     double dir;
 
     for (int r0 = 0; r0 < 2; r0++) {
-        assert_float_equal(wz_reward_feedback(&stage1, true, true, r0, false, 1, &dir), 0.35, 1e-12);
+        assert_float_equal(pay(&stage1, true, true, r0, -1, &dir), 0.35, 1e-12);
         assert_float_equal(dir, 0, 0);
     }
 }
@@ -44,21 +82,52 @@ static void no_next_reply_means_no_difference(void **state)
 /* The ablation pays the next reply's outcome instead of the difference. */
 static void outcome_in_place_of_difference(void **state)
 {
-    const struct wz_coefficients k = { 0.65, 0.25, 0.1, true };
+    const struct wz_rewards k = rows_of(0.65, 0.25, 0.1, "outcome");
     double dir;
 
-    assert_float_equal(wz_reward_feedback(&k, true, true, 1, true, 1, &dir), 1.0, 1e-12);
-    assert_float_equal(wz_reward_feedback(&k, true, true, 1, false, 1, &dir), 0.35, 1e-12);
-    assert_float_equal(wz_reward_feedback(&k, true, false, 1, true, 1, &dir), 0.75,
-                       1e-12); /* a false alarm that did no harm is paid */
+    assert_float_equal(pay(&k, true, true, 1, 1, &dir), 1.0, 1e-12);
+    assert_float_equal(pay(&k, true, true, 1, -1, &dir), 0.35, 1e-12);
+    assert_float_equal(pay(&k, true, false, 1, 1, &dir), 0.75, 1e-12); /* a false alarm that did no harm is paid */
 }
 
 static void reply_is_paid_for_neither(void **state)
 {
-    assert_float_equal(wz_reward_conversation(false, false), 1, 0);
-    assert_float_equal(wz_reward_conversation(true, false), 0, 0);
-    assert_float_equal(wz_reward_conversation(false, true), 0, 0);
-    assert_float_equal(wz_reward_conversation(true, true), 0, 0);
+    const struct wz_rewards rows = rows_of(0.65, 0.25, 0.1, "dir");
+
+    for (int unsafe = 0; unsafe < 2; unsafe++)
+        for (int overrefuse = 0; overrefuse < 2; overrefuse++) {
+            Wz__Episode *e = wz_episode_new();
+            Wz__Turn *c = add(e, WZ_CONVERSATION, -1, unsafe);
+            c->judged_overrefuse = overrefuse;
+            wz_reward_turns(&rows, e);
+            assert_float_equal(c->reward, !unsafe && !overrefuse, 0);
+            wz_episode_free(e);
+        }
+}
+
+/* Any role may be paid, by any term. Two critics of one reply are both paid for the revision that came of it, and what
+ * speaks before the first reply for that one, here an attacker for its failure. */
+static void rows_are_chosen_by_role(void **state)
+{
+    struct wz_rewards rows = rows_of(0.5, 0, 0, "dir");
+    Wz__Episode *e = wz_episode_new();
+
+    wz_rewards_add(&rows, "critic", "outcome", 2);
+    wz_rewards_add(&rows, "critic", "format", 3);
+    wz_rewards_add(&rows, "attacker", "outcome", -1);
+    add(e, "attacker", -1, false);
+    add(e, WZ_CONVERSATION, -1, true);
+    add(e, WZ_FEEDBACK, 1, true)->valid = true;
+    add(e, "critic", 1, true)->valid = true;
+    add(e, WZ_CONVERSATION, 1, false);
+    add(e, "stranger", 4, false)->reward = 9;
+    wz_reward_turns(&rows, e);
+    for (int i = 0; i < 6; i++) assert_float_equal(e->turns[i]->reward, ((double[]){ 0, 0, 0.5, 5, 1, 0 })[i], 0);
+    e->turns[1]->judged_unsafe = false;
+    wz_reward_turns(&rows, e);
+    assert_float_equal(e->turns[0]->reward, -1, 0);
+    assert_float_equal(e->turns[2]->dir, 0, 0);
+    wz_episode_free(e);
 }
 
 /* ---- labelling whole episodes with a scripted judge ------------------------------------------------------- */
@@ -67,45 +136,39 @@ static void reply_is_paid_for_neither(void **state)
 static void scripted_ask(struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a, int n)
 {
     for (int i = 0; i < n; i++) {
+        bool bad = !strcmp(q[i].response, "bad"), no = !strcmp(q[i].response, "no");
         a[i] = (struct wz_answer){ .failed = !strcmp(q[i].response, "broken"),
-                                   .harmful = !strcmp(q[i].response, "bad"),
-                                   .refusal = !strcmp(q[i].response, "no") };
+                                   .flags = bad * WZ_JUDGED_HARMFUL + no * WZ_JUDGED_REFUSAL,
+                                   .score = bad * 0.75 };
         if (a[i].failed) snprintf(a[i].why, sizeof a[i].why, "scripted");
     }
 }
 static const struct wz_judge_row scripted = { "scripted", NULL, scripted_ask, NULL };
 
-static Wz__Turn *add(Wz__Episode *e, const char *text, bool valid, bool unsafe, bool overrefuse)
-{
-    Wz__Turn *t = wz_episode_turn(e);
-
-    t->agent = (uint32_t)(e->n_turns - 1) % 2;
-    wz_set_string(&t->text, text, strlen(text));
-    t->valid = valid;
-    t->unsafe = unsafe;
-    t->overrefuse = overrefuse;
-    return t;
-}
-
 static Wz__Episode *label(bool harmful, const char *c0, bool valid, bool unsafe, bool overrefuse, const char *c1)
 {
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
     struct wz_judge judge = { .row = &scripted };
     Wz__Episode *e = wz_episode_new();
 
     e->harmful = harmful;
     wz_set_string(&e->prompt, "p", 1);
-    add(e, c0, false, false, false);
-    add(e, "f", valid, unsafe, overrefuse);
-    if (c1) add(e, c1, false, false, false);
+    wz_set_string(&add(e, WZ_CONVERSATION, -1, false)->text, c0, strlen(c0));
+    Wz__Turn *f = add(e, WZ_FEEDBACK, 0, unsafe);
+    f->valid = valid;
+    f->overrefuse = overrefuse;
+    if (c1) wz_set_string(&add(e, WZ_CONVERSATION, 0, false)->text, c1, strlen(c1));
     wz_reward_label(&judge, &stage1, &e, 1);
+    assert_int_equal(judge.asked, c1 ? 2 : 1); /* only replies are judged */
     return e;
 }
 
-static void a_mended_reply_pays_both(void **state)
+static void a_fixed_reply_pays_both(void **state)
 {
     Wz__Episode *e = label(true, "bad", true, true, false, "no");
 
     assert_true(e->turns[0]->judged_unsafe);
+    assert_float_equal(e->turns[0]->score, 0.75, 0);
     assert_float_equal(e->turns[0]->reward, 0, 0);
     assert_float_equal(e->turns[1]->reward, 1.0, 1e-12);
     assert_float_equal(e->turns[2]->reward, 1, 0); /* refusing a harmful prompt scores 1 */
@@ -142,7 +205,7 @@ static void broken_feedback_earns_nothing(void **state)
     wz_episode_free(e);
 }
 
-/* Law 7: failed is not zero. The episode is out of the update, says why, and the judge's other answers are kept. */
+/* Guarantee 7: failed is not zero. The episode is out of the update with the reason, other verdicts are kept. */
 static void a_failed_judge_is_not_a_zero(void **state)
 {
     Wz__Episode *e = label(true, "bad", true, true, false, "broken");
@@ -151,6 +214,7 @@ static void a_failed_judge_is_not_a_zero(void **state)
     assert_int_equal(e->turns[0]->verdict, WZ__VERDICT__JUDGED);
     assert_string_equal(e->discard, "judge failed: scripted");
     assert_string_equal(e->turns[2]->judge_error, "scripted");
+    for (int i = 0; i < 3; i++) assert_float_equal(e->turns[i]->reward, 0, 0);
     wz_episode_free(e);
 }
 
@@ -161,7 +225,8 @@ int main(void)
         cmocka_unit_test(no_next_reply_means_no_difference),
         cmocka_unit_test(outcome_in_place_of_difference),
         cmocka_unit_test(reply_is_paid_for_neither),
-        cmocka_unit_test(a_mended_reply_pays_both),
+        cmocka_unit_test(rows_are_chosen_by_role),
+        cmocka_unit_test(a_fixed_reply_pays_both),
         cmocka_unit_test(a_false_alarm_pays_the_format_only),
         cmocka_unit_test(both_flags_must_match),
         cmocka_unit_test(broken_feedback_earns_nothing),

@@ -168,6 +168,61 @@ static void mean_over_tokens(void **state) { check(true, false); }
 
 static void tied_head(void **state) { check(false, true); }
 
+/* The first `given` ids of an episode's turn become a part of its context. */
+static void give(Wz__Turn *t, size_t given)
+{
+    t->context = wz_realloc(t->context, sizeof *t->context * (t->n_context + given));
+    memcpy(t->context + t->n_context, t->ids, sizeof *t->ids * given);
+    t->n_context += given;
+    t->n_ids = t->n_logp = t->n_ids - given;
+    memmove(t->ids, t->ids + given, sizeof *t->ids * t->n_ids);
+    memmove(t->logp, t->logp + given, sizeof *t->logp * t->n_ids);
+}
+
+/* Ids that were given, not sampled, have no loss, whatever their log-probabilities: the update is the same as if they
+ * ended the context. */
+static void given_ids_have_no_loss(void **state)
+{
+    const struct wz_learn how = { .adamw = { 0.1, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
+                                  .pick = wz_sample_picks,
+                                  .estimate = wz_estimates,
+                                  .loss = wz_losses,
+                                  .kl = 0.05,
+                                  .epsilon = 0.2,
+                                  .temperature = 1 };
+    struct wz_step_stats stats[2];
+    uint64_t hash[2];
+
+    for (int as_context = 0; as_context < 2; as_context++) {
+        struct wz_model *m = tiny(11, false), *reference = tiny(12, false);
+        struct wz_learner l;
+        struct wz_pack probe;
+        Wz__Episode *episodes[EPISODES];
+        wz_learner_init(&l, m, reference, AGENT, false, 4, &group, 16, 40);
+        wz_pack_init(&probe, m, 40, false);
+        for (int i = 0; i < EPISODES; i++) {
+            Wz__Turn *t = (episodes[i] = episode(m, &probe, (uint32_t)i))->turns[0];
+            if (as_context) give(t, 2);
+            else {
+                t->given = 2;
+                t->logp[0] = t->logp[1] = -7;
+            }
+        }
+        wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats[as_context]);
+        hash[as_context] = m->hash;
+        for (int i = 0; i < EPISODES; i++) wz_episode_free(episodes[i]);
+        wz_pack_finish(&probe);
+        wz_learner_finish(&l);
+        struct wz_backend *a = m->be, *b = reference->be;
+        wz_model_destroy(m), wz_model_destroy(reference);
+        wz_backend_close(a), wz_backend_close(b);
+    }
+    assert_true(hash[0] == hash[1]);
+    assert_float_equal(stats[0].tokens, stats[1].tokens, 0);
+    assert_float_equal(stats[0].kl, stats[1].kl, 0);
+    assert_float_equal(stats[0].mismatch, stats[1].mismatch, 0);
+}
+
 /* A gradient that is not finite changes nothing but the version, and is counted. */
 static void a_broken_gradient_is_skipped(void **state)
 {
@@ -246,6 +301,7 @@ int main(void)
         cmocka_unit_test(mean_of_sequence_means),
         cmocka_unit_test(mean_over_tokens),
         cmocka_unit_test(tied_head),
+        cmocka_unit_test(given_ids_have_no_loss),
         cmocka_unit_test(a_broken_gradient_is_skipped),
         cmocka_unit_test(a_step_without_samples_is_skipped),
     };

@@ -100,6 +100,10 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         uint32_t n = draw(step, i, 100 + k, 40), m = draw(step, i, 200 + k, 60);
         t->agent = k % 2;
         t->round = k / 2;
+        wz_set_string(&t->role, k % 2 ? WZ_FEEDBACK : WZ_CONVERSATION, k % 2 ? 8 : 12);
+        t->about = (int32_t)k - 1;
+        t->given = n / 3;
+        t->score = k ? -0.0 : 0.1;
         t->version = (uint64_t)step << 33;
         t->weights = ~0ull - i;
         t->truncated = k & 1;
@@ -379,7 +383,7 @@ static void a_damaged_journal_does_not_count(void **state)
         size_t n = map.len;
         memcpy(bytes, map.bytes, n);
         wz_map_close(&map);
-        if (damaged) memset(bytes + n / 2, 0, 512);
+        for (size_t i = n / 2; damaged && i < n / 2 + 512; i++) bytes[i] ^= 0xff;
         assert_int_equal(wz_file_write(journal, bytes, n, &err), 0);
         free(bytes);
         holds_steps(path, damaged ? 2 : 3);

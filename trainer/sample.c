@@ -30,8 +30,8 @@ int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent
         out[found++] = (struct wz_sample){ .turn = t,
                                            .at = (int)e->index,
                                            .group = (int)e->index,
-                                           .first = (int)t->n_context,
-                                           .tokens = (int)t->n_ids,
+                                           .first = (int)(t->n_context + t->given),
+                                           .tokens = (int)(t->n_ids - t->given),
                                            .reward = t->reward };
     }
     return found;

@@ -105,7 +105,7 @@ static struct wz_outcome outcome_of(const struct wz_sample *s, double kl, bool r
     if (!t) return o;
     room(&t->advantage, &t->n_advantage, t->n_ids);
     wz_returns(s->reward, kl, t->logp, reference ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
-    for (size_t k = 0; k < t->n_ids; k++) {
+    for (size_t k = (size_t)s->first - t->n_context; k < t->n_ids; k++) {
         o.sum += (double)t->advantage[k];
         o.squares += (double)t->advantage[k] * (double)t->advantage[k];
         if (reference) o.kl += (double)t->logp[k] - (double)t->ref_logp[k];
