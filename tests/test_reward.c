@@ -127,6 +127,9 @@ static void rows_are_chosen_by_role(void **state)
     wz_reward_turns(&rows, e);
     assert_float_equal(e->turns[0]->reward, -1, 0);
     assert_float_equal(e->turns[2]->dir, 0, 0);
+    e->turns[4]->about = 3; /* then it revises no reply: none came of the feedback */
+    wz_reward_turns(&rows, e);
+    assert_float_equal(e->turns[3]->reward, 3, 0);
     wz_episode_free(e);
 }
 
