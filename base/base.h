@@ -173,6 +173,7 @@ uint64_t wz_hash_join(uint64_t h, const uint64_t *pieces, size_t n);
 /* Parses text or a file; duplicate keys refused. NULL and a sentence with line and column on error. json_decref it. */
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err);
 json_t *wz_json_load(const char *path, struct wz_err *err);
+int wz_json_save(json_t *root, const char *path, struct wz_err *err); /* indented, by wz_file_write; releases root */
 void wz_json_string(struct wz_buf *out, const char *s,
                     size_t n); /* adds a quoted JSON string; bad UTF-8 becomes U+FFFD */
 

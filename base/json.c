@@ -1,6 +1,7 @@
 /* JSON in and out: jansson with our sentences. */
 #include "base/base.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err)
@@ -40,4 +41,15 @@ void wz_json_string(struct wz_buf *out, const char *s, size_t n)
         }
     }
     wz_buf_str(out, "\"");
+}
+
+int wz_json_save(json_t *root, const char *path, struct wz_err *err)
+{
+    char *text = json_dumps(root, JSON_INDENT(2));
+
+    if (!text) wz_die("%s: the value can't be written as JSON", path);
+    int rc = wz_file_write(path, text, strlen(text), err);
+    free(text);
+    json_decref(root);
+    return rc;
 }

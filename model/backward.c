@@ -24,7 +24,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
     struct wz_layer *y = &m->layers[l];
-    const struct wz_param *p = &m->list[1 + l * WALK];
+    const struct wz_param *p = &m->list[1 + l * PER_LAYER];
     size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
     const float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l);
     const float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l);
@@ -56,7 +56,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
 float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp,
                         float temperature, float *d_params)
 {
-    const struct wz_param *head = m->config.tied ? m->list : &m->list[2 + m->config.layers * WALK];
+    const struct wz_param *head = m->config.tied ? m->list : &m->list[2 + m->config.layers * PER_LAYER];
     float *d_hidden = w->h; /* free until the body recomputes a layer's norm into it */
     int n = w->batch.n;
     bool known = w->head_t == temperature;
@@ -72,7 +72,7 @@ void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work
                       float *d_params)
 {
     const struct wz_config *c = &m->config;
-    const struct wz_param *norm = &m->list[1 + c->layers * WALK];
+    const struct wz_param *norm = &m->list[1 + c->layers * PER_LAYER];
     int n = w->batch.n;
 
     assert(w->model == m && w->tape && w->whole && w->version == m->version);

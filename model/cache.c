@@ -1,10 +1,10 @@
-/* cache: keys and values in pages of P tokens, for every layer at the same page number.
+/* cache: a paged KV cache, pages of P tokens; a page number is valid in every layer.
  *
  *   seq a  len 9, P 4    [3][0][7]                page 7 holds one token
  *   seq b  fork(a, 6)    [3][5]                   page 3 is shared (2 uses), page 5 is a copy of half of page 0
  *
- * A page is written by one sequence only: whoever holds a page with two uses only reads it, since a fork shares full
- * pages alone. Each page remembers the version of the weights that filled it (law 6). */
+ * A page is written by one sequence only: a shared page is read-only, since a fork shares full pages only. Each page
+ * records the version of the weights that computed it (guarantee 6). */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -67,7 +67,7 @@ void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
     seq->cap = cap;
 }
 
-/* A list that is too short is made once more, long enough for the longest sequence. */
+/* A page list that is too short is reallocated once, for the longest sequence. */
 static void seq_room(const struct wz_cache *cache, struct wz_seq *seq, int n_pages)
 {
     if (n_pages > seq->cap) wz_seq_room(cache, seq, cache->context);

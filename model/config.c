@@ -1,15 +1,15 @@
-/* config: what a model is, from config.json of a hub folder (old and new spellings) or from a GGUF's metadata, and
- * back.
+/* config: a model's shape, read from a Hugging Face config.json (old and new spellings) or a GGUF's metadata, and
+ * written as config.json.
  *
- *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }      transformers
- *   4
- *              rope_parameters: { rope_theta, rope_type, ... }
- *              transformers 5
+ *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }   (transformers
+ * 4)
+ *              rope_parameters: { rope_theta, rope_type, ... }                                          (transformers
+ * 5)
  *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
  *   head_dim   may be absent or null: hidden_size / num_attention_heads
  *
- * A GGUF has no words for llama3 scaling, only the divisors it comes to (rope_freqs.weight): the parameters are
- * found again from those, and checked. */
+ * A GGUF has no keys for llama3 scaling, only the resulting divisors (rope_freqs.weight): the parameters are derived
+ * from those, and checked. */
 #include "model/inner.h"
 
 #include <limits.h>
@@ -17,30 +17,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIMIT = 1 << 24 }; /* of any count: keeps products of three in a size_t and products of two off overflow */
+enum { LIMIT = 1 << 24 }; /* of any count: products of three fit in a size_t */
 
 static bool absent(const json_t *j) { return !j || json_is_null(j); }
 
-/* A whole number in [low, LIMIT]. An absent key is `other`, or an error where other < low. */
+/* A whole number in [low, LIMIT]. A missing key is `other`, or an error where other < low. */
 static int get_int(const json_t *j, const char *path, const char *key, int low, int other, int *out, struct wz_err *err)
 {
     if (absent(j)) {
         *out = other;
         if (other >= low) return 0;
-        return wz_fail(err, "%s: %s is missing; a whole number was expected", path, key);
+        return wz_fail(err, "%s: %s is missing: expected a whole number", path, key);
     }
     if (!json_is_integer(j) || json_integer_value(j) < low || json_integer_value(j) > LIMIT)
-        return wz_fail(err, "%s: %s must be a whole number from %d to %d", path, key, low, LIMIT);
+        return wz_fail(err, "%s: %s: expected a whole number from %d to %d", path, key, low, LIMIT);
     *out = (int)json_integer_value(j);
     return 0;
 }
 
-/* A number > 0. An absent key is `other`, or an error where other is 0. */
+/* A number > 0. A missing key is `other`, or an error where other is 0. */
 static int get_float(const json_t *j, const char *path, const char *key, float other, float *out, struct wz_err *err)
 {
     double x = absent(j) ? (double)other : json_is_number(j) ? json_number_value(j) : 0;
 
-    if (!(x > 0 && x < 1e30)) return wz_fail(err, "%s: %s must be a number above 0", path, key);
+    if (!(x > 0 && x < 1e30)) return wz_fail(err, "%s: %s: expected a number > 0", path, key);
     *out = (float)x;
     return 0;
 }
@@ -61,33 +61,35 @@ static int get_eos(struct wz_config *c, const json_t *j, const char *path, struc
         const json_t *e = json_is_array(j) ? json_array_get(j, i) : j;
 
         if (!json_is_integer(e) || json_integer_value(e) < -1 || json_integer_value(e) > LIMIT)
-            return wz_fail(err, "%s: eos_token_id must be a token id or a list of token ids", path);
+            return wz_fail(err, "%s: eos_token_id: expected a token id or a list of token ids", path);
         if (json_integer_value(e) >= 0) add_eos(c, (int)json_integer_value(e));
     }
     return 0;
 }
 
-/* What every source must agree with itself on. */
+/* Consistency of a config from either source. */
 static int check(const struct wz_config *c, const char *path, struct wz_err *err)
 {
     if (c->heads % c->kv_heads != 0)
-        return wz_fail(err, "%s: %d attention heads can't share %d key/value heads evenly", path, c->heads,
-                       c->kv_heads);
-    if (c->head_dim % 2 != 0) return wz_fail(err, "%s: a head size of %d is odd; RoPE turns pairs", path, c->head_dim);
+        return wz_fail(err, "%s: expected attention heads that are a multiple of the %d key/value heads, got %d", path,
+                       c->kv_heads, c->heads);
+    if (c->head_dim % 2 != 0)
+        return wz_fail(err, "%s: expected an even head size, as RoPE requires, got %d", path, c->head_dim);
     if ((int64_t)c->heads * c->head_dim > LIMIT)
-        return wz_fail(err, "%s: %d heads of size %d are more than %d channels", path, c->heads, c->head_dim, LIMIT);
-    if (c->layers > 4096) return wz_fail(err, "%s: %d layers are more than 4096", path, c->layers);
+        return wz_fail(err, "%s: %d heads of size %d exceed %d channels", path, c->heads, c->head_dim, LIMIT);
+    if (c->layers > 4096) return wz_fail(err, "%s: expected at most 4096 layers, got %d", path, c->layers);
     for (int i = 0; i < c->n_eos; i++)
         if (c->eos[i] >= c->vocab)
-            return wz_fail(err, "%s: the end token %d is outside the vocabulary of %d", path, c->eos[i], c->vocab);
+            return wz_fail(err, "%s: eos_token_id %d is outside of the vocabulary of %d", path, c->eos[i], c->vocab);
     if (c->bos >= c->vocab)
-        return wz_fail(err, "%s: the begin token %d is outside the vocabulary of %d", path, c->bos, c->vocab);
+        return wz_fail(err, "%s: bos_token_id %d is outside of the vocabulary of %d", path, c->bos, c->vocab);
     if (c->rope == WZ_ROPE_LLAMA3 && c->rope_high <= c->rope_low)
-        return wz_fail(err, "%s: high_freq_factor must be above low_freq_factor", path);
+        return wz_fail(err, "%s: expected high_freq_factor > low_freq_factor", path);
     return 0;
 }
 
-/* ---- hub folders ------------------------------------------------------------------------------------------ */
+/* ---- Hugging Face folders ------------------------------------------------------------------------------------------
+ * */
 
 static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
@@ -97,15 +99,15 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (absent(theta)) theta = json_object_get(j, "rope_theta");
     if (get_float(theta, path, "rope_theta", 10000, &c->rope_theta, err) < 0) return -1;
     if (absent(r)) return 0;
-    if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling must be an object or null", path);
+    if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling: expected an object or null", path);
 
     const json_t *type = json_object_get(r, "rope_type");
     if (absent(type)) type = json_object_get(r, "type");
     const char *name = absent(type) ? "default" : json_string_value(type);
-    if (!name) return wz_fail(err, "%s: rope_type must be a word", path);
+    if (!name) return wz_fail(err, "%s: rope_type: expected a string", path);
     if (!strcmp(name, "default")) return 0;
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
-        return wz_fail(err, "%s: rope_type \"%s\" is not supported; default, linear and llama3 are", path, name);
+        return wz_fail(err, "%s: rope_type: expected default, linear or llama3, got \"%s\"", path, name);
     if (get_float(json_object_get(r, "factor"), path, "the RoPE scaling's factor", 0, &c->rope_factor, err) < 0)
         return -1;
     c->rope = WZ_ROPE_LINEAR;
@@ -126,17 +128,17 @@ static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
     const char *name = json_string_value(json_array_get(names, 0)), *act;
 
     if (!name) name = absent(kind) ? NULL : json_string_value(kind);
-    if (!name) return wz_fail(err, "%s: architectures is missing; [\"LlamaForCausalLM\"] was expected", path);
+    if (!name) return wz_fail(err, "%s: architectures is missing: expected [\"LlamaForCausalLM\"]", path);
     if (strcmp(name, "LlamaForCausalLM") && strcmp(name, "llama"))
-        return wz_fail(err, "%s: the architecture %s is not supported; LlamaForCausalLM is", path, name);
+        return wz_fail(err, "%s: architectures: expected LlamaForCausalLM, got %s", path, name);
     act = json_string_value(json_object_get(j, "hidden_act"));
-    if (act && strcmp(act, "silu")) return wz_fail(err, "%s: hidden_act \"%s\" is not supported; silu is", path, act);
+    if (act && strcmp(act, "silu")) return wz_fail(err, "%s: hidden_act: expected silu, got \"%s\"", path, act);
     for (size_t i = 0; i < WZ_COUNT(off); i++)
         if (json_is_true(json_object_get(j, off[i])))
-            return wz_fail(err, "%s: %s true is not supported; only false is", path, off[i]);
+            return wz_fail(err, "%s: %s: expected false, got true", path, off[i]);
     for (size_t i = 0; i < WZ_COUNT(none); i++)
         if (!absent(json_object_get(j, none[i])))
-            return wz_fail(err, "%s: %s is not supported; f32, bf16 and f16 weights with full attention are", path,
+            return wz_fail(err, "%s: %s is not supported: expected f32, bf16 or f16 weights with full attention", path,
                            none[i]);
     return 0;
 }
@@ -150,7 +152,7 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
 
     if (!j) goto out;
     if (!json_is_object(j)) {
-        wz_fail(err, "%s: an object was expected", path);
+        wz_fail(err, "%s: not an object", path);
         goto out;
     }
     if (hub_supported(j, path, err) < 0) goto out;
@@ -169,8 +171,8 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         0)
         goto out;
     if (absent(json_object_get(j, "head_dim")) && c.dim % c.heads != 0) {
-        wz_fail(err, "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim", path,
-                c.dim, c.heads);
+        wz_fail(err, "%s: without head_dim, hidden_size %d must be a multiple of num_attention_heads %d", path, c.dim,
+                c.heads);
         goto out;
     }
     if (get_int(json_object_get(j, "head_dim"), path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0) goto out;
@@ -219,23 +221,6 @@ static json_t *real(float x)
     return json_real(strtod(text, NULL));
 }
 
-static int json_write(json_t *j, const char *dir, const char *name, struct wz_err *err)
-{
-    char *path = wz_path("%s/%s", dir, name),
-         *text = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
-
-    if (!text) wz_die("no memory for %s", path);
-    struct wz_buf buf = { 0 };
-    wz_buf_str(&buf, text);
-    wz_buf_str(&buf, "\n");
-    int rc = wz_file_write(path, buf.data, buf.len, err);
-    wz_buf_finish(&buf);
-    free(text);
-    free(path);
-    json_decref(j);
-    return rc;
-}
-
 int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
 {
     json_t *rope = json_null();
@@ -244,7 +229,7 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
     json_t *gen =
         json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
 
-    if (c->rope == WZ_ROPE_LINEAR) /* "type" and these two keys, as old readers insist; new ones agree */
+    if (c->rope == WZ_ROPE_LINEAR) /* "type" and these two keys, which old readers require and new ones accept */
         rope = json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor));
     if (c->rope == WZ_ROPE_LLAMA3)
         rope = json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor),
@@ -258,17 +243,19 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
         "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias",
         0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
 
-    if (json_write(gen, dir, "generation_config.json", err) < 0) {
-        json_decref(j);
-        return -1;
-    }
-    return json_write(j, dir, "config.json", err);
+    char *path = wz_path("%s/config.json", dir), *gen_path = wz_path("%s/generation_config.json", dir);
+    int rc = wz_json_save(gen, gen_path, err);
+    if (rc == 0) rc = wz_json_save(j, path, err);
+    else json_decref(j);
+    free(path);
+    free(gen_path);
+    return rc;
 }
 
 /* ---- GGUF ------------------------------------------------------------------------------------------------- */
 
-/* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192 are what every model
- * of that family has, and what is checked here. */
+/* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192, which every model of
+ * that family has, are assumed and checked against all divisors. */
 static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const char *path, struct wz_err *err)
 {
     const struct wz_tensor *t = wz_tensors_find(set, "rope_freqs.weight");
@@ -282,13 +269,12 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
                       &c->rope_factor, err) < 0)
             return -1;
     } else if (!name || strcmp(name, "none")) {
-        return wz_fail(err, "%s: llama.rope.scaling.type %s is not supported; none and linear are", path,
-                       name ? name : "?");
+        return wz_fail(err, "%s: llama.rope.scaling.type: expected none or linear, got %s", path, name ? name : "?");
     }
     if (!t) return 0;
     if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
     if (t->dtype != WZ_DT_F32 || t->count != (size_t)half)
-        return wz_fail(err, "%s: rope_freqs.weight must have %d elements of type F32", path, half);
+        return wz_fail(err, "%s: rope_freqs.weight: expected %d elements of type F32", path, half);
     float *divisor = wz_alloc((size_t)half * sizeof(float)), *plain = wz_alloc((size_t)half * sizeof(float)),
           *scaled = wz_alloc((size_t)half * sizeof(float)), largest = 1;
     wz_tensor_floats(t, 0, (size_t)half, divisor);
@@ -318,10 +304,10 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
     const char *arch = json_string_value(wz_tensors_meta(set, "general.architecture"));
     const struct wz_tensor *embed = wz_tensors_find(set, "token_embd.weight");
     struct wz_config c = { .bos = -1 };
-    int turned = 0, experts = 0;
+    int rotated = 0, experts = 0;
 
     if (!arch || strcmp(arch, "llama"))
-        return wz_fail(err, "%s: general.architecture %s is not supported; llama is", path, arch ? arch : "(absent)");
+        return wz_fail(err, "%s: general.architecture: expected llama, got %s", path, arch ? arch : "(absent)");
     const struct {
         const char *key;
         int low, other, *out;
@@ -338,7 +324,7 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
         if (get_int(wz_tensors_meta(set, sizes[i].key), path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out,
                     err) < 0)
             return -1;
-    if (experts) return wz_fail(err, "%s: a mixture of %d experts is not supported", path, experts);
+    if (experts) return wz_fail(err, "%s: mixture of experts (%d) is not supported", path, experts);
     if (c.bos == INT_MAX) c.bos = -1;
     if (get_int(wz_tensors_meta(set, "llama.attention.head_count_kv"), path, "llama.attention.head_count_kv", 1,
                 c.heads, &c.kv_heads, err) < 0)
@@ -347,10 +333,11 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
                 c.dim / c.heads, &c.head_dim, err) < 0)
         return -1;
     if (get_int(wz_tensors_meta(set, "llama.rope.dimension_count"), path, "llama.rope.dimension_count", 1, c.head_dim,
-                &turned, err) < 0)
+                &rotated, err) < 0)
         return -1;
-    if (turned != c.head_dim)
-        return wz_fail(err, "%s: llama.rope.dimension_count %d must be the head size %d", path, turned, c.head_dim);
+    if (rotated != c.head_dim)
+        return wz_fail(err, "%s: llama.rope.dimension_count: expected the head size %d, got %d", path, c.head_dim,
+                       rotated);
     if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path,
                   "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0)
         return -1;

@@ -1,12 +1,12 @@
-/* forward: packed rows through the layers, the cache written on the way. One body for prefill, decode, scoring and
- * training: a tape only changes where the arrays lie, never what is computed (law 1). */
+/* forward: packed tokens through the layers; writes the KV cache. One body for prefill, decode, scoring and training: a
+ * tape changes only where the arrays are, never what is computed (guarantee 1). */
 #include "model/inner.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Carves the next n elements; counts only when there is no block yet. Every array begins on 64 bytes. */
+/* The next n elements of the block, aligned to 64 bytes; block NULL: only adds up the size. */
 static void *carve(char *block, size_t *at, size_t n, size_t size)
 {
     char *p = block ? block + *at : NULL;
@@ -102,8 +102,8 @@ void wz_work_room(struct wz_work *w, const struct wz_cache *cache, int seqs, int
     w->table_cap = seqs * stride;
 }
 
-/* Where the batch's tokens stand. The pages they read must be of these weights (law 6), the pages they write their
- * own. */
+/* Sequence, position and page table of the batch's tokens. Pages that are read must be of these weights (guarantee 6),
+ * pages that are written must not be shared. */
 static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w,
                        const struct wz_batch *batch)
 {
@@ -123,9 +123,9 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         if (seq->len > 0) w->whole = false;
         for (int p = 0; p * page < seq->len; p++)
             if (cache->version[seq->pages[p]] != m->version)
-                wz_die("cache page %d was filled by weights version %llu and can't be read with version %llu",
-                       seq->pages[p], (unsigned long long)cache->version[seq->pages[p]],
-                       (unsigned long long)m->version);
+                wz_die("cache page %d: expected keys and values of weights version %llu, got version %llu",
+                       seq->pages[p], (unsigned long long)m->version,
+                       (unsigned long long)cache->version[seq->pages[p]]);
         for (int p = first_new; p * page < end; p++) {
             assert(cache->uses[seq->pages[p]] == 1);
             cache->version[seq->pages[p]] = m->version;

@@ -1,12 +1,13 @@
-/* hub: models in files. Reads a hub folder or a GGUF into a model, writes a hub folder.
+/* hub: reads a Hugging Face folder or a GGUF file into a model, writes a Hugging Face folder.
  *
- * A GGUF's names map one to one, but its q and k rows are in the order of interleaved pairs:
- *     ours   head h: first halves of the pairs, then second halves     row h D + s D/2 + i
+ * A GGUF's names map one to one, but its q and k matrices are in the order of interleaved pairs, and are permuted back
+ * when read:
+ *     here   head h: first halves of the pairs, then second halves     row h D + s D/2 + i
  *     GGUF   head h: pair by pair                                      row h D + 2 i + s       (s: 0 or 1)
- * and are put back as they are read.
  *
- * All names, shapes and types are checked before memory is taken, so that a config that promises more than the files
- * hold costs a sentence. In a bf16 or f16 folder norms stay f32, as in memory: nothing is rounded twice. */
+ * All names, shapes and types are checked before weights are allocated, so that a config that claims more than the
+ * files hold gives an error message only. In a bf16 or f16 folder norms are f32, as in memory: nothing is rounded
+ * twice. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -17,7 +18,7 @@
 
 enum { CHUNK = 1 << 20 }; /* elements converted at a time, if a row is not longer */
 
-/* The GGUF name of a hub name. */
+/* The GGUF name of a Hugging Face name. */
 static void gguf_name(char *out, size_t cap, const char *hub)
 {
     static const char *const names[][2] = {
@@ -40,7 +41,8 @@ static void gguf_name(char *out, size_t cap, const char *hub)
                                                : "token_embd.weight");
 }
 
-/* Tensors that may lie beside a model's own: tables that are computed here, and the head's copy of a tied embedding. */
+/* Tensors that a file may hold in addition: tables that are computed here, and a copy of a tied embedding as the head.
+ * */
 static bool ignored(const char *name, const struct wz_config *c)
 {
     const char *inv = "rotary_emb.inv_freq";
@@ -50,8 +52,7 @@ static bool ignored(const char *name, const struct wz_config *c)
            (c->tied && !strcmp(name, "lm_head.weight"));
 }
 
-/* Finds every tensor of the list (found[i], in its order) and checks shapes and types; then that nothing is left
- * over. */
+/* Finds every tensor of the index (found[i]) and checks shapes and types; then that the file has no other tensors. */
 static int match(const struct wz_tensors *set, const struct wz_config *c, const struct wz_param *list, int n, bool gguf,
                  const char *path, const struct wz_tensor **found, struct wz_err *err)
 {
@@ -64,23 +65,21 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
         if (gguf) gguf_name(name, sizeof(name), p->name);
         else snprintf(name, sizeof(name), "%s", p->name);
         const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
-        if (!t) return wz_fail(err, "%s: the tensor %s is missing", path, name);
+        if (!t) return wz_fail(err, "%s: tensor %s is missing", path, name);
         if (t->dtype == WZ_DT_OTHER)
-            return wz_fail(err, "%s: %s is of a type that is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are",
-                           t->file, name);
+            return wz_fail(err, "%s: %s: unsupported type; expected F32, F16, BF16, Q8_0, Q4_0 or Q4_1", t->file, name);
         bool fits = p->cols > 0 ? t->n_dims == 2 && t->shape[0] == (size_t)p->rows && t->shape[1] == (size_t)p->cols
                                 : t->n_dims == 1 && t->shape[0] == (size_t)p->rows;
         if (!fits && p->cols > 0)
-            return wz_fail(err,
-                           "%s: %s must have the shape [%d, %d]; it has %d dimensions, the first %zu and the last %zu",
+            return wz_fail(err, "%s: %s: expected shape [%d, %d], got %d dimensions, the first %zu and the last %zu",
                            t->file, name, p->rows, p->cols, t->n_dims, t->n_dims > 0 ? t->shape[0] : 0,
                            t->n_dims > 0 ? t->shape[t->n_dims - 1] : 0);
         if (!fits)
-            return wz_fail(err, "%s: %s must have the shape [%d]; it has %d dimensions and %zu elements", t->file, name,
+            return wz_fail(err, "%s: %s: expected shape [%d], got %d dimensions and %zu elements", t->file, name,
                            p->rows, t->n_dims, t->count);
         bool blocks = t->dtype == WZ_DT_Q8_0 || t->dtype == WZ_DT_Q4_0 || t->dtype == WZ_DT_Q4_1;
         if (blocks && t->shape[t->n_dims - 1] % 32 != 0)
-            return wz_fail(err, "%s: %s is of type %s, whose rows must be multiples of 32", t->file, name,
+            return wz_fail(err, "%s: %s: type %s: expected an innermost size that is a multiple of 32", t->file, name,
                            wz_dtype_name(t->dtype));
     }
     for (int i = 0; i < wz_tensors_count(set); i++)
@@ -88,15 +87,16 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
     if (known + n == wz_tensors_count(set)) return 0;
     for (int i = 0; i < wz_tensors_count(set); i++) {
         const struct wz_tensor *t = wz_tensors_at(set, i);
-        bool ours = ignored(t->name, c);
+        bool used = ignored(t->name, c);
 
-        for (int k = 0; k < n && !ours; k++) ours = found[k] == t;
-        if (!ours) return wz_fail(err, "%s: the tensor %s is not part of a Llama of this config", t->file, t->name);
+        for (int k = 0; k < n && !used; k++) used = found[k] == t;
+        if (!used)
+            return wz_fail(err, "%s: unexpected tensor %s: not part of a Llama of this config", t->file, t->name);
     }
     return wz_fail(err, "%s: two tensors have the same name", path);
 }
 
-/* The row of the file that holds our row r of a turned matrix (q or k). */
+/* The row in the file of row r of a permuted matrix (q or k). */
 static size_t gguf_row(int r, int head_dim)
 {
     int h = r / head_dim, s = r % head_dim / (head_dim / 2), i = r % (head_dim / 2);
@@ -107,17 +107,17 @@ static size_t gguf_row(int r, int head_dim)
 static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values)
 {
     const struct wz_param *p = &m->list[at];
-    bool turned = gguf && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
+    bool permuted = gguf && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
     int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
     int step = cols < CHUNK ? CHUNK / cols : 1;
 
     for (int r = 0; r < rows; r += step) {
         int k = rows - r < step ? rows - r : step;
 
-        for (int j = 0; turned && j < k; j++)
+        for (int j = 0; permuted && j < k; j++)
             wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols,
                              values + (size_t)j * (size_t)cols);
-        if (!turned) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+        if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
         wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
     }
 }
@@ -142,7 +142,8 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     }
     if ((gguf ? wz_config_gguf(&c, set, path, err) : wz_config_hub(&c, path, err)) < 0) goto out;
     if (type == WZ_INT8 && (c.ffn > 65536 || c.dim > 65536)) {
-        wz_fail(err, "%s: matrices are %d wide: int8 products sum at most 65536", path, c.ffn > c.dim ? c.ffn : c.dim);
+        wz_fail(err, "%s: int8: expected matrices of at most 65536 columns, got %d", path,
+                c.ffn > c.dim ? c.ffn : c.dim);
         goto out;
     }
     list = wz_params_list(&c, &n, &total);
@@ -170,7 +171,7 @@ out:
 
 static enum wz_dtype stored(const struct wz_param *p, enum wz_dtype dtype) { return p->cols > 0 ? dtype : WZ_DT_F32; }
 
-/* Tensors [from, to) of the list into one file. */
+/* Writes tensors [from, to) of the index into one file. */
 static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype dtype, const char *path,
                        struct wz_err *err)
 {
@@ -197,14 +198,14 @@ static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype
             wz_param_get(m, i, at, k, values);
             rc = wz_safetensors_put(out, values, k, err);
         }
-    if (rc == 0) rc = wz_safetensors_end(out, err);
+    if (wz_safetensors_end(out, err) < 0) rc = -1;
 done:
     free(values);
     free(specs);
     return rc;
 }
 
-/* A file of another way to save into the same folder would be read instead of, or beside, what was written now. */
+/* Removes what an earlier save (sharded or not) left in the folder: it would be read instead of the new files. */
 static int drop(const char *dir, const char *name, struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
@@ -219,8 +220,8 @@ int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, en
 {
     size_t width = dtype == WZ_DT_F32 ? 4 : 2, total = 0;
     int *ends = wz_alloc((size_t)m->n_list * sizeof(int)), n = 0, rc = -1;
-    json_t *map = json_object(), *index = NULL;
-    char *path = NULL, *text = NULL;
+    json_t *map = json_object();
+    char *path = NULL;
 
     assert(dtype == WZ_DT_F32 || dtype == WZ_DT_BF16 || dtype == WZ_DT_F16);
     for (size_t i = 0, held = 0; i < (size_t)m->n_list; i++) {
@@ -248,18 +249,14 @@ int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, en
     }
     if (wz_config_save(&m->config, dir, dtype, err) < 0) goto out;
     if (shard > 0) {
-        index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-        text = json_dumps(index, JSON_INDENT(2));
-        if (!text) wz_die("no memory for an index of %d tensors", m->n_list);
+        json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
         free(path);
         path = wz_path("%s/model.safetensors.index.json", dir);
-        if (wz_file_write(path, text, strlen(text), err) < 0) goto out;
+        if (wz_json_save(index, path, err) < 0) goto out;
     }
     rc = drop(dir, shard > 0 ? "model.safetensors" : "model.safetensors.index.json", err);
 out:
     json_decref(map);
-    json_decref(index);
-    free(text);
     free(path);
     free(ends);
     return rc;

@@ -1,4 +1,4 @@
-/* What the files of the model share and nobody else needs. */
+/* Private to model. */
 #ifndef WZ_MODEL_INNER_H
 #define WZ_MODEL_INNER_H
 
@@ -19,16 +19,17 @@ void wz_rope_freq(const struct wz_config *config, float *freq);
 
 /* ---- weights.c -------------------------------------------------------------------------------------------- */
 
-/* The walk over a model's tensors: heap array of *n, elements in all in *total (each begins on a multiple of 16). */
+/* The tensor index of a model: heap array of *n; *total: elements, padding included (each tensor begins on a multiple
+ * of 16 elements). */
 struct wz_param *wz_params_list(const struct wz_config *config, int *n, size_t *total);
 static inline size_t wz_param_count(const struct wz_param *p)
 {
     return (size_t)p->rows * (p->cols > 0 ? (size_t)p->cols : 1);
 }
-/* Where a layer's tensors stand in the walk: layer l's begin at 1 + l * WALK, behind the embedding. */
-enum walk { NORM1, Q, K, V, O, NORM2, GATE, UP, DOWN, WALK };
-/* Elements [first, first + n) of a tensor, as floats on the host. put rounds to the type of the block, and keeps
- * what was not rounded where there are masters of it. */
+/* Positions in the tensor index: those of layer l begin at 1 + l * PER_LAYER, behind the embedding. */
+enum layer_tensor { NORM1, Q, K, V, O, NORM2, GATE, UP, DOWN, PER_LAYER };
+/* Elements [first, first + n) of tensor i of the index, as f32 on the host. put rounds to the type of the block, and
+ * also stores the f32 values in the masters where this rank has them. */
 void wz_param_get(const struct wz_model *model, int i, size_t first, size_t n, float *out);
 void wz_param_put(struct wz_model *model, int i, size_t first, size_t n, const float *values);
 
@@ -36,52 +37,52 @@ void wz_param_put(struct wz_model *model, int i, size_t first, size_t n, const f
 
 struct wz_cache {
     struct wz_backend *be;
-    struct wz_kv *kv; /* [L] */
-    char *block;      /* every layer's k and v */
-    int layers, pages, page, context;
-    int *unused, n_unused; /* stack of pages given back */
-    int n_fresh;           /* pages from here on were never taken */
-    int *uses;             /* [pages] sequences that hold the page */
-    uint64_t *version;     /* [pages] weights that filled it (law 6) */
+    struct wz_kv *kv;                 /* [L] */
+    char *block;                      /* every layer's k and v */
+    int layers, pages, page, context; /* page: tokens; context: the longest sequence, in tokens, rounded up to pages */
+    int *unused, n_unused;            /* stack of freed pages */
+    int n_fresh;                      /* pages from here on were never allocated */
+    int *uses;                        /* [pages] reference counts */
+    uint64_t *version;                /* [pages] version of the weights that computed it (guarantee 6) */
 };
 
 /* ---- forward.c -------------------------------------------------------------------------------------------- */
 
-/* Buffers of a forward of N <= max_rows rows. With a tape the arrays marked L exist once a layer (x once more: the
- * input of layer l is x[l], its output x[l + 1]), else once (x twice: in and out change places), so that one body
- * serves both. Norms and swiglu outputs are not kept: backward recomputes them, bit for bit. Where the model is to
- * recompute, the tape is x alone, and backward runs wz_layer_forward again for all the rest of a layer: a row's bits
- * depend on its sequence only, so they are the same. */
+/* Buffers of a forward of N <= max_rows tokens. With a tape the arrays marked L exist once per layer (x once more: the
+ * input of layer l is x[l], its output x[l + 1]), else once (x twice: input and output alternate), so that one body
+ * serves both. Outputs of norms and swiglu are not stored: backward recomputes them bit-exactly. With activation
+ * checkpointing (recompute) the tape is x alone, and backward runs wz_layer_forward again for the rest of a layer: a
+ * token's bits depend on its sequence only, so they are the same. */
 struct wz_work {
     const struct wz_model *model;
     int max_rows;
     bool tape, recompute;
-    void *block, *host; /* what the pointers below are carved from: backend's memory, host memory */
+    void *block, *host; /* the memory that the pointers below are carved from: the backend's, the host's */
 
     float *x, *mid;       /* L [N,C] residual stream: at a layer's input, between attention and feed-forward */
     float *rstd1, *rstd2; /* L [N] */
-    float *q, *att, *lse; /* L [N,H,D] turned queries, attention's output; [N,H] */
+    float *q, *att, *lse; /* L [N,H,D] queries after RoPE, attention's output; [N,H] its log-sum-exp */
     float *gate, *up;     /* L [N,F] */
     float *k, *v;         /* [N,K,D] */
     float *h, *act;       /* [N,C] a norm's output; [N,F] swiglu's */
     float *hidden, *rstd; /* [N,C] final norm's output; [N] */
-    float *picked;        /* [N,C] gathered rows */
+    float *picked;        /* [N,C] gathered hidden states */
     float *d_x, *d_h, *d_q, *d_att, *d_k, *d_v, *d_gate, *d_up, *d_act; /* with a tape */
-    float *d_table; /* [V,C] with a tape, where the embedding is tied: what look-ups add to its gradient, else NULL */
+    float *d_table; /* [V,C] with a tape, where the embedding is tied: its gradient from look-ups; else NULL */
     bool open;      /* there was a backward since the last wz_backward_end */
 
     /* host */
     int *ids, *seq, *pos;   /* [N] of the last forward */
-    float *logp, *head_lse; /* [N] what nobody asked for; the log normaliser at head_t, where has_lse */
+    float *logp, *head_lse; /* [N] unused log-probabilities; the head's log-sum-exp at temperature head_t, if has_lse */
     bool *has_lse;
     float head_t;
     int *table, table_cap; /* page table of the last forward: [seqs, stride] */
     struct wz_rows batch;  /* the last forward */
-    bool whole;            /* every sequence of it was empty before */
-    uint64_t version;      /* weights it ran on */
+    bool whole;            /* every sequence was empty before the last forward */
+    uint64_t version;      /* of the weights of the last forward */
 };
 
-/* Where an L array of `width` floats a row has its part for layer l. */
+/* The part for layer l of an L array with `width` floats per token. */
 static inline float *wz_work_at(const struct wz_work *w, float *array, size_t width, int l)
 {
     return w->tape && !w->recompute ? array + (size_t)l * (size_t)w->max_rows * width : array;
@@ -91,8 +92,8 @@ static inline float *wz_work_x(const struct wz_work *w, int l)
     return w->x + (size_t)(w->tape ? l : l & 1) * (size_t)w->max_rows * (size_t)w->model->config.dim;
 }
 
-/* Layer l of the batch, from its input on. again: for a backward, which has no use for the output; keys and values
- * are in the cache already. */
+/* Layer l of the last batch, from its input x[l]. again: recomputation for a backward, which does not need the output;
+ * keys and values are in the cache already. */
 void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again);
 
 #endif

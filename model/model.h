@@ -3,9 +3,10 @@
  *   ids ─▶ embed ─▶ [ norm ─▶ q k v ─▶ rope ─▶ cache ─▶ attention ─▶ o + ─▶
  *                     norm ─▶ gate up ─▶ swiglu ─▶ down + ] x L ─▶ norm ─▶ head
  *
- * One forward serves prefill, decode, scoring and training (law 1): the rows of a batch are packed tokens, each with a
- * sequence and a position; keys and values always go through the paged cache.
- */
+ * One forward serves prefill, decode, scoring and training (guarantee 1): a batch is packed tokens, each with a
+ * sequence and a position; keys and values always go through the paged cache. B sequences, N packed tokens, C channels,
+ * L layers, V vocabulary. Contracts (shapes, order of calls) are asserted; functions with `err` return -1 or NULL and a
+ * message. */
 #ifndef WZ_MODEL_H
 #define WZ_MODEL_H
 
@@ -26,7 +27,7 @@ struct wz_config {
     int bos, eos[8], n_eos;                 /* -1: none */
 };
 
-/* A named tensor inside the block of parameters, in the order of the walk. Names are Hugging Face's. */
+/* A named tensor inside the block of parameters: an entry of the tensor index. Names are Hugging Face's. */
 struct wz_param {
     char name[64];
     size_t at;      /* first element in params */
@@ -38,117 +39,116 @@ struct wz_layer {
     struct wz_weight q, k, v, o, gate, up, down;
 };
 
-/* Weights. What a forward reads lies in one block, which publish and hash take as bytes (wz_model_weights): f32
- * models have all their tensors in params, bf16 models the matrices as bf16 and the norms as f32 in `block`. AdamW
- * changes params; a bf16 model that trains has f32 masters beside its block, each learner those of its own shard of
- * the walk, from which it rounds (wz_model_round). */
+/* Weights. A forward reads one block of memory, which is published and hashed as bytes (wz_model_weights): f32 models
+ * have all their tensors in params, bf16 models the matrices as bf16 and the norms as f32 in `block`. AdamW updates
+ * params; a bf16 model that trains also has f32 masters, each learner those of its own shard of the parameters, from
+ * which the block is rounded (wz_model_round). */
 struct wz_model {
     struct wz_config config;
     struct wz_backend *be; /* not owned */
     enum wz_type type;
     size_t n_params;
-    struct wz_param *list;
+    struct wz_param *list; /* [n_list] the tensor index */
     int n_list;
     float *params;  /* f32 models: [n_params], every tensor of `list` */
     void *block;    /* bf16 models: matrices as bf16, norms as f32 */
-    float *masters; /* bf16 models that train: f32 [shard.n], elements shard.at and on of what params would be */
+    float *masters; /* bf16 models that train: f32 [shard.n], elements [shard.at, shard.at + shard.n) of params */
     struct wz_shard shard;
-    void *offloaded;              /* host: the weights of a model that has no place of its own (wz_model_offload) */
+    void *offloaded;              /* host: the weights of an offloaded model (wz_model_offload), else NULL */
     struct wz_weight embed, head; /* head.data == embed.data when tied */
     float *norm;                  /* final norm [C] */
     struct wz_layer *layers;
-    float *chunk;           /* host: what goes between host and backend at a time */
-    float *freq;            /* RoPE frequencies [D/2], host, scaling applied */
-    bool unpacked_dropped;  /* wz_model_drop_unpacked */
-    bool recompute;         /* a tape keeps the layers' inputs only; set before the works are made that are to do so */
-    uint64_t version, hash; /* law 6: set by whoever changes the weights; wz_model_commit computes the hash */
+    float *chunk;          /* host: staging buffer between host and backend */
+    float *freq;           /* RoPE frequencies [D/2], host, scaling applied */
+    bool unpacked_dropped; /* wz_model_drop_unpacked */
+    bool recompute; /* activation checkpointing: a tape stores the layers' inputs only; set before wz_work_create */
+    uint64_t version, hash; /* identity of the weights (guarantee 6), set by wz_model_commit */
 };
 
 /* ---- weights (weights.c, hub.c, gguf via store) ----------------------------------------------------------- */
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err); /* a folder or a .gguf */
-/* Allocates all weights, zeroed. int8 models keep the embedding and the head bf16, do not train, and want be->int8.
- * trains: which of how many learners a bf16 model has masters for; NULL: it does not train. */
+/* Allocates all weights, zeroed. int8 models keep the embedding and the head bf16, do not train, and require be->int8.
+ * trains: this learner's place among the learners, for the masters of a bf16 model; NULL: it does not train. */
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
                                  struct wz_backend *be);
 void wz_model_destroy(struct wz_model *model);
 /* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
 void wz_model_init(struct wz_model *model, uint64_t seed);
-/* A hub folder (config.json, model*.safetensors) or a GGUF file. NULL and a sentence on error. */
+/* A Hugging Face folder (config.json, model*.safetensors) or a GGUF file. NULL and a message on error. */
 struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains,
                                struct wz_backend *be, struct wz_err *err);
-/* Writes config.json and model.safetensors (sharded by `shard` bytes with an index when shard > 0): what a forward
- * reads, so of an f32 model f32, else the matrices in bf16. */
+/* Writes config.json, generation_config.json and model.safetensors (shard > 0: files of at most that many bytes with an
+ * index). Matrices as f32 for an f32 model, else as bf16. */
 int wz_model_save(const struct wz_model *model, const char *dir, size_t shard, struct wz_err *err);
 /* The same with the matrices stored as `dtype` (WZ_DT_F32, WZ_DT_BF16 or WZ_DT_F16 of store.h); norms are always
  * F32. */
 int wz_model_save_as(const struct wz_model *model, const char *dir, size_t shard, enum wz_dtype dtype,
                      struct wz_err *err);
-/* Rounds masters that have changed into their part of the block; what other learners' masters make is theirs to
- * send. */
+/* Rounds this rank's masters into their part of the block; the other learners gather their parts (wz_shards_gather). */
 void wz_model_round(struct wz_model *model);
-/* After any change to the weights: packs, hashes what a forward reads (wz_hash_pieces of wz_model_weights), notes
- * the version. */
+/* After any change to the weights: packs the matrices, hashes wz_model_weights (wz_hash_pieces), sets the version. */
 void wz_model_commit(struct wz_model *model, uint64_t version);
-/* For a model that from its commit on (done, or still to come once) only runs forwards: where the backend packs
- * matrices, what packing repeats is given back. It can be written, saved, published and trained no more. */
+/* For a model that only runs forwards after its commit (already done, or one still to come): where the backend packs
+ * matrices, frees their unpacked copies. The weights can't be written, saved, published or trained afterwards. */
 void wz_model_drop_unpacked(struct wz_model *model);
-/* For a model that will change no more, committed: its weights wait in the host's memory, and their place in the
- * backend's is given back. onload brings them into `memory` of the backend, of wz_model_weights' size, for forwards;
- * NULL: `memory` is wanted back. A model that is not offloaded away is left as it is. */
+/* For a committed model that will not change any more. offload copies its weights to host memory and frees the
+ * backend's. onload copies them into `memory` of the backend, of wz_model_weights' size and borrowed, for forwards;
+ * NULL: the model stops using the memory. onload leaves a model that was never offloaded unchanged. */
 void wz_model_offload(struct wz_model *model);
 void wz_model_onload(struct wz_model *model, void *memory);
-/* What a forward reads, in backend memory: what is published, and hashed. Whoever writes it commits the model. */
+/* The *n bytes that a forward reads, in backend memory: what is published and hashed. After writing it, commit. */
 void *wz_model_weights(const struct wz_model *model, size_t *n);
-/* Where in a bf16 model's block those norms lie, *n floats, that are among elements `part` of the walk. */
+/* The norms in a bf16 model's block, *n floats, that belong to elements `part` of the parameters. */
 float *wz_model_norms(const struct wz_model *model, struct wz_shard part, size_t *n);
 
 /* ---- cache (cache.c) -------------------------------------------------------------------------------------- */
 
-/* Pages of keys and values for every layer, counted by use: sequences that begin alike share pages. */
+/* A paged KV cache with reference-counted pages: forked sequences share the pages of their common prefix. */
 struct wz_cache;
 struct wz_seq {
     int len, n_pages, cap;
     int *pages;
-}; /* zeroed struct is an empty sequence */
+}; /* len: tokens; pages[n_pages], cap allocated. Zeroed struct is an empty sequence */
 
+/* page: tokens per page. */
 struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int page);
 void wz_cache_destroy(struct wz_cache *cache);
 int wz_cache_free_pages(const struct wz_cache *cache);
-/* Room for `n` more tokens after seq->len (len itself moves in forward). False: too few free pages, nothing changed. */
+/* Allocates pages for `n` more tokens after seq->len (forward advances len). False: too few free pages, no change. */
 bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
-/* dst (empty) begins with the first `len` tokens of src: full pages are shared, a part page is copied. False: no
- * free page. */
+/* dst (empty) becomes the first `len` tokens of src: full pages are shared, a partial page is copied. False: no free
+ * page, no change. */
 bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq *src, int len);
-/* Makes the list of pages of an empty sequence now, for up to `tokens`: no later call allocates. */
+/* Allocates the page list of an empty sequence for up to `tokens`, so that no later call allocates. */
 void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens);
-void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq); /* gives the pages back; accepts empty */
+void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq); /* frees the pages; accepts empty */
 void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq);  /* release, and free the list */
 
 /* ---- forward and backward (forward.c, backward.c) --------------------------------------------------------- */
 
-/* New tokens of some sequences, packed: sequence i gets count[i] tokens, ids in order, appended after seqs[i]->len. */
+/* New tokens of some sequences, packed: count[i] > 0 tokens are appended to sequence i after seqs[i]->len. */
 struct wz_batch {
     int n_seqs;
     struct wz_seq **seqs;
     const int *count;
-    const int *ids; /* sum of count */
+    const int *ids; /* [sum of count], in order of the sequences */
 };
 
-/* Scratch of a forward of at most max_rows rows, and the tape of activations when it will be followed by a backward. */
+/* Buffers of a forward of at most max_rows tokens; tape: also the activations that a backward reads. */
 struct wz_work;
 struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool tape);
 void wz_work_destroy(struct wz_work *work);
-/* Makes room now for batches of up to `seqs` sequences of up to `tokens` tokens in that cache: no later forward
- * allocates. */
+/* Allocates the page table for batches of up to `seqs` sequences of up to `tokens` tokens in that cache, so that no
+ * later forward allocates. */
 void wz_work_room(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
 
-/* Runs the batch, writes the cache, moves seqs' len. Returns the normed hidden states [N, C] in backend memory, in
- * batch order, valid until the next forward with this work. Room in the cache must have been reserved. */
+/* Runs the batch, writes the cache, advances the sequences' len. Returns the hidden states [N, C] after the final norm,
+ * in backend memory and batch order, valid until the next forward with this work. Pages must have been reserved. Dies
+ * where a page was computed with other weights (guarantee 6). */
 const float *wz_forward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work,
                         const struct wz_batch *batch);
-/* Which rows of a batch are sampled, ascending, how (picks[n]), and where tokens and log-probabilities go (token[n],
- * logp[n]). */
+/* Where to sample: rows[n], indices of tokens of the batch, ascending; picks[n]: how; results in token[n], logp[n]. */
 struct wz_samples {
     int n;
     const int *rows;
@@ -156,16 +156,16 @@ struct wz_samples {
     int *token;
     float *logp;
 };
-/* wz_forward, and sampling from what it returns. Where all rows are sampled it is one region (struct wz_device). */
+/* wz_forward, then sampling. Where every token of the batch is sampled, both are one region (struct wz_device). */
 void wz_forward_sample(struct wz_model *model, struct wz_cache *cache, struct wz_work *work,
                        const struct wz_batch *batch, const struct wz_samples *samples);
-/* Copies the given rows of hidden states together: out[n, C], owned by work, valid until the next call. */
+/* Gathers rows[n] of hidden [N, C] into [n, C]: owned by work, valid until the next call. */
 const float *wz_gather(struct wz_work *work, const float *hidden, const int *rows, int n);
 
 /* After a forward with a tape on whole sequences (seqs were empty): d_params[n_params] += the gradient of
- * sum_n d_logp[n] * logp[n] where logp is of targets[n] (host; -1: the row has no loss) at `temperature`. A tied
- * embedding's look-up is summed in the work until wz_backward_end. Batches may be cut anywhere if every sequence has
- * a multiple of be->grain rows. */
+ * sum_n d_logp[n] * logp[n], where logp[n] is of targets[n] (host; -1: no loss) at `temperature`. The look-up gradient
+ * of a tied embedding is summed in the work until wz_backward_end. The bits do not depend on how sequences are
+ * distributed over batches if every sequence has a multiple of be->grain tokens. */
 void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
                  const float *d_logp, float temperature, float *d_params);
 /* Its two parts, for losses that are not of log-probabilities alone (a value head, distillation). head: from the loss
@@ -175,11 +175,11 @@ float *wz_backward_head(struct wz_model *model, struct wz_work *work, const int 
                         float temperature, float *d_params);
 void wz_backward_body(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const float *d_hidden,
                       float *d_params);
-/* After the last backward into d_params, before it is read; nothing where there was none. */
+/* After the last backward into d_params, before it is read; no effect where there was none. */
 void wz_backward_end(struct wz_model *model, struct wz_work *work, float *d_params);
 
-/* Log-probabilities of targets[n] (host; -1: skipped, 0 is written) at the rows of the last forward, as a training
- * step or a scorer wants them. entropy may be NULL. */
+/* logp[n]: log-probabilities of targets[n] (host; -1: skipped, 0 is written) at the tokens of the last forward.
+ * entropy[n] in nats; may be NULL. */
 void wz_logprobs(struct wz_model *model, struct wz_work *work, const int *targets, float temperature, float *logp,
                  float *entropy);
 

@@ -1,10 +1,8 @@
-/* rope: the angles a pair of channels turns by a position. freq[i] = theta^(-2i/D), then the scaling that lets a model
- * reach beyond the context it was first trained for:
+/* RoPE frequencies: freq[i] = theta^(-2i/D), then the scaling for contexts beyond the original one:
  *   linear   freq / factor
- *   llama3   wavelengths above original/low are divided by factor, those below original/high stay, between them a
- *   straight
- *            line in original/wavelength mixes the two (Llama 3.1; the rule of transformers' llama3 rope type)
- * Powers are taken in double and rounded once. */
+ *   llama3   freq / factor for wavelengths above original/low, unchanged below original/high, in between interpolated
+ *            linearly in original/wavelength (Llama 3.1; as transformers' rope_type llama3)
+ * Computed in double and rounded once. */
 #include "model/inner.h"
 
 #include <math.h>

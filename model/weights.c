@@ -1,12 +1,12 @@
-/* weights: the blocks that hold a model's parameters.
+/* weights: the memory blocks of a model's parameters, in the order of the tensor index.
  *
  *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
- *   bf16  block   [ the same walk, matrices as bf16, a hole where a norm would be ][ all norms as f32 ]
- *         masters the learner's shard of the same walk in f32, where the model trains
- *   int8  as bf16: packing makes the bytes
+ *   bf16  block   [ the same index: matrices as bf16, zeros in place of the norms ][ all norms as f32 ]
+ *         masters the learner's shard of params in f32, where the model trains
+ *   int8  as bf16: quantised when packed
  *
- * Every tensor begins on a multiple of 16 elements; what lies between is zero and stays zero under AdamW, so the
- * optimizer, publishing and checkpoints can treat the block as one long vector. */
+ * Every tensor begins on a multiple of 16 elements; the padding is zero and stays zero under AdamW, so the optimizer,
+ * publishing and checkpoints treat the block as one vector. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = WZ_PIECE / sizeof(float) }; /* elements that go between host and backend at a time */
+enum { CHUNK = WZ_PIECE / sizeof(float) }; /* elements of the staging chunk between host and backend */
 
 static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *fmt, int layer)
 {
@@ -56,8 +56,7 @@ struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total
     return list;
 }
 
-/* Of a bf16 model's norms, which follow one another with the same gaps as in the walk, those before element `at` of
- * the walk. */
+/* The number of floats in a bf16 model's norms, padding included, that belong to elements before `at` of params. */
 static size_t norms_before(const struct wz_model *m, size_t at)
 {
     size_t sum = 0;
@@ -69,7 +68,7 @@ static size_t norms_before(const struct wz_model *m, size_t at)
     return sum;
 }
 
-/* Where tensor i lies in the backend's memory; norms are f32 in every model. */
+/* Tensor i in the backend's memory; norms are f32 in every model. */
 static void *param_data(const struct wz_model *m, int i)
 {
     const struct wz_param *p = &m->list[i];
@@ -79,20 +78,20 @@ static void *param_data(const struct wz_model *m, int i)
     return (float *)((uint16_t *)m->block + m->n_params) + norms_before(m, p->at);
 }
 
-/* An int8 model looks up and unembeds in bf16. */
+/* Embedding and head of an int8 model are bf16. */
 static enum wz_type param_type(int i, int n, enum wz_type type)
 {
     return type == WZ_INT8 && (i == 0 || i == n - 1) ? WZ_BF16 : type;
 }
 
-/* What it was packed into stays. */
+/* Keeps w->packed. */
 static void point_weight(const struct wz_model *m, struct wz_weight *w, int i)
 {
     *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols,
                              w->packed };
 }
 
-/* Finds everything anew, where params or block lie now. */
+/* Sets all pointers, for the current address of params or block. */
 static void point(struct wz_model *m)
 {
     int i = 0;
@@ -114,7 +113,7 @@ static void point(struct wz_model *m)
     assert(i == m->n_list);
 }
 
-/* Of the block, n being the walk's elements. */
+/* Bytes of the block; n: elements of params. */
 static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n)
 {
     size_t norms = ((size_t)c->dim + 15) / 16 * 16 * ((size_t)c->layers * 2 + 1);
@@ -147,8 +146,8 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     return m;
 }
 
-/* The matrices that matmul and head read. The embedding is only looked up: where it is the head too, the head's
- * packing is the only one. */
+/* The matrices that are packed, i in [0, 7 L]: seven per layer, then the head. The embedding is only looked up; where
+ * it is tied, it is packed as the head. */
 static struct wz_weight *matrix(struct wz_model *m, int i)
 {
     if (i == m->config.layers * 7) return &m->head;
@@ -172,16 +171,16 @@ void wz_model_destroy(struct wz_model *m)
     free(m);
 }
 
-static bool lean_already(const struct wz_model *m) { return m->unpacked_dropped && m->head.packed; }
+static bool is_dropped(const struct wz_model *m) { return m->unpacked_dropped && m->head.packed; }
 
-/* Tensor i where it lies as floats; NULL where it is bf16. */
+/* Tensor i where it is f32; NULL where it is bf16. */
 static float *param_floats(const struct wz_model *m, int i)
 {
     return m->params || m->list[i].cols == 0 ? param_data(m, i) : NULL;
 }
 
-/* What there are masters of among elements [at, at + n) of the walk. */
-static struct wz_shard mastered(const struct wz_model *m, size_t at, size_t n)
+/* The elements among [at, at + n) of params that this rank has masters of. */
+static struct wz_shard masters_of(const struct wz_model *m, size_t at, size_t n)
 {
     size_t lo = at > m->shard.at ? at : m->shard.at, hi = at + n, end = m->shard.at + m->shard.n;
 
@@ -194,7 +193,7 @@ void wz_param_get(const struct wz_model *m, int i, size_t first, size_t n, float
     float *floats = param_floats(m, i);
     uint16_t *bits = (uint16_t *)out;
 
-    assert(!lean_already(m));
+    assert(!is_dropped(m));
     assert(first + n <= wz_param_count(&m->list[i]));
     if (floats) {
         wz_download(m->be, out, floats + first, n * sizeof(float));
@@ -214,9 +213,9 @@ void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float
 {
     float *floats = param_floats(m, i);
     const size_t begin = m->list[i].at + first;
-    const struct wz_shard mine = mastered(m, begin, n);
+    const struct wz_shard mine = masters_of(m, begin, n);
 
-    assert(!lean_already(m));
+    assert(!is_dropped(m));
     assert(first + n <= wz_param_count(&m->list[i]));
     if (mine.n)
         wz_upload(m->be, m->masters + (mine.at - m->shard.at), values + (mine.at - begin), mine.n * sizeof(float));
@@ -298,12 +297,12 @@ float *wz_model_norms(const struct wz_model *m, struct wz_shard part, size_t *n)
     return (float *)((uint16_t *)m->block + m->n_params) + at;
 }
 
-/* Where norms would be among the matrices the block stays zero, as in a model that has no masters. */
+/* The zeros in place of the norms stay zero, as in a model without masters. */
 void wz_model_round(struct wz_model *m)
 {
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
-        const struct wz_shard mine = mastered(m, p->at, wz_param_count(p));
+        const struct wz_shard mine = masters_of(m, p->at, wz_param_count(p));
         const float *from = m->masters + (mine.at - m->shard.at);
 
         if (p->cols > 0 && mine.n) wz_cast(m->be, (uint16_t *)m->block + mine.at, from, mine.n);
@@ -315,7 +314,7 @@ void wz_model_round(struct wz_model *m)
     }
 }
 
-static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
+static uint64_t hash_weights(const struct wz_model *m, const char *bytes, size_t n)
 {
     uint64_t hash = 0, *sums = (void *)m->chunk;
     size_t pieces = n / WZ_PIECE, left = n % WZ_PIECE, most = WZ_PIECE / sizeof *sums;
@@ -333,7 +332,7 @@ static uint64_t identity(const struct wz_model *m, const char *bytes, size_t n)
     return wz_hash_join(hash, &last, 1);
 }
 
-/* A matrix that the embedding looks up in is still read. */
+/* Frees the unpacked copy of a packed matrix, unless it is the embedding, which look-ups read. */
 static void forget(const struct wz_model *m, struct wz_weight *w)
 {
     if (!m->be->device && w->packed && w->data != m->embed.data)
@@ -345,9 +344,9 @@ void wz_model_commit(struct wz_model *m, uint64_t version)
     size_t n;
     const char *bytes = wz_model_weights(m, &n);
 
-    assert(!lean_already(m));
+    assert(!is_dropped(m));
     m->version = version;
-    m->hash = identity(m, bytes, n);
+    m->hash = hash_weights(m, bytes, n);
     for (int i = 0; i <= m->config.layers * 7; i++) {
         wz_pack(m->be, matrix(m, i));
         if (m->unpacked_dropped) forget(m, matrix(m, i));
@@ -360,7 +359,7 @@ void wz_model_drop_unpacked(struct wz_model *m)
     for (int i = 0; i <= m->config.layers * 7; i++) forget(m, matrix(m, i));
 }
 
-static void settle(struct wz_model *m, void *memory)
+static void set_memory(struct wz_model *m, void *memory)
 {
     if (m->type == WZ_F32) m->params = memory;
     else m->block = memory;
@@ -372,11 +371,11 @@ void wz_model_offload(struct wz_model *m)
     size_t n;
     void *own = wz_model_weights(m, &n);
 
-    assert(!m->offloaded && !lean_already(m));
+    assert(!m->offloaded && !is_dropped(m));
     m->offloaded = wz_alloc(n);
     wz_download(m->be, m->offloaded, own, n);
     wz_backend_free(m->be, own);
-    settle(m, NULL);
+    set_memory(m, NULL);
 }
 
 void wz_model_onload(struct wz_model *m, void *memory)
@@ -386,5 +385,5 @@ void wz_model_onload(struct wz_model *m, void *memory)
     if (!m->offloaded) return;
     wz_model_weights(m, &n);
     if (memory) wz_upload(m->be, memory, m->offloaded, n);
-    settle(m, memory);
+    set_memory(m, memory);
 }

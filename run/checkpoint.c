@@ -147,7 +147,7 @@ static json_t *hex(uint64_t v)
 static int save_manifest(struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
 {
     json_t *root = json_object(), *agents = json_object();
-    char *path = wz_path("%s/manifest.json", dir), *text;
+    char *path = wz_path("%s/manifest.json", dir);
     int rc = 0;
 
     json_object_set_new(root, "format", json_integer(1));
@@ -169,11 +169,9 @@ static int save_manifest(struct wz_job *job, const struct wz_progress *p, const 
         json_object_set_new(agents, a->recipe->name, entry);
     }
     json_object_set_new(root, "agents", agents);
-    text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    if (rc == 0) rc = wz_file_write(path, text, strlen(text), err);
+    if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
     json_decref(root);
     free(path);
-    free(text);
     return rc;
 }
 

@@ -376,18 +376,18 @@ static void bad_configs(void **state)
         const char *key, *value, *what;
     } cases[] = {
         { "hidden_size", NULL, "hidden_size is missing" },
-        { "hidden_size", "\"32\"", "hidden_size must be a whole number" },
-        { "hidden_size", "0", "hidden_size must be a whole number" },
-        { "hidden_size", "4611686018427387904", "hidden_size must be a whole number" },
+        { "hidden_size", "\"32\"", "hidden_size: expected a whole number" },
+        { "hidden_size", "0", "hidden_size: expected a whole number" },
+        { "hidden_size", "4611686018427387904", "hidden_size: expected a whole number" },
         { "num_hidden_layers", "16000000", "layers" },
-        { "num_attention_heads", "3", "evenly" },
-        { "head_dim", "7", "odd" },
+        { "num_attention_heads", "3", "expected attention heads" },
+        { "head_dim", "7", "even head size" },
         { "head_dim", "16", "q_proj" },
         { "vocab_size", "49", "embed_tokens" },
-        { "vocab_size", "3", "end token" },
+        { "vocab_size", "3", "outside of the vocabulary" },
         { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
         { "num_hidden_layers", "1", "model.layers.1" },
-        { "architectures", "[\"Qwen2ForCausalLM\"]", "Qwen2ForCausalLM is not supported; LlamaForCausalLM is" },
+        { "architectures", "[\"Qwen2ForCausalLM\"]", "expected LlamaForCausalLM, got Qwen2ForCausalLM" },
         { "hidden_act", "\"gelu\"", "gelu" },
         { "attention_bias", "true", "attention_bias" },
         { "mlp_bias", "true", "mlp_bias" },
@@ -402,7 +402,7 @@ static void bad_configs(void **state)
           "\"original_max_position_embeddings\": 8192}",
           "high_freq_factor" },
         { "eos_token_id", "[1, \"x\"]", "eos_token_id" },
-        { "eos_token_id", "48", "outside the vocabulary" },
+        { "eos_token_id", "48", "outside of the vocabulary" },
     };
     char *dir = test_scratch("badconfig"), *path = wz_path("%s/config.json", dir);
     struct wz_model *m = model_make(&config, WZ_F32);
@@ -474,11 +474,11 @@ static void bad_tensors(void **state)
     tensors_write(m, dir, 7, NULL, 0);
     refuses(dir, "model.layers.0.mlp.gate_proj.weight is missing");
     tensors_write(m, dir, 7, &turned, 0);
-    refuses(dir, "model.layers.0.mlp.gate_proj.weight must have the shape [64, 32]");
+    refuses(dir, "model.layers.0.mlp.gate_proj.weight: expected shape [64, 32]");
     tensors_write(m, dir, m->n_list - 2, &flat, 0);
-    refuses(dir, "model.norm.weight must have the shape [32]");
+    refuses(dir, "model.norm.weight: expected shape [32]");
     tensors_write(m, dir, -1, &bias, 1);
-    refuses(dir, "model.layers.0.self_attn.q_proj.bias is not part");
+    refuses(dir, "model.layers.0.self_attn.q_proj.bias: not part");
     tensors_write(m, dir, -1, &inv, 1);
     wz_model_destroy(model_of(dir, WZ_F32, be));
 

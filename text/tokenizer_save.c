@@ -61,18 +61,6 @@ static json_t *merges_json(const struct wz_tokenizer *tok)
     return merges;
 }
 
-/* Writes the object and releases it. */
-static int write_json(json_t *root, const char *dir, const char *name, struct wz_err *err)
-{
-    char *path = wz_path("%s/%s", dir, name), *text = json_dumps(root, JSON_INDENT(2));
-    int rc = text ? wz_file_write(path, text, strlen(text), err) : wz_fail(err, "%s: not valid JSON", path);
-
-    json_decref(root);
-    free(path);
-    free(text);
-    return rc;
-}
-
 int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err)
 {
     json_t *added = json_array(), *vocab = json_object();
@@ -107,10 +95,13 @@ int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz
     }
     if (tok->template && strcmp(tok->template, "?") != 0)
         json_object_set_new(config, "waltz_template", json_string(tok->template));
+    char *path = wz_path("%s/tokenizer.json", dir), *config_path = wz_path("%s/tokenizer_config.json", dir);
     int rc = wz_mkdirs(dir, err);
-    if (rc == 0) rc = write_json(root, dir, "tokenizer.json", err);
-    else json_decref(root);
-    if (rc == 0) return write_json(config, dir, "tokenizer_config.json", err);
+    if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
+    if (rc == 0) rc = wz_json_save(json_incref(config), config_path, err);
+    json_decref(root);
     json_decref(config);
+    free(path);
+    free(config_path);
     return rc;
 }
