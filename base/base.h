@@ -1,6 +1,6 @@
-/* base: what C lacks. Errors, memory, bytes, time, threads, keyed randomness, identities, JSON, UTF-8, bf16.
- * Every other module includes this one; it knows nothing of models, ranks or files' formats.
- * Functions that can meet malformed input return 0 on success and -1 with a sentence in `err`. */
+/* base: errors, memory, byte buffers, files, time, threads, keyed randomness, hashes, JSON, UTF-8, bf16.
+ * Every other module uses this one; it knows nothing of models or file formats.
+ * Functions that can meet malformed input return 0 on success, and -1 with a message in `err`. */
 #ifndef WZ_BASE_H
 #define WZ_BASE_H
 
@@ -17,41 +17,42 @@
 
 /* ---- errors (error.c) ------------------------------------------------------------------------------------- */
 
-/* One sentence that names the file, line, key or row and what was expected. The one who gives up prints it, once. */
+/* One sentence that names the file, line, key or row and what was expected. Printed once, by the code that gives up. */
 struct wz_err {
     char text[768];
 };
 
-/* Writes the sentence and returns -1, so that a caller can `return wz_fail(err, ...)`. */
+/* Writes the message and returns -1, so that a caller can `return wz_fail(err, ...)`. err may be NULL. */
 int wz_fail(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
 
-/* Puts "place: " in front of a sentence already in err; returns -1. */
+/* Prepends "place: " to the message in err; returns -1. */
 int wz_fail_in(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
 
-/* The machine failed us (memory, GPU, MPI): one line "waltz: rank R: ..." on stderr, then wz_exit(1). */
+/* For failures of the machine (memory, GPU, MPI): prints "waltz: rank R: ..." and ends the whole job with status 1. */
 _Noreturn void wz_die(const char *fmt, ...) WZ_PRINTF(1, 2);
 
 /* A line on stderr, prefixed "rank R: " once wz_set_rank was called with size > 1. Lower case, `key value`. */
 void wz_log(const char *fmt, ...) WZ_PRINTF(1, 2);
 
-/* Called once by comm: the rank that messages carry, and what ends the whole job (NULL: exit). */
+/* Called once by comm: the rank shown in messages, and the function that aborts the whole job (NULL: exit). */
 void wz_set_rank(int rank, int size, void (*abort_job)(int status));
 int wz_rank(void);
 
 /* ---- memory (memory.c) ------------------------------------------------------------------------------------ */
 
-void *wz_alloc(size_t size);            /* zeroed, 64-byte aligned; dies when there is none. free() it */
-size_t wz_alloc_size(size_t size);      /* what wz_alloc takes for that: whole lines, or whole huge pages */
-void *wz_realloc(void *p, size_t size); /* not zeroed, alignment of malloc; dies when there is none */
+/* Out of memory ends the process (wz_die); free() what these return. */
+void *wz_alloc(size_t size);            /* zeroed, 64-byte aligned */
+size_t wz_alloc_size(size_t size);      /* bytes that wz_alloc(size) takes: whole cache lines, or whole huge pages */
+void *wz_realloc(void *p, size_t size); /* not zeroed, alignment of malloc */
 char *wz_strdup(const char *s);
-void wz_forget(void *p, size_t n); /* gives back the pages whole in [p, p + n): they read as zeros until written */
-size_t wz_mul(size_t a, size_t b); /* a * b, dies on overflow: sizes that input decides */
+void wz_forget(void *p, size_t n); /* returns the whole pages in [p, p + n) to the system: they read as zeros again */
+size_t wz_mul(size_t a, size_t b); /* a * b for sizes that input decides; overflow ends the process */
 
-/* What this host has and what is not used, in bytes, as far as a control group (container, Slurm's job) lets this
- * process have it. */
+/* Memory of this host and how much is unused, in bytes, within the limits of this process's control group (a
+ * container, a Slurm job). */
 void wz_host_memory(size_t *total, size_t *unused); /* host.c */
 
-/* Arena: many small things with one lifetime. Zeroed struct is empty and ready; reset keeps the memory. */
+/* Arena: many small allocations with one lifetime. A zeroed struct is empty and ready; reset keeps the memory. */
 struct wz_arena {
     struct wz_block *blocks;
 };
@@ -60,7 +61,7 @@ char *wz_arena_strdup(struct wz_arena *arena, const char *s);
 void wz_arena_reset(struct wz_arena *arena);
 void wz_arena_finish(struct wz_arena *arena);
 
-/* Growing bytes. Zeroed struct is empty; `data` is always NUL-terminated once anything was added. */
+/* Growing byte buffer. A zeroed struct is empty; `data` is NUL-terminated once anything was added. */
 struct wz_buf {
     char *data;
     size_t len, cap;
@@ -104,41 +105,40 @@ char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */
 
 double wz_now(void);     /* seconds, monotonic */
 double wz_wall(void);    /* seconds since 1970 */
-void wz_nap(int *spins); /* waiting loops: spin a little, then sleep 50 us doubling to 1 ms */
+void wz_nap(int *spins); /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
 
 /* ---- cores (cores.c) -------------------------------------------------------------------------------------- */
 
-/* What this process has of its machine, and how its threads lie on it. Results never depend on any of it. */
-enum { WZ_THREADS = 4096 }; /* most of one process */
+/* The cores this process may use, and which of them its threads run on. Results never depend on any of it. */
+enum { WZ_THREADS = 4096 }; /* most threads of one process */
 struct wz_cores {
-    int machine, cores, nodes; /* physical cores: all, those in the affinity mask; the mask's memory nodes */
-    int threads,
-        units[WZ_THREADS]; /* the unit (PU, by the system's number) of a core for each thread, node after node */
-    bool bound;            /* a pool binds its threads to them, all but the caller; else the list is advice */
+    int machine, cores, nodes; /* physical cores of the machine, of the affinity mask; NUMA nodes of the mask */
+    int threads;
+    int units[WZ_THREADS]; /* OS number of a hardware thread (PU) for each thread, each on its own core, node by node */
+    bool bound;            /* a pool binds its threads to these units, all but the caller's; false: a report only */
 };
-/* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: all that
- * wz_set_beside told of). wanted: so many, or <= 0: the rank's share, one a core, one at least. */
+/* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: the number given
+ * to wz_set_beside). wanted: number of threads, or <= 0: the rank's share of the cores, one thread each, at least 1. */
 void wz_cores_here(struct wz_cores *cores, int ranks, int index, int wanted);
-char *wz_cores_mask(void);                        /* as "0-3,8-11", of units; heap */
-bool wz_cores_meet(const char *a, const char *b); /* have two such masks a unit in common? */
-void wz_set_beside(int ranks); /* called once by comm: ranks whose masks meet this one's, this one counted */
+char *wz_cores_mask(void);                        /* hardware threads of the affinity mask as "0-3,8-11"; free() it */
+bool wz_cores_meet(const char *a, const char *b); /* do two such masks overlap? */
+void wz_set_beside(int ranks); /* called once by comm: how many ranks' masks overlap this one's, itself included */
 
 /* ---- threads (pool.c) ------------------------------------------------------------------------------------- */
 
-/* A fixed set of threads that run the slices of one job and meet at its end. Work is cut by index, never by
- * arrival, so results do not depend on the number of threads. Threads park after a short spin. */
+/* A fixed set of threads that run the tasks of one job, with a barrier at its end. Tasks are defined by their index
+ * alone, so results do not depend on the number of threads. Idle threads spin briefly, then sleep. */
 struct wz_pool;
-struct wz_pool *wz_pool_create(int threads); /* <= 0: as wz_cores_here has it */
+struct wz_pool *wz_pool_create(int threads); /* <= 0: the default of wz_cores_here */
 void wz_pool_destroy(struct wz_pool *pool);
 int wz_pool_threads(const struct wz_pool *pool);
-/* Calls fn(arg, i) for i in [0, n), once each, spread over the threads; returns when all are done. NULL pool:
- * serial. */
+/* Calls fn(arg, i) once for each i in [0, n), over all threads; returns when all are done. NULL pool: serially. */
 void wz_pool_run(struct wz_pool *pool, int n, void (*fn)(void *arg, int i), void *arg);
 
 /* ---- randomness (rng.c) ----------------------------------------------------------------------------------- */
 
-/* Philox4x32-10 (Salmon et al. 2011): random bits as a pure function of a key, never a stream (law 2).
- * A draw is named by who it is for: the run's seed, the purpose, and up to four coordinates. */
+/* Philox4x32-10 (Salmon et al. 2011): random bits as a pure function of a key, not a stream (guarantee 2).
+ * A key is the run's seed, the purpose of the draw, and up to four coordinates (step, episode, ..). */
 enum wz_purpose {
     WZ_RNG_TOKEN = 1,
     WZ_RNG_SHUFFLE,
@@ -158,35 +158,36 @@ double wz_uniform(struct wz_key key);             /* [0, 1), 53 bits */
 uint32_t wz_below(struct wz_key key, uint32_t n); /* [0, n) without bias */
 double wz_normal(struct wz_key key);              /* mean 0, variance 1 (Box-Muller) */
 
-/* ---- identity (hash.c) ------------------------------------------------------------------------------------ */
+/* ---- hashes (hash.c) -------------------------------------------------------------------------------------- */
 
 uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed); /* XXH3-64 */
-/* The identity of many bytes, made by all threads: h = XXH3(hash of the next piece of WZ_PIECE bytes, h) from h = 0.
+/* Hash of a large array, computed by all threads: from h = 0, h = XXH3(hash of the next WZ_PIECE bytes, seed h).
  * pool may be NULL. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
-/* The step of it, for who has hashes of pieces from elsewhere: h after n more of them. */
+/* That recurrence alone, for pieces hashed elsewhere (on a GPU): h after n more piece hashes. */
 uint64_t wz_hash_join(uint64_t h, const uint64_t *pieces, size_t n);
 
 /* ---- JSON (json.c); jansson is the library ---------------------------------------------------------------- */
 
-/* Parses text or a file; duplicate keys refused. NULL and a sentence with line and column on error. json_decref it. */
+/* Parses text or a file; duplicate keys are an error. On error NULL and a message with line and column. The caller
+ * calls json_decref. */
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err);
 json_t *wz_json_load(const char *path, struct wz_err *err);
-int wz_json_save(json_t *root, const char *path, struct wz_err *err); /* indented, by wz_file_write; releases root */
-void wz_json_string(struct wz_buf *out, const char *s,
-                    size_t n); /* adds a quoted JSON string; bad UTF-8 becomes U+FFFD */
+/* Writes root indented, by wz_file_write, and releases it. */
+int wz_json_save(json_t *root, const char *path, struct wz_err *err);
+/* Appends s[0..n) as a quoted JSON string; invalid UTF-8 becomes U+FFFD. */
+void wz_json_string(struct wz_buf *out, const char *s, size_t n);
 
 /* ---- UTF-8 (utf8.c) --------------------------------------------------------------------------------------- */
 
-/* Length in bytes of the longest valid prefix of s[0..n): n if all is valid UTF-8. */
+/* Length in bytes of the longest valid prefix of s[0..n): n if all of it is valid UTF-8. */
 size_t wz_utf8_valid(const char *s, size_t n);
-/* Number of bytes at the end of s[0..n) that begin a character not complete yet (0..3): hold them back when
- * streaming. */
+/* Number of bytes (0..3) at the end of s[0..n) that begin an incomplete character: to be held back when streaming. */
 size_t wz_utf8_partial(const char *s, size_t n);
-/* Code point at s (valid UTF-8 of n > 0 bytes), its length in *len. */
+/* Code point at s (valid UTF-8 of n > 0 bytes); *len: its length in bytes. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
-int wz_utf8_put(char out[4], uint32_t code); /* returns the length */
+int wz_utf8_put(char out[4], uint32_t code); /* returns the length in bytes */
 
 /* ---- bf16 ------------------------------------------------------------------------------------------------- */
 
@@ -212,16 +213,16 @@ static inline uint16_t wz_f32_to_bf16(float f)
     return (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
 }
 
-/* ---- words.c ---------------------------------------------------------------------------------------------- */
+/* ---- names and numbers (words.c) -------------------------------------------------------------------------- */
 
 /* Is `word` one of the words of "a|b|c"? */
 bool wz_is_choice(const char *choices, const char *word);
 
-/* The likeliest meaning of a misspelt name: `first` is an array of n structs of `stride` bytes, each beginning with its
- * name (const char *). NULL when none is near. */
+/* The closest match of a misspelt name, or NULL. first: an array of n structs of `stride` bytes, each of which begins
+ * with its name (const char *). */
 const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
 
-/* Adds the shortest text that reads back as x. */
+/* Appends the shortest decimal text that parses back to x. */
 void wz_real_add(struct wz_buf *out, double x);
 
 #endif

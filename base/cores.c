@@ -1,22 +1,20 @@
-/* Cores: how many threads this process runs, and where.
+/* Cores: how many threads this process runs, and on which cores.
  *
- *   the machine ─▶ the mask ─▶ one PU a core ─▶ this rank's share ─▶ threads
+ *   the machine ─▶ affinity mask ─▶ one hardware thread (PU) per core ─▶ this rank's share ─▶ threads
  *
- * The mask is what taskset, a control group, mpirun or Slurm left to this process. Two threads on one core's units
- * share its multipliers, so a core counts once however many units it has. What several ranks hold together is shared
- * out among those that compute at the same time.
+ * The affinity mask is set by taskset, a control group, mpirun or Slurm. Two hardware threads of a core share its
+ * vector units, so only one of them is used. Cores in the mask of several ranks are divided among the ranks that
+ * compute at the same time.
  *
- * On one memory node that is all: cores reach memory alike, and the scheduler knows best. Where the mask spans several,
- * a thread that wanders loses its caches and the pages near it, so each gets a core of its own, node after node. But
- * never where others may have been given the same cores (other ranks by the same mask, other processes where a few
- * threads of many cores were asked for): they would pile up on the first, which the scheduler would have kept apart.
- * The caller of a pool is bound to nothing, since what it starts (NCCL's threads, programs) would inherit its one core;
- * the list's first is left to it.
+ * With one NUMA node nothing is bound: the scheduler places threads at least as well. With several, a migrated thread
+ * loses its caches and its local pages, so each thread is bound to its own core, node by node. Not, however, where
+ * others may have the same cores (other ranks with the same mask; other processes, where fewer threads than cores were
+ * asked for): all of them would be bound to the first cores. The thread that calls the pool is never bound, since
+ * threads and processes it starts (NCCL's) would inherit its single core; the first core of the list is left to it.
  *
- * And memory: the pool hands out a product's panels by who comes first, so any thread may read any part of the
- * weights, and no place is right for a page. By first touch, all would lie on the caller's node and come through one
- * memory controller; in turn over the nodes, they come through all. A rank that was bound to a node by its launcher
- * has all its memory there by first touch. */
+ * Memory: the pool assigns panels of a weight to threads dynamically, so any thread may read any page. By first touch
+ * all pages would be on the caller's node, behind one memory controller; interleaved over the nodes they use all of
+ * them. A rank that its launcher bound to one node has all its memory there by first touch. */
 #include "base/cores.h"
 
 #include <errno.h>
@@ -26,8 +24,8 @@
 #include <unistd.h>
 
 static hwloc_topology_t machine;
-static bool flat; /* it could not be read: as many cores as the kernel counts, on one node, never bound */
-static int beside = 1;
+static bool flat;      /* topology unreadable: as many cores as the kernel counts, on one node, never bound */
+static int beside = 1; /* ranks that share the mask's cores */
 
 static bool read_machine(const char *synthetic)
 {
@@ -43,15 +41,16 @@ static void load(void)
     char cores[32];
 
     if (read_machine(NULL)) return;
-    wz_log("the topology of this machine can't be read (%s): each unit of the affinity mask counts as a core",
-           strerror(errno));
+    wz_log(
+        "the topology of this machine can't be read (%s): each hardware thread of the affinity mask counts as a core",
+        strerror(errno));
     flat = true;
     snprintf(cores, sizeof cores, "core:%ld pu:1", sysconf(_SC_NPROCESSORS_CONF));
     if (!read_machine(cores)) wz_die("hwloc does not work: %s", strerror(errno));
 }
 
-/* Sees to it that the machine is known; the mask of this process. */
-static void look(hwloc_bitmap_t mask)
+/* Reads the machine's topology on the first call, and this process's affinity mask on each. */
+static void read_mask(hwloc_bitmap_t mask)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     cpu_set_t set;
@@ -64,7 +63,7 @@ static void look(hwloc_bitmap_t mask)
         else hwloc_bitmap_clr(mask, i);
 }
 
-/* The node that a core's memory comes from by default. Others as near are of another kind (high bandwidth, a GPU's). */
+/* The NUMA node of a core's default memory: the first. Other local nodes are of another kind (HBM, a GPU's). */
 static hwloc_obj_t node_of(hwloc_topology_t t, hwloc_obj_t core)
 {
     hwloc_obj_t node = NULL, best = NULL;
@@ -90,7 +89,7 @@ void wz_cores_lay(struct wz_cores *c, hwloc_bitmap_t nodes, hwloc_topology_t t, 
         units[n++] = hwloc_bitmap_first(of_core);
         if (node) hwloc_bitmap_set(nodes, node->os_index);
     }
-    if (!n) n = 1; /* a mask outside the machine as it is told: unit 0, bound to nothing */
+    if (!n) n = 1; /* no core of the topology is in the mask: PU 0, not bound */
     int from = (int)((long)n * index / ranks), to = (int)((long)n * (index + 1) / ranks);
     *c = (struct wz_cores){ .machine = all,
                             .cores = n,
@@ -107,7 +106,7 @@ void wz_cores_here(struct wz_cores *c, int ranks, int index, int wanted)
 {
     hwloc_bitmap_t mask = hwloc_bitmap_alloc(), nodes = hwloc_bitmap_alloc();
 
-    look(mask);
+    read_mask(mask);
     wz_cores_lay(c, nodes, machine, mask, ranks > 0 ? ranks : beside, index, wanted);
     hwloc_bitmap_free(mask);
     hwloc_bitmap_free(nodes);
@@ -118,8 +117,8 @@ char *wz_cores_mask(void)
     hwloc_bitmap_t mask = hwloc_bitmap_alloc();
     char *text = NULL, *copy;
 
-    look(mask);
-    if (hwloc_bitmap_list_asprintf(&text, mask) < 0) wz_die("out of memory: an affinity mask wanted some");
+    read_mask(mask);
+    if (hwloc_bitmap_list_asprintf(&text, mask) < 0) wz_die("out of memory: affinity mask");
     hwloc_bitmap_free(mask);
     copy = wz_strdup(text);
     free(text);
@@ -144,7 +143,7 @@ void wz_cores_bind(pthread_t thread, int unit)
     hwloc_bitmap_t set = hwloc_bitmap_alloc();
 
     hwloc_bitmap_only(set, (unsigned)unit);
-    hwloc_set_thread_cpubind(machine, thread, set, 0); /* where it is refused, the thread wanders */
+    hwloc_set_thread_cpubind(machine, thread, set, 0); /* on failure the thread stays unbound */
     hwloc_bitmap_free(set);
 }
 
@@ -157,7 +156,7 @@ bool wz_cores_interleave(bool on)
     bool done = hwloc_get_membind(machine, nodes, &now, flags) == 0;
 
     if (on) done = done && (now == HWLOC_MEMBIND_FIRSTTOUCH || now == HWLOC_MEMBIND_DEFAULT);
-    look(mask);
+    read_mask(mask);
     wz_cores_lay(&c, nodes, machine, mask, 1, 0, 1);
     done = done && hwloc_set_membind(machine, nodes, on ? HWLOC_MEMBIND_INTERLEAVE : HWLOC_MEMBIND_DEFAULT, flags) == 0;
     hwloc_bitmap_free(mask);

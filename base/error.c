@@ -1,4 +1,4 @@
-/* Errors and the log: one sentence for the person, the rank in front of it. */
+/* Errors and the log: one line each, prefixed with the rank. */
 #include "base/base.h"
 
 #include <stdlib.h>
@@ -46,8 +46,8 @@ int wz_fail_in(struct wz_err *err, const char *fmt, ...)
     return -1;
 }
 
-/* One write per line, so that lines of several ranks do not mix. */
-static void say(const char *lead, const char *fmt, va_list args)
+/* One write per line, so that lines of several ranks do not interleave. */
+static void print_line(const char *lead, const char *fmt, va_list args)
 {
     char line[2048];
     int n = 0;
@@ -65,7 +65,7 @@ void wz_log(const char *fmt, ...)
     va_list args;
 
     va_start(args, fmt);
-    say("", fmt, args);
+    print_line("", fmt, args);
     va_end(args);
 }
 
@@ -74,7 +74,7 @@ void wz_die(const char *fmt, ...)
     va_list args;
 
     va_start(args, fmt);
-    say("waltz: ", fmt, args);
+    print_line("waltz: ", fmt, args);
     va_end(args);
     fflush(NULL);
     if (abort_hook) abort_hook(1);

@@ -1,4 +1,4 @@
-/* Files as bytes: mapped to read, renamed into place to write. */
+/* Files as bytes: memory-mapped for reading, renamed into place for writing. */
 #include "base/base.h"
 
 #include <errno.h>
@@ -21,7 +21,7 @@ int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err)
         goto out;
     }
     if (S_ISDIR(st.st_mode)) {
-        wz_fail(err, "%s: is a folder, a file was expected", path);
+        wz_fail(err, "%s: expected a file, got a folder", path);
         goto out;
     }
     if (st.st_size == 0) {
@@ -133,14 +133,10 @@ out:
 char *wz_path(const char *fmt, ...)
 {
     va_list args;
-    char *s;
+    char *path;
 
     va_start(args, fmt);
-    int n = vsnprintf(NULL, 0, fmt, args);
+    if (vasprintf(&path, fmt, args) < 0) wz_die("out of memory: a path");
     va_end(args);
-    s = wz_realloc(NULL, (size_t)n + 1);
-    va_start(args, fmt);
-    vsnprintf(s, (size_t)n + 1, fmt, args);
-    va_end(args);
-    return s;
+    return path;
 }

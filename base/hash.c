@@ -1,4 +1,4 @@
-/* Identities: XXH3 from the xxHash library. */
+/* Hashes: XXH3-64 of the xxHash library. */
 #include "base/base.h"
 
 #include <xxhash.h>

@@ -1,6 +1,6 @@
-/* The memory of this host, as far as this process may use it: the kernel's count, or a control group's where that is
- * less (a container, a job under Slurm). Both versions of control groups name a limit and what is used in files of
- * the group and of those it lies in; pages of files in the cache are used only until someone wants them. */
+/* Memory of this host that this process may use: the kernel's figures, or a control group's where those are lower (a
+ * container, a Slurm job). Control groups, v1 and v2, have files with the limit and the usage, in the group's folder
+ * and in its parents'. Usage includes the page cache, which the kernel reclaims on demand. */
 #include "base/base.h"
 
 #include <stdlib.h>
@@ -21,7 +21,7 @@ static bool read_number(const char *dir, const char *file, size_t *value)
     return true;
 }
 
-/* Bytes of file pages that the group would give up first. */
+/* Bytes of inactive page cache, which is reclaimed first. */
 static size_t read_cached(const char *dir)
 {
     char *path = wz_path("%s/memory.stat", dir), line[128];
@@ -35,7 +35,7 @@ static size_t read_cached(const char *dir)
     return (size_t)v;
 }
 
-static void bound(const char *dir, const char *limit, const char *used, size_t *total, size_t *unused)
+static void apply_limit(const char *dir, const char *limit, const char *used, size_t *total, size_t *unused)
 {
     size_t most, now;
 
@@ -62,13 +62,13 @@ void wz_host_memory(size_t *total, size_t *unused)
     while (f && fgets(line, sizeof line, f)) {
         line[strcspn(line, "\n")] = 0;
         char *group = strstr(line, ":memory:");
-        bool one = group != NULL;
-        if (!one && strncmp(line, "0::", 3)) continue;
-        group = one ? group + 8 : line + 3;
-        for (;;) { /* the group, those it lies in, the root */
-            char *dir = wz_path("/sys/fs/cgroup%s%s", one ? "/memory" : "", group);
-            if (one) bound(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", total, unused);
-            else bound(dir, "memory.max", "memory.current", total, unused);
+        bool v1 = group != NULL;
+        if (!v1 && strncmp(line, "0::", 3)) continue;
+        group = v1 ? group + 8 : line + 3;
+        for (;;) { /* the group, its parents, the root */
+            char *dir = wz_path("/sys/fs/cgroup%s%s", v1 ? "/memory" : "", group);
+            if (v1) apply_limit(dir, "memory.limit_in_bytes", "memory.usage_in_bytes", total, unused);
+            else apply_limit(dir, "memory.max", "memory.current", total, unused);
             free(dir);
             char *slash = strrchr(group, '/');
             if (!slash) break;

@@ -1,4 +1,4 @@
-/* JSON in and out: jansson with our sentences. */
+/* JSON in and out: jansson, with messages that name file, line and column. */
 #include "base/base.h"
 
 #include <stdlib.h>

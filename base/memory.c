@@ -1,4 +1,4 @@
-/* Memory: the heap that dies instead of failing, arenas, growing bytes. */
+/* Memory: a heap whose failures end the process, arenas, growing byte buffers. */
 #include "base/base.h"
 
 #include <stdlib.h>
@@ -15,8 +15,8 @@ size_t wz_mul(size_t a, size_t b)
     return r;
 }
 
-/* What is larger than a few huge pages begins on one and asks for them: first touch costs a quarter, and walks over
- * weights miss fewer translations. */
+/* Allocations of two huge pages and more are aligned to one and ask for huge pages: first touch takes a quarter of the
+ * time, and reading weights misses the TLB less. */
 static size_t unit_of(size_t size) { return size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE; }
 
 size_t wz_alloc_size(size_t size)
@@ -31,9 +31,8 @@ void *wz_alloc(size_t size)
     size_t unit = unit_of(size), rounded = wz_alloc_size(size);
     void *p = rounded < size ? NULL : aligned_alloc(unit, rounded);
 
-    if (!p) wz_die("out of memory: %zu bytes wanted", size);
-    if (unit == HUGE_PAGE)
-        madvise(p, rounded, MADV_HUGEPAGE); /* a wish: without huge pages all is the same but slower */
+    if (!p) wz_die("out of memory: %zu bytes", size);
+    if (unit == HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE); /* may be refused: then only slower */
     return memset(p, 0, rounded);
 }
 
@@ -41,7 +40,7 @@ void *wz_realloc(void *p, size_t size)
 {
     void *q = realloc(p, size ? size : 1);
 
-    if (!q) wz_die("out of memory: %zu bytes wanted", size);
+    if (!q) wz_die("out of memory: %zu bytes", size);
     return q;
 }
 
@@ -99,7 +98,7 @@ void wz_arena_reset(struct wz_arena *arena)
         arena->blocks->used = 0;
         return;
     }
-    for (b = arena->blocks; b; b = next) { /* several became one: the next round fits without a new block */
+    for (b = arena->blocks; b; b = next) { /* several blocks become one that holds as much without growing */
         next = b->next;
         total += b->size;
         free(b);
@@ -119,7 +118,7 @@ void wz_arena_finish(struct wz_arena *arena)
     arena->blocks = NULL;
 }
 
-static void buf_room(struct wz_buf *buf, size_t more)
+static void buf_reserve(struct wz_buf *buf, size_t more)
 {
     size_t need = buf->len + more + 1;
 
@@ -130,7 +129,7 @@ static void buf_room(struct wz_buf *buf, size_t more)
 
 void wz_buf_add(struct wz_buf *buf, const void *bytes, size_t n)
 {
-    buf_room(buf, n);
+    buf_reserve(buf, n);
     if (n) memcpy(buf->data + buf->len, bytes, n);
     buf->len += n;
     buf->data[buf->len] = 0;
@@ -146,7 +145,7 @@ void wz_buf_printf(struct wz_buf *buf, const char *fmt, ...)
     va_start(args, fmt);
     n = vsnprintf(NULL, 0, fmt, args);
     va_end(args);
-    buf_room(buf, (size_t)n);
+    buf_reserve(buf, (size_t)n);
     va_start(args, fmt);
     vsnprintf(buf->data + buf->len, (size_t)n + 1, fmt, args);
     va_end(args);

@@ -1,12 +1,12 @@
-/* A pool of threads. One job at a time; threads draw its indices, and the job is over when every index is done.
+/* Thread pool. One job at a time; threads claim its task indices one by one, and the job ends when all are done.
  *
- *   ticket   [ job, 32 bits | next index, 32 bits ]       one word: who moves it on has drawn that index of that job
- *   caller:  close the ticket; write fn, arg, n; open it ──▶ draws too ──▶ waits until `left` is 0
- *   worker:  spins a little on the ticket, then parks on a condition variable
+ *   ticket   [ job, 32 bits | next index, 32 bits ]       one word: whoever increments it has claimed that index
+ *   caller:  closes the ticket; writes fn, arg, n; opens it ──▶ claims tasks too ──▶ waits until `left` is 0
+ *   worker:  spins briefly on the ticket, then sleeps on a condition variable
  *
- * Nobody waits for a thread that drew nothing: where several processes share the cores, a worker that sleeps through
- * a job costs its help, not its time slice. A late worker cannot mistake one job for another, since its draw fails
- * when the word has moved on. Which thread runs an index is left to chance; what an index computes is not. */
+ * The barrier at the end waits only for threads that claimed a task: where several processes share the cores, a worker
+ * that is not scheduled during a job delays nobody. A late worker cannot claim a task of the wrong job, since its
+ * compare-and-swap fails once the word has changed. Which thread runs a task varies; what the task computes does not. */
 #include "base/cores.h"
 
 #include <pthread.h>
@@ -17,7 +17,7 @@ typedef void pool_fn(void *, int);
 
 struct wz_pool {
     int threads;
-    bool interleaved; /* the caller's memory, by us */
+    bool interleaved; /* this pool set the caller's memory policy, and restores it */
     pthread_t *ids;
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
@@ -42,7 +42,8 @@ static inline void relax(void)
 #endif
 }
 
-static void draw(struct wz_pool *p)
+/* Claims and runs tasks until none is left. */
+static void work(struct wz_pool *p)
 {
     uint64_t t = atomic_load(&p->ticket);
 
@@ -61,8 +62,8 @@ static void draw(struct wz_pool *p)
     }
 }
 
-/* An open job that this worker has not seen, or the end. */
-static bool called(struct wz_pool *p, uint32_t seen)
+/* Is there an open job that this worker has not seen, or is the pool being destroyed? */
+static bool has_work(struct wz_pool *p, uint32_t seen)
 {
     uint64_t t = atomic_load(&p->ticket);
 
@@ -74,21 +75,22 @@ static void *worker(void *arg)
     struct wz_pool *p = arg;
 
     for (uint32_t seen = 0; !atomic_load(&p->stop);) {
-        for (int i = 0; i < SPIN && !called(p, seen); i++) relax();
-        if (!called(p, seen)) {
+        for (int i = 0; i < SPIN && !has_work(p, seen); i++) relax();
+        if (!has_work(p, seen)) {
             pthread_mutex_lock(&p->lock);
             atomic_fetch_add(&p->parked, 1);
-            while (!called(p, seen)) pthread_cond_wait(&p->wake, &p->lock);
+            while (!has_work(p, seen)) pthread_cond_wait(&p->wake, &p->lock);
             atomic_fetch_sub(&p->parked, 1);
             pthread_mutex_unlock(&p->lock);
         }
         seen = (uint32_t)(atomic_load(&p->ticket) >> 32);
-        draw(p);
+        work(p);
     }
     return NULL;
 }
 
-/* After the ticket or `stop` was written: a worker counts itself parked before it looks a last time. */
+/* Called after the ticket or `stop` was written. No wake-up is lost: a worker increments `parked` before it checks a
+ * last time. */
 static void wake(struct wz_pool *p)
 {
     if (!atomic_load(&p->parked)) return;
@@ -146,7 +148,7 @@ void wz_pool_run(struct wz_pool *p, int n, void (*fn)(void *, int), void *arg)
     atomic_store(&p->left, n);
     atomic_store(&p->ticket, job);
     wake(p);
-    draw(p);
+    work(p);
     for (int i = 0; i < SPIN && atomic_load(&p->left); i++) relax();
     if (!atomic_load(&p->left)) return;
     pthread_mutex_lock(&p->lock);

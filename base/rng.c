@@ -1,5 +1,5 @@
-/* Randomness by name: Philox4x32-10. The counter holds the coordinates of a draw, the key the seed and purpose,
- * so any rank, in any order, draws the same number for the same thing. */
+/* Counter-based random numbers: Philox4x32-10. The counter holds the coordinates of a draw, the key its seed and
+ * purpose, so every rank draws the same number for the same key, in any order. */
 #include "base/base.h"
 
 #include <math.h>
@@ -18,10 +18,13 @@ void wz_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
         k0 += 0x9E3779B9u; /* the golden ratio and sqrt(3) - 1: Weyl sequences of the paper */
         k1 += 0xBB67AE85u;
     }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
 }
 
-/* The purpose is folded into the 64-bit seed by a multiplication that keeps different pairs apart. */
+/* The purpose is mixed into the 64-bit seed by an odd multiplier, so that purposes of one seed have different keys. */
 static void bits(struct wz_key k, uint32_t out[4])
 {
     uint64_t seed = k.seed ^ (uint64_t)k.purpose * 0x9E3779B97F4A7C15u;

@@ -1,4 +1,4 @@
-/* Clocks, and the polite way to wait. */
+/* Clocks, and back-off for polling loops. */
 #include "base/base.h"
 
 #include <sched.h>
@@ -16,7 +16,7 @@ double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
 
 double wz_wall(void) { return clock_seconds(CLOCK_REALTIME); }
 
-/* Several ranks share two cores: whoever waits must give its core away (a spinning waiter costs the others 2x). */
+/* Ranks may outnumber the cores: a waiting rank must yield its core (spinning would slow the others by 2x). */
 void wz_nap(int *spins)
 {
     int n = (*spins)++;

@@ -1,13 +1,13 @@
-/* UTF-8: what is valid, what is only begun. RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF. */
+/* UTF-8: validity, and characters cut off at the end. RFC 3629: no overlong forms, no surrogates, at most U+10FFFF. */
 #include "base/base.h"
 
-/* Length of the character at s if it is complete and valid, 0 if not; *begun: valid so far but cut off by n. */
-static int char_len(const unsigned char *s, size_t n, bool *begun)
+/* Length of the character at s if it is complete and valid, else 0; *cut: valid so far but cut off at n. */
+static int char_len(const unsigned char *s, size_t n, bool *cut)
 {
     unsigned char c = s[0], low = 0x80, high = 0xbf;
     int len;
 
-    *begun = false;
+    *cut = false;
     if (c < 0x80) return 1;
     if (c >= 0xc2 && c <= 0xdf) len = 2;
     else if (c >= 0xe0 && c <= 0xef) len = 3;
@@ -19,7 +19,7 @@ static int char_len(const unsigned char *s, size_t n, bool *begun)
     if (c == 0xf4) high = 0x8f;
     for (int i = 1; i < len; i++) {
         if ((size_t)i == n) {
-            *begun = true;
+            *cut = true;
             return 0;
         }
         if (s[i] < low || s[i] > high) return 0;
@@ -32,10 +32,10 @@ static int char_len(const unsigned char *s, size_t n, bool *begun)
 size_t wz_utf8_valid(const char *s, size_t n)
 {
     size_t i = 0;
-    bool begun;
+    bool cut;
 
     while (i < n) {
-        int len = char_len((const unsigned char *)s + i, n - i, &begun);
+        int len = char_len((const unsigned char *)s + i, n - i, &cut);
         if (!len) break;
         i += (size_t)len;
     }
@@ -44,18 +44,18 @@ size_t wz_utf8_valid(const char *s, size_t n)
 
 size_t wz_utf8_partial(const char *s, size_t n)
 {
-    bool begun;
+    bool cut;
 
     for (size_t back = 1; back <= 3 && back <= n; back++)
-        if (char_len((const unsigned char *)s + n - back, back, &begun) == 0 && begun) return back;
+        if (char_len((const unsigned char *)s + n - back, back, &cut) == 0 && cut) return back;
     return 0;
 }
 
 uint32_t wz_utf8_get(const char *s, size_t n, int *len)
 {
     const unsigned char *u = (const unsigned char *)s;
-    bool begun;
-    int k = char_len(u, n, &begun);
+    bool cut;
+    int k = char_len(u, n, &cut);
 
     *len = k ? k : 1;
     switch (k) {
@@ -68,11 +68,10 @@ uint32_t wz_utf8_get(const char *s, size_t n, int *len)
 
 int wz_utf8_put(char out[4], uint32_t c)
 {
-    if (c < 0x80) return out[0] = (char)c, 1;
-    if (c < 0x800) return out[0] = (char)(0xc0 | c >> 6), out[1] = (char)(0x80 | (c & 0x3f)), 2;
-    if (c < 0x10000)
-        return out[0] = (char)(0xe0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 0x3f)),
-               out[2] = (char)(0x80 | (c & 0x3f)), 3;
-    return out[0] = (char)(0xf0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 0x3f)),
-           out[2] = (char)(0x80 | (c >> 6 & 0x3f)), out[3] = (char)(0x80 | (c & 0x3f)), 4;
+    int len = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const unsigned char lead[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+
+    for (int i = len - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)(lead[len] | c);
+    return len;
 }

@@ -1,4 +1,4 @@
-/* Words and numbers as people write them: misspelt names, choices, numbers no longer than they need to be. */
+/* Names and numbers in messages and settings: misspelt names, choices, shortest decimals. */
 #include "base/base.h"
 
 #include <limits.h>
@@ -13,7 +13,7 @@ static const char *name_at(const void *first, size_t stride, int i)
     return name;
 }
 
-/* Edit distance with swaps of neighbours as one edit (optimal string alignment), over at most 63 characters. */
+/* Edit distance with a swap of neighbours as one edit (optimal string alignment), over at most 64 characters. */
 static int distance(const char *a, const char *b)
 {
     int n = (int)strlen(a), m = (int)strlen(b), row[3][65];
@@ -43,8 +43,7 @@ const char *wz_nearest(const char *name, const void *first, size_t stride, int n
     for (int i = 0; i < n; i++) {
         const char *other = name_at(first, stride, i);
         int d = distance(name, other), longer = (int)(strlen(name) > strlen(other) ? strlen(name) : strlen(other));
-        /* A third of the letters wrong is a slip; more is another word. A beginning or an end of the name counts as
-         * a slip. */
+        /* Up to a third of the letters may differ. A part of the name, of 3 letters or more, counts as one edit. */
         bool part = strlen(name) >= 3 && strstr(other, name);
         if (part) d = 1;
         if (d < best && (part || d <= (longer + 2) / 3)) {

@@ -1,7 +1,7 @@
 /* kernels: maths on tensors. Opens a backend by name and checks shapes before each op.
  *
- * Callers write wz_matmul(be, y, x, w, n, add): the wrapper asserts what can be asserted without reading tensors and
- * calls the row's slot. Arguments are as ops.h says; n == 0 is allowed everywhere and does nothing. */
+ * Callers write wz_matmul(be, y, x, w, n, add): the wrapper asserts what can be checked without reading tensors and
+ * calls the backend's op. Arguments are those of ops.h; n == 0 is allowed everywhere and does nothing. */
 #ifndef WZ_KERNELS_H
 #define WZ_KERNELS_H
 
@@ -16,7 +16,7 @@
 struct wz_backend *wz_backend_open(const char *name, int threads, const struct wz_numerics *numerics,
                                    struct wz_err *err);
 void wz_backend_close(struct wz_backend *be); /* accepts NULL */
-/* Names of the table of backends, whether or not they open here; NULL after the last. */
+/* Names of the table of backends, whether or not they open on this machine; NULL after the last. */
 const char *wz_backend_name(int i);
 /* For plans: a backend that stands for the named row, whether or not that opens here, and allocates nothing: it counts
  * what would be allocated. What is created on it can be destroyed, and nothing else. Errors as wz_backend_open. */
@@ -28,10 +28,10 @@ struct wz_counted {
 };
 /* What was counted since the last call: *n rows, in order of their first allocation, until the next allocation. */
 const struct wz_counted *wz_backend_counted(struct wz_backend *be, int *n);
-/* How many devices of this machine there are, and the memory of ours; 0: the backend computes in the host's memory. */
+/* Number of devices of this machine, and the bytes of memory of the one in use; 0: the backend uses host memory. */
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused);
 
-/* One value of an INT8 row; by is 127 / max |x|, or 0 where that is no number. */
+/* x quantised to INT8; by is 127 / max |x| of its channel or token, or 0 where that is not finite. */
 static inline int wz_int8_of(float x, float by)
 {
     float q = __builtin_rintf(x * by);
@@ -39,7 +39,7 @@ static inline int wz_int8_of(float x, float by)
     return q >= -127 && q <= 127 ? (int)q : 0;
 }
 
-/* "f32", "bf16" or "int8", as options have it. */
+/* The type named "f32", "bf16" or "int8" by an option already checked. */
 static inline enum wz_type wz_type_named(const char *name)
 {
     return name[0] == 'i' ? WZ_INT8 : name[0] == 'b' ? WZ_BF16 : WZ_F32;
@@ -49,23 +49,23 @@ static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4
 
 /* ---- shards ----------------------------------------------------------------------------------------------- */
 
-/* How an array of n elements is shared out over a group of `size` (a power of two): whole blocks of WZ_BLOCK
- * elements, the same number to each, and what is left over to the last. Members keep the shards in the order in
- * which comm's tree leaves them. */
+/* How an array of n elements is sharded over a group of `size` ranks (a power of two): whole blocks of WZ_BLOCK
+ * elements, the same number for each, and the remainder for the last. Shards are assigned to ranks in the order in
+ * which the reduce-scatter tree of comm leaves them (bit-reversed). */
 struct wz_shard {
     size_t at, n;
 };
 struct wz_share {
-    int me, size;
-}; /* a member and its group's size */
+    int me, size; /* rank in the group, and the group's size */
+};
 
-/* Where shard s begins, in order of the array; shard `size` is the end. */
+/* First element of shard s; that of shard `size` is the end of the array. */
 static inline size_t wz_shard_at(int s, int size, size_t n)
 {
     return s == size ? n : (size_t)s * (n / WZ_BLOCK / (size_t)size) * WZ_BLOCK;
 }
 
-/* The member that keeps shard 0, 1, .. in order of the array. */
+/* The rank that owns shard 0, 1, .. in order of the array. */
 static inline int wz_shard_owner(int shard, int size)
 {
     int member = 0;
@@ -82,7 +82,7 @@ static inline struct wz_shard wz_shard_of(int member, int size, size_t n)
     return (struct wz_shard){ at, wz_shard_at(s + 1, size, n) - at };
 }
 
-/* ---- what the wrappers hold their arguments to ------------------------------------------------------------ */
+/* ---- conditions that the wrappers assert ------------------------------------------------------------------ */
 
 static inline bool wz_weight_fits(const struct wz_weight *w)
 {
@@ -102,7 +102,7 @@ static inline bool wz_ids_fit(const int *ids, int n, int lowest, int end)
     return true;
 }
 
-/* Every row stands in a known sequence, and the page of its position lies in the table and in the cache. */
+/* Every token is of a known sequence, and the page of its position lies in the table and in the cache. */
 static inline bool wz_rows_fit(const struct wz_rows *r, const struct wz_kv *kv)
 {
     if (r->n < 0 || kv->pages <= 0 || kv->page <= 0 || kv->heads <= 0 || kv->head_dim <= 0) return false;
@@ -114,6 +114,7 @@ static inline bool wz_rows_fit(const struct wz_rows *r, const struct wz_kv *kv)
     return true;
 }
 
+/* Sequences are whole: tokens of each are consecutive, from position 0. */
 static inline bool wz_rows_whole(const struct wz_rows *r)
 {
     for (int i = 0; i < r->n; i++)
@@ -170,7 +171,7 @@ static inline void wz_pack(struct wz_backend *be, struct wz_weight *w)
 
 static inline void wz_unpack(struct wz_backend *be, struct wz_weight *w) { be->ops.unpack(be, w); }
 
-/* Calls body(arg), which calls ops, in one piece where the backend can: see struct wz_device. */
+/* Calls body(arg), which calls ops, as one CUDA graph where the backend can: see struct wz_device. */
 static inline void wz_region(struct wz_backend *be, void (*body)(void *arg), void *arg)
 {
     if (be->device) be->device->region(be, body, arg);

@@ -1,29 +1,30 @@
-/* Attention in steps of KEYS keys counted from position 0, with a running maximum (Milakov & Gimelshein 2018).
+/* Attention in blocks of KEYS keys counted from position 0, with an online softmax (Milakov & Gimelshein 2018).
  *
- *   per row and head:  s = q . k * scale;  m' = max(m, s..);  out = out exp(m - m') + p v;  sum likewise;  p = exp(s -
- *   m')
+ *   per token and head:  s = q . k * scale;  m' = max(m, s..);  p = exp(s - m')
+ *                        out = out exp(m - m') + p v;  sum = sum exp(m - m') + sum p
  *
- * Both products are register tiles over keys that lie [D, P] in their page (kv_write turns them) and values [P, D].
- * A step that all rows of a tile see whole runs as rows by one head; where rows end, each runs alone as one row by
- * the heads that share its keys. Either way an element is the same chain, so decode and prefill agree bit for bit.
- * Heads whose size is no multiple of 16 are worked on in copies of the next multiple's width, as are pages of odd
- * lengths. A bf16 cache is widened as its vectors are loaded. */
+ * Both products are register tiles over keys stored [D, P] in their page (kv_write transposes them) and values [P, D].
+ * A block that every token of a tile sees whole runs as tokens by one head; at the causal edge each token runs alone,
+ * with the heads that share its keys as rows of the tile. Either way an element is the same chain, so decode and
+ * prefill agree bit for bit. Head sizes that are not a multiple of 16 are padded in copies, and so are pages whose
+ * length is not a multiple of HALF. A bf16 cache is converted to f32 as its vectors are loaded. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
 #include <math.h>
 
-enum { HALF = KEYS / 2, MOST_D = 256, MOST_ROWS = 12, MOST_STATE = 256 };
+enum { HALF = KEYS / 2, MOST_D = 256, MOST_TOKENS = 12, MOST_STATE = 256 };
 
-/* One step's keys and values: two halves of 16 keys. */
+/* Keys and values of one block: two halves of 16 keys each. */
 struct step {
     const void *k[2], *v[2];
     enum tile_kind kind;
-    size_t ldk, size;   /* size: of an element of k and v */
-    int d, wide, count; /* wide: d up to a multiple of 16, the width of values and sums */
+    size_t ldk, size;   /* ldk: elements between channels of k; size: bytes of an element of k and v */
+    int d, wide, count; /* wide: d rounded up to a multiple of 16, the width of values and sums; count: keys seen */
     float scale;
 };
 
+/* Online softmax of one token and head. */
 struct state {
     float max, sum[16];
 };
@@ -36,7 +37,7 @@ static size_t page_at(const struct attend *a, int seq, int t, int kv_head)
     return (page * (size_t)a->kv->heads + (size_t)kv_head) * (size_t)a->kv->page * (size_t)a->kv->head_dim;
 }
 
-/* Copies `count` keys from position t on to k[D][KEYS], and values to v[KEYS][wide]. */
+/* Copies keys of positions [t, t + count) to k[D][KEYS] and values to v[KEYS][wide], as f32. */
 static void gather(float *k, float *v, const struct attend *a, int seq, int t, int count, int kv_head, int wide)
 {
     int d = a->kv->head_dim, p = a->kv->page;
@@ -54,7 +55,7 @@ static void gather(float *k, float *v, const struct attend *a, int seq, int t, i
     }
 }
 
-/* c[rows, n] = or += a b, n a multiple of 16, all of it near. */
+/* c[rows, n] = or += a b, n a multiple of 16, for operands small enough for the L1 cache. */
 static void product_of(enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows,
                        const char *b, size_t ldb, int n, int k, bool from_c)
 {
@@ -74,7 +75,7 @@ static void product(float *c, size_t ldc, const float *a, size_t sm, size_t sk, 
     product_of(FLOATS, c, ldc, a, sm, sk, rows, (const char *)b, ldb, n, k, from_c);
 }
 
-/* s[rows][KEYS] = q k for the lanes that count. */
+/* s[rows][KEYS] = q k; only the first half where no key of the second is seen. */
 static void scores(float *s, const float *q, size_t sq, int rows, const struct step *b)
 {
     int n = b->count > HALF ? KEYS : HALF;
@@ -83,46 +84,46 @@ static void scores(float *s, const float *q, size_t sq, int rows, const struct s
         const void *col[4];
         nv = rows <= MR4 && n - j >= 4 * W ? 4 : n - j >= 2 * W ? 2 : 1;
         for (int i = 0; i < nv; i++) {
-            int lane = j + i * W;
-            col[i] = (const char *)b->k[lane >= HALF] + (size_t)(lane % HALF) * b->size;
+            int key = j + i * W;
+            col[i] = (const char *)b->k[key >= HALF] + (size_t)(key % HALF) * b->size;
         }
         tiles_run(s + j, KEYS, q, sq, 1, rows, col, b->ldk, b->d, false, nv, b->kind, 0);
     }
 }
 
-/* One step for up to MR2 rows: q are sq apart, sums so, states `apart`. */
+/* One block for up to MR2 rows (tokens or heads): queries are sq floats apart, sums so, states `apart`. */
 static void step(float *out, size_t so, const float *q, size_t sq, int rows, const struct step *b, struct state *state,
                  int apart, bool first)
 {
-    float s[MOST_ROWS * KEYS] __attribute__((aligned(64)));
+    float s[MOST_TOKENS * KEYS] __attribute__((aligned(64)));
     size_t wide = (size_t)b->wide;
 
     scores(s, q, sq, rows, b);
     for (int i = 0; i < rows; i++) {
         struct state *st = &state[i * apart];
-        struct lanes sum, top = lanes_of(-INFINITY);
+        struct vec16 sum, top = vec16_of(-INFINITY);
         float *p = s + i * KEYS, *o = out + (size_t)i * so;
         vf x[KEYS / W];
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS / W; j++) {
             x[j] = PICK(before(j * W, b->count), load(p + j * W) * b->scale, SPLAT(-INFINITY));
-            top.v[j % LANES] = MAX(x[j], top.v[j % LANES]);
+            top.v[j % VECS] = MAX(x[j], top.v[j % VECS]);
         }
-        float max = lanes_max(top);
-        for (int l = 0; l < LANES; l++) sum.v[l] = load(st->sum + l * W);
+        float max = vec16_max(top);
+        for (int l = 0; l < VECS; l++) sum.v[l] = load(st->sum + l * W);
         if (first || max > st->max) {
-            vf shrink = first ? SPLAT(0.f) : exp_v(SPLAT(st->max - max));
-            for (int l = 0; l < LANES; l++) sum.v[l] = sum.v[l] * shrink;
-            for (int j = 0; j < b->wide && !first; j += W) store(o + j, load(o + j) * shrink);
+            vf rescale = first ? SPLAT(0.f) : exp_v(SPLAT(st->max - max));
+            for (int l = 0; l < VECS; l++) sum.v[l] = sum.v[l] * rescale;
+            for (int j = 0; j < b->wide && !first; j += W) store(o + j, load(o + j) * rescale);
             st->max = max;
         }
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS / W; j++) {
             vf e = exp_v(x[j] - SPLAT(st->max));
             store(p + j * W, e);
-            sum.v[j % LANES] = sum.v[j % LANES] + e;
+            sum.v[j % VECS] = sum.v[j % VECS] + e;
         }
-        for (int l = 0; l < LANES; l++) store(st->sum + l * W, sum.v[l]);
+        for (int l = 0; l < VECS; l++) store(st->sum + l * W, sum.v[l]);
     }
     if (b->count <= HALF || b->v[1] == (const char *)b->v[0] + HALF * wide * b->size) {
         product_of(b->kind, out, so, s, KEYS, 1, rows, b->v[0], wide, b->wide, b->count, !first);
@@ -140,14 +141,15 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
     int wide = (d + 15) / 16 * 16;
     size_t width = (size_t)a->heads * (size_t)d, at = (size_t)row * width + (size_t)(kv_head * group * d);
     const float *q = a->q + at;
-    float near[2 * KEYS * MOST_D] __attribute__((aligned(64))), sums[MOST_STATE * MOST_D] __attribute__((aligned(64)));
+    float copies[2 * KEYS * MOST_D] __attribute__((aligned(64)));
+    float sums[MOST_STATE * MOST_D] __attribute__((aligned(64)));
     struct state state[MOST_STATE];
     struct step b = { .d = d, .wide = wide, .scale = 1 / sqrtf((float)d), .ldk = (size_t)p };
     bool ragged = wide > d, copied = ragged || p % HALF;
-    float *out = ragged ? sums : a->out + at, *keys = near, *values = near + KEYS * d;
+    float *out = ragged ? sums : a->out + at, *keys = copies, *values = copies + KEYS * d;
     size_t out_head = (size_t)wide, out_row = ragged ? (size_t)(group * wide) : width;
 
-    assert(n <= MOST_ROWS && n * group <= MOST_STATE && d <= MOST_D);
+    assert(n <= MOST_TOKENS && n * group <= MOST_STATE && d <= MOST_D);
     for (int i = 0; i < n * group; i++) state[i] = (struct state){ .max = -INFINITY };
     for (int i = row; i < row + n; i++) {
         low = r->pos[i] < low ? r->pos[i] : low;
@@ -182,12 +184,12 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
     }
     for (int i = 0; i < n; i++)
         for (int g = 0; g < group; g++) {
-            struct lanes l;
+            struct vec16 l;
             float *o = out + (size_t)i * out_row + (size_t)g * out_head;
-            for (int j = 0; j < LANES; j++) l.v[j] = load(state[i * group + g].sum + j * W);
-            float sum = lanes_sum(l);
-            vf over = SPLAT(1 / sum);
-            for (int j = 0; j < wide; j += W) store(o + j, load(o + j) * over);
+            for (int j = 0; j < VECS; j++) l.v[j] = load(state[i * group + g].sum + j * W);
+            float sum = vec16_sum(l);
+            vf inverse = SPLAT(1 / sum);
+            for (int j = 0; j < wide; j += W) store(o + j, load(o + j) * inverse);
             if (ragged) memcpy(a->out + at + (size_t)i * width + (size_t)(g * d), o, (size_t)d * sizeof *o);
             if (a->lse)
                 a->lse[(size_t)(row + i) * (size_t)a->heads + (size_t)(kv_head * group + g)] =
@@ -197,18 +199,18 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
 
 static float dot(const float *a, const float *b, int n)
 {
-    struct lanes sum = lanes_of(0);
+    struct vec16 sum = vec16_of(0);
 
     for (int j = 0; j < n; j += 16)
-        for (int l = 0; l < LANES; l++) {
+        for (int l = 0; l < VECS; l++) {
             size_t at = (size_t)(j + l * W), n_d = (size_t)n;
             sum.v[l] = FMA(load_in(a, at, n_d, 0), load_in(b, at, n_d, 0), sum.v[l]);
         }
-    return lanes_sum(sum);
+    return vec16_sum(sum);
 }
 
-/* s becomes p, dp becomes ds, for one row that sees `count` of the keys. */
-static void weigh(float *s, float *dp, int count, float scale, float lse, float delta)
+/* s becomes p = exp(s scale - lse), dp becomes ds = p (dp - delta) scale, for a token that sees `count` of the keys. */
+static void softmax_back(float *s, float *dp, int count, float scale, float lse, float delta)
 {
     for (int j = 0; j < KEYS; j += W) {
         vf p = PICK(before(j, count), exp_v(load(s + j) * scale - SPLAT(lse)), SPLAT(0.f));
@@ -217,29 +219,29 @@ static void weigh(float *s, float *dp, int count, float scale, float lse, float 
     }
 }
 
-/* to[rows][wide] = from's rows of d floats, ld apart, zeros behind them. */
-static const float *widen(float *to, const float *from, size_t ld, int rows, int d, int wide)
+/* to[rows][wide] = from[rows][d], rows ld apart, padded with zeros. */
+static const float *pad_rows(float *to, const float *from, size_t ld, int rows, int d, int wide)
 {
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < wide; j++) to[i * wide + j] = j < d ? from[(size_t)i * ld + (size_t)j] : 0;
     return to;
 }
 
-/* A whole sequence, one kv head. By steps of keys, so that their d_k and d_v stay near; d_q runs in the order of
- * keys. */
+/* A whole sequence, one kv head. The outer loop is over blocks of keys, so that their d_k and d_v stay in the cache;
+ * d_q is summed in the order of keys. */
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 {
     int d = a->kv->head_dim, wide = (d + 15) / 16 * 16, group = a->heads / a->kv->heads;
     size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d,
            size = (size_t)(KEYS * wide);
-    float near[9 * KEYS * MOST_D] __attribute__((aligned(64)));
+    float buffers[9 * KEYS * MOST_D] __attribute__((aligned(64)));
     float s[KEYS * KEYS] __attribute__((aligned(64))), dp[KEYS * KEYS] __attribute__((aligned(64)));
-    float *kt = near, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size,
+    float *kt = buffers, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size,
           *copies = d_v + size;
     float scale = 1 / sqrtf((float)d);
 
     assert(d <= MOST_D);
-    memset(near, 0, 4 * size * sizeof *near);
+    memset(buffers, 0, 4 * size * sizeof *buffers);
     for (int t = 0; t < n; t += KEYS) {
         int keys = n - t < KEYS ? n - t : KEYS;
         gather(kt, v, a, a->rows->seq[row], t, keys, kv_head, wide);
@@ -256,10 +258,10 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 const float *q = a->q + at, *d_out = a->d_out + at;
                 float *d_q = a->d_q + at;
                 if (wide > d) {
-                    q = widen(copies, q, width, rows, d, wide);
-                    d_out = widen(copies + size, d_out, width, rows, d, wide);
+                    q = pad_rows(copies, q, width, rows, d, wide);
+                    d_out = pad_rows(copies + size, d_out, width, rows, d, wide);
                     d_q = copies + 2 * size;
-                    if (t > 0) widen(d_q, a->d_q + at, width, rows, d, wide);
+                    if (t > 0) pad_rows(d_q, a->d_q + at, width, rows, d, wide);
                     ld = (size_t)wide;
                 }
                 product(s, KEYS, q, ld, 1, rows, kt, KEYS, KEYS, d, false);
@@ -267,9 +269,9 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 for (int j = 0; j < rows; j++) {
                     size_t to = at + (size_t)j * width;
                     int seen = i + j + 1 - t < keys ? i + j + 1 - t : keys;
-                    weigh(s + j * KEYS, dp + j * KEYS, seen, scale,
-                          a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
-                          dot(a->d_out + to, a->o + to, d));
+                    softmax_back(s + j * KEYS, dp + j * KEYS, seen, scale,
+                                 a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
+                                 dot(a->d_out + to, a->o + to, d));
                 }
                 product(d_v, (size_t)wide, s, 1, KEYS, keys, d_out, ld, wide, rows, true);
                 product(d_k, (size_t)wide, dp, 1, KEYS, keys, q, ld, wide, rows, true);

@@ -1,7 +1,8 @@
-/* cpu: the fast row. Every slot is ref's first, and faster ones are laid over them.
+/* cpu: the fast host backend. Its table is filled with ref's functions first, then with the faster ones.
  *
- * Work is cut by rows, panels or heads, never inside a sum, and small work stays on the caller's thread: a meeting
- * of the pool costs some microseconds. The set of instructions is the best this machine has, or numerics.isa. */
+ * Work is divided among threads by tokens, panels or heads, never inside a sum. Small work stays on the calling thread,
+ * since a barrier of the pool costs some microseconds. The instruction set is the best this machine has, or
+ * numerics.isa. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -11,11 +12,10 @@
 #include "kernels/ref/ref.h"
 
 enum {
-    GRAIN = 1 << 21,
-    CHUNK = 1 << 14,
-    FLOOR = 1 << 16
-};                  /* multiply-adds a meeting is worth; elements a task; bytes */
-enum { READ = 10 }; /* multiply-adds in the time that one weight takes to come from memory */
+    CHUNK = 1 << 14,        /* elements of a task */
+    SCRATCH_STEP = 1 << 16, /* bytes: scratch grows by multiples of this */
+    MADDS_PER_WEIGHT = 10,  /* multiply-adds in the time in which one weight is read from memory */
+};
 
 static const struct hot *const hots[] = {
 /* best first */
@@ -34,7 +34,7 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
     struct scratch *s = &((struct cpu *)be->state)->scratch[which];
 
     if (s->size < size) {
-        size = (size + FLOOR - 1) / FLOOR * FLOOR; /* so that a few rows more do not move it */
+        size = (size + SCRATCH_STEP - 1) / SCRATCH_STEP * SCRATCH_STEP; /* a few tokens more do not reallocate */
         free(s->p);
         s->p = wz_alloc(size);
         s->size = size;
@@ -44,14 +44,18 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
-/* How one product is cut into parts by rows and panels. */
+/* How one product is divided into tasks, by rows of c and by panels. */
 struct cut {
     const struct gemm *g;
     const struct hot *hot;
     int row_parts, col_parts, panels;
 };
 
-static bool gemm_small(const struct gemm *g) { return (double)(g->m > READ ? g->m : READ) * g->n * g->k < GRAIN; }
+/* Cost of a product in multiply-adds; with few tokens it is bound by reading the weight. */
+static double gemm_work(const struct gemm *g)
+{
+    return (double)(g->m > MADDS_PER_WEIGHT ? g->m : MADDS_PER_WEIGHT) * g->n * g->k;
+}
 
 static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, int want)
 {
@@ -66,7 +70,7 @@ static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, 
 
 static void gemm_run(const struct hot *hot, const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    (g->bytes ? hot->gemm_int8 : hot->gemm)(g, row, row_end, col, col_end);
+    (g->int8 ? hot->gemm_int8 : hot->gemm)(g, row, row_end, col, col_end);
 }
 
 static void gemm_part(void *arg, int i)
@@ -85,7 +89,7 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     int threads = wz_pool_threads(be->pool);
     struct cut c;
 
-    if (!g->m || gemm_small(g) || threads == 1) gemm_run(wz_hot(be), g, 0, g->m, 0, g->n);
+    if (!g->m || gemm_work(g) < GRAIN || threads == 1) gemm_run(wz_hot(be), g, 0, g->m, 0, g->n);
     else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
 }
 
@@ -142,39 +146,79 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, siz
                        type == WZ_INT8 ? quantise_part : pair_part);
 }
 
-/* a: x as the product takes it. */
-static struct gemm gemm_of(float *y, const float *a, const struct wz_weight *w, int n, bool add)
+struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struct wz_weight *w, int first, int m, int n,
+                               bool add)
 {
-    size_t depth = wz_cpu_depth(w->type, w->in), k = w->type == WZ_INT8 ? depth - 2 : depth;
+    size_t depth = wz_cpu_depth(w->type, w->in);
 
     assert(w->packed);
-    return (struct gemm){ .c = y,
+    return (struct gemm){ .c = c,
                           .a = a,
-                          .b = w->packed,
-                          .ldc = (size_t)w->out,
+                          .b = (const float *)w->packed + (size_t)first * depth,
+                          .ldc = ldc,
                           .sm = depth,
                           .sk = 1,
-                          .m = n,
-                          .n = w->out,
-                          .k = (int)k,
+                          .m = m,
+                          .n = n,
+                          .k = (int)(w->type == WZ_INT8 ? depth - 2 : depth),
                           .panels = true,
                           .pairs = w->type == WZ_BF16,
-                          .bytes = w->type == WZ_INT8,
+                          .int8 = w->type == WZ_INT8,
                           .add = add };
+}
+
+struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
+                               int m, bool add)
+{
+    size_t in = (size_t)w->in;
+
+    return (struct gemm){ .c = c,
+                          .a = a,
+                          .b = (const char *)w->data + (size_t)first * in * wz_type_size(w->type),
+                          .ldc = in,
+                          .sm = sm,
+                          .sk = 1,
+                          .ldb = in,
+                          .m = m,
+                          .n = w->in,
+                          .k = (int)wz_cpu_depth(w->type, depth),
+                          .add = add,
+                          .type = w->type,
+                          .pairs = w->type == WZ_BF16,
+                          .odd = depth % 2 };
+}
+
+struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,
+                               int n)
+{
+    return (struct gemm){ .c = c,
+                          .a = a,
+                          .b = x,
+                          .ldc = (size_t)in,
+                          .sm = 1,
+                          .sk = sk,
+                          .ldb = (size_t)in,
+                          .m = out,
+                          .n = in,
+                          .k = (int)wz_cpu_depth(type, n),
+                          .add = true,
+                          .pairs = type == WZ_BF16,
+                          .odd = n % 2 };
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
-    struct gemm g = gemm_of(y, wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in), w, n, add);
+    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in);
+    struct gemm g = wz_cpu_gemm_packed(y, (size_t)w->out, a, w, 0, n, w->out, add);
 
     wz_cpu_gemm(be, &g);
 }
 
-/* Products that meet once: parts of the first, then of the second, .. */
-enum { TOGETHER = 4 };
+/* Products that run as one job: its tasks are those of the first product, then those of the second, .. */
+enum { MOST_PRODUCTS = 4 };
 struct products {
-    struct cut cut[TOGETHER];
-    int first[TOGETHER + 1];
+    struct cut cut[MOST_PRODUCTS];
+    int first[MOST_PRODUCTS + 1]; /* task of each product */
 };
 
 static void products_part(void *arg, int i)
@@ -190,16 +234,16 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
                     int n)
 {
     const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w[0]->in, w[0]->type, n, w[0]->in);
-    struct gemm g[TOGETHER];
+    struct gemm g[MOST_PRODUCTS];
     struct products p = { .first = { 0 } };
     int threads = wz_pool_threads(be->pool);
     double work = 0;
 
-    assert(count <= TOGETHER);
+    assert(count <= MOST_PRODUCTS);
     for (int i = 0; i < count; i++) {
         assert(w[i]->type == w[0]->type);
-        g[i] = gemm_of(y[i], a, w[i], n, false);
-        work += (double)g[i].n * g[i].k * (n > READ ? n : READ);
+        g[i] = wz_cpu_gemm_packed(y[i], (size_t)w[i]->out, a, w[i], 0, n, w[i]->out, false);
+        work += gemm_work(&g[i]);
     }
     if (!n || threads == 1 || work < GRAIN) {
         for (int i = 0; i < count; i++) gemm_run(wz_hot(be), &g[i], 0, n, 0, g[i].n);
@@ -213,48 +257,24 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
                           bool add)
 {
     const float *a = wz_cpu_factor(be, FACTOR, d_y, (size_t)w->out, w->type, n, w->out);
-    size_t depth = wz_cpu_depth(w->type, w->out);
+    struct gemm g = wz_cpu_gemm_back_x(d_x, a, wz_cpu_depth(w->type, w->out), w, 0, w->out, n, add);
 
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_x,
-                                    .a = a,
-                                    .b = w->data,
-                                    .ldc = (size_t)w->in,
-                                    .sm = depth,
-                                    .sk = 1,
-                                    .ldb = (size_t)w->in,
-                                    .m = n,
-                                    .n = w->in,
-                                    .k = (int)depth,
-                                    .add = add,
-                                    .type = w->type,
-                                    .pairs = w->type == WZ_BF16,
-                                    .odd = w->out % 2 });
+    wz_cpu_gemm(be, &g);
 }
 
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
                           const struct wz_weight *w, int n)
 {
-    size_t out = (size_t)w->out, in = (size_t)w->in, depth = wz_cpu_depth(w->type, n);
+    size_t out = (size_t)w->out;
     const float *a = d_y;
 
     if (w->type == WZ_BF16) {
-        uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(depth * sizeof *pairs, out));
+        uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_depth(w->type, n) * sizeof *pairs, out));
         a = pairing_run(be, &(struct pairing){ wz_hot(be), pairs, d_y, out, n, w->out, (CHUNK / w->out + 2) / 2 * 2 },
                         pair_rows_part);
     }
-    wz_cpu_gemm(be, &(struct gemm){ .c = d_w,
-                                    .a = a,
-                                    .b = x,
-                                    .ldc = in,
-                                    .sm = 1,
-                                    .sk = out,
-                                    .ldb = in,
-                                    .m = w->out,
-                                    .n = w->in,
-                                    .k = (int)depth,
-                                    .add = true,
-                                    .pairs = w->type == WZ_BF16,
-                                    .odd = n % 2 });
+    struct gemm g = wz_cpu_gemm_back_w(d_w, a, out, x, w->type, w->out, w->in, n);
+    wz_cpu_gemm(be, &g);
 }
 
 struct packing {
@@ -282,7 +302,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
     int panels = panels_of(p.hot, w, &p.size);
 
     if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
-    wz_pool_run((double)w->out * w->in * READ < GRAIN ? NULL : be->pool, panels, pack_part, &p);
+    wz_pool_run((double)w->out * w->in * MADDS_PER_WEIGHT < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
 
 static void unpack(struct wz_backend *be, struct wz_weight *w)
@@ -291,9 +311,9 @@ static void unpack(struct wz_backend *be, struct wz_weight *w)
     w->packed = NULL;
 }
 
-/* ---- rows and arrays -------------------------------------------------------------------------------------- */
+/* ---- tokens and arrays ------------------------------------------------------------------------------------ */
 
-/* Arguments of the ops that are cut into pieces of an array or of rows. */
+/* Arguments of the ops that are divided into chunks of an array, or of tokens [rows, cols] by `step`. */
 struct walk {
     const struct hot *hot;
     float *out, *more;
@@ -302,7 +322,7 @@ struct walk {
     int rows, cols, step;
     float eps;
     double *sums;
-    const struct adamw *by;
+    const struct wz_adamw_scalars *by;
 };
 
 static void walk_run(struct wz_backend *be, struct walk *w, void (*fn)(void *, int), size_t n, size_t step)
@@ -453,21 +473,12 @@ static void adamw_part(void *arg, int i)
 static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
                   float b2, float eps, float decay, float scale, int step)
 {
-    double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
-    struct adamw by = { b1,
-                        b2,
-                        (float)(1 - (double)b1),
-                        (float)(1 - (double)b2),
-                        (float)((double)lr / c1),
-                        (float)(1 / sqrt(c2)),
-                        eps,
-                        (float)((double)lr * (double)decay),
-                        scale };
+    struct wz_adamw_scalars by = wz_adamw_scalars_of(lr, b1, b2, eps, decay, scale, step);
 
     walk_run(be, &(struct walk){ .out = w, .more = m, .a = g, .b = v, .n = n, .by = &by }, adamw_part, n, CHUNK);
 }
 
-/* ---- the row ---------------------------------------------------------------------------------------------- */
+/* ---- the backend ------------------------------------------------------------------------------------------ */
 
 /* NULL: the instruction set that was asked for is unknown, or does not run here. */
 static const struct hot *hot_here(const struct wz_numerics *numerics)
@@ -502,7 +513,9 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     cpu->hot = hot;
     be->state = cpu;
     be->rounds = true;
+    be->int8 = true;
     wz_ops_ref(&be->ops);
+    cpu->ref = be->ops;
     be->ops.pack = pack;
     be->ops.unpack = unpack;
     be->ops.embed = embed;
@@ -511,7 +524,6 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.rmsnorm_back = rmsnorm_back;
     be->ops.matmul = matmul;
     be->ops.matmuls = matmuls;
-    be->int8 = true;
     be->ops.matmul_back_x = matmul_back_x;
     be->ops.matmul_back_w = matmul_back_w;
     be->ops.swiglu = swiglu;
@@ -529,11 +541,11 @@ static void close_cpu(struct wz_backend *be)
 {
     struct cpu *cpu = be->state;
 
-    for (int i = 0; i < cpu->n_turns; i++) {
-        free(cpu->turns[i].freq);
-        free(cpu->turns[i].turn);
+    for (int i = 0; i < cpu->n_tables; i++) {
+        free(cpu->tables[i].freq);
+        free(cpu->tables[i].cos_sin);
     }
-    free(cpu->turns);
+    free(cpu->tables);
     for (size_t i = 0; i < WZ_COUNT(cpu->scratch); i++) free(cpu->scratch[i].p);
     free(cpu);
     be->state = NULL;

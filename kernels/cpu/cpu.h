@@ -1,41 +1,42 @@
-/* cpu: what the files of the fast row share: one product for all shapes, and the table of what is compiled for each
- * set of instructions. */
+/* cpu: declarations shared by the files of the cpu backend: one matrix product for all shapes, and the table of
+ * functions compiled once per instruction set. */
 #ifndef WZ_CPU_H
 #define WZ_CPU_H
 
 #include "kernels/kernels.h"
 
 /* c[m, n] = sum_k a(m, k) b(k, n), or += when add: every element is one chain of FMAs over k in ascending order,
- * whatever m and n and however they are cut, so a row's bits depend on nothing but itself.
+ * whatever m and n are and however they are tiled, so a token's bits depend on nothing but its own inputs.
  *   a(m, k) = a[m * sm + k * sk]
- *   b: PANELS  [n / panel][k][panel], made by pack()      ROWS  [k][n], ldb apart, f32 or bf16
- * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd end has
- * a zero behind it), and k counts pairs; b as ROWS becomes such pairs on its way, two rows at a time, `odd` where
- * the last is alone. That is the order in which VDPBF16PS adds: like two FMAs, the upper half's first. So where it
- * is missing two FMAs give the same bits, denormals apart, which the instruction takes for zeros. */
+ *   b, panels:      [n / panel][k][panel], made by pack()
+ *   b, not panels:  [k][n], rows ldb elements apart, f32 or bf16 by `type`
+ * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is
+ * padded with a zero), and k counts pairs. A b that is not packed is converted to pairs two rows at a time; `odd`:
+ * its last row is single. VDPBF16PS adds in that order: like two FMAs, the upper half's first. So two FMAs give the
+ * same bits where it is missing, except for denormals, which the instruction flushes to zero. */
 struct gemm {
     float *c;
     const float *a;
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
-    bool panels, pairs, odd, bytes, add; /* bytes: int8.c's product of panels, k counts lanes of four */
-    enum wz_type type;                   /* of b as ROWS */
+    bool panels, pairs, odd, int8, add; /* int8: the product of int8.c, over panels; k counts groups of four bytes */
+    enum wz_type type;                  /* of a b that is not packed */
 };
 
 enum {
-    KEYS = 32,   /* keys in a step of attention, counted from position 0 */
-    VOCAB = 256, /* rows of the head's matrix in a step of the softmax */
-    TILE = 128,  /* rows of a head's tile */
+    KEYS = 32,   /* keys in a block of attention, counted from position 0 */
+    VOCAB = 256, /* vocabulary entries in a block of the head's softmax */
+    TILE = 128,  /* tokens in a tile of the head */
 };
 
-/* What one block of the vocabulary adds to one row's softmax: z/t has maximum `max`, sum = sum exp(z/t - max),
+/* Partial softmax of one token over one block of the vocabulary: max = max z/t, sum = sum exp(z/t - max),
  * mean = sum exp(z/t - max) (z/t - max). */
 struct stat {
     float max, sum, mean;
 };
 
-/* Attention of `rows` rows of one sequence that stand one after another, for one kv head. */
+/* Arguments of attention and of its backward (d_out and the following), as in ops.h. */
 struct attend {
     float *out, *lse;
     const float *q;
@@ -46,60 +47,60 @@ struct attend {
     float *d_q, *d_k, *d_v;
 };
 
-struct adamw {
-    float b1, b2, a1, a2, rate, root, eps, decay, scale;
-};
-
-/* Scratch: small things of a tile; logits or their gradients; rows side by side; sampling; left factors as pairs,
- * and the head's second. */
+/* Scratch buffers: partial sums and tiles; logits or their gradients; the head's gathered tokens; sampling; left
+ * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward). */
 enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, SCRATCHES };
 
+/* Functions compiled once per instruction set. Shapes and formulas are those of ops.h, for one thread's part. */
 struct hot {
     const char *isa;
-    int panel;
-    bool (*runs)(void);
+    int panel;          /* columns of a panel */
+    bool (*runs)(void); /* does this machine have the instructions? */
     void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end); /* col: a multiple of panel */
     void (*pack)(void *dst, const struct wz_weight *w, int panel);                  /* one panel */
-    void (*pair)(uint32_t *out, const float *x, size_t ldx, int k,
-                 int n); /* n rows of k floats, ldx apart, to rows of pairs */
-    /* k rows of n floats, ldx apart, two by two: out[(k + 1) / 2][n] */
+    /* x[n][k], rows ldx apart, to pairs of neighbouring columns: out[n][(k + 1) / 2] */
+    void (*pair)(uint32_t *out, const float *x, size_t ldx, int k, int n);
+    /* x[k][n], rows ldx apart, to pairs of neighbouring rows: out[(k + 1) / 2][n] */
     void (*pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n);
     void (*cast)(uint16_t *out, const float *x, size_t n);
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
-    /* z[n] becomes g = d * (- exp(z * scale - lse)); the target's + d is the caller's */
+    /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
-    /* int8.c: the product, one panel, and n rows of k floats as left factors */
+    /* int8.c: the product, one panel, and n tokens of k floats quantised as left operands */
     void (*gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end);
     void (*pack_int8)(void *dst, const struct wz_weight *w, int panel);
     void (*quantise)(uint32_t *out, const float *x, int k, int n);
-    void (*attend)(const struct attend *a, int row, int n, int kv_head);
-    void (*attend_back)(const struct attend *a, int row, int n, int kv_head);
+    /* tokens [first, first + n) of one sequence, for the query heads of one kv head */
+    void (*attend)(const struct attend *a, int first, int n, int kv_head);
+    void (*attend_back)(const struct attend *a, int first, int n, int kv_head);
     void (*rmsnorm)(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps);
     void (*rmsnorm_back)(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n,
                          int c);
-    /* d_w[from, to) += d_out * x * rstd over n rows of c */
+    /* d_w[from, to) += d_out * x * rstd over n tokens of c channels */
     void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c, int from,
                            int to);
     void (*swiglu)(float *out, const float *gate, const float *up, size_t n);
     void (*swiglu_back)(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n);
-    void (*rope)(float *x, const float *turn, int heads, int d, int sign); /* one row; turn: [d/2] cos, [d/2] sin */
+    void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */
     void (*add)(float *dst, const float *src, size_t n);
     double (*square)(const float *x, size_t n);
-    void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct adamw *by);
+    void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct wz_adamw_scalars *by);
 };
 
 extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;
 
-struct turns {
-    float *freq, *turn;
+/* RoPE's cos and sin for one set of frequencies freq[half]: cos_sin [count positions][2][half] */
+struct rope_table {
+    float *freq, *cos_sin;
     int half, count;
-}; /* RoPE's cos and sin by position */
+};
 
 struct cpu {
     const struct hot *hot;
-    struct turns *turns;
-    int n_turns;
+    struct wz_ops ref; /* ref's functions, for heads too wide for the tiles of attention */
+    struct rope_table *tables;
+    int n_tables;
     struct scratch {
         void *p;
         size_t size;
@@ -109,16 +110,28 @@ struct cpu {
 static inline const struct hot *wz_hot(const struct wz_backend *be) { return ((const struct cpu *)be->state)->hot; }
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size); /* not zeroed; grows, never shrinks */
-void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);       /* over the pool */
-/* n rows of x, ldx apart, as the left factor of a product over `width` with a matrix of `type`: pairs in scratch
- * `which` where it is bf16, wz_cpu_depth apart, else x itself. */
+void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);       /* on all threads where it is large enough */
+/* Multiply-adds that amortise a barrier of the pool: smaller work runs on the calling thread. */
+enum { GRAIN = 1 << 21 };
+/* x[n][width], rows ldx apart, as the left operand of a product with a weight of `type`: f32: x itself; bf16: pairs,
+ * int8: quantised, both in scratch `which` with rows wz_cpu_depth apart. */
 const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
                            int width);
-/* Elements of a row of panels, or of such a left factor. */
+/* Length in 4-byte elements of the k dimension of a panel, or of such a left operand. */
 static inline size_t wz_cpu_depth(enum wz_type type, int width)
 {
     return type == WZ_INT8 ? ((size_t)width + 3) / 4 + 2 : type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
 }
+/* Products for wz_cpu_gemm. a: the left operand as made by wz_cpu_factor; sm, sk: its strides, in 4-byte elements.
+ * packed:  c[m, ldc] = a W[first .. first + n, :]^T (+= when add), for matmul and the head's logits
+ * back_x:  c[m, in] = a W[first .. first + depth, :] (+= when add), summed over output channels
+ * back_w:  c[out, in] += a^T x[n, in], summed over n tokens; `type`, of the weight, says whether a is pairs */
+struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struct wz_weight *w, int first, int m, int n,
+                               bool add);
+struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
+                               int m, bool add);
+struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,
+                               int n);
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);
 

@@ -1,18 +1,18 @@
-/* The one product behind matmul, both its backwards and the head: blocks of k, panels of columns, tiles of rows.
+/* The matrix product behind matmul, its backwards and the head: blocks of k, panels of columns, tiles of rows.
  *
- *   for k in blocks of KC:              a panel's block fits the first cache
+ *   for k in blocks of KC:              a panel's block fits the L1 cache
  *     for each panel of 2 W columns:    read once, used by all rows (few rows: two panels side by side)
- *       for each tile of up to MR rows
+ *       for each register tile of up to MR rows
  *
- * Between blocks of k the sums rest in c, which is exact. Rows of b that are not packed are copied into a strip
- * first when several tiles will use them, when the last columns are fewer than a panel, or when they are bf16. Tiles
- * of pairs differ in their FMA alone: a pair is as wide as a float. */
+ * Between blocks of k the sums are stored in c, as f32, which is exact. A b that is not packed is copied to a buffer
+ * (strip) first when several tiles use it, when the last columns are fewer than a panel, or when it is bf16. Tiles of
+ * bf16 pairs differ only in their FMA, since a pair is as wide as a float. */
 #include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
 enum { KC = 256, PANEL = 2 * W };
 
-/* The last columns are fewer than a panel: computed in a buffer. */
+/* Last columns, fewer than a panel: computed in a buffer. */
 static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b,
                      size_t ldb, int k, bool from_c, bool pairs)
 {
@@ -28,7 +28,7 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
     }
 }
 
-/* Rows 2 i and 2 i + 1 of b as one row of pairs. */
+/* Rows 2 i and 2 i + 1 of b become one row of pairs. */
 static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
     for (int i = 0; i < k; i++, strip += PANEL) {
@@ -111,8 +111,8 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
     }
 }
 
-/* to[k][PANEL] = from[row][k]: blocks of 4 by 4 turned in registers, ends one by one. */
-static void turn_f32(float *to, const float *from, size_t in, int rows)
+/* to[k][PANEL] = from[row][k]: blocks of 4 by 4 transposed in registers, the remainder one by one. */
+static void transpose_f32(float *to, const float *from, size_t in, int rows)
 {
     typedef float v4f_any __attribute__((vector_size(16), aligned(4), may_alias));
     int whole = rows / 4 * 4;
@@ -136,7 +136,7 @@ static void turn_f32(float *to, const float *from, size_t in, int rows)
             to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
 }
 
-/* bf16 bits of x, as wz_f32_to_bf16 makes them, in the upper halves. */
+/* x rounded to bf16 like wz_f32_to_bf16, in the upper half of each element. */
 INLINE vu upper_half(vf x)
 {
     vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
@@ -148,8 +148,8 @@ typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias
 typedef uint64_t vq __attribute__((vector_size(4 * W)));
 typedef uint32_t vu_half __attribute__((vector_size(2 * W)));
 
-/* In a lane of 64 bits the earlier of two neighbours lies below: a narrow lane keeps it, and takes the later 48 bits
- * down. */
+/* Each 64-bit element holds two neighbours, the earlier in its low half: narrowed to 32 bits it keeps the earlier,
+ * whose low 16 bits receive the later, shifted down by 48. */
 void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     size_t depth = ((size_t)k + 1) / 2;
@@ -189,20 +189,20 @@ void HOT(wz_cast)(uint16_t *out, const float *x, size_t n)
     for (; i < n; i++) out[i] = wz_f32_to_bf16(x[i]);
 }
 
-/* panel[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */
+/* dst[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */
 void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
 {
     int first = panel * PANEL, rows = w->out - first < PANEL ? w->out - first : PANEL;
     size_t in = (size_t)w->in;
 
     if (w->type == WZ_F32) {
-        turn_f32(dst, (const float *)w->data + (size_t)first * in, in, rows);
+        transpose_f32(dst, (const float *)w->data + (size_t)first * in, in, rows);
         return;
     }
     const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
     uint32_t *to = dst;
-    if (in % 2 == 0) { /* pairs are floats to turn; then their halves change places */
-        turn_f32(dst, (const float *)(const void *)from, in / 2, rows);
+    if (in % 2 == 0) { /* pairs are transposed as floats; then their halves are swapped */
+        transpose_f32(dst, (const float *)(const void *)from, in / 2, rows);
         for (size_t i = 0; i < in / 2 * PANEL; i += W) {
             vu pair = *(const vu_any *)(to + i);
             *(vu_any *)(to + i) = pair << 16 | pair >> 16;

@@ -1,12 +1,12 @@
-/* cpu, the head: tiles of rows by blocks of VOCAB rows of its matrix.
+/* cpu: the language-model head, by tiles of TILE tokens and blocks of VOCAB vocabulary entries.
  *
- *   block b of a row:  m_b = max z/t,  s_b = sum exp(z/t - m_b)      lse = M + log sum_b s_b exp(m_b - M), in double, b
- *   ascending
+ *   block b of a token:  m_b = max z/t,  s_b = sum exp(z/t - m_b)
+ *   all blocks:          lse = M + log sum_b s_b exp(m_b - M) with M = max_b m_b, in double, b ascending
  *
- * One function makes these sums for scoring and for sampling, so their log-probabilities are the same bits. Both
- * keep only a block of logits; sampling makes the block where the token lies again. Filters want a row's logits all
- * at once: a tile with them has SIFTED rows and keeps theirs, as do vocabularies of at most WIDE. The backward keeps
- * gradients of WIDE columns. */
+ * One function computes these sums for scoring and for sampling, so their log-probabilities have the same bits. Both
+ * keep the logits of one block only; sampling recomputes the block that holds the chosen token. top_k, top_p and min_p
+ * need all logits of a token: a tile with such filters has FILTERED tokens and keeps their logits, as do vocabularies
+ * of at most WIDE. The backward keeps gradients of WIDE columns. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,16 +14,13 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pick.h"
 
-enum {
-    WIDE = 8 * VOCAB,
-    SIFTED = 32,
-    GRAIN = 1 << 21
-}; /* columns of gradients kept; multiply-adds a meeting is worth */
+enum { WIDE = 8 * VOCAB, FILTERED = 32 };
 
+/* One tile of m tokens over the whole vocabulary. */
 struct pass {
     const struct hot *hot;
     const struct wz_weight *w;
-    const float *x, *factor; /* [m, C]; the same as the product takes it */
+    const float *x, *factor; /* [m, C], and the same as a left operand (wz_cpu_factor) */
     int m, blocks;
     float scale[TILE], target[TILE]; /* 1/t; the target's z/t */
     int id[TILE];                    /* targets, -1: none */
@@ -37,22 +34,11 @@ struct total {
 
 static int block_size(const struct wz_weight *w, int v) { return w->out - v < VOCAB ? w->out - v : VOCAB; }
 
-/* z[m, n] of n rows of the matrix from v on; v is a multiple of VOCAB. */
+/* z[m, n]: logits of entries [v, v + n) of the vocabulary; v is a multiple of VOCAB. */
 static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m,
                    int n)
 {
-    size_t depth = wz_cpu_depth(w->type, w->in);
-    struct gemm g = { .c = z,
-                      .a = x,
-                      .b = (const float *)w->packed + (size_t)v * depth,
-                      .ldc = ldz,
-                      .sm = depth,
-                      .sk = 1,
-                      .m = m,
-                      .n = n,
-                      .k = (int)depth,
-                      .panels = true,
-                      .pairs = w->type == WZ_BF16 };
+    struct gemm g = wz_cpu_gemm_packed(z, ldz, x, w, v, m, n, false);
 
     hot->gemm(&g, 0, m, 0, n);
 }
@@ -61,8 +47,8 @@ static void pass_block(void *arg, int b)
 {
     struct pass *p = arg;
     int v = b * VOCAB, n = block_size(p->w, v);
-    float near[TILE * VOCAB] __attribute__((aligned(64)));
-    float *z = p->z ? p->z + v : near;
+    float block[TILE * VOCAB] __attribute__((aligned(64)));
+    float *z = p->z ? p->z + v : block;
     size_t ldz = p->z ? (size_t)p->w->out : VOCAB;
 
     logits(p->hot, z, ldz, p->factor, p->w, v, p->m, n);
@@ -76,7 +62,6 @@ static bool small(const struct wz_weight *w, int m) { return (double)m * w->in *
 
 static void pass_run(struct wz_backend *be, struct pass *p)
 {
-    assert(p->w->packed);
     p->hot = wz_hot(be);
     p->factor = wz_cpu_factor(be, FACTOR, p->x, (size_t)p->w->in, p->w->type, p->m, p->w->in);
     p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
@@ -100,7 +85,8 @@ static struct total total_of(const struct pass *p, int row)
 
 static float logp_of(float z, const struct total *t) { return (float)((double)z - (t->max + log(t->sum))); }
 
-/* The next rows that have a target, side by side: at most TILE of them from *at on. Returns how many. */
+/* Copies the next tokens with a target (and a gradient d, where d is given), at most TILE of them from *at on, to
+ * to[m, C]; row[m]: their indices. Returns m. */
 static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int n,
                        int *at)
 {
@@ -145,25 +131,27 @@ struct picking {
     const struct wz_pick *picks;
     int *token, parts;
     float *logp;
-    char *room;
+    char *room; /* [parts] of `size` bytes for wz_cpu_pick_filtered */
     size_t size;
 };
 
-/* Logits that were not kept are made again for the one block that holds the token, which costs less than keeping
- * all; a row's are the same bits alone and among others. */
+/* Logits that were not kept are recomputed for the one block that holds the token, which costs less than keeping all;
+ * a token's logits have the same bits alone and in a batch. */
 static float pick_plain(const struct picking *k, int i, const struct total *t, int *token)
 {
     const struct pass *p = k->p;
     const struct stat *stats = p->stats + (size_t)i * (size_t)p->blocks;
     const float *z = p->z;
-    float near[VOCAB] __attribute__((aligned(64)));
+    float block[VOCAB] __attribute__((aligned(64)));
     double left;
     int b = wz_cpu_pick_block(stats, p->blocks, t->max, t->sum, &k->picks[i], &left), n = block_size(p->w, b * VOCAB);
 
-    if (z) z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
-    else
-        logits(p->hot, near, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n),
-            z = near;
+    if (z) {
+        z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
+    } else {
+        z = block;
+        logits(p->hot, block, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n);
+    }
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
     return z[at];
@@ -199,11 +187,11 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         bool filters = false, few = w->out <= WIDE;
         m = n - at < TILE ? n - at : TILE;
         for (int i = 0; i < m; i++) filters |= wz_cpu_pick_filters(&picks[at + i]);
-        m = filters && !few && m > SIFTED ? SIFTED : m;
+        m = filters && !few && m > FILTERED ? FILTERED : m;
         struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
         struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
         if (filters || few)
-            p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : SIFTED) * sizeof *p.z, (size_t)w->out));
+            p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : FILTERED) * sizeof *p.z, (size_t)w->out));
         if (filters) k.room = wz_cpu_scratch(be, PICKS, (size_t)k.parts * room);
         for (int i = 0; i < m; i++) {
             p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
@@ -219,6 +207,7 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
     be->ops.matmul(be, out, x, w, n, false);
 }
 
+/* The backward of a tile for columns [first, first + WIDE): g [TILE, WIDE] */
 struct back {
     const struct pass *p;
     int first;
@@ -240,22 +229,11 @@ static void back_block(void *arg, int b)
     }
     if (!k->d_w) return;
     size_t in = (size_t)p->w->in;
-    struct gemm w = { .c = k->d_w + (size_t)v * in,
-                      .a = g,
-                      .b = p->x,
-                      .ldc = in,
-                      .sm = 1,
-                      .sk = WIDE,
-                      .ldb = in,
-                      .m = n,
-                      .n = p->w->in,
-                      .k = p->m,
-                      .add = true };
     uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
-    if (p->w->type == WZ_BF16) {
-        p->hot->pair_rows(pairs, g, WIDE, p->m, n);
-        w.a = (const float *)pairs, w.sk = (size_t)n, w.k = (p->m + 1) / 2, w.pairs = true, w.odd = p->m % 2;
-    }
+    bool half = p->w->type == WZ_BF16;
+    if (half) p->hot->pair_rows(pairs, g, WIDE, p->m, n);
+    struct gemm w = wz_cpu_gemm_back_w(k->d_w + (size_t)v * in, half ? (const float *)pairs : g,
+                                       half ? (size_t)n : WIDE, p->x, p->w->type, n, p->w->in, p->m);
     p->hot->gemm(&w, 0, n, 0, w.n);
 }
 
@@ -273,7 +251,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
-        if (!p.m) break; /* none of the rows left has a gradient */
+        if (!p.m) break; /* none of the tokens left has a gradient */
         p.factor = wz_cpu_factor(be, FACTOR, rows, c, w->type, p.m, w->in);
         k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
@@ -286,21 +264,9 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
             int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;
             wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
             const float *a = wz_cpu_factor(be, FACTOR_BACK, k.g, WIDE, w->type, p.m, cols);
-            size_t depth = wz_cpu_depth(w->type, cols);
-            wz_cpu_gemm(be, &(struct gemm){ .c = d_rows,
-                                            .a = a,
-                                            .b = (const char *)w->data + (size_t)k.first * c * wz_type_size(w->type),
-                                            .ldc = c,
-                                            .sm = a == k.g ? WIDE : depth,
-                                            .sk = 1,
-                                            .ldb = c,
-                                            .m = p.m,
-                                            .n = w->in,
-                                            .k = (int)depth,
-                                            .add = k.first > 0,
-                                            .type = w->type,
-                                            .pairs = w->type == WZ_BF16,
-                                            .odd = cols % 2 });
+            size_t sm = a == k.g ? WIDE : wz_cpu_depth(w->type, cols);
+            struct gemm g = wz_cpu_gemm_back_x(d_rows, a, sm, w, k.first, cols, p.m, k.first > 0);
+            wz_cpu_gemm(be, &g);
         }
         for (int i = 0; i < p.m; i++) memcpy(d_x + (size_t)row[i] * c, d_rows + (size_t)i * c, c * sizeof *d_x);
     }

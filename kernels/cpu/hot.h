@@ -1,4 +1,4 @@
-/* Declares, for one set of instructions, the functions that its files share. */
+/* Declares, for one instruction set, the functions defined in one file and used in another. */
 #ifndef WZ_HOT_H
 #define WZ_HOT_H
 

@@ -1,26 +1,29 @@
-/* Products in int8: rows of the matrix and rows of x each have one scale, and what is summed is exact.
+/* Products in int8: one scale per output channel of the weight and per token of x; the integer sums are exact.
  *
- *   s = max |x| / 127   q = round(x / s)      y = s_x s_w sum_k q_x q_w      sum_k (q_x + 128) q_w = sum_k q_x q_w +
- *   128 sum_k q_w
+ *   s = max |x| / 127      q = round(x / s)      y = s_x s_w sum_k q_x q_w
+ *   sum_k (q_x + 128) q_w = sum_k q_x q_w + 128 sum_k q_w
  *
- * VPDPBUSD wants one factor without sign, so x has 128 added and every column keeps 128 times its own sum to take
- * off again. A panel is [k / 4][PANEL] lanes of four bytes, then PANEL scales, then PANEL of those sums; a row of x
- * [k / 4] lanes, then its scale. An int32 holds 65536 products, and no order of them changes a bit, so all sets of
- * instructions agree. */
+ * VPDPBUSD multiplies unsigned by signed bytes, so x is stored as q_x + 128, and 128 sum_k q_w is subtracted.
+ *
+ *   panel of w   [k / 4][PANEL] groups of four bytes, then PANEL scales (f32), then PANEL of 128 sum_k q_w (int32)
+ *   token of x   [k / 4] groups of four bytes, then its scale (f32), then 4 bytes unused
+ *
+ * An int32 holds the sum of 65536 products, and integer sums do not depend on their order, so all instruction sets
+ * give the same bits. */
 #include "kernels/cpu/hot.h"
 
 #include <math.h>
 
 enum { PANEL = 2 * W };
 
-INLINE vi load_lanes(const void *p)
+INLINE vi load_ints(const void *p)
 {
     typedef int32_t vi_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 
     return *(const vi_any *)p;
 }
 
-/* acc + the four products of each lane: bytes of x without sign, of w with. */
+/* acc + the sum of the four byte products of each 32-bit element: unsigned bytes of x, signed bytes of w. */
 INLINE vi dot4(vi acc, int32_t x, vi w)
 {
 #if defined(__AVX512VNNI__)
@@ -41,8 +44,8 @@ INLINE vi dot4(vi acc, int32_t x, vi w)
 #endif
 }
 
-/* What the sums of mr rows by one panel say. It stands apart from the tile, which is compiled for every number of
- * rows. */
+/* Scales the integer sums of mr tokens by one panel and writes them to c. Not inlined into tile8, which is compiled
+ * for every mr. */
 static __attribute__((noinline)) void tile8_out(int mr, const struct gemm *g, float *c, const float *a,
                                                 const float *scale, const vi (*sums)[2], int cols)
 {
@@ -50,13 +53,13 @@ static __attribute__((noinline)) void tile8_out(int mr, const struct gemm *g, fl
 
     for (int i = 0; i < mr; i++, c += g->ldc, a += g->sm)
         for (size_t j = 0; j < 2; j++) {
-            vi sum = sums[i][j] - load_lanes(scale + PANEL + j * W);
+            vi sum = sums[i][j] - load_ints(scale + PANEL + j * W);
             vf y = __builtin_convertvector(sum, vf) * (SPLAT(a[g->k]) * load(scale + j * W));
             store_in(c, j * W, n, g->add ? load_in(c, j * W, n, 0) + y : y);
         }
 }
 
-/* mr rows by one panel. */
+/* mr tokens by one panel. */
 INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, const float *panel, int cols)
 {
     const float *scale = panel + (size_t)g->k * PANEL;
@@ -65,7 +68,7 @@ INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, 
 #pragma GCC unroll 12
     for (int i = 0; i < mr; i++) acc[i][0] = acc[i][1] = zero;
     for (int k = 0; k < g->k; k++, panel += PANEL) {
-        vi w0 = load_lanes(panel), w1 = load_lanes(panel + W);
+        vi w0 = load_ints(panel), w1 = load_ints(panel + W);
 #pragma GCC unroll 12
         for (int i = 0; i < mr; i++) {
             int32_t x;
@@ -75,7 +78,10 @@ INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, 
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < mr; i++) sums[i][0] = acc[i][0], sums[i][1] = acc[i][1];
+    for (int i = 0; i < mr; i++) {
+        sums[i][0] = acc[i][0];
+        sums[i][1] = acc[i][1];
+    }
     tile8_out(mr, g, c, a, scale, (const vi(*)[2])sums, cols);
 }
 
@@ -106,39 +112,39 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
     }
 }
 
-/* out: (k + 3) / 4 lanes, the scale, nothing. */
+/* out[n]: (k + 3) / 4 groups of four bytes, the scale, 4 bytes unused. */
 void HOT(wz_quantise)(uint32_t *out, const float *x, int k, int n)
 {
-    size_t lanes = ((size_t)k + 3) / 4;
+    size_t groups = ((size_t)k + 3) / 4;
 
-    for (int i = 0; i < n; i++, x += k, out += lanes + 2) {
+    for (int i = 0; i < n; i++, x += k, out += groups + 2) {
         uint8_t *__restrict__ q = (uint8_t *)out;
-        struct lanes top = lanes_of(0);
+        struct vec16 top = vec16_of(0);
         for (size_t j = 0; j < (size_t)k; j += 16)
-            for (size_t l = 0; l < LANES; l++) {
+            for (size_t l = 0; l < VECS; l++) {
                 vf v = load_in(x, j + l * W, (size_t)k, 0);
                 top.v[l] = MAX(MAX(v, -v), top.v[l]);
             }
-        float max = lanes_max(top), by = max > 0 && max < INFINITY ? 127 / max : 0, scale = max / 127;
+        float max = vec16_max(top), by = max > 0 && max < INFINITY ? 127 / max : 0, scale = max / 127;
         for (size_t j = 0; j < (size_t)k; j++) q[j] = (uint8_t)(128 + wz_int8_of(x[j], by));
-        for (size_t j = (size_t)k; j < 4 * lanes; j++) q[j] = 128;
-        memcpy(out + lanes, &scale, sizeof scale);
+        for (size_t j = (size_t)k; j < 4 * groups; j++) q[j] = 128;
+        memcpy(out + groups, &scale, sizeof scale);
     }
 }
 
 void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel)
 {
-    size_t in = (size_t)w->in, lanes = (in + 3) / 4;
-    float *scale = (float *)dst + lanes * PANEL;
+    size_t in = (size_t)w->in, groups = (in + 3) / 4;
+    float *scale = (float *)dst + groups * PANEL;
     int8_t *bytes = dst;
 
     assert(w->in <= 65536);
-    memset(dst, 0, (lanes + 2) * PANEL * sizeof(float));
+    memset(dst, 0, (groups + 2) * PANEL * sizeof(float));
     for (int j = 0; j < PANEL && panel * PANEL + j < w->out; j++) {
         const uint16_t *from = (const uint16_t *)w->data + (size_t)(panel * PANEL + j) * in;
         float max = 0;
         int32_t sum = 0;
-        for (size_t k = 0; k < in; k++) { /* no fmaxf: gcc 12 for Arm breaks down over it */
+        for (size_t k = 0; k < in; k++) { /* not fmaxf: it crashes gcc 12 for Arm */
             float size = fabsf(wz_bf16_to_f32(from[k]));
             max = size > max ? size : max;
         }

@@ -1,9 +1,8 @@
-/* The vocabulary of vectors: W floats at a time, W being 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, anything).
+/* SIMD vectors of W floats: W is 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, or no SIMD instructions).
  *
- * Files that include this are compiled once for each set of instructions, with WZ_ISA defined to its name; HOT(f) is
- * f_avx512 and so on. Two rules keep the bits of AVX2, AVX-512 and NEON alike: what is one FMA in one is one FMA in
- * the others, and sums across a row always run in 16 lanes (lane i takes elements i, i + 16, ...) that a fixed tree
- * joins. */
+ * Files that include this are compiled once per instruction set, with WZ_ISA defined as its name; HOT(f) is f_avx512
+ * and so on. Two rules keep the bits of AVX2, AVX-512 and NEON equal: an FMA in one is an FMA in the others, and sums
+ * over channels always run in 16 partial sums (the i-th over elements i, i + 16, ...) that a fixed tree adds up. */
 #ifndef WZ_ISA_H
 #define WZ_ISA_H
 
@@ -19,8 +18,8 @@
 
 #ifdef __AVX512F__
 #include <immintrin.h>
-enum { W = 16, MR4 = 6, MR2 = 12 }; /* MR4, MR2: most rows of a register tile 4 and 2 vectors wide */
-#define WIDE                        /* 32 registers: tiles of more than 6 rows */
+enum { W = 16, MR4 = 6, MR2 = 12 }; /* MR4, MR2: most rows of a register tile that is 4 or 2 vectors wide */
+#define WIDE                        /* 32 registers, enough for tiles of more than 6 rows */
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define MAX(a, b)    ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b)    ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
@@ -50,7 +49,7 @@ typedef float vf_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 
 #define PICK(mask, a, b) ((vf)(((mask) & (vi)(a)) | (~(mask) & (vi)(b))))
-#ifndef MAX /* like the instructions: the second where one is NaN */
+#ifndef MAX /* like the x86 instructions: the second operand where one is NaN */
 #define MAX(a, b) PICK((vi)((a) > (b)), a, b)
 #define MIN(a, b) PICK((vi)((a) < (b)), a, b)
 #endif
@@ -71,7 +70,7 @@ INLINE vf load_half(const uint16_t *p)
 #endif
 }
 
-/* c + a b of two bf16 in each lane, the upper half's first. */
+/* c + a b for the two bf16 in each 32-bit element, the upper half's product first. */
 INLINE vf fma_pair(vf a, vf b, vf c)
 {
 #ifdef __AVX512BF16__
@@ -82,7 +81,7 @@ INLINE vf fma_pair(vf a, vf b, vf c)
 #endif
 }
 
-/* The first n < W of a vector, the rest `fill`. */
+/* The first n < W floats at p, the rest `fill`. */
 static inline vf load_part(const float *p, int n, float fill)
 {
     float buf[W];
@@ -100,12 +99,12 @@ static inline void store_part(float *p, vf x, int n)
 }
 
 /* exp, below 2 ulp in [-87.3, 88.3], 0 below, exp(88.3) above, NaN for NaN.
- * x = n ln 2 + r with |r| <= ln 2 / 2: 2^n goes into the exponent, e^r is its series up to r^7. */
+ * x = n ln 2 + r with |r| <= ln 2 / 2: 2^n is added to the exponent, e^r is the Taylor series up to r^7. */
 INLINE vf exp_v(vf x)
 {
     const float low = -87.33f;
     vf magic = SPLAT(12582912.f), c = MIN(SPLAT(88.3f), MAX(SPLAT(low), x));
-    vf n = FMA(c, SPLAT(1.44269504f), magic) - magic; /* nearest: 1.5 * 2^23 leaves no bits for a fraction */
+    vf n = FMA(c, SPLAT(1.44269504f), magic) - magic; /* rounds: 1.5 * 2^23 leaves no bits for a fraction */
     vf r = FMA(n, SPLAT(-0.693359375f), c);
     r = FMA(n, SPLAT(2.12194440e-4f), r);
     vf p = SPLAT(1.f / 5040);
@@ -119,17 +118,17 @@ INLINE vf exp_v(vf x)
     return (vf)(((vi)p + e) & ~(vi)(x < SPLAT(low)));
 }
 
-/* Sixteen lanes as an array of vectors, and the tree that joins them. */
-enum { LANES = 16 / W };
-struct lanes {
-    vf v[LANES];
+/* Sixteen partial sums (or maxima) as an array of vectors, and the tree that reduces them. */
+enum { VECS = 16 / W };
+struct vec16 {
+    vf v[VECS];
 };
 
-INLINE struct lanes lanes_of(float x)
+INLINE struct vec16 vec16_of(float x)
 {
-    struct lanes l;
+    struct vec16 l;
 
-    for (int i = 0; i < LANES; i++) l.v[i] = SPLAT(x);
+    for (int i = 0; i < VECS; i++) l.v[i] = SPLAT(x);
     return l;
 }
 
@@ -140,8 +139,8 @@ typedef float v4f __attribute__((vector_size(16)));
 #define LOW4(x)  __builtin_shufflevector(x, x, 0, 1, 2, 3)
 #define HIGH4(x) __builtin_shufflevector(x, x, 4, 5, 6, 7)
 
-/* Lanes i and i + 8, then i + 4, then i + 2, then the last two: the same tree whatever W is. */
-INLINE float lanes_sum(struct lanes l)
+/* Adds elements i and i + 8, then i + 4, then i + 2, then the last two: the same tree whatever W is. */
+INLINE float vec16_sum(struct vec16 l)
 {
 #if defined(__AVX512F__)
     v8f e = LOW8(l.v[0]) + HIGH8(l.v[0]);
@@ -156,39 +155,39 @@ INLINE float lanes_sum(struct lanes l)
     return f[0] + f[1];
 }
 
-INLINE float lanes_max(struct lanes l)
+INLINE float vec16_max(struct vec16 l)
 {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)l.v[0]);
 #else
     vf x = l.v[0];
-    for (int i = 1; i < LANES; i++) x = MAX(x, l.v[i]);
+    for (int i = 1; i < VECS; i++) x = MAX(x, l.v[i]);
     float top = x[0];
     for (int i = 1; i < W; i++) top = top > x[i] ? top : x[i];
     return top;
 #endif
 }
 
-/* Which lanes of elements [at, at + W) come before `count`. */
+/* Mask of the elements [at, at + W) that are before `count`. */
 INLINE vi before(int at, int count)
 {
-    vi lane;
+    vi index;
 
-    for (int i = 0; i < W; i++) lane[i] = i;
-    return lane < (vi)(lane - lane + (count - at));
+    for (int i = 0; i < W; i++) index[i] = i;
+    return index < (vi)(index - index + (count - at));
 }
 
-/* Loads elements [at, at + W) of a row of n, `fill` past its end. */
-INLINE vf load_in(const float *row, size_t at, size_t n, float fill)
+/* Loads elements [at, at + W) of an array of n, `fill` past its end; store_in stores those within it. */
+INLINE vf load_in(const float *x, size_t at, size_t n, float fill)
 {
-    if (__builtin_expect(at + W <= n, 1)) return load(row + at);
-    return at >= n ? SPLAT(fill) : load_part(row + at, (int)(n - at), fill);
+    if (__builtin_expect(at + W <= n, 1)) return load(x + at);
+    return at >= n ? SPLAT(fill) : load_part(x + at, (int)(n - at), fill);
 }
 
-INLINE void store_in(float *row, size_t at, size_t n, vf x)
+INLINE void store_in(float *to, size_t at, size_t n, vf x)
 {
-    if (__builtin_expect(at + W <= n, 1)) store(row + at, x);
-    else if (at < n) store_part(row + at, x, (int)(n - at));
+    if (__builtin_expect(at + W <= n, 1)) store(to + at, x);
+    else if (at < n) store_part(to + at, x, (int)(n - at));
 }
 
 #endif

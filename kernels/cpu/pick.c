@@ -1,9 +1,9 @@
-/* pick: one token from one row of logits, by inverse CDF in order of token id.
+/* pick: samples one token from the logits of one position, by inverse CDF in order of token id.
  *
- * Candidates have one order: larger logit first, of equals the lower id; as a 64-bit key the smallest is the best.
- * top_k and top_p each keep a prefix of that order, found by partial selection, so together they are one largest
- * key; they want the whole row. Without them the blocks' sums say in which block the token lies, and only that
- * block's logits are wanted. */
+ * Candidates are ordered by larger logit, of equals the lower id; as a 64-bit key the best is the smallest. top_k and
+ * top_p each keep a prefix of that order, found by partial selection (quickselect), so both together are a bound on
+ * the key; they need the logits of the whole vocabulary. Without them the partial sums of the blocks say which block
+ * holds the token, and only that block's logits are needed. */
 #include "kernels/cpu/pick.h"
 
 #include <math.h>
@@ -42,7 +42,7 @@ static void swap(struct candidate *a, struct candidate *b)
     *b = t;
 }
 
-/* How many of the best it takes until their weights (p, or 1 each) reach `want`, at least 1; these end up in front. */
+/* Number of best candidates, at least 1, whose weights (p, or 1 each) add up to `want`; they are moved to the front. */
 static int keep_best(struct candidate *c, int n, double want, bool by_p)
 {
     int from = 0, to = n;
@@ -72,8 +72,8 @@ static int keep_best(struct candidate *c, int n, double want, bool by_p)
     return from < n && (done < want || from == 0) ? from + 1 : from;
 }
 
-/* The first of n tokens at which the running sum of the kept passes `left`; the last kept where none does. */
-static int walk(const float *z, const float *p, int n, double left, uint64_t worst, float least)
+/* The first of n tokens at which the running sum of the kept probabilities passes `left`; else the last kept one. */
+static int inverse_cdf(const float *z, const float *p, int n, double left, uint64_t worst, float least)
 {
     int last = 0;
     double sum = 0;
@@ -98,7 +98,7 @@ int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, doubl
 
     hot->exps(p, z, 1 / pick->temperature, (float)max, vocab);
     if (pick->top_k > 0 || pick->top_p < 1) {
-        /* All below this together are less than what top_p leaves out. */
+        /* Tokens below this have less than half of the mass that top_p removes, all together: never kept. */
         double low = pick->top_k > 0 ? 0 : 0.5 * (1 - (double)pick->top_p) * sum / vocab;
         for (int v = 0; v < vocab; v++)
             if ((double)p[v] >= low) c[n++] = (struct candidate){ key_of(z[v], v), p[v] };
@@ -113,7 +113,7 @@ int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, doubl
     }
     for (int v = 0; v < vocab; v++)
         if (p[v] >= least && key_of(z[v], v) <= worst) total += (double)p[v];
-    return walk(z, p, vocab, pick->u * total, worst, least);
+    return inverse_cdf(z, p, vocab, pick->u * total, worst, least);
 }
 
 int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick,
@@ -146,5 +146,5 @@ int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struc
         if (z[v] == stat->max) return v;
     if (pick->temperature == 0) return 0;
     hot->exps(p, z, 1 / pick->temperature, stat->max, n);
-    return walk(z, p, n, left, UINT64_MAX, 0);
+    return inverse_cdf(z, p, n, left, UINT64_MAX, 0);
 }

@@ -1,44 +1,46 @@
-/* cpu, the part with positions: RoPE from a table of turns, the cache with turned keys, attention cut into tiles.
+/* cpu: RoPE from a table of cosines and sines, the paged cache, attention divided into tiles.
  *
- * Inside a page keys lie [D, P] and values [P, D]: a vector of keys is one channel of 16 neighbours in time. Heads
- * wider than 256 take ref's layout and ops. */
+ * Inside a page keys are stored [D, P] and values [P, D], so that a vector load of keys is one channel of consecutive
+ * positions. Heads wider than 256 use ref's layout and functions. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/ref/ref.h"
 
-enum { TILE_ROWS = 12, TILE_STATE = 256, GRAIN = 1 << 20 };
+/* Most tokens of a tile, and most tokens times heads; multiply-adds that amortise a barrier, as for GRAIN. */
+enum { TILE_TOKENS = 12, TILE_STATE = 256, ATTEND_GRAIN = 1 << 20 };
 
 static bool fast(const struct wz_kv *kv) { return kv->head_dim <= 256; }
 
-/* cos and sin of all positions up to `last`, from a table that grows; one table for each set of frequencies. */
-static const float *turns_of(struct cpu *cpu, const float *freq, int half, int last)
+static const struct wz_ops *ref_of(const struct wz_backend *be) { return &((const struct cpu *)be->state)->ref; }
+
+/* cos and sin of all positions up to `last`, [position][2][half]. Tables grow; one per set of frequencies. */
+static const float *cos_sin_of(struct cpu *cpu, const float *freq, int half, int last)
 {
-    struct turns *t = NULL;
+    struct rope_table *t = NULL;
     size_t size = (size_t)half * sizeof *freq;
 
-    for (int i = 0; i < cpu->n_turns && !t; i++)
-        if (cpu->turns[i].half == half && memcmp(cpu->turns[i].freq, freq, size) == 0) t = &cpu->turns[i];
+    for (int i = 0; i < cpu->n_tables && !t; i++)
+        if (cpu->tables[i].half == half && memcmp(cpu->tables[i].freq, freq, size) == 0) t = &cpu->tables[i];
     if (!t) {
-        cpu->turns = wz_realloc(cpu->turns, (size_t)(cpu->n_turns + 1) * sizeof *t);
-        t = &cpu->turns[cpu->n_turns++];
-        *t = (struct turns){ .freq = wz_alloc(size), .half = half };
+        cpu->tables = wz_realloc(cpu->tables, (size_t)(cpu->n_tables + 1) * sizeof *t);
+        t = &cpu->tables[cpu->n_tables++];
+        *t = (struct rope_table){ .freq = wz_alloc(size), .half = half };
         memcpy(t->freq, freq, size);
     }
     if (last >= t->count) {
         int count = last + 1 + last / 2 < 64 ? 64 : last + 1 + last / 2;
-        t->turn = wz_realloc(t->turn, wz_mul((size_t)count, 2 * size));
+        t->cos_sin = wz_realloc(t->cos_sin, wz_mul((size_t)count, 2 * size));
         for (int p = t->count; p < count; p++)
             for (int j = 0; j < half; j++) {
                 double angle = (double)p * (double)freq[j];
-                t->turn[((size_t)p * 2) * (size_t)half + (size_t)j] = (float)cos(angle);
-                t->turn[((size_t)p * 2 + 1) * (size_t)half + (size_t)j] = (float)sin(angle);
+                t->cos_sin[((size_t)p * 2) * (size_t)half + (size_t)j] = (float)cos(angle);
+                t->cos_sin[((size_t)p * 2 + 1) * (size_t)half + (size_t)j] = (float)sin(angle);
             }
         t->count = count;
     }
-    return t->turn;
+    return t->cos_sin;
 }
 
 static void rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
@@ -46,20 +48,18 @@ static void rope(struct wz_backend *be, float *x, const int *pos, const float *f
     int last = 0;
 
     for (int i = 0; i < n; i++) last = pos[i] > last ? pos[i] : last;
-    const float *turn = turns_of(be->state, freq, d / 2, last);
+    const float *cos_sin = cos_sin_of(be->state, freq, d / 2, last);
     for (int i = 0; i < n; i++)
-        wz_hot(be)->rope(x + (size_t)i * (size_t)(heads * d), turn + (size_t)pos[i] * (size_t)d, heads, d, sign);
+        wz_hot(be)->rope(x + (size_t)i * (size_t)(heads * d), cos_sin + (size_t)pos[i] * (size_t)d, heads, d, sign);
 }
 
 static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
                      const struct wz_rows *r)
 {
-    struct wz_ops ref;
     size_t d = (size_t)kv->head_dim, p = (size_t)kv->page;
 
     if (!fast(kv)) {
-        wz_ops_ref_attention(&ref);
-        ref.kv_write(be, kv, k, v, r);
+        ref_of(be)->kv_write(be, kv, k, v, r);
         return;
     }
     for (int i = 0; i < r->n; i++) {
@@ -82,13 +82,11 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    struct wz_ops ref;
     size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), d = (size_t)kv->head_dim, n = (size_t)count * size;
     size_t row = (size_t)kv->page * size;
 
     if (!fast(kv)) {
-        wz_ops_ref_attention(&ref);
-        ref.kv_copy(be, kv, dst, src, count);
+        ref_of(be)->kv_copy(be, kv, dst, src, count);
         return;
     }
     for (size_t h = 0; h < (size_t)kv->heads; h++) {
@@ -120,7 +118,7 @@ static void attend_back_part(void *arg, int i)
     t->hot->attend_back(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
 }
 
-/* Runs fn over tiles of at most `most` neighbouring rows of one sequence, by kv heads. */
+/* Runs fn for every tile (at most `most` consecutive tokens of one sequence) and kv head. */
 static void tiles_run(struct wz_backend *be, const struct attend *a, int most, void (*fn)(void *, int))
 {
     const struct wz_rows *r = a->rows;
@@ -134,34 +132,29 @@ static void tiles_run(struct wz_backend *be, const struct attend *a, int most, v
         work += (double)count[n] * (r->pos[i + count[n] - 1] + 1);
     }
     struct tiles t = { wz_hot(be), a, from, count, a->kv->heads };
-    wz_pool_run(work * a->heads * a->kv->head_dim < GRAIN ? NULL : be->pool, n * a->kv->heads, fn, &t);
+    wz_pool_run(work * a->heads * a->kv->head_dim < ATTEND_GRAIN ? NULL : be->pool, n * a->kv->heads, fn, &t);
 }
 
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
                       const struct wz_rows *rows, int heads)
 {
-    struct wz_ops ref;
     int group = heads / kv->heads, most = TILE_STATE / group;
 
     if (!fast(kv)) {
-        wz_ops_ref_attention(&ref);
-        ref.attention(be, out, lse, q, kv, rows, heads);
+        ref_of(be)->attention(be, out, lse, q, kv, rows, heads);
         return;
     }
     assert(group <= TILE_STATE);
     tiles_run(be, &(struct attend){ .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads },
-              most < TILE_ROWS ? most : TILE_ROWS, attend_part);
+              most < TILE_TOKENS ? most : TILE_TOKENS, attend_part);
 }
 
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
                            const float *out, const float *lse, const float *q, const struct wz_kv *kv,
                            const struct wz_rows *rows, int heads)
 {
-    struct wz_ops ref;
-
     if (!fast(kv)) {
-        wz_ops_ref_attention(&ref);
-        ref.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
+        ref_of(be)->attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
         return;
     }
     tiles_run(be,

@@ -1,21 +1,21 @@
-/* The register tile: up to MR rows by NV vectors of c stay in registers while k runs.
+/* Register tile: up to MR rows by NV vectors of c are kept in registers over the loop on k.
  *
  *   for k:  b0 b1 .. = one vector from each of NV columns of b;  for each row: c[row][..] += a(row, k) * b..
  *
- * Each element of c is one chain over k, started from c itself or from 0, so cutting k, rows or columns changes no bit.
- * Rows are addressed from bases three apart (base, base + sm, base + 2 sm), which keeps twelve rows in four
- * registers. */
+ * Each element of c is one chain over k that starts from c or from 0, so blocking k, rows or columns changes no bit.
+ * Rows are addressed relative to bases three rows apart (base, base + sm, base + 2 sm), so that twelve rows need four
+ * address registers. */
 #ifndef WZ_TILE_H
 #define WZ_TILE_H
 
 #include "kernels/cpu/isa.h"
 
-/* What b's elements are: floats; pairs of bf16, as a's (struct gemm); single bf16, by a's floats. */
+/* Elements of b: floats; pairs of bf16, as in a (struct gemm); single bf16, multiplied by floats of a. */
 enum tile_kind { FLOATS, PAIRS, HALVES };
 
-/* b: NV column pointers, each ldb elements apart from one k to the next. from_c: start from c instead of 0. next: k
- * LINEs that will be read soon, and are asked for meanwhile (NULL: none). So, where rows are few, memory and
- * arithmetic overlap. */
+/* b: NV pointers to columns of W elements; consecutive k are ldb elements apart. from_c: start from c instead of 0.
+ * next: k cache lines that will be read soon, prefetched meanwhile (NULL: none), so that memory and arithmetic overlap
+ * where rows are few. */
 enum { LINE = 64 };
 typedef void tile_fn(float *c, size_t ldc, const float *a, size_t sm, size_t sk, const void *const *b, size_t ldb,
                      int k, bool from_c, const char *next);
@@ -68,37 +68,31 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
     {                                                                                                             \
         tile(mr, nv, kind, c, ldc, a, sm, sk, b, ldb, k, from_c, next);                                           \
     }
-#define TILE_FEW(nv, kind) \
-    TILE_ONE(1, nv, kind)  \
-    TILE_ONE(2, nv, kind) TILE_ONE(3, nv, kind) TILE_ONE(4, nv, kind) TILE_ONE(5, nv, kind) TILE_ONE(6, nv, kind)
-#define TILE_MORE(nv, kind) \
-    TILE_ONE(7, nv, kind)   \
-    TILE_ONE(8, nv, kind) TILE_ONE(9, nv, kind) TILE_ONE(10, nv, kind) TILE_ONE(11, nv, kind) TILE_ONE(12, nv, kind)
-#define TILE_FEW_OF(nv, kind)                                                                                     \
-    tile_1_##nv##_##kind, tile_2_##nv##_##kind, tile_3_##nv##_##kind, tile_4_##nv##_##kind, tile_5_##nv##_##kind, \
-        tile_6_##nv##_##kind
-#define TILE_MORE_OF(nv, kind)                                                                                      \
-    tile_7_##nv##_##kind, tile_8_##nv##_##kind, tile_9_##nv##_##kind, tile_10_##nv##_##kind, tile_11_##nv##_##kind, \
-        tile_12_##nv##_##kind
-
+/* Instances of 1 to 6 and of 7 to 12 rows, and the entries of the tables of them. */
 /* clang-format off */
-TILE_FEW(1, FLOATS) TILE_FEW(2, FLOATS) TILE_FEW(4, FLOATS) TILE_FEW(2, PAIRS) TILE_FEW(4, PAIRS)
-TILE_FEW(1, HALVES) TILE_FEW(2, HALVES) TILE_FEW(4, HALVES)
+#define FEW(each, nv, kind) each(1, nv, kind) each(2, nv, kind) each(3, nv, kind) each(4, nv, kind) \
+    each(5, nv, kind) each(6, nv, kind)
+#define MORE(each, nv, kind) each(7, nv, kind) each(8, nv, kind) each(9, nv, kind) each(10, nv, kind) \
+    each(11, nv, kind) each(12, nv, kind)
+#define TILE_ENTRY(mr, nv, kind) tile_##mr##_##nv##_##kind,
+FEW(TILE_ONE, 1, FLOATS) FEW(TILE_ONE, 2, FLOATS) FEW(TILE_ONE, 4, FLOATS)
+FEW(TILE_ONE, 2, PAIRS) FEW(TILE_ONE, 4, PAIRS)
+FEW(TILE_ONE, 1, HALVES) FEW(TILE_ONE, 2, HALVES) FEW(TILE_ONE, 4, HALVES)
 #ifdef WIDE
-TILE_MORE(1, FLOATS) TILE_MORE(2, FLOATS) TILE_MORE(2, PAIRS) TILE_MORE(1, HALVES) TILE_MORE(2, HALVES)
-#define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind), TILE_MORE_OF(nv, kind) }
+MORE(TILE_ONE, 1, FLOATS) MORE(TILE_ONE, 2, FLOATS) MORE(TILE_ONE, 2, PAIRS)
+MORE(TILE_ONE, 1, HALVES) MORE(TILE_ONE, 2, HALVES)
+#define TILE_ALL_OF(nv, kind) { FEW(TILE_ENTRY, nv, kind) MORE(TILE_ENTRY, nv, kind) }
 #else
-#define TILE_ALL_OF(nv, kind) { TILE_FEW_OF(nv, kind) }
+#define TILE_ALL_OF(nv, kind) { FEW(TILE_ENTRY, nv, kind) }
 #endif
-    /* clang-format on */
-    static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVES] = TILE_ALL_OF(1, HALVES) };
+static tile_fn *const by_1[3][MR2] = { [FLOATS] = TILE_ALL_OF(1, FLOATS), [HALVES] = TILE_ALL_OF(1, HALVES) };
 static tile_fn *const by_2[3][MR2] = { TILE_ALL_OF(2, FLOATS), TILE_ALL_OF(2, PAIRS), TILE_ALL_OF(2, HALVES) };
-static tile_fn *const by_4[3][6] = { { TILE_FEW_OF(4, FLOATS) },
-                                     { TILE_FEW_OF(4, PAIRS) },
-                                     { TILE_FEW_OF(4, HALVES) } };
+static tile_fn *const by_4[3][6] = { { FEW(TILE_ENTRY, 4, FLOATS) }, { FEW(TILE_ENTRY, 4, PAIRS) },
+                                     { FEW(TILE_ENTRY, 4, HALVES) } };
+/* clang-format on */
 
-/* c[rows, nv W] in tiles as even as can be. nv: 1, 2 or 4; there are no pairs 1 wide. ahead: k rows of 2 W floats
- * that will be read after these of b, which the first tiles ask for, a LINE a step; or NULL. */
+/* c[rows, nv W] in tiles of nearly equal height. nv: 1, 2 or 4; PAIRS have no instance for nv 1. ahead: the k rows of
+ * 2 W floats read after this b, which the first tiles prefetch, one cache line per k; or NULL. */
 static void tiles_run(float *c, size_t ldc, const float *a, size_t sm, size_t sk, int rows, const void *const *b,
                       size_t ldb, int k, bool from_c, int nv, enum tile_kind kind, const char *ahead)
 {

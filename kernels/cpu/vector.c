@@ -1,7 +1,7 @@
-/* Everything that walks a row or an array once, and the table of one set of instructions.
+/* Element-wise ops, norms and softmax sums, and the function table of one instruction set.
  *
- * Loops without sums are plain C that the compiler turns into vectors: without contraction an element has the same
- * bits in a vector and alone. */
+ * Loops without sums are plain C that the compiler vectorises: without FMA contraction an element has the same bits
+ * in a vector and alone. */
 #include "kernels/cpu/hot.h"
 
 #include <math.h>
@@ -16,24 +16,24 @@ static void exps(float *out, const float *z, float scale, float max, int n)
 
 static struct stat stat_of(const float *z, float scale, int n)
 {
-    struct lanes top = lanes_of(-INFINITY), sum = lanes_of(0), mean = lanes_of(0);
+    struct vec16 top = vec16_of(-INFINITY), sum = vec16_of(0), mean = vec16_of(0);
     struct stat st;
 
     for (int j = 0; j < n; j += 16)
-        for (int l = 0; l < LANES; l++) {
+        for (int l = 0; l < VECS; l++) {
             vf x = load_in(z, (size_t)(j + l * W), (size_t)n, -INFINITY);
             top.v[l] = MAX(x * scale, top.v[l]);
         }
-    st.max = lanes_max(top);
+    st.max = vec16_max(top);
     for (int j = 0; j < n; j += 16)
-        for (int l = 0; l < LANES; l++) {
+        for (int l = 0; l < VECS; l++) {
             vf x = load_in(z, (size_t)(j + l * W), (size_t)n, -INFINITY) * scale - SPLAT(st.max);
             vf e = exp_v(x);
             sum.v[l] = sum.v[l] + e;
             mean.v[l] = FMA(e, MAX(SPLAT(-1e30f), x), mean.v[l]); /* not -inf: 0 times it would be NaN */
         }
-    st.sum = lanes_sum(sum);
-    st.mean = lanes_sum(mean);
+    st.sum = vec16_sum(sum);
+    st.mean = vec16_sum(mean);
     return st;
 }
 
@@ -46,13 +46,13 @@ static void grad(float *z, float scale, float lse, float d, int n)
 static void rmsnorm(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
 {
     for (int i = 0; i < n; i++, x += c, out += c) {
-        struct lanes sum = lanes_of(0);
+        struct vec16 sum = vec16_of(0);
         for (int j = 0; j < c; j += 16)
-            for (int l = 0; l < LANES; l++) {
+            for (int l = 0; l < VECS; l++) {
                 vf v = load_in(x, (size_t)(j + l * W), (size_t)c, 0);
                 sum.v[l] = FMA(v, v, sum.v[l]);
             }
-        float r = 1 / sqrtf(lanes_sum(sum) / (float)c + eps);
+        float r = 1 / sqrtf(vec16_sum(sum) / (float)c + eps);
         rstd[i] = r;
         for (int j = 0; j < c; j++) out[j] = w[j] * (x[j] * r);
     }
@@ -62,15 +62,15 @@ static void rmsnorm_back(float *d_x, const float *d_out, const float *x, const f
                          int c)
 {
     for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
-        struct lanes sum = lanes_of(0);
+        struct vec16 sum = vec16_of(0);
         float r = rstd[i];
         for (int j = 0; j < c; j += 16)
-            for (int l = 0; l < LANES; l++) {
+            for (int l = 0; l < VECS; l++) {
                 size_t at = (size_t)(j + l * W), n_c = (size_t)c;
                 sum.v[l] =
                     FMA(load_in(d_out, at, n_c, 0) * load_in(w, at, n_c, 0), load_in(x, at, n_c, 0) * r, sum.v[l]);
             }
-        float mean = lanes_sum(sum) / (float)c;
+        float mean = vec16_sum(sum) / (float)c;
         for (int j = 0; j < c; j++) d_x[j] += r * (d_out[j] * w[j] - x[j] * r * mean);
     }
 }
@@ -105,13 +105,13 @@ static void swiglu_back(float *d_gate, float *d_up, const float *d_out, const fl
     }
 }
 
-static void rope(float *RESTRICT x, const float *RESTRICT turn, int heads, int d, int sign)
+static void rope(float *RESTRICT x, const float *RESTRICT cos_sin, int heads, int d, int sign)
 {
     int half = d / 2;
 
     for (int h = 0; h < heads; h++, x += d)
         for (int j = 0; j < half; j++) {
-            float a = x[j], b = x[j + half], c = turn[j], s = (float)sign * turn[j + half];
+            float a = x[j], b = x[j + half], c = cos_sin[j], s = (float)sign * cos_sin[j + half];
             x[j] = a * c - b * s;
             x[j + half] = b * c + a * s;
         }
@@ -135,9 +135,9 @@ static double square(const float *x, size_t n)
 }
 
 static void adamw(float *RESTRICT w, const float *RESTRICT g, float *RESTRICT m, float *RESTRICT v, size_t n,
-                  const struct adamw *by)
+                  const struct wz_adamw_scalars *by)
 {
-    struct adamw a = *by;
+    struct wz_adamw_scalars a = *by;
 
     for (size_t i = 0; i < n; i++) {
         float d = g[i] * a.scale;

@@ -1,4 +1,4 @@
-/* ref, the part with positions: RoPE, the paged cache, attention and its backward (p and ds of one row at a time). */
+/* ref: RoPE, the paged cache, attention and its backward (p and ds of one token at a time). */
 #include "kernels/ref/ref.h"
 
 #include <math.h>
@@ -17,7 +17,7 @@ static void rope(struct wz_backend *be, float *x, const int *pos, const float *f
             }
 }
 
-/* Where position t of sequence s lies for kv head k: an offset in floats into kv->k and kv->v. */
+/* Position t of sequence s for kv head k: its offset in elements into kv->k and kv->v. */
 static size_t slot(const struct wz_kv *kv, const struct wz_rows *r, int s, int t, int k)
 {
     size_t page = (size_t)r->table[(size_t)s * (size_t)r->stride + (size_t)(t / kv->page)];
@@ -25,12 +25,12 @@ static size_t slot(const struct wz_kv *kv, const struct wz_rows *r, int s, int t
     return ((page * (size_t)kv->heads + (size_t)k) * (size_t)kv->page + (size_t)(t % kv->page)) * (size_t)kv->head_dim;
 }
 
-static double kept(const struct wz_kv *kv, const float *array, size_t at)
+static double cache_at(const struct wz_kv *kv, const float *array, size_t at)
 {
     return (double)(kv->half ? wz_bf16_to_f32(((const uint16_t *)(const void *)array)[at]) : array[at]);
 }
 
-static void keep(const struct wz_kv *kv, float *array, size_t at, const float *x)
+static void cache_set(const struct wz_kv *kv, float *array, size_t at, const float *x)
 {
     for (size_t j = 0; j < (size_t)kv->head_dim; j++)
         if (kv->half) ((uint16_t *)(void *)array)[at + j] = wz_f32_to_bf16(x[j]);
@@ -45,8 +45,8 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
     for (int i = 0; i < r->n; i++)
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
             size_t at = slot(kv, r, r->seq[i], r->pos[i], h);
-            keep(kv, kv->k, at, k);
-            keep(kv, kv->v, at, v);
+            cache_set(kv, kv->k, at, k);
+            cache_set(kv, kv->v, at, v);
         }
 }
 
@@ -63,12 +63,12 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
     }
 }
 
-/* a . the D kept from `at` on */
-static double dot_kept(const float *a, const struct wz_kv *kv, const float *array, size_t at)
+/* a . the D cached elements from `at` on */
+static double dot_cache(const float *a, const struct wz_kv *kv, const float *array, size_t at)
 {
     double sum = 0;
 
-    for (int i = 0; i < kv->head_dim; i++) sum += (double)a[i] * kept(kv, array, at + (size_t)i);
+    for (int i = 0; i < kv->head_dim; i++) sum += (double)a[i] * cache_at(kv, array, at + (size_t)i);
     return sum;
 }
 
@@ -92,14 +92,14 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
         for (int h = 0; h < heads; h++, q += d, out += d) {
             double max = -INFINITY, sum = 0;
             for (int t = 0; t < count; t++) {
-                p[t] = dot_kept(q, kv, kv->k, slot(kv, r, r->seq[i], t, h / group)) * scale;
+                p[t] = dot_cache(q, kv, kv->k, slot(kv, r, r->seq[i], t, h / group)) * scale;
                 if (p[t] > max) max = p[t];
             }
             for (int t = 0; t < count; t++) sum += p[t] = exp(p[t] - max);
             for (int j = 0; j < d; j++) {
                 double o = 0;
                 for (int t = 0; t < count; t++)
-                    o += p[t] * kept(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
+                    o += p[t] * cache_at(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
                 out[j] = (float)(o / sum);
             }
             if (lse) lse[(size_t)i * (size_t)heads + (size_t)h] = (float)(max + log(sum));
@@ -108,8 +108,8 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     free(p);
 }
 
-/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale;  d_q = sum ds_t k_t;  d_k_t =
- * sum ds_t q */
+/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale
+ *                    d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
                            const float *out, const float *lse, const float *q, const struct wz_kv *kv,
                            const struct wz_rows *r, int heads)
@@ -120,17 +120,17 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     double *dk = sums, *dv = sums + size, *dq = sums + 2 * size;
 
     for (int i = 0; i < r->n; i++) {
-        size_t first = (size_t)(i - r->pos[i]) * width; /* row of position 0 */
+        size_t first = (size_t)(i - r->pos[i]) * width; /* of the token at position 0 */
         for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
             double delta = dot(d_out, out, d);
             memset(dq, 0, (size_t)d * sizeof *dq);
             for (int t = 0; t <= r->pos[i]; t++) {
                 size_t at = slot(kv, r, r->seq[i], t, h / group),
                        to = first + (size_t)t * width + (size_t)(h / group * d);
-                double p = exp(dot_kept(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
-                double ds = p * (dot_kept(d_out, kv, kv->v, at) - delta) * scale;
+                double p = exp(dot_cache(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
+                double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale;
                 for (int j = 0; j < d; j++) {
-                    dq[j] += ds * kept(kv, kv->k, at + (size_t)j);
+                    dq[j] += ds * cache_at(kv, kv->k, at + (size_t)j);
                     dk[to + (size_t)j] += ds * q[j];
                     dv[to + (size_t)j] += p * d_out[j];
                 }

@@ -1,7 +1,7 @@
-/* ref, the dense part: memory, embedding, norm, products, SwiGLU, optimizer.
+/* ref: memory, embedding, norm, matrix products, SwiGLU, optimizer.
  *
- * Sums inside a row are in double and rounded once. Sums over rows into a weight's gradient are a chain of float FMAs,
- * because a batch cut in two calls must leave the same bits: what is stored between the calls is float. */
+ * Sums over channels are in double and rounded once. Sums over tokens into a weight's gradient are a chain of f32 FMAs,
+ * because a batch cut into two calls must give the same bits, and what is stored between the calls is f32. */
 #include "kernels/ref/ref.h"
 
 #include <math.h>
@@ -65,7 +65,7 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
     }
 }
 
-/* q[n] of a row, and its scale. */
+/* Quantises x[n] to q[n]; returns the scale. */
 static float quantise(int *q, const float *x, int n)
 {
     float max = 0;

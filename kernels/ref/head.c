@@ -1,4 +1,4 @@
-/* ref, the head: logits of one row at a time in double, and everything that is read off them. */
+/* ref: the language-model head, the logits of one token at a time in double, and what is computed from them. */
 #include "kernels/ref/ref.h"
 
 #include <math.h>
@@ -42,29 +42,32 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     free(z);
 }
 
-struct kept {
+struct candidate {
     double z, p;
     int id;
 };
 
 static int by_rank(const void *a, const void *b)
 {
-    const struct kept *x = a, *y = b;
+    const struct candidate *x = a, *y = b;
 
     if (x->z != y->z) return x->z < y->z ? 1 : -1;
     return x->id - y->id;
 }
 
-static int by_id(const void *a, const void *b) { return ((const struct kept *)a)->id - ((const struct kept *)b)->id; }
+static int by_id(const void *a, const void *b)
+{
+    return ((const struct candidate *)a)->id - ((const struct candidate *)b)->id;
+}
 
-/* The filters shorten the list of candidates, ranked by logit (ties: lower id first); top_p counts probabilities among
- * those that top_k left. */
-static int sample(struct kept *list, const double *z, int vocab, const struct wz_pick *pick)
+/* The filters shorten the list of candidates, ordered by logit (of equals the lower id first); top_p counts the
+ * probabilities renormalised over what top_k kept. */
+static int sample(struct candidate *list, const double *z, int vocab, const struct wz_pick *pick)
 {
     int n = vocab;
     double total = 0, sum = 0;
 
-    for (int v = 0; v < vocab; v++) list[v] = (struct kept){ z[v], 0, v };
+    for (int v = 0; v < vocab; v++) list[v] = (struct candidate){ z[v], 0, v };
     qsort(list, (size_t)n, sizeof *list, by_rank);
     if (pick->top_k > 0 && pick->top_k < n) n = pick->top_k;
     for (int i = 0; i < n; i++) total += list[i].p = exp(list[i].z - list[0].z);
@@ -86,7 +89,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
                         const struct wz_pick *picks, int n)
 {
     double *z = wz_alloc((size_t)w->out * sizeof *z);
-    struct kept *list = wz_alloc((size_t)w->out * sizeof *list);
+    struct candidate *list = wz_alloc((size_t)w->out * sizeof *list);
 
     for (int i = 0; i < n; i++, x += w->in) {
         bool greedy = picks[i].temperature == 0;
