@@ -6,7 +6,7 @@
  *
  * The barrier at the end waits only for threads that claimed a task: where several processes share the cores, a worker
  * that is not scheduled during a job delays nobody. A late worker cannot claim a task of the wrong job, since its
- * compare-and-swap fails once the word has changed. Which thread runs a task varies; what the task computes does not. */
+ * compare-and-swap fails once the word has changed. Which thread runs a task varies; what it computes does not. */
 #include "base/cores.h"
 
 #include <pthread.h>

@@ -7,8 +7,8 @@
 /* Are there filters? Greedy has none. */
 bool wz_cpu_pick_filters(const struct wz_pick *pick);
 /* Without filters, two steps. First the block of VOCAB entries that holds the token, from the partial sums of the
- * blocks and their total (max, sum); *left: the probability mass, in units of the block's, left to pass inside it. Then the
- * index of the token among the n logits of that block. */
+ * blocks and their total (max, sum); *left: the probability mass, in units of the block's, left to pass inside it.
+ * Then the index of the token among the n logits of that block. */
 int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick,
                       double *left);
 int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat,

@@ -1,8 +1,8 @@
-/* attend: what attention and its backward share: queries in tiles, rows in shared memory, and two small products.
+/* attend: code shared by attention and its backward: tiles of queries, loads to shared memory, dot products.
  *
- * A query is a row seen by one of the `group` heads that share a key/value head; queries of a sequence count row by
- * row, heads of the group within. A tile is QUERIES of them (or more, in flash.cu) from `first` on, out of the rows
- * [row, row + rows) of one sequence. */
+ * A query is a token for one of the `group` query heads that share a kv head; queries of a sequence are numbered token by
+ * token, the heads of the group within. A tile has QUERIES of them (or more, in flash.cu) from `first` on, out of the
+ * tokens [row, row + rows) of one sequence. */
 #ifndef WZ_CUDA_ATTEND_H
 #define WZ_CUDA_ATTEND_H
 
@@ -14,7 +14,7 @@ struct tile {
     int row, rows, first;
 };
 
-/* Where rows stand, on the device. pages: where in the table the list of a row's sequence begins. */
+/* struct wz_rows on the device. pages: index in `table` of the first page of a token's sequence. */
 struct places {
     const int *pages, *pos, *table;
     const struct tile *tiles;
@@ -29,21 +29,21 @@ struct attend {
     const float *q;
 };
 
-/* Sends rows to the device, and tiles: runs of a sequence's rows that hold more than `few` queries in tiles of
- * `wide`, count[0] of them; after these the others in tiles of QUERIES, count[1]. */
+/* Copies tokens' positions to the device, and tiles: runs of a sequence's tokens with more than `few` queries in tiles of
+ * `wide` queries, count[0] tiles; after these the other runs in tiles of QUERIES, count[1]. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
                                  int wide, int few, int count[2]);
 
-/* attention by flash.cu, and its backward by flash_back.cu, where they can: over bf16, with heads of some sizes, on
- * devices with enough shared memory. a->at.tiles is their own affair. */
+/* Attention by flash.cu, its backward by flash_back.cu; false where they do not apply: they need a bf16 cache, heads of
+ * 64 or 128 channels, and enough shared memory. They set a->at.tiles themselves. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
                         const float *d_out, const struct wz_rows *rows);
 
-/* ---- in kernels: `d` channels lie d + 1 apart in shared memory, so that neighbouring rows lie in different banks  */
+/* ---- in kernels: vectors of d channels are d + 1 apart in shared memory, against bank conflicts ----------- */
 
-/* How many queries a tile of `wide` has. */
+/* Number of queries in a tile of at most `wide`. */
 INLINE int queries_of(const struct tile *t, int group, int wide = QUERIES)
 {
     int n = t->rows * group - t->first;
@@ -51,7 +51,7 @@ INLINE int queries_of(const struct tile *t, int group, int wide = QUERIES)
     return n < wide ? n : wide;
 }
 
-/* Where head `h` of the row of query i begins in an array [N, H, D]; likewise the row and the head. */
+/* Token of query i of a tile (row_of), and its index in an array [N, H] (query_at). */
 INLINE int row_of(const struct tile *t, int i, int group) { return t->row + (t->first + i) / group; }
 
 INLINE size_t query_at(const struct attend *a, const struct tile *t, int i, int kv_head)
@@ -59,31 +59,31 @@ INLINE size_t query_at(const struct attend *a, const struct tile *t, int i, int 
     return (size_t)row_of(t, i, a->group) * (size_t)a->heads + (size_t)(kv_head * a->group + (t->first + i) % a->group);
 }
 
-INLINE void load_queries(float *near, const float *from, const struct attend *a, const struct tile *t, int n,
+INLINE void load_queries(float *smem, const float *from, const struct attend *a, const struct tile *t, int n,
                          int kv_head)
 {
     int d = a->kv.head_dim;
 
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS)
-        near[e / d * (d + 1) + e % d] = from[query_at(a, t, e / d, kv_head) * (size_t)d + (size_t)(e % d)];
+        smem[e / d * (d + 1) + e % d] = from[query_at(a, t, e / d, kv_head) * (size_t)d + (size_t)(e % d)];
 }
 
 /* Keys or values of positions [t0, t0 + n) of a sequence. */
-INLINE void load_cache(float *near, const float *from, const struct attend *a, int pages, int t0, int n, int kv_head)
+INLINE void load_cache(float *smem, const float *from, const struct attend *a, int pages, int t0, int n, int kv_head)
 {
     int d = a->kv.head_dim, p = a->kv.page;
 
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
         int t = t0 + e / d;
         size_t page = (size_t)a->at.table[pages + t / p];
-        near[e / d * (d + 1) + e % d] =
+        smem[e / d * (d + 1) + e % d] =
             weight_at(from, a->kv.half ? WZ_BF16 : WZ_F32,
                       ((page * (size_t)a->kv.heads + (size_t)kv_head) * (size_t)p + (size_t)(t % p)) * (size_t)d +
                           (size_t)(e % d));
     }
 }
 
-/* s[QUERIES][KEYS] = a[i] . b[j], each a chain over d. A thread has one key and every THREADS / KEYS-th query. */
+/* s[QUERIES][KEYS] = a[i] . b[j], each one chain over d. A thread has one key and every THREADS / KEYS-th query. */
 template <int KEYS> INLINE void dots(float *s, const float *a, const float *b, int n, int keys, int d)
 {
     constexpr int STEP = THREADS / KEYS, MOST = (QUERIES + STEP - 1) / STEP;

@@ -1,22 +1,24 @@
 /* attention over pages on f32 (flash.cu has it on tensor cores), in steps of KEYS keys counted from position 0:
  *
- *   s_j = q . k_j scale;   of step i: m_i = max s_j, p_j = exp(s_j - m_i), l_i = sum p_j, o_i = sum_j p_j v_j
- *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise;   out = o / l, lse = m +
- *   log l
+ *   s_j = q . k_j scale;   step i: m_i = max s_j, p_j = exp(s_j - m_i), l_i = sum p_j, o_i = sum_j p_j v_j
+ *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise
+ *   out = o / l;  lse = m + log l
  *
- *   block    QUERIES queries of one sequence that share a key/value head: a prefill's rows, or the heads of one row of
- *   a decode thread   of a step: dot products of one key; then lanes over the keys of a query; then one channel of the
- *   sums shared   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
+ *   block           QUERIES queries of one sequence that share a kv head: tokens of a prefill, or the heads of one token
+ *                   in decode
+ *   thread          in each step: dot products with one key; then, as a lane, some keys of a query; then one channel of
+ *                   the sums
+ *   shared memory   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]
  *
- * With few blocks each step runs in a block of its own and a second kernel puts them together by the same formula in
- * the same order, so a row has the same bits alone and among others. There are 1, 2, 4, 8.. such blocks, of which
- * some have nothing to do, so that launches stay the same while sequences grow (graph.cu). Prefill is bound by FMAs,
+ * With few blocks each step runs in its own block, and a second kernel merges the steps by the same formula in the same
+ * order, so a token has the same bits alone and in a batch. Their number is a power of two, some without work, so that
+ * the launch stays the same while sequences grow and its CUDA graph can be reused (graph.cu). Prefill is bound by FMAs,
  * decode by reading the cache. */
 #include "kernels/cuda/attend.cuh"
 
 enum { KEYS = 64 };
 
-/* ---- rows and cache --------------------------------------------------------------------------------------- */
+/* ---- tokens and cache ------------------------------------------------------------------------------------- */
 
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
 {
@@ -82,7 +84,7 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
     LAUNCH(be, write_rows, (n + 255) / 256, 256, 0, *kv, k, v, at, rows->n);
 }
 
-/* `n` words of every head, `step` words from head to head. */
+/* Copies `n` words of every head of page src to page dst; heads are `step` words apart. */
 template <class W>
 static __global__ void copy_words(W *k, W *v, size_t dst, size_t src, size_t n, size_t step, int heads)
 {
@@ -94,7 +96,7 @@ static __global__ void copy_words(W *k, W *v, size_t dst, size_t src, size_t n, 
     v[to] = v[from];
 }
 
-/* The first slots of a page lie side by side. */
+/* The first `count` slots of a page are contiguous per head. */
 template <class W> static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
     size_t slot = (size_t)kv->head_dim * (kv->half ? 2 : 4), n = (size_t)count * slot / sizeof(W);
@@ -112,25 +114,25 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
 
 /* ---- the forward ------------------------------------------------------------------------------------------ */
 
-/* A query's steps so far, and their weights when one more is added. */
+/* Online softmax of a query over the steps so far. */
 struct sum {
     float m, l;
 };
 
-INLINE struct sum sum_add(struct sum *sum, struct sum step)
+INLINE struct sum merge_split(struct sum *sum, struct sum step)
 {
     float m = fmaxf(sum->m, step.m);
-    struct sum weight = { expf(sum->m - m), expf(step.m - m) }; /* of what was, of the step */
+    struct sum weight = { expf(sum->m - m), expf(step.m - m) }; /* of the earlier steps, of this one */
 
     sum->l = fmaf(sum->l, weight.m, step.l * weight.l);
     sum->m = m;
     return weight;
 }
 
-INLINE float weigh(float o, float step, struct sum weight) { return fmaf(o, weight.m, step * weight.l); }
+INLINE float merge_output(float o, float step, struct sum weight) { return fmaf(o, weight.m, step * weight.l); }
 
-/* p and (m, l) of a step from its scores: a warp takes every fourth query. count: keys that a query sees. */
-INLINE struct sum soften(float *s, int count, float scale)
+/* Turns the scores of one query and step into p; returns (m, l). Called by a warp. count: keys that the query sees. */
+INLINE struct sum online_softmax(float *s, int count, float scale)
 {
     int lane = (int)threadIdx.x % 32;
     float x[KEYS / 32], m = -INFINITY, l = 0;
@@ -153,10 +155,10 @@ INLINE struct sum soften(float *s, int count, float scale)
  * NULL: no parts. */
 static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend a, int parts, float *partial)
 {
-    SHARED(float, near);
+    SHARED(float, smem);
     int d = a.kv.head_dim, part = (int)blockIdx.x % parts, head = (int)blockIdx.x / parts % a.kv.heads;
     struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
-    float *q = near, *sums = q + QUERIES * (d + 1), *kv = sums + QUERIES * (d + 1), *s = kv + KEYS * (d + 1);
+    float *q = smem, *sums = q + QUERIES * (d + 1), *kv = sums + QUERIES * (d + 1), *s = kv + KEYS * (d + 1);
     struct sum *all = (struct sum *)(s + QUERIES * KEYS), *weight = all + QUERIES;
     int *pos = (int *)(weight + QUERIES), n = queries_of(&t, a.group), warp = (int)threadIdx.x / 32, last = 0;
     int pages = a.at.pages[t.row];
@@ -180,15 +182,15 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
         for (int i = warp; i < n; i += THREADS / 32) {
             int count = pos[i] + 1 - t0;
             if (count <= 0) continue;
-            struct sum step = soften(s + i * KEYS, count, a.scale);
-            if (threadIdx.x % 32 == 0) weight[i] = sum_add(&all[i], step);
+            struct sum step = online_softmax(s + i * KEYS, count, a.scale);
+            if (threadIdx.x % 32 == 0) weight[i] = merge_split(&all[i], step);
         }
         __syncthreads();
         for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
             int i = e / d, c = e % d, count = pos[i] + 1 - t0 < KEYS ? pos[i] + 1 - t0 : KEYS;
             float o = 0;
             for (int j = 0; j < count; j++) o = fmaf(s[i * KEYS + j], kv[j * (d + 1) + c], o);
-            if (count > 0) sums[i * (d + 1) + c] = partial ? o : weigh(sums[i * (d + 1) + c], o, weight[i]);
+            if (count > 0) sums[i * (d + 1) + c] = partial ? o : merge_output(sums[i * (d + 1) + c], o, weight[i]);
         }
         __syncthreads();
     }
@@ -209,7 +211,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
     }
 }
 
-/* Puts the parts together: a block a tile and head, a thread a channel of a query. */
+/* Merges the steps: a block per tile and kv head, a thread per channel of a query. */
 static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a, int parts, const float *partial)
 {
     int d = a.kv.head_dim, head = (int)blockIdx.x % a.kv.heads;
@@ -222,7 +224,7 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
         struct sum all = { -INFINITY, 0 };
         float o = 0;
         for (int k = 0; k < steps; k++, from += QUERIES * (d + 2))
-            o = weigh(o, from[c], sum_add(&all, (struct sum){ from[d], from[d + 1] }));
+            o = merge_output(o, from[c], merge_split(&all, (struct sum){ from[d], from[d + 1] }));
         a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = o / all.l;
         if (a.lse && c == 0) a.lse[query_at(&a, &t, i, head)] = (float)((double)all.m + log((double)all.l));
     }

@@ -2,14 +2,13 @@
  * for d_q, one for d_k and d_v.
  *
  *   delta = d_out . out;  p_j = exp(q . k_j scale - lse);  ds_j = p_j (d_out . v_j - delta) scale
- *   d_q = sum_j ds_j k_j, keys in order;  d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over rows in order and a row's
- *   heads within
+ *   d_q = sum_j ds_j k_j, keys in order
+ *   d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over tokens in order and the heads of a token within
  *
- *   block    of d_q: a tile of queries, walking the keys it sees; of d_k and d_v: KEYS keys of a sequence, walking the
- *   tiles that
- *            see them. Both make s, p and ds of a tile and KEYS keys again
- *   thread   dot products of one key; then one channel of the sums
- *   shared   for each of q, d_out, k, v and the sums a [.., D + 1], and p, ds [QUERIES, KEYS]
+ *   block           d_q: a tile of queries, over the keys it attends to; d_k and d_v: KEYS keys of a sequence, over the
+ *                   tiles that attend to them. Both recompute s, p and ds of a tile and KEYS keys
+ *   thread          dot products with one key; then one channel of the sums
+ *   shared memory   struct smem: q, d_out [QUERIES, D + 1], k, v [KEYS, D + 1], p, ds [QUERIES, KEYS], the sums
  *
  * Bound by FMAs. */
 #include "kernels/cuda/attend.cuh"
@@ -20,10 +19,10 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v, *delta;
     const float *d_out, *out;
-    const struct tile *keys; /* rows of sequences, from the `first`-th on */
+    const struct tile *keys; /* tiles of KEYS keys of a sequence */
 };
 
-/* A warp a query. */
+/* One warp per query. */
 static __global__ void deltas(float *delta, const float *d_out, const float *out, size_t n, int d)
 {
     size_t i = (size_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
@@ -38,15 +37,15 @@ static __global__ void deltas(float *delta, const float *d_out, const float *out
 }
 
 /* Shared memory of both kernels. */
-struct near {
+struct smem {
     float *q, *d_out, *k, *v, *p, *ds, *sums;
 };
 
-INLINE struct near carve(float *at, int d)
+INLINE struct smem carve(float *at, int d)
 {
     int queries = QUERIES * (d + 1), keys = KEYS * (d + 1);
 
-    return (struct near){ at,
+    return (struct smem){ at,
                           at + queries,
                           at + 2 * queries,
                           at + 2 * queries + keys,
@@ -56,7 +55,7 @@ INLINE struct near carve(float *at, int d)
 }
 
 /* p and ds of a tile's queries and the keys from t0 on; 0 where a query does not see a key. Ends with a barrier. */
-INLINE void pairs(const struct near *m, const struct back *b, const struct tile *t, int n, int t0, int keys, int head)
+INLINE void pairs(const struct smem *m, const struct back *b, const struct tile *t, int n, int t0, int keys, int head)
 {
     int d = b->a.kv.head_dim;
 
@@ -74,13 +73,13 @@ INLINE void pairs(const struct near *m, const struct back *b, const struct tile 
     __syncthreads();
 }
 
-INLINE void load_tile(const struct near *m, const struct back *b, const struct tile *t, int n, int head)
+INLINE void load_tile(const struct smem *m, const struct back *b, const struct tile *t, int n, int head)
 {
     load_queries(m->q, b->a.q, &b->a, t, n, head);
     load_queries(m->d_out, b->d_out, &b->a, t, n, head);
 }
 
-INLINE void load_keys(const struct near *m, const struct back *b, int pages, int t0, int keys, int head)
+INLINE void load_keys(const struct smem *m, const struct back *b, int pages, int t0, int keys, int head)
 {
     load_cache(m->k, b->a.kv.k, &b->a, pages, t0, keys, head);
     load_cache(m->v, b->a.kv.v, &b->a, pages, t0, keys, head);
@@ -91,7 +90,7 @@ static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
     SHARED(float, shared);
     int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
     struct tile t = b.a.at.tiles[(int)blockIdx.x / b.a.kv.heads];
-    struct near m = carve(shared, d);
+    struct smem m = carve(shared, d);
     int n = queries_of(&t, b.a.group), pages = b.a.at.pages[t.row], last = b.a.at.pos[row_of(&t, n - 1, b.a.group)];
 
     load_tile(&m, &b, &t, n, head);
@@ -118,7 +117,7 @@ static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
     SHARED(float, shared);
     int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
     struct tile of = b.keys[(int)blockIdx.x / b.a.kv.heads];
-    struct near m = carve(shared, d);
+    struct smem m = carve(shared, d);
     int row = of.row, rows = of.rows, t0 = of.first, keys = queries_of(&of, 1, KEYS);
     float *d_k = m.sums, *d_v = d_k + KEYS * d;
 

@@ -11,7 +11,7 @@ enum { PLANS = 1024, WORKSPACE = 64 << 20 };
 
 /* Columns first, as it counts, our row-major c[m,n] is its c[n,m], and it is b times a. */
 struct key {
-    int64_t m, n, k, ld[3], turned[2], aligned[3], type;
+    int64_t m, n, k, ld[3], transposed[2], aligned[3], type;
 };
 
 struct plan {
@@ -43,11 +43,11 @@ static void plan_finish(struct plan *p)
     memset(p, 0, sizeof *p);
 }
 
-static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, bool turned, int64_t rows, int64_t cols,
-                                     int64_t ld)
+static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, bool transposed, int64_t rows,
+                                     int64_t cols, int64_t ld)
 {
     cublasLtMatrixLayout_t made;
-    int64_t high = turned ? cols : rows, wide = turned ? rows : cols;
+    int64_t high = transposed ? cols : rows, wide = transposed ? rows : cols;
 
     if (wide == 1) ld = high; /* one column: its step may be anything but is held to this */
     ASK(cublasLtMatrixLayoutCreate(&made, type, (uint64_t)high, (uint64_t)wide, ld));
@@ -57,7 +57,8 @@ static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, b
 static void plan_make(struct fast *fast, struct plan *p, const struct key *k)
 {
     cudaDataType_t type = k->type == WZ_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-    cublasOperation_t op_a = k->turned[0] ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = k->turned[1] ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_a = k->transposed[0] ? CUBLAS_OP_T : CUBLAS_OP_N,
+                      op_b = k->transposed[1] ? CUBLAS_OP_T : CUBLAS_OP_N;
     static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -74,8 +75,8 @@ static void plan_make(struct fast *fast, struct plan *p, const struct key *k)
     ASK(cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     ASK(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
     ASK(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
-    p->a = layout(k, type, k->turned[0], k->n, k->k, k->ld[0]);
-    p->b = layout(k, type, k->turned[1], k->k, k->m, k->ld[1]);
+    p->a = layout(k, type, k->transposed[0], k->n, k->k, k->ld[0]);
+    p->b = layout(k, type, k->transposed[1], k->k, k->m, k->ld[1]);
     p->c = layout(k, CUDA_R_32F, false, k->n, k->m, k->ld[2]);
     ASK(cublasLtMatmulPreferenceCreate(&pref));
     ASK(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most));

@@ -1,11 +1,11 @@
-/* flash: what attention on tensor cores and its backward share: bf16 rows in shared memory, read as operands of
- * products.
+/* flash: code shared by attention on tensor cores and its backward: bf16 tiles in shared memory, read as mma operands.
  *
- * A tile is rows of D channels in chunks of 8 (16 bytes). Chunk c of row r lies where c ^ (r % 8) would, so that eight
- * rows of one column of chunks, which is what a matrix read touches, lie in different banks:
+ * A tile has rows of D channels in chunks of 8 (16 bytes). Chunk c of row r is stored at chunk c ^ (r % 8) (swizzled), so
+ * that eight rows of one column of chunks, which is what ldmatrix reads, are in different banks:
  *
- *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..        row 1   1 0 3 2 5 4 7 6 | 9 8 ..        row 2   2 3 0 1 6 7 4 5 | 10 11
- *   .. */
+ *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..
+ *   row 1   1 0 3 2 5 4 7 6 | 9 8 ..
+ *   row 2   2 3 0 1 6 7 4 5 | 10 11 .. */
 #ifndef WZ_CUDA_FLASH_H
 #define WZ_CUDA_FLASH_H
 
@@ -14,7 +14,7 @@
 
 using bf16 = __nv_bfloat16;
 
-enum { STEP = 64 }; /* keys (in the backward of keys: queries) that lie in shared memory at a time */
+enum { STEP = 64 }; /* keys (in the backward of keys: queries) in one step */
 
 static const float LOG2E = 1.44269504f;
 
@@ -22,13 +22,14 @@ template <int D> INLINE int chunk_at(int row, int chunk) { return row * D + ((ch
 
 INLINE int lane_of(void) { return (int)threadIdx.x % 32; }
 
-/* Where a lane reads in 16 rows of a tile: as rows (or turned), as columns. The k-th 16 channels lie at spot ^ 16 k.
- * Opaque, lest the compiler keep all of these in registers. */
-struct spots {
+/* Element offset that a lane passes to ldmatrix within 16 rows of a tile, for an a or a transposed b (rows) and for a b
+ * (columns); channels 16 k to 16 k + 15 are at offset ^ 16 k. Opaque to the compiler, which would otherwise keep all of
+ * these in registers. */
+struct operand_offsets {
     int rows, columns;
 };
 
-template <int D> INLINE struct spots spots_of(void)
+template <int D> INLINE struct operand_offsets operand_offsets_of(void)
 {
     int lane = lane_of();
 
@@ -36,24 +37,25 @@ template <int D> INLINE struct spots spots_of(void)
 }
 
 /* a: rows [row, row + 16), channels [16 k, 16 k + 16). */
-template <int D> INLINE void read_a(unsigned a[4], const bf16 *tile, struct spots at, int row, int k)
+template <int D> INLINE void read_a(unsigned a[4], const bf16 *tile, struct operand_offsets at, int row, int k)
 {
-    read_matrices(a, tile + row * D + (at.rows ^ 16 * k));
+    ldmatrix(a, tile + row * D + (at.rows ^ 16 * k));
 }
 
-/* Two b's, of the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, over channels [16 k, 16 k + 16). */
-template <int D> INLINE void read_b(unsigned b[4], const bf16 *tile, struct spots at, int row, int k)
+/* Two b operands: the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, over channels [16 k, 16 k + 16). */
+template <int D> INLINE void read_b(unsigned b[4], const bf16 *tile, struct operand_offsets at, int row, int k)
 {
-    read_matrices(b, tile + row * D + (at.columns ^ 16 * k));
+    ldmatrix(b, tile + row * D + (at.columns ^ 16 * k));
 }
 
-/* Two b's, of channels [16 k, 16 k + 8) and [16 k + 8, 16 k + 16) as columns, over the tile's rows [row, row + 16). */
-template <int D> INLINE void read_b_turned(unsigned b[4], const bf16 *tile, struct spots at, int row, int k)
+/* Two b operands: channels [16 k, 16 k + 8) and [16 k + 8, 16 k + 16) as columns, over rows [row, row + 16). */
+template <int D>
+INLINE void read_b_transposed(unsigned b[4], const bf16 *tile, struct operand_offsets at, int row, int k)
 {
-    read_matrices_turned(b, tile + row * D + (at.rows ^ 16 * k));
+    ldmatrix_transposed(b, tile + row * D + (at.rows ^ 16 * k));
 }
 
-/* Of sums d [16, 16 (k + 1)] columns [16 k, 16 k + 16), rounded, as the a of a product. */
+/* Columns [16 k, 16 k + 16) of the results d [16, ..], rounded to bf16, as an a operand. */
 INLINE void round_a(unsigned a[4], const float (*d)[4], int k)
 {
     a[0] = pair_bf16(d[2 * k][0], d[2 * k][1]);
@@ -63,23 +65,23 @@ INLINE void round_a(unsigned a[4], const float (*d)[4], int k)
 }
 
 /* s[STEP / 8][4] += 16 rows of x, from `row` on, times STEP rows of y. */
-template <int D> INLINE void score(float (*s)[4], const bf16 *x, struct spots at, int row, const bf16 *y)
+template <int D> INLINE void score(float (*s)[4], const bf16 *x, struct operand_offsets at, int row, const bf16 *y)
 {
-#pragma unroll 2 /* more, and sums no longer fit into registers */
+#pragma unroll 2 /* more would spill registers */
     for (int k = 0; k < D / 16; k++) {
         unsigned a[4], b[4];
         read_a<D>(a, x, at, row, k);
 #pragma unroll
         for (int j = 0; j < STEP / 16; j++) {
             read_b<D>(b, y, at, 16 * j, k);
-            multiply_bf16(s[2 * j], a, b);
-            multiply_bf16(s[2 * j + 1], a, b + 2);
+            mma_bf16(s[2 * j], a, b);
+            mma_bf16(s[2 * j + 1], a, b + 2);
         }
     }
 }
 
 /* o[D / 8][4] += p [16, STEP], rounded, times STEP rows of y. */
-template <int D> INLINE void gather(float (*o)[4], const float (*p)[4], struct spots at, const bf16 *y)
+template <int D> INLINE void multiply_add(float (*o)[4], const float (*p)[4], struct operand_offsets at, const bf16 *y)
 {
 #pragma unroll
     for (int k = 0; k < STEP / 16; k++) {
@@ -87,16 +89,16 @@ template <int D> INLINE void gather(float (*o)[4], const float (*p)[4], struct s
         round_a(a, p, k);
 #pragma unroll
         for (int j = 0; j < D / 16; j++) {
-            read_b_turned<D>(b, y, at, 16 * k, j);
-            multiply_bf16(o[2 * j], a, b);
-            multiply_bf16(o[2 * j + 1], a, b + 2);
+            read_b_transposed<D>(b, y, at, 16 * k, j);
+            mma_bf16(o[2 * j], a, b);
+            mma_bf16(o[2 * j + 1], a, b + 2);
         }
     }
 }
 
 /* ---- rows to shared memory -------------------------------------------------------------------------------- */
 
-/* Where position t of a sequence lies in the cache, in rows of D channels; 0 past `last`. */
+/* Slot of position t of a sequence in the cache, in units of D channels; 0 past `last`. */
 INLINE unsigned slot_of(const struct attend *a, int pages, int t, int last, int head)
 {
     int p = a->kv.page;
@@ -106,7 +108,8 @@ INLINE unsigned slot_of(const struct attend *a, int pages, int t, int last, int 
     return (page * (unsigned)a->kv.heads + (unsigned)head) * (unsigned)p + (unsigned)(t % p);
 }
 
-/* Starts copies of ROWS rows by N threads: those at `slots`, or side by side; zeros from the n-th on. */
+/* Starts asynchronous copies of ROWS tile rows by N threads, from cache slots (load_slots) or from consecutive memory
+ * (load_rows); zeros from the n-th on. */
 template <int D, int N, int ROWS> INLINE void load_slots(bf16 *tile, const float *from, const unsigned *slots, int n)
 {
     constexpr int AT_ONCE = N / (D / 8); /* a multiple of 8 */
@@ -131,7 +134,7 @@ template <int D, int N, int ROWS> INLINE void load_rows(bf16 *tile, const bf16 *
         copy_async16(to + i * D, from + (r + i < n ? (r + i) * D : 0) + 8 * c, r + i < n);
 }
 
-/* `rows` rows of a tile of queries by N threads, rounded; zeros from the n-th on. */
+/* Loads `rows` queries of a tile by N threads, rounded to bf16; zeros from the n-th on. */
 template <int D, int N>
 INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, const struct tile *t, int rows, int n,
                          int head)
@@ -152,23 +155,23 @@ INLINE void load_rounded(bf16 *tile, const float *from, const struct attend *a, 
     }
 }
 
-/* Keys and values of a tile, a step at a time: while one is at work the next is on its way. Places in the cache are
- * looked up a step before that. */
-template <int D> struct stream {
+/* Keys and values of a tile, double-buffered by steps: while one step is computed the next is copied, and the cache
+ * slots of the one after are looked up. */
+template <int D> struct kv_stream {
     const struct attend *a;
     bf16 *keys, *values;        /* [2, STEP, D] */
     unsigned *slots;            /* [2, STEP] */
     int pages, head, end, from; /* positions [from, end) */
 };
 
-template <int D> INLINE void look_up(const struct stream<D> *s, int t0)
+template <int D> INLINE void load_slot_numbers(const struct kv_stream<D> *s, int t0)
 {
     int i = (int)threadIdx.x;
 
     if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->pages, t0 + i, s->end - 1, s->head);
 }
 
-template <int D, int N> INLINE void fetch(const struct stream<D> *s, int t0)
+template <int D, int N> INLINE void fetch(const struct kv_stream<D> *s, int t0)
 {
     int b = t0 / STEP % 2;
 
@@ -179,22 +182,22 @@ template <int D, int N> INLINE void fetch(const struct stream<D> *s, int t0)
     copy_commit();
 }
 
-/* Also makes visible what threads have written to shared memory. */
-template <int D, int N> INLINE void stream_begin(const struct stream<D> *s)
+/* Starts the first step. Includes a barrier, which also publishes earlier writes to shared memory. */
+template <int D, int N> INLINE void kv_stream_begin(const struct kv_stream<D> *s)
 {
-    look_up(s, s->from);
-    look_up(s, s->from + STEP);
+    load_slot_numbers(s, s->from);
+    load_slot_numbers(s, s->from + STEP);
     __syncthreads();
-    fetch<D, N>(s, s->from);
+    fetch_step<D, N>(s, s->from);
 }
 
-/* The step at t0 has come, for all threads, and none is still at the one before. */
-template <int D, int N> INLINE void stream_step(const struct stream<D> *s, int t0)
+/* Waits for the step at t0 and for all threads to leave the one before, and starts the next. */
+template <int D, int N> INLINE void kv_stream_next(const struct kv_stream<D> *s, int t0)
 {
     copy_wait<0>();
     __syncthreads();
-    fetch<D, N>(s, t0 + STEP);
-    look_up(s, t0 + 2 * STEP);
+    fetch_step<D, N>(s, t0 + STEP);
+    load_slot_numbers(s, t0 + 2 * STEP);
 }
 
 #endif

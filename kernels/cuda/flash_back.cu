@@ -1,19 +1,20 @@
-/* flash_back: attention's backward over a cache of bf16 on tensor cores, for whole sequences and without atomics. What
- * is multiplied (q, d_out, p, ds) is rounded to bf16, sums are f32; the formula is attention_back.cu's.
+/* flash_back: attention's backward over a bf16 cache on tensor cores, for whole sequences and without atomics. Operands
+ * (q, d_out, p, ds) are rounded to bf16, sums are f32; the formula is that of attention_back.cu.
  *
- *   arrange   q and d_out to bf16, queries that share keys side by side: [K, N group, D]; delta = d_out . out, lse
- *   log2(e) likewise d_q       a block WIDE queries, a warp 16; keys and values of STEP positions at a time: s = q k,
- *   dp = d_out v, d_q += ds k d_k, d_v  a block WIDE keys of a sequence, a warp 16; STEP of the queries that see them:
- *   s = k q, dp = v d_out,
- *             d_v += p d_out, d_k += ds q: the same the other way round, so that p and ds lie as the next product wants
- *             them
+ *   arrange    q and d_out to bf16, queries that share keys next to each other: [K, N group, D]; delta = d_out . out
+ *              and lse log2(e) in the same order
+ *   d_q        a block has WIDE queries, a warp 16, over keys and values in steps of STEP:
+ *              s = q k, dp = d_out v, d_q += ds k
+ *   d_k, d_v   a block has WIDE keys of a sequence, a warp 16, over the queries that attend to them in steps of STEP:
+ *              s = k q, dp = v d_out, d_v += p d_out, d_k += ds q; transposed, so that p and ds are already in the
+ *              registers where the next mma needs its a operand
  *
- * Both make p and ds anew: seven products instead of five, and no sum whose order another block decides. Tiles and
- * steps count from a sequence's first row, so that a sequence alone decides its bits. Bound by tensor cores and by
- * operands out of shared memory. */
+ * Both kernels recompute p and ds: seven products instead of five, but the order of every sum is fixed within one block.
+ * Tiles and steps count from a sequence's first token, so a sequence's bits do not depend on the batch. Bound by tensor
+ * cores and by loading operands from shared memory. */
 #include "kernels/cuda/flash.cuh"
 
-enum { WIDE = 128, MANY = 2 * WIDE };
+enum { WIDE = 128, THREADS_WIDE = 2 * WIDE };
 
 struct back {
     struct attend a;
@@ -21,17 +22,17 @@ struct back {
     const float *d_out;
     bf16 *q16, *d_out16;     /* [K, N group, D] */
     float *delta, *lse2;     /* [K, N group] */
-    const struct tile *keys; /* rows of sequences, from the `first`-th on */
+    const struct tile *keys; /* tiles of keys of a sequence */
     int n;
 };
 
-/* Where queries of a key/value head begin in what arrange() makes. */
+/* Index of a token's first query for a kv head in the arrays written by arrange(). */
 INLINE size_t arranged(const struct back *b, int head, int row)
 {
     return ((size_t)head * (size_t)b->n + (size_t)row) * (size_t)b->a.group;
 }
 
-/* A warp a query. */
+/* One warp per query. */
 template <int D> static __global__ void arrange(struct back b)
 {
     int i = (int)blockIdx.x * (THREADS / 32) + (int)threadIdx.x / 32, h = i % b.a.heads, row = i / b.a.heads;
@@ -53,25 +54,26 @@ template <int D> static __global__ void arrange(struct back b)
     b.lse2[to] = b.a.lse[i] * LOG2E;
 }
 
-/* x(row, column, element) of 16 rows and STEP columns; row 0 is g, row 1 g + 8. */
-template <class X> INLINE void each(X x)
+/* Calls fn(h, column, element) for this lane's elements of a [16, STEP] mma result; matrix row g for h 0, g + 8 for 1. */
+template <class F> INLINE void for_each_score(F fn)
 {
 #pragma unroll
     for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
-        for (int k = 0; k < 4; k++) x(k / 2, 8 * j + lane_of() % 4 * 2 + k % 2, 4 * j + k);
+        for (int k = 0; k < 4; k++) fn(k / 2, 8 * j + lane_of() % 4 * 2 + k % 2, 4 * j + k);
 }
 
-template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(struct back b, int tiles)
+template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_queries(struct back b, int tiles)
 {
-    SHARED(bf16, near);
-    bf16 *q = near, *d_out = q + WIDE * D;
+    SHARED(bf16, smem);
+    bf16 *q = smem, *d_out = q + WIDE * D;
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
-    struct tile t = b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads]; /* those that see most go first */
+    struct tile t =
+        b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads]; /* longest first: the last positions have most keys */
     int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
     int mine =
         first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1; /* this warp's last key */
-    struct stream<D> in = {
+    struct kv_stream<D> in = {
         &b.a, d_out + WIDE *D, d_out + (WIDE + 2 * STEP) * D,
             (unsigned *)(d_out + (WIDE + 4 * STEP) * D), b.a.at.pages[t.row], head, end, 0
     };
@@ -79,27 +81,27 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     float2 of[2]; /* lse log2(e), delta */
     size_t from = arranged(&b, head, t.row) + (size_t)t.first;
 
-    load_rows<D, MANY, WIDE>(q, b.q16 + from * D, n);
-    load_rows<D, MANY, WIDE>(d_out, b.d_out16 + from * D, n);
+    load_rows<D, THREADS_WIDE, WIDE>(q, b.q16 + from * D, n);
+    load_rows<D, THREADS_WIDE, WIDE>(d_out, b.d_out16 + from * D, n);
     for (int h = 0; h < 2; h++) {
         int i = first + lane_of() / 4 + 8 * h;
         sees[h] = i < n ? (t.first + i) / b.a.group + 1 : 0;
         of[h] = { i < n ? b.lse2[from + (size_t)i] : 0, i < n ? b.delta[from + (size_t)i] : 0 };
     }
-    stream_begin<D, MANY>(&in);
+    kv_stream_begin<D, THREADS_WIDE>(&in);
     for (int t0 = 0; t0 < end; t0 += STEP) {
         const bf16 *keys = in.keys + t0 / STEP % 2 * STEP * D, *values = in.values + t0 / STEP % 2 * STEP * D;
         float s[STEP / 8][4] = {}, dp[STEP / 8][4] = {};
-        stream_step<D, MANY>(&in, t0);
+        kv_stream_next<D, THREADS_WIDE>(&in, t0);
         if (t0 > mine) continue;
-        struct spots at = spots_of<D>();
+        struct operand_offsets at = operand_offsets_of<D>();
         score<D>(s, q, at, first, keys);
         score<D>(dp, d_out, at, first, values);
-        each([&](int h, int column, int e) {
-            float p = t0 + column < sees[h] ? exp2_near(fmaf(s[e / 4][e % 4], scale, -of[h].x)) : 0;
+        for_each_score([&](int h, int column, int e) {
+            float p = t0 + column < sees[h] ? exp2_approx(fmaf(s[e / 4][e % 4], scale, -of[h].x)) : 0;
             dp[e / 4][e % 4] = p * (dp[e / 4][e % 4] - of[h].y);
         });
-        gather<D>(sums, dp, at, keys);
+        multiply_add<D>(sums, dp, at, keys);
     }
     for (int h = 0; h < 2; h++) {
         int i = first + lane_of() / 4 + 8 * h;
@@ -110,25 +112,25 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_queries(
     }
 }
 
-/* STEP queries from i0 on to buffer i0 / STEP % 2; `all` are there. */
+/* Starts copies of STEP queries from i0 on, of `all`, to buffer i0 / STEP % 2. */
 template <int D>
 INLINE void fetch_queries(const struct back *b, bf16 *q, bf16 *d_out, float *of, size_t from, int i0, int all)
 {
     int buffer = i0 / STEP % 2, e = (int)threadIdx.x, i = i0 + e % STEP;
 
     if (i0 < all) {
-        load_rows<D, MANY, STEP>(q + buffer * STEP * D, b->q16 + (from + (size_t)i0) * D, all - i0);
-        load_rows<D, MANY, STEP>(d_out + buffer * STEP * D, b->d_out16 + (from + (size_t)i0) * D, all - i0);
+        load_rows<D, THREADS_WIDE, STEP>(q + buffer * STEP * D, b->q16 + (from + (size_t)i0) * D, all - i0);
+        load_rows<D, THREADS_WIDE, STEP>(d_out + buffer * STEP * D, b->d_out16 + (from + (size_t)i0) * D, all - i0);
         const float *source = (e < STEP ? b->lse2 : b->delta) + from + (i < all ? i : 0);
         if (e < 2 * STEP) copy_async4(of + buffer * 2 * STEP + e, source, i < all);
     }
     copy_commit();
 }
 
-template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(struct back b)
+template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_keys(struct back b)
 {
-    SHARED(bf16, near);
-    bf16 *keys = near, *values = keys + WIDE * D, *q = values + WIDE * D, *d_out = q + 2 * STEP * D;
+    SHARED(bf16, smem);
+    bf16 *keys = smem, *values = keys + WIDE * D, *q = values + WIDE * D, *d_out = q + 2 * STEP * D;
     float *of = (float *)(d_out + 2 * STEP * D); /* [2, lse and delta, STEP] */
     unsigned *slots = (unsigned *)(of + 4 * STEP);
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2,
@@ -141,8 +143,8 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
 
     if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, pages, t.first + (int)threadIdx.x, t.rows - 1, head);
     __syncthreads();
-    load_slots<D, MANY, WIDE>(keys, b.a.kv.k, slots, n);
-    load_slots<D, MANY, WIDE>(values, b.a.kv.v, slots, n);
+    load_slots<D, THREADS_WIDE, WIDE>(keys, b.a.kv.k, slots, n);
+    load_slots<D, THREADS_WIDE, WIDE>(values, b.a.kv.v, slots, n);
     int i0 = t.first * group / STEP * STEP;
     fetch_queries<D>(&b, q, d_out, of, from, i0, all);
     for (; i0 < all; i0 += STEP) {
@@ -153,19 +155,19 @@ template <int D> static __global__ void __launch_bounds__(MANY, 1) back_keys(str
         copy_wait<0>();
         __syncthreads();
         fetch_queries<D>(&b, q, d_out, of, from, i0 + STEP, all);
-        if (i0 + STEP <= (t.first + first) * group) continue; /* before the first that sees a key of this warp */
-        struct spots at = spots_of<D>();
+        if (i0 + STEP <= (t.first + first) * group) continue; /* no query of the step attends to this warp's keys */
+        struct operand_offsets at = operand_offsets_of<D>();
         score<D>(s, keys, at, first, q_now);
-        each([&](int h, int column, int e) {
+        for_each_score([&](int h, int column, int e) {
             bool seen = i0 + column >= (key + 8 * h) * group;
-            s[e / 4][e % 4] = seen ? exp2_near(fmaf(s[e / 4][e % 4], scale, -of_now[column])) : 0;
+            s[e / 4][e % 4] = seen ? exp2_approx(fmaf(s[e / 4][e % 4], scale, -of_now[column])) : 0;
         });
-        gather<D>(d_v, s, at, d_out_now);
+        multiply_add<D>(d_v, s, at, d_out_now);
         score<D>(ds, values, at, first, d_out_now);
-        each([&](int, int column, int e) {
+        for_each_score([&](int, int column, int e) {
             ds[e / 4][e % 4] = s[e / 4][e % 4] * (ds[e / 4][e % 4] - of_now[STEP + column]);
         });
-        gather<D>(d_k, ds, at, q_now);
+        multiply_add<D>(d_k, ds, at, q_now);
     }
     for (int h = 0; h < 2; h++) {
         if (key + 8 * h >= t.rows) continue;
@@ -194,8 +196,8 @@ template <int D> static bool attention_back(struct wz_backend *be, struct back b
     CHECK(cudaFuncSetAttribute(back_queries<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared[0]));
     CHECK(cudaFuncSetAttribute(back_keys<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared[1]));
     LAUNCH(be, arrange<D>, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b);
-    LAUNCH(be, back_queries<D>, (size_t)count[0] * (size_t)b.a.kv.heads, MANY, shared[0], b, count[0]);
-    LAUNCH(be, back_keys<D>, (size_t)blocks[0] * (size_t)b.a.kv.heads, MANY, shared[1], b);
+    LAUNCH(be, back_queries<D>, (size_t)count[0] * (size_t)b.a.kv.heads, THREADS_WIDE, shared[0], b, count[0]);
+    LAUNCH(be, back_keys<D>, (size_t)blocks[0] * (size_t)b.a.kv.heads, THREADS_WIDE, shared[1], b);
     return true;
 }
 

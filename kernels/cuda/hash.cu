@@ -76,8 +76,8 @@ static __global__ void hash_pieces(uint64_t *sums, const ulonglong2 *words)
 
 void wz_cuda_hash(struct wz_backend *be, uint64_t *sums, const void *p, size_t pieces)
 {
-    uint64_t *near = (uint64_t *)wz_cuda_scratch(be, SMALL, pieces * sizeof *near);
+    uint64_t *on_device = (uint64_t *)wz_cuda_scratch(be, SMALL, pieces * sizeof *on_device);
 
-    LAUNCH(be, hash_pieces, pieces, THREADS, BLOCKS * 8 * sizeof *near, near, (const ulonglong2 *)p);
-    wz_cuda_download(be, sums, near, pieces * sizeof *sums);
+    LAUNCH(be, hash_pieces, pieces, THREADS, BLOCKS * 8 * sizeof *on_device, on_device, (const ulonglong2 *)p);
+    wz_cuda_download(be, sums, on_device, pieces * sizeof *sums);
 }

@@ -17,7 +17,7 @@
 #include "kernels/cuda/head.cuh"
 #include "kernels/cuda/tile.cuh"
 
-enum { BLOCK = 256, WARPS = BLOCK / 32, MOST = 1024, WIDE = 4096, SAMPLED = 256, NEAR = COLS + 4 };
+enum { BLOCK = 256, WARPS = BLOCK / 32, MOST = 1024, WIDE = 4096, SAMPLED = 256, SMEM_PITCH = COLS + 4 };
 
 /* One sweep over tokens [first, first + f.n). What is NULL is not wanted. */
 struct sweep {
@@ -75,8 +75,8 @@ INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
 
 template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_half(struct sweep s)
 {
-    SHARED(__nv_bfloat16, near);
-    float *z = (float *)near;
+    SHARED(__nv_bfloat16, smem);
+    float *z = (float *)smem;
     int m0, n0;
     typename T::sums sums;
 
@@ -84,13 +84,13 @@ template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_ha
     m0 *= T::BM;
     n0 *= COLS;
     tile_each<T>(sums, [&](int row, int col, float *pair) { pair[0] = pair[1] = 0; });
-    tile_multiply<T>(sums, near, s.f, m0, n0);
+    tile_multiply<T>(sums, smem, s.f, m0, n0);
     tile_each<T>(sums, [&](int row, int col, const float *pair) {
-        *(float2 *)(z + row * NEAR + col) = { pair[0], pair[1] };
+        *(float2 *)(z + row * SMEM_PITCH + col) = { pair[0], pair[1] };
     });
     __syncthreads();
     for (int row = (int)threadIdx.x / 32; row < T::BM && m0 + row < s.f.m; row += T::THREADS / 32) {
-        float4 v = *(const float4 *)(z + row * NEAR + threadIdx.x % 32 * 4);
+        float4 v = *(const float4 *)(z + row * SMEM_PITCH + threadIdx.x % 32 * 4);
         float four[4] = { v.x, v.y, v.z, v.w };
         read_off(s, m0 + row, n0, four);
     }
@@ -110,7 +110,7 @@ static __global__ void __launch_bounds__(BLOCK) sweep_rows(struct sweep s, const
 
 template <class T> static void run_sweep(struct wz_backend *be, const struct sweep *s)
 {
-    static_assert(T::BM * NEAR * 4 <= T::SHARED_SIZE && T::BN == COLS, "logits take the place of the slices");
+    static_assert(T::BM * SMEM_PITCH * 4 <= T::SHARED_SIZE && T::BN == COLS, "logits take the place of the slices");
     size_t blocks = (size_t)((s->f.m + T::BM - 1) / T::BM) * (size_t)((s->f.n + COLS - 1) / COLS);
 
     tile_launch<T>(be, sweep_half<T>, blocks, T::SHARED_SIZE, *s);
@@ -211,12 +211,12 @@ static const void *gather(struct wz_backend *be, const struct rows *r, const flo
                           float **more)
 {
     size_t size = (size_t)(r->m < 64 ? 64 : r->m) * (size_t)w->in;
-    float *near = (float *)wz_cuda_scratch(be, ROWS, 2 * size * sizeof *near);
+    float *tokens = (float *)wz_cuda_scratch(be, ROWS, 2 * size * sizeof *tokens);
 
-    *more = near + size;
-    LAUNCH_KEEPING(be, move_rows, r->m, BLOCK, 0, near, x, r->d_row, w->in, false);
-    wz_cuda_wrote(be, near, size * sizeof *near);
-    return w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, near, r->m, w->in) : near;
+    *more = tokens + size;
+    LAUNCH_KEEPING(be, move_rows, r->m, BLOCK, 0, tokens, x, r->d_row, w->in, false);
+    wz_cuda_wrote(be, tokens, size * sizeof *tokens);
+    return w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, tokens, r->m, w->in) : tokens;
 }
 
 static struct sweep sweep_of(struct wz_backend *be, const struct wz_weight *w, int m, const float *scale)
@@ -252,11 +252,11 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
         rows_next(&r, be, targets, NULL, NULL, temperature, n, &at);
         if (r.m == 0) break;
         struct sweep s = sweep_of(be, w, r.m, r.d_values);
-        const void *near = gather(be, &r, x, w, &more);
+        const void *tokens = gather(be, &r, x, w, &more);
         s.parts = room_for_parts(be, &s);
         s.targets = r.d_target;
         s.picked = room + 3 * MOST;
-        sweep_all(be, &s, near, w);
+        sweep_all(be, &s, tokens, w);
         LAUNCH(be, row_scores, (r.m + WARPS - 1) / WARPS, BLOCK, 0, s, room);
         wz_cuda_download(be, got, room, 3 * (size_t)r.m * sizeof *got);
         for (int i = 0; i < r.m; i++) {
@@ -318,7 +318,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
            pitch_x = w->type == WZ_BF16 ? wz_cuda_pitch(w->in) : c;
     const char *weights = (const char *)wz_cuda_weight(w, &pitch);
     struct rows r;
-    float *d_near;
+    float *d_rows;
 
     wz_cuda_doing = __func__;
     be->ops.zero(be, d_x, (size_t)n * c * sizeof *d_x);
@@ -326,7 +326,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         rows_next(&r, be, targets, d_logp, lse, temperature, n, &at);
         if (r.m == 0) break;
         struct sweep s = sweep_of(be, w, r.m, r.d_values);
-        const void *near = gather(be, &r, x, w, &d_near);
+        const void *tokens = gather(be, &r, x, w, &d_rows);
         s.targets = r.d_target;
         s.lse = r.d_values + r.m;
         s.d = r.d_values + 2 * r.m;
@@ -334,17 +334,17 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         s.g = wz_cuda_scratch(be, WORK, (size_t)r.m * WIDE * bytes);
         for (int first = 0; first < w->out; first += WIDE) {
             int cols = w->out - first < WIDE ? w->out - first : WIDE;
-            sweep(be, &s, near, w, first, cols);
+            sweep(be, &s, tokens, w, first, cols);
             struct product p = {
-                d_near,    s.g,    weights + (size_t)first * pitch * bytes, c, WIDE, 1, pitch, 1, r.m, w->in, cols,
+                d_rows,    s.g,    weights + (size_t)first * pitch * bytes, c, WIDE, 1, pitch, 1, r.m, w->in, cols,
                 first > 0, w->type
             };
             wz_cuda_product(be, &p);
             if (!d_w) continue;
-            p = { d_w + (size_t)first * c, s.g, near, c, 1, WIDE, pitch_x, 1, cols, w->in, r.m, true, w->type };
+            p = { d_w + (size_t)first * c, s.g, tokens, c, 1, WIDE, pitch_x, 1, cols, w->in, r.m, true, w->type };
             wz_cuda_product(be, &p);
         }
-        LAUNCH(be, move_rows, r.m, BLOCK, 0, d_x, d_near, r.d_row, w->in, true);
+        LAUNCH(be, move_rows, r.m, BLOCK, 0, d_x, d_rows, r.d_row, w->in, true);
     }
 }
 

@@ -74,11 +74,11 @@ INLINE int bin_of(const struct choice &c, float x)
     return down >= BINS - 1 ? BINS - 1 : down > 0 ? (int)down : 0;
 }
 
-/* fn(z, id) for all tokens of blocks b that `near` lets pass, a warp a block; after(b) when a warp is done with one. */
-template <class N, class F, class A> INLINE void each_token(const struct choice &c, N near, F fn, A after)
+/* fn(z, id) for all tokens of blocks b that `reachable` accepts, a warp a block; after(b) when a warp is done with one. */
+template <class N, class F, class A> INLINE void each_token(const struct choice &c, N reachable, F fn, A after)
 {
     for (int b = (int)threadIdx.x / 32; b < c.blocks; b += WARPS) {
-        if (near(c.parts[b].max)) {
+        if (reachable(c.parts[b].max)) {
             int id = b * COLS + (int)threadIdx.x % 32 * 4;
             float4 z = *(const float4 *)(c.z + id);
             fn(z.x, id);

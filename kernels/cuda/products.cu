@@ -15,7 +15,7 @@
 
 enum { PAD = 4, BLOCK = 256 };
 
-template <int N> INLINE void read_near(float *to, const float *from)
+template <int N> INLINE void read_floats(float *to, const float *from)
 {
 #pragma unroll
     for (int i = 0; i < N / 4 * 4; i += 4) {
@@ -26,16 +26,16 @@ template <int N> INLINE void read_near(float *to, const float *from)
     for (int i = N / 4 * 4; i < N; i++) to[i] = from[i];
 }
 
-/* One slice: near[k][i] = from(i, k) for i < SIZE and k < BK, neighbours in memory by neighbouring threads. */
+/* One slice: smem[k][i] = from(i, k) for i < SIZE and k < BK, neighbours in memory by neighbouring threads. */
 template <int SIZE, int BK, int THREADS>
-INLINE void fetch(float *near, const float *from, size_t step, size_t step_k, int rows, int depth)
+INLINE void fetch(float *smem, const float *from, size_t step, size_t step_k, int rows, int depth)
 {
     bool along_k = step_k == 1;
 
     for (int e = (int)threadIdx.x; e < SIZE * BK; e += THREADS) {
         int i = along_k ? e / BK : e % SIZE, k = along_k ? e % BK : e / SIZE;
         bool inside = i < rows && k < depth;
-        copy_async4(&near[k * (SIZE + PAD) + i], inside ? from + (size_t)i * step + (size_t)k * step_k : from, inside);
+        copy_async4(&smem[k * (SIZE + PAD) + i], inside ? from + (size_t)i * step + (size_t)k * step_k : from, inside);
     }
 }
 
@@ -43,8 +43,8 @@ template <int BM, int BN, int BK, int TM, int TN>
 static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(struct product p)
 {
     constexpr int THREADS = BM / TM * (BN / TN), LDA = BM + PAD, LDB = BN + PAD;
-    SHARED(float, near);
-    float *slice_a = near, *slice_b = near + 2 * BK * LDA;
+    SHARED(float, smem);
+    float *slice_a = smem, *slice_b = smem + 2 * BK * LDA;
     int across = (p.n + BN - 1) / BN, m0 = (int)blockIdx.x / across * BM, n0 = (int)blockIdx.x % across * BN;
     int tm = (int)threadIdx.x / (BN / TN) * TM, tn = (int)threadIdx.x % (BN / TN) * TN, slices = (p.k + BK - 1) / BK;
     const float *a = (const float *)p.a + (size_t)m0 * p.am, *b = (const float *)p.b + (size_t)n0 * p.bn;
@@ -71,8 +71,8 @@ static __global__ void __launch_bounds__(BM / TM * (BN / TN), 1) product_tile(st
         int depth = p.k - s * BK;
         auto multiply = [&](int k) {
             float u[TM], v[TN];
-            read_near<TM>(u, x + k * LDA);
-            read_near<TN>(v, y + k * LDB);
+            read_floats<TM>(u, x + k * LDA);
+            read_floats<TN>(v, y + k * LDB);
 #pragma unroll
             for (int i = 0; i < TM; i++)
 #pragma unroll
@@ -124,7 +124,7 @@ INLINE struct factors factors_of(const struct product &p)
 
 template <class T> static __global__ void __launch_bounds__(T::THREADS) product_half(struct product p)
 {
-    SHARED(__nv_bfloat16, near);
+    SHARED(__nv_bfloat16, smem);
     int m0, n0;
     typename T::sums sums;
     bool pairs = p.ldc % 2 == 0 && (size_t)p.c % sizeof(float2) == 0;
@@ -138,7 +138,7 @@ template <class T> static __global__ void __launch_bounds__(T::THREADS) product_
         pair[0] = there && n0 + col < p.n ? *at(row, col) : 0;
         pair[1] = there && n0 + col + 1 < p.n ? *at(row, col + 1) : 0;
     });
-    tile_multiply<T>(sums, near, factors_of(p), m0, n0);
+    tile_multiply<T>(sums, smem, factors_of(p), m0, n0);
     tile_each<T>(sums, [&](int row, int col, const float *pair) {
         if (m0 + row >= p.m || n0 + col >= p.n) return;
         float *c = at(row, col);
@@ -193,7 +193,7 @@ static __global__ void cast_all(uint16_t *out, const float *x, size_t n, bool al
     float v[8];
 
     if (aligned && i + 8 <= n) {
-        read_near<8>(v, x + i);
+        read_floats<8>(v, x + i);
         *(uint4 *)(out + i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]),
                                 pair_bf16(v[6], v[7]) };
     } else {
@@ -211,7 +211,7 @@ static __global__ void round_rows(__nv_bfloat16 *out, const T *x, size_t n, int 
 
     if (row >= n) return;
     x += row * (size_t)c + (size_t)from;
-    if (aligned && from + 8 <= c) read_near<8>(v, (const float *)x);
+    if (aligned && from + 8 <= c) read_floats<8>(v, (const float *)x);
     else
         for (int j = 0; j < 8; j++) v[j] = from + j < c ? as_float(x[j]) : 0;
     *(uint4 *)(out + 8 * i) = { pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]),

@@ -38,7 +38,7 @@ template <int N> INLINE void copy_wait(void) { asm volatile("cp.async.wait_group
 
 /* Four 8x8 matrices of 16-bit elements: lane l names row l % 8 of matrix l / 8 (16 bytes, aligned) and gets in r[i]
  * of matrix i elements (g, 2t) and (g, 2t + 1); turned: (2t, g) and (2t + 1, g). */
-INLINE void read_matrices(unsigned r[4], const void *shared)
+INLINE void ldmatrix(unsigned r[4], const void *shared)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -46,7 +46,7 @@ INLINE void read_matrices(unsigned r[4], const void *shared)
                  : "memory");
 }
 
-INLINE void read_matrices_turned(unsigned r[4], const void *shared)
+INLINE void ldmatrix_transposed(unsigned r[4], const void *shared)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -55,7 +55,7 @@ INLINE void read_matrices_turned(unsigned r[4], const void *shared)
 }
 
 /* d += a b, bf16 to f32. */
-INLINE void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2])
+INLINE void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2])
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
         "{%0, %1, %2, %3};"
@@ -73,7 +73,7 @@ INLINE unsigned pair_bf16(float low, float high)
 }
 
 /* 2^x within 2 units in the last place; 0 of -infinity, 1 of 0. */
-INLINE float exp2_near(float x)
+INLINE float exp2_approx(float x)
 {
     float y;
 

@@ -1,7 +1,7 @@
 /* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in
  * f32.
  *
- *   near     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one
+ *   smem     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one
  *   is multiplied the
  *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that
  *            eight rows of one column of chunks lie in different banks, as ldmatrix reads them
@@ -24,10 +24,11 @@ struct factors {
     int m, n, k;
 };
 
-template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TURNED_ = false, bool TURNED_A_ = false>
+template <int BM_, int BN_, int BK_, int WM_, int WN_, int STAGES_, bool TRANSPOSED_ = false,
+          bool TRANSPOSED_A_ = false>
 struct tile {
     static constexpr int BM = BM_, BN = BN_, BK = BK_, WM = WM_, WN = WN_, STAGES = STAGES_;
-    static constexpr bool TURNED = TURNED_, TURNED_A = TURNED_A_; /* b, a */
+    static constexpr bool TRANSPOSED = TRANSPOSED_, TRANSPOSED_A = TRANSPOSED_A_; /* b, a */
     static constexpr int WARPS_N = BN / WN, THREADS = BM / WM * WARPS_N * 32, SLICE = (BM + BN) * BK;
     static constexpr int SHARED_SIZE = STAGES * SLICE * 2;
     typedef float sums[WM / 16][WN / 8][4];
@@ -41,7 +42,7 @@ template <int CHUNKS> INLINE int place(int row, int c)
 
 /* `rows` rows of CHUNKS chunks from `from`, of which `inside` rows and `wide` elements of each exist. */
 template <int THREADS, int ROWS, int CHUNKS>
-INLINE void bring(__nv_bfloat16 *near, const __nv_bfloat16 *from, size_t ld, int inside, int wide)
+INLINE void load_slice(__nv_bfloat16 *smem, const __nv_bfloat16 *from, size_t ld, int inside, int wide)
 {
     constexpr int STEP = THREADS / CHUNKS;
     int row = (int)threadIdx.x / CHUNKS, c = (int)threadIdx.x % CHUNKS;
@@ -51,71 +52,71 @@ INLINE void bring(__nv_bfloat16 *near, const __nv_bfloat16 *from, size_t ld, int
 #pragma unroll
     for (int i = 0; i < ROWS / STEP; i++, row += STEP, at += STEP * ld) {
         bool there = row < inside && 8 * c < wide;
-        copy_async16(&near[place<CHUNKS>(row, c)], there ? at : from, there);
+        copy_async16(&smem[place<CHUNKS>(row, c)], there ? at : from, there);
     }
 }
 
-template <class T> INLINE void tile_bring(__nv_bfloat16 *near, const struct factors &f, int m0, int n0, int k0)
+template <class T> INLINE void tile_load(__nv_bfloat16 *smem, const struct factors &f, int m0, int n0, int k0)
 {
     int deep = f.k - k0;
 
-    if (T::TURNED_A)
-        bring<T::THREADS, T::BK, T::BM / 8>(near, f.a + (size_t)k0 * f.lda + (size_t)m0, f.lda, deep, f.m - m0);
-    else bring<T::THREADS, T::BM, T::BK / 8>(near, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
-    if (T::TURNED)
-        bring<T::THREADS, T::BK, T::BN / 8>(near + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb, deep,
-                                            f.n - n0);
+    if (T::TRANSPOSED_A)
+        load_slice<T::THREADS, T::BK, T::BM / 8>(smem, f.a + (size_t)k0 * f.lda + (size_t)m0, f.lda, deep, f.m - m0);
+    else load_slice<T::THREADS, T::BM, T::BK / 8>(smem, f.a + (size_t)m0 * f.lda + (size_t)k0, f.lda, f.m - m0, deep);
+    if (T::TRANSPOSED)
+        load_slice<T::THREADS, T::BK, T::BN / 8>(smem + T::BM * T::BK, f.b + (size_t)k0 * f.ldb + (size_t)n0, f.ldb,
+                                                 deep, f.n - n0);
     else
-        bring<T::THREADS, T::BN, T::BK / 8>(near + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb,
-                                            f.n - n0, deep);
+        load_slice<T::THREADS, T::BN, T::BK / 8>(smem + T::BM * T::BK, f.b + (size_t)n0 * f.ldb + (size_t)k0, f.ldb,
+                                                 f.n - n0, deep);
 }
 
 /* One step of 16 in k: k is where it begins in the slice. */
-template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bfloat16 *near, int wm, int wn, int k)
+template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bfloat16 *smem, int wm, int wn, int k)
 {
     constexpr int MS = T::WM / 16, NS = T::WN / 8;
-    const __nv_bfloat16 *b_near = near + T::BM * T::BK;
+    const __nv_bfloat16 *b_smem = smem + T::BM * T::BK;
     int lane = (int)threadIdx.x % 32, low = lane % 8, second = lane / 8 % 2, half = lane / 16;
     unsigned a[MS][4], b[(NS + 1) / 2][4];
 
 #pragma unroll
     for (int i = 0; i < MS; i++) {
         int m = wm + 16 * i;
-        if (T::TURNED_A) read_matrices_turned(a[i], &near[place<T::BM / 8>(k + 8 * half + low, m / 8 + second)]);
-        else read_matrices(a[i], &near[place<T::BK / 8>(m + lane % 16, k / 8 + half)]);
+        if (T::TRANSPOSED_A) ldmatrix_transposed(a[i], &smem[place<T::BM / 8>(k + 8 * half + low, m / 8 + second)]);
+        else ldmatrix(a[i], &smem[place<T::BK / 8>(m + lane % 16, k / 8 + half)]);
     }
 #pragma unroll
     for (int j = 0; j < NS; j += 2) {
         int n = wn + 8 * j + (NS > 1 ? 8 * half : 0);
-        if (T::TURNED) read_matrices_turned(b[j / 2], &b_near[place<T::BN / 8>(k + 8 * second + low, n / 8)]);
-        else read_matrices(b[j / 2], &b_near[place<T::BK / 8>(n + low, k / 8 + second)]);
+        if (T::TRANSPOSED) ldmatrix_transposed(b[j / 2], &b_smem[place<T::BN / 8>(k + 8 * second + low, n / 8)]);
+        else ldmatrix(b[j / 2], &b_smem[place<T::BK / 8>(n + low, k / 8 + second)]);
     }
 #pragma unroll
     for (int i = 0; i < MS; i++)
 #pragma unroll
-        for (int j = 0; j < NS; j++) multiply_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
+        for (int j = 0; j < NS; j++) mma_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
 }
 
 /* Adds to sums. Shared memory is free again when it returns. */
 template <class T>
-INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *near, const struct factors &f, int m0, int n0)
+INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *smem, const struct factors &f, int m0, int n0)
 {
     int warp = (int)threadIdx.x / 32, wm = warp / T::WARPS_N * T::WM, wn = warp % T::WARPS_N * T::WN;
     int slices = (f.k + T::BK - 1) / T::BK;
 
     for (int s = 0; s < T::STAGES - 1; s++) {
-        if (s < slices) tile_bring<T>(near + s * T::SLICE, f, m0, n0, s * T::BK);
+        if (s < slices) tile_load<T>(smem + s * T::SLICE, f, m0, n0, s * T::BK);
         copy_commit();
     }
     for (int s = 0; s < slices; s++) {
         int next = s + T::STAGES - 1;
         copy_wait<T::STAGES - 2>();
         __syncthreads(); /* slice s is there for all, and all are done with the one that `next` replaces */
-        if (next < slices) tile_bring<T>(near + next % T::STAGES * T::SLICE, f, m0, n0, next * T::BK);
+        if (next < slices) tile_load<T>(smem + next % T::STAGES * T::SLICE, f, m0, n0, next * T::BK);
         copy_commit();
 #pragma unroll
         for (int k = 0; k < T::BK; k += 16)
-            if (s * T::BK + k < f.k) tile_step<T>(sums, near + s % T::STAGES * T::SLICE, wm, wn, k);
+            if (s * T::BK + k < f.k) tile_step<T>(sums, smem + s % T::STAGES * T::SLICE, wm, wn, k);
     }
     copy_wait<0>();
     __syncthreads();

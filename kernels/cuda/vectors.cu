@@ -306,26 +306,26 @@ static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 
 static __global__ void square_blocks(double *sums, const float *x, size_t n)
 {
-    SHARED(double, near);
+    SHARED(double, smem);
     size_t from = (size_t)blockIdx.x * WZ_BLOCK, end = n - from < WZ_BLOCK ? n : from + WZ_BLOCK;
     double sum = 0;
 
     for (size_t i = from + threadIdx.x; i < end; i += BLOCK) sum += (double)x[i] * (double)x[i];
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) near[threadIdx.x / 32] = sum;
+    if (threadIdx.x % 32 == 0) smem[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x > 0) return;
-    for (int i = 1; i < WARPS; i++) sum += near[i];
+    for (int i = 1; i < WARPS; i++) sum += smem[i];
     sums[blockIdx.x] = sum;
 }
 
 static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
     size_t blocks = blocks_of(n, WZ_BLOCK);
-    double *near = (double *)wz_cuda_scratch(be, SMALL, blocks * sizeof *near);
+    double *on_device = (double *)wz_cuda_scratch(be, SMALL, blocks * sizeof *on_device);
 
-    LAUNCH(be, square_blocks, blocks, BLOCK, WARPS * sizeof(double), near, x, n);
-    wz_cuda_download(be, sums, near, blocks * sizeof *sums);
+    LAUNCH(be, square_blocks, blocks, BLOCK, WARPS * sizeof(double), on_device, x, n);
+    wz_cuda_download(be, sums, on_device, blocks * sizeof *sums);
 }
 
 struct adamw {

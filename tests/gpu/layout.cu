@@ -52,13 +52,13 @@ static __global__ void multiply_once(float *out, const __nv_bfloat16 *a, const _
     copy_wait<0>();
     __syncthreads();
     if (turned) {
-        read_matrices_turned(ra, &near[(t % 8 + t / 16 * 8) * 16 + half]);
-        read_matrices_turned(rb, &near[256 + (t % 8 + half) * 8]);
+        ldmatrix_transposed(ra, &near[(t % 8 + t / 16 * 8) * 16 + half]);
+        ldmatrix_transposed(rb, &near[256 + (t % 8 + half) * 8]);
     } else {
-        read_matrices(ra, &near[(t % 8 + half) * 16 + t / 16 * 8]);
-        read_matrices(rb, &near[256 + t % 8 * 16 + half]);
+        ldmatrix(ra, &near[(t % 8 + half) * 16 + t / 16 * 8]);
+        ldmatrix(rb, &near[256 + t % 8 * 16 + half]);
     }
-    multiply_bf16(d, ra, rb);
+    mma_bf16(d, ra, rb);
     for (int i = 0; i < 4; i++) out[(t / 4 + i / 2 * 8) * 8 + t % 4 * 2 + i % 2] = d[i];
 }
 

@@ -27,15 +27,15 @@ inline void copy_commit(void) { shim_copy_commit(); }
 
 template <int N> inline void copy_wait(void) { shim_copy_wait(N); }
 
-inline void read_matrices(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, false); }
+inline void ldmatrix(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, false); }
 
-inline void read_matrices_turned(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, true); }
+inline void ldmatrix_transposed(unsigned r[4], const void *shared) { shim_read_matrices(r, shared, true); }
 
-inline void multiply_bf16(float d[4], const unsigned a[4], const unsigned b[2]) { shim_multiply_bf16(d, a, b); }
+inline void mma_bf16(float d[4], const unsigned a[4], const unsigned b[2]) { shim_multiply_bf16(d, a, b); }
 
 inline int opaque(int x) { return x; }
 
-inline float exp2_near(float x) { return exp2f(x); }
+inline float exp2_approx(float x) { return exp2f(x); }
 
 inline unsigned pair_bf16(float low, float high)
 {
