@@ -1,8 +1,8 @@
 /* attend: code shared by attention and its backward: tiles of queries, loads to shared memory, dot products.
  *
- * A query is a token for one of the `group` query heads that share a kv head; queries of a sequence are numbered token by
- * token, the heads of the group within. A tile has QUERIES of them (or more, in flash.cu) from `first` on, out of the
- * tokens [row, row + rows) of one sequence. */
+ * A query is a token for one of the `group` query heads that share a kv head; queries of a sequence are numbered token
+ * by token, the heads of the group within. A tile has QUERIES of them (or more, in flash.cu) from `first` on, out of
+ * the tokens [row, row + rows) of one sequence. */
 #ifndef WZ_CUDA_ATTEND_H
 #define WZ_CUDA_ATTEND_H
 
@@ -29,8 +29,8 @@ struct attend {
     const float *q;
 };
 
-/* Copies tokens' positions to the device, and tiles: runs of a sequence's tokens with more than `few` queries in tiles of
- * `wide` queries, count[0] tiles; after these the other runs in tiles of QUERIES, count[1]. */
+/* Copies tokens' positions to the device, and tiles: runs of a sequence's tokens with more than `few` queries in tiles
+ * of `wide` queries, count[0] tiles; after these the other runs in tiles of QUERIES, count[1]. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
                                  int wide, int few, int count[2]);

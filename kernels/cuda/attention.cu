@@ -4,8 +4,8 @@
  *   steps in order:  m' = max(m, m_i);  l = l exp(m - m') + l_i exp(m_i - m');  o likewise
  *   out = o / l;  lse = m + log l
  *
- *   block           QUERIES queries of one sequence that share a kv head: tokens of a prefill, or the heads of one token
- *                   in decode
+ *   block           QUERIES queries of one sequence that share a kv head: tokens of a prefill, or the heads of one
+ *                   token in decode
  *   thread          in each step: dot products with one key; then, as a lane, some keys of a query; then one channel of
  *                   the sums
  *   shared memory   queries and sums [QUERIES, D + 1], keys or values [KEYS, D + 1], p [QUERIES, KEYS]

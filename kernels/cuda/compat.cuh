@@ -1,6 +1,6 @@
-/* compat: one source for two compilers. nvcc takes it as CUDA; a C++ compiler takes it with the host's stand-ins of
- * the same names (tests/shim). Kernels take all their shared memory dynamically, launch over one dimension, and use
- * whole warps with full masks: that is what the stand-ins know. */
+/* compat: one source for two compilers: nvcc, and a C++ compiler with an emulation of CUDA on the host (tests/shim).
+ * The emulation supports dynamic shared memory, one-dimensional launches, and whole warps with full masks; kernels use
+ * nothing else. */
 #ifndef WZ_CUDA_COMPAT_H
 #define WZ_CUDA_COMPAT_H
 

@@ -1,8 +1,8 @@
-/* cuda: a row of the table of backends for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
+/* cuda: the backend for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
  *
- * numerics.fast says how products are made; see enum math. Ranks of a node share its devices
- * by their local number. Everything runs in one stream; host arrays are copied before a call returns, so callers may
- * reuse them. */
+ * numerics.fast selects how products are computed; see enum math. Ranks of a node are assigned
+ * to its devices by their local rank. All work is queued in one stream; host arrays are copied before a call returns,
+ * so callers may reuse them. */
 #include <stdarg.h>
 
 #include <string>
@@ -27,7 +27,7 @@ static void *take(size_t size)
 
     cudaError_t error = cudaMalloc(&p, size ? size : 1);
     if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&left, &all) == cudaSuccess)
-        wz_cuda_plugin.die("cuda: %s: no room for %zu bytes on a GPU of which %zu of %zu are free", wz_cuda_doing, size,
+        wz_cuda_plugin.die("cuda: %s: out of memory: %zu bytes on a GPU with %zu of %zu free", wz_cuda_doing, size,
                            left, all);
     wz_cuda_check(error, "cudaMalloc");
     return p;
@@ -117,7 +117,7 @@ static bool idle(struct wz_backend *be)
     return error == cudaSuccess;
 }
 
-/* ---- the row ---------------------------------------------------------------------------------------------- */
+/* ---- the backend ------------------------------------------------------------------------------------------ */
 
 static int WZ_PRINTF(2, 3) refuse(struct wz_err *err, const char *fmt, ...)
 {
@@ -130,7 +130,7 @@ static int WZ_PRINTF(2, 3) refuse(struct wz_err *err, const char *fmt, ...)
     return -1;
 }
 
-/* What keeps CUDA from starting, with both versions where it is the driver's. */
+/* Why CUDA does not start; with both versions if the driver is too old. */
 static int refuse_driver(struct wz_err *err, cudaError_t error)
 {
     int have = 0, need = CUDART_VERSION;

@@ -1,4 +1,5 @@
-/* cuda: declarations shared by the files of the cuda backend. All work is queued in one stream, in order of the calls. */
+/* cuda: declarations shared by the files of the cuda backend. All work is queued in one stream, in order of the calls.
+ * */
 #ifndef WZ_CUDA_H
 #define WZ_CUDA_H
 
@@ -74,8 +75,8 @@ const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const voi
 void wz_cuda_download(struct wz_backend *be, void *host, const void *src, size_t n);
 
 /* Called before any work is queued in the stream. Within a region it records the work (graph.cu) as `values`, which
- * identify it completely: first the function, then its arguments. False: a dry pass, nothing must be queued. Always true
- * outside of a region. */
+ * identify it completely: first the function, then its arguments. False: a dry pass, nothing must be queued. Always
+ * true outside of a region. */
 void wz_cuda_note(struct wz_backend *be, const void *p, size_t n);
 template <class... T> static bool wz_cuda_ask(struct wz_backend *be, T... values)
 {
@@ -100,9 +101,9 @@ static bool wz_cuda_ask_kernel(struct wz_backend *be, void (*kernel)(P...), size
     return wz_cuda_ask(be, kernel, blocks, threads, shared, args...);
 }
 
-/* Regions, as in struct wz_device. later: pinned memory for n downloaded bytes that are copied to `host` when the region
- * ends; `host` itself outside of a region, and where pinned memory is full. mirrored: a mirror is used in the region, and
- * whether its bytes changed. */
+/* Regions, as in struct wz_device. later: pinned memory for n downloaded bytes that are copied to `host` when the
+ * region ends; `host` itself outside of a region, and where pinned memory is full. mirrored: a mirror is used in the
+ * region, and whether its bytes changed. */
 void wz_cuda_graph_open(struct wz_backend *be);
 void wz_cuda_graph_close(struct wz_backend *be);
 void wz_cuda_region(struct wz_backend *be, void (*body)(void *arg), void *arg);

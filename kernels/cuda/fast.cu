@@ -1,15 +1,15 @@
-/* fast: products by cuBLASLt (numerics.fast), bf16 on tensor cores and f32 in f32, all with f32 sums.
+/* fast: matrix products by cuBLASLt (numerics.fast), bf16 on tensor cores and f32 in f32, all with f32 sums.
  *
- * How it makes a product is its own affair, but it is asked once for each shape and then held to it, so a run
- * repeats its bits: a plan is kept for each key, in the slot that the key's hash says; one that was replaced is made
- * again, and the same. Its workspace is allocated when the row is opened. */
+ * cuBLASLt's heuristic chooses the algorithm once per key (shapes, strides, alignments), and the plan is cached by the
+ * key's hash, so that a run repeats its bits; a replaced plan is made again, with the same result. The workspace is
+ * allocated when the backend is opened. */
 #include <cublasLt.h>
 
 #include "kernels/cuda/cuda.cuh"
 
 enum { PLANS = 1024, WORKSPACE = 64 << 20 };
 
-/* Columns first, as it counts, our row-major c[m,n] is its c[n,m], and it is b times a. */
+/* cuBLASLt is column-major: a row-major c[m,n] is its c[n,m], computed as b times a. */
 struct key {
     int64_t m, n, k, ld[3], transposed[2], aligned[3], type;
 };
@@ -116,8 +116,10 @@ void wz_cuda_fast_product(struct wz_backend *be, const struct product *p)
     uint64_t hash = 0;
     float one = 1, beta = p->add;
 
-    for (size_t i = 0; i < sizeof key / sizeof *words; i++)
-        hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15, hash ^= hash >> 29;
+    for (size_t i = 0; i < sizeof key / sizeof *words; i++) {
+        hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15;
+        hash ^= hash >> 29;
+    }
     struct plan *plan = &fast->plans[hash % PLANS];
     if (!wz_cuda_ask(be, wz_cuda_fast_product, *p)) return;
     if (memcmp(&plan->key, &key, sizeof key)) plan_make(fast, plan, &key);

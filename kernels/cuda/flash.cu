@@ -26,8 +26,8 @@
  * rows of scores in shared memory, padded against bank conflicts. */
 enum { SPLIT = 512, WIDE = 128, FEW = 32, THREADS_WIDE = 2 * WIDE, PITCH = STEP + 4 };
 
-/* Shared memory of both kernels, in bytes: queries bf16 [queries, D] | keys bf16 [2, STEP, D] | values bf16 [2, STEP, D] |
- * scores f32 [QUERIES, PITCH] (flash_parts only) | slots u32 [2, STEP]. Each begins at 16 bytes. */
+/* Shared memory of both kernels, in bytes: queries bf16 [queries, D] | keys bf16 [2, STEP, D] | values bf16 [2, STEP,
+ * D] | scores f32 [QUERIES, PITCH] (flash_parts only) | slots u32 [2, STEP]. Each begins at 16 bytes. */
 template <int D, int QUERIES_> struct flash_smem {
     static constexpr int QUERY_BYTES = QUERIES_ * D * 2, KEY_BYTES = 2 * STEP * D * 2, VALUE_BYTES = KEY_BYTES;
     static constexpr int SCORE_BYTES = QUERIES_ == QUERIES ? QUERIES * PITCH * 4 : 0, SLOT_BYTES = 2 * STEP * 4;

@@ -1,7 +1,7 @@
 /* flash: code shared by attention on tensor cores and its backward: bf16 tiles in shared memory, read as mma operands.
  *
- * A tile has rows of D channels in chunks of 8 (16 bytes). Chunk c of row r is stored at chunk c ^ (r % 8) (swizzled), so
- * that eight rows of one column of chunks, which is what ldmatrix reads, are in different banks:
+ * A tile has rows of D channels in chunks of 8 (16 bytes). Chunk c of row r is stored at chunk c ^ (r % 8) (swizzled),
+ * so that eight rows of one column of chunks, which is what ldmatrix reads, are in different banks:
  *
  *   row 0   0 1 2 3 4 5 6 7 | 8 9 ..
  *   row 1   1 0 3 2 5 4 7 6 | 9 8 ..
@@ -42,7 +42,8 @@ template <int D> INLINE void read_a(unsigned a[4], const bf16 *tile, struct oper
     ldmatrix(a, tile + row * D + (at.rows ^ 16 * k));
 }
 
-/* Two b operands: the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, over channels [16 k, 16 k + 16). */
+/* Two b operands: the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, over channels [16 k, 16 k + 16).
+ * */
 template <int D> INLINE void read_b(unsigned b[4], const bf16 *tile, struct operand_offsets at, int row, int k)
 {
     ldmatrix(b, tile + row * D + (at.columns ^ 16 * k));
@@ -171,7 +172,7 @@ template <int D> INLINE void load_slot_numbers(const struct kv_stream<D> *s, int
     if (i < STEP) s->slots[t0 / STEP % 2 * STEP + i] = slot_of(s->a, s->pages, t0 + i, s->end - 1, s->head);
 }
 
-template <int D, int N> INLINE void fetch(const struct kv_stream<D> *s, int t0)
+template <int D, int N> INLINE void fetch_step(const struct kv_stream<D> *s, int t0)
 {
     int b = t0 / STEP % 2;
 

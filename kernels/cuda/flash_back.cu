@@ -9,9 +9,9 @@
  *              s = k q, dp = v d_out, d_v += p d_out, d_k += ds q; transposed, so that p and ds are already in the
  *              registers where the next mma needs its a operand
  *
- * Both kernels recompute p and ds: seven products instead of five, but the order of every sum is fixed within one block.
- * Tiles and steps count from a sequence's first token, so a sequence's bits do not depend on the batch. Bound by tensor
- * cores and by loading operands from shared memory. */
+ * Both kernels recompute p and ds: seven products instead of five, but the order of every sum is fixed within one
+ * block. Tiles and steps count from a sequence's first token, so a sequence's bits do not depend on the batch. Bound
+ * by tensor cores and by loading operands from shared memory. */
 #include "kernels/cuda/flash.cuh"
 
 enum { WIDE = 128, THREADS_WIDE = 2 * WIDE };
@@ -54,7 +54,8 @@ template <int D> static __global__ void arrange(struct back b)
     b.lse2[to] = b.a.lse[i] * LOG2E;
 }
 
-/* Calls fn(h, column, element) for this lane's elements of a [16, STEP] mma result; matrix row g for h 0, g + 8 for 1. */
+/* Calls fn(h, column, element) for this lane's elements of a [16, STEP] mma result; matrix row g for h 0, g + 8 for 1.
+ * */
 template <class F> INLINE void for_each_score(F fn)
 {
 #pragma unroll

@@ -1,21 +1,20 @@
-/* graph: regions (kernels/ops.h), which are sent to the device in one piece when they come again.
+/* graph: regions (kernels/ops.h) as CUDA graphs: work that repeats is launched as one graph.
  *
- * body is called in passes. In each, what it asks of the stream is noted: kernel, grid, arguments, byte for byte
+ * A region's body is called in passes. Each pass records the work it queues: kernel, grid and arguments, byte for byte
  * (wz_cuda_ask).
  *
- *   dry      nothing is asked, but scratch grows, and mirrors, which are the inputs that change from time to time, are
- *   sent the list is
- *     new              once more, live, and the list is kept: what does not come again would be captured in vain
- *     known            once more, live, under capture, which makes the graph
- *     that of a graph  it is launched
+ *   dry pass    nothing is queued, but scratch grows and mirrors (the inputs that change) are uploaded. If the list of
+ *               recorded work is
+ *     new               a second pass queues the work, and the list is kept: work that never repeats is not captured
+ *     known             a second pass queues it under stream capture, which makes the graph, and the graph is launched
+ *     that of a graph   the graph is launched
  *
- * So a graph is only launched where the same would be asked again, whatever the reason why it might not be: the list is
- * the one description of the work, and it is made by those who do it. What arguments point to is read when the graph
- * runs.
+ * So a graph is launched only where exactly the same work would be queued: the list is recorded by the code that queues
+ * it. Memory that arguments point to is read when the graph runs.
  *
- * A mirror whose bytes change within the region can't be sent beforehand: such a region has no graph. Downloads end
- * in pinned memory and are copied when all is done, so there is one wait, and none where nothing is downloaded. Bf16
- * copies (cuda.cuh) are made anew in every pass: those of a dry one were not, and which there were before must not
+ * A mirror whose bytes change twice within a region can't be uploaded beforehand: such a region has no graph. Downloads
+ * go to pinned memory and are copied to the caller at the end, so there is one synchronisation, and none without
+ * downloads. bf16 copies (cuda.cuh) are made anew in every pass: a dry pass makes none, and copies from before must not
  * change the list. */
 #include "kernels/cuda/cuda.cuh"
 
@@ -34,9 +33,9 @@ struct graph {
 
 struct region {
     bool off;         /* WZ_CUDA_GRAPHS=0: always live */
-    bool direct;      /* this one can have no graph */
-    unsigned times;   /* there was one; names it for mirrors */
-    struct list list; /* of the pass under way, or the last */
+    bool direct;      /* the current region can have no graph */
+    unsigned times;   /* regions so far; identifies the current one to mirrors */
+    struct list list; /* of the current or the latest pass */
     struct graph graphs[GRAPHS];
     char *pinned;
     size_t filled;
@@ -84,7 +83,8 @@ void wz_cuda_mirrored(struct wz_backend *be, unsigned *region, bool changed)
     *region = r->times;
 }
 
-static void go_through(struct wz_backend *be, bool dry, void (*body)(void *arg), void *arg)
+/* One pass over the region's body. */
+static void run_pass(struct wz_backend *be, bool dry, void (*body)(void *arg), void *arg)
 {
     struct cuda *cuda = cuda_of(be);
     struct region *r = cuda->region;
@@ -99,7 +99,7 @@ static void go_through(struct wz_backend *be, bool dry, void (*body)(void *arg),
     cuda->notes = cuda->dry = false;
 }
 
-/* That of the list, or one that has none yet, in the place of the one not used for longest. */
+/* The graph of the recorded list, or an empty one that replaces the least recently used. */
 static struct graph *graph_of(struct region *r)
 {
     struct graph *oldest = r->graphs;
@@ -122,12 +122,12 @@ void wz_cuda_region(struct wz_backend *be, void (*body)(void *arg), void *arg)
 
     r->times++;
     r->direct = r->off;
-    if (!r->off) go_through(be, true, body, arg);
+    if (!r->off) run_pass(be, true, body, arg);
     struct graph *g = r->direct ? NULL : graph_of(r);
     bool known = g && g->list.n > 0;
     if (!known || !g->exec) {
         if (known) CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-        go_through(be, false, body, arg);
+        run_pass(be, false, body, arg);
         if (known) {
             CHECK(cudaStreamEndCapture(stream, &made));
             CHECK(cudaGraphInstantiate(&g->exec, made, 0));

@@ -1,4 +1,4 @@
-/* hash: XXH3-64 of pieces of WZ_PIECE bytes, so that of weights no more comes back to the host than 8 bytes a piece.
+/* hash: XXH3-64 of pieces of WZ_PIECE bytes, so that only 8 bytes per piece of the weights are downloaded.
  *
  * By XXH3's specification (0.2.0; seed 0, its default secret of 192 bytes) an input of more than 240 bytes is taken in
  * blocks of 16 stripes of 8 words. It keeps eight sums:
@@ -7,11 +7,11 @@
  *   after each block      sum[i] = (sum[i] ^ sum[i] >> 47 ^ secret[128 + 8 i]) * prime
  *   the last stripe       has secret[121 + 8 i], and no such mixing behind it
  *
- * Within a block there are only additions, so a piece's blocks are added up all at once, and one after another go
- * only the mixings, one a KiB. A thread block has a piece: a warp adds up a block, lane l words 2 (l % 4) and 2 (l %
- * 4) + 1 of stripes l / 4 and l / 4 + 8; then the first warp mixes. That is a chain of 255 times some 30 cycles, 4
- * us, where an SM that has its share of 4.3 TB/s needs 8 us to read a piece, and 6 or more pieces are at work on it
- * at a time: the chain hides, memory alone should bound this, and 16 GB take 4 ms. */
+ * Within a block there are only additions, so all blocks of a piece are summed in parallel; only the mixing steps, one
+ * per KiB, are sequential. A thread block has one piece: each warp sums a block (lane l: words 2 (l % 4) and
+ * 2 (l % 4) + 1 of stripes l / 4 and l / 4 + 8); then the first warp mixes. That is a chain of 255 steps of some 30
+ * cycles, 4 us. An SM with its share of 4.3 TB/s needs 8 us to read a piece and works on 6 or more at a time, so the
+ * chain is hidden and memory should be the bound: 16 GB take 4 ms. */
 #include "kernels/cuda/cuda.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32, BLOCKS = WZ_PIECE / 1024 };

@@ -1,30 +1,28 @@
-/* head: everything that is read off logits, by blocks of vocabulary, so that [N, V] never exists.
+/* head: the language-model head fused with softmax, by blocks of the vocabulary, so that [N, V] never exists.
  *
- *   sweep    logits of up to MOST rows, a tile of rows and one block of tokens a thread block: with a bf16 matrix on
- *   tensor cores
- *            (tile.cuh), the tile read off as soon as it is there; with an f32 matrix by a product and a kernel that
- *            reads it
- *   off it   per row and block: maximum, sum and mean (struct part), the target's logit; or the logits themselves, for
- *   sampling; or
- *            their gradients, in bf16 where the matrix is
- *   then     a warp a row puts its blocks together:  lse = max + log sum,  logp = z_target / t - lse,  entropy = log
- *   sum - mean / sum back     for WIDE tokens at a time: gradients, d_x += g W (its chain over tokens goes on from
- *   stretch to stretch), d_w += g^T x
+ *   sweep      logits of up to MOST tokens; a thread block has a tile of tokens and COLS vocabulary entries. bf16
+ *              weight: tensor cores (tile.cuh), the epilogue reads the tile from shared memory; f32 weight: a product,
+ *              then a kernel that reads its result
+ *   epilogue   per token and block: maximum, sum and mean (struct part), and the target's logit; or the logits, for
+ *              sampling; or their gradients, in bf16 for a bf16 weight
+ *   reduce     one warp per token:  lse = max + log sum,  logp = z_target / t - lse,  entropy = log sum - mean / sum
+ *   backward   for WIDE vocabulary entries at a time: gradients g, d_x += g W (one chain over the whole vocabulary),
+ *              d_w += g^T x
  *
- * A warp reads a row of a block, four neighbours a lane, by one tree: so neither the tile nor the other rows change
- * a bit. Bound by the product: of its 2 N V C operations the rest adds some 4 %. Room: V / 32 floats a row, against
- * V. */
+ * In the epilogue a warp reads one token's logits of a block, four neighbours a lane, and reduces by a fixed tree:
+ * neither the tile nor the other tokens change a bit. Bound by the product: the rest adds some 4 % to its 2 N V C
+ * operations. Scratch: V / 32 floats per token, against V. */
 #include "kernels/cuda/head.cuh"
 #include "kernels/cuda/tile.cuh"
 
 enum { BLOCK = 256, WARPS = BLOCK / 32, MOST = 1024, WIDE = 4096, SAMPLED = 256, SMEM_PITCH = COLS + 4 };
 
-/* One sweep over tokens [first, first + f.n). What is NULL is not wanted. */
+/* One sweep over vocabulary entries [first, first + f.n). Outputs that are NULL are not wanted. */
 struct sweep {
     struct factors f;
     int first, blocks; /* of the vocabulary */
     const float *scale;
-    float *z;           /* [m, ldz], from the first token on; so is g */
+    float *z;           /* [m, ldz], from entry `first` on; so is g */
     struct part *parts; /* [m, blocks] of all of the vocabulary */
     const int *targets;
     float *picked;        /* the target's logit */
@@ -34,8 +32,9 @@ struct sweep {
     bool half; /* g is bf16 */
 };
 
-/* Called by a warp with four neighbours a lane; col counts from the first token of the sweep. */
-INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
+/* The epilogue of one token and block. Called by a warp with four neighbouring logits per lane; col counts from
+ * `first`. */
+INLINE void epilogue(const struct sweep &s, int row, int col, float z[4])
 {
     float scale = s.scale[row], top = -INFINITY, sum = 0, mean = 0;
     int at = col + (int)threadIdx.x % 32 * 4;
@@ -63,7 +62,7 @@ INLINE void read_off(const struct sweep &s, int row, int col, float z[4])
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float x = z[j] * scale - top, e = expf(x);
-        if (!(x >= -150)) continue; /* nothing, or not a number, or all are -inf */
+        if (!(x >= -150)) continue; /* contributes nothing, or is NaN, or all are -inf */
         sum += e;
         mean = fmaf(e, x, mean);
     }
@@ -92,11 +91,11 @@ template <class T> static __global__ void __launch_bounds__(T::THREADS) sweep_ha
     for (int row = (int)threadIdx.x / 32; row < T::BM && m0 + row < s.f.m; row += T::THREADS / 32) {
         float4 v = *(const float4 *)(z + row * SMEM_PITCH + threadIdx.x % 32 * 4);
         float four[4] = { v.x, v.y, v.z, v.w };
-        read_off(s, m0 + row, n0, four);
+        epilogue(s, m0 + row, n0, four);
     }
 }
 
-/* The same of logits [m, ld] that lie there; a warp a row and block. */
+/* The epilogue over logits [m, ld] in memory; one warp per token and block. */
 static __global__ void __launch_bounds__(BLOCK) sweep_rows(struct sweep s, const float *z, size_t ld)
 {
     int across = (s.f.n + COLS - 1) / COLS;
@@ -105,18 +104,19 @@ static __global__ void __launch_bounds__(BLOCK) sweep_rows(struct sweep s, const
     if (row >= (size_t)s.f.m) return;
     float4 v = *(const float4 *)(z + row * ld + col + threadIdx.x % 32 * 4);
     float four[4] = { v.x, v.y, v.z, v.w };
-    read_off(s, (int)row, (int)col, four);
+    epilogue(s, (int)row, (int)col, four);
 }
 
 template <class T> static void run_sweep(struct wz_backend *be, const struct sweep *s)
 {
-    static_assert(T::BM * SMEM_PITCH * 4 <= T::SHARED_SIZE && T::BN == COLS, "logits take the place of the slices");
+    static_assert(T::BM * SMEM_PITCH * 4 <= T::SHARED_SIZE && T::BN == COLS,
+                  "the tile's logits reuse the memory of its operands");
     size_t blocks = (size_t)((s->f.m + T::BM - 1) / T::BM) * (size_t)((s->f.n + COLS - 1) / COLS);
 
     tile_launch<T>(be, sweep_half<T>, blocks, T::SHARED_SIZE, *s);
 }
 
-/* x: s->f.m rows as products read them. */
+/* x: s->f.m tokens, as products read them (bf16 for a bf16 weight). */
 static void sweep(struct wz_backend *be, struct sweep *s, const void *x, const struct wz_weight *w, int first, int cols)
 {
     size_t pitch, across = (size_t)((cols + COLS - 1) / COLS);
@@ -142,7 +142,7 @@ static void sweep(struct wz_backend *be, struct sweep *s, const void *x, const s
     }
 }
 
-/* All of the vocabulary. With an f32 matrix and logits that are not kept, in stretches. */
+/* The whole vocabulary; with an f32 weight and logits that are not kept, WIDE entries at a time. */
 static void sweep_all(struct wz_backend *be, struct sweep *s, const void *x, const struct wz_weight *w)
 {
     int wide = w->type == WZ_BF16 || s->z ? w->out : WIDE;
@@ -151,7 +151,7 @@ static void sweep_all(struct wz_backend *be, struct sweep *s, const void *x, con
         sweep(be, s, x, w, first, w->out - first < wide ? w->out - first : wide);
 }
 
-/* A warp a row. out [3, m]: logp, lse, entropy. */
+/* One warp per token. out [3, m]: logp, lse, entropy. */
 static __global__ void __launch_bounds__(BLOCK) row_scores(struct sweep s, float *out)
 {
     int i = (int)(blockIdx.x * WARPS + threadIdx.x / 32), m = s.f.m;
@@ -164,9 +164,9 @@ static __global__ void __launch_bounds__(BLOCK) row_scores(struct sweep s, float
     out[2 * m + i] = (float)(log(stat.sum) - stat.mean / stat.sum);
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------- */
+/* ---- gathered tokens -------------------------------------------------------------------------------------- */
 
-/* A block a row: out[i, :] = x[row[i], :], or back: out[row[i], :] = x[i, :]. */
+/* One block per token: out[i, :] = x[row[i], :], or back: out[row[i], :] = x[i, :]. */
 static __global__ void move_rows(float *out, const float *x, const int *row, int c, bool back)
 {
     size_t i = blockIdx.x, r = (size_t)row[i], to = (back ? r : i) * (size_t)c, from = (back ? i : r) * (size_t)c;
@@ -174,9 +174,9 @@ static __global__ void move_rows(float *out, const float *x, const int *row, int
     for (size_t j = threadIdx.x; j < (size_t)c; j += BLOCK) out[to + j] = x[from + j];
 }
 
-/* The next rows that have a target, at most MOST of them from *at on; their data on the device. values [3, m]: 1 /
- * t, lse, d / t. For a backward, which adds them up by steps of `grain` rows, the others of such a step come along,
- * with gradients of 0. */
+/* The next tokens with a target, at most MOST of them from *at on: indices, targets and values [3, m] (1 / t, lse, d /
+ * t) on the host and on the device. A backward sums `grain` tokens per step, so the other tokens of such a step are
+ * included with gradients of 0. */
 struct rows {
     int m, row[MOST], target[MOST];
     float values[3 * MOST];
@@ -206,7 +206,7 @@ static void rows_next(struct rows *r, struct wz_backend *be, const int *targets,
     r->d_values = (const float *)wz_cuda_mirror(be, VALUES, r->values, 3 * (size_t)r->m * sizeof(float));
 }
 
-/* Those rows of x close together, as products read them, and room for as many more floats. */
+/* Gathers those tokens of x, as products read them; *more: scratch for as many floats. */
 static const void *gather(struct wz_backend *be, const struct rows *r, const float *x, const struct wz_weight *w,
                           float **more)
 {
@@ -235,7 +235,7 @@ static struct part *room_for_parts(struct wz_backend *be, const struct sweep *s)
     return (struct part *)wz_cuda_scratch(be, PARTIAL, (size_t)s->f.m * (size_t)s->blocks * sizeof(struct part));
 }
 
-/* ---- the slots -------------------------------------------------------------------------------------------- */
+/* ---- the ops ---------------------------------------------------------------------------------------------- */
 
 static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                          const struct wz_weight *w, const int *targets, float temperature, int n)

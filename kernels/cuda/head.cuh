@@ -1,5 +1,5 @@
-/* head: what its files share. A block is COLS tokens of the vocabulary; logits, where they are kept, lie in rows of
- * whole blocks, -INFINITY after the last token. */
+/* head: declarations shared by head.cu and pick.cu. A block is COLS vocabulary entries; logits, where they are kept,
+ * are padded to whole blocks with -INFINITY. */
 #ifndef WZ_CUDA_HEAD_H
 #define WZ_CUDA_HEAD_H
 
@@ -7,8 +7,8 @@
 
 enum { COLS = 128 };
 
-/* A row over one block, or over all: with x = z / t, max = max x, sum = sum exp(x - max), mean = sum exp(x - max) (x
- * - max). */
+/* Partial softmax of a token over one block (part) or over all (stat): with x = z / t,
+ * max = max x, sum = sum exp(x - max), mean = sum exp(x - max) (x - max). */
 struct part {
     float max, sum, mean, unused;
 };
@@ -17,7 +17,7 @@ struct stat {
     double sum, mean;
 };
 
-/* z [m, blocks * COLS], scale [m] (1 / t), parts [m, blocks] of m rows; out: their tokens and log-probabilities. */
+/* Sampling of m tokens: z [m, blocks * COLS], scale [m] (1 / t), parts [m, blocks]; out: token [m], logp [m]. */
 struct picking {
     const float *z, *scale;
     const struct part *parts;
@@ -28,7 +28,7 @@ struct picking {
 };
 void wz_cuda_pick(struct wz_backend *be, const struct picking *p, int m);
 
-/* Called by a warp: a fixed tree over the blocks, so that a row has the same bits wherever it is asked for. */
+/* Called by a warp: a fixed tree over the blocks, so that a token has the same bits in scoring and in sampling. */
 INLINE struct stat stat_of(const struct part *parts, int blocks)
 {
     struct stat s = { -INFINITY, 0, 0 };
@@ -49,7 +49,7 @@ INLINE struct stat stat_of(const struct part *parts, int blocks)
 
 INLINE double lse_of(const struct stat &s) { return (double)s.max + log(s.sum); }
 
-/* The log-probability that sampling notes down and scoring finds again. */
+/* The log-probability, the same in sampling and in scoring. */
 INLINE float logp_of(const struct stat &s, float z, float scale) { return (float)((double)(z * scale) - lse_of(s)); }
 
 #endif

@@ -1,17 +1,15 @@
-/* pick: a token from a row of logits, a thread block a row.
+/* pick: samples one token from the logits of one position, a thread block per position.
  *
- * As ref does: rank by logit (larger first, of equals the lower id), keep a prefix for top_k, of that a prefix for
- * top_p, drop what min_p drops, and walk up the ids until the running sum passes u. Nothing is sorted. Probabilities
- * are counted in units of 2^-44 of the best one's: integers, whose sums do not depend on the order of atomic additions.
+ * As in ref: order by logit (larger first, of equals the lower id), keep a prefix for top_k, of that a prefix for
+ * top_p, drop what min_p drops, then inverse CDF in order of id. Nothing is sorted. Probabilities are counted in units
+ * of 2^-44 of the largest: integers, whose sums do not depend on the order of atomic additions.
  *
- *   blocks   the weight of every COLS tokens: without filters from what the head noted of each block (struct part), so
- *   that of the
- *            row only the block in which u falls is read; with filters by a pass over the row
- *   prefix   its end is a key, whose smallest is best. A pass puts weights into bins of 1/16 nat below the best logit;
- *   another lists
- *            what is in the bin where the prefix ends, and the end is found in the list by 8 bits at a time. Each
- *            pass leaves out blocks whose best logit is too far down, which, where a model is sure of itself, is
- *            most of them */
+ *   blocks   the weight of every COLS entries: without filters from the head's partial sums (struct part), so that only
+ *            the block that u selects is read; with filters by a pass over all logits
+ *   prefix   its end is a key (the best is the smallest). One pass sums weights in bins of 1/16 nat below the largest
+ *            logit; another lists the keys of the bin where the prefix ends, and the end is found in the list by radix
+ *            select, 8 bits at a time. Each pass skips blocks whose largest logit is too low, which is most of them
+ *            where the distribution is peaked */
 #include "kernels/cuda/head.cuh"
 
 enum { BLOCK = 256, WARPS = BLOCK / 32, BINS = 256, LISTED = 2048 };
@@ -20,14 +18,14 @@ typedef unsigned long long word;
 
 static const float UNIT = 17592186044416.f; /* 2^44: 2^19 tokens fit into 63 bits */
 
-/* Shared memory, and after it a word for every block of the vocabulary. */
+/* Shared memory, followed by one word per block of the vocabulary. */
 struct table {
     word bins[BINS], list[LISTED], weight;
     unsigned listed;
     struct stat stat;
 };
 
-/* A row being picked from: what is kept is key <= worst and weight >= least. */
+/* The position being sampled: tokens with key <= worst and weight >= least are kept. */
 struct choice {
     const float *z;
     const struct part *parts;
@@ -74,7 +72,8 @@ INLINE int bin_of(const struct choice &c, float x)
     return down >= BINS - 1 ? BINS - 1 : down > 0 ? (int)down : 0;
 }
 
-/* fn(z, id) for all tokens of blocks b that `reachable` accepts, a warp a block; after(b) when a warp is done with one. */
+/* fn(z, id) for all tokens of blocks b that `reachable` accepts, a warp a block; after(b) when a warp is done with
+ * one. */
 template <class N, class F, class A> INLINE void each_token(const struct choice &c, N reachable, F fn, A after)
 {
     for (int b = (int)threadIdx.x / 32; b < c.blocks; b += WARPS) {
@@ -90,7 +89,7 @@ template <class N, class F, class A> INLINE void each_token(const struct choice 
     }
 }
 
-/* What a prefix may yet hold: blocks with a logit as good as the worst that is kept. */
+/* May a block with this largest logit hold kept tokens? */
 INLINE bool reaches(const struct choice &c, float max)
 {
     return c.worst == ~(word)0 || !(max < z_of(c.worst) * c.scale);
@@ -171,9 +170,9 @@ static __device__ word prefix_end(const struct choice &c, struct table *t, word 
     return found;
 }
 
-/* In block b: the first token at which the running sum of what is kept passes `left`, else the last that is kept;
- * whole, else the first that is the best. By warp 0; thread 0 knows. */
-static __device__ int walk(const struct choice &c, struct table *t, int b, word left, bool best)
+/* In block b: the first token at which the running sum of kept weights passes `left`, else the last kept one; `best`:
+ * the first with the largest logit. Called by warp 0; the result is valid in thread 0. */
+static __device__ int inverse_cdf(const struct choice &c, struct table *t, int b, word left, bool best)
 {
     int lane = (int)threadIdx.x, id = b * COLS;
 
@@ -251,7 +250,7 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
     int b = 0, i = 0;
     while (i < BLOCK - 1 && t->bins[i] <= left) left -= t->bins[i++];
     for (b = i * each; b < c.blocks - 1 && weights[b] <= left; b++) left -= weights[b];
-    int id = total > 0 ? walk(c, t, b, left, greedy) : 0;
+    int id = total > 0 ? inverse_cdf(c, t, b, left, greedy) : 0;
     if (threadIdx.x > 0) return;
     p.token[row] = id;
     p.logp[row] = logp_of(t->stat, c.z[id], c.scale);

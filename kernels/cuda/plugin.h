@@ -1,14 +1,14 @@
-/* plugin: what the module with the cuda row shows to the program that opens it with dlopen.
+/* plugin: the interface between the program and the shared library with the cuda backend, which it opens with dlopen.
  *
- * The module is built where nvcc is and opened where a GPU may be, so the program itself needs nothing of CUDA. It
- * finds one symbol, wz_cuda_plugin, and lends the module its way to give up. */
+ * The library is built where nvcc is found and loaded where a GPU may be, so the program itself does not link CUDA. It
+ * exports one symbol, wz_cuda_plugin; the program sets `die` in it. */
 #ifndef WZ_CUDA_PLUGIN_H
 #define WZ_CUDA_PLUGIN_H
 
 #include "kernels/ops.h"
 
-/* Bytes of what pack() makes of a matrix: nothing, as products read the weights as they are, but for bf16 rows that
- * do not begin at 16 bytes. */
+/* Bytes that pack() allocates: 0, since products read weights as they are, except for bf16 rows that are not 16-byte
+ * aligned: these are padded. */
 static inline size_t wz_cuda_packed(const struct wz_numerics *numerics, const struct wz_weight *w)
 {
     if (w->type != WZ_BF16 || (w->in % 8 == 0 && (size_t)w->data % 16 == 0)) return 0;

@@ -1,16 +1,15 @@
-/* products: c[m,n] = or += sum_k a(m,k) b(k,n), which is a layer, its gradients, and the head.
+/* products: c[m,n] = or += sum_k a(m,k) b(k,n), for matmul, its gradients, and the head.
  *
- *   f32      product_tile: a tile BM x BN of c a block, TM x TN of it a thread; slices a[BM, BK] and b[BN, BK] in
- *   shared memory
- *            as [BK][BM + 4] and [BK][BN + 4], the next one on its way by asynchronous copies
+ *   f32      product_tile: a block has a tile BM x BN of c, a thread TM x TN of it; slices a[BM, BK] and b[BN, BK] in
+ *            shared memory as [BK][BM + 4] and [BK][BN + 4], double-buffered with asynchronous copies
  *   bf16     product_half: tensor cores (tile.cuh)
  *
- * An element of c is one chain over k in ascending order, begun from c or from 0, in every tile: so which tile is used,
- * how many rows there are, and where a batch is cut change no bit. Large tiles are bound by multiplying, those for few
- * rows by reading b, each of whose bytes is read once for every BM rows.
+ * In every tile an element of c is one chain over k in ascending order, started from c or from 0: so the choice of
+ * tile, the number of rows and the cut of a batch change no bit. Large tiles are bound by arithmetic, those for few
+ * rows by reading b, which is read once for every BM rows.
  *
- * A weight's gradient is a chain over rows, of which tensor cores take 16 in a step: it survives cuts between steps,
- * and whoever cuts batches makes sequences begin there (grain, ops.h). */
+ * A weight's gradient is a chain over tokens, of which tensor cores add 16 in a step: a batch may be cut between steps,
+ * so callers start every sequence at a multiple of 16 (grain, ops.h). */
 #include "kernels/cuda/tile.cuh"
 
 enum { PAD = 4, BLOCK = 256 };
@@ -20,13 +19,16 @@ template <int N> INLINE void read_floats(float *to, const float *from)
 #pragma unroll
     for (int i = 0; i < N / 4 * 4; i += 4) {
         float4 v = *(const float4 *)(from + i);
-        to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+        to[i] = v.x;
+        to[i + 1] = v.y;
+        to[i + 2] = v.z;
+        to[i + 3] = v.w;
     }
 #pragma unroll
     for (int i = N / 4 * 4; i < N; i++) to[i] = from[i];
 }
 
-/* One slice: smem[k][i] = from(i, k) for i < SIZE and k < BK, neighbours in memory by neighbouring threads. */
+/* Loads one slice: smem[k][i] = from(i, k) for i < SIZE and k < BK, coalesced. */
 template <int SIZE, int BK, int THREADS>
 INLINE void fetch(float *smem, const float *from, size_t step, size_t step_k, int rows, int depth)
 {
@@ -99,7 +101,7 @@ template <int BM, int BN, int BK, int TM, int TN> static void run(struct wz_back
     LAUNCH_KEEPING(be, kernel, blocks, BM / TM * (BN / TN), 2 * BK * (BM + BN + 2 * PAD) * sizeof(float), *p);
 }
 
-/* The largest tile that gives every processor something to do. */
+/* The largest tile that gives every SM a block. */
 static void run_f32(struct wz_backend *be, const struct product *p)
 {
     double tiles = (double)p->m * p->n / cuda_of(be)->processors;
@@ -144,7 +146,10 @@ template <class T> static __global__ void __launch_bounds__(T::THREADS) product_
         float *c = at(row, col);
         if (n0 + col + 1 >= p.n) *c = pair[0];
         else if (pairs) *(float2 *)c = { pair[0], pair[1] };
-        else c[0] = pair[0], c[1] = pair[1];
+        else {
+            c[0] = pair[0];
+            c[1] = pair[1];
+        }
     });
 }
 
@@ -155,7 +160,7 @@ template <class T> static void run_tile(struct wz_backend *be, const struct prod
     tile_launch<T>(be, product_half<T>, blocks, T::SHARED_SIZE, *p);
 }
 
-/* For few rows: many columns a block where that leaves a block for every processor, since each block reads all of a. */
+/* With few rows: more columns per block where every SM still has a block, since each block reads all of a. */
 static void run_half(struct wz_backend *be, const struct product *p)
 {
     int processors = cuda_of(be)->processors;
@@ -201,7 +206,7 @@ static __global__ void cast_all(uint16_t *out, const float *x, size_t n, bool al
     }
 }
 
-/* Eight elements a thread; rows of c become rows of 8 * eights. */
+/* Eight elements per thread; rows of c elements are padded to 8 * eights. */
 template <class T>
 static __global__ void round_rows(__nv_bfloat16 *out, const T *x, size_t n, int c, int eights, bool aligned)
 {
@@ -268,7 +273,7 @@ void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size)
             h.x = NULL;
 }
 
-/* ---- the slots -------------------------------------------------------------------------------------------- */
+/* ---- the ops ---------------------------------------------------------------------------------------------- */
 
 const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch)
 {

@@ -1,14 +1,14 @@
-/* ptx: the instructions that C++ can't say, a function each.
+/* ptx: instructions that C++ does not express, one function each.
  *
- * Copies to shared memory that go on while threads compute (cp.async, sm_80): a thread starts some, closes them to a
- * group, and waits until at most N of its groups are under way. Others see what arrived after a __syncthreads.
+ * cp.async (sm_80): asynchronous copies to shared memory. A thread starts copies, commits them as a group, and waits
+ * until at most N of its groups are pending. Other threads see the data after a __syncthreads.
  *
- * Products of small matrices by a warp (mma.sync, sm_80), their operands read from shared memory (ldmatrix). With lane
- * = 4 g + t:
+ * mma.sync (sm_80): d += a b of small matrices by a warp, operands loaded from shared memory by ldmatrix. Register
+ * layout, with lane = 4 g + t:
  *
- *   a [16, 16]   a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t + 8), each with its right neighbour
- *   above it b [16, 8]    b[0] (2t, g)  b[1] (2t + 8, g), each with the element below it above it d [16, 8]    d[0] (g,
- *   2t)  d[1] (g, 2t + 1)  d[2] (g + 8, 2t)  d[3] (g + 8, 2t + 1)
+ *   a [16, 16]   a[0] (g, 2t)  a[1] (g + 8, 2t)  a[2] (g, 2t + 8)  a[3] (g + 8, 2t + 8); upper half: the next column
+ *   b [16, 8]    b[0] (2t, g)  b[1] (2t + 8, g); upper half: the next row
+ *   d [16, 8]    d[0] (g, 2t)  d[1] (g, 2t + 1)  d[2] (g + 8, 2t)  d[3] (g + 8, 2t + 1)
  *
  * An element of d depends on its row of a, its column of b and itself alone. */
 #ifndef WZ_CUDA_PTX_H
@@ -16,7 +16,7 @@
 
 #ifdef __CUDACC__
 
-/* Four bytes; zeros where they lie outside (`global` must be an address that may be read even so). */
+/* Copies 4 bytes, or zeros where not `inside` (`global` must be a readable address even then). */
 INLINE void copy_async4(void *shared, const void *global, bool inside)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)),
@@ -24,7 +24,7 @@ INLINE void copy_async4(void *shared, const void *global, bool inside)
                  : "memory");
 }
 
-/* Sixteen bytes, aligned, past the first cache. */
+/* Copies 16 aligned bytes, bypassing L1, or zeros. */
 INLINE void copy_async16(void *shared, const void *global, bool inside)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(shared)),
@@ -36,8 +36,8 @@ INLINE void copy_commit(void) { asm volatile("cp.async.commit_group;" ::: "memor
 
 template <int N> INLINE void copy_wait(void) { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-/* Four 8x8 matrices of 16-bit elements: lane l names row l % 8 of matrix l / 8 (16 bytes, aligned) and gets in r[i]
- * of matrix i elements (g, 2t) and (g, 2t + 1); turned: (2t, g) and (2t + 1, g). */
+/* Loads four 8x8 matrices of 16-bit elements: lane l passes the address of row l % 8 of matrix l / 8 (16 bytes,
+ * aligned) and receives in r[i] elements (g, 2t) and (g, 2t + 1) of matrix i; transposed: (2t, g) and (2t + 1, g). */
 INLINE void ldmatrix(unsigned r[4], const void *shared)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -81,7 +81,7 @@ INLINE float exp2_approx(float x)
     return y;
 }
 
-/* x, of which the compiler knows nothing more. */
+/* Returns x; the compiler can derive nothing about its value. */
 INLINE int opaque(int x)
 {
     asm volatile("" : "+r"(x));

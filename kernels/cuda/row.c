@@ -1,6 +1,6 @@
-/* row: cuda's row in the table of backends. The row itself is a module beside the program, opened when it is asked
- * for, so that the program starts where there is nothing of CUDA. WZ_CUDA_PLUGIN names another module (the tests'
- * runs on the host). */
+/* row: the entry of cuda in the table of backends. The backend is a shared library beside the program, loaded on first
+ * use, so that the program starts on machines without CUDA. WZ_CUDA_PLUGIN names another library (the tests' build of
+ * the kernels for the host). */
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 #include "kernels/cuda/plugin.h"
 
-static const struct wz_cuda_plugin *opened; /* for good: CUDA does not bear being closed and opened again */
+static const struct wz_cuda_plugin *opened; /* never unloaded: CUDA does not support that */
 
 static int open_module(struct wz_err *err)
 {

@@ -1,23 +1,20 @@
-/* tile: a block's tile of a product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n) with a and b in bf16 and c in
- * f32.
+/* tile: one block's tile of a matrix product on tensor cores, c[m,n] = or += sum_k a(m,k) b(k,n), a and b bf16, c f32.
  *
- *   smem     STAGES slices of BK in shared memory, each a[BM][BK] and b[BN][BK] (turned: [BK][BM], [BK][BN]); while one
- *   is multiplied the
- *            others are on their way (cp.async). 16 bytes are a chunk; a row's chunks are permuted by the row, so that
- *            eight rows of one column of chunks lie in different banks, as ldmatrix reads them
- *   warp     WM x WN of the tile, in registers as mma.sync has it
+ *   shared memory   STAGES slices of BK, each a[BM][BK] and b[BN][BK] (transposed: [BK][BM], [BK][BN]): while one is
+ *                   multiplied the others are loaded (cp.async). Rows are stored in chunks of 16 bytes, permuted by the
+ *                   row number (swizzled), so that the eight rows that ldmatrix reads at once are in different banks
+ *   warp            WM x WN of the tile, in registers in the layout of mma.sync
  *
- * An element is one chain of mma.sync over k, 16 at a time, ascending, begun from c or from 0: whatever the tile,
- * the number of rows, and what else is in the batch. What lies beyond k is zeros, and steps of zeros alone are not
- * made. */
+ * An element is one chain of mma.sync over k, 16 at a time, ascending, started from c or from 0, whatever the tile, the
+ * number of rows and the rest of the batch. Past k operands are zeros, and steps of zeros only are skipped. */
 #ifndef WZ_CUDA_TILE_H
 #define WZ_CUDA_TILE_H
 
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* a [m, lda] with zeros between k and the next multiple of 8, or turned: [k, lda] with zeros behind m; b [n, ldb]
- * likewise. Both begin at 16 bytes and so does every row. */
+/* a [m, lda], padded with zeros from k to the next multiple of 8, or transposed: [k, lda], padded after m; b [n, ldb]
+ * likewise. Every row is 16-byte aligned. */
 struct factors {
     const __nv_bfloat16 *a, *b;
     size_t lda, ldb;
@@ -34,7 +31,7 @@ struct tile {
     typedef float sums[WM / 16][WN / 8][4];
 };
 
-/* Where chunk c of a row lies, in elements. */
+/* Element offset of chunk c of a row (swizzled). */
 template <int CHUNKS> INLINE int place(int row, int c)
 {
     return 8 * (row * CHUNKS + (CHUNKS >= 8 ? c ^ row % 8 : c ^ row / (8 / CHUNKS) % CHUNKS));
@@ -48,7 +45,7 @@ INLINE void load_slice(__nv_bfloat16 *smem, const __nv_bfloat16 *from, size_t ld
     int row = (int)threadIdx.x / CHUNKS, c = (int)threadIdx.x % CHUNKS;
     const __nv_bfloat16 *at = from + (size_t)row * ld + (size_t)(8 * c);
 
-    static_assert(THREADS % CHUNKS == 0 && ROWS % STEP == 0, "every thread brings as many chunks");
+    static_assert(THREADS % CHUNKS == 0 && ROWS % STEP == 0, "every thread loads the same number of chunks");
 #pragma unroll
     for (int i = 0; i < ROWS / STEP; i++, row += STEP, at += STEP * ld) {
         bool there = row < inside && 8 * c < wide;
@@ -71,7 +68,7 @@ template <class T> INLINE void tile_load(__nv_bfloat16 *smem, const struct facto
                                                  f.n - n0, deep);
 }
 
-/* One step of 16 in k: k is where it begins in the slice. */
+/* One mma step of 16 in k, from index k of the slice on. */
 template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bfloat16 *smem, int wm, int wn, int k)
 {
     constexpr int MS = T::WM / 16, NS = T::WN / 8;
@@ -97,7 +94,7 @@ template <class T> INLINE void tile_step(typename T::sums &sums, const __nv_bflo
         for (int j = 0; j < NS; j++) mma_bf16(sums[i][j], a[i], &b[j / 2][j % 2 * 2]);
 }
 
-/* Adds to sums. Shared memory is free again when it returns. */
+/* sums += a b over all of k. Ends with a barrier: shared memory may be reused. */
 template <class T>
 INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *smem, const struct factors &f, int m0, int n0)
 {
@@ -111,7 +108,7 @@ INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *smem, const str
     for (int s = 0; s < slices; s++) {
         int next = s + T::STAGES - 1;
         copy_wait<T::STAGES - 2>();
-        __syncthreads(); /* slice s is there for all, and all are done with the one that `next` replaces */
+        __syncthreads(); /* slice s has arrived, and no thread still reads the one that `next` replaces */
         if (next < slices) tile_load<T>(smem + next % T::STAGES * T::SLICE, f, m0, n0, next * T::BK);
         copy_commit();
 #pragma unroll
@@ -122,7 +119,7 @@ INLINE void tile_multiply(typename T::sums &sums, __nv_bfloat16 *smem, const str
     __syncthreads();
 }
 
-/* fn(row, column, first of a pair of neighbours in sums) for what this thread has of the tile, from (0, 0). */
+/* Calls fn(row, column, pair) for each pair of neighbouring sums of this thread; row and column count from the tile. */
 template <class T, class F> INLINE void tile_each(typename T::sums &sums, F fn)
 {
     int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
@@ -136,8 +133,7 @@ template <class T, class F> INLINE void tile_each(typename T::sums &sums, F fn)
             for (int h = 0; h < 2; h++) fn(row + 16 * i + 8 * h, col + 8 * j, &sums[i][j][2 * h]);
 }
 
-/* Blocks of a grid of tiles in an order in which neighbours share rows and columns: eight tiles down, then one
- * across. */
+/* Tile of this block in an order that reuses the L2 cache: eight tiles down, then one across. */
 INLINE void tile_place(int down, int across, int *m, int *n)
 {
     int block = (int)blockIdx.x, band = block / (8 * across), high = down - 8 * band < 8 ? down - 8 * band : 8,
@@ -147,8 +143,8 @@ INLINE void tile_place(int down, int across, int *m, int *n)
     *n = in / high;
 }
 
-/* Starts a kernel with a tile's threads, and with shared memory of which there may be more than a launch gives
- * unasked. What it writes the caller must tell wz_cuda_wrote. */
+/* Launches a kernel with a tile's threads and `shared` bytes of shared memory, more than the default limit if need be.
+ * The caller calls wz_cuda_wrote for what it writes. */
 template <class T, class K, class... A>
 static void tile_launch(struct wz_backend *be, K kernel, size_t blocks, size_t shared, const A &...args)
 {

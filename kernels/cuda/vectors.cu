@@ -1,15 +1,13 @@
-/* vectors: everything that walks rows or arrays once: embedding, RMSNorm, RoPE, SwiGLU, sums, AdamW. All bound by
- * memory.
+/* vectors: ops that read their arrays once: embedding, RMSNorm, RoPE, SwiGLU, sums, AdamW. All bound by memory.
  *
- *   rows       a warp each, BLOCK / 32 to a block: lane l adds up channels 4 l .. 4 l + 3, 4 l + 128 .., each of the
- *   four alone, then
- *              fixed trees over the four and over the lanes
- *   arrays     a thread four elements: 16 bytes at a time where all arrays begin at 16 bytes, one by one where not, to
- *   the same bits copies     what a product reads next is also left in bf16 (cuda.cuh) once there are products that
- *   want it gradients  of a norm's weight: a thread a channel, which walks the rows in order; of an embedding: a thread
- *   a channel of one
- *              id, which walks that id's rows in order (the host sorts rows by id)
- *   squares    a block for WZ_BLOCK elements, in double */
+ *   tokens         a warp each, BLOCK / 32 to a block: lane l sums channels 4 l .. 4 l + 3, 4 l + 128 .., the four
+ *                  separately, then fixed trees over the four and over the lanes
+ *   arrays         four elements per thread: one 16-byte access where all arrays are aligned, else one by one, with the
+ *                  same bits
+ *   bf16 copies    outputs that a product reads next are also written in bf16 (cuda.cuh) once a product has asked for
+ *   it gradients      of a norm's weight: one thread per channel, over tokens in order; of an embedding: one thread per
+ *                  channel of one id, over that id's tokens in order (sorted by id on the host)
+ *   squares        one block for WZ_BLOCK elements, in double */
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -19,12 +17,15 @@ static size_t blocks_of(size_t n, size_t each) { return (n + each - 1) / each; }
 
 INLINE size_t my_element(void) { return (size_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
-/* Four elements from i on, as far as there are any; wide: in one piece. */
+/* Loads elements [i, i + 4), 0 past n; wide: by one 16-byte access. */
 INLINE void take4(float v[4], const float *x, size_t i, size_t n, bool wide)
 {
     if (wide && i + 4 <= n) {
         float4 f = *(const float4 *)(x + i);
-        v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+        v[0] = f.x;
+        v[1] = f.y;
+        v[2] = f.z;
+        v[3] = f.w;
     } else {
         for (int j = 0; j < 4; j++) v[j] = i + (size_t)j < n ? x[i + (size_t)j] : 0;
     }
@@ -64,7 +65,7 @@ static void embed(struct wz_backend *be, float *out, const struct wz_weight *tab
            n, table->in);
 }
 
-/* order[n] lists rows by id; run r is order[first[r], first[r + 1]). */
+/* order[n] lists tokens sorted by id; those of one id are order[first[r], first[r + 1]). */
 static __global__ void embed_sums(float *d_table, const float *d_out, const int *ids, const int *order,
                                   const int *first, int c)
 {
@@ -133,7 +134,7 @@ static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, c
     }
 }
 
-/* Room for a bf16 copy of n floats that lie close together, or NULL where nobody wants it. */
+/* Where to write a bf16 copy of n contiguous floats, or NULL where no product has asked for copies. */
 static struct rounded *copy_room(struct wz_backend *be, size_t n, int c)
 {
     return cuda_of(be)->halves && n > 0 && c % 8 == 0 ? wz_cuda_half_room(be, n) : NULL;
@@ -187,10 +188,13 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
     float sum = d_w[j];
     size_t at = (size_t)j;
     int i = 0;
-    for (; i + AHEAD <= n; i += AHEAD) { /* the chain waits for no load but the first */
+    for (; i + AHEAD <= n; i += AHEAD) { /* loads ahead of the chain of FMAs */
         float d[AHEAD], v[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; k++, at += (size_t)c) d[k] = d_out[at], v[k] = x[at];
+        for (int k = 0; k < AHEAD; k++, at += (size_t)c) {
+            d[k] = d_out[at];
+            v[k] = x[at];
+        }
 #pragma unroll
         for (int k = 0; k < AHEAD; k++) sum = fmaf(d[k], v[k] * rstd[i + k], sum);
     }
@@ -209,7 +213,7 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
 
 /* ---- RoPE ------------------------------------------------------------------------------------------------- */
 
-/* A thread turns one pair of channels in all heads of a row: one double sine and cosine for all of them. */
+/* A thread rotates one pair of channels in all heads of a token, with one sine and cosine in double. */
 static __global__ void rope_rows(float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
 {
     int half = d / 2;
@@ -328,11 +332,8 @@ static void squares(struct wz_backend *be, double *sums, const float *x, size_t 
     wz_cuda_download(be, sums, on_device, blocks * sizeof *sums);
 }
 
-struct adamw {
-    float b1, b2, a1, a2, rate, root, eps, decay, scale;
-};
-
-static __global__ void adamw_all(float *w, const float *g, float *m, float *v, size_t n, struct adamw a, bool wide)
+static __global__ void adamw_all(float *w, const float *g, float *m, float *v, size_t n, struct wz_adamw_scalars a,
+                                 bool wide)
 {
     size_t i = my_element() * 4;
     float weight[4], d[4], mean[4], square[4];
@@ -356,18 +357,8 @@ static __global__ void adamw_all(float *w, const float *g, float *m, float *v, s
 static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
                   float b2, float eps, float decay, float scale, int step)
 {
-    double c1 = 1 - pow((double)b1, step), c2 = 1 - pow((double)b2, step);
-    struct adamw a = { b1,
-                       b2,
-                       (float)(1 - (double)b1),
-                       (float)(1 - (double)b2),
-                       (float)((double)lr / c1),
-                       (float)(1 / sqrt(c2)),
-                       eps,
-                       (float)((double)lr * (double)decay),
-                       scale };
-
-    LAUNCH(be, adamw_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, w, g, m, v, n, a, wide(w, g, m, v));
+    LAUNCH(be, adamw_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, w, g, m, v, n,
+           wz_adamw_scalars_of(lr, b1, b2, eps, decay, scale, step), wide(w, g, m, v));
 }
 
 void wz_cuda_ops_vectors(struct wz_ops *ops)
