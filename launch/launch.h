@@ -20,7 +20,6 @@ int wz_cmd_plan(int argc, char **argv);
 int wz_cmd_doctor(int argc, char **argv);
 int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
-int wz_cmd_help(int argc, char **argv);
 
 /* ---- train.c ---------------------------------------------------------------------------------------------- */
 
@@ -44,7 +43,7 @@ struct wz_option {
     double low, high; /* numbers: both ends allowed; low == high: any */
 };
 
-/* A sub-command's calling convention: what --help prints and what is accepted. */
+/* A sub-command's calling convention: what --help and the manual page print and what is accepted. */
 struct wz_usage {
     const char *name;  /* "generate" */
     const char *args;  /* "MODEL"; "" when there are none */
@@ -55,8 +54,12 @@ struct wz_usage {
 };
 
 /* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.
- * -1: nothing more to do, *status is the exit status (0: --help was printed; 2: a sentence was). */
+ * -1: nothing more to do, *status is the exit status (0: help was printed; 2: a sentence was). Help comes in three forms:
+ * --help, --help=roff (the sections of a manual page from SYNOPSIS on) and --help=bash (cases of the completion). */
 int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
+
+/* Prints text, escaped so that a manual page shows it as it is. */
+void wz_roff(const char *text);
 
 /* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty
  * sentence prints nothing: another rank speaks (wz_link_agree). */

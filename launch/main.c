@@ -4,6 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "recipe/recipe.h"
+
+static int run_help(int argc, char **argv);
+
 static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
@@ -11,7 +15,7 @@ static const struct command {
 } commands[] = {
     { "train", wz_cmd_train, "train the agents of a recipe by reinforcement learning" },
     { "plan", wz_cmd_plan, "what memory a run will take on every rank, and whether it fits, before it starts" },
-    { "doctor", wz_cmd_doctor, "try what is needed of this machine, and what a recipe names" },
+    { "doctor", wz_cmd_doctor, "check the environment, and what a recipe names" },
     { "sft", wz_cmd_sft, "supervised warm start of a model on conversations" },
     { "eval", wz_cmd_eval, "play held-out prompts; attack success, overrefusal and more, with intervals" },
     { "chat", wz_cmd_chat, "talk with the agents of a run: the reply, and what the feedback agent said of it" },
@@ -23,18 +27,112 @@ static const struct command {
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { "generate", wz_cmd_generate, "continue conversations or token ids" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
-    { "help", wz_cmd_help, "every key of a recipe" },
+    { "help", run_help, "explain a command or the keys of a recipe; print manual pages and the shell's completion" },
     { NULL, NULL, NULL },
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
 
+static const char about[] =
+    "Trains two language-model agents together by reinforcement learning: a conversation agent that answers, and\n"
+    "a feedback agent that reads the answer and, when it is unsafe or needlessly refuses, critiques it and proposes a\n"
+    "fix. It implements WaltzRL (arXiv 2510.08240).";
+
 static void print_help(FILE *out)
 {
-    fprintf(out, "usage: waltz COMMAND [arguments]\n\n"
-                 "Trains two language-model agents together by reinforcement learning: one answers, the other\n"
-                 "reads the answer and says how to mend it.\n\ncommands:\n");
+    fprintf(out, "usage: waltz COMMAND [arguments]\n\n%s\n\ncommands:\n", about);
     for (int i = 0; i < N_COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\n`waltz COMMAND --help` tells more; `waltz --version` prints the version.\n");
+}
+
+static const struct command *find_command(const char *name)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(name, commands[i].name)) return &commands[i];
+
+    const char *near = wz_nearest(name, commands, sizeof *commands, N_COMMANDS);
+    if (near) fprintf(stderr, "waltz: there is no command '%s'; did you mean '%s'?\n", name, near);
+    else fprintf(stderr, "waltz: there is no command '%s'; `waltz --help` lists them\n", name);
+    return NULL;
+}
+
+/* Runs `waltz NAME HOW`, where HOW is --help in one of its forms. */
+static int run_command_help(const struct command *c, const char *how)
+{
+    char *argv[] = { (char *)c->name, (char *)how, NULL };
+
+    return c->run(2, argv);
+}
+
+/* waltz.1, or waltz-COMMAND.1 around the sections that the command's own table gives. */
+static int print_manual(const struct command *c)
+{
+    const char *dash = c ? "-" : "", *name = c ? c->name : "";
+    int status = 0;
+
+    printf(".TH waltz%s%s 1 \"\" \"waltz %s\" Waltz\n.SH NAME\nwaltz%s%s \\- ", dash, name, WZ_VERSION, dash, name);
+    wz_roff(c ? c->help : "train a conversation agent and a feedback agent together");
+    printf("\n");
+    if (c) {
+        status = run_command_help(c, "--help=roff");
+    } else {
+        printf(".SH SYNOPSIS\n.B waltz\nCOMMAND [arguments]\n.SH DESCRIPTION\n");
+        wz_roff(about);
+        printf("\n.SH COMMANDS\n");
+        for (int i = 0; i < N_COMMANDS; i++) {
+            printf(".TP\n.BR waltz\\-%s (1)\n", commands[i].name);
+            wz_roff(commands[i].help);
+            printf("\n");
+        }
+    }
+    printf(
+        ".SH EXIT STATUS\n0: success; 1: failure, with a sentence on standard error; 2: wrong usage; 75: stopped by a\n"
+        "signal after a checkpoint, the same command continues.\n.SH SEE ALSO\n.BR %s (1)\n",
+        c ? "waltz" : "mpirun");
+    return status;
+}
+
+static int print_completion(void)
+{
+    int status = 0;
+
+    printf("_waltz() {\n    local words= word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
+           "    case $COMP_CWORD:${COMP_WORDS[1]} in 1:* | 2:help) words=\"");
+    for (int i = 0; i < N_COMMANDS; i++) printf("%s%s", i ? " " : "", commands[i].name);
+    printf("\" ;; esac\n    case ${COMP_WORDS[1]}:$before:$word in\n");
+    for (int i = 0; i < N_COMMANDS && !status; i++) status = run_command_help(&commands[i], "--help=bash");
+    printf("    esac\n    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$word\")\n}\n"
+           "complete -o default -F _waltz waltz\n");
+    return status;
+}
+
+static int run_help(int argc, char **argv)
+{
+    bool man = false, markdown = false;
+    const char *shell = NULL;
+    const struct wz_option options[] = {
+        { "man", 0, WZ_FLAG, &man, NULL, "print the manual page, in roff", 0, 0 },
+        { "markdown", 0, WZ_FLAG, &markdown, NULL, "of a recipe's keys: as docs/recipe.md", 0, 0 },
+        { "completion", 0, WZ_TEXT, &shell, "SHELL", "print what makes a shell complete waltz's words; SHELL is bash",
+          0, 0 },
+    };
+    const struct wz_usage usage = { "help",  "[COMMAND]",       "Explains waltz, or one of its commands.",
+                                    options, WZ_COUNT(options), 0,
+                                    1 };
+    const struct command *c = NULL;
+    int status, n = wz_options_parse(&usage, argc, argv, &status);
+
+    if (n < 0) return status;
+    if (n && !strcmp(argv[0], "recipe")) return wz_recipe_help(stdout, markdown), 0;
+    if (n && !(c = find_command(argv[0]))) return 2;
+    if (shell && strcmp(shell, "bash")) {
+        fprintf(stderr, "waltz help: --completion: expected bash, got %s\n", shell);
+        return 2;
+    }
+    if (shell) return print_completion();
+    if (man) return print_manual(c);
+    if (c) return run_command_help(c, "--help");
+    print_help(stdout);
+    return 0;
 }
 
 /* What was printed must have arrived: a full disk behind a pipe is a failure. */
@@ -55,19 +153,12 @@ int main(int argc, char **argv)
         print_help(stderr);
         return 2;
     }
-    if (!strcmp(name, "--help") || !strcmp(name, "-h") || (!strcmp(name, "help") && argc == 2)) {
-        print_help(stdout);
-        return finish(0);
-    }
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) name = "help";
     if (!strcmp(name, "--version")) {
         printf("waltz %s\n", WZ_VERSION);
         return finish(0);
     }
-    for (int i = 0; i < N_COMMANDS; i++)
-        if (!strcmp(name, commands[i].name)) return finish(commands[i].run(argc - 1, argv + 1));
 
-    const char *near = wz_nearest(name, commands, sizeof *commands, N_COMMANDS);
-    if (near) fprintf(stderr, "waltz: there is no command '%s'; did you mean '%s'?\n", name, near);
-    else fprintf(stderr, "waltz: there is no command '%s'; `waltz --help` lists them\n", name);
-    return 2;
+    const struct command *c = find_command(name);
+    return c ? finish(c->run(argc - 1, argv + 1)) : 2;
 }

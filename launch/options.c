@@ -1,4 +1,5 @@
-/* Options of the sub-commands: every command hands in a table, and parsing, range checks and --help all walk it. */
+/* Options of the sub-commands: every command passes in a table; parsing, range checks, --help, the manual pages and the
+ * shell's completion all loop over it. */
 #include "launch/launch.h"
 
 #include <errno.h>
@@ -28,21 +29,70 @@ static void print_default(const struct wz_option *o)
     }
 }
 
+/* "-o, --output FILE" */
+static const char *left_side(const struct wz_option *o)
+{
+    static char left[128];
+    int n = o->letter ? snprintf(left, sizeof left, "-%c, ", o->letter) : 0;
+
+    snprintf(left + n, sizeof left - (size_t)n, "--%s %s", o->name, o->type == WZ_FLAG ? "" : o->arg);
+    return left;
+}
+
 static void print_help(const struct wz_usage *u)
 {
     printf("usage: waltz %s%s%s%s\n\n%s\n", u->name, *u->args ? " " : "", u->args, u->n_options ? " [options]" : "",
            u->about);
     printf("\noptions:\n");
     for (int i = 0; i < u->n_options; i++) {
-        const struct wz_option *o = &u->options[i];
-        char left[96];
-        int n = o->letter ? snprintf(left, sizeof left, "-%c, ", o->letter) : 0;
-        snprintf(left + n, sizeof left - (size_t)n, "--%s %s", o->name, o->type == WZ_FLAG ? "" : o->arg);
-        printf("  %-26s %s", left, o->help);
-        print_default(o);
+        printf("  %-26s %s", left_side(&u->options[i]), u->options[i].help);
+        print_default(&u->options[i]);
         printf("\n");
     }
     printf("  %-26s %s\n", "-h, --help", "print this and exit");
+}
+
+void wz_roff(const char *text)
+{
+    for (const char *c = text; *c; c++) {
+        bool begins = c == text || c[-1] == '\n';
+        if (begins && (*c == '.' || *c == '\'')) fputs("\\&", stdout);
+        if (*c == '\\') fputs("\\e", stdout);
+        else if (*c == '-') fputs("\\-", stdout);
+        else putchar(*c);
+    }
+}
+
+static void print_manual(const struct wz_usage *u)
+{
+    printf(".SH SYNOPSIS\n.B waltz %s\n", u->name);
+    wz_roff(u->args);
+    printf("%s\n.SH DESCRIPTION\n", u->n_options ? " [options]" : "");
+    wz_roff(u->about);
+    printf("\n.SH OPTIONS\n");
+    for (int i = 0; i < u->n_options; i++) {
+        printf(".TP\n.B ");
+        wz_roff(left_side(&u->options[i]));
+        printf("\n");
+        wz_roff(u->options[i].help);
+        print_default(&u->options[i]);
+        printf("\n");
+    }
+    printf(".TP\n.B \\-h, \\-\\-help\nprint a summary of this and exit\n");
+}
+
+/* Cases of the shell's COMMAND:PREVIOUS-WORD:WORD, each the words that may stand for WORD. */
+static void print_completion(const struct wz_usage *u)
+{
+    for (int i = 0; i < u->n_options; i++) {
+        if (u->options[i].type != WZ_TEXT || !strchr(u->options[i].arg, '|')) continue;
+        printf("    %s:--%s:*) words=\"", u->name, u->options[i].name);
+        for (const char *c = u->options[i].arg; *c; c++) putchar(*c == '|' ? ' ' : *c);
+        printf("\" ;;\n");
+    }
+    printf("    %s:*:-*) words=\"--help", u->name);
+    for (int i = 0; i < u->n_options; i++) printf(" --%s", u->options[i].name);
+    printf("\" ;;\n");
 }
 
 static int set_value(const struct wz_option *o, const char *text, struct wz_err *err)
@@ -80,7 +130,7 @@ static int set_value(const struct wz_option *o, const char *text, struct wz_err 
         return 0;
     }
     if (o->low == o->high || (x >= o->low && x <= o->high)) return 0;
-    return wz_fail(err, "--%s: %s is out of range, %g to %g was expected", o->name, text, o->low, o->high);
+    return wz_fail(err, "--%s: expected %g to %g, got %s", o->name, o->low, o->high, text);
 }
 
 /* argv[*i] is an option; takes its value, moving *i on where that is the next argument. */
@@ -127,8 +177,10 @@ int wz_options_parse(const struct wz_usage *u, int argc, char **argv, int *statu
     *status = 0;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--")) break;
-        if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
-        print_help(u);
+        if (!strcmp(argv[i], "--help=roff")) print_manual(u);
+        else if (!strcmp(argv[i], "--help=bash")) print_completion(u);
+        else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) print_help(u);
+        else continue;
         return -1;
     }
     for (int i = 1; i < argc; i++) {
