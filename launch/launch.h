@@ -54,7 +54,7 @@ struct wz_usage {
 };
 
 /* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.
- * -1: nothing more to do, *status is the exit status (0: help was printed; 2: a sentence was). Help comes in three forms:
+ * -1: nothing more to do, *status is the exit status (0: help was printed; 2: a sentence was). Help has three forms:
  * --help, --help=roff (the sections of a manual page from SYNOPSIS on) and --help=bash (cases of the completion). */
 int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
 
