@@ -222,6 +222,11 @@ bool wz_is_choice(const char *choices, const char *word);
  * with its name (const char *). */
 const char *wz_nearest(const char *name, const void *first, size_t stride, int n);
 
+/* The row of a table by its name: `first` is an array of structs of `stride` bytes, each beginning with its name (const
+ * char *), ended by a row whose name is NULL. NULL and a message that lists the names where there is none; `what` says
+ * what a row is: "loss". */
+const void *wz_row_find(const void *first, size_t stride, const char *what, const char *name, struct wz_err *err);
+
 /* Appends the shortest decimal text that parses back to x. */
 void wz_real_add(struct wz_buf *out, double x);
 

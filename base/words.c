@@ -13,6 +13,23 @@ static const char *name_at(const void *first, size_t stride, int i)
     return name;
 }
 
+const void *wz_row_find(const void *first, size_t stride, const char *what, const char *name, struct wz_err *err)
+{
+    struct wz_buf names = { 0 };
+    const char *other;
+
+    for (int i = 0; (other = name_at(first, stride, i)); i++) {
+        if (!strcmp(other, name)) {
+            wz_buf_finish(&names);
+            return (const char *)first + (size_t)i * stride;
+        }
+        wz_buf_printf(&names, "%s%s", i ? ", " : "", other);
+    }
+    wz_fail(err, "there is no %s '%s': expected one of %s", what, name, names.data);
+    wz_buf_finish(&names);
+    return NULL;
+}
+
 /* Edit distance with a swap of neighbours as one edit (optimal string alignment), over at most 64 characters. */
 static int distance(const char *a, const char *b)
 {

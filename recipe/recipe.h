@@ -42,6 +42,7 @@ struct wz_recipe_learn {
     double lr, warmup, min_lr_ratio;
     double beta1, beta2, eps, weight_decay, max_grad_norm;
     double kl_coef, clip_eps;
+    char *estimate; /* a row of the trainer's table; ignored by a supervised loss */
     char *loss_mean;
     double alpha, lambda, gamma;
     char *feedback_bonus;

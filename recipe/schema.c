@@ -95,6 +95,7 @@
     T##_REAL(S, clip_eps, "0.2", "(0,1)", BITS, "epsilon of the clipped ratio (WaltzRL 2.3)") \
     T##_TEXT(S, loss_mean, "sequence", "sequence|token", BITS, \
              "sequence: the mean of each sample's mean (WaltzRL 2.3); token: the mean over all tokens") \
+    T##_TEXT(S, estimate, "reinforce++", "text", BITS, "how advantages are estimated: reinforce++ (WaltzRL 2.3)") \
     T##_REAL(S, alpha, STRING(WZ_ALPHA), "[0,100]", BITS, \
              "feedback: coefficient of the improvement reward (WaltzRL 2.2)") \
     T##_REAL(S, lambda, STRING(WZ_LAMBDA), "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \

@@ -178,19 +178,25 @@ int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct 
     return wz_judge_open(judge, &config, err) < 0 ? wz_recipe_fail(recipe, err, "judge.name", "%s", err->text) : 0;
 }
 
-/* What the stages' losses ask of the recipe. */
-static int check_losses(const struct wz_recipe *recipe, struct wz_err *err)
+/* What the stages' losses and estimates ask of the recipe. */
+static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
 {
     const bool supervised = wz_job_supervised(recipe);
-    char path[32];
+    char path[64];
 
     for (unsigned s = 0; s < recipe->n_stages; s++) {
-        const struct wz_loss *loss = wz_loss_find(recipe->stages[s].loss, err);
+        const struct wz_recipe_stage *stage = &recipe->stages[s];
+        const struct wz_loss *loss = wz_loss_find(stage->loss, err);
         snprintf(path, sizeof path, "stages.%u.loss", s);
         if (!loss) return wz_recipe_fail(recipe, err, path, "%s", err->text);
         if (loss->supervised != supervised)
             return wz_recipe_fail(recipe, err, path, "'%s' can't be in a recipe whose first stage has '%s'", loss->name,
                                   recipe->stages[0].loss);
+        for (unsigned a = 0; a < stage->n_agents; a++) {
+            snprintf(path, sizeof path, "stages.%u.agents.%u.estimate", s, a);
+            if (!wz_estimate_find(stage->agents[a].estimate, err))
+                return wz_recipe_fail(recipe, err, path, "%s", err->text);
+        }
     }
     if (supervised && (recipe->n_data != 1 || recipe->n_eval))
         return wz_recipe_fail(recipe, err, "data", "expected one file of conversations, and no eval");
@@ -202,7 +208,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
 {
     job->recipe = recipe;
     job->n_agents = (int)recipe->n_agents;
-    if (training && check_losses(recipe, err) < 0) return -1;
+    if (training && check_learning(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);

@@ -9,10 +9,12 @@
 static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_recipe_learn *r,
                                 const struct wz_recipe_agent *agent)
 {
+    struct wz_err err;
+
     return (struct wz_learn){
         .adamw = { r->lr, r->warmup, r->min_lr_ratio, r->beta1, r->beta2, r->eps, r->weight_decay, r->max_grad_norm },
         .pick = loss->supervised ? NULL : wz_sample_picks,
-        .estimate = loss->supervised ? NULL : wz_estimates,
+        .estimate = loss->supervised ? NULL : wz_estimate_find(r->estimate, &err), /* the job has checked the name */
         .loss = loss,
         .kl = r->kl_coef,
         .epsilon = r->clip_eps,

@@ -44,3 +44,8 @@ static void reinforce_pp(const struct wz_outcome *all, int batch, const struct w
 }
 
 const struct wz_estimate wz_estimates[] = { { "reinforce++", reinforce_pp }, { 0 } };
+
+const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err)
+{
+    return wz_row_find(wz_estimates, sizeof *wz_estimates, "estimate", name, err);
+}

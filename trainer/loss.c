@@ -2,7 +2,6 @@
 #include "trainer/trainer.h"
 
 #include <math.h>
-#include <string.h>
 
 /* J = min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) with r = exp(now - old)   (PPO's, Schulman et al. 2017; WaltzRL
  * eq. 4): dJ / d now = r A, and 0 where min() takes the clipped, constant branch. */
@@ -22,13 +21,5 @@ const struct wz_loss wz_losses[] = { { "clip", false, clip }, { "cross_entropy",
 
 const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err)
 {
-    struct wz_buf names = { 0 };
-
-    for (const struct wz_loss *l = wz_losses; l->name; l++) {
-        if (!strcmp(l->name, name)) return l;
-        wz_buf_printf(&names, " %s", l->name);
-    }
-    wz_fail(err, "there is no loss '%s'; there are:%s", name, names.data);
-    wz_buf_finish(&names);
-    return NULL;
+    return wz_row_find(wz_losses, sizeof *wz_losses, "loss", name, err);
 }

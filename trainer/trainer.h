@@ -92,6 +92,8 @@ struct wz_estimate {
     void (*advantages)(const struct wz_outcome *all, int batch, const struct wz_sample *own, int n);
 };
 extern const struct wz_estimate wz_estimates[]; /* ended by a row without a name */
+/* NULL and a message that lists the names where there is none of that name. */
+const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err);
 
 /* ---- loss.c ----------------------------------------------------------------------------------------------- */
 
@@ -108,7 +110,7 @@ struct wz_loss {
     double (*slope)(const struct wz_learn *how, const struct wz_loss_token *t);
 };
 extern const struct wz_loss wz_losses[]; /* ended by a row without a name */
-/* NULL and a sentence that lists the names where there is none of that name. */
+/* NULL and a message that lists the names where there is none of that name. */
 const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err);
 
 /* ---- optimizer.c ------------------------------------------------------------------------------------------ */
