@@ -1,8 +1,7 @@
-/* A model of a known shape with weights that need no file, and the counters of the kernel and of the heap.
+/* A model of a known shape with random weights, and the counters of the kernel and of the heap.
  *
- * Random weights cost a bench its time to start, so they are not the keyed normals of wz_model_init: a cheap hash of
- * the element's number, uniform with the same variance. They are never zero, which processors and caches would
- * reward. */
+ * The keyed normals of wz_model_init would take too long at start-up, so weights are a cheap hash of the element's
+ * index, uniform with the same variance and never zero: zeros could run faster. */
 #include "bench/bench.h"
 #include "bench/heap.h"
 
@@ -184,7 +183,7 @@ double wz_bench_update(const struct wz_bench *b)
     return (b->model->type == WZ_BF16 ? 14 : 16) * (double)sizeof(float) * (double)n_weights(&b->model->config, true);
 }
 
-/* What is in memory must not push others out of it: weights and their panels, and for each trained weight two moments
+/* Fails where the bench would not fit in memory: weights and their panels, and for each trained weight two moments
  * and a tree of gradients. */
 static int check_memory(const struct wz_bench *b, const struct wz_config *c, bool half, bool trains, struct wz_err *err)
 {

@@ -34,7 +34,7 @@ int main(int argc, char **argv)
             if ((k == 0 && link.size == 1) || ((k == 1 || k == 2) && !sums)) continue;
             double zero = 0, *all = wz_alloc((size_t)link.size * sizeof *all), begin;
             be->ops.download(be, &word, x, sizeof word);
-            wz_all_gather(&link, &group, &zero, 1, all); /* begin together */
+            wz_all_gather(&link, &group, &zero, 1, all); /* barrier */
             begin = wz_now();
             if (k == 0 && link.rank == 0) wz_publish(&link, &group, be, 0, (uint64_t)round, 0, x, size);
             else if (k == 0) wz_take(&link, &group, be, 0, (uint64_t)round, x, size);

@@ -4,8 +4,8 @@
  *   prompts ─▶ wz_engine_run ─▶ share of ids below half the vocabulary ─▶ wz_learner_step ─▶ the next version
  *
  * Prompts are random and new in every step; answers are exactly `new` tokens, so every step is as long as every
- * other. There is no reference. The learner compares its log-probabilities with the rollout's: both are the same
- * work, or the program dies. */
+ * other. There is no reference. The learner compares its log-probabilities with the rollout's: a mismatch
+ * ends the program. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,7 +79,7 @@ int main(int argc, char **argv)
     int **ids = wz_alloc(sizeof *ids * (size_t)b.batch);
 
     wz_meter_start(&all);
-    for (int s = -1; s < b.runs; s++) { /* the first touches what is touched once */
+    for (int s = -1; s < b.runs; s++) { /* the first one is warm-up */
         struct wz_step_stats stats;
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) {

@@ -1,9 +1,9 @@
 /* generate: how fast rollouts are. The engine reads `batch` prompts, then writes `new` tokens for each.
  *
- * A run is two calls of the engine that `waltz train` makes: the first asks for one token, so that it is all
- * prefill; the second asks for the rest of the same prompts, whose keys the cache still has, so that it is all
- * decode. The op table's head_sample, called once a round (twice where a graph is made), says what a single round
- * costs; a round in the middle is the steady step. */
+ * A run is two calls of the engine that `waltz train` makes: the first asks for one token, so that it is all prefill;
+ * the second asks for the rest of the same prompts, whose keys the cache still has, so that it is all decode. The op
+ * table's head_sample, called once a round (twice where a graph is made), marks the rounds; the time of a middle one is
+ * the steady-state decode step. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,7 +82,7 @@ int main(int argc, char **argv)
     rounds.faults = wz_alloc(sizeof(double) * (size_t)b.more);
     rounds.allocations = wz_alloc(sizeof(double) * (size_t)b.more);
     b.be->ops.head_sample = sample_counted;
-    run(engine, requests, ids, &b, b.more < 4 ? b.more : 4); /* touches what is touched once */
+    run(engine, requests, ids, &b, b.more < 4 ? b.more : 4); /* warm-up */
     wz_meter_start(&meter);
     for (int i = 0; i < b.runs; i++) {
         wz_engine_flush(engine);

@@ -1,4 +1,4 @@
-/* The heap, counted: functions that stand before the allocator's. */
+/* Counts heap allocations: wrappers of the allocator's functions. */
 #include "bench/heap.h"
 
 #include <stdatomic.h>

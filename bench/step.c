@@ -77,7 +77,7 @@ int main(int argc, char **argv)
 
     for (int i = 0; i < b.batch; i++) episodes[i] = episode(&b, (uint32_t)i);
     wz_meter_start(&all);
-    for (int s = -1; s < b.runs; s++) { /* the first touches what is touched once */
+    for (int s = -1; s < b.runs; s++) { /* the first one is warm-up */
         struct wz_step_stats stats;
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) write_by(episodes[i], &learner.pack);

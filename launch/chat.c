@@ -1,5 +1,5 @@
-/* waltz chat: talks with both agents. Each line read is a prompt, played as in training: the first reply, the feedback
- * on it, and the revision where one was asked for. Prompts have no history. */
+/* waltz chat: each line of standard input is a prompt, played as in training: the first reply, the feedback on it, and
+ * a revision where the feedback asks for one. Prompts share no history. */
 #include "run/run.h"
 #include "launch/launch.h"
 
@@ -13,7 +13,7 @@ static void print_turns(const struct wz_job *job, const Wz__Episode *e)
         const Wz__Turn *t = e->turns[i];
         printf("%-12s  %s%s\n", job->agents[t->agent].recipe->name, t->text, t->truncated ? " ..." : "");
         if (!wz_turn_is(t, WZ_FEEDBACK)) continue;
-        if (!t->valid) printf("%-12s  (not readable: %s)\n", "", t->reason);
+        if (!t->valid) printf("%-12s  (invalid feedback: %s)\n", "", t->reason);
         else
             printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
                    t->overrefuse ? "overrefuses"

@@ -1,5 +1,5 @@
-/* waltz doctor: does this machine, and a recipe on it, work? Each line comes from trying: backends are opened, files
- * are read by the code that will read them, and the plan of the run is compared with the memory there is. */
+/* waltz doctor: checks the environment and a recipe. Backends are opened, files are read by the code of a run, and the
+ * plan of the run is compared with the free memory. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include "launch/launch.h"
 #include "run/run.h"
 
-/* It works; it does not, and is not required; it does not, and the recipe requires it. */
+/* Available; not available and not required; required by the recipe and not available. */
 enum status { WORKS, ABSENT, FAIL };
 static const char *const statuses[] = { [WORKS] = "ok", [ABSENT] = "-", [FAIL] = "FAIL" };
 
@@ -62,7 +62,7 @@ static void check_backends(struct checks *v, const char *wanted)
     }
 }
 
-/* The recipe's names of rows of other tables, but for the backend's. */
+/* The recipe's link and judge. */
 static void check_names(struct checks *v, const struct wz_recipe *recipe)
 {
     struct wz_err err = { 0 };
@@ -102,14 +102,14 @@ static void check_ranks(struct checks *v, int ranks, int cores)
     const bool root = geteuid() == 0 && !getenv("OMPI_ALLOW_RUN_AS_ROOT"), crowded = ranks > cores;
 
     if (!on_path("mpirun"))
-        say(v, ABSENT, "mpirun", "is not on the PATH: one process does every role (launch/install installs it)");
-    else if (!root && !crowded) say(v, WORKS, "mpirun", "is there");
+        say(v, ABSENT, "mpirun", "not on the PATH: one process runs every role (launch/install installs it)");
+    else if (!root && !crowded) say(v, WORKS, "mpirun", "found");
     else
-        say(v, WORKS, "mpirun", "is there; here it wants%s%s", root ? " --allow-run-as-root (this is root)" : "",
+        say(v, WORKS, "mpirun", "found; here it needs%s%s", root ? " --allow-run-as-root (this is root)" : "",
             crowded ? " --oversubscribe (more ranks than cores)" : "");
 }
 
-/* Reads what the run will read, of the weights what their files say of themselves. */
+/* Reads what the run will read; of the weights only the headers of their files. */
 static void check_agent(struct checks *v, const struct wz_recipe_agent *a)
 {
     struct wz_err err = { 0 };
@@ -167,7 +167,7 @@ static void check_recipe(struct checks *v, const struct wz_recipe *recipe, int r
     check_prompts(v, "data", recipe->data, recipe->n_data);
     check_prompts(v, "eval", recipe->eval, recipe->n_eval);
     check_out(v, recipe->out);
-    if (!v->failures) { /* else it is known why there is no plan */
+    if (!v->failures) { /* else the plan fails for a reason already printed */
         if (wz_plan_make(plan, recipe, NULL, ranks, 1, &err) < 0 || wz_plan_check(plan, &err) < 0)
             say(v, FAIL, "memory of the run", "%s; `waltz plan` shows all", err.text);
         else say(v, WORKS, "memory of the run", "fits on this host with %d rank%s", ranks, ranks > 1 ? "s" : "");

@@ -51,8 +51,7 @@ static int read_line(const struct generator *g, const char *text, size_t n, stru
     if (rc < 0) return -1;
     if (!line->prompt.n) return wz_fail(&line->err, "the prompt is empty");
     if (line->prompt.n >= c->context)
-        return wz_fail(&line->err, "the prompt's %d tokens leave no room in the model's context of %d", line->prompt.n,
-                       c->context);
+        return wz_fail(&line->err, "the prompt's %d tokens fill the model's context of %d", line->prompt.n, c->context);
     for (int i = 0; i < line->prompt.n; i++)
         if (line->prompt.ids[i] >= c->vocab)
             return wz_fail(&line->err, "ids[%d] is %d, the model's ids are 0 to %d", i, line->prompt.ids[i],

@@ -1,6 +1,6 @@
 /* launch: the program. main.c picks a sub-command from its table; a sub-command is one file with one function
  * `int wz_cmd_NAME(int argc, char **argv)` (argv[0] is the sub-command's name) that returns the exit status:
- * 0 done, 1 failed and said why, 2 called wrongly. */
+ * 0 success, 1 failure, with a message on standard error, 2 wrong usage. */
 #ifndef WZ_LAUNCH_H
 #define WZ_LAUNCH_H
 
@@ -54,15 +54,16 @@ struct wz_usage {
 };
 
 /* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.
- * -1: nothing more to do, *status is the exit status (0: help was printed; 2: a sentence was). Help has three forms:
- * --help, --help=roff (the sections of a manual page from SYNOPSIS on) and --help=bash (cases of the completion). */
+ * -1: nothing more to do, *status is the exit status (0: help was printed; 2: an error message was). Help has three
+ * forms: --help, --help=roff (the sections of a manual page from SYNOPSIS on) and --help=bash (cases of the
+ * completion). */
 int wz_options_parse(const struct wz_usage *usage, int argc, char **argv, int *status);
 
 /* Prints text, escaped so that a manual page shows it as it is. */
 void wz_roff(const char *text);
 
-/* Prints "waltz NAME: sentence" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty
- * sentence prints nothing: another rank speaks (wz_link_agree). */
+/* Prints "waltz NAME: message" and returns 1, so that a command can `return wz_give_up("eval", &err)`. An empty
+ * message prints nothing: another rank prints it (wz_link_agree). */
 int wz_give_up(const char *name, const struct wz_err *err);
 
 /* ---- lines.c ---------------------------------------------------------------------------------------------- */
@@ -76,7 +77,7 @@ struct wz_input {
 };
 /* 1: *line (not NUL-terminated, without the line break) lives until the next call; 0: the end; -1: reading failed. */
 int wz_input_next(struct wz_input *input, const char **line, size_t *n, struct wz_err *err);
-/* Can the next call be made without waiting for whoever writes? So that one who waits for an answer gets it. */
+/* Will the next call return without blocking? If not, a caller answers what it has read first. */
 bool wz_input_ready(const struct wz_input *input);
 void wz_input_finish(struct wz_input *input);
 

@@ -110,7 +110,7 @@ static bool episodes_differ(Wz__Episode **was, int n_was, const struct wz_step_r
     return false;
 }
 
-/* The chain after a step as the run wrote it down. */
+/* The chain after a step, from the run's chain.jsonl. */
 static int recorded_chain(const char *run, int64_t step, uint64_t *chain, struct wz_err *err)
 {
     char *path = wz_path("%s/chain.jsonl", run), line[4096];
@@ -125,12 +125,12 @@ static int recorded_chain(const char *run, int64_t step, uint64_t *chain, struct
         json_decref(j);
     }
     if (f) fclose(f);
-    if (rc < 0) wz_fail(err, "%s: nothing about step %" PRId64, path, step);
+    if (rc < 0) wz_fail(err, "%s: has no step %" PRId64, path, step);
     free(path);
     return rc;
 }
 
-/* Walks from the checkpoint to the end of `step`. 0 the same, 1 different, -1 it could not be walked. */
+/* Runs the steps from the checkpoint to the end of `step`. 0: the same bits; 1: different; -1: error. */
 static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run, int64_t step, struct wz_err *err)
 {
     struct wz_progress p;

@@ -32,9 +32,9 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Where the run stands, and whether there is memory for it (guarantee 9): checked before anything is allocated, on
- * every rank. Of supervised stages the plan knows no sequence's length yet. */
-static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
+/* Finds the newest checkpoint and checks on every rank, before anything is allocated, that the run fits in memory
+ * (guarantee 9). Supervised stages are not planned: the lengths of their sequences are not known yet. */
+static int prepare(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
 {
     struct wz_plan *plan = wz_alloc(sizeof *plan);
     int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
@@ -49,12 +49,12 @@ static int look(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress
     return rc;
 }
 
-/* Opens all there is to read, without a message to other ranks. */
+/* Opens the job and checks the mix of prompts of each stage. Exchanges no messages with other ranks. */
 static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir,
                     struct wz_err *err)
 {
     if (wz_checkpoint_open(job, recipe, dir, p, true, err) < 0) return -1;
-    /* a mix that can't be drawn is an error now, not hours later */
+    /* report a mix that can't be drawn now, not when its stage begins */
     for (int s = 0; job->data && s < (int)recipe->n_stages; s++) {
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
         if (!draw) return -1;
@@ -72,7 +72,7 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, err);
     if (rc == 0) return wz_run_after(run, job, err);
     if (rc > 0 && job->root)
-        wz_log("asked to stop: the checkpoint is after step %lld; the same command goes on from there",
+        wz_log("asked to stop: the checkpoint is after step %lld; the same command resumes from it",
                (long long)p->step);
     return rc;
 }
@@ -85,13 +85,13 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     char *dir = NULL;
     int status = 1;
 
-    if (look(job, recipe, &p, &dir, &err) < 0 ||
+    if (prepare(job, recipe, &p, &dir, &err) < 0 ||
         wz_link_agree(&job->link, open_all(job, recipe, &p, dir, &err), &err) < 0 ||
         wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
         wz_give_up(command, &err);
     else {
         int rc = train(job, &run, &p, dir, &err);
-        if (rc < 0) wz_die("%s: %s", command, err.text); /* one rank's end is the job's */
+        if (rc < 0) wz_die("%s: %s", command, err.text); /* a rank that exits ends the job */
         status = rc ? WZ_EXIT_AGAIN : 0;
     }
     if (wz_run_close(&run, &err) < 0) status = wz_give_up(command, &err);

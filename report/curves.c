@@ -1,5 +1,5 @@
-/* A run's curves: metrics.jsonl, lines {"step": N, "time": seconds, name: value ...}, name being "who/what" or
- * "room/what". Charts are picked by what a name ends in, so one chart compares all agents. */
+/* A run's curves: metrics.jsonl, lines {"step": N, "time": seconds, name: value ...}, name being "AGENT/METRIC" or
+ * "GROUP/METRIC". The last part of a name picks its chart, so one chart compares all agents. */
 #include "report/inside.h"
 
 #include <math.h>
@@ -169,7 +169,7 @@ void wz_curves_write(struct wz_buf *out, const struct wz_curves *c, const struct
             write_chart(out, stories[k].title, stories[k].share, picked, n, recipe);
         }
     }
-    for (int i = 0; i < c->n; i++) { /* what no story tells: a chart each */
+    for (int i = 0; i < c->n; i++) { /* series of no listed chart: a chart each */
         if (story_of(c->series[i].name)) continue;
         if (!folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
         folded = true;

@@ -7,7 +7,7 @@
 #include "report/report.h"
 #include "store/store.h"
 
-/* metrics.jsonl, turned to columns: series[i] is a name's value at each line where it is given. */
+/* metrics.jsonl as columns: series[i] has a value of its name for each line that has one. */
 struct wz_curves {
     struct wz_series *series;
     int n;
@@ -17,10 +17,10 @@ struct wz_curves {
 int wz_curves_read(struct wz_curves *curves, const char *path, struct wz_err *err);
 void wz_curves_finish(struct wz_curves *curves);
 const struct wz_series *wz_curves_find(const struct wz_curves *curves, const char *name);
-/* All series as charts, those that tell one story in one; the less asked for ones folded away. */
+/* All series as charts, related ones in one chart; secondary charts are folded away. */
 void wz_curves_write(struct wz_buf *out, const struct wz_curves *curves, const struct wz_recipe *recipe);
 
-/* Transcripts of the same prompts before and after, side by side, by what became of them. `index`: of the run in the
+/* Transcripts of the same prompts before and after, side by side, sorted by outcome. `index`: of the run in the
  * page. */
 int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct wz_err *err);
 

@@ -90,7 +90,7 @@ static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bo
 /* ---- lines ------------------------------------------------------------------------------------------------ */
 
 /* The mean of all values, each weighing exp(-distance / width), width a few percent of the line: two passes, one
- * from each end. It looks both ways, so that it does not lag behind a curve that rises. */
+ * from each end. Being symmetric, it does not lag behind a rising curve. */
 static void smooth(const double *y, int n, double *out)
 {
     const double keep = exp(-1 / (n / 40.0));
@@ -226,7 +226,7 @@ static void take(struct labels *l, double x, double y, double r)
     if (l->n < MOST_BOXES) l->taken[l->n++] = (struct box){ x - r, y - r, x + r, y + r };
 }
 
-/* A line is a string of small boxes. */
+/* A line is approximated by small boxes. */
 static void take_line(struct labels *l, double x0, double y0, double x1, double y1)
 {
     int n = (int)(hypot(x1 - x0, y1 - y0) / 6) + 1;
@@ -242,8 +242,8 @@ static bool is_free(const struct labels *l, const struct box *b)
     return true;
 }
 
-/* Writes a label beside (x, y) where nothing is yet; aslant first, clear of whiskers. When all places are taken it
- * goes over whatever is to the right, or is left out if it is `spare`. */
+/* Writes a label beside (x, y) in the first free place, diagonal ones first, clear of whiskers. When all are taken it
+ * overlaps what is to the right, or is omitted if it is `spare`. */
 static void put_label(struct wz_buf *out, struct labels *l, const struct frame *f, double x, double y,
                       const char *class, bool spare, const char *text)
 {
@@ -338,7 +338,7 @@ void wz_plot_plane(struct wz_buf *out, const char *x_title, const char *y_title,
             take_line(&labels, x, at_y(&f, s->y_low), x, at_y(&f, s->y_high));
         }
     }
-    /* The ends are named first: checkpoints between them take what room is left. */
+    /* The ends are labelled first, checkpoints between them where there is space left. */
     for (int round = 0; round < 3; round++)
         for (int p = 0; p < n; p++)
             for (int i = 0; i < paths[p].n; i++) {

@@ -13,7 +13,7 @@ struct wz_series {
     double *x, *y;
     int n;
 };
-/* A moment on the x axis that deserves a word, such as the beginning of a stage. */
+/* A labelled position on the x axis, such as the first step of a stage. */
 struct wz_mark {
     double x;
     const char *label;
@@ -26,7 +26,7 @@ struct wz_chart {
     int n_marks;
     bool share; /* values are shares of 1, shown in percent */
 };
-/* One <figure>: title, legend with last values, lines; long noisy ones smoothed, over their faint selves. */
+/* One <figure>: title, legend with last values, lines; long lines smoothed, with the raw values drawn faintly. */
 void wz_plot_lines(struct wz_buf *out, const struct wz_chart *chart);
 
 /* A point of the safety/overrefusal plane; shares of 1, the ends of the 95% intervals (NaN: none). */
@@ -34,7 +34,7 @@ struct wz_spot {
     const char *label;
     double x, y, x_low, x_high, y_low, y_high;
 };
-/* Spots in order of time, joined; quiet: a reference from elsewhere, drawn light. */
+/* Spots in order of time, joined; quiet: reference results, drawn light. */
 struct wz_path {
     const char *name;
     const struct wz_spot *spots;

@@ -1,6 +1,6 @@
-/* waltz report: one self-contained HTML page from the folders of runs: what was run, how it ended, how it went, and
- * what the agents say now. Nothing is fetched and nothing is executed: style and drawings are inline, and the page
- * forbids the rest. Whatever a run lacks is said in its place. */
+/* waltz report: one self-contained HTML page from the folders of runs: recipe, results, curves and
+ * transcripts. Style sheet and SVG are inline; the page loads nothing, runs no script, and its content security policy
+ * forbids both. A section whose file is missing says so. */
 #include "report/inside.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@
 
 struct run {
     char *dir, *title;
-    struct wz_recipe *recipe; /* NULL: could not be read; no_recipe says why */
+    struct wz_recipe *recipe; /* NULL: could not be read, no_recipe has the reason */
     struct wz_buf recipe_text;
     struct wz_curves curves;
     struct wz_table table;
@@ -18,14 +18,14 @@ struct run {
     int n_phases;             /* in order of time */
     const char *first, *last; /* the phases compared; "before" and "after" where the run got that far */
     struct wz_spot *spots;
-    int n_spots; /* the way through the plane */
+    int n_spots; /* the points of the plane, one per phase */
 };
 
 static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
 
 /* ---- numbers ---------------------------------------------------------------------------------------------- */
 
-/* The mean over sets of a rate, all sets alike (paper section 8). The interval adds the sets' half-widths in square. */
+/* The unweighted mean over sets of a rate (WaltzRL 3.1). Half-widths of the sets' intervals add in quadrature. */
 static struct wz_result average(const struct wz_table *t, const char *phase, const char *metric)
 {
     double sum = 0, low = 0, high = 0;
@@ -104,7 +104,7 @@ static int run_open(struct run *run, const char *dir, struct wz_err *err)
     *run = (struct run){ .dir = wz_strdup(dir) };
     while (strlen(run->dir) > 1 && run->dir[strlen(run->dir) - 1] == '/') run->dir[strlen(run->dir) - 1] = 0;
     run->title = wz_strdup(strrchr(run->dir, '/') ? strrchr(run->dir, '/') + 1 : run->dir);
-    if (!wz_is_dir(dir)) return wz_fail(err, "%s: is not a folder, the folder of a run was expected", dir);
+    if (!wz_is_dir(dir)) return wz_fail(err, "%s: expected the folder of a run, found no folder", dir);
 
     path = wz_path("%s/recipe.yaml", dir);
     wz_recipe_load(&run->recipe, path, NULL, 0, &run->no_recipe);
@@ -311,7 +311,7 @@ static void end_averages(struct wz_buf *out, const struct wz_table *t, const cha
     wz_buf_str(out, "</td></tr>");
 }
 
-/* The paper's own way through the plane: averages of its Table 1, rows 1 and 7. */
+/* The results of the WaltzRL paper: averages of its Table 1, rows 1 and 7. */
 static const struct wz_spot paper[] = {
     { "paper: base", 0.257, 0.265, NAN, NAN, NAN, NAN },
     { "paper: WaltzRL", 0.076, 0.037, NAN, NAN, NAN, NAN },

@@ -1,11 +1,11 @@
-/* Transcripts side by side: the same prompt before and after, sorted into four fates by its final replies.
+/* Transcripts side by side: the same prompt before and after, sorted into four outcomes by its final replies.
  *
  *                       after: fine      after: unsafe or overrefusing
  *     before: wrong     fixed            still wrong
  *     before: fine      right both times newly wrong
  *
- * A turn's "role" says who spoke. Where the judge failed ("discard" says so) there is no fate: such prompts are counted
- * and left out. */
+ * A turn's "role" is the role of its agent. A prompt whose episode was discarded, as when the judge failed, has no
+ * outcome: such prompts are counted and left out. */
 #include "proto/proto.h"
 #include "report/inside.h"
 

@@ -26,7 +26,7 @@ static void remove_tree(const char *path)
     if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-enum { CHUNK = WZ_STAGE / sizeof(float) }; /* floats per message */
+enum { CHUNK = WZ_CHUNK_BYTES / sizeof(float) }; /* floats per message */
 
 /* Arrays that are sharded over the learners: the masters of a bf16 agent, the moments of one that learns in this stage.
  * Returns how many. */
@@ -57,8 +57,8 @@ static int gather(struct wz_job *job, const struct wz_agent *a, const float *min
         size_t n = owner == learner->me || job->root ? wz_shard_of(owner, learner->n, a->model->n_params).n : 0;
         for (size_t at = 0; at < n && rc == 0; at += CHUNK) {
             size_t k = n - at < CHUNK ? n - at : CHUNK;
-            const float *chunk = job->stage;
-            if (owner == learner->me) wz_download(job->be, job->stage, mine + at, k * sizeof(float));
+            const float *chunk = job->chunk;
+            if (owner == learner->me) wz_download(job->be, job->chunk, mine + at, k * sizeof(float));
             else {
                 wz_recv(&job->link, learner->ranks[owner], WZ_TAG_MOMENTS, &came);
                 assert(came.len == k * sizeof(float));
@@ -113,8 +113,8 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
                          parts[i].name, a->model->n_params, a->recipe->name, t ? t->count : 0);
         for (size_t at = 0; at < shard.n && rc == 0; at += CHUNK) {
             size_t k = shard.n - at < CHUNK ? shard.n - at : CHUNK;
-            wz_tensor_floats(t, shard.at + at, k, job->stage);
-            wz_upload(job->be, parts[i].mine + at, job->stage, k * sizeof(float));
+            wz_tensor_floats(t, shard.at + at, k, job->chunk);
+            wz_upload(job->be, parts[i].mine + at, job->chunk, k * sizeof(float));
         }
     }
     wz_tensors_close(set);
@@ -319,7 +319,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: expected weights with hash %016" PRIx64 " (manifest), got %016" PRIx64,
                          dir, recipe->agents[i].name, p->hash[i], m->hash);
-        else if (job->stage && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
+        else if (job->chunk && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
                  moments != p->moments[i])
             rc = wz_fail(err,
                          "%s: agent %s: expected a moments file with hash %016" PRIx64 " (manifest), got %016" PRIx64,

@@ -1,4 +1,4 @@
-/* The files and the voice of a run. */
+/* The files and the log of a run. */
 #include "run/folder.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 /* ---- open and close --------------------------------------------------------------------------------------- */
 
-/* Drops the lines of a JSONL file that are not to stay: what a killed run wrote after its checkpoint. */
+/* Keeps the lines of a JSONL file for which `stays` is true: drops what a killed run wrote after its checkpoint. */
 static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg),
                       const void *arg, struct wz_err *err)
 {
@@ -61,7 +61,7 @@ static bool phase_stays(const json_t *line, const void *table)
     return phase && has_phase(table, phase);
 }
 
-/* The rows of summary.csv less those of evaluations that are still to come. */
+/* The rows of summary.csv without those of evaluations that the resumed run will make again. */
 static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p,
                       struct wz_err *err)
 {
@@ -92,8 +92,7 @@ static int same_recipe(const struct wz_recipe *recipe, const char *path, struct 
     return rc;
 }
 
-/* A learner's file of episodes, up to the checkpoint; of a run that begins, or of a learner that is no more: nothing
- * beyond it. */
+/* A learner's file of episodes, up to the checkpoint; of a new run it is deleted. */
 static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_err *err)
 {
     if (resume) return wz_file_exists(path) ? wz_record_truncate(path, last, err) : 0;
@@ -138,14 +137,14 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
     if (resume)
-        wz_log(p->stage < (int)job->recipe->n_stages ? "going on from step %" PRId64 " of %s"
+        wz_log(p->stage < (int)job->recipe->n_stages ? "resuming at step %" PRId64 " of %s"
                                                      : "all %" PRId64 " steps are done in %s",
                p->step, dir);
     return rc;
 }
 
-/* Before anything is touched: is this the run's recipe, and nobody else at it? The lock ends with the process,
- * however it ends. */
+/* Before any file is changed: locks the folder and compares the recipe with the run's. The lock ends with the
+ * process. */
 static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume, struct wz_err *err)
 {
     const char *dir = job->recipe->out;
@@ -178,7 +177,7 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
 
     if (run->metrics) {
         int lost = wz_metrics_close(run->metrics);
-        if (lost) wz_log("metrics lost %d writes; the run went on", lost);
+        if (lost) wz_log("metrics: %d writes failed and were skipped", lost);
     }
     wz_table_finish(&run->table);
     if (run->lock) fclose(run->lock);
@@ -325,7 +324,7 @@ static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t 
     wz_metrics_step(run->metrics, step, names, values, n);
 }
 
-/* Why samples of the step were lost, as the first of the root's own says it. */
+/* Why samples of the step were discarded: the reason of the first of root's own episodes. */
 static const char *first_discard(const struct wz_step_report *r)
 {
     for (int i = 0; i < r->n; i++)
@@ -333,8 +332,8 @@ static const char *first_discard(const struct wz_step_report *r)
     return "on another rank";
 }
 
-static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
-                  const struct wz_step_report *r, const struct wz_tally *s)
+static void log_step(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
+                     const struct wz_step_report *r, const struct wz_tally *s)
 {
     double spent = wz_now() - run->line.begin,
            left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
@@ -349,7 +348,8 @@ static void speak(struct wz_run *run, const struct wz_job *job, const struct wz_
         if (job->agents[a].learner.model)
             wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, run->record ? "kl" : "loss",
                           run->record ? r->learned[a].kl : r->learned[a].nll, r->learned[a].grad_norm);
-    if (s->judged < s->episodes) wz_buf_printf(&text, "  lost %.0f (%s)", s->episodes - s->judged, first_discard(r));
+    if (s->judged < s->episodes)
+        wz_buf_printf(&text, "  discarded %.0f (%s)", s->episodes - s->judged, first_discard(r));
     wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->generated / (r->published - r->begin), floor(left / 60),
                   floor(fmod(left, 60)));
     if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
@@ -383,7 +383,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
         if (write_chain(job, p, step, err) < 0) goto out;
         for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.tokens += report->learned[a].tokens;
         write_metrics(run, job, step, report, &mine.sums);
-        speak(run, job, p, report, &mine.sums);
+        log_step(run, job, p, report, &mine.sums);
     }
     rc = 0;
 out:

@@ -1,4 +1,4 @@
-/* run: the files and the voice of a run. Learner ranks open it; the first of them (root) writes and speaks for all.
+/* run: the files and the log of a run. Learner ranks open it; the first of them (root) writes for all ranks.
  *
  *   recipe.yaml  metrics.jsonl  events.out.tfevents.*  ledger.jsonl  chain.jsonl  episodes-<learner>.h5  summary.csv
  *   transcripts.jsonl
@@ -22,12 +22,11 @@ struct wz_run {
     } line;
 };
 
-/* resume: a checkpoint was found; what the run wrote after it is dropped, once all ranks agree that the recipe is
- * the run's. All ranks call it, and fail together. */
+/* resume: a checkpoint was found; what the run wrote after it is deleted, once every rank has checked
+ * that the recipe is the run's. All ranks call it, and fail together. */
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
 int wz_run_close(struct wz_run *run, struct wz_err *err); /* accepts zero */
-/* After a step: record, metrics, ledger (checked, law 4), chain, and the line on the terminal. Learner ranks call
- * it. */
+/* After a step: record, metrics, ledger (checked: guarantee 4), chain, and the log line. Learner ranks call it. */
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
                 const struct wz_step_report *report, struct wz_err *err);
 /* Evaluations: all ranks call these. before and after also print the table, and after is not made twice; due: is one

@@ -95,7 +95,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
     if (!a->model) return -1;
     a->model->recompute = !strcmp(job->recipe->activation_checkpointing, "layers");
-    if (trains && !job->stage) job->stage = wz_alloc(WZ_STAGE);
+    if (trains && !job->chunk) job->chunk = wz_alloc(WZ_CHUNK_BYTES);
     a->tok = wz_tokenizer_load(path, err);
     if (!a->tok) return -1;
     if (!plays && !supervised) return 0;
@@ -262,7 +262,7 @@ void wz_job_close(struct wz_job *job)
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
     for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
-    free(job->data), free(job->eval), free(job->stage);
+    free(job->data), free(job->eval), free(job->chunk);
     wz_judge_close(&job->judge);
     wz_link_close(&job->link);
     wz_backend_close(job->be);

@@ -51,7 +51,7 @@ struct wz_agent {
     struct wz_sft_set examples; /* learner ranks of a supervised recipe */
 };
 
-enum { WZ_STAGE = 4 << 20 };
+enum { WZ_CHUNK_BYTES = 4 << 20 }; /* size of the staging buffer job.chunk */
 
 struct wz_job {
     struct wz_recipe *recipe;
@@ -60,26 +60,26 @@ struct wz_job {
     struct wz_backend *be;
     struct wz_agent agents[WZ_MAX_AGENTS];
     int n_agents;
-    void *stage;           /* learner ranks: through which weights and moments pass, WZ_STAGE bytes at a time */
+    void *chunk;           /* learner ranks: weights and moments are copied in chunks of WZ_CHUNK_BYTES through it */
     struct wz_judge judge; /* reward ranks */
     struct wz_game game;   /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
-    bool root;                      /* the first learner: writes the run's files and speaks */
+    bool root;                      /* the first learner: writes the run's files and logs */
 };
 
 /* The recipe's file of what a command is given, a run's folder or such a file: heap. */
 char *wz_recipe_path(const char *run_or_recipe);
-/* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and agrees with
- * the other ranks that both went well (wz_link_agree). */
+/* What every command does first: loads the recipe, opens the link it names (`link` zeroed before), and checks
+ * that both succeeded on all ranks (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
                   struct wz_err *err);
 /* The recipe's backend, in its numerics. NULL and a sentence with the key's origin on error. The recipe outlives it. */
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
 /* The recipe's judge; -1 and a sentence likewise. */
 int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err);
-/* job->link must be open. Speaks with no other rank: the caller agrees when all is open.
+/* job->link must be open. Exchanges no message: the caller calls wz_link_agree when all is open.
  * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the
- * recipe's stages will be run; else learner ranks hold no weights and nothing need be trainable. */
+ * recipe's stages will be run; else learner ranks hold no weights and no agent needs to be trainable. */
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err);
 void wz_job_close(struct wz_job *job);
@@ -104,7 +104,7 @@ void wz_draw_destroy(struct wz_draw *draw);
 /* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
 void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
 
-/* ---- stations.c: an episode's way from rank to rank -------------------------------------------------------- */
+/* ---- stations.c: how an episode moves between ranks --------------------------------------------------------- */
 
 /* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in
  * order of index: *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns that each agent
@@ -127,8 +127,8 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
 
 /* ---- evaluate.c ------------------------------------------------------------------------------------------- */
 
-/* What episodes come to, as sums that add up over episodes and over ranks: all fields are doubles. Rates are of judged
- * episodes: those that were not discarded. Final: of the last reply; c0: of the first. */
+/* Sums over episodes, added up over ranks: all fields are doubles. Rates are of judged episodes: those not discarded.
+ * Final: of the last reply; c0: of the first. */
 struct wz_tally {
     double episodes, generated;   /* all, and the tokens of all */
     double judged;                /* those not discarded; and of these: */
@@ -147,7 +147,7 @@ void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err);
 
-/* ---- checkpoint.c: one joint checkpoint, renamed into place last (law 3) ---------------------------------- */
+/* ---- checkpoint.c: one joint checkpoint, renamed into place last (guarantee 3)-------------------------------- */
 
 struct wz_progress {
     int64_t step;          /* steps done, over all stages */
@@ -164,8 +164,8 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p,
  * with *dir NULL where there is none. */
 int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
                        struct wz_err *err);
-/* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and holds them to the manifest's hashes
- * (law 6). */
+/* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and compares their hashes with the
+ * manifest's (guarantee 6). */
 int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
                        bool training, struct wz_err *err);
 /* The same to play with only. path: a run's folder (its newest checkpoint after at most `most` steps; -1: any) or a

@@ -158,7 +158,7 @@ static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const 
         with.stage = recipe->stages[s].name;
         if (!k->stage || with.device + with.host > k->device + k->host) *k = with;
     }
-    if (k->stage) add(k, "", "", "staging of weights and moments", WZ_STAGE, true);
+    if (k->stage) add(k, "", "", "staging of weights and moments", WZ_CHUNK_BYTES, true);
     for (unsigned i = 0; i < recipe->n_agents; i++) wz_model_destroy(models[i]);
     episodes(k, plan, configs, sharers);
 }

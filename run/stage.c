@@ -25,7 +25,7 @@ static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_reci
 }
 
 /* The reference is the agent as the stage began: its weights now, or, where the stage is resumed, those of the
- * checkpoint at its beginning. */
+ * checkpoint at its start. */
 static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
 {
     const char *name = a->recipe->name;
@@ -37,10 +37,10 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
         const char *from = wz_model_weights(a->model, &size);
         a->reference = wz_model_create(&a->model->config, a->model->type, NULL, job->be);
         char *to = wz_model_weights(a->reference, &size);
-        for (size_t at = 0; at < size; at += WZ_STAGE) {
-            size_t n = size - at < WZ_STAGE ? size - at : WZ_STAGE;
-            wz_download(job->be, job->stage, from + at, n);
-            wz_upload(job->be, to + at, job->stage, n);
+        for (size_t at = 0; at < size; at += WZ_CHUNK_BYTES) {
+            size_t n = size - at < WZ_CHUNK_BYTES ? size - at : WZ_CHUNK_BYTES;
+            wz_download(job->be, job->chunk, from + at, n);
+            wz_upload(job->be, to + at, job->chunk, n);
         }
         wz_model_commit(a->reference, a->model->version);
         return 0;
@@ -95,7 +95,7 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
                             .rewards = wz_job_rewards(job, recipe) };
     s->prompts = wz_alloc(sizeof *s->prompts * (size_t)recipe->batch);
     if (open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
-    if (!job->data) return 0; /* supervised: draws have no cursor */
+    if (!job->data) return 0; /* supervised: no prompts to draw */
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
     for (int i = 0; s->draw && i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
     return s->draw ? 0 : -1;

@@ -1,8 +1,8 @@
-/* An episode's way from rank to rank: rollout ranks play it, reward ranks label it, takers receive it.
+/* How an episode moves between ranks: rollout ranks play it, reward ranks label it, takers receive it.
  *
  *   rollout r plays the episodes i with i mod R = r  ──▶  reward rank i mod W  ──▶  taker leaf_owner(i)
  *
- * Its index decides who handles it, so nothing is negotiated; the message is the episode itself. */
+ * Its index decides which ranks handle it, so no scheduling messages are needed; the message is the episode itself. */
 #include "run/job.h"
 
 #include <stdlib.h>
@@ -105,8 +105,8 @@ static void take_generated(struct wz_job *job, int64_t *generated)
     for (int r = 0; r < job->roles.rollout.n; r++) {
         wz_recv(&job->link, job->roles.rollout.ranks[r], WZ_TAG_STATS, &bytes);
         if (bytes.len != sizeof turns)
-            wz_die("step %lld: rank %d counted in %zu bytes", (long long)job->link.step, job->roles.rollout.ranks[r],
-                   bytes.len);
+            wz_die("step %lld: rank %d sent its turn counts as %zu bytes", (long long)job->link.step,
+                   job->roles.rollout.ranks[r], bytes.len);
         memcpy(turns, bytes.data, sizeof turns);
         for (int a = 0; a < job->n_agents; a++) generated[a] += turns[a];
     }

@@ -1,4 +1,4 @@
-/* Fuzz target: a config.json is a model that could exist, or a sentence. */
+/* Fuzz target: a config.json is a valid model or an error message. */
 #include "fuzz.h"
 
 #include <sys/stat.h>

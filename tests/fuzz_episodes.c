@@ -1,4 +1,4 @@
-/* Fuzz target: bytes from another rank are episodes that pack and unpack to the same, or a sentence. */
+/* Fuzz target: bytes from another rank are episodes that pack and unpack to the same, or an error message. */
 #include "fuzz.h"
 
 #include "proto/proto.h"

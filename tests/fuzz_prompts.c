@@ -1,5 +1,5 @@
-/* Fuzz target: a file of prompts, JSON lines, JSON or CSV (the first byte decides), is rows of valid UTF-8 or a
- * sentence. What loads, written as CSV and as JSON lines, loads again as the same prompts. */
+/* Fuzz target: a file of prompts, JSON lines, JSON or CSV (the first byte decides), is rows of valid UTF-8 or an
+ * error message. What loads, written as CSV and as JSON lines, loads again as the same prompts. */
 #include "fuzz.h"
 
 #include "store/store.h"

@@ -1,4 +1,4 @@
-/* Fuzz target: any bytes are a recipe or a sentence. What loads must save, and load again as the same text. */
+/* Fuzz target: any bytes are a recipe or an error message. What loads must save, and load again as the same text. */
 #include "recipe/recipe.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* Fuzz target: a safetensors or GGUF file is tensors that lie inside it, or a sentence. What opens has metadata that
- * is JSON, and what we write of its tensors reads back the same. */
+/* Fuzz target: a safetensors or GGUF file is tensors that lie inside it, or an error message. What opens has metadata
+ * that is JSON, and what we write of its tensors reads back the same. */
 #include "fuzz.h"
 
 #include "store/store.h"

@@ -1,5 +1,6 @@
 /* Fuzz target: a kind byte ('j' tokenizer.json, 'm' .model, 'b' .bin, 'g' .gguf, 'c' tokenizer_config.json) and a
- * file's bytes. What loads must encode or say why not, decode, save, and load again with the same vocabulary. */
+ * file's bytes. What loads must encode or give an error message, decode, save, and load again with the same
+ * vocabulary. */
 #include "fuzz.h"
 
 #include "text/text.h"

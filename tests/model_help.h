@@ -1,4 +1,4 @@
-/* What the tests of the model room share: a small config, one sequence's forward, logits. */
+/* What the tests of the model module share: a small config, one sequence's forward, logits. */
 #ifndef WZ_TESTS_MODEL_HELP_H
 #define WZ_TESTS_MODEL_HELP_H
 

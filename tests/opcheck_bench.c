@@ -1,5 +1,5 @@
 /* opcheck --bench [threads] [backend]: the best of several runs of each op, in GFLOP/s where it multiplies and GB/s
- * where it moves; on one thread by the processor's clock, so that others on the machine do not count. The shapes are
+ * where it moves; on one thread by the processor's clock, so that other processes do not count. The shapes are
  * those of a 135M Llama (576 wide, 9 heads on 3 of 64, 1536 in the middle, 49152 tokens) and of a small one (64
  * wide); on a device also the attention of an 8B one (32 heads on 8 of 128), whose decoding is given as a share of
  * what a copy moves. */

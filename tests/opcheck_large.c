@@ -1,9 +1,9 @@
 /* opcheck --bench-large [BACKEND [SHRINK]]: ops on bf16 matrices of an 8B Llama (4096 wide, 14336 in the middle, 128256
- * tokens), each beside a ceiling that is measured in the same run:
+ * tokens), each compared with an upper bound measured in the same run:
  *   products, head      the same products with numerics.cuda=fast (cuBLASLt): time as a multiple of its time
  *   what moves bytes    a copy of device memory: WALTZ_COPY, GB/s, as `gpu_layout copy` prints it; shares of it
  * A product finds the bf16 copy of its rows made, as after rmsnorm and swiglu. The head's sampling is also counted
- * alone, as what it takes beyond the product of its logits. SHRINK divides all sizes, for a try where there is no
+ * alone, as what it takes beyond the product of its logits. SHRINK divides all sizes, to run it without a
  * GPU. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,7 +104,7 @@ static void head(const char *op, int rows, int products, bool alone, void (*fn)(
     bool told = wz_backend_devices(exact, &total, &after) > 0;
     printf("%-14s n %4d in %5d out %6d %10.1f us %8.1f TFLOP/s  %.2f x fast's %d product(s)", op, n, w.in, w.out,
            s * 1e6, 2e-12 * products * n * w.in * w.out / s, s / f, products);
-    if (told) printf(", %.1f %% of the logits' room more", 100 * (double)(before - after) / all);
+    if (told) printf(", %.1f %% of the logits' bytes more", 100 * (double)(before - after) / all);
     if (alone && s > p) share(all, s - p);
     puts("");
     fflush(stdout);

@@ -1,5 +1,5 @@
-/* The promise: base does what its header says: the same random bits as the paper's vectors, bytes that survive, work
- * that does not depend on the number of threads. */
+/* Guarantee: base does what its header says: random bits equal the published vectors, files read back as written, and
+ * results do not depend on the number of threads. */
 #include "test.h"
 
 #include <sys/stat.h>

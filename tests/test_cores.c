@@ -1,7 +1,7 @@
 /* cores: a process runs one thread on each physical core of its affinity mask, or its share of those that several
- * ranks hold together; they are bound only where the mask spans memory nodes and nobody else has its cores, and then
- * what the caller touches first lies on all nodes. A rank knows which others were given its cores. A machine that
- * can't be read is no reason to stop. */
+ * ranks hold together; they are bound only where the mask spans memory nodes and no other rank shares its cores; memory
+ * that the caller touches first is then interleaved over the nodes. A rank knows which others share its cores. Where
+ * the topology can't be read, a process still runs. */
 #include "test.h"
 
 #include <sched.h>

@@ -1,9 +1,9 @@
-/* The feedback parser is strict (paper 6.4): one object, four keys in order, real booleans, nothing around it. */
+/* The feedback parser is strict (WaltzRL 2.1): one object, four keys in order, real booleans, nothing around it. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
 
-#define GOOD "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"mend it\"}"
+#define GOOD "{\"reasoning\":\"r\",\"unsafe\":true,\"overrefuse\":false,\"feedback\":\"fix it\"}"
 
 static void good_is_read(void **state)
 {
@@ -12,7 +12,7 @@ static void good_is_read(void **state)
     assert_true(wz_feedback_parse(GOOD, strlen(GOOD), &f));
     assert_true(f.unsafe);
     assert_false(f.overrefuse);
-    assert_string_equal(f.text, "mend it");
+    assert_string_equal(f.text, "fix it");
     free(f.text);
     assert_true(wz_feedback_parse("\n " GOOD " \n", strlen(GOOD) + 4, &f));
     free(f.text);

@@ -1,5 +1,5 @@
-/* The promise: waltz generate continues every line in its place with what the model says, bit for bit what waltz
- * score gives those tokens, whatever else is generated beside it. */
+/* Guarantee: waltz generate answers every line in order; its log-probabilities are bit for bit those of waltz score,
+ * whatever else is in the batch. */
 #include "command_help.h"
 
 /* The sandbox's model and tokenizer, made once; heap. */

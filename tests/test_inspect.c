@@ -1,5 +1,5 @@
-/* The promise: waltz inspect says what is in every kind of file that a run reads or writes, and one sentence of any
- * other. */
+/* Guarantee: waltz inspect shows what is in every kind of file that a run reads or writes, and gives one error message
+ * for any other. */
 #include "test.h"
 
 #include <sys/stat.h>

@@ -1,5 +1,5 @@
-/* The promise: the rules judge says of hand-written replies what a person would, and a judgement that failed stays a
- * failure: it is asked again, counted, and never read as a verdict. */
+/* Guarantee: the rules judge labels hand-written replies as a person would; a failed call is retried, counted, and
+ * never read as a verdict. */
 #include "test.h"
 
 #include <unistd.h>

@@ -1,5 +1,5 @@
-/* Guarantee: pages are shared by forks, counted, and given back exactly once; a fork never disturbs what it came
- * from; when pages run out the answer is no and nothing has changed. */
+/* Guarantee: pages are shared by forks, reference-counted and freed exactly once; a fork never changes its
+ * source; when pages run out the call fails and nothing has changed. */
 #include "model_help.h"
 
 static const struct wz_config config = { 1, 8, 1, 1, 4,    8, 20,    40, 1e-5f, 10000, WZ_ROPE_PLAIN,
@@ -100,7 +100,7 @@ static void out_of_pages(void **state)
     assert_int_equal(wz_cache_free_pages(r->cache), 6);
 }
 
-/* b leaves a at token 6, inside a page, and goes another way; a goes on as if b had never been. */
+/* b leaves a at token 6, inside a page, and diverges; a continues as if b did not exist. */
 static void fork_leaves_source(void **state)
 {
     struct rig *r = *state;

@@ -1,5 +1,5 @@
 /* Guarantees 1, 2 and 6: the bits of a token's hidden state, logits and log-probability are the same whether it was
- * prefilled, decoded one by one, batched with strangers, read from a forked prefix, or scored in training, on every
+ * prefilled, decoded one by one, batched with others, read from a forked prefix, or scored in training, on every
  * backend, weight type and number of threads (guarantee 1); a gradient has the same bits however its sequences are cut
  * into batches (guarantee 2); and it is the gradient, held against finite differences. Pages of other weights are
  * refused (guarantee 6). Weights may wait in the host's memory. */

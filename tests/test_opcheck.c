@@ -1,4 +1,4 @@
-/* Every slot of every backend's table keeps what kernels/ops.h promises, measured against ref:
+/* Every slot of every backend's table is as kernels/ops.h documents, measured against ref:
  * the values within a budget; an output row the same bits alone, among others, twice, and on 1, 2 or 3 threads; "+="
  * into a weight's gradient the same bits in one call and in many; inputs untouched and nothing written past an output.
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.

@@ -1,5 +1,5 @@
-/* A command line means what its table says: values land in their places, and whatever is wrong is refused with a
- * sentence and status 2, never guessed. */
+/* Guarantee: options are parsed as their table says; whatever is wrong is refused with an error message and status
+ * 2. */
 #include "launch/launch.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
-/* The promise (law 9, first half): what `waltz plan` says a rank takes is what it takes, on one rank and on four;
- * what does not fit is refused with a sentence that names the largest buffers; and a plan needs no weights. Every
- * block of the heap is counted by the size it was asked for, through functions that stand before the allocator's. */
+/* Guarantee 9, first half: what `waltz plan` says a rank takes is what it takes, on one rank and on four;
+ * what does not fit is refused with an error message that names the largest buffers; and a plan needs no weights. Every
+ * block of the heap is counted by the size it was asked for, by wrapping the allocator. */
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>

@@ -1,10 +1,10 @@
 /* The game (WaltzRL 2.1): order of turns, stopping rule, rounds, who sees what, and a game of three seats. The players
- * here are puppets: this file stands in for the engine and the template, so that every context can be read as text. */
+ * here are scripted: this file replaces the engine and the template, so that every context can be read as text. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
 
-/* What the puppets answer, by number of calls, and what they were shown. */
+/* What the scripted players answer, by number of calls, and what they were shown. */
 static const char *script[16];
 static char shown[16][1024];
 static int calls;

@@ -1,4 +1,4 @@
-/* The promise: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is
+/* Guarantee: a recipe means what it says. Every key has a default, a zero given stays a zero, what is wrong is
  * refused with its line and key (an old key with its new name), overrides reach every key, a saved recipe loads as the
  * same recipe, and a run is resumed only by a recipe that gives the same bits. */
 #include "test.h"

@@ -1,6 +1,5 @@
-/* Guarantee: a run's folder becomes one page that holds everything, fetches nothing, shows whatever is in the
- * files as text and never as markup, and says what is missing. Leaves the page of the whole fake run in WALTZ_KEEP,
- * if set, for the eye. */
+/* Guarantee: a run's folder becomes one self-contained page that loads nothing, escapes all text of the files, and
+ * names what is missing. Writes the page of the complete fake run to WALTZ_KEEP, if set. */
 #include "test.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-/* The promise: what `waltz sandbox` writes is the world and nothing else: the same seed writes the same bytes, truth
- * stands beside each prompt, dev, test and training share no pair, and the tokenizer knows every word whole. */
+/* Guarantee: `waltz sandbox` writes the same bytes for the same seed, labels each prompt correctly, shares no pair of
+ * verb and object between dev, test and training, and its tokenizer has every word as one token. */
 #include "test.h"
 
 #include <unistd.h>

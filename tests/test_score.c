@@ -1,4 +1,4 @@
-/* Promises: waltz score answers every line in its place, good or bad, with the numbers of an independent forward,
+/* Guarantees: waltz score answers every line in order, good or bad, with the numbers of an independent forward,
  * however the lines are grouped; waltz convert keeps them. */
 #include "command_help.h"
 #include "model_help.h"

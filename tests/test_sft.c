@@ -1,6 +1,6 @@
-/* The warm start learns from the assistant's tokens and nothing else: every turn or only the last, end token
- * included; a broken line is named; a system prompt goes before the conversations that have none; a model learns by
- * heart what it is shown. */
+/* Supervised fine-tuning trains on the assistant's tokens only: every turn or only the last, end token included; a
+ * broken line is named; a system prompt goes before the conversations that have none; a small model memorises its
+ * examples. */
 #include "tests/tokenizer_help.h"
 
 #include <math.h>

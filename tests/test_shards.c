@@ -1,6 +1,6 @@
-/* The promise: an optimizer that is shared out over learners makes the weights, bit for bit, that one learner makes
- * alone, and takes its share of the memory: of the moments, and of the masters of a bf16 model. Runs alone and under
- * mpirun, every rank a learner; each also computes the whole by itself. */
+/* Guarantee: an optimizer sharded over learners makes the weights, bit for bit, that one learner makes, and each holds
+ * its shard only of the moments and of the masters of a bf16 model. Runs alone and under mpirun, every rank a learner;
+ * each also computes the unsharded update. */
 #include "tests/model_help.h"
 
 #include "trainer/trainer.h"

@@ -1,4 +1,4 @@
-/* A published model is read for what it is: SmolLM2-135M-Instruct's chat template gives the ids of the hub's
+/* A published model is read correctly: SmolLM2-135M-Instruct's chat template gives the ids of the hub's
  * library, and its greedy answer and that answer's log-probabilities are those of the transformers library on the
  * converted folder. Needs the file that launch/smollm2 fetches. */
 #include "tests/test.h"

@@ -1,7 +1,6 @@
-/* The promise (law 9, second half): after the first step nothing is allocated. What remains is what a step brings
- * forth and others own: the results of each of the engine's requests (ids and logp), and in an episode that is
- * learnt from for the first time the arrays of its message (ref_logp and advantage). Exactly that is counted, by
- * functions that stand before the allocator's. */
+/* Guarantee 9, second half: after the first step nothing is allocated but the results of a step that others own: ids
+ * and logp of each request, and ref_logp and advantage of an episode that is trained on for the first time. Exactly
+ * these allocations are counted, by wrapping the allocator. */
 #include "bench/heap.h"
 #include "model_help.h"
 #include "rollout/rollout.h"

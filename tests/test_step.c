@@ -1,6 +1,6 @@
-/* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself
- * is computed here from log-probabilities in double. Ratios differ from 1 and some are clipped, a reference
- * penalises, returns are whitened. */
+/* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself is
+ * computed here from log-probabilities in double. Ratios differ from 1 and some are clipped, there is a KL penalty to a
+ * reference, returns are whitened. */
 #include "tests/model_help.h"
 
 #include "trainer/trainer.h"

@@ -361,7 +361,7 @@ static void killed_anywhere_steps_stay_whole(void **state)
             assert_in_range(have, 2, 3);
             kept += have == 3;
             lost += have == 2;
-            write_steps(path, have, 4); /* the run goes on */
+            write_steps(path, have, 4); /* the run continues */
             holds_steps(path, 4);
         }
     }
@@ -429,7 +429,7 @@ static void killed_at_birth_begins_anew(void **state)
     free(aside);
 }
 
-/* Files stop growing: the step is refused, nothing of it is there, and with room again the run goes on. */
+/* Files stop growing: the step is refused, nothing of it is there, and with free space again the run continues. */
 static void a_full_disk_refuses_the_step(void **state)
 {
     struct rlimit old, small;
@@ -443,7 +443,7 @@ static void a_full_disk_refuses_the_step(void **state)
     getrlimit(RLIMIT_FSIZE, &old);
     small = old;
     int64_t step = 2;
-    for (rlim_t room = 0; room < 3; room++) { /* no room for the journal, or none for the file */
+    for (rlim_t room = 0; room < 3; room++) { /* no space for the journal, or none for the file */
         small.rlim_cur = room == 2 ? (rlim_t)st.st_size + 100 : 10000 * room + 100;
         setrlimit(RLIMIT_FSIZE, &small);
         int rc = 0;

@@ -1,5 +1,5 @@
-/* The promise: `waltz tokenize` answers every line in its place, a bad one with its number and a sentence, and then
- * ends with 1. */
+/* Guarantee: `waltz tokenize` answers every line in order, a bad one with its number and an error message, and then
+ * exits with 1. */
 #include "tokenizer_help.h"
 
 #include <fcntl.h>

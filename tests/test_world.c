@@ -1,6 +1,5 @@
-/* The promise: the sandbox world is what it is said to be. The truth of its requests is counted by hand, what it
- * prints it reads back, the held-out pairs occur nowhere else, and the warm start has its flaws as often as the
- * table says. */
+/* Guarantee: the sandbox world is as documented: labels are counted by hand, printed prompts parse back, the held-out
+ * pairs occur nowhere else, and the flaws of the warm start have the frequencies of the table. */
 #include "test.h"
 
 #include <math.h>
