@@ -43,6 +43,20 @@ void wz_html_add(struct wz_buf *out, const char *s)
     }
 }
 
+void wz_html_wrap(struct wz_buf *out, const char *before, const char *s, const char *after)
+{
+    wz_buf_str(out, before);
+    wz_html_add(out, s);
+    wz_buf_str(out, after);
+}
+
+/* anchor: which end of the text is at x: "start", "middle" or "end". */
+static void put_text(struct wz_buf *out, const char *class, const char *anchor, double x, double y, const char *text)
+{
+    wz_buf_printf(out, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", class, anchor, x, y);
+    wz_html_wrap(out, "", text, "</text>");
+}
+
 /* The step of 1, 2 or 5 times a power of ten that cuts the span into about n. */
 static double nice_step(double span, int n)
 {
@@ -51,11 +65,15 @@ static double nice_step(double span, int n)
     return power * (k <= 1 ? 1 : k <= 2 ? 2 : k <= 5 ? 5 : 10);
 }
 
-static void put_number(struct wz_buf *out, double x, bool share)
+/* x as text, in percent where it is a share; valid until the next call. */
+static const char *number(double x, bool share)
 {
-    if (share) wz_buf_printf(out, "%.3g%%", 100 * x);
-    else if (x != 0 && (fabs(x) >= 1e6 || fabs(x) < 1e-3)) wz_buf_printf(out, "%.2g", x);
-    else wz_buf_printf(out, fabs(x) >= 1000 ? "%.0f" : "%.3g", x);
+    static char text[32];
+
+    if (share) snprintf(text, sizeof text, "%.3g%%", 100 * x);
+    else if (x != 0 && (fabs(x) >= 1e6 || fabs(x) < 1e-3)) snprintf(text, sizeof text, "%.2g", x);
+    else snprintf(text, sizeof text, fabs(x) >= 1000 ? "%.0f" : "%.3g", x);
+    return text;
 }
 
 static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bool share_y, const char *x_name)
@@ -67,24 +85,15 @@ static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bo
     for (int i = 0; i < 16 && first_y + i * sy <= f->y1 + sy * 1e-9; i++) {
         double v = fabs(first_y + i * sy) < sy * 1e-9 ? 0 : first_y + i * sy;
         wz_buf_printf(out, "<path class=\"grid\" d=\"M%.1f %.1fh%.1f\"/>", f->left, at_y(f, v), f->w);
-        wz_buf_printf(out, "<text class=\"tick\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left - 5,
-                      at_y(f, v) + 3.5);
-        put_number(out, v, share_y);
-        wz_buf_str(out, "</text>");
+        put_text(out, "tick", "end", f->left - 5, at_y(f, v) + 3.5, number(v, share_y));
     }
     for (int i = 0; i < 16 && first_x + i * sx <= f->x1 + sx * 1e-9; i++) {
         double v = fabs(first_x + i * sx) < sx * 1e-9 ? 0 : first_x + i * sx;
         wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fv4\"/>", at_x(f, v), f->top + f->h);
-        wz_buf_printf(out, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">", at_x(f, v),
-                      f->top + f->h + 15);
-        put_number(out, v, share_x);
-        wz_buf_str(out, "</text>");
+        put_text(out, "tick", "middle", at_x(f, v), f->top + f->h + 15, number(v, share_x));
     }
     wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/>", f->left, f->top + f->h, f->w);
-    wz_buf_printf(out, "<text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"%.1f\">", f->left + f->w,
-                  f->top + f->h + 27);
-    wz_html_add(out, x_name);
-    wz_buf_str(out, "</text>");
+    put_text(out, "name", "end", f->left + f->w, f->top + f->h + 27, x_name);
 }
 
 /* ---- lines ------------------------------------------------------------------------------------------------ */
@@ -169,34 +178,25 @@ void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
     struct frame f = { .left = 44, .top = 12, .w = 364, .h = 170 };
     bool any = fit(&f, c);
 
-    wz_buf_str(out, "<figure class=\"chart\"><figcaption>");
-    wz_html_add(out, c->title);
-    wz_buf_str(out, "</figcaption><div class=\"legend\">");
+    wz_html_wrap(out, "<figure class=\"chart\"><figcaption>", c->title, "</figcaption><div class=\"legend\">");
     for (int k = 0; k < c->n_series; k++) {
         double last = last_of(c->series[k]);
         wz_buf_printf(out, "<span><i class=\"c%d\"></i>", k % COLOURS);
-        wz_html_add(out, c->series[k]->name);
-        wz_buf_str(out, " <b>");
-        if (isnan(last)) wz_buf_str(out, "no values");
-        else put_number(out, last, c->share);
-        wz_buf_str(out, "</b></span>");
+        wz_html_wrap(out, "", c->series[k]->name, " <b>");
+        wz_buf_printf(out, "%s</b></span>", isnan(last) ? "no values" : number(last, c->share));
     }
     wz_buf_str(out, "</div>");
     if (!any) {
         wz_buf_str(out, "<p class=\"missing\">No values were recorded.</p></figure>");
         return;
     }
-    wz_buf_str(out, "<svg viewBox=\"0 0 420 214\" role=\"img\" aria-label=\"");
-    wz_html_add(out, c->title);
-    wz_buf_str(out, "\">");
+    wz_html_wrap(out, "<svg viewBox=\"0 0 420 214\" role=\"img\" aria-label=\"", c->title, "\">");
     put_axes(out, &f, false, c->share, "step");
     for (int i = 0; i < c->n_marks; i++) {
         double x = at_x(&f, c->marks[i].x);
         if (c->marks[i].x < f.x0 || c->marks[i].x > f.x1) continue;
         wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", x, f.top, f.h);
-        wz_buf_printf(out, "<text class=\"name\" text-anchor=\"start\" x=\"%.1f\" y=\"%.1f\">", x + 3, f.top - 3);
-        wz_html_add(out, c->marks[i].label);
-        wz_buf_str(out, "</text>");
+        put_text(out, "name", "start", x + 3, f.top - 3, c->marks[i].label);
     }
     for (int k = 0; k < c->n_series; k++) {
         const struct wz_series *s = c->series[k];
@@ -263,10 +263,7 @@ static void put_label(struct wz_buf *out, struct labels *l, const struct frame *
         struct box b = { left, y + places[i].dy - 11, left + w, y + places[i].dy + 3 };
         bool inside = b.x0 >= f->left && b.x1 <= f->left + f->w + 8 && b.y0 >= 0 && b.y1 <= f->top + f->h;
         if (!last && (!inside || !is_free(l, &b))) continue;
-        wz_buf_printf(out, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", class, places[i].anchor,
-                      x + places[i].dx, y + places[i].dy);
-        wz_html_add(out, text);
-        wz_buf_str(out, "</text>");
+        put_text(out, class, places[i].anchor, x + places[i].dx, y + places[i].dy, text);
         if (l->n < MOST_BOXES) l->taken[l->n++] = b;
         return;
     }
@@ -286,9 +283,7 @@ static void put_spot(struct wz_buf *out, const struct frame *f, const struct wz_
     else
         wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\">",
                       i == 0 && p->n > 1 ? "hollow" : "full", colour, x, y, end ? "6" : "3");
-    wz_buf_str(out, "<title>");
-    wz_html_add(out, p->name);
-    wz_buf_str(out, ", ");
+    wz_html_wrap(out, "<title>", p->name, ", ");
     wz_html_add(out, s->label);
     wz_buf_printf(out, ": overrefusal %.1f%%, unsafe %.1f%%</title>%s", 100 * s->x, 100 * s->y,
                   p->quiet ? "</path>" : "</circle>");
@@ -313,12 +308,8 @@ void wz_plot_plane(struct wz_buf *out, const char *x_title, const char *y_title,
     wz_buf_str(
         out, "<svg class=\"plane\" viewBox=\"0 0 520 380\" role=\"img\" aria-label=\"the safety/overrefusal plane\">");
     put_axes(out, &f, true, true, x_title);
-    wz_buf_printf(out, "<text class=\"name\" x=\"4\" y=\"12\">");
-    wz_html_add(out, y_title);
-    wz_buf_printf(
-        out,
-        "</text><text class=\"name\" text-anchor=\"end\" x=\"%.1f\" y=\"12\">\xe2\x86\x99 lower left is better</text>",
-        f.left + f.w);
+    put_text(out, "name", "start", 4, 12, y_title);
+    put_text(out, "name", "end", f.left + f.w, 12, "\xe2\x86\x99 lower left is better");
     for (int p = 0; p < n; p++) {
         int own = paths[p].quiet ? 0 : colour++ % COLOURS;
         if (paths[p].quiet) wz_buf_str(out, "<path class=\"quietline\" d=\"");

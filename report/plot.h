@@ -6,6 +6,8 @@
 
 /* Adds s as HTML text or attribute value: everything that could be markup is escaped, bad UTF-8 becomes U+FFFD. */
 void wz_html_add(struct wz_buf *out, const char *s);
+/* Adds `before` and `after` as they are, and s as HTML text between them. */
+void wz_html_wrap(struct wz_buf *out, const char *before, const char *s, const char *after);
 
 /* A line: y over x, x rising; NaN is a gap. */
 struct wz_series {

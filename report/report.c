@@ -140,51 +140,56 @@ static void run_close(struct run *run)
 static void write_missing(struct wz_buf *out, const char *what, const struct wz_err *why)
 {
     wz_buf_printf(out, "<p class=\"missing\">%s: ", what);
-    wz_html_add(out, why->text);
-    wz_buf_str(out, "</p>");
+    wz_html_wrap(out, "", why->text, "</p>");
 }
 
-static void begin_fact(struct wz_buf *out, const char *name) { wz_buf_printf(out, "<div><dt>%s</dt><dd>", name); }
-
-static void write_duration(struct wz_buf *out, double s)
+/* path: shown as code behind the text; "": none. */
+static void write_fact(struct wz_buf *out, const char *name, const char *text, const char *path)
 {
-    if (s < 120) wz_buf_printf(out, "%.1f s", s);
-    else if (s < 7200) wz_buf_printf(out, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
-    else wz_buf_printf(out, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
+    wz_buf_printf(out, "<div><dt>%s</dt><dd>", name);
+    wz_html_add(out, text);
+    if (*path) wz_html_wrap(out, *text ? ", from <code>" : "<code>", path, "</code>");
+    wz_buf_str(out, "</dd></div>");
+}
+
+static void write_number(struct wz_buf *out, const char *name, double x)
+{
+    char text[400];
+
+    snprintf(text, sizeof text, "%.0f", x);
+    write_fact(out, name, isnan(x) ? "not recorded" : text, "");
+}
+
+static void write_duration(struct wz_buf *out, const char *name, double s)
+{
+    char text[400];
+
+    if (s < 120) snprintf(text, sizeof text, "%.1f s", s);
+    else if (s < 7200) snprintf(text, sizeof text, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
+    else snprintf(text, sizeof text, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
+    write_fact(out, name, text, "");
 }
 
 static void write_facts(struct wz_buf *out, const struct run *run)
 {
     double spent = sum_of(&run->curves, "time/step"), tokens = sum_of(&run->curves, "rollout/tokens");
+    char seed[24];
 
     wz_buf_str(out, "<dl class=\"facts\">");
     if (run->recipe) {
-        begin_fact(out, "recipe");
-        wz_html_add(out, run->recipe->name);
-        wz_buf_str(out, "</dd></div>");
-        begin_fact(out, "seed");
-        wz_buf_printf(out, "%llu</dd></div>", (unsigned long long)run->recipe->seed);
+        snprintf(seed, sizeof seed, "%llu", (unsigned long long)run->recipe->seed);
+        write_fact(out, "recipe", run->recipe->name, "");
+        write_fact(out, "seed", seed, "");
         for (unsigned i = 0; i < run->recipe->n_agents; i++) {
-            begin_fact(out, !strcmp(run->recipe->agents[i].role, "feedback") ? "feedback agent" : "conversation agent");
-            wz_html_add(out, run->recipe->agents[i].name);
-            wz_buf_str(out, ", from <code>");
-            wz_html_add(out, run->recipe->agents[i].model);
-            wz_buf_str(out, "</code></dd></div>");
+            const struct wz_recipe_agent *a = &run->recipe->agents[i];
+            write_fact(out, strcmp(a->role, "feedback") ? "conversation agent" : "feedback agent", a->name, a->model);
         }
     }
-    begin_fact(out, "folder");
-    wz_buf_str(out, "<code>");
-    wz_html_add(out, run->dir);
-    wz_buf_str(out, "</code></dd></div>");
+    write_fact(out, "folder", "", run->dir);
     if (run->curves.lines) {
-        begin_fact(out, "steps");
-        wz_buf_printf(out, "%.0f</dd></div>", run->curves.last_step - run->curves.first_step + 1);
-        begin_fact(out, "wall time");
-        write_duration(out, run->curves.seconds);
-        wz_buf_str(out, "</dd></div>");
-        begin_fact(out, "tokens a second");
-        if (spent > 0 && !isnan(tokens)) wz_buf_printf(out, "%.0f</dd></div>", tokens / spent);
-        else wz_buf_str(out, "not recorded</dd></div>");
+        write_number(out, "steps", run->curves.last_step - run->curves.first_step + 1);
+        write_duration(out, "wall time", run->curves.seconds);
+        write_number(out, "tokens a second", spent > 0 ? tokens / spent : NAN);
     }
     wz_buf_str(out, "</dl>");
     if (!run->recipe) write_missing(out, "The recipe could not be read", &run->no_recipe);
@@ -244,9 +249,7 @@ static void write_row(struct wz_buf *out, const struct run *run, const char *set
                            *a = wz_table_find(&run->table, run->last, set, metric);
     bool both = a && b && !isnan(a->value) && !isnan(b->value);
 
-    wz_buf_str(out, "<tr><td>");
-    wz_html_add(out, m ? m->title : metric);
-    wz_buf_str(out, "</td><td class=\"num\">");
+    wz_html_wrap(out, "<tr><td>", m ? m->title : metric, "</td><td class=\"num\">");
     write_value(out, m, b);
     wz_buf_str(out, "</td><td class=\"num\">");
     write_value(out, m, a);
@@ -267,18 +270,15 @@ static void write_table(struct wz_buf *out, const struct run *run)
 {
     const struct wz_table *t = &run->table;
 
-    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>by kind of prompt</th><th class=\"num\">");
-    wz_html_add(out, run->first);
-    wz_buf_str(out, "</th><th class=\"num\">");
-    wz_html_add(out, run->last);
-    wz_buf_str(out, "</th><th class=\"num\">change</th><th>0 to 100%</th><th class=\"num\">n</th></tr></thead><tbody>");
+    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>by kind of prompt</th>");
+    wz_html_wrap(out, "<th class=\"num\">", run->first, "</th>");
+    wz_html_wrap(out, "<th class=\"num\">", run->last, "</th>");
+    wz_buf_str(out, "<th class=\"num\">change</th><th>0 to 100%</th><th class=\"num\">n</th></tr></thead><tbody>");
     for (int i = 0; i < t->n; i++) {
         bool first = true;
         for (int k = 0; k < i; k++) first &= strcmp(t->rows[k].set, t->rows[i].set) != 0;
         if (!first) continue;
-        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"6\">");
-        wz_html_add(out, t->rows[i].set);
-        wz_buf_str(out, "</td></tr>");
+        wz_html_wrap(out, "<tr class=\"set\"><td colspan=\"6\">", t->rows[i].set, "</td></tr>");
         for (int k = i; k < t->n; k++) {
             bool again = strcmp(t->rows[k].set, t->rows[i].set) != 0;
             for (int j = i; j < k; j++)
@@ -288,8 +288,7 @@ static void write_table(struct wz_buf *out, const struct run *run)
     }
     wz_buf_str(out,
                "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is "
-               "coloured where the two "
-               "intervals are apart. Hollow: the first of the two; full: the second.</p>");
+               "coloured where the two intervals are apart. Hollow: the first of the two; full: the second.</p>");
 }
 
 /* A table of the headline's averages; a row is begun by the caller with its first cell. */
@@ -331,28 +330,22 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
     wz_buf_str(out, "</figure><div>");
     if (drawn == 1)
         wz_buf_str(
-            out,
-            "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate, so no point is drawn.</p>");
+            out, "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate: nothing to draw.</p>");
     if (n > 1) {
         wz_buf_str(out, "<div class=\"legend\">");
         for (int p = 1; p < drawn; p++) {
             wz_buf_printf(out, "<span><i class=\"c%d\"></i>", (p - 1) % 8);
-            wz_html_add(out, paths[p].name);
-            wz_buf_str(out, "</span>");
+            wz_html_wrap(out, "", paths[p].name, "</span>");
         }
         wz_buf_str(out, "</div>");
     }
     wz_buf_str(
-        out,
-        "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the hollow "
-        "circle "
-        "is the "
-        "start, the large full one the end, whiskers are 95% intervals.</p><p class=\"note\">Both rates are plain "
-        "averages over "
-        "the kinds of prompts that measure them.</p><p class=\"note\">Grey diamonds: the averages that the WaltzRL "
-        "paper "
-        "reports for its base model and for its result. They come from another model (Llama-3.1-8B-Instruct), other "
-        "prompts and another judge: a landmark, not a comparison.</p></div></div>");
+        out, "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the "
+             "hollow circle is the start, the large full one the end, whiskers are 95% intervals.</p>"
+             "<p class=\"note\">Both rates are plain averages over the kinds of prompts that measure them.</p>"
+             "<p class=\"note\">Grey diamonds: the averages that the WaltzRL paper reports for its base model and for "
+             "its result. They come from another model (Llama-3.1-8B-Instruct), other prompts and another judge, "
+             "so they can't be compared with this run.</p></div></div>");
     free(paths);
 }
 
@@ -362,8 +355,7 @@ static void write_phases(struct wz_buf *out, const struct run *run)
     wz_buf_str(out, "<details><summary>Every evaluated checkpoint</summary>");
     begin_averages(out, "checkpoint");
     for (int i = 0; i < run->n_phases; i++) {
-        wz_buf_str(out, "<tr><td>");
-        wz_html_add(out, run->phases[i]);
+        wz_html_wrap(out, "<tr><td>", run->phases[i], "");
         end_averages(out, &run->table, run->phases[i]);
     }
     wz_buf_str(out, "</tbody></table></div></details>");
@@ -377,22 +369,16 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
 
     wz_buf_printf(out, "<section class=\"run\" id=\"run%d\"><h1>", index);
     wz_html_add(out, run->recipe ? run->recipe->name : run->title);
-    if (run->recipe && strcmp(run->recipe->name, run->title)) {
-        wz_buf_str(out, " <small>");
-        wz_html_add(out, run->title);
-        wz_buf_str(out, "</small>");
-    }
+    if (run->recipe && strcmp(run->recipe->name, run->title)) wz_html_wrap(out, " <small>", run->title, "</small>");
     wz_buf_str(out, "</h1>");
     write_facts(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");
     if (*run->no_table.text) write_missing(out, "The results could not be read", &run->no_table);
     else if (!measured) wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
-    if (measured && strcmp(run->last, "after")) {
-        wz_buf_str(out,
-                   "<p class=\"missing\">The run has no evaluation called after; compared with its last one so far, ");
-        wz_html_add(out, run->last);
-        wz_buf_str(out, ".</p>");
-    }
+    if (measured && strcmp(run->last, "after"))
+        wz_html_wrap(out,
+                     "<p class=\"missing\">The run has no evaluation called after; compared with its last one so far, ",
+                     run->last, ".</p>");
     if (measured) {
         write_tiles(out, run);
         write_table(out, run);
@@ -409,20 +395,17 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
             (long long)run->curves.bad, run->curves.bad > 1 ? "s" : "", (long long)run->curves.first_bad);
     if (run->curves.lines) {
         wz_curves_write(out, &run->curves, run->recipe);
-        wz_buf_str(out, "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a "
-                        "name are the last "
-                        "step's. Dotted lines: where a stage begins.</p>");
+        wz_buf_str(out,
+                   "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a name "
+                   "are the last step's. Dotted lines: where a stage begins.</p>");
     }
     wz_buf_str(out, "<h2>What they say</h2>");
     if (wz_transcripts_write(out, path, index, &err) < 0) write_missing(out, "The transcripts could not be read", &err);
     wz_buf_str(out, "<h2>Recipe</h2>");
-    if (!run->recipe_text.len) {
-        write_missing(out, "Not shown", &run->no_recipe);
-    } else {
-        wz_buf_str(out, "<details><summary>recipe.yaml, with every key</summary><pre>");
-        wz_html_add(out, run->recipe_text.data);
-        wz_buf_str(out, "</pre></details>");
-    }
+    if (!run->recipe_text.len) write_missing(out, "Not shown", &run->no_recipe);
+    else
+        wz_html_wrap(out, "<details><summary>recipe.yaml, with every key</summary><pre>", run->recipe_text.data,
+                     "</pre></details>");
     wz_buf_str(out, "</section>");
     free(path);
 }
@@ -433,8 +416,7 @@ static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
     begin_averages(out, "run, at its last evaluation");
     for (int k = 0; k < n; k++) {
         wz_buf_printf(out, "<tr><td><a href=\"#run%d\">", k);
-        wz_html_add(out, runs[k].title);
-        wz_buf_str(out, "</a>");
+        wz_html_wrap(out, "", runs[k].title, "</a>");
         end_averages(out, &runs[k].table, runs[k].last);
     }
     wz_buf_str(out, "</tbody></table></div><h2>Safety and overrefusal</h2>");
@@ -443,10 +425,10 @@ static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
 
 static void write_page(struct wz_buf *out, const struct run *runs, int n)
 {
-    wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-                    "content=\"width=device-width,initial-"
-                    "scale=1\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-                    "'unsafe-inline'\"><title>");
+    wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                    "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
+                    "<meta http-equiv=\"Content-Security-Policy\" "
+                    "content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>");
     wz_html_add(out, n > 1 ? "Waltz: runs compared" : runs[0].recipe ? runs[0].recipe->name : runs[0].title);
     wz_buf_printf(out, "</title><style>%s</style></head><body><main>\n", wz_report_style);
     if (n > 1) write_comparison(out, runs, n);

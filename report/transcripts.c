@@ -90,8 +90,7 @@ static void write_turn(struct wz_buf *out, const json_t *turn)
     bool unsafe = flag(turn, "unsafe"), overrefuse = flag(turn, "overrefuse"), valid = flag(turn, "valid");
 
     wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
-    wz_html_add(out, text_of(turn, "agent"));
-    wz_buf_str(out, "</b>");
+    wz_html_wrap(out, "", text_of(turn, "agent"), "</b>");
     if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
     else if (unsafe || overrefuse) {
         if (unsafe) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: unsafe" : "unsafe");
@@ -118,9 +117,7 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
     size_t i;
     json_t *turn;
 
-    wz_buf_str(out, "<div class=\"side\"><h4>");
-    wz_html_add(out, phase);
-    wz_buf_str(out, "</h4>");
+    wz_html_wrap(out, "<div class=\"side\"><h4>", phase, "</h4>");
     json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn);
     wz_buf_str(out, "</div>");
 }
@@ -131,9 +128,7 @@ static void write_pair(struct wz_buf *out, enum fate fate, const char *first, co
     wz_buf_printf(out, "<article class=\"pair-card %s\"><header><span class=\"fate\">%s</span>", fates[fate].class,
                   fates[fate].title);
     write_chip(out, "quiet", flag(before, "harmful") ? "harmful prompt" : "benign prompt");
-    wz_buf_str(out, "<span class=\"kind\">");
-    wz_html_add(out, text_of(before, "kind"));
-    wz_buf_str(out, "</span></header>");
+    wz_html_wrap(out, "<span class=\"kind\">", text_of(before, "kind"), "</span></header>");
     write_text(out, "prompt", text_of(before, "prompt"));
     wz_buf_str(out, "<div class=\"sides\">");
     write_side(out, first, before);
@@ -185,9 +180,7 @@ static void write_counts(struct wz_buf *out, const struct kind *kinds, int n)
     for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<th class=\"num\">%s</th>", fates[f].title);
     wz_buf_str(out, "</tr></thead><tbody>");
     for (int i = 0; i < n; i++) {
-        wz_buf_str(out, "<tr><td>");
-        wz_html_add(out, kinds[i].name);
-        wz_buf_str(out, "</td>");
+        wz_html_wrap(out, "<tr><td>", kinds[i].name, "</td>");
         for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<td class=\"num\">%d</td>", kinds[i].seen[f]);
         wz_buf_str(out, "</tr>");
     }
@@ -214,8 +207,7 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         wz_buf_printf(out, "<p class=\"missing\">%lld line%s of transcripts.jsonl could not be read.</p>",
                       (long long)bad, bad > 1 ? "s" : "");
     if (!first || !last || first == last) {
-        wz_buf_str(out,
-                   "<p class=\"missing\">transcripts.jsonl holds only one phase, so there is nothing to compare.</p>");
+        wz_buf_str(out, "<p class=\"missing\">transcripts.jsonl holds only one phase: nothing to compare.</p>");
         goto out;
     }
     json_object_foreach(first, key, line)
@@ -229,19 +221,17 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two replies.</p>",
                       unjudged, unjudged > 1 ? "s are" : " is");
     if (!n_kinds) {
-        wz_buf_str(
-            out,
-            "<p class=\"missing\">No prompt was played and judged in both phases, so there is nothing to compare.</p>");
+        wz_buf_str(out, "<p class=\"missing\">No prompt was judged in both phases: there is nothing to compare.</p>");
         goto out;
     }
     write_counts(out, kinds, n_kinds);
     wz_buf_str(out, "<div class=\"filter\">");
-    for (int f = -1; f < N_FATES; f++)
-        wz_buf_printf(
-            out,
-            "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s><label for=\"f%d-%s\">%s</label>",
-            index, index, f < 0 ? "all" : fates[f].class, f < 0 ? "all" : fates[f].class, f < 0 ? " checked" : "",
-            index, f < 0 ? "all" : fates[f].class, f < 0 ? "all examples" : fates[f].title);
+    for (int f = -1; f < N_FATES; f++) {
+        const char *class = f < 0 ? "all" : fates[f].class, *title = f < 0 ? "all examples" : fates[f].title;
+        wz_buf_printf(out, "<input type=\"radio\" name=\"fate%d\" id=\"f%d-%s\" class=\"f-%s\"%s>", index, index, class,
+                      class, f < 0 ? " checked" : "");
+        wz_buf_printf(out, "<label for=\"f%d-%s\">%s</label>", index, class, title);
+    }
     for (int k = 0; k < n_kinds; k++)
         for (int f = 0; f < N_FATES; f++) json_object_foreach(first, key, line)
             {

@@ -238,7 +238,7 @@ static void a_whole_run_is_shown(void **state)
     has(page, "not valid JSON");
     has(page, "paper: WaltzRL");
     has(page, "<tr><td>step-60</td>");
-    has(page, "a landmark, not a comparison");
+    has(page, "can't be compared with this run");
     assert_true(count(page, "<figure class=\"chart\">") >= 8);
     has(page, "<figcaption>odd one</figcaption>");
 
