@@ -51,9 +51,9 @@ int wz_cmd_chat(int argc, char **argv)
         .n_options = (int)WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about = "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a "
-                 "prompt; each\n"
-                 "stands alone.",
+        .about =
+            "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a\n"
+            "prompt; each stands alone.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };

@@ -202,12 +202,11 @@ int wz_cmd_generate(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .min_args = 1,
         .max_args = 1,
-        .about =
-            "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard input\n"
-            "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\": \"stop\" or "
-            "\"length\"}.\n"
-            "Ids are continued as they are, without template or BOS. A bad line is answered with\n"
-            "{\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF file.",
+        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard\n"
+                 "input and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\":\n"
+                 "\"stop\" or \"length\"}. Ids are continued as they are, without template or BOS. A bad line is\n"
+                 "answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF\n"
+                 "file.",
     };
     struct wz_err err;
 

@@ -16,14 +16,6 @@ struct job {
     struct wz_err *err;
 };
 
-static json_t *object(const char *kind)
-{
-    json_t *out = json_object();
-
-    json_object_set_new(out, "kind", json_string(kind));
-    return out;
-}
-
 /* Adds n to the number `key` of the object `name` in `groups`, which are made as needed. */
 static void count(json_t *groups, const char *name, const char *key, int64_t n)
 {
@@ -68,18 +60,14 @@ static json_t *read_tensors(const struct job *job)
     if (!set) return NULL;
     bool folder = wz_is_dir(job->path);
     const json_t *meta = wz_tensors_metadata(set);
-    json_t *out = object(folder ? "model folder"
-                         : meta ? "gguf"
-                                : "safetensors"),
-           *list = json_array(), *types = json_object();
+    const char *kind = folder ? "model folder" : meta ? "gguf" : "safetensors";
+    json_t *out = json_pack("{s:s}", "kind", kind), *list = json_array(), *types = json_object();
     for (int i = 0; i < wz_tensors_count(set); i++) {
         const struct wz_tensor *t = wz_tensors_at(set, i);
-        json_t *row = json_object(), *shape = json_array();
+        json_t *shape = json_array();
         for (int k = 0; k < t->n_dims; k++) json_array_append_new(shape, json_integer((json_int_t)t->shape[k]));
-        json_object_set_new(row, "name", json_string(t->name));
-        json_object_set_new(row, "type", json_string(wz_dtype_name(t->dtype)));
-        json_object_set_new(row, "shape", shape);
-        json_array_append_new(list, row);
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:o}", "name", t->name, "type", wz_dtype_name(t->dtype), "shape", shape));
         count(types, wz_dtype_name(t->dtype), "tensors", 1);
         count(types, wz_dtype_name(t->dtype), "numbers", (int64_t)t->count);
         count(types, wz_dtype_name(t->dtype), "bytes", (int64_t)t->bytes);
@@ -117,12 +105,11 @@ static json_t *read_record(const struct job *job)
     int n_steps, n = 0;
 
     if (wz_record_steps(job->path, &steps, &n_steps, job->err) < 0) return NULL;
-    json_t *out = object("record"), *kinds = json_object();
+    json_t *kinds = json_object();
     int64_t episodes = 0, turns = 0, tokens = 0;
     for (int i = 0; i < n_steps; i++) {
         Wz__Episode **list;
         if (wz_record_read(job->path, steps[i], &list, &n, job->err) < 0) {
-            json_decref(out);
             json_decref(kinds);
             free(steps);
             return NULL;
@@ -139,13 +126,11 @@ static json_t *read_record(const struct job *job)
         episodes += n;
         free(list);
     }
-    json_object_set_new(out, "steps", json_integer(n_steps));
-    json_object_set_new(out, "first step", n_steps ? json_integer(steps[0]) : json_null());
-    json_object_set_new(out, "last step", n_steps ? json_integer(steps[n_steps - 1]) : json_null());
-    json_object_set_new(out, "episodes", json_integer(episodes));
-    json_object_set_new(out, "turns", json_integer(turns));
-    json_object_set_new(out, "sampled tokens", json_integer(tokens));
-    json_object_set_new(out, "by kind", kinds);
+    json_t *first = n_steps ? json_integer(steps[0]) : json_null(),
+           *last = n_steps ? json_integer(steps[n_steps - 1]) : json_null();
+    json_t *out = json_pack("{s:s, s:i, s:o, s:o, s:I, s:I, s:I, s:o}", "kind", "record", "steps", n_steps,
+                            "first step", first, "last step", last, "episodes", (json_int_t)episodes, "turns",
+                            (json_int_t)turns, "sampled tokens", (json_int_t)tokens, "by kind", kinds);
     free(steps);
     return out;
 }
@@ -156,15 +141,14 @@ static json_t *read_prompts(const struct job *job)
     char hash[20];
 
     if (wz_prompts_load(&set, job->path, job->column, job->harmful, job->prompt_kind, job->err) < 0) return NULL;
-    json_t *out = object("prompts"), *kinds = json_object();
+    json_t *kinds = json_object();
     for (int i = 0; i < set.n; i++) {
         count(kinds, set.list[i].kind, "rows", 1);
         count(kinds, set.list[i].kind, "harmful", set.list[i].harm == WZ_HARMFUL);
     }
     snprintf(hash, sizeof hash, "%016" PRIx64, set.hash);
-    json_object_set_new(out, "rows", json_integer(set.n));
-    json_object_set_new(out, "hash of the texts", json_string(hash));
-    json_object_set_new(out, "by kind", kinds);
+    json_t *out = json_pack("{s:s, s:i, s:s, s:o}", "kind", "prompts", "rows", set.n, "hash of the texts", hash,
+                            "by kind", kinds);
     wz_prompts_finish(&set);
     return out;
 }
@@ -190,9 +174,7 @@ static json_t *read_checkpoint(const struct job *job)
         json_object_del(model, "config");
         json_object_set_new(models, name, model);
     }
-    out = object("checkpoint");
-    json_object_set(out, "manifest", manifest);
-    json_object_set(out, "by agent", models);
+    out = json_pack("{s:s, s:O, s:O}", "kind", "checkpoint", "manifest", manifest, "by agent", models);
 out:
     json_decref(manifest);
     json_decref(models);

@@ -25,12 +25,11 @@ int wz_cmd_plan(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about = "Prints every buffer that a run of the recipe will allocate, by kind of rank and by agent, and their "
-                 "sums for each\n"
-                 "host and GPU; status 1 and the largest of them where they don't fit. Of the models only config.json "
-                 "or a GGUF's\n"
-                 "header is read, so that a plan for a machine that is elsewhere takes no time: --device-memory 80 "
-                 "backend=cuda.",
+        .about =
+            "Prints every buffer that a run of the recipe will allocate, by kind of rank and by agent, and their\n"
+            "sums for each host and GPU; status 1 and the largest of them where they don't fit. Of the models\n"
+            "only config.json or a GGUF's header is read, so that a plan for a machine that is elsewhere takes no\n"
+            "time: --device-memory 80 backend=cuda.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_plan *plan = wz_alloc(sizeof *plan);

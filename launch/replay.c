@@ -40,15 +40,6 @@ static size_t differs(const void *a, const void *b, size_t n, size_t size)
     return n;
 }
 
-#define FLOATS(field)                                                          \
-    {                                                                          \
-#field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), true \
-    }
-#define INTS(field)                                                             \
-    {                                                                           \
-#field, offsetof(Wz__Turn, n_##field), offsetof(Wz__Turn, field), false \
-    }
-
 /* Prints the first difference of two turns. */
 static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episode, size_t turn)
 {
@@ -57,7 +48,11 @@ static bool turns_differ(const Wz__Turn *was, const Wz__Turn *is, unsigned episo
         size_t n, at;
         bool floats;
     } rows[] = {
-        INTS(context), INTS(ids), FLOATS(logp), FLOATS(ref_logp), FLOATS(advantage),
+        { "context", offsetof(Wz__Turn, n_context), offsetof(Wz__Turn, context), false },
+        { "ids", offsetof(Wz__Turn, n_ids), offsetof(Wz__Turn, ids), false },
+        { "logp", offsetof(Wz__Turn, n_logp), offsetof(Wz__Turn, logp), true },
+        { "ref_logp", offsetof(Wz__Turn, n_ref_logp), offsetof(Wz__Turn, ref_logp), true },
+        { "advantage", offsetof(Wz__Turn, n_advantage), offsetof(Wz__Turn, advantage), true },
     };
 
     for (size_t r = 0; r < WZ_COUNT(rows); r++) {
@@ -186,10 +181,9 @@ int wz_cmd_replay(int argc, char **argv)
         .n_options = (int)WZ_COUNT(options),
         .min_args = 1,
         .max_args = 1,
-        .about = "Recomputes a recorded step of a run from the checkpoint before it and compares tokens, "
-                 "log-probabilities,\n"
-                 "rewards, advantages and the weights after it, bit by bit. Exit status 1 and the first difference "
-                 "where there is one.",
+        .about = "Recomputes a recorded step of a run from the checkpoint before it and compares tokens,\n"
+                 "log-probabilities, rewards, advantages and the weights after it, bit by bit. Exit status 1 and the\n"
+                 "first difference where there is one.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };

@@ -19,10 +19,10 @@ int wz_cmd_report(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .min_args = 1,
         .max_args = -1,
-        .about = "Writes one HTML page about finished or running runs: results before and after with their intervals, "
-                 "curves,\n"
-                 "the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it needs "
-                 "no network.",
+        .about =
+            "Writes one HTML page about finished or running runs: results before and after with their intervals,\n"
+            "curves, the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it\n"
+            "needs no network.",
     };
     struct wz_err err;
     int status, n = wz_options_parse(&usage, argc, argv, &status);

@@ -181,7 +181,8 @@ static int spell(char out[4], uint8_t byte)
     return 0;
 }
 
-static void add_entry(struct wz_buf *out, const char *s, size_t n, bool spelt, int id)
+/* The next id of the vocabulary, for the text s[0..n). */
+static void add_entry(json_t *vocab, const char *s, size_t n, bool spelt)
 {
     struct wz_buf text = { 0 };
     char c[4];
@@ -189,66 +190,61 @@ static void add_entry(struct wz_buf *out, const char *s, size_t n, bool spelt, i
     for (size_t i = 0; i < n; i++)
         if (spelt) wz_buf_add(&text, c, (size_t)spell(c, (uint8_t)s[i]));
         else wz_buf_add(&text, &s[i], 1);
-    wz_buf_str(out, id ? ",\n      " : "\n      ");
-    wz_json_string(out, text.data, text.len);
-    wz_buf_printf(out, ": %d", id);
+    json_object_set_new(vocab, text.data, json_integer((json_int_t)json_object_size(vocab)));
     wz_buf_finish(&text);
+}
+
+static int save_in(const char *dir, const char *name, json_t *root, struct wz_err *err)
+{
+    char *path = wz_path("%s/%s", dir, name);
+    int rc = wz_json_save(root, path, err);
+
+    free(path);
+    return rc;
 }
 
 /* Writes tokenizer.json and tokenizer_config.json; returns the size of the vocabulary, or -1. */
 static int write_tokenizer(const char *dir, struct wz_err *err)
 {
     struct pieces pieces = { 0 };
-    struct wz_buf out = { 0 };
-    int id = 0, rc = -1;
+    json_t *added = json_array(), *vocab = json_object();
 
     cut_text(&pieces, conversation_system);
     cut_text(&pieces, feedback_system);
     wz_lesson_texts(cut_text, &pieces);
-
-    wz_buf_str(&out,
-               "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
-    for (int i = 0; i < (int)WZ_COUNT(specials); i++)
-        wz_buf_printf(
-            &out,
-            "%s\n    { \"id\": %d, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-            "\"normalized\": false, \"special\": true }",
-            i ? "," : "", i, specials[i]);
-    wz_buf_str(&out, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": {\n    \"type\": \"Sequence\",\n    "
-                     "\"pretokenizers\": [\n"
-                     "      { \"type\": \"Split\", \"pattern\": { \"Regex\": ");
-    wz_json_string(&out, cut_pattern, sizeof cut_pattern - 1);
-    wz_buf_str(&out,
-               " }, \"behavior\": \"Isolated\", \"invert\": false },\n"
-               "      { \"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": "
-               "false }\n    ]\n  },\n"
-               "  \"post_processor\": null,\n"
-               "  \"decoder\": { \"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true, "
-               "\"use_regex\": true },\n"
-               "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-               "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-               "    \"byte_fallback\": false,\n    \"ignore_merges\": true,\n    \"vocab\": {");
-    for (size_t i = 0; i < WZ_COUNT(specials); i++) add_entry(&out, specials[i], strlen(specials[i]), false, id++);
-    for (int b = 0; b < 256; b++) add_entry(&out, &(char){ (char)b }, 1, true, id++);
-    for (int i = 0; i < pieces.n; i++) add_entry(&out, pieces.list[i], strlen(pieces.list[i]), true, id++);
-    wz_buf_str(&out, "\n    },\n    \"merges\": []\n  }\n}\n");
-    if (write_in(dir, "tokenizer.json", &out, err) < 0) goto done;
-
-    wz_buf_clear(&out);
-    wz_buf_printf(&out,
-                  "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"model_max_length\": 256,\n"
-                  "  \"pad_token\": \"%s\",\n  \"eos_token\": \"%s\",\n  \"clean_up_tokenization_spaces\": false,\n"
-                  "  \"chat_template\": ",
-                  specials[0], specials[END]);
-    wz_json_string(&out, chat_template, sizeof chat_template - 1);
-    wz_buf_str(&out, "\n}\n");
-    if (write_in(dir, "tokenizer_config.json", &out, err) < 0) goto done;
-    rc = id;
-done:
-    wz_buf_finish(&out);
+    for (int i = 0; i < (int)WZ_COUNT(specials); i++) {
+        add_entry(vocab, specials[i], strlen(specials[i]), false);
+        json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", specials[i],
+                                               "single_word", false, "lstrip", false, "rstrip", false, "normalized",
+                                               false, "special", true));
+    }
+    for (int b = 0; b < 256; b++) add_entry(vocab, &(char){ (char)b }, 1, true);
+    for (int i = 0; i < pieces.n; i++) add_entry(vocab, pieces.list[i], strlen(pieces.list[i]), true);
     wz_arena_finish(&pieces.arena);
     free(pieces.list);
-    return rc;
+
+    int size = (int)json_object_size(vocab);
+    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", cut_pattern, "behavior",
+                              "Isolated", "invert", false);
+    json_t *bytes = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", false, "trim_offsets",
+                              true, "use_regex", false);
+    json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", true, "trim_offsets",
+                                true, "use_regex", true);
+    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout",
+                              "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", false,
+                              "byte_fallback", false, "ignore_merges", true, "vocab", vocab, "merges");
+    json_t *tokenizer =
+        json_pack("{s:s, s:n, s:n, s:o, s:n, s:{s:s, s:[o, o]}, s:n, s:o, s:o}", "version", "1.0", "truncation",
+                  "padding", "added_tokens", added, "normalizer", "pre_tokenizer", "type", "Sequence", "pretokenizers",
+                  split, bytes, "post_processor", "decoder", decoder, "model", model);
+    json_t *config = json_pack("{s:s, s:i, s:s, s:s, s:b, s:s}", "tokenizer_class", "PreTrainedTokenizerFast",
+                               "model_max_length", 256, "pad_token", specials[0], "eos_token", specials[END],
+                               "clean_up_tokenization_spaces", false, "chat_template", chat_template);
+    if (save_in(dir, "tokenizer_config.json", config, err) < 0) {
+        json_decref(tokenizer);
+        return -1;
+    }
+    return save_in(dir, "tokenizer.json", tokenizer, err) < 0 ? -1 : size;
 }
 
 /* ---- model ------------------------------------------------------------------------------------------------ */
@@ -302,11 +298,10 @@ int wz_cmd_sandbox(int argc, char **argv)
         .min_args = 1,
         .max_args = 1,
         .about =
-            "Writes a tiny made-up language in which WaltzRL can be seen to work in minutes: prompts whose truth is\n"
-            "known (prompts-train, -dev and -test.jsonl), conversations for a warm start with known flaws "
-            "(sft.jsonl),\n"
-            "and a small untrained model with its tokenizer (base/). The pairs of verb and object in dev and test\n"
-            "occur nowhere else. Then: waltz sft, waltz train, waltz eval.",
+            "Writes a tiny made-up language in which WaltzRL can be seen to work in minutes: prompts whose truth\n"
+            "is known (prompts-train, -dev and -test.jsonl), conversations for a warm start with known flaws\n"
+            "(sft.jsonl), and a small untrained model with its tokenizer (base/). The pairs of verb and object in\n"
+            "dev and test occur nowhere else. Then: waltz sft, waltz train, waltz eval.",
     };
     struct wz_err err;
 

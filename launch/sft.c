@@ -10,11 +10,11 @@ int wz_cmd_sft(int argc, char **argv)
         .args = "RECIPE [key=value ...]",
         .max_args = -1,
         .min_args = 1,
-        .about = "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss "
-                 "on the\n"
-                 "assistant's tokens only) and writes it to sft.out, the run's folder: metrics, chain, checkpoints. "
-                 "Alone, or on\n"
-                 "2, 4 or 8 ranks under mpirun. Stopped or killed, the same command resumes from the last checkpoint.",
+        .about =
+            "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss\n"
+            "on the assistant's tokens only) and writes it to sft.out, the run's folder: metrics, chain,\n"
+            "checkpoints. Alone, or on 2, 4 or 8 ranks under mpirun. Stopped or killed, the same command resumes\n"
+            "from the last checkpoint.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };

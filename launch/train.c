@@ -108,9 +108,8 @@ int wz_cmd_train(int argc, char **argv)
         .min_args = 1,
         .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
                  "folder (recipe key `out`) holds a checkpoint resumes from it. Every key of the recipe can be\n"
-                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it "
-                 "after the\n"
-                 "current step, with a checkpoint and exit status 75.",
+                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it\n"
+                 "after the current step, with a checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };
