@@ -228,11 +228,6 @@ static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *g
         lines[a] = (struct wz_ledger_line){
             step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a]
         };
-        if (lines[a].generated != lines[a].trained + lines[a].discarded)
-            return wz_fail(err,
-                           "ledger: step %" PRId64 " agent %s: generated %" PRId64 ", trained %" PRId64
-                           " + discarded %" PRId64 " (%s)",
-                           step, lines[a].agent, lines[a].generated, lines[a].trained, lines[a].discarded, reasons[a]);
     }
     return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
 }

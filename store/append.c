@@ -1,4 +1,4 @@
-/* Append-only files: entries are written whole; entries after the checkpoint that a run resumes from are removed. */
+/* Append-only files: entries are written whole. */
 #include "store/append.h"
 
 #include <errno.h>
@@ -19,31 +19,6 @@ int wz_append_open(const char *path, bool fresh, struct wz_err *err)
     }
     free(dir);
     return fd;
-}
-
-int wz_append_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg,
-                  struct wz_err *err)
-{
-    struct wz_map map;
-    const uint8_t *nl;
-    size_t keep;
-
-    if (wz_map_open(&map, path, err) < 0) return -1;
-    nl = memrchr(map.bytes, '\n', map.len);
-    keep = nl ? (size_t)(nl - map.bytes) + 1 : 0;
-    while (keep) {
-        nl = memrchr(map.bytes, '\n', keep - 1);
-        size_t from = nl ? (size_t)(nl - map.bytes) + 1 : 0;
-        json_t *line = wz_json_parse((const char *)map.bytes + from, keep - from, path, NULL);
-        bool gone = line && drop(line, arg);
-        json_decref(line);
-        if (!gone) break;
-        keep = from;
-    }
-    bool cut = keep < map.len;
-    wz_map_close(&map);
-    if (cut && ftruncate(fd, (off_t)keep) < 0) return wz_fail(err, "%s: %s", path, strerror(errno));
-    return 0;
 }
 
 int wz_append(int fd, const void *bytes, size_t n)

@@ -6,9 +6,6 @@
 
 /* Opens to append, creating folder and file; `fresh` empties it. A file descriptor, or -1 and a message. */
 int wz_append_open(const char *path, bool fresh, struct wz_err *err);
-/* JSON lines: removes an incomplete last line, then, from the end, every line for which `drop` returns true. */
-int wz_append_cut(int fd, const char *path, bool (*drop)(const json_t *line, const void *arg), const void *arg,
-                  struct wz_err *err);
 /* Appends all n bytes or none: a partial write is truncated away. -1 and errno. */
 int wz_append(int fd, const void *bytes, size_t n);
 

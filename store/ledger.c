@@ -1,9 +1,7 @@
 /* ledger.jsonl (guarantee 4): what became of every sample, one line per step and agent.
  *
  *   {"step":3,"agent":"feedback","generated":64,"trained":60,"discarded":4,"in_flight":0,"reasons":"judge failed 4"}
- *
- * Existing lines of later steps, and of the same step and agent, were written by a run that was killed and is resumed
- * from an earlier checkpoint: they are removed from the end first. */
+ */
 #include "store/append.h"
 
 #include <errno.h>
@@ -11,27 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-struct given {
-    const struct wz_ledger_line *lines;
-    int n;
-};
-
-static bool is_replaced(const json_t *line, const void *arg)
-{
-    const struct given *g = arg;
-    const json_t *at = json_object_get(line, "step");
-    const char *agent = json_string_value(json_object_get(line, "agent"));
-
-    if (!json_is_integer(at) || json_integer_value(at) < g->lines[0].step) return false;
-    if (json_integer_value(at) > g->lines[0].step) return true;
-    for (int i = 0; i < g->n; i++)
-        if (agent && !strcmp(agent, g->lines[i].agent)) return true;
-    return false;
-}
-
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err)
 {
-    const struct given g = { lines, n };
     struct wz_buf out = { 0 };
     char *path = wz_path("%s/ledger.jsonl", dir);
     int fd = n ? wz_append_open(path, false, err) : -1, rc = n ? -1 : 0;
@@ -45,7 +24,7 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
         wz_json_string(&out, l->reasons ? l->reasons : "", l->reasons ? strlen(l->reasons) : 0);
         wz_buf_str(&out, "}\n");
     }
-    if (fd < 0 || wz_append_cut(fd, path, is_replaced, &g, err) < 0) goto out;
+    if (fd < 0) goto out;
     if (wz_append(fd, out.data, out.len) < 0) {
         wz_fail(err, "%s: %s", path, strerror(errno));
         goto out;

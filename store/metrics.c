@@ -3,8 +3,8 @@
  *   {"step":3,"time":1790000000.25,"loss":0.5,"reward":null}        NaN and infinities are null
  *
  * Nothing here can fail a run (guarantee 10). A file that can't be opened is tried again at each step; an entry that
- * can't be written whole is dropped, counted, and reported at close. When a run resumes from an earlier checkpoint,
- * lines of the steps that it repeats are removed, and TensorBoard is told to discard them. */
+ * can't be written whole is dropped, counted, and reported at close. When a run resumes, TensorBoard is told to discard
+ * the steps that it repeats; their lines were removed when the run was opened (run/folder.c). */
 #include "store/append.h"
 
 #include <errno.h>
@@ -43,25 +43,6 @@ struct wz_metrics *wz_metrics_open(const char *dir, bool append)
     return m;
 }
 
-static bool is_repeated(const json_t *line, const void *step)
-{
-    const json_t *at = json_object_get(line, "step");
-
-    return json_is_integer(at) && json_integer_value(at) >= *(const int64_t *)step;
-}
-
-static void open_lines(struct wz_metrics *m, int64_t step)
-{
-    m->lines = wz_append_open(m->lines_path, !m->append && !m->begun, &m->why);
-    if (m->lines < 0) return;
-    if (wz_append_cut(m->lines, m->lines_path, is_repeated, &step, &m->why) < 0) {
-        close(m->lines);
-        m->lines = -1;
-        return;
-    }
-    m->begun = true;
-}
-
 static void open_events(struct wz_metrics *m, int64_t step)
 {
     struct wz_buf head = { 0 };
@@ -90,7 +71,10 @@ void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *name
     struct wz_buf line = { 0 }, record = { 0 };
     double wall = wz_wall();
 
-    if (m->lines < 0) open_lines(m, step);
+    if (m->lines < 0) {
+        m->lines = wz_append_open(m->lines_path, !m->append && !m->begun, &m->why);
+        m->begun |= m->lines >= 0;
+    }
     if (m->events < 0) open_events(m, step);
     wz_buf_printf(&line, "{\"step\":%lld,\"time\":%.6f", (long long)step, wall);
     for (int i = 0; i < n; i++) {

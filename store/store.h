@@ -81,7 +81,8 @@ void wz_prompts_finish(struct wz_prompts *set);
 /* ---- record.c, metrics.c, ledger.c: the files of a run ----------------------------------------------------- */
 
 /* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step. Writing never fails a run (guarantee
- * 10): entries that could not be written are counted and reported at close. append: resume into existing files. */
+ * 10): entries that could not be written are counted and reported at close. append: keeps the lines
+ * that metrics.jsonl has. */
 struct wz_metrics;
 struct wz_metrics *wz_metrics_open(const char *dir, bool append);
 void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *names, const double *values, int n);
@@ -102,7 +103,8 @@ int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *er
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 
 /* ledger.jsonl (guarantee 4): appends one line per agent, all of one step. -1 also, after writing, where
- * generated != trained + discarded + in_flight. reasons: why samples were discarded; NULL: "". */
+ * generated != trained + discarded + in_flight. reasons: why samples were discarded; NULL: "". Lines of
+ * steps that a resumed run repeats are removed when it is opened (run/folder.c). */
 struct wz_ledger_line {
     int64_t step;
     const char *agent;
