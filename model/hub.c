@@ -18,29 +18,6 @@
 
 enum { CHUNK = 1 << 20 }; /* elements converted at a time, if a row is not longer */
 
-/* The GGUF name of a Hugging Face name. */
-static void gguf_name(char *out, size_t cap, const char *hub)
-{
-    static const char *const names[][2] = {
-        { "input_layernorm", "attn_norm" },    { "self_attn.q_proj", "attn_q" },
-        { "self_attn.k_proj", "attn_k" },      { "self_attn.v_proj", "attn_v" },
-        { "self_attn.o_proj", "attn_output" }, { "post_attention_layernorm", "ffn_norm" },
-        { "mlp.gate_proj", "ffn_gate" },       { "mlp.up_proj", "ffn_up" },
-        { "mlp.down_proj", "ffn_down" },
-    };
-    int layer;
-
-    if (sscanf(hub, "model.layers.%d.", &layer) == 1) {
-        for (size_t i = 0; i < WZ_COUNT(names); i++)
-            if (strstr(hub, names[i][0])) snprintf(out, cap, "blk.%d.%s.weight", layer, names[i][1]);
-        return;
-    }
-    snprintf(out, cap, "%s",
-             !strcmp(hub, "model.norm.weight") ? "output_norm.weight"
-             : !strcmp(hub, "lm_head.weight")  ? "output.weight"
-                                               : "token_embd.weight");
-}
-
 /* Tensors that a file may hold in addition: tables that are computed here, and a copy of a tied embedding as the head.
  * */
 static bool ignored(const char *name, const struct wz_config *c)
@@ -60,10 +37,7 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
 
     for (int i = 0; i < n; i++) {
         const struct wz_param *p = &list[i];
-        char name[64];
-
-        if (gguf) gguf_name(name, sizeof(name), p->name);
-        else snprintf(name, sizeof(name), "%s", p->name);
+        const char *name = gguf ? p->gguf : p->name;
         const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
         if (!t) return wz_fail(err, "%s: tensor %s is missing", path, name);
         if (t->dtype == WZ_DT_OTHER)

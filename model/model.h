@@ -29,7 +29,8 @@ struct wz_config {
 
 /* A named tensor inside the block of parameters: an entry of the tensor index. Names are Hugging Face's. */
 struct wz_param {
-    char name[64];
+    char name[64];  /* in a Hugging Face folder */
+    char gguf[48];  /* in a GGUF file */
     size_t at;      /* first element in params */
     int rows, cols; /* cols 1..: [rows, cols]; norms are [rows] with cols 0 */
 };

@@ -16,16 +16,31 @@
 
 enum { CHUNK = WZ_PIECE / sizeof(float) }; /* elements of the staging chunk between host and backend */
 
-static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *fmt, int layer)
+/* The tensors of a layer, in the order of the index. */
+enum size { NONE, DIM, QUERIES, KEYS, FFN };
+static const struct {
+    const char *hub, *gguf;
+    size_t at; /* in struct wz_layer, of a float * where there are no columns, else of a struct wz_weight */
+    enum size rows, cols;
+} tensors[PER_LAYER] = {
+    [NORM1] = { "input_layernorm", "attn_norm", offsetof(struct wz_layer, norm1), DIM, NONE },
+    [Q] = { "self_attn.q_proj", "attn_q", offsetof(struct wz_layer, q), QUERIES, DIM },
+    [K] = { "self_attn.k_proj", "attn_k", offsetof(struct wz_layer, k), KEYS, DIM },
+    [V] = { "self_attn.v_proj", "attn_v", offsetof(struct wz_layer, v), KEYS, DIM },
+    [O] = { "self_attn.o_proj", "attn_output", offsetof(struct wz_layer, o), DIM, QUERIES },
+    [NORM2] = { "post_attention_layernorm", "ffn_norm", offsetof(struct wz_layer, norm2), DIM, NONE },
+    [GATE] = { "mlp.gate_proj", "ffn_gate", offsetof(struct wz_layer, gate), FFN, DIM },
+    [UP] = { "mlp.up_proj", "ffn_up", offsetof(struct wz_layer, up), FFN, DIM },
+    [DOWN] = { "mlp.down_proj", "ffn_down", offsetof(struct wz_layer, down), DIM, FFN },
+};
+
+/* hub, gguf: the tensor's names in the two kinds of files, less ".weight". */
+static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *hub, const char *gguf)
 {
     struct wz_param *p = &list[(*n)++];
 
-    if (layer >= 0) {
-        int len = snprintf(p->name, sizeof(p->name), "model.layers.%d.", layer);
-        snprintf(p->name + len, sizeof(p->name) - (size_t)len, "%s.weight", fmt);
-    } else {
-        snprintf(p->name, sizeof(p->name), "%s.weight", fmt);
-    }
+    snprintf(p->name, sizeof p->name, "%s.weight", hub);
+    snprintf(p->gguf, sizeof p->gguf, "%s.weight", gguf);
     p->at = *at;
     p->rows = rows;
     p->cols = cols;
@@ -34,25 +49,21 @@ static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int c
 
 struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total)
 {
-    struct wz_param *list = wz_alloc(wz_mul((size_t)c->layers * 9 + 3, sizeof(*list)));
-    int hd = c->heads * c->head_dim, kd = c->kv_heads * c->head_dim;
+    const int size[] = { 0, c->dim, c->heads * c->head_dim, c->kv_heads * c->head_dim, c->ffn };
+    struct wz_param *list = wz_alloc(wz_mul((size_t)c->layers * PER_LAYER + 3, sizeof(*list)));
 
     *n = 0;
     *total = 0;
-    param_add(list, n, total, c->vocab, c->dim, "model.embed_tokens", -1);
-    for (int l = 0; l < c->layers; l++) {
-        param_add(list, n, total, c->dim, 0, "input_layernorm", l);
-        param_add(list, n, total, hd, c->dim, "self_attn.q_proj", l);
-        param_add(list, n, total, kd, c->dim, "self_attn.k_proj", l);
-        param_add(list, n, total, kd, c->dim, "self_attn.v_proj", l);
-        param_add(list, n, total, c->dim, hd, "self_attn.o_proj", l);
-        param_add(list, n, total, c->dim, 0, "post_attention_layernorm", l);
-        param_add(list, n, total, c->ffn, c->dim, "mlp.gate_proj", l);
-        param_add(list, n, total, c->ffn, c->dim, "mlp.up_proj", l);
-        param_add(list, n, total, c->dim, c->ffn, "mlp.down_proj", l);
-    }
-    param_add(list, n, total, c->dim, 0, "model.norm", -1);
-    if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head", -1);
+    param_add(list, n, total, c->vocab, c->dim, "model.embed_tokens", "token_embd");
+    for (int l = 0; l < c->layers; l++)
+        for (int t = 0; t < PER_LAYER; t++) {
+            char hub[48], gguf[32];
+            snprintf(hub, sizeof hub, "model.layers.%d.%s", l, tensors[t].hub);
+            snprintf(gguf, sizeof gguf, "blk.%d.%s", l, tensors[t].gguf);
+            param_add(list, n, total, size[tensors[t].rows], size[tensors[t].cols], hub, gguf);
+        }
+    param_add(list, n, total, c->dim, 0, "model.norm", "output_norm");
+    if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head", "output");
     return list;
 }
 
@@ -97,17 +108,12 @@ static void point(struct wz_model *m)
     int i = 0;
 
     point_weight(m, &m->embed, i++);
-    for (struct wz_layer *y = m->layers; y < m->layers + m->config.layers; y++) {
-        y->norm1 = param_data(m, i++);
-        point_weight(m, &y->q, i++);
-        point_weight(m, &y->k, i++);
-        point_weight(m, &y->v, i++);
-        point_weight(m, &y->o, i++);
-        y->norm2 = param_data(m, i++);
-        point_weight(m, &y->gate, i++);
-        point_weight(m, &y->up, i++);
-        point_weight(m, &y->down, i++);
-    }
+    for (struct wz_layer *y = m->layers; y < m->layers + m->config.layers; y++)
+        for (int t = 0; t < PER_LAYER; t++, i++) {
+            void *to = (char *)y + tensors[t].at;
+            if (tensors[t].cols) point_weight(m, to, i);
+            else *(float **)to = param_data(m, i);
+        }
     m->norm = param_data(m, i++);
     point_weight(m, &m->head, m->config.tied ? 0 : i++);
     assert(i == m->n_list);
@@ -151,9 +157,8 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
 static struct wz_weight *matrix(struct wz_model *m, int i)
 {
     if (i == m->config.layers * 7) return &m->head;
-    struct wz_layer *y = &m->layers[i / 7];
-    struct wz_weight *const all[] = { &y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down };
-    return all[i % 7];
+    int t = i % 7 + 1; /* of the layer's tensors: the first is a norm, and so is NORM2 */
+    return (void *)((char *)&m->layers[i / 7] + tensors[t < NORM2 ? t : t + 1].at);
 }
 
 void wz_model_destroy(struct wz_model *m)
