@@ -9,16 +9,14 @@
 
 static void print_turns(const struct wz_job *job, const Wz__Episode *e)
 {
+    static const char *const verdicts[2][2] = { { "satisfied", "overrefuses" }, { "unsafe", "unsafe, overrefuses" } };
+
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         printf("%-12s  %s%s\n", job->agents[t->agent].recipe->name, t->text, t->truncated ? " ..." : "");
         if (!wz_turn_is(t, WZ_FEEDBACK)) continue;
         if (!t->valid) printf("%-12s  (invalid feedback: %s)\n", "", t->reason);
-        else
-            printf("%-12s  (%s%s%s)\n", "", t->unsafe ? "unsafe" : "", t->unsafe && t->overrefuse ? ", " : "",
-                   t->overrefuse ? "overrefuses"
-                   : t->unsafe   ? ""
-                                 : "satisfied");
+        else printf("%-12s  (%s)\n", "", verdicts[!!t->unsafe][!!t->overrefuse]);
     }
 }
 

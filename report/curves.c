@@ -155,27 +155,22 @@ static void write_chart(struct wz_buf *out, const char *title, bool share, const
 void wz_curves_write(struct wz_buf *out, const struct wz_curves *c, const struct wz_recipe *recipe)
 {
     const struct wz_series **picked = wz_alloc(wz_mul((size_t)c->n + 1, sizeof *picked));
-    bool folded = false;
 
     wz_buf_str(out, "<div class=\"charts\">");
-    for (int fold = 0; fold < 2; fold++) {
+    for (int folded = 0; folded < 2; folded++) {
+        if (folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
         for (size_t k = 0; k < WZ_COUNT(stories); k++) {
             int n = 0;
             for (int i = 0; i < c->n; i++)
                 if (story_of(c->series[i].name) == &stories[k]) picked[n++] = &c->series[i];
-            if (!n || stories[k].folded != (fold == 1)) continue;
-            if (fold && !folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
-            folded |= fold == 1;
-            write_chart(out, stories[k].title, stories[k].share, picked, n, recipe);
+            if (n && stories[k].folded == folded)
+                write_chart(out, stories[k].title, stories[k].share, picked, n, recipe);
         }
     }
     for (int i = 0; i < c->n; i++) { /* series of no listed chart: a chart each */
-        if (story_of(c->series[i].name)) continue;
-        if (!folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
-        folded = true;
         picked[0] = &c->series[i];
-        write_chart(out, c->series[i].name, false, picked, 1, recipe);
+        if (!story_of(c->series[i].name)) write_chart(out, c->series[i].name, false, picked, 1, recipe);
     }
-    wz_buf_str(out, folded ? "</div></details>" : "</div>");
+    wz_buf_str(out, "</div></details>");
     free(picked);
 }

@@ -420,11 +420,12 @@ static int write_csv(const struct wz_table *table, const char *path, struct wz_e
     return rc;
 }
 
-static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, int limit, bool print,
-                    struct wz_err *err)
+static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, bool print, struct wz_err *err)
 {
-    char *csv = wz_path("%s/summary.csv", job->recipe->out), *said = wz_path("%s/transcripts.jsonl", job->recipe->out);
-    int rc = wz_evaluate(job, phase, job->recipe->evaluate.temperature, limit, &run->table, print ? said : NULL, err);
+    const struct wz_recipe *recipe = job->recipe;
+    char *csv = wz_path("%s/summary.csv", recipe->out), *said = wz_path("%s/transcripts.jsonl", recipe->out);
+    int rc = wz_evaluate(job, phase, recipe->evaluate.temperature, recipe->evaluate.eval_limit, &run->table,
+                         print ? said : NULL, err);
 
     if (rc == 0 && job->root) {
         if (run->line.tty) fprintf(stderr, "\n");
@@ -437,7 +438,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, i
 
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
-    return evaluate(run, job, "before", job->recipe->evaluate.eval_limit, true, err);
+    return evaluate(run, job, "before", true, err);
 }
 
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
@@ -445,14 +446,13 @@ int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_prog
     char phase[32];
 
     snprintf(phase, sizeof phase, "step-%" PRId64, p->step);
-    return evaluate(run, job, phase, job->recipe->evaluate.eval_limit, false, err);
+    return evaluate(run, job, phase, false, err);
 }
 
 int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
     if (!job->recipe->n_eval) return 0;
-    if (!has_phase(&run->table, "after"))
-        return evaluate(run, job, "after", job->recipe->evaluate.eval_limit, true, err);
+    if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", true, err);
     if (job->root) print_ends(&run->table); /* made by an earlier start */
     return 0;
 }
