@@ -47,8 +47,6 @@ int wz_cmd_chat(int argc, char **argv)
         .args = "RUN|RECIPE [key=value ...]",
         .options = options,
         .n_options = (int)WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = -1,
         .about =
             "Talks with the agents of a run's newest checkpoint, or of a recipe. Each line of standard input is a\n"
             "prompt; each stands alone.",

@@ -79,8 +79,6 @@ int wz_cmd_convert(int argc, char **argv)
         .args = "SRC DST",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 2,
-        .max_args = 2,
         .about = "Reads a model, a GGUF file or a Hugging Face folder, and writes the Hugging Face folder DST:\n"
                  "config.json, model.safetensors (or shards with their index), tokenizer.json.",
     };

@@ -180,8 +180,6 @@ int wz_cmd_doctor(int argc, char **argv)
     static const struct wz_usage usage = {
         .name = "doctor",
         .args = "[RECIPE [key=value ...]]",
-        .min_args = 0,
-        .max_args = -1,
         .about = "Checks the environment and, given a recipe, what a run of it reads (of weights the headers) and\n"
                  "whether it fits. A line each: ok, - (absent, and not required), or FAIL with what to do; status 1\n"
                  "where a check fails.",

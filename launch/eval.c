@@ -39,8 +39,6 @@ int wz_cmd_eval(int argc, char **argv)
         .args = "RECIPE|RUN [key=value ...]",
         .options = options,
         .n_options = (int)WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = -1,
         .about = "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr),\n"
                  "feedback trigger rate (ftr), label accuracy and JSON errors with 95% intervals. A RUN is a run's\n"
                  "folder: its newest checkpoint is evaluated; a RECIPE: the models it names.",

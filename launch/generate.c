@@ -200,8 +200,6 @@ int wz_cmd_generate(int argc, char **argv)
         .args = "MODEL",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard\n"
                  "input and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\":\n"
                  "\"stop\" or \"length\"}. Ids are continued as they are, without template or BOS. A bad line is\n"

@@ -302,8 +302,6 @@ int wz_cmd_inspect(int argc, char **argv)
         .args = "FILE|FOLDER",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about =
             "Prints what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
             "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",

@@ -46,11 +46,10 @@ struct wz_option {
 /* A sub-command's calling convention: what --help and the manual page print and what is accepted. */
 struct wz_usage {
     const char *name;  /* "generate" */
-    const char *args;  /* "MODEL"; "" when there are none */
+    const char *args;  /* positional arguments, optional ones in brackets: "RECIPE [key=value ...]"; ...: any number */
     const char *about; /* sentences, lines broken by the writer, without the last newline */
     const struct wz_option *options;
     int n_options;
-    int min_args, max_args; /* positional arguments; max -1: any number */
 };
 
 /* Reads --name value, --name=value, flags, -x value, -- ; moves the positional arguments to argv[0..n) and returns n.

@@ -115,9 +115,13 @@ static int run_help(int argc, char **argv)
         { "completion", 0, WZ_TEXT, &shell, "SHELL", "print what makes a shell complete waltz's words; SHELL is bash",
           0, 0 },
     };
-    const struct wz_usage usage = { "help",  "[COMMAND]",       "Explains waltz, or one of its commands.",
-                                    options, WZ_COUNT(options), 0,
-                                    1 };
+    const struct wz_usage usage = {
+        .name = "help",
+        .args = "[COMMAND]",
+        .about = "Explains waltz, or one of its commands.",
+        .options = options,
+        .n_options = WZ_COUNT(options),
+    };
     const struct command *c = NULL;
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 

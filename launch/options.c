@@ -169,10 +169,25 @@ static int take_option(const struct wz_usage *u, int argc, char **argv, int *i, 
     return set_value(o, value, err);
 }
 
+/* How many positional arguments `args` allows. */
+static void count_args(const char *args, int *least, int *most)
+{
+    int depth = 0; /* of brackets */
+
+    *least = *most = 0;
+    for (const char *c = args; *c; c++) {
+        depth += (*c == '[') - (*c == ']');
+        if (c > args && c[-1] != ' ') continue;
+        ++*most;
+        *least += depth == 0;
+    }
+    if (strstr(args, "...")) *most = INT_MAX;
+}
+
 int wz_options_parse(const struct wz_usage *u, int argc, char **argv, int *status)
 {
     struct wz_err err;
-    int n = 0;
+    int n = 0, least, most;
 
     *status = 0;
     for (int i = 1; i < argc; i++) {
@@ -194,12 +209,13 @@ int wz_options_parse(const struct wz_usage *u, int argc, char **argv, int *statu
         }
         if (take_option(u, argc, argv, &i, &err) < 0) goto wrong;
     }
-    if (n < u->min_args) {
-        wz_fail(&err, "%s expected after `waltz %s`", *u->args ? u->args : "nothing", u->name);
+    count_args(u->args, &least, &most);
+    if (n < least) {
+        wz_fail(&err, "%s expected after `waltz %s`", u->args, u->name);
         goto wrong;
     }
-    if (u->max_args >= 0 && n > u->max_args) {
-        wz_fail(&err, "'%s' is one argument too many; usage: waltz %s %s", argv[u->max_args], u->name, u->args);
+    if (n > most) {
+        wz_fail(&err, "'%s' is one argument too many; usage: waltz %s %s", argv[most], u->name, u->args);
         goto wrong;
     }
     return n;

@@ -23,8 +23,6 @@ int wz_cmd_plan(int argc, char **argv)
         .args = "RECIPE [key=value ...]",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = -1,
         .about =
             "Prints every buffer that a run of the recipe will allocate, by kind of rank and by agent, and their\n"
             "sums for each host and GPU; status 1 and the largest of them where they don't fit. Of the models\n"

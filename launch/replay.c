@@ -179,8 +179,6 @@ int wz_cmd_replay(int argc, char **argv)
         .args = "RUN",
         .options = options,
         .n_options = (int)WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about = "Recomputes a recorded step of a run from the checkpoint before it and compares tokens,\n"
                  "log-probabilities, rewards, advantages and the weights after it, bit by bit. Exit status 1 and the\n"
                  "first difference where there is one.",

@@ -17,8 +17,6 @@ int wz_cmd_report(int argc, char **argv)
         .args = "RUN...",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = -1,
         .about =
             "Writes one HTML page about finished or running runs: results before and after with their intervals,\n"
             "curves, the safety/overrefusal plane and transcripts side by side. Everything is inside the page; it\n"

@@ -295,8 +295,6 @@ int wz_cmd_sandbox(int argc, char **argv)
         .args = "DIR",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about =
             "Writes a tiny made-up language in which WaltzRL can be seen to work in minutes: prompts whose truth\n"
             "is known (prompts-train, -dev and -test.jsonl), conversations for a warm start with known flaws\n"

@@ -180,8 +180,6 @@ int wz_cmd_score(int argc, char **argv)
         .args = "MODEL",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about = "Reads JSON lines {\"ids\": [...]} from standard input and writes, in order, {\"logprobs\": [of\n"
                  "ids[1], ids[2], ...], \"argmax\": [the most probable token after each id]}. A line that can't be\n"
                  "scored is answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder\n"

@@ -8,8 +8,6 @@ int wz_cmd_sft(int argc, char **argv)
     static const struct wz_usage usage = {
         .name = "sft",
         .args = "RECIPE [key=value ...]",
-        .max_args = -1,
-        .min_args = 1,
         .about =
             "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss\n"
             "on the assistant's tokens only) and writes it to sft.out, the run's folder: metrics, chain,\n"

@@ -107,8 +107,6 @@ int wz_cmd_tokenize(int argc, char **argv)
         .args = "MODEL",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .min_args = 1,
-        .max_args = 1,
         .about = "Reads JSON lines and answers each: {\"text\": ...} or {\"messages\": [{\"role\", \"content\"}],\n"
                  "\"generate\": true} with {\"ids\": [...]}; with --decode, {\"ids\": [...]} with {\"text\": ...}.\n"
                  "MODEL is a folder or any tokenizer file. A bad line is answered with {\"error\": ...}; the exit\n"

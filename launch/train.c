@@ -104,8 +104,6 @@ int wz_cmd_train(int argc, char **argv)
     static const struct wz_usage usage = {
         .name = "train",
         .args = "RECIPE [key=value ...]",
-        .max_args = -1,
-        .min_args = 1,
         .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
                  "folder (recipe key `out`) holds a checkpoint resumes from it. Every key of the recipe can be\n"
                  "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it\n"

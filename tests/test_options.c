@@ -19,7 +19,7 @@ static const struct wz_option options[] = {
     { "seed", 0, WZ_SEED, &seed, "N", "seed", 0, 0 },        { "temperature", 0, WZ_NUMBER, &heat, "T", "heat", 0, 10 },
     { "type", 0, WZ_TEXT, &type, "f32|bf16", "type", 0, 0 }, { "output", 'o', WZ_TEXT, &out, "FILE", "where", 0, 0 },
 };
-static const struct wz_usage usage = { "try", "MODEL", "Tries.", options, WZ_COUNT(options), 1, 2 };
+static const struct wz_usage usage = { "try", "MODEL [FILE]", "Tries.", options, WZ_COUNT(options) };
 
 static char said[4096];
 
