@@ -46,14 +46,6 @@ struct wz_engine;
 struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int kv_page_tokens, int kv_pages,
                                    int max_seq_len);
 void wz_engine_destroy(struct wz_engine *engine); /* accepts NULL; unfinished requests are dropped without a call */
-/* Bytes of such an engine: in the backend's memory keys and values (half: in bf16) and the buffers of its forwards, in
- * the host's the prefix cache's token ids. */
-struct wz_engine_bytes {
-    size_t cache, work, ids;
-};
-struct wz_engine_bytes wz_engine_bytes(const struct wz_config *config, bool half, int max_num_seqs, int kv_page_tokens,
-                                       int kv_pages, int max_seq_len);
-
 /* Queues a request behind those that wait. Its ids and log-probabilities do not depend on what else is queued, running
  * or cached, or on any size of the engine. */
 void wz_engine_submit(struct wz_engine *engine, struct wz_request *request);

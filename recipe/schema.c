@@ -145,7 +145,7 @@
 
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
-    T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by the seed; 0: all") \
+    T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, the first in the order of the files; 0: all") \
     T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy")
 
 #define CHECKPOINT(T, S) \

@@ -293,6 +293,10 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
         char *manifest = wz_path("%s/manifest.json", *dir);
         rc = load_manifest(manifest, p, recipe, err);
         free(manifest);
+        if (rc < 0) {
+            free(*dir);
+            *dir = NULL;
+        }
     }
     free(steps);
     return rc;

@@ -376,7 +376,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     if (job->root) {
         if (run->record && write_ledger(job, step, report->generated, mine.fate, err) < 0) goto out;
         if (write_chain(job, p, step, err) < 0) goto out;
-        for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.tokens += report->learned[a].tokens;
+        for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.generated += report->learned[a].tokens;
         write_metrics(run, job, step, report, &mine.sums);
         log_step(run, job, p, report, &mine.sums);
     }

@@ -43,8 +43,8 @@ int wz_roles_assign(struct wz_roles *roles, const struct wz_recipe *recipe, bool
                    rollout, reward, learner);
     }
     if (learner & (learner - 1) || recipe->leaves % learner)
-        return wz_fail(err, "ranks.learner: expected a power of two that divides leaves (%d), got %d", recipe->leaves,
-                       learner);
+        return wz_fail(err, "%s: expected a power of two that divides leaves (%d), got %d",
+                       rollout ? "ranks.learner" : "ranks of the job, all learners", recipe->leaves, learner);
     fill(&roles->rollout, 0, rollout, rank);
     fill(&roles->reward, rollout, reward, rank);
     fill(&roles->learner, rollout + reward, learner, rank);

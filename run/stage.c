@@ -16,7 +16,7 @@ static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_reci
         .pick = loss->supervised ? NULL : wz_sample_picks,
         .estimate = loss->supervised ? NULL : wz_estimate_find(r->estimate, &err), /* the job has checked the name */
         .loss = loss,
-        .kl = r->kl_coef,
+        .kl = loss->supervised ? 0 : r->kl_coef, /* conversations have no rollout to compare a reference with */
         .epsilon = r->clip_eps,
         .revision = r->revision_prob,
         .temperature = agent->temperature,
