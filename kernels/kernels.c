@@ -1,4 +1,5 @@
-/* The table of backends: opened by name; "auto" is the last row that opens. */
+/* The table of backends: opened by name. "auto" is the last row that opens, but never the first: it is slow, and its
+ * bits are others. */
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
@@ -57,7 +58,7 @@ struct wz_backend *wz_backend_open(const char *name, int threads, const struct w
                                    struct wz_err *err)
 {
     if (strcmp(name, "auto") == 0) {
-        for (size_t i = WZ_COUNT(rows); i-- > 0;) {
+        for (size_t i = WZ_COUNT(rows); i-- > 1;) {
             struct wz_backend *be = open_row(rows[i], threads, numerics, err);
             if (be) return be;
         }

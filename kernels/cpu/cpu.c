@@ -508,7 +508,8 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     for (size_t i = 0; i < WZ_COUNT(hots); i++)
         if (hots[i]->runs()) strcat(strcat(choices, ", "), hots[i]->isa);
     if (!hot)
-        return wz_fail(err, "instruction set %s does not run here: expected one of %s", be->numerics.isa, choices);
+        return wz_fail(err, "numerics.isa: instruction set %s does not run here: expected one of %s", be->numerics.isa,
+                       choices);
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
     be->state = cpu;
