@@ -13,6 +13,14 @@
 
 #include "model/inner.h"
 
+const struct wz_learn wz_bench_learn = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
+                                         .pick = wz_sample_picks,
+                                         .estimate = wz_estimates,
+                                         .loss = wz_losses,
+                                         .epsilon = 0.2,
+                                         .revision = 0.5,
+                                         .temperature = 1 };
+
 static const struct shape {
     const char *name;
     struct wz_config config;

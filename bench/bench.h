@@ -5,6 +5,7 @@
 
 #include "launch/launch.h"
 #include "model/model.h"
+#include "trainer/trainer.h"
 
 struct wz_bench {
     const char *program, *shape, *type, *backend;
@@ -14,6 +15,9 @@ struct wz_bench {
     struct wz_backend *be;
     struct wz_model *model;
 };
+
+/* How the agents of the benches learn: the first rows of the tables, at a learning rate that hardly moves them. */
+extern const struct wz_learn wz_bench_learn;
 
 /* What one measured stretch cost. */
 struct wz_cost {

@@ -11,7 +11,6 @@
 
 #include "bench/bench.h"
 #include "rollout/rollout.h"
-#include "trainer/trainer.h"
 
 enum { PAGE = 16 };
 
@@ -43,13 +42,6 @@ int main(int argc, char **argv)
 {
     static const int only[1] = { 0 };
     static const struct wz_group group = { 1, 0, only };
-    const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
-                                  .pick = wz_sample_picks,
-                                  .estimate = wz_estimates,
-                                  .loss = wz_losses,
-                                  .epsilon = 0.2,
-                                  .revision = 0.5,
-                                  .temperature = 1 };
     struct wz_bench b = { .program = "cycle",
                           .shape = "135m",
                           .type = "f32",
@@ -95,7 +87,7 @@ int main(int argc, char **argv)
         wz_engine_run(engine, requests, b.batch);
         for (int i = 0; i < b.batch; i++) episodes[i] = episode(&b, (uint32_t)i, &requests[i]);
         double played = wz_meter_read(&meter).seconds;
-        wz_learner_step(&learner, &how, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
+        wz_learner_step(&learner, &wz_bench_learn, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         for (int i = 0; i < b.batch; i++) wz_episode_free(episodes[i]), free(ids[i]);
         struct wz_cost cost = wz_meter_read(&meter);
         if (stats.mismatch > 0)

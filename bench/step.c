@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "bench/bench.h"
-#include "trainer/trainer.h"
 
 static Wz__Episode *episode(const struct wz_bench *b, uint32_t index)
 {
@@ -44,13 +43,6 @@ int main(int argc, char **argv)
 {
     static const int only[1] = { 0 };
     static const struct wz_group group = { 1, 0, only };
-    const struct wz_learn how = { .adamw = { 1e-6, 0, 1, 0.9, 0.95, 1e-8, 0, 1 },
-                                  .pick = wz_sample_picks,
-                                  .estimate = wz_estimates,
-                                  .loss = wz_losses,
-                                  .epsilon = 0.2,
-                                  .revision = 0.5,
-                                  .temperature = 1 };
     struct wz_bench b = { .program = "step",
                           .shape = "15m",
                           .type = "f32",
@@ -82,7 +74,7 @@ int main(int argc, char **argv)
         struct wz_meter meter;
         for (int i = 0; i < b.batch; i++) write_by(episodes[i], &learner.pack);
         wz_meter_start(&meter);
-        wz_learner_step(&learner, &how, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
+        wz_learner_step(&learner, &wz_bench_learn, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         struct wz_cost cost = wz_meter_read(&meter);
         if (stats.mismatch > 0)
             wz_die("step: %.0f log-probabilities differ from those of the same weights", stats.mismatch);
