@@ -4,24 +4,20 @@
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.
  *
  *   opcheck [--row NAME] [--op NAME]     only these; a failure prints both
+ *   opcheck --share K/N                  every Nth case from the Kth on, so that N processes share them
  *   opcheck --bench [threads] [backend] [fast]  GFLOP/s and GB/s instead; fast: of numerics.cuda=fast
  *   opcheck --bench-large [backend]      the same for an 8B model, beside ceilings
  *
  * A problem is a list of arrays with roles and a call over rows [from, to). All else is done by the harness. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #include "tests/opcheck.h"
+#include "tests/test.h"
 
 /* A backend, and how it is opened. cuda-shim is cuda with its kernels on the host (tests/shim), in the
  * module that WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded:
  * instead of 1, 2 and 3 threads it has three schedules. cuda needs a GPU and is tried only when named. */
+enum { AVX2 = 2 }; /* its row; those of AVX-512 follow */
 static const struct target {
     const char *name, *row, *isa, *schedule[3], *shared, *only; /* shared memory of a block, in bytes; the only row */
     bool shim, named, fast;                                     /* fast: how rows are cut may change bits */
@@ -29,7 +25,7 @@ static const struct target {
 } targets[] = {
     { "ref", "ref", .every = 1, .draws = 20000 },
     { "cpu-generic", "cpu", .isa = "generic", .every = 1, .draws = 20000 },
-    { "cpu-avx2", "cpu", .isa = "avx2", .every = 1, .draws = 20000 },
+    [AVX2] = { "cpu-avx2", "cpu", .isa = "avx2", .every = 1, .draws = 20000 },
     { "cpu-avx512", "cpu", .isa = "avx512", .every = 1, .draws = 20000 },
     { "cpu-avx512bf16", "cpu", .isa = "avx512bf16", .every = 1, .draws = 20000 },
 #ifdef __aarch64__
@@ -46,21 +42,25 @@ static const struct target {
 struct wz_backend *opcheck_ref;
 static const struct target *under_test;
 
-static struct wz_backend *target_open(const struct target *t, int threads)
+/* NULL and a sentence where it can't be had here; that is then one skipped case, and no other is made of it. */
+static struct wz_backend *target_try(const struct target *t, int threads, struct wz_err *err)
 {
     const char *shim = getenv("WALTZ_SHIM");
-    struct wz_err err;
 
-    if (t->shim && !shim) {
-        print_message("skipped: %s: it was not built\n", t->name);
-        return NULL;
-    }
+    if (t->shim && !shim) return wz_fail(err, "the shim was not built"), NULL;
     if (t->shared) setenv("WZ_SHIM_SHARED", t->shared, 1);
     else unsetenv("WZ_SHIM_SHARED");
     if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
     if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
-    struct wz_backend *be = wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa }, &err);
-    if (!be) print_message("skipped: %s: %s\n", t->name, err.text);
+    return wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa }, err);
+}
+
+static struct wz_backend *target_open(const struct target *t, int threads)
+{
+    struct wz_err err;
+    struct wz_backend *be = target_try(t, threads, &err);
+
+    if (!be) fail_msg("%s: %s", t->name, err.text);
     return be;
 }
 
@@ -233,7 +233,7 @@ static void every_slot_has_a_case(void **state)
         for (size_t i = 0; i < WZ_COUNT(used_by_harness); i++) found += used_by_harness[i] == at;
         if (found != 1) fail_msg("slot %zu of struct wz_ops has %d cases", at / sizeof(void *), found);
         for (size_t t = 0; t < WZ_COUNT(targets); t++) {
-            struct wz_backend *be = targets[t].named ? NULL : target_open(&targets[t], 1);
+            struct wz_backend *be = targets[t].named ? NULL : target_try(&targets[t], 1, NULL);
             if (be && !*(void **)((char *)&be->ops + at))
                 fail_msg("%s leaves slot %zu empty", targets[t].name, at / sizeof(void *));
             wz_backend_close(be);
@@ -257,8 +257,7 @@ static void check_row(void **state)
 #endif
 
     under_test = s->target;
-    for (int t = 0; t < 3; t++)
-        if (!(on_threads[t] = target_open(s->target, t + 1))) skip();
+    for (int t = 0; t < 3; t++) on_threads[t] = target_open(s->target, t + 1);
     opcheck_ref->rounds = on_threads[0]->rounds;
     opcheck_ref->half_kv = on_threads[0]->half_kv;
     opcheck_ref->int8 = on_threads[0]->int8;
@@ -278,7 +277,6 @@ static void check_memory(void **state)
     struct wz_backend *be = target_open(s->target, 1);
     unsigned char bytes[1000], back[1000], none[1000] = { 0 };
 
-    if (!be) skip();
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)(i * 7 + 1);
     unsigned char *p = wz_backend_alloc(be, sizeof bytes);
     wz_download(be, back, p, sizeof back);
@@ -308,7 +306,6 @@ static void check_repack(void **state)
     struct wz_backend *be = target_open(s->target, 1);
     float data[70 * 9], x[9], y[3][70];
 
-    if (!be) skip();
     for (int i = 0; i < 70 * 9; i++) data[i] = (float)(i % 13) - 6;
     for (int i = 0; i < 9; i++) x[i] = (float)i + 0.5f;
     float *d_x = sent(be, NULL, x, 9), *d_y = wz_backend_alloc(be, sizeof y[0]);
@@ -341,7 +338,6 @@ static void check_rewritten(void **state)
     float ones[C], fives[C], y[C];
     static const float after[] = { 5, 0, 6, 5 }; /* an upload, zero, add, a product */
 
-    if (!be) skip();
     for (int i = 0; i < C; i++) {
         one[i * C + i] = wz_f32_to_bf16(1);
         ones[i] = 1;
@@ -383,10 +379,6 @@ static void check_hash(void **state)
 
     for (int kind = 0; kind < 4; kind++) { /* noise, noise with one other bit, zeros, ones */
         struct wz_backend *be = target_open(s->target, 1 + kind % 3);
-        if (!be || !be->device) {
-            wz_backend_close(be);
-            skip();
-        }
         char *p = wz_backend_alloc(be, sizeof bytes);
         for (size_t i = 0; i < sizeof bytes && kind != 1; i += 8) {
             uint64_t word =
@@ -453,7 +445,6 @@ static void check_samplers(void **state)
     struct wz_pick *picks;
     int *token, draws = s->target->draws;
 
-    if (!be) skip();
     x = wz_alloc((size_t)draws * sizeof *x);
     logp = wz_alloc(3 * (size_t)draws * sizeof *logp);
     want = logp + draws;
@@ -511,7 +502,6 @@ static void check_inverse(void **state)
     float *data, one = 1, *x, logp, last;
     int token;
 
-    if (!be) skip();
     data = wz_alloc(V * sizeof *data);
     x = sent(be, NULL, &one, 1);
     struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1,
@@ -547,14 +537,12 @@ static void check_inverse(void **state)
 static void check_alike(void **state)
 {
     const struct row *row = *state;
-    struct wz_backend *a = target_open(&targets[2], 1), *b;
-    int others = 0;
+    struct wz_backend *a = target_open(&targets[AVX2], 1), *b;
 
-    for (int t = 3; t <= 4; t++, wz_backend_close(b)) {
+    for (int t = AVX2 + 1; t <= AVX2 + 2; t++, wz_backend_close(b)) {
         struct problem p = { .op = row->op, .call = row->call };
         under_test = &targets[t];
-        if (!(b = target_open(&targets[t], 1)) || !a) continue;
-        others++;
+        if (!(b = target_try(&targets[t], 1, NULL))) continue;
         opcheck_ref->half_kv = b->half_kv;
         opcheck_ref->int8 = b->int8;
         for (; row->make(&p); p = (struct problem){ .op = row->op, .call = row->call, .shape = p.shape + 1 }) {
@@ -566,7 +554,19 @@ static void check_alike(void **state)
         }
     }
     wz_backend_close(a);
-    if (!others) skip();
+}
+
+/* What is not here: one case. Asked for by name, it fails. */
+static const char *only_row;
+
+static void check_absent(void **state)
+{
+    const struct subject *s = *state;
+    struct wz_err err = { "" };
+
+    assert_null(target_try(s->target, 1, &err));
+    if (only_row) fail_msg("%s: %s", s->target->name, err.text);
+    SKIP("%s", err.text);
 }
 
 int main(int argc, char **argv)
@@ -576,16 +576,20 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*fn)(void **);
+        bool device; /* of a backend with memory of its own */
     } others[] = {
-        { "memory", check_memory }, { "repack", check_repack },     { "rewritten", check_rewritten },
-        { "hash", check_hash },     { "samplers", check_samplers }, { "inverse", check_inverse },
+        { "memory", check_memory, false },       { "repack", check_repack, false },
+        { "rewritten", check_rewritten, false }, { "hash", check_hash, true },
+        { "samplers", check_samplers, false },   { "inverse", check_inverse, false },
     };
-    const char *only_row = NULL, *only_op = NULL;
-    size_t n = 0;
+    const char *only_op = NULL;
+    size_t n = 0, share = 1, shares = 1, mine = 0;
+    bool alike = false;
 
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--row") == 0) only_row = argv[i + 1];
         if (strcmp(argv[i], "--op") == 0) only_op = argv[i + 1];
+        if (strcmp(argv[i], "--share") == 0) sscanf(argv[i + 1], "%zu/%zu", &share, &shares);
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu",
@@ -599,25 +603,33 @@ int main(int argc, char **argv)
     }
     for (size_t t = 0; t < WZ_COUNT(targets); t++) {
         if (only_row ? strcmp(only_row, targets[t].name) != 0 : targets[t].named) continue;
-        for (size_t i = 0; i < opcheck_n_rows + WZ_COUNT(others); i++, n += 1) {
+        struct wz_backend *be = target_try(&targets[t], 1, NULL);
+        const bool here = be, device = be && be->device;
+        wz_backend_close(be);
+        alike |= here && t > AVX2 && t <= AVX2 + 2;
+        for (size_t i = 0; i < (here ? opcheck_n_rows + WZ_COUNT(others) : 1); i++) {
             bool row = i < opcheck_n_rows;
             const char *name = row ? opcheck_rows[i].op : others[i - opcheck_n_rows].name;
-            if ((only_op && strcmp(only_op, name)) || (targets[t].only && strcmp(targets[t].only, name))) {
-                n--;
+            if (here && ((only_op && strcmp(only_op, name)) || (targets[t].only && strcmp(targets[t].only, name)) ||
+                         (!row && others[i - opcheck_n_rows].device && !device)))
                 continue;
-            }
             subjects[n] = (struct subject){ &targets[t], row ? &opcheck_rows[i] : NULL };
-            tests[n] = (struct CMUnitTest){ .name = wz_path("%s %s", targets[t].name, name),
-                                            .test_func = row ? check_row : others[i - opcheck_n_rows].fn,
+            tests[n] = (struct CMUnitTest){ .name = wz_path("%s %s", targets[t].name, here ? name : "is here"),
+                                            .test_func = !here ? check_absent
+                                                         : row ? check_row
+                                                               : others[i - opcheck_n_rows].fn,
                                             .initial_state = &subjects[n] };
+            n++;
         }
     }
-    for (size_t i = 0; i < opcheck_n_rows && !only_row; i++)
+    for (size_t i = 0; i < opcheck_n_rows && alike; i++)
         if (!only_op || strcmp(only_op, opcheck_rows[i].op) == 0)
             tests[n++] = (struct CMUnitTest){ .name = wz_path("avx2 = avx512 %s", opcheck_rows[i].op),
                                               .test_func = check_alike,
                                               .initial_state = (void *)&opcheck_rows[i] };
-    int failed = _cmocka_run_group_tests("opcheck", tests, n, NULL, NULL);
+    for (size_t i = 0; i < n; i++)
+        if (i % shares == share - 1) tests[mine++] = tests[i];
+    int failed = _cmocka_run_group_tests("opcheck", tests, mine, NULL, NULL);
     wz_backend_close(opcheck_ref);
     return failed;
 }

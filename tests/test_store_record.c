@@ -534,12 +534,17 @@ static void h5py_opens_it(void **state)
         "assert len(k['ids']) == len(k['logp']) == len(k['ref_logp']) == len(k['advantage']) == sum(t['n_ids'][:])\n"
         "assert len(k['context']) == sum(t['n_context'][:]) and len(t['agent']) == sum(e['n_turns'][:])\n";
 
-    if (system("/usr/bin/python3 -c 'import h5py' 2>/dev/null")) SKIP("/usr/bin/python3 has no h5py");
+    const char *python = getenv("WALTZ_PYTHON") ? getenv("WALTZ_PYTHON") : "python3";
+    char *probe = wz_path("'%s' -c 'import h5py' 2>/dev/null", python);
+    int absent = system(probe);
     struct wz_err err;
+
+    free(probe);
+    if (absent) SKIP("%s has no h5py", python);
     write_steps(path, 0, 5);
     assert_int_equal(wz_record_truncate(path, 1, &err), 0); /* nothing is left behind in any column */
     write_steps(path, 2, 3);
-    char *name = wz_path("%s.py", path), *command = wz_path("/usr/bin/python3 '%s' '%s'", name, path);
+    char *name = wz_path("%s.py", path), *command = wz_path("'%s' '%s' '%s'", python, name, path);
     put(name, script, sizeof script - 1);
     assert_int_equal(system(command), 0);
     unlink(name);
