@@ -188,6 +188,10 @@ size_t wz_utf8_partial(const char *s, size_t n);
 /* Code point at s (valid UTF-8 of n > 0 bytes); *len: its length in bytes. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
 int wz_utf8_put(char out[4], uint32_t code); /* returns the length in bytes */
+/* Text from outside made fit for a terminal: copies s[0..n), with control characters, marks of direction and what is
+ * not UTF-8 written as \n, \x1b, \u202e; those of `keep` ("\n\t") stay. Returns the length; what does not fit in `size`
+ * is cut at a character: 4 * n + 1 holds all. Errors and log lines have gone through this already. */
+size_t wz_printable(char *to, size_t size, const char *s, size_t n, const char *keep);
 
 /* ---- bf16 ------------------------------------------------------------------------------------------------- */
 
@@ -227,7 +231,7 @@ const char *wz_nearest(const char *name, const void *first, size_t stride, int n
  * what a row is: "loss". */
 const void *wz_row_find(const void *first, size_t stride, const char *what, const char *name, struct wz_err *err);
 
-/* Appends the shortest decimal text that parses back to x. */
+/* Appends the shortest decimal text that parses back to x, as people write it: 300, 0.1, 1e-6. */
 void wz_real_add(struct wz_buf *out, double x);
 
 #endif

@@ -16,12 +16,23 @@ void wz_set_rank(int rank, int size, void (*abort_job)(int))
 
 int wz_rank(void) { return my_rank; }
 
+/* Formats into to[size]; text from outside within it is escaped. Returns the length, less than size. */
+static size_t format(char *to, size_t size, const char *fmt, va_list args)
+{
+    char text[2048];
+    size_t len;
+
+    vsnprintf(text, sizeof text, fmt, args);
+    len = strlen(text);
+    return wz_printable(to, size, text, len - wz_utf8_partial(text, len), "");
+}
+
 int wz_fail(struct wz_err *err, const char *fmt, ...)
 {
     va_list args;
 
     va_start(args, fmt);
-    if (err) vsnprintf(err->text, sizeof err->text, fmt, args);
+    if (err) format(err->text, sizeof err->text, fmt, args);
     va_end(args);
     return -1;
 }
@@ -34,9 +45,8 @@ int wz_fail_in(struct wz_err *err, const char *fmt, ...)
 
     if (!err) return -1;
     va_start(args, fmt);
-    vsnprintf(place, sizeof place, fmt, args);
+    n = format(place, sizeof place, fmt, args) + 2;
     va_end(args);
-    n = strlen(place) + 2;
     rest = strlen(err->text);
     if (rest > sizeof err->text - n - 1) rest = sizeof err->text - n - 1;
     memmove(err->text + n, err->text, rest);
@@ -50,14 +60,13 @@ int wz_fail_in(struct wz_err *err, const char *fmt, ...)
 static void print_line(const char *lead, const char *fmt, va_list args)
 {
     char line[2048];
-    int n = 0;
+    size_t n;
 
-    if (world_size > 1) n = snprintf(line, sizeof line, "%srank %d: ", lead, my_rank);
-    else n = snprintf(line, sizeof line, "%s", lead);
-    n += vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, args);
-    if (n > (int)sizeof line - 2) n = (int)sizeof line - 2;
+    if (world_size > 1) n = (size_t)snprintf(line, sizeof line, "%srank %d: ", lead, my_rank);
+    else n = (size_t)snprintf(line, sizeof line, "%s", lead);
+    n += format(line + n, sizeof line - n - 1, fmt, args);
     line[n++] = '\n';
-    fwrite(line, 1, (size_t)n, stderr);
+    fwrite(line, 1, n, stderr);
 }
 
 void wz_log(const char *fmt, ...)

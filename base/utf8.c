@@ -1,6 +1,8 @@
 /* UTF-8: validity, and characters cut off at the end. RFC 3629: no overlong forms, no surrogates, at most U+10FFFF. */
 #include "base/base.h"
 
+#include <string.h>
+
 /* Length of the character at s if it is complete and valid, else 0; *cut: valid so far but cut off at n. */
 static int char_len(const unsigned char *s, size_t n, bool *cut)
 {
@@ -74,4 +76,34 @@ int wz_utf8_put(char out[4], uint32_t c)
     for (int i = len - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
     out[0] = (char)(lead[len] | c);
     return len;
+}
+
+/* What may do more than stand in a line: controls (C0, DEL, C1), line separators, and what turns the direction of
+ * text. */
+static bool is_control(uint32_t c)
+{
+    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
+           (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+}
+
+size_t wz_printable(char *to, size_t size, const char *s, size_t n, const char *keep)
+{
+    size_t used = 0;
+    int len;
+
+    for (size_t i = 0; i < n; i += (size_t)len) {
+        uint32_t c = wz_utf8_get(s + i, n - i, &len);
+        bool broken = len == 1 && c >= 0x80, kept = c && c < 0x80 && strchr(keep, (int)c);
+        const char *letter = c && c < 0x80 ? strchr("\nn\tt\rr", (int)c) : NULL;
+        char text[8];
+        int k = len;
+        if (kept || !(broken || is_control(c))) memcpy(text, s + i, (size_t)len);
+        else if (letter) k = snprintf(text, sizeof text, "\\%c", letter[1]);
+        else k = snprintf(text, sizeof text, broken || c < 0x80 ? "\\x%02x" : "\\u%04x", (unsigned)c);
+        if (used + (size_t)k >= size) break;
+        memcpy(to + used, text, (size_t)k);
+        used += (size_t)k;
+    }
+    to[used] = 0;
+    return used;
 }

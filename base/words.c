@@ -85,11 +85,14 @@ bool wz_is_choice(const char *choices, const char *word)
 
 void wz_real_add(struct wz_buf *out, double x)
 {
-    char text[32];
+    char text[32], *e;
+    int digits = 1;
 
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, x);
-        if (strtod(text, NULL) == x) break;
-    }
-    wz_buf_str(out, text);
+    do snprintf(text, sizeof text, "%.*e", digits - 1, x);
+    while (strtod(text, NULL) != x && digits++ < 17);
+    e = strchr(text, 'e');
+    int power = e ? atoi(e + 1) : 0;
+    if (!e || (power >= -4 && power < 16)) /* 300 and 0.0005, but 1e-8 and 5e+20 */
+        wz_buf_printf(out, "%.*g", digits > power + 1 ? digits : power + 1, x);
+    else wz_buf_printf(out, "%.*se%d", (int)(e - text), text, power);
 }

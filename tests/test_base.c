@@ -300,6 +300,85 @@ static void pool_runs_each_index_once(void **state)
     free(want), free(got);
 }
 
+/* What comes from outside can't command a terminal, wherever it is cut. */
+static void foreign_text_is_printable(void **state)
+{
+    static const struct {
+        const char *in, *keep, *out;
+    } rows[] = {
+        { "plain \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80 \\n", "", "plain \xc3\xa4 \xe2\x82\xac \xf0\x9f\x98\x80 \\n" },
+        { "\x1b]0;title\x07\x1b[2J\x7f", "", "\\x1b]0;title\\x07\\x1b[2J\\x7f" },
+        { "a\nb\tc\rd", "", "a\\nb\\tc\\rd" },
+        { "a\nb\tc\rd", "\n\t", "a\nb\tc\\rd" },
+        { "\xc2\x9b"
+          "31m \xe2\x80\xae \xe2\x81\xa6 \xe2\x80\xa8",
+          "", "\\u009b31m \\u202e \\u2066 \\u2028" },
+        { "\xff\xc3", "", "\\xff\\xc3" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        char all[128], cut[8];
+        assert_int_equal(wz_printable(all, sizeof all, rows[i].in, strlen(rows[i].in), rows[i].keep),
+                         strlen(rows[i].out));
+        assert_string_equal(all, rows[i].out);
+        size_t n = wz_printable(cut, sizeof cut, rows[i].in, strlen(rows[i].in), rows[i].keep);
+        assert_true(n < sizeof cut && !strncmp(cut, rows[i].out, n) && wz_utf8_valid(cut, n) == n);
+    }
+    struct wz_err err;
+    wz_fail(&err, "kind '%s'", "\x1b[31mred\n");
+    assert_string_equal(err.text, "kind '\\x1b[31mred\\n'");
+    wz_fail_in(&err, "a\x07.jsonl");
+    assert_string_equal(err.text, "a\\x07.jsonl: kind '\\x1b[31mred\\n'");
+    char euros[3 * 1024 + 1];
+    for (int i = 0; i < 1024; i++) memcpy(euros + 3 * i, "\xe2\x82\xac", 4);
+    wz_fail(&err, "%s", euros); /* cut between two characters */
+    assert_int_equal(strlen(err.text), sizeof err.text - 1 - (sizeof err.text - 1) % 3);
+}
+
+static void numbers_are_written_as_people_do(void **state)
+{
+    static const struct {
+        double x;
+        const char *text;
+    } rows[] = {
+        { 0, "0" },
+        { 300, "300" },
+        { 30, "30" },
+        { -2500, "-2500" },
+        { 0.1, "0.1" },
+        { 5e-4, "0.0005" },
+        { 3e-5, "3e-5" },
+        { 1e-6, "1e-6" },
+        { 1e-8, "1e-8" },
+        { 1.25e-7, "1.25e-7" },
+        { 1e15, "1000000000000000" },
+        { 1e22, "1e22" },
+        { 6.5e30, "6.5e30" },
+        { 0.95, "0.95" },
+        { 1.0 / 3, "0.3333333333333333" },
+        { 0.1 + 0.2, "0.30000000000000004" },
+        { 2251799813685249.5, "2251799813685249.5" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_buf out = { 0 };
+        wz_real_add(&out, rows[i].x);
+        assert_string_equal(out.data, rows[i].text);
+        wz_buf_finish(&out);
+    }
+    for (uint32_t i = 0; i < 20000; i++) { /* any bits read back */
+        union {
+            uint64_t u;
+            double x;
+        } bits = { wz_random((struct wz_key){ 5, WZ_RNG_TEST, i, 0, 0, 0 }) };
+        struct wz_buf out = { 0 };
+        if (bits.x - bits.x != 0) continue; /* infinity, NaN */
+        wz_real_add(&out, bits.x);
+        assert_true(strtod(out.data, NULL) == bits.x);
+        wz_buf_finish(&out);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -308,6 +387,8 @@ int main(void)
         cmocka_unit_test(random_is_keyed_by_all_fields),
         cmocka_unit_test(utf8_valid_and_partial),
         cmocka_unit_test(utf8_put_then_get),
+        cmocka_unit_test(foreign_text_is_printable),
+        cmocka_unit_test(numbers_are_written_as_people_do),
         cmocka_unit_test(arena_holds_and_resets),
         cmocka_unit_test(buf_grows_and_ends_in_nul),
         cmocka_unit_test(json_strings_come_back),
