@@ -48,7 +48,7 @@
     T##_TEXT(S, path, NULL, "text", BITS, "file of prompts: .jsonl, .ndjson, .json or .csv") \
     T##_TEXT(S, column, "prompt", "text", BITS, "column with the prompt's text") \
     T##_TEXT(S, harmful, "harmful", "text", BITS, \
-             "column that says whether a prompt is harmful, or =harmful or =benign for all") \
+             "column that says whether a prompt is harmful (yes/no, true/false, 1/0), or =harmful or =benign for all") \
     T##_TEXT(S, kind, "", NULL, BITS, "column with the prompt's kind, or =NAME for all; empty: the file's name") \
     T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, the first of a seeded shuffle; 0: all")
 

@@ -33,6 +33,21 @@ static void kind_shuffle(const struct wz_draw *d, struct kind_share *k, uint32_t
     }
 }
 
+/* Every kind of prompt once, as long as that can be read. */
+static void name_kinds(const struct wz_prompts *sets, int n_sets, struct wz_buf *out)
+{
+    json_t *seen = json_object();
+
+    for (int s = 0; s < n_sets; s++)
+        for (int i = 0; i < sets[s].n && out->len < 400; i++) {
+            const char *kind = sets[s].list[i].kind;
+            if (!json_object_get(seen, kind)) wz_buf_printf(out, "%s'%s'", out->len ? ", " : "", kind);
+            json_object_set_new(seen, kind, json_true());
+        }
+    if (out->len >= 400) wz_buf_str(out, " ...");
+    json_decref(seen);
+}
+
 static int kind_fill(struct kind_share *k, const struct wz_prompts *sets, int n_sets, struct wz_err *err)
 {
     int total = 0;
@@ -44,8 +59,12 @@ static int kind_fill(struct kind_share *k, const struct wz_prompts *sets, int n_
             if (!k->name || !strcmp(k->name, sets[s].list[i].kind)) k->list[k->n++] = &sets[s].list[i];
     k->order = wz_alloc(sizeof *k->order * (size_t)(k->n + 1));
     if (k->n) return 0;
-    return k->name ? wz_fail(err, "mix: no training prompt is of kind %s", k->name)
-                   : wz_fail(err, "data: there are no training prompts");
+    if (!k->name) return wz_fail(err, "data: there are no training prompts");
+    struct wz_buf kinds = { 0 };
+    name_kinds(sets, n_sets, &kinds);
+    wz_fail(err, "mix: no training prompt is of kind '%s'; their kinds are %s", k->name, kinds.data);
+    wz_buf_finish(&kinds);
+    return -1;
 }
 
 struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage,

@@ -313,7 +313,7 @@ int wz_plan_check(const struct wz_plan *plan, struct wz_err *err)
 
 static void print_line(FILE *out, const char *agent, const char *what, size_t bytes)
 {
-    fprintf(out, "  %-16s %-32s %16zu %11.1f MB\n", agent, what, bytes, (double)bytes * 1e-6);
+    fprintf(out, "  %-16s %-32s %16zu %11.4f GB\n", agent, what, bytes, (double)bytes * 1e-9);
 }
 
 static void print_sum(const struct wz_plan *plan, FILE *out, int host, int gpu)
@@ -324,8 +324,8 @@ static void print_sum(const struct wz_plan *plan, FILE *out, int host, int gpu)
 
     if (gpu >= 0) snprintf(name + n, sizeof name - (size_t)n, "%sGPU %d", n ? " " : "", gpu);
     else if (!n) snprintf(name, sizeof name, "host");
-    fprintf(out, "%-49s %18zu %11.1f MB", name, sum_on(plan, host, gpu), (double)sum_on(plan, host, gpu) * 1e-6);
-    if (there) fprintf(out, " of %.1f MB", (double)there * 1e-6);
+    fprintf(out, "%-49s %18zu %11.4f GB", name, sum_on(plan, host, gpu), (double)sum_on(plan, host, gpu) * 1e-9);
+    if (there) fprintf(out, " of %.2f GB", (double)there * 1e-9);
     fprintf(out, "\n");
 }
 

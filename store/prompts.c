@@ -30,8 +30,9 @@ static const struct {
     const char *word;
     enum wz_harm harm;
 } harms[] = {
-    { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "true", WZ_HARMFUL }, { "1", WZ_HARMFUL },
-    { "benign", WZ_BENIGN },   { "safe", WZ_BENIGN },    { "false", WZ_BENIGN }, { "0", WZ_BENIGN },
+    { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "true", WZ_HARMFUL }, { "yes", WZ_HARMFUL },
+    { "1", WZ_HARMFUL },       { "benign", WZ_BENIGN },  { "safe", WZ_BENIGN },  { "false", WZ_BENIGN },
+    { "no", WZ_BENIGN },       { "0", WZ_BENIGN },
 };
 
 static bool harm_of(const char *word, enum wz_harm *harm)
@@ -121,7 +122,8 @@ static int add_row(struct reader *r, json_t *row, int at)
     }
     if (!word || !harm_of(word, &harm))
         return wz_fail(r->err,
-                       "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false or 1/0, got '%.100s'",
+                       "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false, yes/no or 1/0, "
+                       "got '%.100s'",
                        r->path, at, r->harm, word ? word : "another type");
     return add(r, text, id, kind, harm, at);
 }

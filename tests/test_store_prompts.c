@@ -59,6 +59,27 @@ static void jsonl(void **state)
     wz_prompts_finish(&set);
 }
 
+/* Truth in every word and type that a column may have it in. */
+static void words_of_truth(void **state)
+{
+    static const char *const words[2][11] = {
+        { "true", "1", "\"true\"", "\"1\"", "\"yes\"", "\"Yes\"", "\"TRUE\"", "\"harmful\"", "\"unsafe\"",
+          "\"Unsafe\"" },
+        { "false", "0", "\"false\"", "\"0\"", "\"no\"", "\"NO\"", "\"False\"", "\"benign\"", "\"safe\"", "\"Safe\"" },
+    };
+
+    for (int benign = 0; benign < 2; benign++)
+        for (int i = 0; words[benign][i]; i++) {
+            struct wz_prompts set;
+            char text[64];
+            int n = snprintf(text, sizeof text, "{\"prompt\": \"a\", \"harmful\": %s}", words[benign][i]);
+            put(".jsonl", text, (size_t)n);
+            loads(&set, "prompt", "harmful", NULL, 1);
+            is(set.list, "a", "1", "prompts", benign ? WZ_BENIGN : WZ_HARMFUL);
+            wz_prompts_finish(&set);
+        }
+}
+
 static void json(void **state)
 {
     static const char objects[] = "[{\"q\": \"one\", \"label\": \"safe\"},\n {\"q\": \"two\", \"label\": \"Unsafe\"}]";
@@ -206,9 +227,9 @@ static void real_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(jsonl),     cmocka_unit_test(json),
-        cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named),
-        cmocka_unit_test(truncated), cmocka_unit_test(real_data),
+        cmocka_unit_test(jsonl),     cmocka_unit_test(words_of_truth),     cmocka_unit_test(json),
+        cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named), cmocka_unit_test(truncated),
+        cmocka_unit_test(real_data),
     };
 
     return cmocka_run_group_tests_name("store_prompts", tests, NULL, NULL);
