@@ -93,12 +93,13 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
 }
 
+/* A left operand converted by `step` rows at a time; size: elements of `out` that a step writes. */
 struct pairing {
-    const struct hot *hot;
+    pair_fn *fn;
     uint32_t *out;
     const float *x;
-    size_t ldx;
-    int n, k, step;
+    size_t ldx, size;
+    int n, width, step;
 };
 
 static void pair_part(void *arg, int i)
@@ -106,33 +107,14 @@ static void pair_part(void *arg, int i)
     const struct pairing *p = arg;
     int row = i * p->step, left = p->n - row;
 
-    p->hot->pair(p->out + (size_t)row * (size_t)((p->k + 1) / 2), p->x + (size_t)row * p->ldx, p->ldx, p->k,
-                 left < p->step ? left : p->step);
+    p->fn(p->out + (size_t)i * p->size, p->x + (size_t)row * p->ldx, p->ldx, p->width, left < p->step ? left : p->step);
 }
 
-static void quantise_part(void *arg, int i)
-{
-    const struct pairing *p = arg;
-    int row = i * p->step, left = p->n - row;
-
-    p->hot->quantise(p->out + (size_t)row * wz_cpu_depth(WZ_INT8, p->k), p->x + (size_t)row * p->ldx, p->k,
-                     left < p->step ? left : p->step);
-}
-
-static void pair_rows_part(void *arg, int i)
-{
-    const struct pairing *p = arg;
-    int row = i * p->step, left = p->n - row;
-
-    p->hot->pair_rows(p->out + (size_t)row / 2 * (size_t)p->k, p->x + (size_t)row * p->ldx, p->ldx,
-                      left < p->step ? left : p->step, p->k);
-}
-
-static const float *pairing_run(struct wz_backend *be, struct pairing *p, void (*fn)(void *, int))
+static const float *pairing_run(struct wz_backend *be, struct pairing *p)
 {
     int parts = (p->n + p->step - 1) / p->step;
 
-    wz_pool_run(parts <= 8 ? NULL : be->pool, parts, fn, p);
+    wz_pool_run(parts <= 8 ? NULL : be->pool, parts, pair_part, p);
     return (const float *)p->out;
 }
 
@@ -140,10 +122,12 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, siz
                            int width)
 {
     if (type == WZ_F32) return x;
-    uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, wz_cpu_depth(type, width)));
+    size_t depth = wz_cpu_depth(type, width);
+    uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, depth));
+    int step = CHUNK / width + 1;
+    pair_fn *fn = type == WZ_INT8 ? wz_hot(be)->quantise : wz_hot(be)->pair;
 
-    return pairing_run(be, &(struct pairing){ wz_hot(be), out, x, ldx, n, width, CHUNK / width + 1 },
-                       type == WZ_INT8 ? quantise_part : pair_part);
+    return pairing_run(be, &(struct pairing){ fn, out, x, ldx, (size_t)step * depth, n, width, step });
 }
 
 struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struct wz_weight *w, int first, int m, int n,
@@ -270,8 +254,9 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
 
     if (w->type == WZ_BF16) {
         uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_depth(w->type, n) * sizeof *pairs, out));
-        a = pairing_run(be, &(struct pairing){ wz_hot(be), pairs, d_y, out, n, w->out, (CHUNK / w->out + 2) / 2 * 2 },
-                        pair_rows_part);
+        int two = CHUNK / w->out / 2 + 1;
+        a = pairing_run(
+            be, &(struct pairing){ wz_hot(be)->pair_rows, pairs, d_y, out, (size_t)two * out, n, w->out, 2 * two });
     }
     struct gemm g = wz_cpu_gemm_back_w(d_w, a, out, x, w->type, w->out, w->in, n);
     wz_cpu_gemm(be, &g);
@@ -313,29 +298,17 @@ static void unpack(struct wz_backend *be, struct wz_weight *w)
 
 /* ---- tokens and arrays ------------------------------------------------------------------------------------ */
 
-/* Arguments of the ops that are divided into chunks of an array, or of tokens [rows, cols] by `step`. */
-struct walk {
-    const struct hot *hot;
-    float *out, *more;
-    const float *a, *b, *c, *d;
-    size_t n;
-    int rows, cols, step;
-    float eps;
-    double *sums;
-    const struct wz_adamw_scalars *by;
-};
-
-static void walk_run(struct wz_backend *be, struct walk *w, void (*fn)(void *, int), size_t n, size_t step)
+static void walk_part(void *arg, int i)
 {
-    w->hot = wz_hot(be);
-    wz_pool_run(n <= 8 * step ? NULL : be->pool, (int)((n + step - 1) / step), fn, w);
+    const struct walk *w = arg;
+    size_t from = (size_t)i * w->step;
+
+    w->fn(w, from, w->n - from < w->step ? w->n : from + w->step);
 }
 
-static size_t piece(const struct walk *w, int i, size_t step)
+static void walk_run(struct wz_backend *be, struct walk *w)
 {
-    size_t at = (size_t)i * step;
-
-    return w->n - at < step ? w->n - at : step;
+    wz_pool_run(w->n <= 8 * w->step ? NULL : be->pool, (int)((w->n + w->step - 1) / w->step), walk_part, w);
 }
 
 static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
@@ -352,122 +325,50 @@ static void embed(struct wz_backend *be, float *out, const struct wz_weight *tab
 
 static void embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
 {
-    for (int i = 0; i < n; i++)
-        wz_hot(be)->add(d_table + (size_t)ids[i] * (size_t)c, d_out + (size_t)i * (size_t)c, (size_t)c);
-}
-
-static int rows_of(const struct walk *w, int i)
-{
-    int left = w->rows - i * w->step;
-
-    return left < w->step ? left : w->step;
-}
-
-static void rmsnorm_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-    size_t row = (size_t)(i * w->step), at = row * (size_t)w->cols;
-
-    w->hot->rmsnorm(w->out + at, w->more + row, w->a + at, w->b, rows_of(w, i), w->cols, w->eps);
+    for (size_t i = 0, k = (size_t)c; i < (size_t)n; i++)
+        wz_hot(be)->add(&(struct walk){ .out = d_table + (size_t)ids[i] * k, .a = d_out + i * k }, 0, k);
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
                     float eps)
 {
-    int step = CHUNK / c + 1;
-    struct walk k = { .out = out, .more = rstd, .a = x, .b = w, .rows = n, .cols = c, .step = step, .eps = eps };
-
-    walk_run(be, &k, rmsnorm_part, (size_t)n, (size_t)step);
-}
-
-static void rmsnorm_back_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-    size_t row = (size_t)(i * w->step), at = row * (size_t)w->cols;
-
-    w->hot->rmsnorm_back(w->out + at, w->a + at, w->b + at, w->c, w->d + row, rows_of(w, i), w->cols);
+    walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = out,
+                                 .more = rstd, .a = x, .b = w, .eps = eps });
 }
 
 static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
                          const float *w, const float *rstd, int n, int c)
 {
-    int step = CHUNK / c + 1;
-    struct walk k = { .out = d_x, .a = d_out, .b = x, .c = w, .d = rstd, .rows = n, .cols = c, .step = step };
-
-    wz_hot(be)->rmsnorm_back_w(d_w, d_out, x, rstd, n, c, 0, c);
-    walk_run(be, &k, rmsnorm_back_part, (size_t)n, (size_t)step);
-}
-
-static void swiglu_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-    size_t at = (size_t)i * CHUNK;
-
-    w->hot->swiglu(w->out + at, w->a + at, w->b + at, piece(w, i, CHUNK));
+    wz_hot(be)->rmsnorm_back_w(d_w, d_out, x, rstd, n, c);
+    walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm_back, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = d_x,
+                                 .a = d_out, .b = x, .c = w, .d = rstd });
 }
 
 static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
 {
-    walk_run(be, &(struct walk){ .out = out, .a = gate, .b = up, .n = n }, swiglu_part, n, CHUNK);
-}
-
-static void swiglu_back_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-    size_t at = (size_t)i * CHUNK;
-
-    w->hot->swiglu_back(w->out + at, w->more + at, w->a + at, w->b + at, w->c + at, piece(w, i, CHUNK));
+    walk_run(be, &(struct walk){ wz_hot(be)->swiglu, n, CHUNK, .out = out, .a = gate, .b = up });
 }
 
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
                         const float *up, size_t n)
 {
-    walk_run(be, &(struct walk){ .out = d_gate, .more = d_up, .a = d_out, .b = gate, .c = up, .n = n },
-             swiglu_back_part, n, CHUNK);
-}
-
-static void cast_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-
-    w->hot->cast((uint16_t *)w->out + (size_t)i * CHUNK, w->a + (size_t)i * CHUNK, piece(w, i, CHUNK));
+    walk_run(be, &(struct walk){ wz_hot(be)->swiglu_back, n, CHUNK, .out = d_gate, .more = d_up, .a = d_out, .b = gate,
+                                 .c = up });
 }
 
 static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)
 {
-    walk_run(be, &(struct walk){ .out = (float *)dst, .a = src, .n = n }, cast_part, n, CHUNK);
-}
-
-static void add_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-
-    w->hot->add(w->out + (size_t)i * CHUNK, w->a + (size_t)i * CHUNK, piece(w, i, CHUNK));
+    walk_run(be, &(struct walk){ wz_hot(be)->cast, n, CHUNK, .halves = dst, .a = src });
 }
 
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
-    walk_run(be, &(struct walk){ .out = dst, .a = src, .n = n }, add_part, n, CHUNK);
-}
-
-static void square_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-
-    w->sums[i] = w->hot->square(w->a + (size_t)i * WZ_BLOCK, piece(w, i, WZ_BLOCK));
+    walk_run(be, &(struct walk){ wz_hot(be)->add, n, CHUNK, .out = dst, .a = src });
 }
 
 static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
 {
-    walk_run(be, &(struct walk){ .a = x, .n = n, .sums = sums }, square_part, n, WZ_BLOCK);
-}
-
-static void adamw_part(void *arg, int i)
-{
-    const struct walk *w = arg;
-    size_t at = (size_t)i * CHUNK;
-
-    w->hot->adamw(w->out + at, w->a + at, w->more + at, (float *)w->b + at, piece(w, i, CHUNK), w->by);
+    walk_run(be, &(struct walk){ wz_hot(be)->square, n, WZ_BLOCK, .sums = sums, .a = x });
 }
 
 static void adamw(struct wz_backend *be, float *w, const float *g, float *m, float *v, size_t n, float lr, float b1,
@@ -475,7 +376,7 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 {
     struct wz_adamw_scalars by = wz_adamw_scalars_of(lr, b1, b2, eps, decay, scale, step);
 
-    walk_run(be, &(struct walk){ .out = w, .more = m, .a = g, .b = v, .n = n, .by = &by }, adamw_part, n, CHUNK);
+    walk_run(be, &(struct walk){ wz_hot(be)->adamw, n, CHUNK, .out = w, .a = g, .m = m, .v = v, .by = &by });
 }
 
 /* ---- the backend ------------------------------------------------------------------------------------------ */
@@ -552,4 +453,4 @@ static void close_cpu(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_cpu = { "cpu", open_cpu, close_cpu, packed_cpu, NULL, true, 1 };
+const struct wz_backend_row wz_backend_cpu = { open_cpu, close_cpu, packed_cpu, NULL, true, 1 };

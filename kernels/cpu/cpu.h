@@ -51,6 +51,24 @@ struct attend {
  * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward). */
 enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, SCRATCHES };
 
+/* An op on an array of n elements, or on tokens [n, cols], done in parts of `step`: fn computes [from, end). */
+struct walk;
+typedef void walk_fn(const struct walk *w, size_t from, size_t end);
+struct walk {
+    walk_fn *fn;
+    size_t n, step;
+    int cols;
+    float *out, *more, *m, *v;
+    const float *a, *b, *c, *d; /* the op's inputs, in their order in ops.h */
+    uint16_t *halves;
+    double *sums;
+    float eps;
+    const struct wz_adamw_scalars *by;
+};
+
+/* Converts x[n][k], rows ldx apart. */
+typedef void pair_fn(uint32_t *out, const float *x, size_t ldx, int k, int n);
+
 /* Functions compiled once per instruction set. Shapes and formulas are those of ops.h, for one thread's part. */
 struct hot {
     const char *isa;
@@ -58,34 +76,23 @@ struct hot {
     bool (*runs)(void); /* does this machine have the instructions? */
     void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end); /* col: a multiple of panel */
     void (*pack)(void *dst, const struct wz_weight *w, int panel);                  /* one panel */
-    /* x[n][k], rows ldx apart, to pairs of neighbouring columns: out[n][(k + 1) / 2] */
-    void (*pair)(uint32_t *out, const float *x, size_t ldx, int k, int n);
-    /* x[k][n], rows ldx apart, to pairs of neighbouring rows: out[(k + 1) / 2][n] */
-    void (*pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n);
-    void (*cast)(uint16_t *out, const float *x, size_t n);
+    pair_fn *pair;      /* to pairs of neighbouring columns: out[n][(k + 1) / 2] */
+    pair_fn *pair_rows; /* to pairs of neighbouring rows: out[(n + 1) / 2][k] */
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
-    /* int8.c: the product, one panel, and n tokens of k floats quantised as left operands */
+    /* int8.c: the product, one panel, and tokens quantised as left operands */
     void (*gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end);
     void (*pack_int8)(void *dst, const struct wz_weight *w, int panel);
-    void (*quantise)(uint32_t *out, const float *x, int k, int n);
+    pair_fn *quantise;
     /* tokens [first, first + n) of one sequence, for the query heads of one kv head */
     void (*attend)(const struct attend *a, int first, int n, int kv_head);
     void (*attend_back)(const struct attend *a, int first, int n, int kv_head);
-    void (*rmsnorm)(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps);
-    void (*rmsnorm_back)(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n,
-                         int c);
-    /* d_w[from, to) += d_out * x * rstd over n tokens of c channels */
-    void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c, int from,
-                           int to);
-    void (*swiglu)(float *out, const float *gate, const float *up, size_t n);
-    void (*swiglu_back)(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n);
+    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *cast, *add, *square, *adamw;
+    /* d_w[c] += d_out * x * rstd over n tokens */
+    void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */
-    void (*add)(float *dst, const float *src, size_t n);
-    double (*square)(const float *x, size_t n);
-    void (*adamw)(float *w, const float *g, float *m, float *v, size_t n, const struct wz_adamw_scalars *by);
 };
 
 extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;

@@ -42,7 +42,7 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
             else
                 for (int j = 0; j < cols; j++) strip[j] = (uint32_t)first[j] << 16 | (second[j] & keep);
         } else {
-            HOT(wz_pair_rows)(strip, (const float *)g->b + at, g->ldb, 1 + two, cols);
+            HOT(wz_pair_rows)(strip, (const float *)g->b + at, g->ldb, cols, 1 + two);
         }
         for (int j = cols; j < PANEL; j++) strip[j] = 0;
     }
@@ -168,25 +168,27 @@ void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 
 void HOT(wz_pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    for (int i = 0; i < k; i += 2, x += 2 * ldx, out += n) {
+    for (int i = 0; i < n; i += 2, x += 2 * ldx, out += k) {
         int j = 0;
-        for (; i + 1 < k && j + W <= n; j += W)
+        for (; i + 1 < n && j + W <= k; j += W)
             store((float *)out + j, (vf)(upper_half(load(x + j)) | upper_half(load(x + ldx + j)) >> 16));
-        for (; j < n; j++)
-            out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < k ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
+        for (; j < k; j++)
+            out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < n ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
     }
 }
 
-void HOT(wz_cast)(uint16_t *out, const float *x, size_t n)
+void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
 {
     typedef uint16_t vh __attribute__((vector_size(2 * W)));
-    size_t i = 0;
+    const float *x = w->a;
+    uint16_t *out = w->halves;
+    size_t i = from;
 
-    for (; i + W <= n; i += W) {
+    for (; i + W <= end; i += W) {
         vh half = __builtin_convertvector(upper_half(load(x + i)) >> 16, vh);
         memcpy(out + i, &half, sizeof half);
     }
-    for (; i < n; i++) out[i] = wz_f32_to_bf16(x[i]);
+    for (; i < end; i++) out[i] = wz_f32_to_bf16(x[i]);
 }
 
 /* dst[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */

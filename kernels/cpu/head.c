@@ -131,7 +131,7 @@ struct picking {
     const struct wz_pick *picks;
     int *token, parts;
     float *logp;
-    char *room; /* [parts] of `size` bytes for wz_cpu_pick_filtered */
+    char *scratch; /* [parts] of `size` bytes for wz_cpu_pick_filtered */
     size_t size;
 };
 
@@ -168,7 +168,7 @@ static void pick_part(void *arg, int part)
         if (wz_cpu_pick_filters(&k->picks[i])) {
             const float *row = p->z + (size_t)i * (size_t)p->w->out;
             k->token[i] = wz_cpu_pick_filtered(p->hot, row, p->w->out, t.max, t.sum, &k->picks[i],
-                                               k->room + (size_t)part * k->size);
+                                               k->scratch + (size_t)part * k->size);
             z = row[k->token[i]];
         } else {
             z = pick_plain(k, i, &t, &k->token[i]);
@@ -181,7 +181,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
                         const struct wz_pick *picks, int n)
 {
     int threads = wz_pool_threads(be->pool);
-    size_t room = wz_cpu_pick_room(w->out);
+    size_t scratch = wz_cpu_pick_scratch(w->out);
 
     for (int at = 0, m; at < n; at += m) {
         bool filters = false, few = w->out <= WIDE;
@@ -189,10 +189,10 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         for (int i = 0; i < m; i++) filters |= wz_cpu_pick_filters(&picks[at + i]);
         m = filters && !few && m > FILTERED ? FILTERED : m;
         struct pass p = { .w = w, .x = x + (size_t)at * (size_t)w->in, .m = m };
-        struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, room };
+        struct picking k = { &p, picks + at, token + at, small(w, m) ? 1 : threads, logp + at, NULL, scratch };
         if (filters || few)
             p.z = wz_cpu_scratch(be, LOGITS, wz_mul((few ? TILE : FILTERED) * sizeof *p.z, (size_t)w->out));
-        if (filters) k.room = wz_cpu_scratch(be, PICKS, (size_t)k.parts * room);
+        if (filters) k.scratch = wz_cpu_scratch(be, PICKS, (size_t)k.parts * scratch);
         for (int i = 0; i < m; i++) {
             p.scale[i] = picks[at + i].temperature > 0 ? 1 / picks[at + i].temperature : 1;
             p.id[i] = -1;
@@ -231,7 +231,7 @@ static void back_block(void *arg, int b)
     size_t in = (size_t)p->w->in;
     uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
     bool half = p->w->type == WZ_BF16;
-    if (half) p->hot->pair_rows(pairs, g, WIDE, p->m, n);
+    if (half) p->hot->pair_rows(pairs, g, WIDE, n, p->m);
     struct gemm w = wz_cpu_gemm_back_w(k->d_w + (size_t)v * in, half ? (const float *)pairs : g,
                                        half ? (size_t)n : WIDE, p->x, p->w->type, n, p->w->in, p->m);
     p->hot->gemm(&w, 0, n, 0, w.n);

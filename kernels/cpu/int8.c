@@ -113,11 +113,11 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
 }
 
 /* out[n]: (k + 3) / 4 groups of four bytes, the scale, 4 bytes unused. */
-void HOT(wz_quantise)(uint32_t *out, const float *x, int k, int n)
+void HOT(wz_quantise)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     size_t groups = ((size_t)k + 3) / 4;
 
-    for (int i = 0; i < n; i++, x += k, out += groups + 2) {
+    for (int i = 0; i < n; i++, x += ldx, out += groups + 2) {
         uint8_t *__restrict__ q = (uint8_t *)out;
         struct vec16 top = vec16_of(0);
         for (size_t j = 0; j < (size_t)k; j += 16)

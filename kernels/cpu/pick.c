@@ -19,7 +19,7 @@ bool wz_cpu_pick_filters(const struct wz_pick *pick)
     return pick->temperature > 0 && (pick->top_k > 0 || pick->top_p < 1 || pick->min_p > 0);
 }
 
-size_t wz_cpu_pick_room(int vocab)
+size_t wz_cpu_pick_scratch(int vocab)
 {
     return ((size_t)vocab * (sizeof(struct candidate) + sizeof(float)) + 63) / 64 * 64;
 }
@@ -87,12 +87,12 @@ static int inverse_cdf(const float *z, const float *p, int n, double left, uint6
 }
 
 int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum,
-                         const struct wz_pick *pick, void *room)
+                         const struct wz_pick *pick, void *scratch)
 {
     float least = pick->min_p < 1 ? pick->min_p : 1; /* of the best one's p, which is 1 */
     uint64_t worst = UINT64_MAX;
     double total = 0;
-    struct candidate *c = room;
+    struct candidate *c = scratch;
     float *p = (float *)(c + vocab);
     int n = 0;
 

@@ -14,9 +14,9 @@ int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double s
 int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat,
                        const struct wz_pick *pick, double left);
 
-/* With filters: needs all logits and wz_cpu_pick_room(vocab) bytes at `room`. max, sum: of the whole vocabulary. */
-size_t wz_cpu_pick_room(int vocab);
+/* With filters: needs all logits and wz_cpu_pick_scratch(vocab) bytes of scratch. max, sum: of the whole vocabulary. */
+size_t wz_cpu_pick_scratch(int vocab);
 int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum,
-                         const struct wz_pick *pick, void *room);
+                         const struct wz_pick *pick, void *scratch);
 
 #endif

@@ -43,65 +43,76 @@ static void grad(float *z, float scale, float lse, float d, int n)
         store_in(z, (size_t)j, (size_t)n, exp_v(load_in(z, (size_t)j, (size_t)n, 0) * scale - SPLAT(lse)) * -d);
 }
 
-static void rmsnorm(float *out, float *rstd, const float *x, const float *w, int n, int c, float eps)
+static void rmsnorm(const struct walk *k, size_t from, size_t end)
 {
-    for (int i = 0; i < n; i++, x += c, out += c) {
+    size_t c = (size_t)k->cols;
+    const float *w = k->b;
+
+    for (size_t i = from; i < end; i++) {
+        const float *x = k->a + i * c;
+        float *out = k->out + i * c;
         struct vec16 sum = vec16_of(0);
-        for (int j = 0; j < c; j += 16)
-            for (int l = 0; l < VECS; l++) {
-                vf v = load_in(x, (size_t)(j + l * W), (size_t)c, 0);
+        for (size_t j = 0; j < c; j += 16)
+            for (size_t l = 0; l < VECS; l++) {
+                vf v = load_in(x, j + l * W, c, 0);
                 sum.v[l] = FMA(v, v, sum.v[l]);
             }
-        float r = 1 / sqrtf(vec16_sum(sum) / (float)c + eps);
-        rstd[i] = r;
-        for (int j = 0; j < c; j++) out[j] = w[j] * (x[j] * r);
+        float r = 1 / sqrtf(vec16_sum(sum) / (float)c + k->eps);
+        k->more[i] = r;
+        for (size_t j = 0; j < c; j++) out[j] = w[j] * (x[j] * r);
     }
 }
 
-static void rmsnorm_back(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd, int n,
-                         int c)
+static void rmsnorm_back(const struct walk *k, size_t from, size_t end)
 {
-    for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
+    size_t c = (size_t)k->cols;
+    const float *w = k->c;
+
+    for (size_t i = from; i < end; i++) {
+        const float *d_out = k->a + i * c, *x = k->b + i * c;
+        float *d_x = k->out + i * c, r = k->d[i];
         struct vec16 sum = vec16_of(0);
-        float r = rstd[i];
-        for (int j = 0; j < c; j += 16)
-            for (int l = 0; l < VECS; l++) {
-                size_t at = (size_t)(j + l * W), n_c = (size_t)c;
-                sum.v[l] =
-                    FMA(load_in(d_out, at, n_c, 0) * load_in(w, at, n_c, 0), load_in(x, at, n_c, 0) * r, sum.v[l]);
+        for (size_t j = 0; j < c; j += 16)
+            for (size_t l = 0; l < VECS; l++) {
+                size_t at = j + l * W;
+                sum.v[l] = FMA(load_in(d_out, at, c, 0) * load_in(w, at, c, 0), load_in(x, at, c, 0) * r, sum.v[l]);
             }
         float mean = vec16_sum(sum) / (float)c;
-        for (int j = 0; j < c; j++) d_x[j] += r * (d_out[j] * w[j] - x[j] * r * mean);
+        for (size_t j = 0; j < c; j++) d_x[j] += r * (d_out[j] * w[j] - x[j] * r * mean);
     }
 }
 
-static void rmsnorm_back_w(float *RESTRICT d_w, const float *d_out, const float *x, const float *rstd, int n, int c,
-                           int from, int to)
+static void rmsnorm_back_w(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c)
 {
+    size_t end = (size_t)c;
+
     for (int i = 0; i < n; i++, x += c, d_out += c) {
-        size_t end = (size_t)to;
         vf r = SPLAT(rstd[i]);
-        for (size_t j = (size_t)from; j < end; j += W)
+        for (size_t j = 0; j < end; j += W)
             store_in(d_w, j, end, FMA(load_in(d_out, j, end, 0), load_in(x, j, end, 0) * r, load_in(d_w, j, end, 0)));
     }
 }
 
 INLINE vf sigmoid(vf x) { return SPLAT(1.f) / (SPLAT(1.f) + exp_v(-x)); }
 
-static void swiglu(float *out, const float *gate, const float *up, size_t n)
+static void swiglu(const struct walk *k, size_t from, size_t end)
 {
-    for (size_t i = 0; i < n; i += W) {
-        vf g = load_in(gate, i, n, 0);
-        store_in(out, i, n, g * sigmoid(g) * load_in(up, i, n, 0));
+    const struct walk w = *k; /* in registers: the compiler must assume that a store changes *k */
+
+    for (size_t i = from; i < end; i += W) {
+        vf g = load_in(w.a, i, end, 0);
+        store_in(w.out, i, end, g * sigmoid(g) * load_in(w.b, i, end, 0));
     }
 }
 
-static void swiglu_back(float *d_gate, float *d_up, const float *d_out, const float *gate, const float *up, size_t n)
+static void swiglu_back(const struct walk *k, size_t from, size_t end)
 {
-    for (size_t i = 0; i < n; i += W) {
-        vf g = load_in(gate, i, n, 0), u = load_in(up, i, n, 0), d = load_in(d_out, i, n, 0), s = sigmoid(g);
-        store_in(d_gate, i, n, d * u * s * FMA(g, SPLAT(1.f) - s, SPLAT(1.f)));
-        store_in(d_up, i, n, d * g * s);
+    const struct walk w = *k;
+
+    for (size_t i = from; i < end; i += W) {
+        vf d = load_in(w.a, i, end, 0), g = load_in(w.b, i, end, 0), u = load_in(w.c, i, end, 0), s = sigmoid(g);
+        store_in(w.out, i, end, d * u * s * FMA(g, SPLAT(1.f) - s, SPLAT(1.f)));
+        store_in(w.more, i, end, d * g * s);
     }
 }
 
@@ -117,29 +128,34 @@ static void rope(float *RESTRICT x, const float *RESTRICT cos_sin, int heads, in
         }
 }
 
-static void add(float *dst, const float *src, size_t n)
+static void add(const struct walk *w, size_t from, size_t end)
 {
-    for (size_t i = 0; i < n; i++) dst[i] += src[i];
+    float *dst = w->out;
+    const float *src = w->a;
+
+    for (size_t i = from; i < end; i++) dst[i] += src[i];
 }
 
-static double square(const float *x, size_t n)
+static void square(const struct walk *w, size_t from, size_t end)
 {
     double sum[16] = { 0 }, total = 0;
-    size_t i = 0;
+    const float *x = w->a;
+    size_t i = from;
 
-    for (; i + 16 <= n; i += 16)
+    for (; i + 16 <= end; i += 16)
         for (size_t j = 0; j < 16; j++) sum[j] += (double)x[i + j] * x[i + j];
-    for (size_t j = 0; i < n; i++, j++) sum[j] += (double)x[i] * x[i];
+    for (size_t j = 0; i < end; i++, j++) sum[j] += (double)x[i] * x[i];
     for (size_t j = 0; j < 16; j++) total += sum[j];
-    return total;
+    w->sums[from / WZ_BLOCK] = total;
 }
 
-static void adamw(float *RESTRICT w, const float *RESTRICT g, float *RESTRICT m, float *RESTRICT v, size_t n,
-                  const struct wz_adamw_scalars *by)
+static void adamw(const struct walk *k, size_t from, size_t end)
 {
-    struct wz_adamw_scalars a = *by;
+    float *RESTRICT w = k->out, *RESTRICT m = k->m, *RESTRICT v = k->v;
+    const float *RESTRICT g = k->a;
+    struct wz_adamw_scalars a = *k->by;
 
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = from; i < end; i++) {
         float d = g[i] * a.scale;
         m[i] = a.b1 * m[i] + a.a1 * d;
         v[i] = a.b2 * v[i] + a.a2 * d * d;
