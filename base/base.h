@@ -17,7 +17,7 @@
 
 /* ---- errors (error.c) ------------------------------------------------------------------------------------- */
 
-/* One sentence that names the file, line, key or row and what was expected. Printed once, by the code that gives up. */
+/* One line that names the file, line, key or row and what was expected. Printed once, by the code that gives up. */
 struct wz_err {
     char text[768];
 };
@@ -97,6 +97,8 @@ bool wz_lines_next(struct wz_lines *lines); /* false: there are no more */
 bool wz_file_exists(const char *path);
 bool wz_is_dir(const char *path);
 int wz_mkdirs(const char *path, struct wz_err *err); /* mkdir -p */
+/* pwrite of all n bytes; a file opened with O_APPEND gets them at its end. -1 and errno. */
+int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at);
 /* Writes path.tmp, fsyncs, renames over path: a reader sees the old file or the new one, never half. */
 int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err);
 char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */

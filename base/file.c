@@ -11,34 +11,17 @@
 
 int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err)
 {
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = -1;
+    struct stat st = { 0 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+    void *p = "";
 
     *map = (struct wz_map){ 0 };
-    if (fd < 0) return wz_fail(err, "%s: %s", path, strerror(errno));
-    if (fstat(fd, &st) < 0) {
-        wz_fail(err, "%s: %s", path, strerror(errno));
-        goto out;
-    }
-    if (S_ISDIR(st.st_mode)) {
-        wz_fail(err, "%s: expected a file, got a folder", path);
-        goto out;
-    }
-    if (st.st_size == 0) {
-        map->bytes = (const uint8_t *)"";
-        rc = 0;
-        goto out;
-    }
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) {
-        wz_fail(err, "%s: %s", path, strerror(errno));
-        goto out;
-    }
-    map->bytes = p;
-    map->len = (size_t)st.st_size;
-    rc = 0;
-out:
-    close(fd);
+    if (fd < 0 || fstat(fd, &st) < 0) rc = wz_fail(err, "%s: %s", path, strerror(errno));
+    else if (S_ISDIR(st.st_mode)) rc = wz_fail(err, "%s: expected a file, got a folder", path);
+    else if (st.st_size && (p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
+        rc = wz_fail(err, "%s: %s", path, strerror(errno));
+    else *map = (struct wz_map){ p, (size_t)st.st_size };
+    if (fd >= 0) close(fd);
     return rc;
 }
 
@@ -81,49 +64,38 @@ bool wz_is_dir(const char *path)
 int wz_mkdirs(const char *path, struct wz_err *err)
 {
     char *copy = wz_strdup(path);
-    int rc = -1;
+    char c = 1;
+    int rc = 0;
 
-    for (char *p = copy + 1;; p++) {
-        char c = *p;
+    for (char *p = copy + 1; c && rc == 0; p++) {
+        c = *p;
         if (c != '/' && c != 0) continue;
         *p = 0;
-        if (mkdir(copy, 0777) < 0 && errno != EEXIST) {
-            wz_fail(err, "%s: %s", copy, strerror(errno));
-            goto out;
-        }
+        if (mkdir(copy, 0777) < 0 && errno != EEXIST) rc = wz_fail(err, "%s: %s", copy, strerror(errno));
         *p = c;
-        if (!c) break;
     }
-    rc = wz_is_dir(path) ? 0 : wz_fail(err, "%s: exists and is not a folder", path);
-out:
     free(copy);
-    return rc;
+    return rc < 0 || wz_is_dir(path) ? rc : wz_fail(err, "%s: exists and is not a folder", path);
+}
+
+int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t k = pwrite(fd, (const char *)bytes + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return -1;
+        done += (size_t)k;
+    }
+    return 0;
 }
 
 int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err)
 {
     char *tmp = wz_path("%s.tmp", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), rc = -1;
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), rc = 0;
 
-    if (fd < 0) {
-        wz_fail(err, "%s: %s", tmp, strerror(errno));
-        goto out;
-    }
-    for (size_t done = 0; done < n;) {
-        ssize_t k = write(fd, (const char *)bytes + done, n - done);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) {
-            wz_fail(err, "%s: %s", tmp, strerror(errno));
-            goto out;
-        }
-        done += (size_t)k;
-    }
-    if (fsync(fd) < 0 || rename(tmp, path) < 0) {
-        wz_fail(err, "%s: %s", path, strerror(errno));
-        goto out;
-    }
-    rc = 0;
-out:
+    if (fd < 0 || wz_write_at(fd, bytes, n, 0) < 0) rc = wz_fail(err, "%s: %s", tmp, strerror(errno));
+    else if (fsync(fd) < 0 || rename(tmp, path) < 0) rc = wz_fail(err, "%s: %s", path, strerror(errno));
     if (fd >= 0) close(fd);
     if (rc < 0) unlink(tmp);
     free(tmp);

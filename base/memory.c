@@ -64,18 +64,21 @@ struct wz_block {
 };
 enum { BLOCK_HEAD = 32 }; /* keeps what follows 16-byte aligned */
 
+static struct wz_block *add_block(struct wz_arena *arena, size_t size)
+{
+    struct wz_block *b = wz_alloc(BLOCK_HEAD + size);
+
+    b->size = size;
+    b->next = arena->blocks;
+    return arena->blocks = b;
+}
+
 void *wz_arena_alloc(struct wz_arena *arena, size_t size)
 {
     struct wz_block *b = arena->blocks;
     size_t need = (size + 15) / 16 * 16;
 
-    if (!b || b->size - b->used < need) {
-        size_t room = need > 65536 ? need : 65536;
-        b = wz_alloc(BLOCK_HEAD + room);
-        b->size = room;
-        b->next = arena->blocks;
-        arena->blocks = b;
-    }
+    if (!b || b->size - b->used < need) b = add_block(arena, need > 65536 ? need : 65536);
     void *p = (char *)b + BLOCK_HEAD + b->used;
     b->used += need;
     return memset(p, 0, size);
@@ -91,20 +94,13 @@ char *wz_arena_strdup(struct wz_arena *arena, const char *s)
 void wz_arena_reset(struct wz_arena *arena)
 {
     size_t total = 0;
-    struct wz_block *b, *next;
 
-    if (!arena->blocks) return;
-    if (!arena->blocks->next) {
-        arena->blocks->used = 0;
-        return;
+    for (const struct wz_block *b = arena->blocks; b; b = b->next) total += b->size;
+    if (arena->blocks && arena->blocks->next) { /* several blocks become one that holds as much without growing */
+        wz_arena_finish(arena);
+        add_block(arena, total);
     }
-    for (b = arena->blocks; b; b = next) { /* several blocks become one that holds as much without growing */
-        next = b->next;
-        total += b->size;
-        free(b);
-    }
-    arena->blocks = b = wz_alloc(BLOCK_HEAD + total);
-    b->size = total;
+    if (arena->blocks) arena->blocks->used = 0;
 }
 
 void wz_arena_finish(struct wz_arena *arena)

@@ -13,7 +13,7 @@ static bool has_tokenizer(const char *src)
 
     if (!wz_is_dir(src)) {
         struct wz_tensors *set = wz_tensors_open(src, &err);
-        bool has = set && wz_tensors_meta(set, "tokenizer.ggml.tokens");
+        bool has = set && json_object_get(wz_tensors_meta(set), "tokenizer.ggml.tokens");
 
         wz_tensors_close(set);
         return has;

@@ -59,7 +59,7 @@ static json_t *read_tensors(const struct job *job)
 
     if (!set) return NULL;
     bool folder = wz_is_dir(job->path);
-    const json_t *meta = wz_tensors_metadata(set);
+    const json_t *meta = wz_tensors_meta(set);
     const char *kind = folder ? "model folder" : meta ? "gguf" : "safetensors";
     json_t *out = json_pack("{s:s}", "kind", kind), *list = json_array(), *types = json_object();
     for (int i = 0; i < wz_tensors_count(set); i++) {

@@ -94,7 +94,7 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
         if (rc < 0) wz_die("%s: %s", command, err.text); /* a rank that exits ends the job */
         status = rc ? WZ_EXIT_AGAIN : 0;
     }
-    if (wz_run_close(&run, &err) < 0) status = wz_give_up(command, &err);
+    wz_run_close(&run);
     free(dir);
     return status;
 }

@@ -1,10 +1,8 @@
 /* config: a model's shape, read from a Hugging Face config.json (old and new spellings) or a GGUF's metadata, and
  * written as config.json.
  *
- *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... }   (transformers
- * 4)
- *              rope_parameters: { rope_theta, rope_type, ... }                                          (transformers
- * 5)
+ *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... } (transformers 4)
+ *              rope_parameters: { rope_theta, rope_type, ... }                                        (transformers 5)
  *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
  *   head_dim   may be absent or null: hidden_size / num_attention_heads
  *
@@ -21,9 +19,17 @@ enum { LIMIT = 1 << 24 }; /* of any count: products of three fit in a size_t */
 
 static bool absent(const json_t *j) { return !j || json_is_null(j); }
 
-/* A whole number in [low, LIMIT]. A missing key is `other`, or an error where other < low. */
-static int get_int(const json_t *j, const char *path, const char *key, int low, int other, int *out, struct wz_err *err)
+/* Whole numbers by key, each in [low, LIMIT]. A missing key is `other`, or an error where other < low. */
+struct field {
+    const char *key;
+    int low, other, *out;
+};
+
+static int get_int(const json_t *from, const char *path, const char *key, int low, int other, int *out,
+                   struct wz_err *err)
 {
+    const json_t *j = json_object_get(from, key);
+
     if (absent(j)) {
         *out = other;
         if (other >= low) return 0;
@@ -35,9 +41,17 @@ static int get_int(const json_t *j, const char *path, const char *key, int low, 
     return 0;
 }
 
-/* A number > 0. A missing key is `other`, or an error where other is 0. */
-static int get_float(const json_t *j, const char *path, const char *key, float other, float *out, struct wz_err *err)
+static int get_ints(const json_t *from, const char *path, const struct field *f, size_t n, struct wz_err *err)
 {
+    for (; n > 0; n--, f++)
+        if (get_int(from, path, f->key, f->low, f->other, f->out, err) < 0) return -1;
+    return 0;
+}
+
+/* A number > 0. A missing key is `other`, or an error where other is 0. */
+static int get_float(const json_t *from, const char *path, const char *key, float other, float *out, struct wz_err *err)
+{
+    const json_t *j = json_object_get(from, key);
     double x = absent(j) ? (double)other : json_is_number(j) ? json_number_value(j) : 0;
 
     if (!(x > 0 && x < 1e30)) return wz_fail(err, "%s: %s: expected a number > 0", path, key);
@@ -53,15 +67,16 @@ static void add_eos(struct wz_config *c, int id)
 }
 
 /* A token id, a list of them, or null. */
-static int get_eos(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
+static int get_eos(struct wz_config *c, const json_t *from, const char *path, const char *key, struct wz_err *err)
 {
+    const json_t *j = json_object_get(from, key);
     size_t n = json_is_array(j) ? json_array_size(j) : absent(j) ? 0 : 1;
 
     for (size_t i = 0; i < n; i++) {
         const json_t *e = json_is_array(j) ? json_array_get(j, i) : j;
 
         if (!json_is_integer(e) || json_integer_value(e) < -1 || json_integer_value(e) > LIMIT)
-            return wz_fail(err, "%s: eos_token_id: expected a token id or a list of token ids", path);
+            return wz_fail(err, "%s: %s: expected a token id or a list of token ids", path, key);
         if (json_integer_value(e) >= 0) add_eos(c, (int)json_integer_value(e));
     }
     return 0;
@@ -88,16 +103,15 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
     return 0;
 }
 
-/* ---- Hugging Face folders ------------------------------------------------------------------------------------------
- * */
+/* ---- Hugging Face folders --------------------------------------------------------------------------------- */
 
 static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
-    const json_t *r = json_object_get(j, "rope_parameters"), *theta = json_object_get(r, "rope_theta");
+    const json_t *r = json_object_get(j, "rope_parameters");
+    bool inside = !absent(json_object_get(r, "rope_theta"));
 
+    if (get_float(inside ? r : j, path, "rope_theta", 10000, &c->rope_theta, err) < 0) return -1;
     if (absent(r)) r = json_object_get(j, "rope_scaling");
-    if (absent(theta)) theta = json_object_get(j, "rope_theta");
-    if (get_float(theta, path, "rope_theta", 10000, &c->rope_theta, err) < 0) return -1;
     if (absent(r)) return 0;
     if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling: expected an object or null", path);
 
@@ -108,16 +122,14 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (!strcmp(name, "default")) return 0;
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
         return wz_fail(err, "%s: rope_type: expected default, linear or llama3, got \"%s\"", path, name);
-    if (get_float(json_object_get(r, "factor"), path, "the RoPE scaling's factor", 0, &c->rope_factor, err) < 0)
-        return -1;
+    if (get_float(r, path, "factor", 0, &c->rope_factor, err) < 0) return -1;
     c->rope = WZ_ROPE_LINEAR;
     if (!strcmp(name, "linear")) return 0;
     c->rope = WZ_ROPE_LLAMA3;
-    if (get_float(json_object_get(r, "low_freq_factor"), path, "low_freq_factor", 0, &c->rope_low, err) < 0) return -1;
-    if (get_float(json_object_get(r, "high_freq_factor"), path, "high_freq_factor", 0, &c->rope_high, err) < 0)
+    if (get_float(r, path, "low_freq_factor", 0, &c->rope_low, err) < 0 ||
+        get_float(r, path, "high_freq_factor", 0, &c->rope_high, err) < 0)
         return -1;
-    return get_int(json_object_get(r, "original_max_position_embeddings"), path, "original_max_position_embeddings", 1,
-                   -1, &c->rope_original, err);
+    return get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err);
 }
 
 static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
@@ -156,35 +168,27 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         goto out;
     }
     if (hub_supported(j, path, err) < 0) goto out;
-    const struct {
-        const char *key;
-        int other, *out;
-    } sizes[] = {
-        { "hidden_size", 0, &c.dim },          { "intermediate_size", 0, &c.ffn },
-        { "num_hidden_layers", 0, &c.layers }, { "num_attention_heads", 0, &c.heads },
-        { "vocab_size", 0, &c.vocab },         { "max_position_embeddings", 2048, &c.context },
+    const struct field sizes[] = {
+        { "hidden_size", 1, 0, &c.dim },          { "intermediate_size", 1, 0, &c.ffn },
+        { "num_hidden_layers", 1, 0, &c.layers }, { "num_attention_heads", 1, 0, &c.heads },
+        { "vocab_size", 1, 0, &c.vocab },         { "max_position_embeddings", 1, 2048, &c.context },
+        { "bos_token_id", -1, -1, &c.bos },
     };
-    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
-        if (get_int(json_object_get(j, sizes[i].key), path, sizes[i].key, 1, sizes[i].other, sizes[i].out, err) < 0)
-            goto out;
-    if (get_int(json_object_get(j, "num_key_value_heads"), path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) <
-        0)
-        goto out;
+    if (get_ints(j, path, sizes, WZ_COUNT(sizes), err) < 0) goto out;
     if (absent(json_object_get(j, "head_dim")) && c.dim % c.heads != 0) {
         wz_fail(err, "%s: without head_dim, hidden_size %d must be a multiple of num_attention_heads %d", path, c.dim,
                 c.heads);
         goto out;
     }
-    if (get_int(json_object_get(j, "head_dim"), path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0) goto out;
-    if (get_float(json_object_get(j, "rms_norm_eps"), path, "rms_norm_eps", 1e-6f, &c.norm_eps, err) < 0) goto out;
-    if (hub_rope(&c, j, path, err) < 0) goto out;
+    if (get_int(j, path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) < 0 ||
+        get_int(j, path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0 ||
+        get_float(j, path, "rms_norm_eps", 1e-6f, &c.norm_eps, err) < 0 || hub_rope(&c, j, path, err) < 0 ||
+        get_eos(&c, j, path, "eos_token_id", err) < 0)
+        goto out;
     c.tied = json_is_true(json_object_get(j, "tie_word_embeddings"));
-    if (get_int(json_object_get(j, "bos_token_id"), path, "bos_token_id", -1, -1, &c.bos, err) < 0) goto out;
-    if (get_eos(&c, json_object_get(j, "eos_token_id"), path, err) < 0) goto out;
-    if (wz_file_exists(gen_path)) {
-        if (!(gen = wz_json_load(gen_path, err))) goto out;
-        if (get_eos(&c, json_object_get(gen, "eos_token_id"), gen_path, err) < 0) goto out;
-    }
+    if (wz_file_exists(gen_path) &&
+        (!(gen = wz_json_load(gen_path, err)) || get_eos(&c, gen, gen_path, "eos_token_id", err) < 0))
+        goto out;
     rc = check(&c, path, err);
 out:
     json_decref(j);
@@ -197,16 +201,10 @@ out:
 
 static json_t *eos_json(const struct wz_config *c)
 {
+    if (c->n_eos <= 1) return c->n_eos ? json_integer(c->eos[0]) : json_null();
     json_t *list = json_array();
-
-    if (c->n_eos == 0) {
-        json_decref(list);
-        return json_null();
-    }
     for (int i = 0; i < c->n_eos; i++) json_array_append_new(list, json_integer(c->eos[i]));
-    if (c->n_eos > 1) return list;
-    json_decref(list);
-    return json_integer(c->eos[0]);
+    return list;
 }
 
 /* The shortest decimals that read back as the same float, so that 1e-05 does not become 9.99999975e-06. */
@@ -259,15 +257,13 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
 static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const char *path, struct wz_err *err)
 {
     const struct wz_tensor *t = wz_tensors_find(set, "rope_freqs.weight");
-    const json_t *type = wz_tensors_meta(set, "llama.rope.scaling.type");
+    const json_t *meta = wz_tensors_meta(set), *type = json_object_get(meta, "llama.rope.scaling.type");
     const char *name = absent(type) ? "none" : json_string_value(type);
     int half = c->head_dim / 2, bad = -1;
 
     if (name && !strcmp(name, "linear")) {
         c->rope = WZ_ROPE_LINEAR;
-        if (get_float(wz_tensors_meta(set, "llama.rope.scaling.factor"), path, "llama.rope.scaling.factor", 0,
-                      &c->rope_factor, err) < 0)
-            return -1;
+        if (get_float(meta, path, "llama.rope.scaling.factor", 0, &c->rope_factor, err) < 0) return -1;
     } else if (!name || strcmp(name, "none")) {
         return wz_fail(err, "%s: llama.rope.scaling.type: expected none or linear, got %s", path, name ? name : "?");
     }
@@ -301,17 +297,15 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
 int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const char *path, struct wz_err *err)
 {
     static const char *const eos[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id" };
-    const char *arch = json_string_value(wz_tensors_meta(set, "general.architecture"));
+    const json_t *meta = wz_tensors_meta(set);
+    const char *arch = json_string_value(json_object_get(meta, "general.architecture"));
     const struct wz_tensor *embed = wz_tensors_find(set, "token_embd.weight");
     struct wz_config c = { .bos = -1 };
     int rotated = 0, experts = 0;
 
     if (!arch || strcmp(arch, "llama"))
         return wz_fail(err, "%s: general.architecture: expected llama, got %s", path, arch ? arch : "(absent)");
-    const struct {
-        const char *key;
-        int low, other, *out;
-    } sizes[] = {
+    const struct field sizes[] = {
         { "llama.embedding_length", 1, 0, &c.dim },
         { "llama.feed_forward_length", 1, 0, &c.ffn },
         { "llama.block_count", 1, 0, &c.layers },
@@ -320,36 +314,25 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
         { "llama.expert_count", 0, 0, &experts },
         { "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos },
     };
-    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
-        if (get_int(wz_tensors_meta(set, sizes[i].key), path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out,
-                    err) < 0)
-            return -1;
+    if (get_ints(meta, path, sizes, WZ_COUNT(sizes), err) < 0) return -1;
     if (experts) return wz_fail(err, "%s: mixture of experts (%d) is not supported", path, experts);
     if (c.bos == INT_MAX) c.bos = -1;
-    if (get_int(wz_tensors_meta(set, "llama.attention.head_count_kv"), path, "llama.attention.head_count_kv", 1,
-                c.heads, &c.kv_heads, err) < 0)
-        return -1;
-    if (get_int(wz_tensors_meta(set, "llama.attention.key_length"), path, "llama.attention.key_length", 1,
-                c.dim / c.heads, &c.head_dim, err) < 0)
-        return -1;
-    if (get_int(wz_tensors_meta(set, "llama.rope.dimension_count"), path, "llama.rope.dimension_count", 1, c.head_dim,
-                &rotated, err) < 0)
+    if (get_int(meta, path, "llama.attention.head_count_kv", 1, c.heads, &c.kv_heads, err) < 0 ||
+        get_int(meta, path, "llama.attention.key_length", 1, c.dim / c.heads, &c.head_dim, err) < 0 ||
+        get_int(meta, path, "llama.rope.dimension_count", 1, c.head_dim, &rotated, err) < 0)
         return -1;
     if (rotated != c.head_dim)
         return wz_fail(err, "%s: llama.rope.dimension_count: expected the head size %d, got %d", path, c.head_dim,
                        rotated);
-    if (get_float(wz_tensors_meta(set, "llama.attention.layer_norm_rms_epsilon"), path,
-                  "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0)
-        return -1;
-    if (get_float(wz_tensors_meta(set, "llama.rope.freq_base"), path, "llama.rope.freq_base", 10000, &c.rope_theta,
-                  err) < 0)
+    if (get_float(meta, path, "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0 ||
+        get_float(meta, path, "llama.rope.freq_base", 10000, &c.rope_theta, err) < 0)
         return -1;
     if (!embed || embed->n_dims != 2 || embed->shape[0] == 0 || embed->shape[0] > LIMIT)
         return wz_fail(err, "%s: token_embd.weight [vocabulary, %d] is missing", path, c.dim);
     c.vocab = (int)embed->shape[0];
     c.tied = !wz_tensors_find(set, "output.weight");
     for (size_t i = 0; i < WZ_COUNT(eos); i++)
-        if (get_eos(&c, wz_tensors_meta(set, eos[i]), path, err) < 0) return -1;
+        if (get_eos(&c, meta, path, eos[i], err) < 0) return -1;
     if (check(&c, path, err) < 0 || gguf_rope(&c, set, path, err) < 0) return -1;
     *config = c;
     return 0;

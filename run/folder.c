@@ -171,10 +171,9 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
     return wz_link_agree(&job->link, rc, err);
 }
 
-int wz_run_close(struct wz_run *run, struct wz_err *err)
+void wz_run_close(struct wz_run *run)
 {
-    int rc = run->record ? wz_record_close(run->record, err) : 0;
-
+    wz_record_close(run->record);
     if (run->metrics) {
         int lost = wz_metrics_close(run->metrics);
         if (lost) wz_log("metrics: %d writes failed and were skipped", lost);
@@ -182,7 +181,6 @@ int wz_run_close(struct wz_run *run, struct wz_err *err)
     wz_table_finish(&run->table);
     if (run->lock) fclose(run->lock);
     *run = (struct wz_run){ 0 };
-    return rc;
 }
 
 /* ---- a step ----------------------------------------------------------------------------------------------- */

@@ -25,7 +25,7 @@ struct wz_run {
 /* resume: a checkpoint was found; what the run wrote after it is deleted, once every rank has checked
  * that the recipe is the run's. All ranks call it, and fail together. */
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
-int wz_run_close(struct wz_run *run, struct wz_err *err); /* accepts zero */
+void wz_run_close(struct wz_run *run); /* accepts zero */
 /* After a step: record, metrics, ledger (checked: guarantee 4), chain, and the log line. Learner ranks call it. */
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
                 const struct wz_step_report *report, struct wz_err *err);

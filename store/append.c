@@ -26,16 +26,9 @@ int wz_append(int fd, const void *bytes, size_t n)
     off_t before = lseek(fd, 0, SEEK_END);
 
     if (before < 0) return -1;
-    for (size_t done = 0; done < n;) {
-        ssize_t k = write(fd, (const char *)bytes + done, n - done);
-        if (k < 0 && errno == EINTR) continue;
-        if (k <= 0) {
-            int why = k < 0 ? errno : ENOSPC;
-            bool undone = !done || ftruncate(fd, before) == 0;
-            errno = undone ? why : EIO;
-            return -1;
-        }
-        done += (size_t)k;
-    }
-    return 0;
+    if (wz_write_at(fd, bytes, n, (uint64_t)before) == 0) return 0;
+    int why = errno;
+    bool undone = lseek(fd, 0, SEEK_END) == before || ftruncate(fd, before) == 0;
+    errno = undone ? why : EIO;
+    return -1;
 }

@@ -59,7 +59,7 @@ const struct wz_h5_table wz_tables[N_TABLES] = {
 };
 _Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more than MAX_COLUMNS columns");
 
-/* ---- HDF5 ---------------------------------------------------------------------------------- */
+/* ---- HDF5 ------------------------------------------------------------------------------------------------- */
 
 static herr_t innermost(unsigned n, const H5E_error2_t *e, void *out)
 {

@@ -61,31 +61,17 @@ static bool lock(int fd, int how)
     return true;
 }
 
-static int pwrite_all(int fd, const uint8_t *bytes, size_t n, uint64_t at)
-{
-    while (n) {
-        ssize_t k = pwrite(fd, bytes, n, (off_t)at);
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return -1;
-        bytes += k;
-        n -= (size_t)k;
-        at += (uint64_t)k;
-    }
-    return 0;
-}
-
 /* Bytes past the end of the file read as zeros. */
 static int pread_all(int fd, uint8_t *bytes, size_t n, uint64_t at)
 {
-    while (n) {
-        ssize_t k = pread(fd, bytes, n, (off_t)at);
+    for (ssize_t k; n && (k = pread(fd, bytes, n, (off_t)at)) != 0;) {
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return -1;
-        if (k == 0) return memset(bytes, 0, n), 0;
         bytes += k;
         n -= (size_t)k;
         at += (uint64_t)k;
     }
+    memset(bytes, 0, n);
     return 0;
 }
 
@@ -110,7 +96,7 @@ static bool is_whole(const uint8_t *b, size_t len)
 static int apply(int fd, const uint8_t *b, size_t len)
 {
     for (const uint8_t *p = b + HEAD; p < b + len - 8; p += ENTRY)
-        if (pwrite_all(fd, p + 8, PAGE, get_u64(p) * PAGE) < 0) return -1;
+        if (wz_write_at(fd, p + 8, PAGE, get_u64(p) * PAGE) < 0) return -1;
     return ftruncate(fd, (off_t)get_u64(b + 8)) < 0 || fsync(fd) < 0 ? -1 : 0;
 }
 
@@ -120,21 +106,14 @@ int wz_journal_recover(const char *path, struct wz_err *err)
     struct wz_map map = { 0 };
     int fd = -1, rc = 0;
 
-    if (!wz_file_exists(name)) goto out;
-    fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0) {
+    if (!wz_file_exists(name)) rc = 0;
+    else if ((fd = open(path, O_RDWR | O_CLOEXEC)) < 0)
         rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
-        goto out;
-    }
-    if (!lock(fd, LOCK_EX)) {
-        rc = wz_fail(err, "%s: another program is writing to it", path);
-        goto out;
-    }
-    if (!wz_file_exists(name)) goto out; /* its writer has finished meanwhile */
-    if ((rc = wz_map_open(&map, name, err)) < 0) goto out;
-    if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
-        rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
-out:
+    else if (!lock(fd, LOCK_EX)) rc = wz_fail(err, "%s: another program is writing to it", path);
+    else if (!wz_file_exists(name)) rc = 0; /* its writer has finished meanwhile */
+    else if ((rc = wz_map_open(&map, name, err)) == 0)
+        if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
+            rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
     wz_map_close(&map);
     if (fd >= 0) close(fd);
     free(name);
@@ -189,7 +168,7 @@ int wz_journal_commit(hid_t file, struct wz_err *err)
     if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
     fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) goto fail;
-    if (pwrite_all(fd, (const uint8_t *)out.data, out.len, 0) < 0 || fsync(fd) < 0) {
+    if (wz_write_at(fd, out.data, out.len, 0) < 0 || fsync(fd) < 0) {
         int why = errno;
         unlink(name);
         errno = why;
@@ -246,7 +225,7 @@ static uint8_t *page_take(struct journal *j, uint64_t number)
     return bytes;
 }
 
-/* ---- the driver's callbacks -------------------------------------------------------------------------------------- */
+/* ---- the driver's callbacks ------------------------------------------------------------------------------- */
 
 static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
 {

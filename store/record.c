@@ -196,13 +196,12 @@ struct wz_record *wz_record_open(const char *path, struct wz_err *err)
     return NULL;
 }
 
-int wz_record_close(struct wz_record *r, struct wz_err *err)
+void wz_record_close(struct wz_record *r)
 {
-    if (!r) return 0;
+    if (!r) return;
     wz_record_detach(r);
     free(r->path);
     free(r);
-    return 0;
 }
 
 /* ---- appending -------------------------------------------------------------------------------------------- */

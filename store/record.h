@@ -45,8 +45,7 @@ struct wz_record {
 
 /* ---- columns.c -------------------------------------------------------------------------------------------- */
 
-/* A message with HDF5's reason; call it right after the failure: the next call into HDF5 clears the reason. Returns -1.
- * */
+/* A message with HDF5's reason; call it before the next call into HDF5, which clears the reason. Returns -1. */
 int wz_record_fail(const struct wz_record *r, const char *what, struct wz_err *err);
 /* The HDF5 type of a column, in memory and in the file; H5Tclose it. */
 hid_t wz_column_type(enum wz_kind kind);

@@ -35,10 +35,9 @@ const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out);
 const char *wz_dtype_name(enum wz_dtype dtype); /* as in safetensors, e.g. "BF16" */
 
-/* GGUF metadata, borrowed: scalars, strings or arrays by key. NULL: absent, or safetensors. Strings that are not UTF-8
+/* GGUF metadata, borrowed: an object of scalars, strings and arrays; NULL for safetensors. Strings that are not UTF-8
  * are escaped as the top of gguf.c describes. */
-const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key);
-const json_t *wz_tensors_metadata(const struct wz_tensors *set); /* the whole object; NULL for safetensors */
+const json_t *wz_tensors_meta(const struct wz_tensors *set);
 
 /* Writing safetensors: begin with all names and shapes (dtypes F32, F16, BF16), then the data in that order, then end,
  * which renames PATH.tmp to PATH. */
@@ -78,7 +77,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
                     struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
-/* ---- record.c, metrics.c, ledger.c: the files of a run ----------------------------------------------------- */
+/* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */
 
 /* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step. Writing never fails a run (guarantee
  * 10): entries that could not be written are counted and reported at close. append: keeps the lines
@@ -94,7 +93,7 @@ struct wz_record;
 struct wz_record *wz_record_open(const char *path, struct wz_err *err); /* creates, or checks and opens to append */
 /* Appends all n episodes or, on -1, none. Steps must not decrease: truncate first. */
 int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n, struct wz_err *err);
-int wz_record_close(struct wz_record *r, struct wz_err *err); /* accepts NULL */
+void wz_record_close(struct wz_record *r); /* accepts NULL */
 /* The episodes of one step: *out is a heap array of *n heap messages, 0 if the step has none. */
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err);
 /* The steps in the record, ascending, each once: heap array. */

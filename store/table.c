@@ -93,7 +93,7 @@ void wz_table_finish(struct wz_table *t)
     *t = (struct wz_table){ 0 };
 }
 
-/* ---- text and Markdown ------------------------------------------------------------------------------------------- */
+/* ---- text and Markdown ------------------------------------------------------------------------------------ */
 
 /* Is row i the first with its phase (or, with metric, its set and metric)? */
 static bool first_of(const struct wz_table *t, int i, bool line)

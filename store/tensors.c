@@ -180,12 +180,9 @@ const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char
     return at ? *at : NULL;
 }
 
-const json_t *wz_tensors_meta(const struct wz_tensors *set, const char *key) { return json_object_get(set->meta, key); }
+const json_t *wz_tensors_meta(const struct wz_tensors *set) { return set->meta; }
 
-const json_t *wz_tensors_metadata(const struct wz_tensors *set) { return set->meta; }
-
-/* ---- conversion to f32 ----------------------------------------------------------------------------------------------
- * */
+/* ---- conversion to f32 ------------------------------------------------------------------------------------ */
 
 static float from_bits(uint32_t bits)
 {

@@ -58,8 +58,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     fuzz_must(set || strstr(err.text, path), "refused without naming the file");
     if (set) {
-        char *text = wz_tensors_metadata(set) ? json_dumps(wz_tensors_metadata(set), 0) : NULL;
-        fuzz_must(!wz_tensors_metadata(set) || text, "metadata that is not JSON");
+        char *text = wz_tensors_meta(set) ? json_dumps(wz_tensors_meta(set), 0) : NULL;
+        fuzz_must(!wz_tensors_meta(set) || text, "metadata that is not JSON");
         free(text);
         write_and_read(set, path);
     }

@@ -105,8 +105,8 @@ static void safetensors_round_trip(void **state)
     struct wz_tensors *set = wz_tensors_open(path, &err);
     assert_non_null(set);
     assert_int_equal(wz_tensors_count(set), 5);
-    assert_null(wz_tensors_metadata(set));
-    assert_null(wz_tensors_meta(set, "x"));
+    assert_null(wz_tensors_meta(set));
+    assert_null(json_object_get(wz_tensors_meta(set), "x"));
     assert_null(wz_tensors_find(set, "absent"));
     size_t at = 0;
     for (int i = 0; i < 5; i++) {
@@ -355,7 +355,7 @@ static void put_gguf(struct wz_buf *b, uint32_t version)
 
 static const char *meta_string(const struct wz_tensors *set, size_t i)
 {
-    return json_string_value(json_array_get(wz_tensors_meta(set, "tokens"), i));
+    return json_string_value(json_array_get(json_object_get(wz_tensors_meta(set), "tokens"), i));
 }
 
 static void gguf_reads_every_type(void **state)
@@ -376,13 +376,13 @@ static void gguf_reads_every_type(void **state)
             { "i32", -7 }, { "u64", 1ll << 40 }, { "i64", -5 },
         };
         for (size_t i = 0; i < WZ_COUNT(ints); i++)
-            assert_int_equal(json_integer_value(wz_tensors_meta(set, ints[i].key)), ints[i].want);
-        assert_true(json_real_value(wz_tensors_meta(set, "f32")) == 0.5);
-        assert_true(json_real_value(wz_tensors_meta(set, "f64")) == 0.25);
-        assert_true(json_real_value(wz_tensors_meta(set, "big")) == 0x1p64);
-        assert_true(json_is_null(wz_tensors_meta(set, "nan")));
-        assert_true(json_is_true(wz_tensors_meta(set, "yes")));
-        assert_int_equal(json_array_size(wz_tensors_meta(set, "tokens")), 5);
+            assert_int_equal(json_integer_value(json_object_get(wz_tensors_meta(set), ints[i].key)), ints[i].want);
+        assert_true(json_real_value(json_object_get(wz_tensors_meta(set), "f32")) == 0.5);
+        assert_true(json_real_value(json_object_get(wz_tensors_meta(set), "f64")) == 0.25);
+        assert_true(json_real_value(json_object_get(wz_tensors_meta(set), "big")) == 0x1p64);
+        assert_true(json_is_null(json_object_get(wz_tensors_meta(set), "nan")));
+        assert_true(json_is_true(json_object_get(wz_tensors_meta(set), "yes")));
+        assert_int_equal(json_array_size(json_object_get(wz_tensors_meta(set), "tokens")), 5);
         assert_string_equal(meta_string(set, 0), "plain");
         assert_string_equal(meta_string(set, 1), "");
         /* U+10FDFF a U+10FDC3, and the real U+10FD80 as its four bytes */
@@ -523,8 +523,10 @@ static void real_gguf(void **state)
         struct wz_err err = { "" };
         struct wz_tensors *set = wz_tensors_open(name, &err);
         assert_string_equal(err.text, "");
-        assert_int_equal(json_array_size(wz_tensors_meta(set, "tokenizer.ggml.tokens")), rows[i].tokens);
-        assert_int_equal(json_array_size(wz_tensors_meta(set, "tokenizer.ggml.merges")), rows[i].merges);
+        assert_int_equal(json_array_size(json_object_get(wz_tensors_meta(set), "tokenizer.ggml.tokens")),
+                         rows[i].tokens);
+        assert_int_equal(json_array_size(json_object_get(wz_tensors_meta(set), "tokenizer.ggml.merges")),
+                         rows[i].merges);
         assert_int_equal(wz_tensors_count(set), rows[i].tensors);
         for (int k = 0; k < rows[i].tensors; k++) {
             const struct wz_tensor *t = wz_tensors_at(set, k);
@@ -536,7 +538,8 @@ static void real_gguf(void **state)
         if (rows[i].tensors) {
             const struct wz_tensor *t = wz_tensors_find(set, "token_embd.weight");
             assert_int_equal(t->shape[0], 32000);
-            assert_int_equal(t->shape[1], json_integer_value(wz_tensors_meta(set, "llama.embedding_length")));
+            assert_int_equal(t->shape[1],
+                             json_integer_value(json_object_get(wz_tensors_meta(set), "llama.embedding_length")));
         }
         wz_tensors_close(set);
         free(name);

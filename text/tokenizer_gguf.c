@@ -19,6 +19,7 @@ static const struct pre {
     { "smollm", { "\\p{N}", wz_gpt2_pattern }, false },
     { "starcoder", { "\\p{N}", wz_gpt2_pattern }, false },
     { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false },
+    { NULL },
 };
 
 static const json_t *meta(const json_t *all, const char *key)
@@ -78,7 +79,6 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
 {
     const char *model = json_string_value(meta(all, "model")), *pre = json_string_value(meta(all, "pre"));
     const char *jinja = json_string_value(json_object_get(all, "tokenizer.chat_template"));
-    size_t row = 0;
 
     if (!model || (strcmp(model, "gpt2") != 0 && strcmp(model, "llama") != 0))
         return wz_fail(err, "%s: tokenizer.ggml.model: expected gpt2 or llama, got \"%.40s\"", tok->name,
@@ -95,11 +95,10 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
                       json_is_true(meta(all, "remove_extra_whitespaces")));
         return 0;
     }
-    if (!pre) pre = "default";
-    while (row < WZ_COUNT(pres) && strcmp(pre, pres[row].name) != 0) row++;
-    if (row == WZ_COUNT(pres)) return wz_fail(err, "%s: tokenizer.ggml.pre: unknown value \"%.40s\"", tok->name, pre);
-    tok->ignore_merges = pres[row].ignore_merges;
-    wz_byte_level_stages(tok, pres[row].patterns);
+    const struct pre *row = wz_row_find(pres, sizeof *pres, "value of tokenizer.ggml.pre", pre ? pre : "default", err);
+    if (!row) return wz_fail_in(err, "%s", tok->name);
+    tok->ignore_merges = row->ignore_merges;
+    wz_byte_level_stages(tok, row->patterns);
     return read_merges(tok, meta(all, "merges"), err);
 }
 
@@ -108,7 +107,7 @@ int wz_load_gguf(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
     struct wz_tensors *set = wz_tensors_open(path, err);
 
     if (!set) return -1;
-    int rc = read_all(tok, wz_tensors_metadata(set), err);
+    int rc = read_all(tok, wz_tensors_meta(set), err);
     wz_tensors_close(set);
     return rc;
 }
