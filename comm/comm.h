@@ -7,7 +7,7 @@
 
 #include "kernels/kernels.h"
 
-/* WEIGHTS, SUMS and TREE are comm's own. */
+/* WEIGHTS, SUMS and TREE are comm's own: wz_recv does not take them. */
 enum wz_tag {
     WZ_TAG_EPISODES = 1,
     WZ_TAG_LABELLED,
@@ -41,8 +41,8 @@ struct wz_link {
  * bits only for the same ranks on the same machines; else those of the fixed tree. Calls wz_set_rank. -1 and a message
  * in err, which names the choices where there is no link of that name. */
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err);
-/* Names of the table of links, static; NULL after the last. */
-const char *wz_link_name(int i);
+/* Is there a link of that name? If not, the same message. */
+bool wz_link_known(const char *name, struct wz_err *err);
 void wz_link_close(struct wz_link *link); /* collective; before the backends whose memory it moved are closed */
 
 /* n bytes to a peer (may be this rank itself: then they are queued). Messages between two ranks with one tag arrive in

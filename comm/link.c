@@ -8,13 +8,20 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct {
+static const struct named {
     const char *name;
-    const struct wz_link_row *row;
-    bool nccl; /* required; by auto, mpi uses it where it can be had */
-} links[] = { { "self", &wz_link_self, false }, { "mpi", &wz_link_mpi, false }, { "nccl", &wz_link_mpi, true } };
+    const struct wz_link_row *row; /* NULL: auto */
+    bool nccl;                     /* required; by auto, mpi uses it where it can be had */
+} links[] = {
+    { "auto", NULL, false },        { "self", &wz_link_self, false },
+    { "mpi", &wz_link_mpi, false }, { "nccl", &wz_link_mpi, true },
+    { NULL, NULL, false },
+};
 
-const char *wz_link_name(int i) { return i < (int)WZ_COUNT(links) ? links[i].name : NULL; }
+bool wz_link_known(const char *name, struct wz_err *err)
+{
+    return wz_row_find(links, sizeof *links, "link", name, err) != NULL;
+}
 
 /* "auto": mpirun and srun --mpi=pmix set these variables for their children. */
 static int choose(const char **name, struct wz_err *err)
@@ -57,25 +64,17 @@ static void gather_hosts(struct wz_link *link)
 
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err)
 {
-    bool chosen = strcmp(name, "auto") == 0;
-    struct wz_buf names = { 0 };
+    const struct named *at = wz_row_find(links, sizeof *links, "link", name, err);
+    bool chosen = at && !at->row;
 
     *link = (struct wz_link){ .size = 1, .deadline = deadline };
-    if (chosen && choose(&name, err) < 0) return -1;
-    for (size_t i = 0; i < WZ_COUNT(links); i++) {
-        const struct wz_link_row *row = links[i].row;
-        if (strcmp(links[i].name, name) != 0) continue;
-        if ((links[i].nccl || (chosen && row == &wz_link_mpi)) && wz_nccl_open(link, links[i].nccl, ring, err) < 0)
-            return -1;
-        if (row->open(link, err) < 0) return -1;
-        link->row = row;
-        gather_hosts(link);
-        return 0;
-    }
-    for (size_t i = 0; i < WZ_COUNT(links); i++) wz_buf_printf(&names, ", %s", links[i].name);
-    wz_fail(err, "there is no link '%s': expected one of auto%s", name, names.data);
-    wz_buf_finish(&names);
-    return -1;
+    if (!at || (chosen && choose(&name, err) < 0)) return -1;
+    at = wz_row_find(links, sizeof *links, "link", name, err);
+    if ((at->nccl || (chosen && at->row == &wz_link_mpi)) && wz_nccl_open(link, at->nccl, ring, err) < 0) return -1;
+    if (at->row->open(link, err) < 0) return -1;
+    link->row = at->row;
+    gather_hosts(link);
+    return 0;
 }
 
 void wz_link_close(struct wz_link *link)
@@ -134,9 +133,8 @@ void wz_recv(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf
 {
     static const char *const operations[] = {
         [WZ_TAG_EPISODES] = "receive of episodes", [WZ_TAG_LABELLED] = "receive of labelled episodes",
-        [WZ_TAG_WEIGHTS] = "receive of weights",   [WZ_TAG_STATS] = "receive of statistics",
-        [WZ_TAG_CONTROL] = "receive of control",   [WZ_TAG_SUMS] = "receive of sums",
-        [WZ_TAG_MOMENTS] = "receive of moments",   [WZ_TAG_TREE] = "receive of a tree sum",
+        [WZ_TAG_STATS] = "receive of statistics",  [WZ_TAG_CONTROL] = "receive of control",
+        [WZ_TAG_MOMENTS] = "receive of moments",
     };
 
     wz_recv_for(link, from, tag, buf, operations[tag]);

@@ -174,5 +174,5 @@ static int mpi_moved(struct wz_link *link)
 }
 
 const struct wz_link_row wz_link_mpi = {
-    "mpi", mpi_open, mpi_leave, mpi_close, mpi_send, mpi_drive, mpi_recv, mpi_move, mpi_moved,
+    mpi_open, mpi_leave, mpi_close, mpi_send, mpi_drive, mpi_recv, mpi_move, mpi_moved,
 };

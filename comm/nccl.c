@@ -32,49 +32,30 @@ struct config { /* ncclConfig_t as of 2.18; newer versions read it by its size a
     int split;
 };
 
-struct api {
-    int (*GetVersion)(int *version);
-    const char *(*GetErrorString)(int rc);
-    const char *(*GetLastError)(struct comm *comm);
-    int (*GetUniqueId)(struct unique *id);
-    int (*CommInitRankConfig)(struct comm **comm, int n, struct unique id, int rank, struct config *config);
-    int (*CommGetAsyncError)(struct comm *comm, int *rc);
-    int (*CommDestroy)(struct comm *comm);
-    int (*CommAbort)(struct comm *comm);
-    int (*GroupStart)(void);
-    int (*GroupEnd)(void);
-    int (*Send)(const void *out, size_t n, int type, int peer, struct comm *comm, void *stream);
-    int (*Recv)(void *in, size_t n, int type, int peer, struct comm *comm, void *stream);
-    int (*Broadcast)(const void *out, void *in, size_t n, int type, int root, struct comm *comm, void *stream);
-    int (*Reduce)(const void *out, void *in, size_t n, int type, int op, int root, struct comm *comm, void *stream);
-    int (*ReduceScatter)(const void *out, void *in, size_t n, int type, int op, struct comm *comm, void *stream);
-    int (*AllGather)(const void *out, void *in, size_t n, int type, struct comm *comm, void *stream);
-};
-static const struct {
-    const char *name;
-    size_t at;
-} symbols[] = {
-#define SYMBOL(name)                             \
-    {                                            \
-        "nccl" #name, offsetof(struct api, name) \
-    }
-    SYMBOL(GetVersion),
-    SYMBOL(GetErrorString),
-    SYMBOL(GetLastError),
-    SYMBOL(GetUniqueId),
-    SYMBOL(CommInitRankConfig),
-    SYMBOL(CommGetAsyncError),
-    SYMBOL(CommDestroy),
-    SYMBOL(CommAbort),
-    SYMBOL(GroupStart),
-    SYMBOL(GroupEnd),
-    SYMBOL(Send),
-    SYMBOL(Recv),
-    SYMBOL(Broadcast),
-    SYMBOL(Reduce),
-    SYMBOL(ReduceScatter),
-    SYMBOL(AllGather),
-};
+/* The functions of the library that are used: result, name less "nccl", parameters. */
+/* clang-format off */
+#define FUNCTIONS(each) \
+    each(int, GetVersion, int *version) \
+    each(const char *, GetErrorString, int rc) \
+    each(const char *, GetLastError, struct comm *comm) \
+    each(int, GetUniqueId, struct unique *id) \
+    each(int, CommInitRankConfig, struct comm **comm, int n, struct unique id, int rank, struct config *config) \
+    each(int, CommGetAsyncError, struct comm *comm, int *rc) \
+    each(int, CommDestroy, struct comm *comm) \
+    each(int, CommAbort, struct comm *comm) \
+    each(int, GroupStart, void) \
+    each(int, GroupEnd, void) \
+    each(int, Send, const void *out, size_t n, int type, int peer, struct comm *, void *stream) \
+    each(int, Recv, void *in, size_t n, int type, int peer, struct comm *, void *stream) \
+    each(int, Broadcast, const void *out, void *in, size_t n, int type, int root, struct comm *, void *stream) \
+    each(int, Reduce, const void *out, void *in, size_t n, int type, int op, int root, struct comm *, void *stream) \
+    each(int, ReduceScatter, const void *out, void *in, size_t n, int type, int op, struct comm *, void *stream) \
+    each(int, AllGather, const void *out, void *in, size_t n, int type, struct comm *, void *stream)
+#define MEMBER(result, name, ...) result (*name)(__VA_ARGS__);
+#define SYMBOL(result, name, ...) { "nccl" #name, offsetof(struct api, name) },
+struct api { FUNCTIONS(MEMBER) };
+static const struct { const char *name; size_t at; } symbols[] = { FUNCTIONS(SYMBOL) };
+/* clang-format on */
 
 struct wz_nccl_comm {
     struct wz_link *link;
@@ -154,8 +135,7 @@ void wz_nccl_close(struct wz_link *link)
     aborted = NULL;
 }
 
-/* ---- a communicator -----------------------------------------------------------------------------------------------
- * */
+/* ---- a communicator --------------------------------------------------------------------------------------- */
 
 static int comm_rank(int member, int n) { return n & (n - 1) ? member : wz_shard_owner(member, n); }
 
@@ -262,7 +242,7 @@ struct wz_nccl_comm *wz_nccl_comm_of(struct wz_link *link, const struct wz_group
 
 bool wz_nccl_ring(const struct wz_nccl_comm *comm) { return comm->link->nccl->ring; }
 
-/* ---- transfers ------------------------------------------------------------------------------------------- */
+/* ---- transfers -------------------------------------------------------------------------------------------- */
 
 /* The NCCL calls of one ncclGroup; `each` is the result of one of them, `rc` the first error. */
 #define GROUP(comm, operation, peer, ...)                 \

@@ -7,7 +7,6 @@
 #include "comm/comm.h"
 
 struct wz_link_row {
-    const char *name; /* as in the recipe's key `link` */
     /* Sets rank, size and state; -1 and a message where this process can't be part of such a job. */
     int (*open)(struct wz_link *link, struct wz_err *err);
     /* A non-blocking barrier before close: true once every rank has entered it. */
@@ -45,7 +44,7 @@ void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf 
 /* A staging buffer of at least `size` bytes in the memory of be, owned by the link, valid until the next call. */
 void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size);
 
-/* ---- nccl.c: NCCL communicators between the members of a group --------------------------------------------- */
+/* ---- nccl.c: NCCL communicators between the members of a group -------------------------------------------- */
 
 enum { WZ_BUCKET = 64 << 20 }; /* bytes per NCCL call */
 

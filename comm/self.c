@@ -78,5 +78,5 @@ static void self_move(struct wz_link *link, enum wz_tag tag, int to, const void 
 static int self_moved(struct wz_link *link) { return -1; }
 
 const struct wz_link_row wz_link_self = {
-    "self", self_open, self_leave, self_close, self_send, self_drive, self_recv, self_move, self_moved,
+    self_open, self_leave, self_close, self_send, self_drive, self_recv, self_move, self_moved,
 };

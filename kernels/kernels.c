@@ -1,11 +1,21 @@
-/* The table of backends: opened by name. "auto" is the last row that opens, but never the first: it is slow, and its
- * bits are others. */
+/* The table of backends: opened by name. */
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-static const struct wz_backend_row *const rows[] = { &wz_backend_ref, &wz_backend_cpu, &wz_backend_cuda };
+struct named {
+    const char *name;
+    const struct wz_backend_row *row;
+};
+/* auto: the last row that opens, but never ref: it is slow, and its bits are others. */
+enum { AUTO, REF };
+static const struct named rows[] = {
+    [AUTO] = { "auto", NULL },
+    [REF] = { "ref", &wz_backend_ref },
+    { "cpu", &wz_backend_cpu },
+    { "cuda", &wz_backend_cuda },
+    { NULL, NULL },
+};
 
 struct opened {
     struct wz_backend be;
@@ -13,20 +23,7 @@ struct opened {
     struct wz_pool *pool; /* made here, so destroyed here, whatever be.pool became */
 };
 
-const char *wz_backend_name(int i) { return i < (int)WZ_COUNT(rows) ? rows[i]->name : NULL; }
-
-/* NULL and a sentence where there is none of that name. */
-static const struct wz_backend_row *row_named(const char *name, struct wz_err *err)
-{
-    struct wz_buf names = { 0 };
-
-    for (size_t i = 0; i < WZ_COUNT(rows); i++)
-        if (strcmp(name, rows[i]->name) == 0) return rows[i];
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) wz_buf_printf(&names, ", %s", rows[i]->name);
-    wz_fail(err, "there is no backend '%s': expected one of auto%s", name, names.data);
-    wz_buf_finish(&names);
-    return NULL;
-}
+const char *wz_backend_name(int i) { return rows[1 + i].name; }
 
 static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
                     int n)
@@ -34,13 +31,13 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     for (int i = 0; i < count; i++) be->ops.matmul(be, y[i], x, w[i], n, false);
 }
 
-static struct wz_backend *open_row(const struct wz_backend_row *row, int threads, const struct wz_numerics *numerics,
-                                   struct wz_err *err)
+static struct wz_backend *open_row(const char *name, const struct wz_backend_row *row, int threads,
+                                   const struct wz_numerics *numerics, struct wz_err *err)
 {
     struct opened *o = wz_alloc(sizeof *o);
 
     o->row = row;
-    o->be.name = row->name;
+    o->be.name = name;
     o->be.half_kv = row->half_kv;
     o->be.grain = row->grain;
     if (numerics) o->be.numerics = *numerics;
@@ -57,27 +54,25 @@ static struct wz_backend *open_row(const struct wz_backend_row *row, int threads
 struct wz_backend *wz_backend_open(const char *name, int threads, const struct wz_numerics *numerics,
                                    struct wz_err *err)
 {
-    if (strcmp(name, "auto") == 0) {
-        for (size_t i = WZ_COUNT(rows); i-- > 1;) {
-            struct wz_backend *be = open_row(rows[i], threads, numerics, err);
-            if (be) return be;
-        }
-        return NULL;
-    }
-    const struct wz_backend_row *row = row_named(name, err);
-    return row ? open_row(row, threads, numerics, err) : NULL;
+    const struct named *at = wz_row_find(rows, sizeof *rows, "backend", name, err);
+    struct wz_backend *be = NULL;
+
+    if (at && at->row) return open_row(at->name, at->row, threads, numerics, err);
+    for (size_t i = WZ_COUNT(rows) - 2; at && !be && i > REF; i--)
+        be = open_row(rows[i].name, rows[i].row, threads, numerics, err);
+    return be;
 }
 
 struct wz_backend *wz_backend_counting(const char *name, const struct wz_numerics *numerics, struct wz_err *err)
 {
-    const struct wz_backend_row *row = row_named(name, err);
-    struct wz_backend *be = row ? open_row(&wz_backend_count, 1, numerics, err) : NULL;
+    const struct named *at = wz_row_find(rows, sizeof *rows, "backend", name, err);
 
-    if (!be) return NULL;
-    be->name = row->name;
-    be->half_kv = row->half_kv;
-    be->grain = row->grain;
-    be->counted = row;
+    if (!at) return NULL;
+    assert(at->row);
+    struct wz_backend *be = open_row(at->name, &wz_backend_count, 1, numerics, err);
+    be->half_kv = at->row->half_kv;
+    be->grain = at->row->grain;
+    be->counted = at->row;
     return be;
 }
 

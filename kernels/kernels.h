@@ -11,15 +11,16 @@
 #include "kernels/ops.h"
 
 /* "ref": plain loops, double sums, one thread: the definition.  "cpu": fast.  "cuda": one NVIDIA GPU.  "auto": the
- * best that opens here. NULL and a sentence on error, which names the choices where there is no backend of that name.
+ * best that opens here. NULL and a message on error, which names the choices where there is no backend of that name.
  * threads <= 0: all cores this process may use. numerics NULL: the defaults. */
 struct wz_backend *wz_backend_open(const char *name, int threads, const struct wz_numerics *numerics,
                                    struct wz_err *err);
 void wz_backend_close(struct wz_backend *be); /* accepts NULL */
-/* Names of the table of backends, whether or not they open on this machine; NULL after the last. */
+/* Names of the table of backends but auto, whether or not they open on this machine; NULL after the last. */
 const char *wz_backend_name(int i);
-/* For plans: a backend that stands for the named row, whether or not that opens here, and allocates nothing: it counts
- * what would be allocated. What is created on it can be destroyed, and nothing else. Errors as wz_backend_open. */
+/* For plans: a backend that stands for the named row (not auto), whether or not that opens here, and allocates nothing:
+ * it counts what would be allocated. What is created on it can be destroyed, and nothing else. Errors as
+ * wz_backend_open. */
 struct wz_backend *wz_backend_counting(const char *name, const struct wz_numerics *numerics, struct wz_err *err);
 struct wz_counted {
     const char *label;
@@ -44,8 +45,6 @@ static inline enum wz_type wz_type_named(const char *name)
 {
     return name[0] == 'i' ? WZ_INT8 : name[0] == 'b' ? WZ_BF16 : WZ_F32;
 }
-
-static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4 : 2; }
 
 /* ---- shards ----------------------------------------------------------------------------------------------- */
 

@@ -22,6 +22,7 @@
  * Every output channel of W and every token of x has a scale s = max |x| / 127 and q = round(x / s), to nearest even;
  * y = s_x s_w sum q_x q_w with an exact integer sum, which bounds `in` by 65536. */
 enum wz_type { WZ_F32, WZ_BF16, WZ_INT8 };
+static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4 : 2; } /* of an element in memory */
 
 /* Elements in a block of a sharded or block-wise summed array. */
 enum { WZ_BLOCK = 65536 };
@@ -184,7 +185,7 @@ struct wz_device {
 
 /* What decides a backend's bits besides its row. Zeroed: the defaults. */
 struct wz_numerics {
-    bool fast;       /* cuda: products by cuBLASLt, which keep only the third promise */
+    bool fast;       /* cuda: products by cuBLASLt, which keep only the third property above */
     const char *isa; /* cpu: the instruction set; NULL or "auto": the best of this machine. Outlives the backend */
 };
 
@@ -206,9 +207,8 @@ struct wz_backend {
     const struct wz_device *device; /* NULL: memory is the host's, and what alloc returns may be read and written */
 };
 
-/* One row of the table of backends. */
+/* One row of the table of backends, which is in kernels.c with their names. */
 struct wz_backend_row {
-    const char *name;
     int (*open)(struct wz_backend *be, struct wz_err *err); /* fills the ops; -1 and `err` where it is unavailable */
     void (*close)(struct wz_backend *be);
     /* bytes that pack will allocate for w; reads no data, needs no open */

@@ -67,17 +67,9 @@ static void check_names(struct checks *v, const struct wz_recipe *recipe)
 {
     struct wz_err err = { 0 };
     struct wz_judge judge;
-    struct wz_buf links = { 0 };
-    bool known = !strcmp(recipe->link, "auto");
 
-    wz_buf_str(&links, "auto");
-    for (int i = 0; wz_link_name(i); i++) {
-        known |= !strcmp(recipe->link, wz_link_name(i));
-        wz_buf_printf(&links, ", %s", wz_link_name(i));
-    }
-    if (known) say(v, WORKS, "link", "%s, of %s", recipe->link, links.data);
-    else say(v, FAIL, "link", "there is no link '%s': expected one of %s", recipe->link, links.data);
-    wz_buf_finish(&links);
+    if (wz_link_known(recipe->link, &err)) say(v, WORKS, "link", "%s", recipe->link);
+    else say(v, FAIL, "link", "%s", err.text);
     if (wz_job_judge(&judge, recipe, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
     else say(v, WORKS, "judge", "%s", recipe->judge.name);
     wz_judge_close(&judge);

@@ -114,7 +114,7 @@ static int alternate(struct rendering *r, const struct wz_message *messages, int
     return first;
 }
 
-/* ---- the templates --------------------------------------------------------------------------------------------- */
+/* ---- the templates ---------------------------------------------------------------------------------------- */
 
 static int header(struct rendering *r, const char *role)
 {
@@ -251,31 +251,21 @@ static const struct wz_template templates[] = {
     { "llama2", { "" }, { NULL }, llama2 },
     { "mistral", { "" }, { NULL }, mistral },
     { "sandbox", { "<sys>", "<user>", "<end>", "<asst>" }, { "<end>" }, sandbox },
+    { NULL },
 };
 
-/* ---- the public functions
- * -------------------------------------------------------------------------------------------- */
+/* ---- the public functions --------------------------------------------------------------------------------- */
 
-static const struct wz_template *find(const char *name)
+bool wz_template_known(const char *name)
 {
-    for (size_t i = 0; i < WZ_COUNT(templates); i++)
-        if (strcmp(templates[i].name, name) == 0) return &templates[i];
-    return NULL;
+    return wz_row_find(templates, sizeof *templates, "chat template", name, NULL) != NULL;
 }
-
-bool wz_template_known(const char *name) { return find(name) != NULL; }
 
 const struct wz_template *wz_template_find(const char *name, const struct wz_tokenizer *tok, struct wz_err *err)
 {
-    const struct wz_template *t = find(name ? name : "");
+    const struct wz_template *t = wz_row_find(templates, sizeof *templates, "chat template", name ? name : "", err);
 
-    if (!t) {
-        char names[128] = "";
-        for (size_t i = 0, n = 0; i < WZ_COUNT(templates); i++)
-            n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", templates[i].name);
-        wz_fail(err, "chat template: expected one of %s, got \"%.60s\"", names, name ? name : "");
-        return NULL;
-    }
+    if (!t) return NULL;
     for (int i = 0; t->needs[i]; i++) {
         if (*t->needs[i] ? wz_tokenizer_id(tok, t->needs[i]) >= 0 : tok->bos >= 0 && (t->stops[0] || tok->eos >= 0))
             continue;

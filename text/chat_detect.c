@@ -1,8 +1,7 @@
 /* Which template of chat.c a model's Jinja chat template is: recognised by strings that it contains. A Jinja text that
  * also contains something which ours does not write (another default system message, other spaces) is "?": an almost
  * correct template would be worse than none. Llama 3.2's takes the date from strftime_now where it is defined; it
- * counts as llama3.1, which has its fallback date. Llama Guard's lists categories from S1 on and is no chat template.
- * */
+ * counts as llama3.1, which has its fallback date. Llama Guard's lists categories from S1 on: no chat template. */
 #include <string.h>
 
 #include "text/tokenizer_inside.h"

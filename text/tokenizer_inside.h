@@ -66,8 +66,7 @@ struct wz_tokenizer {
 
 /* ---- tokenizer_vocab.c: pieces by id and by text, merges -------------------------------------------------- */
 
-/* Adds a piece. -1 and a message when the id is out of range or taken, or the text is a duplicate, empty or not UTF-8.
- * */
+/* Adds a piece. -1 and a message when the id is out of range or taken, or the text is empty, known or not UTF-8. */
 int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, enum wz_piece_kind kind, float score,
                  struct wz_err *err);
 /* An added token of a tokenizer.json: a new piece, or a new kind for the piece that has this id and text. */
@@ -127,7 +126,7 @@ int wz_bpe_run(const struct wz_tokenizer *tok, const char *s, size_t n, struct w
                struct wz_err *err);
 void wz_bpe_finish(struct wz_bpe *work);
 
-/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_complete follows --------------------------- */
+/* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_complete follows -------------------------- */
 
 int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err); /* tokenizer_json.c */
 int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);          /* tokenizer_config.json */

@@ -72,4 +72,4 @@ static int open_count(struct wz_backend *be, struct wz_err *err)
 
 static void close_count(struct wz_backend *be) { free(be->state); }
 
-const struct wz_backend_row wz_backend_count = { "count", open_count, close_count, NULL, NULL, false, 1 };
+const struct wz_backend_row wz_backend_count = { open_count, close_count, NULL, NULL, false, 1 };

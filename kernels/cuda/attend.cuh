@@ -29,9 +29,20 @@ struct attend {
     const float *q;
 };
 
-/* Copies tokens' positions to the device, and tiles: runs of a sequence's tokens with more than `few` queries in tiles
- * of `wide` queries, count[0] tiles; after these the other runs in tiles of QUERIES, count[1]. */
+/* Copies tokens' positions to the device. */
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
+
+/* An op's arguments as kernels take them, without tiles. The forward writes out and lse, the backward reads them. */
+static inline struct attend attend_of(struct wz_backend *be, const float *out, const float *lse, const float *q,
+                                      const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+{
+    float scale = 1 / sqrtf((float)kv->head_dim);
+
+    return { *kv, wz_cuda_places(be, rows), heads, heads / kv->heads, scale, (float *)out, (float *)lse, q };
+}
+
+/* Copies tiles to the device: runs of a sequence's tokens with more than `few` queries in tiles of `wide` queries,
+ * count[0] tiles; after these the other runs in tiles of QUERIES, count[1]. */
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
                                  int wide, int few, int count[2]);
 

@@ -233,20 +233,12 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
                       const struct wz_rows *rows, int heads)
 {
-    struct attend a = { .kv = *kv,
-                        .at = {},
-                        .heads = heads,
-                        .group = heads / kv->heads,
-                        .scale = 1 / sqrtf((float)kv->head_dim),
-                        .out = out,
-                        .lse = lse,
-                        .q = q };
+    wz_cuda_doing = __func__;
+    struct attend a = attend_of(be, out, lse, q, kv, rows, heads);
     int d = kv->head_dim, count[2], last = 0, parts = 1;
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;
 
-    wz_cuda_doing = __func__;
-    a.at = wz_cuda_places(be, rows);
     if (wz_cuda_flash(be, &a, rows)) return;
     if (shared > (size_t)cuda_of(be)->shared)
         wz_cuda_plugin.die("cuda: attention: heads of %d channels are too wide", d);

@@ -18,7 +18,7 @@ enum { KEYS = 16 };
 struct back {
     struct attend a;
     float *d_q, *d_k, *d_v, *delta;
-    const float *d_out, *out;
+    const float *d_out;
     const struct tile *keys; /* tiles of KEYS keys of a sequence */
 };
 
@@ -152,29 +152,13 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
                            const float *out, const float *lse, const float *q, const struct wz_kv *kv,
                            const struct wz_rows *rows, int heads)
 {
-    struct back b = { .a = { .kv = *kv,
-                             .at = {},
-                             .heads = heads,
-                             .group = heads / kv->heads,
-                             .scale = 1 / sqrtf((float)kv->head_dim),
-                             .out = NULL,
-                             .lse = (float *)lse,
-                             .q = q },
-                      .d_q = d_q,
-                      .d_k = d_k,
-                      .d_v = d_v,
-                      .delta = NULL,
-                      .d_out = d_out,
-                      .out = out,
-                      .keys = NULL };
+    wz_cuda_doing = __func__;
+    struct back b = { attend_of(be, out, lse, q, kv, rows, heads), d_q, d_k, d_v, NULL, d_out, NULL };
     int d = kv->head_dim, count[2], blocks[2];
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) *
                     sizeof(float);
 
-    wz_cuda_doing = __func__;
-    b.a.at = wz_cuda_places(be, rows);
-    b.a.out = (float *)out;
     if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
     if (shared > (size_t)cuda_of(be)->shared)
         wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);

@@ -1,8 +1,8 @@
 /* cuda: the backend for NVIDIA GPUs (sm_80 and later): the device, its memory, the plugin's symbol.
  *
- * numerics.fast selects how products are computed; see enum math. Ranks of a node are assigned
- * to its devices by their local rank. All work is queued in one stream; host arrays are copied before a call returns,
- * so callers may reuse them. */
+ * numerics.fast selects how products are computed; see enum math. Ranks of a node are assigned to its devices by their
+ * local rank. All work is queued in one stream; host arrays are copied before a call returns, so callers may reuse
+ * them. */
 #include <stdarg.h>
 
 #include <string>
@@ -56,13 +56,13 @@ const void *wz_cuda_mirror(struct wz_backend *be, enum mirror_of what, const voi
 
     wz_cuda_mirrored(be, &m->region, !same);
     if (same) return m->device;
-    if (m->room < size || !m->device) {
+    if (m->cap < size || !m->device) {
         CHECK(cudaStreamSynchronize(stream_of(be)));
         CHECK(cudaFree(m->device));
         free(m->host);
-        m->room = size + size / 2;
-        m->device = take(m->room);
-        if (!(m->host = malloc(m->room ? m->room : 1))) wz_cuda_plugin.die("cuda: no memory for %zu bytes", m->room);
+        m->cap = size + size / 2;
+        m->device = take(m->cap);
+        if (!(m->host = malloc(m->cap ? m->cap : 1))) wz_cuda_plugin.die("cuda: no memory for %zu bytes", m->cap);
     }
     m->size = size;
     memcpy(m->host, host, size);

@@ -1,5 +1,4 @@
-/* cuda: declarations shared by the files of the cuda backend. All work is queued in one stream, in order of the calls.
- * */
+/* cuda: declarations shared by the files of the cuda backend. All work is queued in one stream, in order. */
 #ifndef WZ_CUDA_H
 #define WZ_CUDA_H
 
@@ -53,7 +52,7 @@ struct cuda {
     } scratch[SCRATCHES];
     struct {
         void *device, *host;
-        size_t size, room;
+        size_t size, cap;
         unsigned region;
     } mirror[MIRRORS];
 };
@@ -111,14 +110,12 @@ void *wz_cuda_later(struct wz_backend *be, void *host, size_t n);
 void wz_cuda_mirrored(struct wz_backend *be, unsigned *region, bool changed);
 
 /* The bf16 copy of x[n, c], rows wz_cuda_pitch(c) apart, from the cache or made now; the copy returned before stays
- * valid. A kernel that writes x may write its copy too: into wz_cuda_half_room, announced by wz_cuda_half_made.
+ * valid. A kernel that writes x may write its copy too: into wz_cuda_half_reserve, announced by wz_cuda_half_made.
  * wz_cuda_wrote invalidates copies of [p, p + size) (p NULL: all); LAUNCH calls it, other writers must. */
 const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, int c);
-struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n);
+struct rounded *wz_cuda_half_reserve(struct wz_backend *be, size_t n);
 void wz_cuda_half_made(struct wz_backend *be, struct rounded *half, const float *x, size_t n, int row);
 void wz_cuda_wrote(struct wz_backend *be, const void *p, size_t size);
-
-static inline size_t wz_type_bytes(enum wz_type type) { return type == WZ_BF16 ? 2 : 4; }
 
 static inline size_t wz_cuda_pitch(int c) { return ((size_t)c + 7) / 8 * 8; }
 

@@ -42,8 +42,7 @@ template <int D> INLINE void read_a(unsigned a[4], const bf16 *tile, struct oper
     ldmatrix(a, tile + row * D + (at.rows ^ 16 * k));
 }
 
-/* Two b operands: the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, over channels [16 k, 16 k + 16).
- * */
+/* Two b operands: the tile's rows [row, row + 8) and [row + 8, row + 16) as columns, channels [16 k, 16 k + 16). */
 template <int D> INLINE void read_b(unsigned b[4], const bf16 *tile, struct operand_offsets at, int row, int k)
 {
     ldmatrix(b, tile + row * D + (at.columns ^ 16 * k));

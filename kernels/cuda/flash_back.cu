@@ -54,8 +54,7 @@ template <int D> static __global__ void arrange(struct back b)
     b.lse2[to] = b.a.lse[i] * LOG2E;
 }
 
-/* Calls fn(h, column, element) for this lane's elements of a [16, STEP] mma result; matrix row g for h 0, g + 8 for 1.
- * */
+/* Calls fn(h, column, element) for this lane's part of a [16, STEP] mma result; matrix row g for h 0, g + 8 for 1. */
 template <class F> INLINE void for_each_score(F fn)
 {
 #pragma unroll

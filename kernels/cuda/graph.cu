@@ -22,7 +22,7 @@ enum { GRAPHS = 16, PINNED = 1 << 16, LATER = 8 };
 
 struct list {
     char *p;
-    size_t n, room;
+    size_t n, cap;
 };
 
 struct graph {
@@ -51,10 +51,10 @@ void wz_cuda_note(struct wz_backend *be, const void *p, size_t n)
 {
     struct list *list = &cuda_of(be)->region->list;
 
-    if (list->n + n > list->room) {
-        list->room = 2 * (list->n + n);
-        if (!(list->p = (char *)realloc(list->p, list->room)))
-            wz_cuda_plugin.die("cuda: no memory for %zu bytes", list->room);
+    if (list->n + n > list->cap) {
+        list->cap = 2 * (list->n + n);
+        if (!(list->p = (char *)realloc(list->p, list->cap)))
+            wz_cuda_plugin.die("cuda: no memory for %zu bytes", list->cap);
     }
     memcpy(list->p + list->n, p, n);
     list->n += n;

@@ -120,7 +120,7 @@ template <class T> static void run_sweep(struct wz_backend *be, const struct swe
 static void sweep(struct wz_backend *be, struct sweep *s, const void *x, const struct wz_weight *w, int first, int cols)
 {
     size_t pitch, across = (size_t)((cols + COLS - 1) / COLS);
-    const char *b = (const char *)wz_cuda_weight(w, &pitch) + (size_t)first * pitch * wz_type_bytes(w->type);
+    const char *b = (const char *)wz_cuda_weight(w, &pitch) + (size_t)first * pitch * wz_type_size(w->type);
 
     s->first = first;
     s->f.n = cols;
@@ -230,7 +230,7 @@ static struct sweep sweep_of(struct wz_backend *be, const struct wz_weight *w, i
     return s;
 }
 
-static struct part *room_for_parts(struct wz_backend *be, const struct sweep *s)
+static struct part *parts_reserve(struct wz_backend *be, const struct sweep *s)
 {
     return (struct part *)wz_cuda_scratch(be, PARTIAL, (size_t)s->f.m * (size_t)s->blocks * sizeof(struct part));
 }
@@ -240,7 +240,7 @@ static struct part *room_for_parts(struct wz_backend *be, const struct sweep *s)
 static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                          const struct wz_weight *w, const int *targets, float temperature, int n)
 {
-    float *room = (float *)wz_cuda_scratch(be, SMALL, 4 * MOST * sizeof *room), got[3 * MOST], *more;
+    float *scores = (float *)wz_cuda_scratch(be, SMALL, 4 * MOST * sizeof *scores), got[3 * MOST], *more;
     struct rows r;
 
     wz_cuda_doing = __func__;
@@ -253,12 +253,12 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
         if (r.m == 0) break;
         struct sweep s = sweep_of(be, w, r.m, r.d_values);
         const void *tokens = gather(be, &r, x, w, &more);
-        s.parts = room_for_parts(be, &s);
+        s.parts = parts_reserve(be, &s);
         s.targets = r.d_target;
-        s.picked = room + 3 * MOST;
+        s.picked = scores + 3 * MOST;
         sweep_all(be, &s, tokens, w);
-        LAUNCH(be, row_scores, (r.m + WARPS - 1) / WARPS, BLOCK, 0, s, room);
-        wz_cuda_download(be, got, room, 3 * (size_t)r.m * sizeof *got);
+        LAUNCH(be, row_scores, (r.m + WARPS - 1) / WARPS, BLOCK, 0, s, scores);
+        wz_cuda_download(be, got, scores, 3 * (size_t)r.m * sizeof *got);
         for (int i = 0; i < r.m; i++) {
             logp[r.row[i]] = got[i];
             lse[r.row[i]] = got[r.m + i];
@@ -290,7 +290,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
         struct sweep s = sweep_of(be, w, m, scale + at);
         s.ldz = (size_t)s.blocks * COLS;
         s.z = (float *)wz_cuda_scratch(be, LOGITS, (size_t)m * s.ldz * sizeof *s.z);
-        s.parts = room_for_parts(be, &s);
+        s.parts = parts_reserve(be, &s);
         sweep_all(be, &s, w->type == WZ_BF16 ? (const void *)wz_cuda_half(be, rows, m, w->in) : rows, w);
         struct picking p = { s.z, s.scale, s.parts, s.blocks, w->out, at_picks + at, tokens + at, logps + at };
         wz_cuda_pick(be, &p, m);
@@ -314,7 +314,7 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
                       const int *targets, const float *d_logp, const float *lse, float temperature, int n)
 {
-    size_t c = (size_t)w->in, bytes = wz_type_bytes(w->type), pitch,
+    size_t c = (size_t)w->in, bytes = wz_type_size(w->type), pitch,
            pitch_x = w->type == WZ_BF16 ? wz_cuda_pitch(w->in) : c;
     const char *weights = (const char *)wz_cuda_weight(w, &pitch);
     struct rows r;

@@ -231,7 +231,7 @@ template <class T> static void round_to(struct wz_backend *be, void *out, const 
                    (int)eights, sizeof(T) == 4 && (size_t)x % 16 == 0 && c % 4 == 0);
 }
 
-struct rounded *wz_cuda_half_room(struct wz_backend *be, size_t n)
+struct rounded *wz_cuda_half_reserve(struct wz_backend *be, size_t n)
 {
     struct cuda *cuda = cuda_of(be);
     struct rounded *half = &cuda->half[cuda->half[1].used < cuda->half[0].used];
@@ -260,7 +260,7 @@ const __nv_bfloat16 *wz_cuda_half(struct wz_backend *be, const float *x, int n, 
             h.used = ++cuda_of(be)->uses;
             return h.p;
         }
-    struct rounded *half = wz_cuda_half_room(be, (size_t)n * wz_cuda_pitch(c));
+    struct rounded *half = wz_cuda_half_reserve(be, (size_t)n * wz_cuda_pitch(c));
     round_to(be, half->p, x, (size_t)n, c);
     wz_cuda_half_made(be, half, x, all, row);
     return half->p;
@@ -281,16 +281,19 @@ const void *wz_cuda_weight(const struct wz_weight *w, size_t *pitch)
     return w->packed ? w->packed : w->data;
 }
 
+/* x [n, c] as products with a weight of `type` read it; *pitch: elements between its rows. */
+static const void *operand(struct wz_backend *be, const float *x, int n, int c, enum wz_type type, size_t *pitch)
+{
+    *pitch = type == WZ_BF16 ? wz_cuda_pitch(c) : (size_t)c;
+    return type == WZ_BF16 ? (const void *)wz_cuda_half(be, x, n, c) : x;
+}
+
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
     wz_cuda_doing = __func__;
-    bool half = w->type == WZ_BF16;
-    size_t pitch;
-    const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
-    struct product p = {
-        y,      a,     b,   (size_t)w->out, half ? wz_cuda_pitch(w->in) : (size_t)w->in, 1, 1, pitch, n,
-        w->out, w->in, add, w->type
-    };
+    size_t lda, ldb;
+    const void *a = operand(be, x, n, w->in, w->type, &lda), *b = wz_cuda_weight(w, &ldb);
+    struct product p = { y, a, b, (size_t)w->out, lda, 1, 1, ldb, n, w->out, w->in, add, w->type };
 
     wz_cuda_product(be, &p);
 }
@@ -299,13 +302,9 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
                           bool add)
 {
     wz_cuda_doing = __func__;
-    bool half = w->type == WZ_BF16;
-    size_t pitch;
-    const void *b = wz_cuda_weight(w, &pitch), *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
-    struct product p = {
-        d_x,   a,      b,   (size_t)w->in, half ? wz_cuda_pitch(w->out) : (size_t)w->out, 1, pitch, 1, n,
-        w->in, w->out, add, w->type
-    };
+    size_t lda, ldb;
+    const void *a = operand(be, d_y, n, w->out, w->type, &lda), *b = wz_cuda_weight(w, &ldb);
+    struct product p = { d_x, a, b, (size_t)w->in, lda, 1, ldb, 1, n, w->in, w->out, add, w->type };
 
     wz_cuda_product(be, &p);
 }
@@ -314,22 +313,9 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
                           const struct wz_weight *w, int n)
 {
     wz_cuda_doing = __func__;
-    bool half = w->type == WZ_BF16;
-    const void *a = half ? (const void *)wz_cuda_half(be, d_y, n, w->out) : d_y;
-    const void *b = half ? (const void *)wz_cuda_half(be, x, n, w->in) : x;
-    struct product p = { d_w,
-                         a,
-                         b,
-                         (size_t)w->in,
-                         1,
-                         half ? wz_cuda_pitch(w->out) : (size_t)w->out,
-                         half ? wz_cuda_pitch(w->in) : (size_t)w->in,
-                         1,
-                         w->out,
-                         w->in,
-                         n,
-                         true,
-                         w->type };
+    size_t lda, ldb;
+    const void *a = operand(be, d_y, n, w->out, w->type, &lda), *b = operand(be, x, n, w->in, w->type, &ldb);
+    struct product p = { d_w, a, b, (size_t)w->in, 1, lda, ldb, 1, w->out, w->in, n, true, w->type };
 
     wz_cuda_product(be, &p);
 }

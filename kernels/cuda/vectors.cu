@@ -4,8 +4,8 @@
  *                  separately, then fixed trees over the four and over the lanes
  *   arrays         four elements per thread: one 16-byte access where all arrays are aligned, else one by one, with the
  *                  same bits
- *   bf16 copies    outputs that a product reads next are also written in bf16 (cuda.cuh) once a product has asked for
- *   it gradients      of a norm's weight: one thread per channel, over tokens in order; of an embedding: one thread per
+ *   bf16 copies    outputs that a product reads next are also in bf16 (cuda.cuh) once a product has asked for it
+ *   gradients      of a norm's weight: one thread per channel, over tokens in order; of an embedding: one thread per
  *                  channel of one id, over that id's tokens in order (sorted by id on the host)
  *   squares        one block for WZ_BLOCK elements, in double */
 #include "kernels/cuda/cuda.cuh"
@@ -135,16 +135,16 @@ static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, c
 }
 
 /* Where to write a bf16 copy of n contiguous floats, or NULL where no product has asked for copies. */
-static struct rounded *copy_room(struct wz_backend *be, size_t n, int c)
+static struct rounded *copy_reserve(struct wz_backend *be, size_t n, int c)
 {
-    return cuda_of(be)->halves && n > 0 && c % 8 == 0 ? wz_cuda_half_room(be, n) : NULL;
+    return cuda_of(be)->halves && n > 0 && c % 8 == 0 ? wz_cuda_half_reserve(be, n) : NULL;
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
                     float eps)
 {
     size_t all = (size_t)n * (size_t)c;
-    struct rounded *copy = copy_room(be, all, c);
+    struct rounded *copy = copy_reserve(be, all, c);
 
     LAUNCH(be, norm_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, out, copy ? copy->p : NULL, rstd, x, w, n, c, eps,
            wide(out, x, w) && c % 4 == 0);
@@ -258,7 +258,7 @@ static __global__ void swiglu_all(float *out, __nv_bfloat16 *half, const float *
 
 static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
 {
-    struct rounded *copy = copy_room(be, n, (int)(n % 8));
+    struct rounded *copy = copy_reserve(be, n, (int)(n % 8));
 
     LAUNCH(be, swiglu_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n,
            wide(out, gate, up));

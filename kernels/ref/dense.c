@@ -218,4 +218,4 @@ static int open_ref(struct wz_backend *be, struct wz_err *err)
 
 static void close_ref(struct wz_backend *be) { be->state = NULL; }
 
-const struct wz_backend_row wz_backend_ref = { "ref", open_ref, close_ref, packed, NULL, false, 1 };
+const struct wz_backend_row wz_backend_ref = { open_ref, close_ref, packed, NULL, false, 1 };
