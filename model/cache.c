@@ -58,7 +58,7 @@ static int pages_for(const struct wz_cache *cache, int tokens)
     return n < cache->pages ? n : cache->pages;
 }
 
-void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
+void wz_seq_prealloc(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
 {
     int cap = pages_for(cache, tokens);
 
@@ -68,9 +68,9 @@ void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
 }
 
 /* A page list that is too short is reallocated once, for the longest sequence. */
-static void seq_room(const struct wz_cache *cache, struct wz_seq *seq, int n_pages)
+static void seq_grow(const struct wz_cache *cache, struct wz_seq *seq, int n_pages)
 {
-    if (n_pages > seq->cap) wz_seq_room(cache, seq, cache->context);
+    if (n_pages > seq->cap) wz_seq_prealloc(cache, seq, cache->context);
 }
 
 static int page_take(struct wz_cache *cache)
@@ -93,7 +93,7 @@ bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n)
     int want = (seq->len + n + cache->page - 1) / cache->page;
 
     if (want - seq->n_pages > wz_cache_free_pages(cache)) return false;
-    seq_room(cache, seq, want);
+    seq_grow(cache, seq, want);
     while (seq->n_pages < want) seq->pages[seq->n_pages++] = page_take(cache);
     return true;
 }
@@ -104,7 +104,7 @@ bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq
 
     assert(dst->len == 0 && dst->n_pages == 0 && len >= 0 && len <= src->len);
     if (part && wz_cache_free_pages(cache) == 0) return false;
-    seq_room(cache, dst, full + (part > 0));
+    seq_grow(cache, dst, full + (part > 0));
     for (int i = 0; i < full; i++) {
         dst->pages[i] = src->pages[i];
         cache->uses[src->pages[i]]++;

@@ -104,10 +104,10 @@ struct wz_engine *wz_engine_create(struct wz_model *model, int max_num_seqs, int
         wz_host_alloc(model->be, wz_mul(n_tokens * sizeof(int), (size_t)max_seq_len), "prefix-cache token ids");
     for (size_t i = 0; i < n_tokens; i++) {
         e->tokens[i].ids = e->all_ids + i * (size_t)max_seq_len;
-        wz_seq_room(e->cache, &e->tokens[i].seq, max_seq_len);
+        wz_seq_prealloc(e->cache, &e->tokens[i].seq, max_seq_len);
         e->free_tokens[i] = &e->tokens[i];
     }
-    wz_work_room(e->work, e->cache, max_num_seqs + 1, max_seq_len);
+    wz_work_prealloc(e->work, e->cache, max_num_seqs + 1, max_seq_len);
     e->running = wz_alloc(sizeof *e->running * n);
     e->seqs = wz_alloc(sizeof *e->seqs * n);
     e->count = wz_alloc(sizeof *e->count * n);
@@ -262,7 +262,7 @@ void wz_engine_cancel(struct wz_engine *e, struct wz_request *r)
 static bool admit(struct wz_engine *e, struct running *to)
 {
     struct wz_request *r = e->waiting;
-    int room = e->max_seq_len - r->n_prompt, most = r->max_tokens < room ? r->max_tokens : room;
+    int left = e->max_seq_len - r->n_prompt, most = r->max_tokens < left ? r->max_tokens : left;
     struct tokens *tokens = NULL;
 
     if (r->n_prompt > 0 && most > 0)
@@ -273,7 +273,7 @@ static bool admit(struct wz_engine *e, struct running *to)
         }
     e->waiting = r->next;
     if (r->n_prompt < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt is empty");
-    else if (room < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt leaves no room in the context");
+    else if (left < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt fills the context");
     else if (most < 1) finish(e, r, WZ_FINISH_LENGTH, NULL);
     else if (!tokens) finish(e, r, WZ_FINISH_FAILED, "the prompt needs more cache pages than there are");
     else {
@@ -343,7 +343,7 @@ static void forward_and_sample(struct wz_engine *e)
 int wz_engine_step(struct wz_engine *e)
 {
     double begin = wz_now();
-    bool room = true;
+    bool admitted = true;
 
     if (!e->busy && e->waiting) {
         if (e->version != e->model->version) wz_engine_flush(e);
@@ -351,7 +351,7 @@ int wz_engine_step(struct wz_engine *e)
     }
     assert(!e->busy || e->version == e->model->version); /* guarantee 6: keys and values are of the weights in use */
     for (int i = 0; i < e->max_num_seqs; i++)
-        while (room && !e->running[i].request && e->waiting) room = admit(e, &e->running[i]);
+        while (admitted && !e->running[i].request && e->waiting) admitted = admit(e, &e->running[i]);
     forward_and_sample(e);
     e->busy = e->unfinished > 0;
     e->stats.seconds += wz_now() - begin;

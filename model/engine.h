@@ -10,7 +10,7 @@ enum wz_finish_reason {
     WZ_FINISH_LENGTH,  /* max_tokens */
     WZ_FINISH_CONTEXT, /* prompt and answer fill max_seq_len */
     WZ_FINISH_CANCELLED,
-    WZ_FINISH_FAILED, /* nothing was generated; `problem` has the sentence */
+    WZ_FINISH_FAILED, /* nothing was generated; `problem` says why */
 };
 
 /* What to generate and how, filled in by the caller, and the results. The request, its prompt_ids and its stop_ids stay

@@ -92,7 +92,7 @@ void wz_work_destroy(struct wz_work *w)
     free(w);
 }
 
-void wz_work_room(struct wz_work *w, const struct wz_cache *cache, int seqs, int tokens)
+void wz_work_prealloc(struct wz_work *w, const struct wz_cache *cache, int seqs, int tokens)
 {
     int stride = (tokens + cache->page - 1) / cache->page;
 
@@ -113,7 +113,7 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
            (!w->open || w->version == m->version));
     for (int s = 0; s < batch->n_seqs; s++)
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
-    if (batch->n_seqs > w->table_cap / stride) wz_work_room(w, cache, 2 * batch->n_seqs, stride * page);
+    if (batch->n_seqs > w->table_cap / stride) wz_work_prealloc(w, cache, 2 * batch->n_seqs, stride * page);
     w->whole = true;
     for (int s = 0; s < batch->n_seqs; s++) {
         const struct wz_seq *seq = batch->seqs[s];

@@ -18,8 +18,7 @@
 
 enum { CHUNK = 1 << 20 }; /* elements converted at a time, if a row is not longer */
 
-/* Tensors that a file may hold in addition: tables that are computed here, and a copy of a tied embedding as the head.
- * */
+/* Tensors that a file may hold in addition: tables that are computed here, and a tied embedding as the head. */
 static bool ignored(const char *name, const struct wz_config *c)
 {
     const char *inv = "rotary_emb.inv_freq";

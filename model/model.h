@@ -122,7 +122,7 @@ bool wz_seq_reserve(struct wz_cache *cache, struct wz_seq *seq, int n);
  * page, no change. */
 bool wz_seq_fork(struct wz_cache *cache, struct wz_seq *dst, const struct wz_seq *src, int len);
 /* Allocates the page list of an empty sequence for up to `tokens`, so that no later call allocates. */
-void wz_seq_room(const struct wz_cache *cache, struct wz_seq *seq, int tokens);
+void wz_seq_prealloc(const struct wz_cache *cache, struct wz_seq *seq, int tokens);
 void wz_seq_release(struct wz_cache *cache, struct wz_seq *seq); /* frees the pages; accepts empty */
 void wz_seq_finish(struct wz_cache *cache, struct wz_seq *seq);  /* release, and free the list */
 
@@ -142,7 +142,7 @@ struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool 
 void wz_work_destroy(struct wz_work *work);
 /* Allocates the page table for batches of up to `seqs` sequences of up to `tokens` tokens in that cache, so that no
  * later forward allocates. */
-void wz_work_room(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
+void wz_work_prealloc(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
 
 /* Runs the batch, writes the cache, advances the sequences' len. Returns the hidden states [N, C] after the final norm,
  * in backend memory and batch order, valid until the next forward with this work. Pages must have been reserved. Dies

@@ -73,8 +73,8 @@ static size_t norms_before(const struct wz_model *m, size_t at)
     size_t sum = 0;
 
     for (const struct wz_param *p = m->list; p < m->list + m->n_list && p->at < at; p++) {
-        size_t room = (wz_param_count(p) + 15) / 16 * 16;
-        if (p->cols == 0) sum += at - p->at < room ? at - p->at : room;
+        size_t padded = (wz_param_count(p) + 15) / 16 * 16;
+        if (p->cols == 0) sum += at - p->at < padded ? at - p->at : padded;
     }
     return sum;
 }

@@ -204,8 +204,7 @@ static size_t *nccl_sent(void)
 
 static bool idle(struct wz_backend *be) { return true; }
 
-/* The same in device memory: every byte goes through download and upload, or, where there is NCCL, by a communicator.
- * */
+/* The same in device memory: every byte goes through download and upload, or by an NCCL communicator. */
 static void memory_of_a_device_is_summed_alike(void **state)
 {
     static struct wz_device own = { .idle = idle };

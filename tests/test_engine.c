@@ -134,12 +134,12 @@ static void turns_end_where_they_should(void **state)
     baseline(all);
     for (int i = 0; i < N; i++) {
         const struct wz_request *r = &all[i];
-        int room = 64 - r->n_prompt < MOST ? 64 - r->n_prompt : MOST;
-        assert_in_range(r->n, 1, room);
+        int left = 64 - r->n_prompt < MOST ? 64 - r->n_prompt : MOST;
+        assert_in_range(r->n, 1, left);
         for (int k = 0; k + 1 < r->n; k++) assert_true(r->ids[k] != 7 && r->ids[k] != 11);
         bool stop = r->ids[r->n - 1] == 7 || r->ids[r->n - 1] == 11;
-        assert_int_equal(r->finish_reason, stop ? WZ_FINISH_STOP : room < MOST ? WZ_FINISH_CONTEXT : WZ_FINISH_LENGTH);
-        if (!stop) assert_int_equal(r->n, room);
+        assert_int_equal(r->finish_reason, stop ? WZ_FINISH_STOP : left < MOST ? WZ_FINISH_CONTEXT : WZ_FINISH_LENGTH);
+        if (!stop) assert_int_equal(r->n, left);
         stopped += stop;
     }
     assert_in_range(stopped, 1, N - 1); /* the case holds both kinds */
@@ -158,7 +158,7 @@ static void what_cannot_be_generated_says_why(void **state)
     r[3].max_tokens = 2;
     wz_engine_run(e, r, 4);
     assert_string_equal(r[0].problem, "the prompt is empty");
-    assert_string_equal(r[1].problem, "the prompt leaves no room in the context");
+    assert_string_equal(r[1].problem, "the prompt fills the context");
     assert_string_equal(r[2].problem, "the prompt needs more cache pages than there are");
     for (int i = 0; i < 3; i++) assert_int_equal(r[i].finish_reason, WZ_FINISH_FAILED);
     assert_null(r[3].problem);

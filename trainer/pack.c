@@ -24,9 +24,9 @@ void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape
     p->targets = wz_alloc(n * sizeof *p->targets);
     p->d_logp = wz_alloc(n * sizeof *p->d_logp);
     p->logp = wz_alloc(n * sizeof *p->logp);
-    for (size_t i = 0; i < most; i++) wz_seq_room(p->cache, &p->seqs[i], model->config.context);
-    wz_seq_room(p->cache, &p->prefix, model->config.context);
-    wz_work_room(p->work, p->cache, (int)most, model->config.context);
+    for (size_t i = 0; i < most; i++) wz_seq_prealloc(p->cache, &p->seqs[i], model->config.context);
+    wz_seq_prealloc(p->cache, &p->prefix, model->config.context);
+    wz_work_prealloc(p->work, p->cache, (int)most, model->config.context);
 }
 
 void wz_pack_finish(struct wz_pack *p)
