@@ -71,8 +71,8 @@ struct wz_prompts {
 };
 
 /* JSONL, JSON or CSV by file ending. `column` holds the text; `harm`/`kind`: a column name, or "=value" for a constant
- * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the file's
- * name. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
+ * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
+ * file's name. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
