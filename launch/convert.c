@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "run/run.h"
 
 /* Does the source hold a tokenizer: the files of a folder, or the keys of a GGUF file? */
 static bool has_tokenizer(const char *src)
@@ -69,25 +69,30 @@ int wz_cmd_convert(int argc, char **argv)
 {
     const char *type = "f32";
     uint64_t shard = 0;
+    struct wz_model_pick pick = { NULL, -1 };
     int status;
     const struct wz_option options[] = {
         { "type", 't', WZ_TEXT, &type, "f32|bf16|f16", "of the matrices in the file", 0, 0 },
+        WZ_PICK_OPTIONS(&pick),
         { "shard", 's', WZ_SEED, &shard, "BYTES", "bytes of tensors in a file, at most; 0: one file", 0, 0 },
     };
     const struct wz_usage usage = {
         .name = "convert",
-        .args = "SRC DST",
+        .args = "MODEL|RUN DST",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .about = "Reads a model, a GGUF file or a Hugging Face folder, and writes the Hugging Face folder DST:\n"
-                 "config.json, model.safetensors (or shards with their index), tokenizer.json.",
+        .about = "Reads a model, a GGUF file or a Hugging Face folder, or one of a run's newest checkpoint, and\n"
+                 "writes the Hugging Face folder DST: config.json, model.safetensors (or shards with their index),\n"
+                 "tokenizer.json.",
     };
     struct wz_err err;
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     enum wz_dtype dtype = !strcmp(type, "bf16") ? WZ_DT_BF16 : !strcmp(type, "f16") ? WZ_DT_F16 : WZ_DT_F32;
     struct wz_backend *be = wz_backend_open("ref", 1, NULL, &err);
-    status = !be || convert(argv[0], argv[1], dtype, (size_t)shard, be, &err) < 0 ? wz_give_up("convert", &err) : 0;
+    char *src = be ? wz_checkpoint_model(argv[0], pick.agent, pick.step, &err) : NULL;
+    status = !src || convert(src, argv[1], dtype, (size_t)shard, be, &err) < 0 ? wz_give_up("convert", &err) : 0;
+    free(src);
     wz_backend_close(be);
     return status;
 }

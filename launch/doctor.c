@@ -13,18 +13,24 @@ static const char *const statuses[] = { [WORKS] = "ok", [ABSENT] = "-", [FAIL] =
 
 struct checks {
     int failures;
+    json_t *list; /* NULL: they are printed */
 };
 
 static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...) WZ_PRINTF(4, 5);
 static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...)
 {
+    struct wz_err said; /* which text from outside goes through */
+    char text[sizeof said.text];
     va_list args;
 
-    printf("%-6s %-22s ", statuses[status], what);
     va_start(args, fmt);
-    vprintf(fmt, args);
+    vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    printf("\n");
+    wz_fail(&said, "%s", text);
+    if (v->list)
+        json_array_append_new(
+            v->list, json_pack("{s:s, s:s, s:s}", "check", what, "status", statuses[status], "said", said.text));
+    else printf("%-6s %-22s %s\n", statuses[status], what, said.text);
     v->failures += status == FAIL;
 }
 
@@ -102,7 +108,7 @@ static void check_ranks(struct checks *v, int ranks, int cores)
 }
 
 /* Reads what the run will read; of the weights only the headers of their files. */
-static void check_agent(struct checks *v, const struct wz_recipe_agent *a)
+static void check_agent(struct checks *v, const struct wz_recipe *recipe, const struct wz_recipe_agent *a)
 {
     struct wz_err err = { 0 };
     struct wz_config config;
@@ -118,7 +124,10 @@ static void check_agent(struct checks *v, const struct wz_recipe_agent *a)
     if (well)
         say(v, WORKS, a->name, "%s: %d layers, %d ids, context %d, chat template %s", a->model, config.layers,
             config.vocab, config.context, chat);
-    else say(v, FAIL, a->name, "%s", err.text);
+    else {
+        wz_job_agent_fail(recipe, a, &err);
+        say(v, FAIL, a->name, "%s", err.text);
+    }
     wz_tensors_close(tensors);
     wz_tokenizer_destroy(tok);
     free(system);
@@ -155,7 +164,7 @@ static void check_recipe(struct checks *v, const struct wz_recipe *recipe, int r
     struct wz_err err = { 0 };
 
     check_names(v, recipe);
-    for (unsigned i = 0; i < recipe->n_agents; i++) check_agent(v, &recipe->agents[i]);
+    for (unsigned i = 0; i < recipe->n_agents; i++) check_agent(v, recipe, &recipe->agents[i]);
     check_prompts(v, "data", recipe->data, recipe->n_data);
     check_prompts(v, "eval", recipe->eval, recipe->n_eval);
     check_out(v, recipe->out);
@@ -169,9 +178,15 @@ static void check_recipe(struct checks *v, const struct wz_recipe *recipe, int r
 
 int wz_cmd_doctor(int argc, char **argv)
 {
-    static const struct wz_usage usage = {
+    bool as_json = false;
+    const struct wz_option options[] = {
+        { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON array, an object for each check", 0, 0 },
+    };
+    const struct wz_usage usage = {
         .name = "doctor",
         .args = "[RECIPE [key=value ...]]",
+        .options = options,
+        .n_options = WZ_COUNT(options),
         .about = "Checks the environment and, given a recipe, what a run of it reads (of weights the headers) and\n"
                  "whether it fits. A line each: ok, - (absent, and not required), or FAIL with what to do; status 1\n"
                  "where a check fails.",
@@ -182,6 +197,7 @@ int wz_cmd_doctor(int argc, char **argv)
     int status, n = wz_options_parse(&usage, argc, argv, &status), cores, ranks = 1;
 
     if (n < 0) return status;
+    if (as_json) v.list = json_array();
     if (n && wz_recipe_load(&recipe, argv[0], argv + 1, n - 1, &err) < 0) return wz_give_up("doctor", &err);
     if (recipe) ranks = recipe->ranks.rollout + recipe->ranks.reward + recipe->ranks.learner;
     if (ranks < 1) ranks = 1;
@@ -189,6 +205,7 @@ int wz_cmd_doctor(int argc, char **argv)
     check_backends(&v, recipe ? recipe->backend : "auto");
     check_ranks(&v, ranks, cores);
     if (recipe) check_recipe(&v, recipe, ranks);
+    if (v.list) wz_print_json(v.list);
     wz_recipe_destroy(recipe);
     return v.failures > 0;
 }

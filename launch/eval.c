@@ -10,6 +10,10 @@ static int print(const struct wz_table *table, const char *format, struct wz_err
     struct wz_buf text = { 0 };
     int rc = 0;
 
+    if (!strcmp(format, "json")) {
+        wz_print_json(wz_table_json(table));
+        return 0;
+    }
     if (!strcmp(format, "csv")) wz_table_csv(table, &text);
     else if (!strcmp(format, "markdown")) wz_table_markdown(table, &text);
     else wz_table_text(table, &text);
@@ -23,9 +27,11 @@ int wz_cmd_eval(int argc, char **argv)
 {
     const char *format = "text", *phase = "eval", *transcripts = NULL;
     double temperature = -1;
+    bool as_json = false;
     int limit = -1, most = -1;
     const struct wz_option options[] = {
-        { "format", 0, WZ_TEXT, &format, "text|markdown|csv", "how the table is printed", 0, 0 },
+        { "format", 0, WZ_TEXT, &format, "text|markdown|csv|json", "how the table is printed", 0, 0 },
+        { "json", 'j', WZ_FLAG, &as_json, "", "the same as --format json", 0, 0 },
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says",
           -1, 100 },
         { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all; -1: what the recipe says", -1, 1e9 },
@@ -61,7 +67,7 @@ int wz_cmd_eval(int argc, char **argv)
         wz_give_up("eval", &err);
     } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,
                            limit < 0 ? recipe->evaluate.eval_limit : limit, &table, transcripts, &err) < 0 ||
-               (job.root && print(&table, format, &err) < 0))
+               (job.root && print(&table, as_json ? "json" : format, &err) < 0))
         wz_die("eval: %s", err.text);
     else status = 0;
     wz_table_finish(&table);

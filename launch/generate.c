@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rollout/rollout.h"
+#include "run/run.h"
 
 enum { GROUP = 256, PAGE = 16 };
 
@@ -37,11 +37,12 @@ struct generator {
 
 static int read_line(const struct generator *g, const char *text, size_t n, struct line *line)
 {
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL);
+    json_t *j = wz_json_parse(text, n, "JSON", &line->err);
     const json_t *messages = json_object_get(j, "messages"), *ids = json_object_get(j, "ids");
     const struct wz_config *c = &g->model->config;
     int rc = -1;
 
+    if (!j) return -1;
     if (!json_is_array(messages) == !json_is_array(ids))
         wz_fail(&line->err, "expected {\"messages\": [...]} or {\"ids\": [...]}");
     else if (ids) rc = wz_ids_parse(ids, c->vocab, &line->prompt, &line->err);
@@ -181,6 +182,8 @@ int wz_cmd_generate(int argc, char **argv)
 {
     struct generator g = { .max_num_seqs = 16, .max_tokens = 256, .top_p = 1, .seed = 1 };
     const char *type = "f32", *backend = "auto";
+    struct wz_model_pick pick = { NULL, -1 };
+    char *path = NULL;
     int threads = 0, status;
     const struct wz_option options[] = {
         { "max-tokens", 'n', WZ_INT, &g.max_tokens, "N", "tokens to generate, at most", 1, 1e7 },
@@ -194,26 +197,28 @@ int wz_cmd_generate(int argc, char **argv)
         { "backend", 'b', WZ_TEXT, &backend, "NAME", "compute backend", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
         { "max-num-seqs", 0, WZ_INT, &g.max_num_seqs, "N", "lines generated together, at most", 1, 4096 },
+        WZ_PICK_OPTIONS(&pick),
     };
     const struct wz_usage usage = {
         .name = "generate",
-        .args = "MODEL",
+        .args = "MODEL|RUN",
         .options = options,
         .n_options = WZ_COUNT(options),
         .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard\n"
                  "input and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\":\n"
                  "\"stop\" or \"length\"}. Ids are continued as they are, without template or BOS. A bad line is\n"
                  "answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF\n"
-                 "file.",
+                 "file; of a RUN the newest checkpoint is taken.",
     };
     struct wz_err err;
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     status = 1;
     if (!(g.be = wz_backend_open(backend, threads, NULL, &err))) goto out;
-    if (!(g.model = wz_model_load(argv[0], wz_type_named(type), NULL, g.be, &err))) goto out;
+    if (!(path = wz_checkpoint_model(argv[0], pick.agent, pick.step, &err))) goto out;
+    if (!(g.model = wz_model_load(path, wz_type_named(type), NULL, g.be, &err))) goto out;
     wz_model_drop_unpacked(g.model);
-    g.tok = wz_tokenizer_load(argv[0], &g.no_tok);
+    g.tok = wz_tokenizer_load(path, &g.no_tok);
     if (find_stops(&g, &err) < 0) goto out;
     status = run_lines(&g, &err) < 0;
 out:
@@ -222,5 +227,6 @@ out:
     wz_tokenizer_destroy(g.tok);
     wz_model_destroy(g.model);
     wz_backend_close(g.be);
+    free(path);
     return status || g.failed;
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "store/store.h"
+#include "run/run.h"
 
 struct job {
     const char *path, *column, *harmful, *prompt_kind;
@@ -206,19 +206,28 @@ static json_t *read_any(const struct job *job)
 
 /* ---- as text ---------------------------------------------------------------------------------------------- */
 
-/* Strings without quotes, unless they hold control characters. */
+/* Returns the width in characters. */
+static int show_text(const char *text)
+{
+    size_t n = strlen(text), size = 4 * n + 1;
+    char *safe = wz_alloc(size);
+    int width = 0;
+
+    n = wz_printable(safe, size, text, n, "");
+    printf("%s", safe);
+    for (size_t i = 0; i < n; i++) width += ((unsigned char)safe[i] & 0xc0) != 0x80;
+    free(safe);
+    return width;
+}
+
+/* Strings without quotes. */
 static void show_value(const json_t *value)
 {
-    const char *s = json_string_value(value);
-    size_t i = 0;
+    char *text = json_is_string(value)
+                     ? NULL
+                     : json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9) | JSON_COMPACT);
 
-    while (s && (unsigned char)s[i] >= 0x20 && s[i] != 0x7f) i++;
-    if (s && !s[i]) {
-        printf("%s", s);
-        return;
-    }
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9) | JSON_COMPACT);
-    printf("%s", text);
+    show_text(text ? text : json_string_value(value));
     free(text);
 }
 
@@ -232,20 +241,13 @@ static bool show_counts(const json_t *j)
     json_object_foreach((json_t *)(uintptr_t)j, key, value) if (!json_is_integer(value)) return false;
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
-        printf("%s%s %lld", first ? "" : ", ", key, (long long)json_integer_value(value));
+        printf("%s", first ? "" : ", ");
+        show_text(key);
+        printf(" %lld", (long long)json_integer_value(value));
         first = false;
     }
     printf("\n");
     return true;
-}
-
-static void show_name(const char *name, int width)
-{
-    json_t *j = json_string(name);
-
-    show_value(j);
-    printf("%*s", width > (int)strlen(name) ? width - (int)strlen(name) : 0, "");
-    json_decref(j);
 }
 
 static void show(const json_t *j, int indent)
@@ -260,7 +262,8 @@ static void show(const json_t *j, int indent)
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
         printf("%*s", indent, "");
-        show_name(key, width);
+        int shown = show_text(key);
+        printf("%*s", width > shown ? width - shown : 0, "");
         if (json_is_object(value)) {
             printf("  ");
             if (show_counts(value)) continue;
@@ -288,6 +291,7 @@ int wz_cmd_inspect(int argc, char **argv)
 {
     struct wz_err err;
     struct job job = { .column = "prompt", .harmful = "harmful", .prompt_kind = "", .err = &err };
+    struct wz_model_pick pick = { NULL, -1 };
     bool as_json = false;
     int status;
     const struct wz_option options[] = {
@@ -295,29 +299,31 @@ int wz_cmd_inspect(int argc, char **argv)
         { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
         { "harmful", 0, WZ_TEXT, &job.harmful, "NAME",
           "prompts: the column of truth; =harmful or =benign: the same for all", 0, 0 },
+        WZ_PICK_OPTIONS(&pick),
         { "kind", 0, WZ_TEXT, &job.prompt_kind, "NAME", "prompts: the column of kinds, or =NAME", 0, 0 },
     };
     const struct wz_usage usage = {
         .name = "inspect",
-        .args = "FILE|FOLDER",
+        .args = "FILE|FOLDER|RUN",
         .options = options,
         .n_options = WZ_COUNT(options),
         .about =
             "Prints what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
-            "episodes (.h5), or a file of prompts (.jsonl, .json, .csv).",
+            "episodes (.h5), or a file of prompts (.jsonl, .json, .csv); of a run's\n"
+            "folder the model of its newest checkpoint.",
     };
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
-    job.path = argv[0];
-    json_t *out = read_any(&job);
+    char *path = wz_checkpoint_model(argv[0], pick.agent, pick.step, &err);
+    job.path = path;
+    json_t *out = path ? read_any(&job) : NULL;
+    free(path);
     if (!out) return wz_give_up("inspect", &err);
     if (as_json) {
-        char *text = json_dumps(out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-        puts(text);
-        free(text);
-    } else {
-        show(out, 0);
+        wz_print_json(out);
+        return 0;
     }
+    show(out, 0);
     json_decref(out);
     return 0;
 }

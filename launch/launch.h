@@ -65,6 +65,18 @@ void wz_roff(const char *text);
  * message prints nothing: another rank prints it (wz_link_agree). */
 int wz_give_up(const char *name, const struct wz_err *err);
 
+/* Options of the commands that take a model or a run: which of the run's models (wz_checkpoint_model). */
+struct wz_model_pick {
+    const char *agent; /* NULL at first */
+    int step;          /* -1 at first */
+};
+#define WZ_PICK_OPTIONS(pick)                                                                                        \
+    { "agent", 0, WZ_TEXT, &(pick)->agent, "NAME", "of a run: whose model; else the conversation agent's", 0, 0 },   \
+    {                                                                                                                \
+        "step", 0, WZ_INT, &(pick)->step, "N", "of a run: its newest checkpoint after at most N steps; -1: any", -1, \
+            2e9                                                                                                      \
+    }
+
 /* ---- lines.c ---------------------------------------------------------------------------------------------- */
 
 /* Lines of a descriptor. Begin with { .fd = 0 }. */
@@ -80,6 +92,7 @@ int wz_input_next(struct wz_input *input, const char **line, size_t *n, struct w
 bool wz_input_ready(const struct wz_input *input);
 void wz_input_finish(struct wz_input *input);
 
+void wz_print_json(json_t *j);                                      /* indented, on standard output; releases it */
 void wz_answer_error(struct wz_buf *out, const struct wz_err *err); /* out becomes {"error": "..."} */
 /* Adds "name": [values of n]; floats with the 9 digits that read back as the same bits. */
 void wz_answer_ints(struct wz_buf *out, const char *name, const int *values, int n);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -41,6 +42,16 @@ bool wz_input_ready(const struct wz_input *l)
 }
 
 void wz_input_finish(struct wz_input *l) { wz_buf_finish(&l->in); }
+
+void wz_print_json(json_t *j)
+{
+    char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+
+    if (!text) wz_die("what is to be printed can't be written as JSON");
+    puts(text);
+    free(text);
+    json_decref(j);
+}
 
 void wz_answer_error(struct wz_buf *out, const struct wz_err *err)
 {

@@ -9,6 +9,7 @@ int wz_cmd_plan(int argc, char **argv)
 {
     int ranks = 0, hosts = 1, gpus = 0, status;
     double device = 0, host = 0;
+    bool as_json = false;
     const struct wz_option options[] = {
         { "ranks", 'n', WZ_INT, &ranks, "N", "ranks of the job (0: those that the recipe asks for, else 1)", 0,
           WZ_MAX_RANKS },
@@ -16,6 +17,7 @@ int wz_cmd_plan(int argc, char **argv)
         { "gpus", 0, WZ_INT, &gpus, "N", "GPUs of a host (0: as many as here)", 0, 64 },
         { "device-memory", 0, WZ_NUMBER, &device, "GB",
           "of the device that computes, GPU or host (0: what is free here)", 0, 1e6 },
+        { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object, sizes in bytes", 0, 0 },
         { "host-memory", 0, WZ_NUMBER, &host, "GB", "of a host (0: what is free here)", 0, 1e6 },
     };
     const struct wz_usage usage = {
@@ -49,8 +51,9 @@ int wz_cmd_plan(int argc, char **argv)
         if (gpus && m->gpus) m->gpus = gpus;
         if (device > 0) *(m->gpus ? &m->device : &m->host) = (size_t)(device * 1e9);
         if (host > 0) m->host = (size_t)(host * 1e9);
-        wz_plan_print(plan, stdout);
         rc = wz_plan_check(plan, &err);
+        if (as_json) wz_print_json(wz_plan_json(plan, rc < 0 ? err.text : NULL));
+        else wz_plan_print(plan, stdout);
     }
     status = rc < 0 ? wz_give_up("plan", &err) : 0;
     wz_recipe_destroy(recipe);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/model.h"
+#include "run/run.h"
 
 enum { BATCH = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 }; /* TOKENS: of a group, unless one line alone has more */
 
@@ -168,22 +168,25 @@ int wz_cmd_score(int argc, char **argv)
 {
     const char *type = "f32", *backend = "auto";
     double temperature = 1;
+    struct wz_model_pick pick = { NULL, -1 };
+    char *path = NULL;
     int threads = 0, status;
     const struct wz_option options[] = {
         { "type", 't', WZ_TEXT, &type, "f32|bf16|int8", "weights in memory, and how they are multiplied", 0, 0 },
         { "backend", 'b', WZ_TEXT, &backend, "NAME", "compute backend", 0, 0 },
         { "threads", 0, WZ_INT, &threads, "N", "threads; 0: all cores", 0, 4096 },
         { "temperature", 'T', WZ_NUMBER, &temperature, "T", "logits are divided by it", 1e-6, 1e6 },
+        WZ_PICK_OPTIONS(&pick),
     };
     const struct wz_usage usage = {
         .name = "score",
-        .args = "MODEL",
+        .args = "MODEL|RUN",
         .options = options,
         .n_options = WZ_COUNT(options),
         .about = "Reads JSON lines {\"ids\": [...]} from standard input and writes, in order, {\"logprobs\": [of\n"
                  "ids[1], ids[2], ...], \"argmax\": [the most probable token after each id]}. A line that can't be\n"
                  "scored is answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder\n"
-                 "or a GGUF file.",
+                 "or a GGUF file; of a RUN the newest checkpoint is taken.",
     };
     struct scorer s = { 0 };
     struct wz_err err;
@@ -192,7 +195,8 @@ int wz_cmd_score(int argc, char **argv)
     s.temperature = (float)temperature;
     status = 1;
     if (!(s.be = wz_backend_open(backend, threads, NULL, &err))) goto out;
-    if (!(s.m = wz_model_load(argv[0], wz_type_named(type), NULL, s.be, &err))) goto out;
+    if (!(path = wz_checkpoint_model(argv[0], pick.agent, pick.step, &err))) goto out;
+    if (!(s.m = wz_model_load(path, wz_type_named(type), NULL, s.be, &err))) goto out;
     wz_model_drop_unpacked(s.m);
     s.work = wz_work_create(s.m, BATCH, false);
     status = lines_score(&s, &err) < 0;
@@ -202,5 +206,6 @@ out:
     wz_cache_destroy(s.cache);
     wz_model_destroy(s.m);
     wz_backend_close(s.be);
+    free(path);
     return status || s.failed;
 }

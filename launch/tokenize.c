@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "text/text.h"
+#include "run/run.h"
 
 struct job {
     struct wz_tokenizer *tok;
@@ -96,26 +96,30 @@ static int answer(const struct job *job)
 int wz_cmd_tokenize(int argc, char **argv)
 {
     struct job job = { 0 };
+    struct wz_model_pick pick = { NULL, -1 };
     int status;
     const struct wz_option options[] = {
         { "decode", 'd', WZ_FLAG, &job.decode, NULL, "ids to text, special tokens written out", 0, 0 },
         { "bos", 'b', WZ_FLAG, &job.bos, NULL, "put the BOS token in front of a text", 0, 0 },
         { "template", 't', WZ_TEXT, &job.template, "NAME", "chat template; overrides the model's own", 0, 0 },
+        WZ_PICK_OPTIONS(&pick),
     };
     const struct wz_usage usage = {
         .name = "tokenize",
-        .args = "MODEL",
+        .args = "MODEL|RUN",
         .options = options,
         .n_options = WZ_COUNT(options),
         .about = "Reads JSON lines and answers each: {\"text\": ...} or {\"messages\": [{\"role\", \"content\"}],\n"
                  "\"generate\": true} with {\"ids\": [...]}; with --decode, {\"ids\": [...]} with {\"text\": ...}.\n"
-                 "MODEL is a folder or any tokenizer file. A bad line is answered with {\"error\": ...}; the exit\n"
-                 "status is 1 then.",
+                 "MODEL is a folder or any tokenizer file; of a RUN the newest checkpoint is taken. A bad line\n"
+                 "is answered with {\"error\": ...}; the exit status is 1 then.",
     };
     struct wz_err err;
 
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
-    job.tok = wz_tokenizer_load(argv[0], &err);
+    char *path = wz_checkpoint_model(argv[0], pick.agent, pick.step, &err);
+    job.tok = path ? wz_tokenizer_load(path, &err) : NULL;
+    free(path);
     if (!job.tok) return wz_give_up("tokenize", &err);
     if (job.template && !wz_template_find(job.template, job.tok, &err)) status = wz_give_up("tokenize", &err);
     else status = answer(&job);

@@ -340,6 +340,7 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err)
 {
+    if (wz_model_found(path, err) < 0) return -1;
     if (wz_is_dir(path)) return wz_config_hub(config, path, err);
     struct wz_tensors *set = wz_tensors_open(path, err);
     if (!set) return -1;

@@ -346,6 +346,40 @@ int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char 
     return rc;
 }
 
+char *wz_checkpoint_model(const char *path, const char *agent, int most, struct wz_err *err)
+{
+    char *file = wz_path("%s/recipe.yaml", path), *config = wz_path("%s/config.json", path), *dir = NULL, *found = NULL;
+    struct wz_recipe *recipe = NULL;
+    struct wz_progress p;
+    int a = -1;
+
+    if (!wz_file_exists(file) || wz_file_exists(config)) { /* not a run; a warm start's folder is a model, too */
+        if (agent || most >= 0) wz_fail(err, "%s: --agent and --step are for the folder of a run", path);
+        else found = wz_strdup(path);
+        goto out;
+    }
+    if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 ||
+        wz_checkpoint_find(path, most < 0 ? INT64_MAX : most, &p, &dir, recipe, err) < 0)
+        goto out;
+    for (unsigned i = 0; i < recipe->n_agents && a < 0; i++)
+        if (!strcmp(agent ? recipe->agents[i].name : recipe->agents[i].role, agent ? agent : WZ_CONVERSATION))
+            a = (int)i;
+    if (a < 0 || !dir) {
+        if (a < 0) wz_fail(err, "%s: the run has no agent '%s'", path, agent ? agent : WZ_CONVERSATION);
+        else wz_fail(err, "%s: the run has no checkpoint%s", path, most >= 0 ? " so early" : " yet");
+        goto out;
+    }
+    found = wz_path("%s/%s", dir, recipe->agents[a].name);
+    if (!wz_is_dir(found)) { /* it never learns */
+        free(found);
+        found = wz_strdup(recipe->agents[a].model);
+    }
+out:
+    wz_recipe_destroy(recipe);
+    free(file), free(config), free(dir);
+    return found;
+}
+
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err)
 {
     for (int i = 0; i < job->n_agents; i++) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* ---- open and close --------------------------------------------------------------------------------------- */
@@ -325,6 +326,17 @@ static const char *first_discard(const struct wz_step_report *r)
     return "on another rank";
 }
 
+/* Writes over the line of the step before: no more than the terminal is wide, or it would not be one line. */
+static void print_over(const char *text, bool last)
+{
+    struct winsize w;
+    size_t columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 1 ? w.ws_col - 1 : 79;
+    char line[512];
+    size_t n = wz_printable(line, columns < sizeof line ? columns + 1 : sizeof line, text, strlen(text), "");
+
+    fprintf(stderr, "\r\033[K%.*s%s", (int)n, line, last ? "\n" : "");
+}
+
 static void log_step(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p,
                      const struct wz_step_report *r, const struct wz_tally *s)
 {
@@ -332,7 +344,8 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
            left = spent / (double)(p->step - run->line.first) * (double)(run->line.total - p->step);
     struct wz_buf text = { 0 };
 
-    wz_buf_printf(&text, "%s %d/%d", r->stage->name, p->stage_step, r->stage->steps);
+    wz_buf_printf(&text, "%s %d/%d  %.0f:%02.0f left", r->stage->name, p->stage_step, r->stage->steps, floor(left / 60),
+                  floor(fmod(left, 60)));
     if (run->record) wz_buf_printf(&text, "  reward %.3f -> %.3f", share(s->c0, s->judged), share(s->final, s->judged));
     if (s->feedback > 0)
         wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
@@ -343,9 +356,8 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
                           run->record ? r->learned[a].kl : r->learned[a].nll, r->learned[a].grad_norm);
     if (s->judged < s->episodes)
         wz_buf_printf(&text, "  discarded %.0f (%s)", s->episodes - s->judged, first_discard(r));
-    wz_buf_printf(&text, "  %.0f tok/s  %.0f:%02.0f left", s->generated / (r->published - r->begin), floor(left / 60),
-                  floor(fmod(left, 60)));
-    if (run->line.tty) fprintf(stderr, "\r\033[K%s%s", text.data, p->stage_step == r->stage->steps ? "\n" : "");
+    wz_buf_printf(&text, "  %.0f tok/s", s->generated / (r->published - r->begin));
+    if (run->line.tty) print_over(text.data, p->stage_step == r->stage->steps);
     else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
     wz_buf_finish(&text);
 }

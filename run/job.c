@@ -203,6 +203,16 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
     return 0;
 }
 
+int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_agent *a, struct wz_err *err)
+{
+    if (!wz_file_exists(a->model) && !strcmp(a->model, recipe->sft.out))
+        wz_fail(err,
+                "there is no %s yet: it is the recipe's warm start (sft.out); `waltz sft` with the same arguments "
+                "makes it",
+                a->model);
+    return wz_fail_in(err, "agent %s", a->name);
+}
+
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err)
 {
@@ -218,7 +228,7 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
         struct wz_agent *a = &job->agents[i];
         a->recipe = &recipe->agents[i];
         if (agent_open(job, a, models && models[i] ? models[i] : a->recipe->model, training, err) < 0)
-            return wz_fail_in(err, "agent %s", a->recipe->name);
+            return wz_job_agent_fail(recipe, a->recipe, err);
     }
     seat_players(job);
     if (job->roles.rollout.me >= 0 && (!job->game.n_players || job->game.players[0]->seat != wz_seats))

@@ -189,14 +189,14 @@ static struct wz_backend *open_backend(struct wz_plan *plan, struct wz_err *err)
     return NULL;
 }
 
-static int load_config(struct wz_config *config, const struct wz_recipe_agent *agent, const char *dir,
-                       struct wz_err *err)
+static int load_config(struct wz_config *config, const struct wz_recipe *recipe, const struct wz_recipe_agent *agent,
+                       const char *dir, struct wz_err *err)
 {
     char *saved = dir ? wz_path("%s/%s", dir, agent->name) : NULL;
     int rc = wz_config_load(config, saved && wz_is_dir(saved) ? saved : agent->model, err);
 
     free(saved);
-    return rc < 0 ? wz_fail_in(err, "agent %s", agent->name) : 0;
+    return rc < 0 ? wz_job_agent_fail(recipe, agent, err) : 0;
 }
 
 int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts,
@@ -210,7 +210,7 @@ int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const cha
     *plan = (struct wz_plan){ .recipe = recipe, .size = size, .machine = { .hosts = hosts } };
     if (wz_roles_assign(roles, recipe, true, -1, size, err) < 0 || !(be = open_backend(plan, err))) goto out;
     for (unsigned i = 0; i < recipe->n_agents; i++)
-        if (load_config(&configs[i], &recipe->agents[i], dir, err) < 0) goto out;
+        if (load_config(&configs[i], recipe, &recipe->agents[i], dir, err) < 0) goto out;
     for (int rank = 0; rank < size; rank += plan->kinds[plan->n_kinds - 1].ranks)
         kind_make(&plan->kinds[plan->n_kinds++], plan, roles, rank, configs, be);
     rc = 0;
@@ -353,4 +353,40 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
         "Not counted: the program and its libraries, tokenizers, prompts, lists of a batch's rows, a buffer of 4 MB "
         "for files,\nand scratch of kernels (tiles; for bf16 on the cpu two bytes for each row of a forward and "
         "channel of its widest\nmatrix).\n");
+}
+
+/* ---- as JSON ---------------------------------------------------------------------------------------------- */
+
+/* gpu -1: the host's own memory. */
+static json_t *memory_json(const struct wz_plan *plan, int host, int gpu)
+{
+    size_t there = gpu >= 0 ? plan->machine.device : plan->machine.host;
+
+    return json_pack("{s:i, s:o, s:I, s:o}", "host", host, "gpu", gpu >= 0 ? json_integer(gpu) : json_null(), "needed",
+                     (json_int_t)sum_on(plan, host, gpu), "there",
+                     there ? json_integer((json_int_t)there) : json_null());
+}
+
+json_t *wz_plan_json(const struct wz_plan *plan, const char *problem)
+{
+    json_t *kinds = json_array(), *memory = json_array();
+    int per = ranks_per_host(plan);
+
+    for (int i = 0; i < plan->n_kinds; i++) {
+        const struct wz_plan_kind *k = &plan->kinds[i];
+        json_t *buffers = json_array();
+        for (const struct wz_plan_row *r = k->rows; r < k->rows + k->n_rows; r++)
+            json_array_append_new(buffers, json_pack("{s:s, s:s, s:I, s:s}", "agent", r->agent, "what", r->what,
+                                                     "bytes", (json_int_t)r->bytes, "in",
+                                                     r->host || !plan->machine.gpus ? "host" : "gpu"));
+        json_array_append_new(kinds, json_pack("{s:s, s:i, s:i, s:s?, s:o}", "roles", k->name, "first", k->first,
+                                               "ranks", k->ranks, "stage", k->stage, "buffers", buffers));
+    }
+    for (int h = 0; h * per < plan->size; h++) {
+        for (int g = 0; g < plan->machine.gpus && g < per; g++) json_array_append_new(memory, memory_json(plan, h, g));
+        json_array_append_new(memory, memory_json(plan, h, -1));
+    }
+    return json_pack("{s:s, s:i, s:s, s:o, s:o, s:b, s:s?}", "recipe", plan->recipe->name, "ranks", plan->size,
+                     "backend", plan->backend, "kinds", kinds, "memory", memory, "fits", problem == NULL, "problem",
+                     problem);
 }

@@ -45,5 +45,7 @@ int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const cha
 /* 0 where it fits; else -1 and a sentence with what is missing and the largest buffers. */
 int wz_plan_check(const struct wz_plan *plan, struct wz_err *err);
 void wz_plan_print(const struct wz_plan *plan, FILE *out);
+/* The same as JSON; sizes in bytes. "problem": why it does not fit, or null. */
+json_t *wz_plan_json(const struct wz_plan *plan, const char *problem);
 
 #endif

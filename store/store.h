@@ -26,7 +26,10 @@ struct wz_tensor {
  * file. Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
-void wz_tensors_close(struct wz_tensors *set);                            /* accepts NULL */
+/* 0 where a model may be at `path`, a file or a folder. -1 and a sentence where there is nothing (which helps with a
+ * name on a hub), or a run's folder or a checkpoint of several agents. */
+int wz_model_found(const char *path, struct wz_err *err);
+void wz_tensors_close(struct wz_tensors *set); /* accepts NULL */
 int wz_tensors_count(const struct wz_tensors *set);
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i);
 const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char *name); /* NULL: absent */

@@ -46,6 +46,16 @@ struct wz_interval wz_wilson(int64_t hits, int64_t n)
 
 /* ---- rows ------------------------------------------------------------------------------------------------- */
 
+/* Names come from data: they can't do more than be read. */
+static const char *printable(struct wz_table *t, const char *name)
+{
+    size_t n = strlen(name), size = 4 * n + 1;
+    char *to = wz_arena_alloc(&t->arena, size);
+
+    wz_printable(to, size, name, n, "");
+    return to;
+}
+
 void wz_table_add(struct wz_table *t, const struct wz_result *row)
 {
     if (t->n == t->cap) {
@@ -53,9 +63,9 @@ void wz_table_add(struct wz_table *t, const struct wz_result *row)
         t->rows = wz_realloc(t->rows, wz_mul((size_t)t->cap, sizeof *t->rows));
     }
     t->rows[t->n] = *row;
-    t->rows[t->n].phase = wz_arena_strdup(&t->arena, row->phase);
-    t->rows[t->n].set = wz_arena_strdup(&t->arena, row->set);
-    t->rows[t->n++].metric = wz_arena_strdup(&t->arena, row->metric);
+    t->rows[t->n].phase = printable(t, row->phase);
+    t->rows[t->n].set = printable(t, row->set);
+    t->rows[t->n++].metric = printable(t, row->metric);
 }
 
 void wz_table_rate(struct wz_table *t, const char *phase, const char *set, const char *metric, int64_t hits, int64_t n,
@@ -231,15 +241,40 @@ void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
     walk_grid(t, markdown_cell, &(struct text_arg){ .out = out });
 }
 
+/* ---- JSON ------------------------------------------------------------------------------------------------- */
+
+static json_t *real_json(double x) { return isnan(x) ? json_null() : json_real(x); }
+
+json_t *wz_table_json(const struct wz_table *t)
+{
+    json_t *rows = json_array();
+
+    for (const struct wz_result *r = t->rows; r < t->rows + t->n; r++) {
+        char seed[24]; /* a string: most readers keep 53 bits of a number */
+        snprintf(seed, sizeof seed, "%llu", (unsigned long long)r->seed);
+        json_array_append_new(rows,
+                              json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:I, s:s}", "phase", r->phase, "set", r->set,
+                                        "metric", r->metric, "value", real_json(r->value), "low", real_json(r->low),
+                                        "high", real_json(r->high), "n", (json_int_t)r->n, "seed", seed));
+    }
+    return rows;
+}
+
 /* ---- CSV -------------------------------------------------------------------------------------------------- */
+
+/* A cell that a spreadsheet would take for a formula gets an apostrophe, as one does there to keep text; so does one
+ * that has an apostrophe already, and reading takes it away. */
+static const char formulas[] = "=+-@'";
 
 static void csv_text(struct wz_buf *out, const char *s)
 {
+    const char *keep = *s && strchr(formulas, *s) ? "'" : "";
+
     if (!s[strcspn(s, ",\"\r\n")]) {
-        wz_buf_str(out, s);
+        wz_buf_printf(out, "%s%s", keep, s);
         return;
     }
-    wz_buf_str(out, "\"");
+    wz_buf_printf(out, "\"%s", keep);
     for (; *s; s++) wz_buf_add(out, *s == '"' ? "\"\"" : s, *s == '"' ? 2 : 1);
     wz_buf_str(out, "\"");
 }
@@ -277,7 +312,8 @@ static int csv_record(const char **at, const char *end, struct wz_buf *cell, str
 
     do {
         if ((delimiter = wz_csv_cell(at, end, cell)) < 0) return -1;
-        if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, cell->data);
+        const bool kept = cell->data[0] == '\'' && cell->data[1] && strchr(formulas, cell->data[1]);
+        if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, cell->data + kept);
         n++;
     } while (delimiter == ',');
     return n;

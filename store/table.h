@@ -52,6 +52,7 @@ void wz_table_text(const struct wz_table *table, struct wz_buf *out);
 void wz_table_markdown(const struct wz_table *table, struct wz_buf *out);
 /* Header `phase,set,metric,value,low,high,n,seed`, a line per result, numbers that read back exactly; an unknown value
  * is an empty field. */
+json_t *wz_table_json(const struct wz_table *table); /* the rows, an array of objects; what is not known is null */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);
 /* Reads that CSV and adds its results to the table. -1 and a message with file, line and column. */
 int wz_table_read(struct wz_table *table, const char *path, struct wz_err *err);

@@ -137,8 +137,49 @@ static int read_folder(struct wz_tensors *set, const char *dir, struct wz_err *e
     return rc;
 }
 
+/* Could it be a model's name on a hub: owner/name, and no folder? */
+static bool is_hub_name(const char *path)
+{
+    const char *slash = strchr(path, '/');
+
+    if (!slash || slash == path || !slash[1] || strchr(slash + 1, '/') || strchr("./~", *path)) return false;
+    char *owner = wz_path("%.*s", (int)(slash - path), path);
+    bool folder = wz_is_dir(owner);
+    free(owner);
+    return !folder;
+}
+
+int wz_model_found(const char *path, struct wz_err *err)
+{
+    static const struct {
+        const char *mark, *what;
+    } others[] = {
+        { "recipe.yaml", "the folder of a run, not of a model; its models are in checkpoints/STEP/AGENT" },
+        { "manifest.json", "a checkpoint, not a model; its models are the folders in it, one for each agent" },
+    };
+    bool there = wz_file_exists(path);
+    char *config = wz_path("%s/config.json", path);
+    int rc = 0;
+
+    if (!there && is_hub_name(path))
+        rc = wz_fail(err,
+                     "%s: there is no such file or folder, and models are not fetched from a hub: download this one "
+                     "(`hf download %s --local-dir DIR`) and give its folder",
+                     path, path);
+    else if (!there) rc = wz_fail(err, "%s: there is no such file or folder", path);
+    for (size_t i = 0; i < WZ_COUNT(others) && rc == 0 && wz_is_dir(path) && !wz_file_exists(config); i++) {
+        char *mark = wz_path("%s/%s", path, others[i].mark);
+        if (wz_file_exists(mark)) rc = wz_fail(err, "%s: this is %s", path, others[i].what);
+        free(mark);
+    }
+    free(config);
+    return rc;
+}
+
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err)
 {
+    if (wz_model_found(path, err) < 0) return NULL;
+
     struct wz_tensors *set = wz_alloc(sizeof *set);
     int rc;
 

@@ -199,7 +199,7 @@ static void bad_lines_are_answered_in_place(void **state)
         { "[1]", "expected" },
         { "{\"messages\": [{\"role\": \"boss\", \"content\": \"x\"}]}", "boss" },
         { "{\"messages\": [{\"role\": \"user\"}]}", "content" },
-        { "{\"ids\": [5", "expected" },
+        { "{\"ids\": [5", "line 12: JSON:1:10: not valid JSON: ']' expected" },
         { "\xff\xfe", "line 13" },
         { "{\"ids\": [5]}", NULL },
     };

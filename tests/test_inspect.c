@@ -99,7 +99,7 @@ static void models(void **state)
     json_decref(j);
     says(folder, "", "[2 values]");
     says(file, "", "[2,3]");
-    says(file, "", "b\\u001B[31m"); /* a name can't steer the terminal */
+    says(file, "", "b\\x1b[31m"); /* a name can't steer the terminal */
     says(file, "", "tensors 1, numbers 4, bytes 16");
     assert_int_equal(wz_file_write(config, "{", 1, &err), 0);
     char *out;

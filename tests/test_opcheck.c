@@ -606,7 +606,7 @@ int main(int argc, char **argv)
         struct wz_backend *be = target_try(&targets[t], 1, NULL);
         const bool here = be, device = be && be->device;
         wz_backend_close(be);
-        alike |= here && t > AVX2 && t <= AVX2 + 2;
+        alike |= here && !only_row && t > AVX2 && t <= AVX2 + 2;
         for (size_t i = 0; i < (here ? opcheck_n_rows + WZ_COUNT(others) : 1); i++) {
             bool row = i < opcheck_n_rows;
             const char *name = row ? opcheck_rows[i].op : others[i - opcheck_n_rows].name;

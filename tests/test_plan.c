@@ -210,6 +210,36 @@ static void gpus_are_shared_in_turn(void **state)
     wz_recipe_destroy(r);
 }
 
+/* The sums of the JSON are those of its buffers, and its verdict that of the command. */
+static void as_json(void **state)
+{
+    struct wz_buf out = { 0 };
+    struct wz_err err;
+
+    for (int small = 0; small < 2; small++) {
+        assert_int_equal(
+            on_recipe(wz_cmd_plan, "plan", small ? "--json --ranks 4 --host-memory 0.2" : "--json --ranks 4", &out),
+            small);
+        json_t *plan = wz_json_parse(out.data, out.len, "plan", &err), *kind, *buffer;
+        if (!plan) fail_msg("%s", err.text);
+        const json_t *memory = json_array_get(json_object_get(plan, "memory"), 0);
+        json_int_t sum = 0;
+        size_t i, k;
+        json_array_foreach(json_object_get(plan, "kinds"), i, kind)
+            json_array_foreach(json_object_get(kind, "buffers"), k, buffer) sum +=
+            json_integer_value(json_object_get(buffer, "bytes")) * json_integer_value(json_object_get(kind, "ranks"));
+        assert_true(sum > 0 && sum == json_integer_value(json_object_get(memory, "needed")));
+        assert_true(json_is_null(json_object_get(memory, "gpu")));
+        assert_true(json_is_boolean(json_object_get(plan, "fits")));
+        assert_int_equal(json_is_true(json_object_get(plan, "fits")), !small);
+        const char *problem = json_string_value(json_object_get(plan, "problem"));
+        assert_int_equal(problem && strstr(problem, "the largest are"), small);
+        if (small) assert_int_equal(json_integer_value(json_object_get(memory, "there")), 200000000);
+        json_decref(plan);
+    }
+    wz_buf_finish(&out);
+}
+
 static void commands_refuse(void **state)
 {
     struct wz_buf out = { 0 };
@@ -265,6 +295,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_does_not_fit_is_refused),
         cmocka_unit_test(gpus_are_shared_in_turn),
         cmocka_unit_test(commands_refuse),
+        cmocka_unit_test(as_json),
         cmocka_unit_test(a_plan_needs_no_weights),
     };
     struct wz_buf out = { 0 };

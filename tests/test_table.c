@@ -111,6 +111,62 @@ static void csv_reads_back(void **state)
     free(path);
 }
 
+/* Names from data are no commands to a terminal, no formulas to a spreadsheet, and read back as they were. */
+static void names_are_only_names(void **state)
+{
+    static const char *const sets[][2] = {
+        { "=HYPERLINK(\"http://x\")", "\"'=HYPERLINK(\"\"http://x\"\")\"" },
+        { "+1", "'+1" },
+        { "-1", "'-1" },
+        { "@a", "'@a" },
+        { "'=a", "''=a" },
+        { "it's", "it's" },
+        { "\x1b[31mred\n", "\\x1b[31mred\\n" },
+    };
+    struct wz_table t = { 0 }, u = { 0 };
+    struct wz_buf out = { 0 };
+    char *path = test_scratch("names.csv"), line[128];
+    struct wz_err err = { "" };
+
+    for (size_t i = 0; i < WZ_COUNT(sets); i++) wz_table_rate(&t, "before", sets[i][0], "asr", 1, 2, 7);
+    wz_table_csv(&t, &out);
+    for (size_t i = 0; i < WZ_COUNT(sets); i++) {
+        snprintf(line, sizeof line, "\nbefore,%s,asr,", sets[i][1]);
+        if (!strstr(out.data, line)) fail_msg("no %s in:\n%s", line + 1, out.data);
+    }
+    assert_int_equal(wz_file_write(path, out.data, out.len, &err), 0);
+    if (wz_table_read(&u, path, &err) < 0) fail_msg("%s", err.text);
+    for (int i = 0; i < t.n; i++) assert_string_equal(t.rows[i].set, u.rows[i].set);
+    assert_string_equal(u.rows[0].set, sets[0][0]);
+    wz_buf_clear(&out);
+    wz_table_text(&t, &out);
+    assert_null(strchr(out.data, '\x1b'));
+    wz_buf_finish(&out);
+    wz_table_finish(&t);
+    wz_table_finish(&u);
+    free(path);
+}
+
+static void json_has_every_row(void **state)
+{
+    struct wz_table t = { 0 };
+
+    fill(&t);
+    json_t *rows = wz_table_json(&t), *row = json_array_get(rows, 0);
+    assert_int_equal(json_array_size(rows), t.n);
+    assert_string_equal(json_string_value(json_object_get(row, "set")), t.rows[0].set);
+    assert_string_equal(json_string_value(json_object_get(row, "metric")), t.rows[0].metric);
+    assert_true(json_real_value(json_object_get(row, "value")) == t.rows[0].value);
+    assert_true(json_real_value(json_object_get(row, "low")) == t.rows[0].low);
+    assert_true(json_real_value(json_object_get(row, "high")) == t.rows[0].high);
+    assert_int_equal(json_integer_value(json_object_get(row, "n")), t.rows[0].n);
+    for (int i = 0; i < t.n; i++)
+        assert_int_equal(json_is_null(json_object_get(json_array_get(rows, (size_t)i), "low")),
+                         isnan(t.rows[i].low) != 0);
+    json_decref(rows);
+    wz_table_finish(&t);
+}
+
 static void broken_csv_is_named(void **state)
 {
 #define HEAD "phase,set,metric,value,low,high,n,seed\n"
@@ -150,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(intervals_are_wilsons), cmocka_unit_test(means_have_intervals),
         cmocka_unit_test(prints_aligned),        cmocka_unit_test(csv_reads_back),
+        cmocka_unit_test(names_are_only_names),  cmocka_unit_test(json_has_every_row),
         cmocka_unit_test(broken_csv_is_named),
     };
 

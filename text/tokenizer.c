@@ -7,6 +7,7 @@
  *   int32 longest piece          llama2.c tokenizer .bin       spm.c
  *
  * A .bin whose longest piece has 10 bytes begins like a ModelProto, so the ending of the name counts there. */
+#include "store/store.h"
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -66,6 +67,8 @@ static int load_file(struct wz_tokenizer *tok, struct wz_err *err)
 
 struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
 {
+    if (wz_model_found(path, err) < 0) return NULL;
+
     struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
     const char *slash = strrchr(path, '/');
     char *dir = wz_is_dir(path) ? wz_strdup(path) : slash ? wz_path("%.*s", (int)(slash - path), path) : wz_strdup(".");

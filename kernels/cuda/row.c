@@ -24,7 +24,11 @@ static int open_module(struct wz_err *err)
     path = named ? wz_strdup(named) : wz_path("%s/libwaltz_cuda.so", self);
     void *module = NULL;
     if (!wz_file_exists(path))
-        wz_fail(err, "backend \"cuda\": there is no %s: this Waltz was built without nvcc", path);
+        wz_fail(err, "backend \"cuda\": there is no %s: %s%s", path,
+                named            ? "WZ_CUDA_PLUGIN names it"
+                : *WZ_CUDA_BUILT ? "this Waltz was built without it: "
+                                 : "it was made by the build, but is not beside the program",
+                named ? "" : WZ_CUDA_BUILT);
     else if (!named && !dlopen("libcuda.so.1", RTLD_LAZY))
         wz_fail(err, "backend \"cuda\": this machine has no NVIDIA driver (%s)", dlerror());
     else if (!(module = dlopen(path, RTLD_NOW | RTLD_LOCAL))) wz_fail(err, "backend \"cuda\": %s", dlerror());
