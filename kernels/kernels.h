@@ -40,6 +40,17 @@ static inline int wz_int8_of(float x, float by)
     return q >= -127 && q <= 127 ? (int)q : 0;
 }
 
+/* The first of n numbers whose size is not below `limit` (INFINITY: that is not finite), or n. */
+static inline size_t wz_first_unfit(const float *x, size_t n, float limit)
+{
+    bool unfit = false;
+    size_t i = 0;
+
+    for (size_t k = 0; k < n; k++) unfit |= !(__builtin_fabsf(x[k]) < limit); /* without a branch: vectorised */
+    while (unfit && __builtin_fabsf(x[i]) < limit) i++;
+    return unfit ? i : n;
+}
+
 /* The type named "f32", "bf16" or "int8" by an option already checked. */
 static inline enum wz_type wz_type_named(const char *name)
 {

@@ -107,15 +107,14 @@ static void check_ranks(struct checks *v, int ranks, int cores)
             crowded ? " --oversubscribe (more ranks than cores)" : "");
 }
 
-/* Reads what the run will read; of the weights only the headers of their files. */
+/* Reads what the run will read. */
 static void check_agent(struct checks *v, const struct wz_recipe *recipe, const struct wz_recipe_agent *a)
 {
     struct wz_err err = { 0 };
     struct wz_config config;
     struct wz_tokenizer *tok = NULL;
-    struct wz_tensors *tensors = NULL;
     char *system = NULL;
-    bool well = wz_config_load(&config, a->model, &err) == 0 && (tensors = wz_tensors_open(a->model, &err)) &&
+    bool well = wz_model_check(&config, a->model, wz_type_named(a->type), &err) == 0 &&
                 (tok = wz_tokenizer_load(a->model, &err)) && (system = wz_system_read(a->system, &err));
     const char *chat = a->chat[0] ? a->chat : tok ? wz_tokenizer_template(tok) : NULL;
 
@@ -128,7 +127,6 @@ static void check_agent(struct checks *v, const struct wz_recipe *recipe, const 
         wz_job_agent_fail(recipe, a, &err);
         say(v, FAIL, a->name, "%s", err.text);
     }
-    wz_tensors_close(tensors);
     wz_tokenizer_destroy(tok);
     free(system);
 }
@@ -187,7 +185,7 @@ int wz_cmd_doctor(int argc, char **argv)
         .args = "[RECIPE [key=value ...]]",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .about = "Checks the environment and, given a recipe, what a run of it reads (of weights the headers) and\n"
+        .about = "Checks the environment and, given a recipe, what a run of it reads and\n"
                  "whether it fits. A line each: ok, - (absent, and not required), or FAIL with what to do; status 1\n"
                  "where a check fails.",
     };

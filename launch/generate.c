@@ -125,7 +125,7 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
     for (int i = 0, k = 0; i < n; i++) {
         if (!*lines[i].err.text) {
             lines[i].request = requests[k++];
-            if (lines[i].request.finish_reason == WZ_FINISH_FAILED)
+            if (lines[i].request.problem)
                 wz_fail(&lines[i].err, "line %u: %s", first + (uint32_t)i, lines[i].request.problem);
         }
         write_answer(g, &lines[i], &out);

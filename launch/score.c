@@ -6,6 +6,7 @@
  * its answer gets it. Grouping never changes a number (guarantee 1). */
 #include "launch/launch.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ enum { BATCH = 512, GROUP = 64, PAGE = 16, TOKENS = 8192 }; /* TOKENS: of a grou
 /* A line and its answer. */
 struct request {
     struct wz_ids ids;
+    long number;       /* of the line */
     int n, done;       /* ids.n, 0 where it can't be scored; tokens scored */
     float *logp;       /* [n], the last unused */
     int *argmax;       /* [n] */
@@ -37,6 +39,7 @@ static void request_parse(struct request *r, const struct wz_config *c, const ch
 {
     char name[32];
 
+    r->number = number;
     snprintf(name, sizeof name, "line %ld", number);
     json_t *j = wz_json_parse(line, n, name, &r->err), *ids = json_object_get(j, "ids");
     if (!j) return;
@@ -61,7 +64,7 @@ static bool forward(struct scorer *s, struct request *group, int n)
     struct wz_pick picks[BATCH];
     struct request *of[GROUP];
     int count[GROUP], ids[BATCH], targets[BATCH], argmax[BATCH], n_seqs = 0, tokens = 0;
-    float logp[BATCH], ignored[BATCH];
+    float logp[BATCH], best[BATCH];
 
     for (int i = 0; i < n && tokens < BATCH; i++) {
         struct request *r = &group[i];
@@ -79,11 +82,16 @@ static bool forward(struct scorer *s, struct request *group, int n)
     }
     if (tokens == 0) return false;
     const float *h = wz_forward(s->m, s->cache, s->work, &(struct wz_batch){ n_seqs, seqs, count, ids });
-    wz_head_sample(s->be, argmax, ignored, h, &s->m->head, picks, tokens);
+    wz_head_sample(s->be, argmax, best, h, &s->m->head, picks, tokens);
     wz_logprobs(s->m, s->work, targets, s->temperature, logp, NULL);
     for (int i = 0, at = 0; i < n_seqs; at += count[i++]) {
         memcpy(of[i]->logp + of[i]->done, logp + at, (size_t)count[i] * sizeof *logp);
         memcpy(of[i]->argmax + of[i]->done, argmax + at, (size_t)count[i] * sizeof *argmax);
+        for (int k = 0; k < count[i] && !of[i]->err.text[0]; k++)
+            if (!isfinite(best[at + k]) || !isfinite(logp[at + k]))
+                wz_fail(&of[i]->err,
+                        "line %ld: after ids[%d] a log-probability is not finite: the model's numbers overflow",
+                        of[i]->number, of[i]->done + k);
         of[i]->done += count[i];
     }
     return true;

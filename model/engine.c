@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -297,6 +298,12 @@ static void take_token(struct wz_engine *e, struct running *running, int token, 
     struct wz_request *r = running->request;
 
     if (!r) return; /* cancelled by a callback of this step */
+    if (!isfinite(logp)) {
+        running->request = NULL;
+        tokens_free(e, running->tokens);
+        finish(e, r, WZ_FINISH_NOT_FINITE, "a log-probability is not finite: the model's numbers overflow");
+        return;
+    }
     r->ids[r->n] = token;
     r->logp[r->n++] = logp;
     running->tokens->ids[running->n_ids++] = token;

@@ -10,7 +10,8 @@ enum wz_finish_reason {
     WZ_FINISH_LENGTH,  /* max_tokens */
     WZ_FINISH_CONTEXT, /* prompt and answer fill max_seq_len */
     WZ_FINISH_CANCELLED,
-    WZ_FINISH_FAILED, /* nothing was generated; `problem` says why */
+    WZ_FINISH_FAILED,     /* nothing was generated; `problem` says why */
+    WZ_FINISH_NOT_FINITE, /* the next token has no log-probability that is finite; `problem` likewise */
 };
 
 /* What to generate and how, filled in by the caller, and the results. The request, its prompt_ids and its stop_ids stay
@@ -33,7 +34,7 @@ struct wz_request {
     float *logp; /* [n] log-probability of each at `temperature` (at 1 where it is 0), before top-k, top-p and min-p */
     int n;
     enum wz_finish_reason finish_reason;
-    const char *problem;     /* WZ_FINISH_FAILED: static text */
+    const char *problem;     /* static text; NULL: there was none */
     struct wz_request *next; /* the engine's: the request that waits behind this one */
 };
 void wz_request_finish(struct wz_request *request); /* frees the results */

@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -77,7 +78,20 @@ static size_t gguf_row(int r, int head_dim)
     return (size_t)h * (size_t)head_dim + 2 * (size_t)i + (size_t)s;
 }
 
-static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values)
+/* Weights must be finite in the type they are held in: from half a step above bf16's largest number on, it rounds to
+ * infinity. */
+static int check_values(const struct wz_tensor *t, const float *values, size_t n, enum wz_type type, struct wz_err *err)
+{
+    const float limit = type == WZ_F32 ? INFINITY : 0x1.ffp127f;
+    const size_t i = wz_first_unfit(values, n, limit);
+
+    if (i == n) return 0;
+    return wz_fail(err,
+                   "%s: tensor %s holds %g: expected finite %s weights; the file is damaged or its training diverged",
+                   t->file, t->name, (double)values[i], type == WZ_F32 ? "f32" : "bf16");
+}
+
+static int fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values, struct wz_err *err)
 {
     const struct wz_param *p = &m->list[at];
     bool permuted = gguf && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
@@ -91,52 +105,95 @@ static void fill(struct wz_model *m, int at, const struct wz_tensor *t, bool ggu
             wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols,
                              values + (size_t)j * (size_t)cols);
         if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+        if (check_values(t, values, (size_t)k * (size_t)cols, m->type, err) < 0) return -1;
         wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
     }
+    return 0;
+}
+
+/* The tensors of a model's files, by the index. */
+struct files {
+    struct wz_config config;
+    struct wz_tensors *set;
+    struct wz_param *list;          /* [n] */
+    const struct wz_tensor **found; /* [n] */
+    int n;
+    bool gguf;
+};
+
+static void files_close(struct files *f)
+{
+    free(f->list);
+    free(f->found);
+    wz_tensors_close(f->set);
+}
+
+/* Checks all but the values; files_close whatever it returns. */
+static int files_open(struct files *f, const char *path, struct wz_err *err)
+{
+    size_t total;
+
+    *f = (struct files){ .gguf = !wz_is_dir(path), .set = wz_tensors_open(path, err) };
+    if (!f->set) return -1;
+    if ((f->gguf ? wz_config_gguf(&f->config, f->set, path, err) : wz_config_hub(&f->config, path, err)) < 0) return -1;
+    f->list = wz_params_list(&f->config, &f->n, &total);
+    f->found = wz_alloc((size_t)f->n * sizeof(*f->found));
+    return match(f->set, &f->config, f->list, f->n, f->gguf, path, f->found, err);
+}
+
+int wz_model_check(struct wz_config *config, const char *path, enum wz_type type, struct wz_err *err)
+{
+    struct files f;
+    int rc = files_open(&f, path, err);
+    float *values = wz_alloc(CHUNK * sizeof(float));
+
+    for (int i = 0; rc == 0 && i < f.n; i++)
+        for (size_t at = 0; rc == 0 && at < f.found[i]->count; at += CHUNK) {
+            size_t k = f.found[i]->count - at < CHUNK ? f.found[i]->count - at : CHUNK;
+            wz_tensor_floats(f.found[i], at, k, values);
+            rc = check_values(f.found[i], values, k, type, err);
+        }
+    free(values);
+    *config = f.config;
+    files_close(&f);
+    return rc;
 }
 
 struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains,
                                struct wz_backend *be, struct wz_err *err)
 {
-    bool gguf = !wz_is_dir(path);
-    struct wz_tensors *set = wz_tensors_open(path, err);
-    const struct wz_tensor **found = NULL;
-    struct wz_param *list = NULL;
     struct wz_model *m = NULL;
-    struct wz_config c;
-    size_t total;
-    int n;
+    struct files f;
+    const struct wz_config *c = &f.config;
+    size_t widest = CHUNK;
 
-    if (!set) return NULL;
+    if (files_open(&f, path, err) < 0) goto out;
     if (type == WZ_INT8 && (trains || !be->int8)) {
         if (trains) wz_fail(err, "%s: int8 models can't train: expected type f32 or bf16", path);
         else wz_fail(err, "%s: the %s backend does not multiply int8: expected type f32 or bf16", path, be->name);
         goto out;
     }
-    if ((gguf ? wz_config_gguf(&c, set, path, err) : wz_config_hub(&c, path, err)) < 0) goto out;
-    if (type == WZ_INT8 && (c.ffn > 65536 || c.dim > 65536)) {
+    if (type == WZ_INT8 && (c->ffn > 65536 || c->dim > 65536)) {
         wz_fail(err, "%s: int8: expected matrices of at most 65536 columns, got %d", path,
-                c.ffn > c.dim ? c.ffn : c.dim);
+                c->ffn > c->dim ? c->ffn : c->dim);
         goto out;
     }
-    list = wz_params_list(&c, &n, &total);
-    found = wz_alloc((size_t)n * sizeof(*found));
-    if (match(set, &c, list, n, gguf, path, found, err) < 0) goto out;
-
-    size_t widest = CHUNK;
-    for (int i = 0; i < n; i++) {
-        size_t cols = (size_t)(list[i].cols > 0 ? list[i].cols : list[i].rows);
+    for (int i = 0; i < f.n; i++) {
+        size_t cols = (size_t)(f.list[i].cols > 0 ? f.list[i].cols : f.list[i].rows);
         if (cols > widest) widest = cols;
     }
     float *values = wz_alloc(widest * sizeof(float));
-    m = wz_model_create(&c, type, trains, be);
-    for (int i = 0; i < n; i++) fill(m, i, found[i], gguf, values);
+    int rc = 0;
+    m = wz_model_create(c, type, trains, be);
+    for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(m, i, f.found[i], f.gguf, values, err);
     free(values);
-    wz_model_commit(m, 0);
+    if (rc == 0) wz_model_commit(m, 0);
+    else {
+        wz_model_destroy(m);
+        m = NULL;
+    }
 out:
-    free(list);
-    free(found);
-    wz_tensors_close(set);
+    files_close(&f);
     return m;
 }
 

@@ -76,7 +76,11 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
 void wz_model_destroy(struct wz_model *model);
 /* Every matrix normal(0, 0.02) (residual outputs divided by sqrt(2 L)), norms 1; keyed by seed and tensor name. */
 void wz_model_init(struct wz_model *model, uint64_t seed);
-/* A Hugging Face folder (config.json, model*.safetensors) or a GGUF file. NULL and a message on error. */
+/* Reads a model's files without keeping them: fills in *config, checks names, shapes, types, and that every weight is
+ * finite as `type`. */
+int wz_model_check(struct wz_config *config, const char *path, enum wz_type type, struct wz_err *err);
+/* A Hugging Face folder (config.json, model*.safetensors) or a GGUF file. NULL and a message on error: also where a
+ * weight is not finite as `type`. */
 struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains,
                                struct wz_backend *be, struct wz_err *err);
 /* Writes config.json, generation_config.json and model.safetensors (shard > 0: files of at most that many bytes with an

@@ -77,6 +77,12 @@ static void call_run(struct call *call, const struct wz_player *p)
     for (int i = 0; i < call->n; i++) {
         struct wz_request *r = &call->requests[i];
         Wz__Episode *e = call->episodes[i];
+        if (r->finish_reason == WZ_FINISH_NOT_FINITE) {
+            char step[40];
+            snprintf(step, sizeof step, e->step < 0 ? "evaluation" : "step %lld", (long long)e->step);
+            wz_die("%s episode %u: %s agent, token %d of its turn: %s", step, e->index, p->seat->role, r->n,
+                   r->problem);
+        }
         if (r->finish_reason == WZ_FINISH_FAILED) {
             wz_set_string(&e->discard, r->problem, strlen(r->problem));
             wz_request_finish(r);

@@ -167,6 +167,33 @@ static void what_cannot_be_generated_says_why(void **state)
     wz_engine_destroy(e);
 }
 
+/* Weights that are finite and overflow in the forward: the request ends with a reason and gives its pages back. */
+static void an_overflow_ends_the_request(void **state)
+{
+    struct wz_engine *e = wz_engine_create(model, 2, 4, 0, 0);
+    float *norm = model->layers[0].norm1, keep[32];
+    struct wz_request r[N];
+
+    memcpy(keep, norm, sizeof keep);
+    for (int i = 0; i < 32; i++) norm[i] = 3e38f;
+    wz_model_commit(model, model->version + 1);
+    for (int i = 0; i < N; i++) r[i] = request(i);
+    wz_engine_run(e, r, N);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(r[i].finish_reason, WZ_FINISH_NOT_FINITE);
+        assert_int_equal(r[i].n, 0);
+        assert_non_null(strstr(r[i].problem, "not finite"));
+    }
+    finish(r, N);
+    memcpy(norm, keep, sizeof keep);
+    wz_model_commit(model, model->version + 1);
+    for (int i = 0; i < N; i++) r[i] = request(i);
+    wz_engine_run(e, r, N);
+    for (int i = 0; i < N; i++) assert_true(r[i].n > 0 && !r[i].problem);
+    finish(r, N);
+    wz_engine_destroy(e);
+}
+
 /* A revision's context is its first reply's, that reply, and what was said of it: only the last is read, and the one
  * token whose keys nobody needed before. */
 static void a_revision_reads_only_what_is_new(void **state)
@@ -418,6 +445,7 @@ int main(void)
         cmocka_unit_test(logps_are_those_of_scoring),
         cmocka_unit_test(turns_end_where_they_should),
         cmocka_unit_test(what_cannot_be_generated_says_why),
+        cmocka_unit_test(an_overflow_ends_the_request),
         cmocka_unit_test(new_weights_forget_the_cache),
         cmocka_unit_test(submitting_while_others_run_changes_nothing),
         cmocka_unit_test(cancelling_disturbs_nobody),

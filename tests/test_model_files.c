@@ -507,6 +507,40 @@ static void bad_tensors(void **state)
 }
 
 /* Without a wait for the disk: there are many of these. */
+/* Weights that are not finite in the type they are held in are refused, by file and tensor; those that are, are not. */
+static void values_must_be_finite(void **state)
+{
+    static const struct {
+        float value;
+        bool f32, bf16; /* is it fine as that? */
+    } rows[] = {
+        { NAN, false, false },         { -INFINITY, false, false },     { 0x1.fffffep127f, true, false },
+        { -0x1.ffp127f, true, false }, { 0x1.fefffep127f, true, true },
+    };
+    char *dir = test_scratch("not-finite");
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_config read;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        for (int type = WZ_F32; type <= WZ_BF16; type++) {
+            const bool fine = type == WZ_F32 ? rows[i].f32 : rows[i].bf16;
+            m->params[m->list[3].at + 7] = rows[i].value; /* the last of a row, in neither the first nor last tensor */
+            saved(m, dir, 0);
+            struct wz_model *other = wz_model_load(dir, type, NULL, be, &err);
+            if (!other != !fine) fail_msg("%g as type %d: %s", (double)rows[i].value, type, fine ? err.text : "taken");
+            if (!fine)
+                assert_non_null(
+                    strstr(err.text, "model.safetensors: tensor model.layers.0.self_attn.k_proj.weight holds"));
+            assert_int_equal(wz_model_check(&read, dir, type, &err), fine ? 0 : -1);
+            if (!fine) assert_non_null(strstr(err.text, "k_proj.weight holds"));
+            assert_int_equal(read.dim, config.dim);
+            wz_model_destroy(other);
+        }
+    wz_model_destroy(m);
+    free(dir);
+}
+
 static void rewrite(const char *path, const void *bytes, size_t n)
 {
     FILE *f = fopen(path, "wb");
@@ -574,9 +608,10 @@ static void any_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips), cmocka_unit_test(gguf),        cmocka_unit_test(gguf_of_llama_cpp),
-        cmocka_unit_test(spellings),   cmocka_unit_test(bad_configs), cmocka_unit_test(bad_tensors),
-        cmocka_unit_test(any_bytes),
+        cmocka_unit_test(round_trips),       cmocka_unit_test(gguf),
+        cmocka_unit_test(gguf_of_llama_cpp), cmocka_unit_test(spellings),
+        cmocka_unit_test(bad_configs),       cmocka_unit_test(bad_tensors),
+        cmocka_unit_test(any_bytes),         cmocka_unit_test(values_must_be_finite),
     };
 
     return cmocka_run_group_tests(tests, open_ref, close_ref);

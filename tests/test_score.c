@@ -114,6 +114,40 @@ static void bad_lines(void **state)
     free(dir);
 }
 
+/* Finite weights whose logits overflow: an error by line, no number that is not JSON. */
+static void logits_that_overflow(void **state)
+{
+    char *dir = test_scratch("overflow"), words[512];
+    struct wz_backend *be = backend_of("ref", 1);
+    struct wz_model *m = wz_model_create(&config, WZ_F32, NULL, be);
+    struct wz_buf out = { 0 };
+    struct wz_err err;
+
+    wz_model_init(m, 5);
+    for (int i = 0; i < config.dim; i++) m->layers[0].norm1[i] = 3e38f;
+    assert_int_equal(wz_model_save(m, dir, 0, &err), 0);
+    wz_model_destroy(m);
+    wz_backend_close(be);
+    snprintf(words, sizeof words, "score %s --backend ref", dir);
+    assert_int_equal(command(wz_cmd_score, words, "{\"ids\": [1, 2, 3]}\n{\"ids\": [5]}\n{\"ids\": []}\n", &out), 1);
+    assert_int_equal(lines_in(&out), 3);
+    for (int i = 0; i < 2; i++) {
+        json_t *j = line_of(&out, i);
+        const char *error = json_string_value(json_object_get(j, "error"));
+        assert_true(error && strstr(error, i ? "line 2: after ids[0]" : "line 1: after ids[0]") &&
+                    strstr(error, "not finite"));
+        json_decref(j);
+    }
+    snprintf(words, sizeof words, "generate %s --backend ref --max-tokens 3", dir);
+    assert_int_equal(command(wz_cmd_generate, words, "{\"ids\": [1, 2, 3]}\n", &out), 1);
+    json_t *j = line_of(&out, 0);
+    const char *error = json_string_value(json_object_get(j, "error"));
+    assert_true(error && strstr(error, "line 1") && strstr(error, "not finite"));
+    json_decref(j);
+    wz_buf_finish(&out);
+    free(dir);
+}
+
 /* The trained model: scores and likeliest tokens as an independent float64 forward has them. */
 static void reference(const char *model, const char *ref_path, double bound)
 {
@@ -210,10 +244,8 @@ static void from_gguf(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(grouping),
-        cmocka_unit_test(bad_lines),
-        cmocka_unit_test(trained),
-        cmocka_unit_test(from_gguf),
+        cmocka_unit_test(grouping), cmocka_unit_test(bad_lines), cmocka_unit_test(logits_that_overflow),
+        cmocka_unit_test(trained),  cmocka_unit_test(from_gguf),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
