@@ -82,6 +82,7 @@ struct wz_recipe {
     } judge;
     int leaves, micro_batch_tokens;
     char *activation_checkpointing, *reference_location;
+    int max_nonfinite_updates;
     struct wz_recipe_data *data;
     unsigned n_data;
     struct wz_recipe_data *eval;

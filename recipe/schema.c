@@ -189,6 +189,8 @@
     T##_TEXT(S, reference_location, "device", "device|host", LAYOUT, \
              "host: reference models wait in the host's memory, for a backend that has its own, and a step takes " \
              "longer by the time it takes to send them") \
+    T##_INT(S, max_nonfinite_updates, "3", "[1,1e9]", LAYOUT, \
+            "an update whose gradient is not finite is skipped; this many in a row stop the run") \
     T##_LIST(S, data, n_data, data, 256, "training prompts") \
     T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
     T##_MAP(S, evaluate, evaluate, "how and how often the held-out prompts are played") \

@@ -51,11 +51,21 @@ static const Wz__Turn *next_reply(const Wz__Episode *e, size_t i)
     return NULL;
 }
 
+static const Wz__Turn *reply_of(const Wz__Episode *e, size_t i)
+{
+    return wz_turn_is(e->turns[i], WZ_CONVERSATION) ? e->turns[i] : next_reply(e, i);
+}
+
+double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode *e, size_t i)
+{
+    return rewards->rows[r].term->value(e->turns[i], reply_of(e, i));
+}
+
 void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
 {
     for (size_t i = 0; i < e->n_turns; i++) {
         Wz__Turn *t = e->turns[i];
-        const Wz__Turn *reply = wz_turn_is(t, WZ_CONVERSATION) ? t : next_reply(e, i);
+        const Wz__Turn *reply = reply_of(e, i);
         if (wz_turn_is(t, WZ_FEEDBACK)) {
             assert(t->about >= 0);
             const Wz__Turn *c = e->turns[t->about];
@@ -65,7 +75,7 @@ void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
         t->reward = 0;
         for (int r = 0; r < rewards->n; r++)
             if (wz_turn_is(t, rewards->rows[r].role))
-                t->reward += rewards->rows[r].coefficient * rewards->rows[r].term->value(t, reply);
+                t->reward += rewards->rows[r].coefficient * wz_reward_term(rewards, r, e, i);
     }
 }
 

@@ -71,6 +71,8 @@ struct wz_rewards { /* added up in the order of the rows: floating-point sums de
 void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient);
 /* Fills in reward, label and dir of an episode whose replies are all judged. */
 void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e);
+/* The value, before its coefficient, of the term of row r for turn i of an episode that has been rewarded. */
+double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode *e, size_t i);
 /* Judges the replies of all episodes and rewards all turns. An episode with a failed verdict keeps its other verdicts,
  * gets no rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
 void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, Wz__Episode **episodes, int n);

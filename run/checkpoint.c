@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -113,7 +114,12 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
                          parts[i].name, a->model->n_params, a->recipe->name, t ? t->count : 0);
         for (size_t at = 0; at < shard.n && rc == 0; at += CHUNK) {
             size_t k = shard.n - at < CHUNK ? shard.n - at : CHUNK;
+            const float *values = job->chunk;
             wz_tensor_floats(t, shard.at + at, k, job->chunk);
+            size_t bad = wz_first_unfit(values, k, INFINITY);
+            if (bad < k)
+                rc = wz_fail(err, "%s: \"%s\" holds %g: expected finite numbers", path, parts[i].name,
+                             (double)values[bad]);
             wz_upload(job->be, parts[i].mine + at, job->chunk, k * sizeof(float));
         }
     }
@@ -165,6 +171,8 @@ static int save_manifest(struct wz_job *job, const struct wz_progress *p, const 
         json_object_set_new(entry, "hash", hex(p->hash[i]));
         if (moments) json_object_set_new(entry, "moments_hash", hex(moments));
         json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
+        json_object_set_new(entry, "skipped", json_integer(a->learner.opt.skipped));
+        json_object_set_new(entry, "not_finite", json_integer(a->learner.opt.not_finite));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
         json_object_set_new(agents, a->recipe->name, entry);
     }
@@ -248,6 +256,8 @@ static int load_manifest(const char *path, struct wz_progress *p, const struct w
         }
         if (read_hex(json_object_get(a, "moments_hash"), &p->moments[i]) < 0) p->moments[i] = 0;
         p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
+        p->skipped[i] = (int)json_integer_value(json_object_get(a, "skipped"));
+        p->not_finite[i] = (int)json_integer_value(json_object_get(a, "not_finite"));
         p->updates[i] =
             json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
     }
@@ -387,6 +397,8 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
         if (!a->learner.model || p->updates[i] < 0) continue;
         if (load_parts(job, a, dir, false, err) < 0) return -1;
         a->learner.opt.steps = p->updates[i];
+        a->learner.opt.skipped = p->skipped[i];
+        a->learner.opt.not_finite = p->not_finite[i];
     }
     return 0;
 }

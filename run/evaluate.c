@@ -157,7 +157,7 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
     const struct wz_rewards rewards = wz_job_rewards(job, NULL); /* of the transcripts, equal in all phases */
     const int64_t some = 4 * (int64_t)job->recipe->rollout.max_num_seqs * job->roles.rollout.n;
     const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
-    int64_t generated[WZ_COUNT(job->agents)];
+    struct wz_batch_stats stats;
     Wz__Episode **all = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;
     int k;
 
@@ -167,7 +167,7 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
         struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards };
         int got;
         if (speak) fprintf(stderr, "\r\033[Kevaluating: %d of %d prompts", first, n_prompts);
-        wz_stations_run(job, &plan, &part, &got, generated);
+        wz_stations_run(job, &plan, &part, &got, &stats);
         if (got) memcpy(all + *n, part, sizeof *all * (size_t)got);
         *n += got;
         free(part);

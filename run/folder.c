@@ -1,5 +1,6 @@
 /* The files and the log of a run. */
 #include "run/folder.h"
+#include "run/account.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -186,51 +187,6 @@ void wz_run_close(struct wz_run *run)
 
 /* ---- a step ----------------------------------------------------------------------------------------------- */
 
-/* Guarantee 4, per agent: turns that the rollout ranks generated = turns trained + turns discarded, with the reason. */
-enum { TRAINED, DISCARDED, NOT_PICKED, FROZEN, JUDGE, OTHER, N_FATES };
-static const char *const fates[N_FATES] = { [NOT_PICKED] = "not the sample of its episode",
-                                            [FROZEN] = "agent frozen",
-                                            [JUDGE] = "judge failed",
-                                            [OTHER] = "episode broken" };
-
-static void add_fates(double (*fate)[N_FATES], const struct wz_job *job, const Wz__Episode *e)
-{
-    for (size_t i = 0; i < e->n_turns; i++) {
-        const Wz__Turn *t = e->turns[i];
-        double *f = fate[t->agent];
-        if (t->trained) {
-            f[TRAINED]++;
-            continue;
-        }
-        f[DISCARDED]++;
-        if (!strncmp(e->discard, "judge failed", 12)) f[JUDGE]++;
-        else if (e->discard[0]) f[OTHER]++;
-        else if (!job->agents[t->agent].learner.model) f[FROZEN]++;
-        else f[NOT_PICKED]++;
-    }
-}
-
-static int write_ledger(const struct wz_job *job, int64_t step, const int64_t *generated, double (*fate)[N_FATES],
-                        struct wz_err *err)
-{
-    struct wz_ledger_line lines[WZ_COUNT(job->agents)];
-    char reasons[WZ_COUNT(job->agents)][256];
-
-    for (int a = 0; a < job->n_agents; a++) {
-        const double *f = fate[a];
-        int n = 0;
-        reasons[a][0] = 0;
-        for (int k = NOT_PICKED; k < N_FATES; k++)
-            if (f[k] > 0)
-                n +=
-                    snprintf(reasons[a] + n, sizeof reasons[a] - (size_t)n, "%s%s %.0f", n ? ", " : "", fates[k], f[k]);
-        lines[a] = (struct wz_ledger_line){
-            step, job->agents[a].recipe->name, generated[a], (int64_t)f[TRAINED], (int64_t)f[DISCARDED], 0, reasons[a]
-        };
-    }
-    return wz_ledger_append(job->recipe->out, lines, job->n_agents, err);
-}
-
 static int write_chain(const struct wz_job *job, const struct wz_progress *p, int64_t step, struct wz_err *err)
 {
     char *path = wz_path("%s/chain.jsonl", job->recipe->out);
@@ -251,72 +207,6 @@ static int write_chain(const struct wz_job *job, const struct wz_progress *p, in
 }
 
 static double share(double part, double whole) { return whole > 0 ? part / whole : NAN; }
-
-static void write_metrics(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *r,
-                          const struct wz_tally *s)
-{
-    const char *names[128];
-    char own[128][64];
-    double values[128];
-    int n = 0;
-    const struct {
-        const char *name;
-        double value;
-    } common[] = {
-        { "reward/c0", share(s->c0, s->judged) },
-        { "reward/final", share(s->final, s->judged) },
-        { "rollout/label_accuracy", share(s->label, s->feedback) },
-        { "rollout/json_errors", share(s->json, s->feedback) },
-        { "rollout/ftr", share(s->triggered, s->asked) },
-        { "rollout/asr", share(s->asr, s->harmful) },
-        { "rollout/orr", share(s->orr, s->judged - s->harmful) },
-        { "rollout/improved", share(s->improved, s->judged) },
-        { "rollout/worsened", share(s->worsened, s->judged) },
-        { "rollout/judge_failed", s->episodes - s->judged },
-        { "rollout/tokens", s->generated },
-        { "time/play", r->played - r->begin },
-        { "time/learn", r->learnt - r->played },
-        { "time/publish", r->published - r->learnt },
-        { "time/step", r->published - r->begin },
-        { "speed/tokens_per_second", s->generated / (r->published - r->begin) },
-    };
-
-    for (size_t i = 0; i < WZ_COUNT(common); i++) {
-        if (!run->record && strncmp(common[i].name, "time/", 5) && strncmp(common[i].name, "speed/", 6)) continue;
-        names[n] = common[i].name;
-        values[n++] = common[i].value;
-    }
-    for (int a = 0; a < job->n_agents; a++) {
-        const struct wz_step_stats *l = &r->learned[a];
-        if (!job->agents[a].learner.model) continue;
-        const struct {
-            const char *name;
-            double value;
-            enum { EITHER, PLAYED, SUPERVISED } of;
-        } agent[] = {
-            { "loss", l->nll, SUPERVISED },
-            { "reward", l->reward, PLAYED },
-            { "kl", l->kl, PLAYED },
-            { "grad_norm", l->grad_norm, EITHER },
-            { "lr", l->lr, EITHER },
-            { "clipped", l->clipped, PLAYED },
-            { "samples", l->samples, EITHER },
-            { "tokens", l->tokens, EITHER },
-            { "return_std", l->advantage_std, PLAYED },
-            { "logp_mismatches", l->mismatch, PLAYED },
-            { "logp_max_gap", l->max_gap, PLAYED },
-            { "updates_skipped", (double)job->agents[a].learner.opt.skipped, EITHER },
-            { "seconds", l->seconds, EITHER },
-        };
-        for (size_t i = 0; i < WZ_COUNT(agent); i++) {
-            if (agent[i].of == (run->record ? SUPERVISED : PLAYED)) continue;
-            snprintf(own[n], sizeof own[n], "%s/%s", job->agents[a].recipe->name, agent[i].name);
-            names[n] = own[n];
-            values[n++] = agent[i].value;
-        }
-    }
-    wz_metrics_step(run->metrics, step, names, values, n);
-}
 
 /* Why samples of the step were discarded: the reason of the first of root's own episodes. */
 static const char *first_discard(const struct wz_step_report *r)
@@ -351,9 +241,11 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
         wz_buf_printf(&text, "  label %.3f json errors %.3f triggered %.3f", s->label / s->feedback,
                       s->json / s->feedback, s->triggered / s->asked);
     for (int a = 0; a < job->n_agents; a++)
-        if (job->agents[a].learner.model)
-            wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, run->record ? "kl" : "loss",
-                          run->record ? r->learned[a].kl : r->learned[a].nll, r->learned[a].grad_norm);
+        if (job->agents[a].learner.model) {
+            const bool kl = run->record && job->agents[a].learner.reference.model;
+            wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, kl ? "kl" : "loss",
+                          kl ? r->learned[a].kl : r->learned[a].loss, r->learned[a].grad_norm);
+        }
     if (s->judged < s->episodes)
         wz_buf_printf(&text, "  discarded %.0f (%s)", s->episodes - s->judged, first_discard(r));
     wz_buf_printf(&text, "  %.0f tok/s", s->generated / (r->published - r->begin));
@@ -362,37 +254,61 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
     wz_buf_finish(&text);
 }
 
+/* Says in the log what is wrong with an agent's updates: a gradient that is not finite, and steps in a row of which it
+ * could learn nothing. -1 where the run has to stop. */
+static int watch_agent(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *report,
+                       const struct wz_account *account, const struct wz_rewards *rewards, int a, struct wz_err *err)
+{
+    enum { PATIENCE = 5, AGAIN = 50 }; /* steps in a row before the first word, and between words */
+    const char *name = job->agents[a].recipe->name;
+    const struct wz_learner *l = &job->agents[a].learner;
+    const struct wz_step_stats *did = &report->learned[a];
+    const int most = job->recipe->max_nonfinite_updates;
+
+    if (did->not_finite)
+        wz_log("step %" PRId64 ": agent %s: the gradient is not finite: the update is skipped and its samples are "
+               "discarded, %d in a row, %d stop the run",
+               step, name, l->opt.not_finite, most);
+    if (l->opt.not_finite >= most)
+        return wz_fail(err,
+                       "step %" PRId64
+                       ": agent %s: %d gradients in a row were not finite (max_nonfinite_updates): begin "
+                       "another run with a lower lr or kl_coef, from a checkpoint of this one if need be",
+                       step, name, l->opt.not_finite);
+    char *why = run->record ? wz_account_idle(account, job, report, rewards, a) : NULL;
+    run->idle[a] = why ? run->idle[a] + 1 : 0;
+    if (run->idle[a] % AGAIN == PATIENCE)
+        wz_log("warning: agent %s could learn nothing in %d steps in a row, the last step %" PRId64 ": %s", name,
+               run->idle[a], step, why);
+    free(why);
+    return 0;
+}
+
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
                 const struct wz_step_report *report, struct wz_err *err)
 {
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
-    int64_t step = p->step - 1;
-    struct {
-        struct wz_tally sums;
-        double fate[WZ_COUNT(job->agents)][N_FATES];
-    } mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
+    const struct wz_rewards rewards = wz_job_rewards(job, report->stage);
+    const int64_t step = p->step - 1;
+    struct wz_account mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
     enum { WIDTH = sizeof mine / sizeof(double) };
-    int rc = -1;
+    int rc = 0;
 
-    for (int i = 0; i < report->n; i++) {
-        wz_tally_add(&mine.sums, report->episodes[i]);
-        add_fates(mine.fate, job, report->episodes[i]);
-    }
+    for (int i = 0; i < report->n; i++) wz_account_add(&mine, job, report, &rewards, report->episodes[i]);
     wz_all_gather(&job->link, &group, (double *)&mine, WIDTH, (double *)all);
     memset(&mine, 0, sizeof mine);
     for (int r = 0; r < group.n; r++)
         for (int k = 0; k < WIDTH; k++) ((double *)&mine)[k] += ((double *)&all[r])[k];
-    if (run->record && wz_record_episodes(run->record, report->episodes, report->n, err) < 0) goto out;
-    if (job->root) {
-        if (run->record && write_ledger(job, step, report->generated, mine.fate, err) < 0) goto out;
-        if (write_chain(job, p, step, err) < 0) goto out;
-        for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.generated += report->learned[a].tokens;
-        write_metrics(run, job, step, report, &mine.sums);
-        log_step(run, job, p, report, &mine.sums);
-    }
-    rc = 0;
-out:
     free(all);
+    for (int a = 0; !run->record && a < job->n_agents; a++) mine.sums.generated += report->learned[a].tokens;
+    if (run->record) rc = wz_record_episodes(run->record, report->episodes, report->n, err);
+    if (rc < 0 || !job->root) return rc;
+    if (run->record && wz_account_ledger(&mine, job, step, report->batch.generated, err) < 0) return -1;
+    if (write_chain(job, p, step, err) < 0) return -1;
+    wz_account_metrics(&mine, job, step, report, run->record, run->metrics);
+    log_step(run, job, p, report, &mine.sums);
+    for (int a = 0; rc == 0 && a < job->n_agents; a++)
+        if (job->agents[a].learner.model) rc = watch_agent(run, job, step, report, &mine, &rewards, a, err);
     return rc;
 }
 

@@ -20,6 +20,7 @@ struct wz_run {
         int64_t first, total;
         bool tty;
     } line;
+    int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent could learn nothing */
 };
 
 /* resume: a checkpoint was found; what the run wrote after it is deleted, once every rank has checked

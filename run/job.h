@@ -109,9 +109,13 @@ void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch
 
 /* ---- stations.c: how an episode moves between ranks --------------------------------------------------------- */
 
+/* What the ranks that played and judged a batch tell the first taker of it. */
+struct wz_batch_stats {
+    int64_t generated[WZ_MAX_AGENTS]; /* turns, by agent, summed over the rollout ranks */
+    double rollout, reward;           /* seconds that the slowest rank played, and judged */
+};
 /* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in
- * order of index: *out (heap array of heap messages), *n; others get none. generated[n_agents]: turns that each agent
- * generated, summed over the rollout ranks; on the first taker only. */
+ * order of index: *out (heap array of heap messages), *n; others get none. *stats: on the first taker only. */
 struct wz_batch_plan {
     const struct wz_prompt **prompts;
     int batch;
@@ -122,7 +126,7 @@ struct wz_batch_plan {
     const struct wz_rewards *rewards;
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
-                     int64_t *generated);
+                     struct wz_batch_stats *stats);
 void wz_episodes_free(Wz__Episode **episodes, int n);
 void wz_episodes_sort(Wz__Episode **episodes, int n); /* in order of index */
 void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
@@ -159,7 +163,8 @@ struct wz_progress {
     uint64_t version[WZ_MAX_AGENTS], hash[WZ_MAX_AGENTS], chain;
     uint64_t moments
         [WZ_MAX_AGENTS]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
-    int updates[WZ_MAX_AGENTS]; /* optimizer updates in this stage */
+    int updates[WZ_MAX_AGENTS];                            /* optimizer updates in this stage */
+    int skipped[WZ_MAX_AGENTS], not_finite[WZ_MAX_AGENTS]; /* of struct wz_optimizer. Read from a checkpoint */
 };
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p,
                        struct wz_err *err); /* all learners; the root writes */

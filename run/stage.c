@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct wz_learn learn_of(const struct wz_loss *loss, const struct wz_recipe_learn *r,
-                                const struct wz_recipe_agent *agent)
+struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_learn *r,
+                               const struct wz_recipe_agent *agent)
 {
     struct wz_err err;
 
@@ -73,13 +73,14 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         struct wz_agent *a = &job->agents[i];
         const struct wz_recipe_learn *r = wz_recipe_learn(stage, a->recipe->name);
         if (!r || job->roles.learner.me < 0) continue;
-        a->how = learn_of(loss, r, a->recipe);
+        a->how = wz_stage_learn(loss, r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         if (a->reference && job->be->device && !strcmp(job->recipe->reference_location, "host"))
             wz_model_offload(a->reference);
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
                         job->recipe->micro_batch_tokens,
                         loss->supervised ? a->examples.longest : wz_job_longest(job->recipe, &a->model->config));
+        a->learner.name = a->recipe->name;
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;
 }
@@ -121,7 +122,7 @@ static void play(struct wz_stage *s, int64_t step, struct wz_step_report *report
                                         &job->roles.learner, job->recipe->leaves, &s->rewards };
 
     wz_draw_step(s->draw, s->prompts, s->recipe->batch);
-    wz_stations_run(job, &plan, &report->episodes, &report->n, report->generated);
+    wz_stations_run(job, &plan, &report->episodes, &report->n, &report->batch);
 }
 
 void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report)

@@ -19,10 +19,13 @@ struct wz_step_report {
     Wz__Episode **episodes;
     int n;
     double begin, played, learnt, published;     /* wz_now() after each part of the step */
-    int64_t generated[WZ_MAX_AGENTS];            /* turns written, by agent (root) */
+    struct wz_batch_stats batch;                 /* of a stage that plays (root) */
     struct wz_step_stats learned[WZ_MAX_AGENTS]; /* by agent */
 };
 
+/* How an agent learns by a stage's loss, as its recipe says. */
+struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_learn *learn,
+                               const struct wz_recipe_agent *agent);
 /* Opens stage p->stage at p->stage_step; dir: the checkpoint that p was read from (moments), unused at a stage's
  * beginning. */
 int wz_stage_open(struct wz_stage *stage, struct wz_job *job, const struct wz_progress *p, const char *dir,

@@ -87,37 +87,36 @@ static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, 
     return all;
 }
 
-static void send_generated(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode **episodes, int n)
+static void send_stats(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_batch_stats stats)
 {
-    int64_t turns[WZ_COUNT(job->agents)] = { 0 };
-
-    for (int i = 0; i < n; i++)
-        for (size_t t = 0; t < episodes[i]->n_turns; t++) turns[episodes[i]->turns[t]->agent]++;
-    wz_send(&job->link, plan->takers->ranks[0], WZ_TAG_STATS, turns, sizeof turns);
+    wz_send(&job->link, plan->takers->ranks[0], WZ_TAG_STATS, &stats, sizeof stats);
 }
 
-static void take_generated(struct wz_job *job, int64_t *generated)
+/* Adds what every member of `from` has sent. */
+static void take_stats(struct wz_job *job, const struct wz_ranks *from, struct wz_batch_stats *sum)
 {
-    int64_t turns[WZ_COUNT(job->agents)];
+    struct wz_batch_stats one;
     struct wz_buf bytes = { 0 };
 
-    memset(generated, 0, sizeof *generated * (size_t)job->n_agents);
-    for (int r = 0; r < job->roles.rollout.n; r++) {
-        wz_recv(&job->link, job->roles.rollout.ranks[r], WZ_TAG_STATS, &bytes);
-        if (bytes.len != sizeof turns)
-            wz_die("step %lld: rank %d sent its turn counts as %zu bytes", (long long)job->link.step,
-                   job->roles.rollout.ranks[r], bytes.len);
-        memcpy(turns, bytes.data, sizeof turns);
-        for (int a = 0; a < job->n_agents; a++) generated[a] += turns[a];
+    for (int r = 0; r < from->n; r++) {
+        wz_recv(&job->link, from->ranks[r], WZ_TAG_STATS, &bytes);
+        if (bytes.len != sizeof one)
+            wz_die("step %lld: rank %d sent its turn counts as %zu bytes", (long long)job->link.step, from->ranks[r],
+                   bytes.len);
+        memcpy(&one, bytes.data, sizeof one);
+        for (int a = 0; a < job->n_agents; a++) sum->generated[a] += one.generated[a];
+        if (one.rollout > sum->rollout) sum->rollout = one.rollout;
+        if (one.reward > sum->reward) sum->reward = one.reward;
     }
     wz_buf_finish(&bytes);
 }
 
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
-                     int64_t *generated)
+                     struct wz_batch_stats *stats)
 {
     const struct wz_roles *roles = &job->roles;
     int *where = wz_alloc(sizeof *where * (size_t)plan->batch), k;
+    struct wz_batch_stats mine = { 0 };
     Wz__Episode **episodes;
 
     *out = NULL;
@@ -129,19 +128,29 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
             where[k] = i % roles->reward.n;
             episodes[k++] = episode_begin(plan->prompts[i], plan->step, plan->first + i);
         }
+        double begin = wz_now();
         wz_play(&job->game, episodes, k);
-        send_generated(job, plan, episodes, k);
+        mine.rollout = wz_now() - begin;
+        for (int i = 0; i < k; i++)
+            for (size_t t = 0; t < episodes[i]->n_turns; t++) mine.generated[episodes[i]->turns[t]->agent]++;
+        send_stats(job, plan, mine);
         deliver(&job->link, &roles->reward, WZ_TAG_EPISODES, episodes, k, where);
     }
     if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
+        double begin = wz_now();
         wz_reward_label(&job->judge, plan->rewards, episodes, k);
+        send_stats(job, plan, (struct wz_batch_stats){ .reward = wz_now() - begin });
         for (int i = 0; i < k; i++)
             where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
         deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);
     }
     if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);
-    if (plan->takers->me == 0) take_generated(job, generated);
+    *stats = (struct wz_batch_stats){ 0 };
+    if (plan->takers->me == 0) {
+        take_stats(job, &roles->rollout, stats);
+        take_stats(job, &roles->reward, stats);
+    }
     wz_flush(&job->link);
     free(where);
 }

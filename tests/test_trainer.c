@@ -48,8 +48,9 @@ static double slope(const char *loss, double now, double old, double advantage)
 {
     const struct wz_learn how = { .epsilon = 0.2 };
     const struct wz_loss_token t = { now, old, 0, advantage };
+    double value;
 
-    return wz_loss_find(loss, NULL)->slope(&how, &t);
+    return wz_loss_find(loss, NULL)->slope(&how, &t, &value);
 }
 
 static void slope_stops_where_the_clip_holds(void **state)

@@ -15,6 +15,7 @@
 #include "trainer/trainer.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -190,11 +191,13 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     g += mine.at;
     clear_gaps(opt, g);
     double norm = sqrt(square(opt, link, group, g));
-    if (!isfinite(norm)) {
+    double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1, left = scale * norm;
+    if (!(left * left < FLT_MAX)) {
+        opt->not_finite++;
         wz_optimizer_skip(opt);
         return norm;
     }
-    double scale = how->clip > 0 && norm > how->clip ? how->clip / norm : 1;
+    opt->not_finite = 0;
     double lr = wz_learning_rate(how->lr, how->warmup, how->floor, opt->steps, steps);
     opt->steps++;
     for (int i = 0; i < opt->n_spans; i++) {

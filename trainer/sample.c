@@ -26,7 +26,6 @@ int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent
         const struct wz_key key = { seed, WZ_RNG_SAMPLE, (uint32_t)e->step, e->index, (uint32_t)agent, 0 };
         Wz__Turn *t = e->discard[0] ? NULL : how->pick->turn(how, e, agent, feedback, key);
         if (!t) continue;
-        t->trained = true;
         out[found++] = (struct wz_sample){ .turn = t,
                                            .at = (int)e->index,
                                            .group = (int)e->index,

@@ -90,10 +90,19 @@ static void check_weights(const struct wz_learner *l, const struct wz_link *link
     const Wz__Turn *t = s->turn;
 
     if (t->version == l->model->version && t->weights == l->model->hash) return;
-    wz_die("trainer: step %lld episode %d agent %d was written by weights version %llu hash %016llx, here are version "
+    wz_die("trainer: step %lld episode %d: agent %s: written by weights version %llu hash %016llx, here are version "
            "%llu hash %016llx",
-           (long long)link->step, s->group, l->agent, (unsigned long long)t->version, (unsigned long long)t->weights,
-           (unsigned long long)l->model->version, (unsigned long long)l->model->hash);
+           (long long)link->step, s->group, l->name ? l->name : "?", (unsigned long long)t->version,
+           (unsigned long long)t->weights, (unsigned long long)l->model->version, (unsigned long long)l->model->hash);
+}
+
+static void check_finite(const struct wz_learner *l, const struct wz_link *link, const struct wz_sample *s,
+                         const char *whose, double sum)
+{
+    if (isfinite(sum)) return;
+    wz_die("trainer: step %lld sample %d: agent %s: %s log-probabilities add up to %g: expected a finite number; its "
+           "training diverged",
+           (long long)link->step, s->at, l->name ? l->name : "?", whose, sum);
 }
 
 /* Fills turn->advantage with returns, and sums them. */
@@ -123,6 +132,22 @@ static void gather_outcomes(struct wz_arena *lists, struct wz_link *link, const 
     for (int i = 0; i < batch; i++) own[i] = all[(size_t)wz_leaf_owner(i, batch, leaves, group->n) * (size_t)batch + i];
 }
 
+static void tell_outcomes(const struct wz_outcome *all, int batch, double samples, struct wz_step_stats *stats)
+{
+    double least = INFINITY, most = -INFINITY, reward = 0, kl = 0;
+
+    for (int i = 0; i < batch; i++) {
+        if (!(all[i].tokens > 0)) continue;
+        reward += all[i].reward;
+        kl += all[i].kl; /* nats: the sum over the sample's tokens */
+        if (all[i].reward < least) least = all[i].reward;
+        if (all[i].reward > most) most = all[i].reward;
+    }
+    stats->reward = samples > 0 ? reward / samples : NAN;
+    stats->kl = samples > 0 ? kl / samples : NAN;
+    stats->spread = samples > 0 ? most - least : NAN;
+}
+
 void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                         const struct wz_group *group, struct wz_sample_batch *b, struct wz_step_stats *stats)
 {
@@ -136,17 +161,17 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
         reference_logps(&l->reference, (float)how->temperature, b->samples, b->n);
         wz_model_onload(reference, NULL);
     }
-    for (int i = 0; i < b->n; i++) all[b->samples[i].at] = outcome_of(&b->samples[i], how->kl, reference != NULL);
+    for (int i = 0; i < b->n; i++) {
+        struct wz_outcome *own = &all[b->samples[i].at];
+        *own = outcome_of(&b->samples[i], how->kl, reference != NULL);
+        check_finite(l, link, &b->samples[i], "the rollout's and the reference's", own->kl);
+    }
     gather_outcomes(&l->lists, link, group, all, b->batch, l->opt.leaves * group->n);
     if (how->estimate) how->estimate->advantages(all, b->batch, b->samples, b->n);
     b->moments = wz_moments(all, b->batch);
-    stats->samples = b->moments.samples;
-    stats->tokens = b->moments.tokens;
-    stats->advantage_std = 1 / b->moments.rstd;
-    for (int i = 0; i < b->batch && stats->samples > 0; i++) {
-        stats->reward += all[i].reward / stats->samples;
-        stats->kl += all[i].kl / stats->samples; /* nats a sample: the sum over its tokens */
-    }
+    stats->return_std = 1 / b->moments.rstd;
+    tell_outcomes(all, b->batch, b->moments.samples, stats);
+    if (!reference) stats->kl = NAN;
 }
 
 /* The loss's slope at the trained rows of one sample, whose rows are [row, row + count). */
@@ -162,8 +187,10 @@ static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const s
         const float now = p->logp[r], old = t ? t->logp[k] : now;
         const struct wz_loss_token token = { (double)now, (double)old, t && t->n_ref_logp ? (double)t->ref_logp[k] : 0,
                                              t ? (double)t->advantage[k] : 1 };
-        const double slope = how->loss->slope(how, &token), gap = fabs(token.now - token.old);
+        double value;
+        const double slope = how->loss->slope(how, &token, &value), gap = fabs(token.now - token.old);
         p->d_logp[r] = (float)(-share * slope); /* minimised: the loss is -J */
+        stats->loss -= share * value;
         stats->nll -= token.now;
         stats->clipped += slope == 0 && token.advantage != 0;
         stats->mismatch += now != old;
@@ -173,8 +200,8 @@ static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const s
 }
 
 /* Forward, loss slope, backward over the samples [from, to) of one leaf, added to `grad`. */
-static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_sample_batch *b, int from,
-                          int to, float *grad, struct wz_step_stats *stats)
+static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_link *link,
+                          const struct wz_sample_batch *b, int from, int to, float *grad, struct wz_step_stats *stats)
 {
     struct wz_pack *p = &l->pack;
 
@@ -185,29 +212,31 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
             const struct wz_sample *s = &b->samples[from];
             double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * (double)s->tokens);
             sample_slopes(p, how, s, share, p->first[i], p->count[i], stats);
+            check_finite(l, link, s, "its", stats->nll);
         }
         wz_pack_backward(p, (float)how->temperature, grad);
     }
     wz_pack_backward_end(p, grad);
 }
 
-/* Sums over the learners become those of the step; there were samples. */
-static void gather_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group,
+/* Sums over the learners become those of the step; there were samples, of so many tokens. */
+static void gather_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, double tokens,
                          struct wz_step_stats *s)
 {
-    double mine[4] = { s->nll, s->clipped, s->mismatch, s->max_gap },
-           (*all)[4] = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n);
+    double mine[5] = { s->nll, s->clipped, s->mismatch, s->loss, s->max_gap },
+           (*all)[5] = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n);
 
-    wz_all_gather(link, group, mine, 4, all[0]);
+    wz_all_gather(link, group, mine, 5, all[0]);
     memset(mine, 0, sizeof mine);
     for (int r = 0; r < group->n; r++) {
-        for (int k = 0; k < 3; k++) mine[k] += all[r][k];
-        if (all[r][3] > mine[3]) mine[3] = all[r][3];
+        for (int k = 0; k < 4; k++) mine[k] += all[r][k];
+        if (all[r][4] > mine[4]) mine[4] = all[r][4];
     }
-    s->nll = mine[0] / s->tokens;
-    s->clipped = mine[1] / s->tokens;
+    s->nll = mine[0] / tokens;
+    s->clipped = mine[1] / tokens;
     s->mismatch = mine[2];
-    s->max_gap = mine[3];
+    s->loss = mine[3];
+    s->max_gap = mine[4];
 }
 
 void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
@@ -217,22 +246,31 @@ void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct 
     const int leaves = l->opt.leaves * group->n;
     int from = 0;
 
-    stats->nll = stats->clipped = stats->mismatch = stats->max_gap = 0;
+    stats->samples = stats->tokens = 0;
+    stats->loss = stats->nll = stats->clipped = stats->mismatch = stats->max_gap = stats->grad_norm = 0;
+    stats->not_finite = false;
     stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
     if (!(b->moments.samples > 0)) { /* all samples were lost */
+        stats->loss = stats->nll = stats->clipped = stats->grad_norm = NAN;
         wz_optimizer_skip(&l->opt);
         return;
     }
     for (int leaf = group->me * l->opt.leaves; leaf < (group->me + 1) * l->opt.leaves; leaf++) {
         int to = from;
         while (to < b->n && leaf_of(b->samples[to].at, b->batch, leaves) == leaf) to++;
-        leaf_gradient(l, how, b, from, to, wz_optimizer_leaf(&l->opt), stats);
+        leaf_gradient(l, how, link, b, from, to, wz_optimizer_leaf(&l->opt), stats);
         wz_optimizer_leaf_done(&l->opt);
         from = to;
     }
     assert(from == b->n);
     stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, commit */
-    gather_stats(l, link, group, stats);
+    gather_stats(l, link, group, b->moments.tokens, stats);
+    stats->not_finite = l->opt.not_finite > 0;
+    if (stats->not_finite) return;
+    stats->samples = b->moments.samples;
+    stats->tokens = b->moments.tokens;
+    for (int i = 0; i < b->n; i++)
+        if (b->samples[i].turn) b->samples[i].turn->trained = true;
 }
 
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,

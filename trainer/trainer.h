@@ -49,7 +49,8 @@ struct wz_sft_example {
 /* One sequence to train on, the trainer's only input. It borrows a turn (its tokens were sampled by a rollout) or an
  * example. */
 struct wz_sample {
-    Wz__Turn *turn;                       /* or NULL. The trainer fills its trained, ref_logp, advantage */
+    Wz__Turn
+        *turn; /* or NULL. The trainer fills in its ref_logp and advantage, and `trained` where an update is made */
     const struct wz_sft_example *example; /* or NULL */
     int at;                               /* place in the step's batch: its leaf, and so the learner that owns it */
     int group;                            /* samples of one prompt have one number */
@@ -102,12 +103,13 @@ const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err)
 struct wz_loss_token {
     double now, old, ref, advantage;
 };
-/* A loss is minimised: -J, with J a mean over tokens (wz_learn.token_mean) of a term whose derivative slope() gives, d
- * J / d now before the mean. supervised: trained on conversations, which need no rollout, reward, or estimate. */
+/* A loss is minimised: -J, with J a mean over tokens (wz_learn.token_mean) of a term. slope() returns the term's
+ * derivative by t->now, and the term in *value. supervised: trained on conversations, which need no rollout, reward, or
+ * estimate. */
 struct wz_loss {
     const char *name;
     bool supervised;
-    double (*slope)(const struct wz_learn *how, const struct wz_loss_token *t);
+    double (*slope)(const struct wz_learn *how, const struct wz_loss_token *t, double *value);
 };
 extern const struct wz_loss wz_losses[]; /* ended by a row without a name */
 /* NULL and a message that lists the names where there is none of that name. */
@@ -132,7 +134,8 @@ struct wz_optimizer {
     float *norms;                    /* host: those of the shard, of a bf16 model */
     int levels, leaves, leaf, steps; /* steps: updates done */
     bool filled[8];
-    int64_t skipped; /* updates not made: the gradient was not finite, or there was no sample */
+    int skipped;    /* updates not made: the gradient was not finite, or there was no sample */
+    int not_finite; /* the former, in a row up to now */
 };
 /* group: of all learners, the one that a bf16 model was made for; leaves: of this one, a power of two. spans[n_spans]
  * (copied): the parameters to train, ascending; the others keep their bits. NULL: all of them. */
@@ -142,8 +145,8 @@ void wz_optimizer_finish(struct wz_optimizer *opt);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);    /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* adds it to the tree */
 /* Sums over the group, clips, updates and gathers the shards, commits the model as its next version. Returns the norm
- * of the spans' gradient before clipping; where it is not finite nothing changes but the version, and `skipped` counts
- * it. */
+ * of the spans' gradient before clipping. Where that, or its clipped square (a second moment), is not finite as f32,
+ * nothing changes but the version, and skipped and not_finite count it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps);
 /* The update of a step without samples: the next version of the same weights, the moments as they were. */
@@ -181,6 +184,7 @@ void wz_pack_backward_end(struct wz_pack *pack, float *d_params);
 /* ---- step.c: one agent that learns ------------------------------------------------------------------------ */
 
 struct wz_learner {
+    const char *name; /* the agent's, for messages: borrowed, set after init */
     struct wz_model *model;
     struct wz_pack pack, reference; /* reference.model NULL: no KL penalty */
     struct wz_optimizer opt;
@@ -192,10 +196,18 @@ struct wz_learner {
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest);
 void wz_learner_finish(struct wz_learner *l);
-/* What a step reports: sums or means over the group. nll: mean negative log-likelihood of the trained tokens; mismatch:
- * tokens whose log-probability is not, bit for bit, the rollout's (guarantee 1). */
+/* What a step reports: sums or means over the group; NAN: a mean of nothing. */
 struct wz_step_stats {
-    double samples, tokens, reward, kl, nll, clipped, grad_norm, lr, advantage_std, mismatch, max_gap, seconds;
+    double samples, tokens; /* trained on: 0 where no update was made; and of the samples that there were: */
+    double reward, spread;  /* their mean reward; the largest less the smallest */
+    double kl;              /* mean over samples of the sum of log pi - log pi_ref; NAN without a reference */
+    double return_std;      /* of the returns of all their tokens */
+    double loss, nll;       /* what is minimised; mean of -log p over the tokens: of sampled ones the entropy */
+    double clipped;         /* share of tokens whose slope the clip makes 0 */
+    double mismatch,
+        max_gap; /* tokens whose log p is not the rollout's bit for bit (guarantee 1); the most it is off */
+    double grad_norm, lr, seconds;
+    bool not_finite; /* the gradient was not, so no update was made */
 };
 /* This learner's samples of a step, ascending in `at`, out of a batch of so many places over all learners. */
 struct wz_sample_batch {
@@ -205,7 +217,8 @@ struct wz_sample_batch {
 };
 /* Before the first update from a batch: reference log-probabilities and advantages, as the weights stand; the old
  * log-probabilities are the rollout's, which equal those of the same weights (guarantee 1). Dies if a turn was written
- * by other weights than the model's (guarantee 6). All learners call it. */
+ * by other weights than the model's (guarantee 6). All learners call it. This and the update die with agent, step and
+ * sample where a log-probability is not finite. */
 void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                         const struct wz_group *group, struct wz_sample_batch *b, struct wz_step_stats *stats);
 /* One update from a prepared batch; steps: updates of this stage. All learners call it, any number of times. */

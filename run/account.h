@@ -1,0 +1,60 @@
+/* account: what became of a step: its turns (guarantee 4), its metrics, and whether its agents could learn from it. */
+#ifndef WZ_ACCOUNT_H
+#define WZ_ACCOUNT_H
+
+#include "run/stage.h"
+
+/* What becomes of a turn: the one that an update was made from, or a reason why it is discarded. The last ones are of
+ * episodes that are discarded whole, by what `discard` begins with. */
+enum wz_fate {
+    WZ_TRAINED,
+    WZ_NOT_PICKED,
+    WZ_FROZEN,
+    WZ_NOT_FINITE,
+    WZ_JUDGE_FAILED,
+    WZ_PROMPT_TOO_LONG,
+    WZ_CACHE_TOO_SMALL,
+    WZ_BROKEN,
+    WZ_FATES
+};
+
+/* Sums over a step's episodes. All fields are doubles: learners add theirs up as one vector. */
+struct wz_account {
+    struct wz_tally sums;
+    double lost[WZ_FATES]; /* episodes that were discarded whole, by reason */
+    struct wz_agent_account {
+        double turns, tokens, truncated, broken; /* broken: feedback that is not valid */
+        double fates[WZ_FATES];
+        struct {
+            double n, sum, squares;
+        } terms[WZ_MAX_REWARDS]; /* of each row of the rewards, before its coefficient */
+    } agents[WZ_MAX_AGENTS];
+};
+/* Adds an episode, rewarded by `rewards` and learned from: report->learned is filled in. */
+void wz_account_add(struct wz_account *account, const struct wz_job *job, const struct wz_step_report *report,
+                    const struct wz_rewards *rewards, const Wz__Episode *e);
+/* Writes the step's lines of ledger.jsonl, and checks them (guarantee 4). */
+int wz_account_ledger(const struct wz_account *account, const struct wz_job *job, int64_t step,
+                      const int64_t *generated, struct wz_err *err);
+/* Why the agent, which was to learn, could not learn anything from the step; heap. NULL: it could. */
+char *wz_account_idle(const struct wz_account *account, const struct wz_job *job, const struct wz_step_report *report,
+                      const struct wz_rewards *rewards, int agent);
+
+/* A row: a name in metrics.jsonl and TensorBoard, and what it means. AGENT/ stands for each agent's name. */
+struct wz_metric {
+    const char *name;
+    unsigned when;      /* WZ_METRIC_*: reported only where all of these hold */
+    size_t part, whole; /* its value: a quotient of two numbers in the table's own struct; null where whole is 0 */
+    const char *about;
+};
+enum {
+    WZ_METRIC_PLAYS = 1,     /* the stage plays: it is not supervised */
+    WZ_METRIC_LEARNS = 2,    /* the agent learns in this stage */
+    WZ_METRIC_REFERENCE = 4, /* it has a reference model */
+};
+extern const struct wz_metric wz_metric_rows[]; /* ended by a row without a name */
+/* Writes the step's metrics. plays: the stage is not supervised. */
+void wz_account_metrics(const struct wz_account *account, const struct wz_job *job, int64_t step,
+                        const struct wz_step_report *report, bool plays, struct wz_metrics *metrics);
+
+#endif
