@@ -179,7 +179,9 @@ static struct tokens *tokens_start(struct wz_engine *e, const int *prompt, int n
 
     for (int i = 0; i < e->n_prefixes; i++) {
         int n = common(prompt, n_prompt - 1, e->prefixes[i]->ids, e->prefixes[i]->seq.len);
-        if (n > shared) shared = n, best = e->prefixes[i];
+        if (n <= shared) continue;
+        shared = n;
+        best = e->prefixes[i];
     }
     if (best && !wz_seq_fork(e->cache, &tokens->seq, &best->seq, shared)) return NULL;
     if (!wz_seq_reserve(e->cache, &tokens->seq, n_prompt - tokens->seq.len + more)) {

@@ -133,47 +133,57 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Text and Markdown are one grid of cells: set, metric, a column per phase, n. `put` writes one cell; col -1 ends a
- * line. */
-static void walk_grid(const struct wz_table *t, void (*put)(void *arg, int row, int col, const char *text), void *arg)
-{
-    char text[128];
-    int row = 0, col = 2;
+/* Text and Markdown are one grid of cells: set, metric, a column per phase, n; the first line holds their names. */
+struct grid {
+    struct wz_arena arena;
+    const char **cells; /* [n], `cols` to a line */
+    int n, cols;
+};
 
-    put(arg, row, 0, "set");
-    put(arg, row, 1, "metric");
+static void add_cell(struct grid *g, const char *text)
+{
+    g->cells = wz_realloc(g->cells, wz_mul((size_t)g->n + 1, sizeof *g->cells));
+    g->cells[g->n++] = wz_arena_strdup(&g->arena, text);
+}
+
+static struct grid grid_of(const struct wz_table *t)
+{
+    struct grid g = { 0 };
+    char text[128];
+
+    add_cell(&g, "set");
+    add_cell(&g, "metric");
     for (int i = 0; i < t->n; i++)
-        if (first_of(t, i, false)) put(arg, row, col++, t->rows[i].phase);
-    put(arg, row, col, "n");
-    put(arg, row++, -1, "");
+        if (first_of(t, i, false)) add_cell(&g, t->rows[i].phase);
+    add_cell(&g, "n");
+    g.cols = g.n;
     for (int i = 0; i < t->n; i++) {
         const struct wz_result *r = &t->rows[i];
         int64_t least = r->n, most = r->n;
         if (!first_of(t, i, true)) continue;
-        put(arg, row, 0, r->set);
+        add_cell(&g, r->set);
         put_title(r->metric, text, sizeof text);
-        put(arg, row, 1, text);
-        col = 2;
+        add_cell(&g, text);
         for (int k = 0; k < t->n; k++) {
-            const struct wz_result *cell =
-                first_of(t, k, false) ? wz_table_find(t, t->rows[k].phase, r->set, r->metric) : NULL;
             if (!first_of(t, k, false)) continue;
+            const struct wz_result *cell = wz_table_find(t, t->rows[k].phase, r->set, r->metric);
             put_cell(cell, text, sizeof text);
-            put(arg, row, col++, text);
+            add_cell(&g, text);
             if (cell && cell->n < least) least = cell->n;
             if (cell && cell->n > most) most = cell->n;
         }
         if (least == most) snprintf(text, sizeof text, "%lld", (long long)least);
         else snprintf(text, sizeof text, "%lld-%lld", (long long)least, (long long)most);
-        put(arg, row, col, text);
-        put(arg, row++, -1, "");
+        add_cell(&g, text);
     }
+    return g;
 }
 
-struct text_arg {
-    struct wz_buf *out;
-    int *width, n;
-};
+static void grid_finish(struct grid *g)
+{
+    free(g->cells);
+    wz_arena_finish(&g->arena);
+}
 
 /* Width in characters, not bytes. */
 static int columns_of(const char *s)
@@ -184,61 +194,39 @@ static int columns_of(const char *s)
     return n;
 }
 
-static void measure_cell(void *arg, int row, int col, const char *text)
-{
-    struct text_arg *a = arg;
-    int n = columns_of(text);
-
-    if (col >= a->n) {
-        a->width = wz_realloc(a->width, wz_mul((size_t)col + 1, sizeof *a->width));
-        a->width[a->n++] = 0;
-    }
-    if (col >= 0 && n > a->width[col]) a->width[col] = n;
-}
-
-static void text_cell(void *arg, int row, int col, const char *text)
-{
-    struct text_arg *a = arg;
-
-    if (col < 0) {
-        while (a->out->len && a->out->data[a->out->len - 1] == ' ') a->out->len--;
-        wz_buf_str(a->out, "\n");
-    } else {
-        wz_buf_printf(a->out, "%s%*s  ", text, a->width[col] - columns_of(text), "");
-    }
-}
-
 void wz_table_text(const struct wz_table *t, struct wz_buf *out)
 {
-    struct text_arg arg = { .out = out };
+    struct grid g = grid_of(t);
+    int *width = wz_alloc((size_t)g.cols * sizeof *width);
 
-    walk_grid(t, measure_cell, &arg);
-    walk_grid(t, text_cell, &arg);
-    free(arg.width);
-}
-
-static void markdown_cell(void *arg, int row, int col, const char *text)
-{
-    struct text_arg *a = arg;
-
-    if (col >= a->n) a->n = col + 1;
-    if (col >= 0) {
-        wz_buf_str(a->out, col ? " | " : "| ");
-        for (; *text; text++) {
-            if (*text == '|' || *text == '\\') wz_buf_str(a->out, "\\");
-            wz_buf_add(a->out, *text == '\n' ? " " : text, 1);
-        }
-        return;
+    for (int i = 0; i < g.n; i++)
+        if (columns_of(g.cells[i]) > width[i % g.cols]) width[i % g.cols] = columns_of(g.cells[i]);
+    for (int i = 0; i < g.n; i++) {
+        wz_buf_printf(out, "%s%*s  ", g.cells[i], width[i % g.cols] - columns_of(g.cells[i]), "");
+        if ((i + 1) % g.cols) continue;
+        while (out->data[out->len - 1] == ' ') out->len--;
+        wz_buf_str(out, "\n");
     }
-    wz_buf_str(a->out, " |\n");
-    if (row) return;
-    for (int i = 0; i < a->n; i++) wz_buf_str(a->out, i < 2 ? "|---" : "|--:");
-    wz_buf_str(a->out, "|\n");
+    free(width);
+    grid_finish(&g);
 }
 
 void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
 {
-    walk_grid(t, markdown_cell, &(struct text_arg){ .out = out });
+    struct grid g = grid_of(t);
+
+    for (int i = 0; i < g.n; i++) {
+        wz_buf_str(out, i % g.cols ? " | " : "| ");
+        for (const char *s = g.cells[i]; *s; s++) {
+            if (*s == '|' || *s == '\\') wz_buf_str(out, "\\");
+            wz_buf_add(out, *s == '\n' ? " " : s, 1);
+        }
+        if ((i + 1) % g.cols) continue;
+        wz_buf_str(out, " |\n");
+        for (int k = 0; k < g.cols && i < g.cols; k++) wz_buf_str(out, k < 2 ? "|---" : "|--:");
+        if (i < g.cols) wz_buf_str(out, "|\n");
+    }
+    grid_finish(&g);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------------- */
