@@ -122,8 +122,8 @@ struct wz_cores {
 /* Threads of rank `index` of the `ranks` that share the mask's cores and compute at the same time (0: the number given
  * to wz_set_beside). wanted: number of threads, or <= 0: the rank's share of the cores, one thread each, at least 1. */
 void wz_cores_here(struct wz_cores *cores, int ranks, int index, int wanted);
-char *wz_cores_mask(void);                        /* hardware threads of the affinity mask as "0-3,8-11"; free() it */
-bool wz_cores_meet(const char *a, const char *b); /* do two such masks overlap? */
+char *wz_cores_mask(void); /* hardware threads of the affinity mask as "0-3,8-11"; free() it */
+bool wz_cores_overlap(const char *a, const char *b); /* do two such masks overlap? */
 void wz_set_beside(int ranks); /* called once by comm: how many ranks' masks overlap this one's, itself included */
 
 /* ---- threads (pool.c) ------------------------------------------------------------------------------------- */

@@ -125,15 +125,15 @@ char *wz_cores_mask(void)
     return copy;
 }
 
-bool wz_cores_meet(const char *a, const char *b)
+bool wz_cores_overlap(const char *a, const char *b)
 {
     hwloc_bitmap_t x = hwloc_bitmap_alloc(), y = hwloc_bitmap_alloc();
-    bool meet =
+    bool overlap =
         hwloc_bitmap_list_sscanf(x, a) == 0 && hwloc_bitmap_list_sscanf(y, b) == 0 && hwloc_bitmap_intersects(x, y);
 
     hwloc_bitmap_free(x);
     hwloc_bitmap_free(y);
-    return meet;
+    return overlap;
 }
 
 void wz_set_beside(int ranks) { beside = ranks; }

@@ -52,7 +52,7 @@ static void gather_hosts(struct wz_link *link)
         const char *other = strrchr(places[r].data, ' ');
         if (strncmp(places[r].data, mine, strlen(host) + 1) == 0) {
             link->here++;
-            if (r == link->rank || wz_cores_meet(other + 1, mask)) link->beside[link->n_beside++] = r;
+            if (r == link->rank || wz_cores_overlap(other + 1, mask)) link->beside[link->n_beside++] = r;
         }
         wz_buf_finish(&places[r]);
     }

@@ -85,7 +85,7 @@ static int print_manual(const struct command *c)
         }
     }
     printf(
-        ".SH EXIT STATUS\n0: success; 1: failure, with a sentence on standard error; 2: wrong usage; 75: stopped by a\n"
+        ".SH EXIT STATUS\n0: success; 1: failure, with a message on standard error; 2: wrong usage; 75: stopped by a\n"
         "signal after a checkpoint, the same command continues.\n.SH SEE ALSO\n.BR %s (1)\n",
         c ? "waltz" : "mpirun");
     return status;

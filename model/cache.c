@@ -24,8 +24,8 @@ struct wz_cache *wz_cache_create(const struct wz_model *model, int pages, int pa
     cache->page = page;
     cache->context = (c->context + page - 1) / page * page;
     bool half = model->type != WZ_F32 && model->be->half_kv;
-    size_t slots = wz_mul(wz_mul((size_t)pages, (size_t)page), wz_mul((size_t)c->kv_heads, (size_t)c->head_dim)),
-           share = wz_mul(slots, half ? sizeof(uint16_t) : sizeof(float));
+    size_t slots = wz_mul(wz_mul((size_t)pages, (size_t)page), wz_mul((size_t)c->kv_heads, (size_t)c->head_dim));
+    size_t share = wz_mul(slots, half ? sizeof(uint16_t) : sizeof(float));
     cache->block = wz_backend_alloc_for(cache->be, wz_mul(share, 2 * (size_t)c->layers), "key/value cache");
     cache->kv = wz_alloc((size_t)c->layers * sizeof(*cache->kv));
     for (int l = 0; l < c->layers; l++) {

@@ -271,8 +271,10 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
     if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
     if (t->dtype != WZ_DT_F32 || t->count != (size_t)half)
         return wz_fail(err, "%s: rope_freqs.weight: expected %d elements of type F32", path, half);
-    float *divisor = wz_alloc((size_t)half * sizeof(float)), *plain = wz_alloc((size_t)half * sizeof(float)),
-          *scaled = wz_alloc((size_t)half * sizeof(float)), largest = 1;
+    float *divisor = wz_alloc((size_t)half * sizeof(float));
+    float *plain = wz_alloc((size_t)half * sizeof(float));
+    float *scaled = wz_alloc((size_t)half * sizeof(float));
+    float largest = 1;
     wz_tensor_floats(t, 0, (size_t)half, divisor);
     for (int i = 0; i < half; i++) largest = fmaxf(largest, divisor[i]);
     wz_rope_freq(c, plain);

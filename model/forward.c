@@ -149,8 +149,9 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     struct wz_layer *y = &m->layers[l];
     size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
     float *x = wz_work_x(w, l), *out = wz_work_x(w, l + 1), *mid = wz_work_at(w, w->mid, dim, l);
-    float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l),
-          *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
+    float *q = wz_work_at(w, w->q, hd, l);
+    float *att = wz_work_at(w, w->att, hd, l);
+    float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
     float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
     const struct wz_rows *rows = &w->batch;
     int n = rows->n;

@@ -104,17 +104,17 @@ struct wz_recipe {
     struct wz_resolved *source; /* the module's own: where each value came from; NULL: not loaded from a file */
 };
 
-/* overrides: n strings key=value. Fills in every default. 0, or -1 and a sentence with file, line and key. */
+/* overrides: n strings key=value. Fills in every default. 0, or -1 and a message with file, line and key. */
 int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *overrides, int n, struct wz_err *err);
 /* The resolved recipe: every key with its value; loads back to the same struct. */
 int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_err *err);
 void wz_recipe_destroy(struct wz_recipe *recipe); /* accepts NULL */
 
-/* Fails with a sentence about the value at `path` ("stages.0.name", as it was loaded), which names the path and the
+/* Fails with a message about the value at `path` ("stages.0.name", as it was loaded), which names the path and the
  * line or override that set it. Returns -1. fmt may print err->text. */
 int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const char *path, const char *fmt, ...)
     WZ_PRINTF(4, 5);
-/* May a run that began with `was` be resumed with `now`? -1 and a sentence that names the first key that differs of
+/* May a run that began with `was` be resumed with `now`? -1 and a message that names the first key that differs of
  * those that may not (marked `bits` in the table). Both were loaded. */
 int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err);
 /* Every key with its type, default, range, mark and sentence, from the table: as text, or as docs/recipe.md */

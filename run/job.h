@@ -73,9 +73,9 @@ char *wz_recipe_path(const char *run_or_recipe);
  * that both succeeded on all ranks (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
                   struct wz_err *err);
-/* The recipe's backend, in its numerics. NULL and a sentence with the key's origin on error. The recipe outlives it. */
+/* The recipe's backend, in its numerics. NULL and a message with the key's origin on error. The recipe outlives it. */
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
-/* The recipe's judge; -1 and a sentence likewise. */
+/* The recipe's judge; -1 and a message likewise. */
 int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err);
 /* job->link must be open. Exchanges no message: the caller calls wz_link_agree when all is open.
  * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the
@@ -83,7 +83,7 @@ int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct 
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err);
 void wz_job_close(struct wz_job *job);
-/* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a sentence on
+/* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a message on
  * error. */
 char *wz_system_read(const char *path, struct wz_err *err);
 /* The rows of WaltzRL 2.2 with the coefficients of the stage's feedback agent, or, where it trains none (or stage is

@@ -42,7 +42,7 @@ struct wz_plan {
 /* For `size` ranks on `hosts` hosts. dir: the checkpoint that the run resumes from, or NULL. */
 int wz_plan_make(struct wz_plan *plan, const struct wz_recipe *recipe, const char *dir, int size, int hosts,
                  struct wz_err *err);
-/* 0 where it fits; else -1 and a sentence with what is missing and the largest buffers. */
+/* 0 where it fits; else -1 and a message with what is missing and the largest buffers. */
 int wz_plan_check(const struct wz_plan *plan, struct wz_err *err);
 void wz_plan_print(const struct wz_plan *plan, FILE *out);
 /* The same as JSON; sizes in bytes. "problem": why it does not fit, or null. */

@@ -89,12 +89,21 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
     return 0;
 }
 
+/* A label of a row: `from` is "=value", or the column whose cell is formatted into `buf`. -1 where there is no such
+ * column; *label NULL: the cell is neither text nor a whole number. */
+static int label_of(const struct reader *r, json_t *row, int at, const char *from, char buf[32], const char **label)
+{
+    json_t *cell = json_object_get(row, from);
+
+    *label = *from == '=' ? from + 1 : cell_text(cell, buf);
+    return *label || cell ? 0 : no_column(r, row, at, from);
+}
+
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
     char id_text[32], kind_text[32], harm_text[32];
-    const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind,
-               *word = *r->harm == '=' ? r->harm + 1 : NULL;
+    const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind, *word;
     enum wz_harm harm;
 
     if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
@@ -105,21 +114,11 @@ static int add_row(struct reader *r, json_t *row, int at)
         if (!text) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string", r->path, at, r->column);
         id = cell_text(json_object_get(row, "id"), id_text);
     }
-    if (r->kind && *r->kind == '=') {
-        kind = r->kind + 1;
-    } else if (r->kind && *r->kind) {
-        json_t *cell = json_object_get(row, r->kind);
-        if (!cell) return no_column(r, row, at, r->kind);
-        kind = cell_text(cell, kind_text);
-        if (!kind)
-            return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at,
-                           r->kind);
-    }
-    if (!word) {
-        json_t *cell = json_object_get(row, r->harm);
-        if (!cell) return no_column(r, row, at, r->harm);
-        word = cell_text(cell, harm_text);
-    }
+    if (r->kind && *r->kind && label_of(r, row, at, r->kind, kind_text, &kind) < 0) return -1;
+    if (!kind)
+        return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at,
+                       r->kind);
+    if (label_of(r, row, at, r->harm, harm_text, &word) < 0) return -1;
     if (!word || !harm_of(word, &harm))
         return wz_fail(r->err,
                        "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false, yes/no or 1/0, "

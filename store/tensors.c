@@ -244,7 +244,10 @@ static uint32_t to_bits(float x)
 /* binary16: sign 1, exponent 5 (bias 15), fraction 10. Exponent 0: fraction * 2^-24; 31: infinite or NaN. */
 static float f16_at(const uint8_t *p)
 {
-    uint32_t h = p[0] | (uint32_t)p[1] << 8, sign = (h & 0x8000u) << 16, e = h >> 10 & 31u, m = h & 0x3ffu;
+    uint32_t h = p[0] | (uint32_t)p[1] << 8;
+    uint32_t sign = (h & 0x8000u) << 16;
+    uint32_t e = h >> 10 & 31u;
+    uint32_t m = h & 0x3ffu;
 
     if (e == 0) return from_bits(sign | to_bits((float)m * 0x1p-24f));
     if (e == 31) return from_bits(sign | 0x7f800000u | m << 13);

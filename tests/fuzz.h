@@ -1,4 +1,4 @@
-/* Fuzz targets: any bytes are either accepted whole or refused with a sentence; never a crash, a leak or a hang.
+/* Fuzz targets: any bytes are either accepted whole or refused with a message; never a crash, a leak or a hang.
  * A target is fuzz_NAME.c with examples in corpus/NAME. It runs as a plain test through fuzz_main.c, and under
  * libFuzzer in a build made by clang with -Dfuzz=true. */
 #ifndef WZ_FUZZ_H

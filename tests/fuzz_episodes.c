@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int n, m;
 
     if (wz_episodes_unpack(data, size, &episodes, &n, &err) < 0) {
-        fuzz_must(err.text[0] && !episodes && !n, "refused without a sentence");
+        fuzz_must(err.text[0] && !episodes && !n, "refused without a message");
         return 0;
     }
     wz_episodes_pack(episodes, n, &once);

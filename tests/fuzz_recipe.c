@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
              &err);
         unlink(saved);
     } else {
-        must(*err.text && !recipe, "refused without a sentence", &err);
+        must(*err.text && !recipe, "refused without a message", &err);
     }
     wz_buf_finish(&first);
     wz_buf_finish(&second);

@@ -23,7 +23,7 @@ static void use(const struct wz_tokenizer *tok)
     struct wz_err err = { "" };
 
     int rc = wz_encode(tok, text, sizeof text - 1, &ids, &err);
-    must(rc == 0 || (err.text[0] && ids.n == 0), "no sentence", &err);
+    must(rc == 0 || (err.text[0] && ids.n == 0), "no message", &err);
     for (int i = 0; i < ids.n; i++)
         must(ids.ids[i] >= 0 && ids.ids[i] < wz_tokenizer_vocab(tok), "an id out of range", &err);
     for (int i = -1; i <= wz_tokenizer_vocab(tok) && i < 600; i++) wz_ids_add(&ids, i);
@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             must(f && fputs(plain, f) >= 0 && fclose(f) == 0, "scratch", &err);
         }
         struct wz_tokenizer *tok = wz_tokenizer_load(data[0] == 'c' ? model : path, &err);
-        must(tok || err.text[0], "no sentence", &err);
+        must(tok || err.text[0], "no message", &err);
         if (tok) use(tok);
         if (tok && wz_hash(data, size, 0) % 4 == 0) { /* writing files to the disk takes its time */
             must(wz_tokenizer_save(tok, saved, &err) == 0, "what loaded does not save", &err);

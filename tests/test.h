@@ -13,7 +13,7 @@
 
 #include "base/base.h"
 
-/* Ends the case as skipped; the sentence appears in the closing report of launch/test. */
+/* Ends the case as skipped; the message appears in the closing report of launch/test. */
 #define SKIP(...)                              \
     do {                                       \
         print_message("# skip: " __VA_ARGS__); \

@@ -101,9 +101,9 @@ static void shares_are_whole(void **state)
 
 static void masks_meet(void **state)
 {
-    assert_true(wz_cores_meet("0-3,8", "8-9"));
-    assert_true(wz_cores_meet("0-", "4000"));
-    assert_false(wz_cores_meet("0-3,8", "4-7,9"));
+    assert_true(wz_cores_overlap("0-3,8", "8-9"));
+    assert_true(wz_cores_overlap("0-", "4000"));
+    assert_false(wz_cores_overlap("0-3,8", "4-7,9"));
 }
 
 /* ---- processes of their own: the machine is read once ----------------------------------------------------- */

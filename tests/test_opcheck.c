@@ -42,7 +42,7 @@ static const struct target {
 struct wz_backend *opcheck_ref;
 static const struct target *under_test;
 
-/* NULL and a sentence where it can't be had here; that is then one skipped case, and no other is made of it. */
+/* NULL and a message where it can't be had here; that is then one skipped case, and no other is made of it. */
 static struct wz_backend *target_try(const struct target *t, int threads, struct wz_err *err)
 {
     const char *shim = getenv("WALTZ_SHIM");

@@ -1,5 +1,5 @@
 /* The shim sees what it says it sees (shim/cuda_runtime.h): a kernel that is right gives the same under every
- * schedule, and one with a planted fault gives something else, or ends the program with a sentence. TAP on standard
+ * schedule, and one with a planted fault gives something else, or ends the program with a message. TAP on standard
  * output. */
 #include <stdio.h>
 #include <stdlib.h>

@@ -283,7 +283,10 @@ static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_
                    bool first, struct wz_err *err)
 {
     const char *text = cut->text.data + span.at;
-    size_t start = cut->spare.len, done = 0, at[2] = { 0 }, lead = strlen(st->text);
+    size_t start = cut->spare.len;
+    size_t done = 0;
+    size_t at[2] = { 0 };
+    size_t lead = strlen(st->text);
     char out[4];
     int rc = 0, len;
 

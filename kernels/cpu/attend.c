@@ -8,7 +8,6 @@
  * with the heads that share its keys as rows of the tile. Either way an element is the same chain, so decode and
  * prefill agree bit for bit. Head sizes that are not a multiple of 16 are padded in copies, and so are pages whose
  * length is not a multiple of HALF. A bf16 cache is converted to f32 as its vectors are loaded. */
-#include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
 #include <math.h>
@@ -136,8 +135,12 @@ static void step(float *out, size_t so, const float *q, size_t sq, int rows, con
 void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
 {
     const struct wz_rows *r = a->rows;
-    int d = a->kv->head_dim, p = a->kv->page, group = a->heads / a->kv->heads, seq = r->seq[row], low = INT32_MAX,
-        high = 0;
+    int d = a->kv->head_dim;
+    int p = a->kv->page;
+    int group = a->heads / a->kv->heads;
+    int seq = r->seq[row];
+    int low = INT32_MAX;
+    int high = 0;
     int wide = (d + 15) / 16 * 16;
     size_t width = (size_t)a->heads * (size_t)d, at = (size_t)row * width + (size_t)(kv_head * group * d);
     const float *q = a->q + at;
@@ -232,12 +235,18 @@ static const float *pad_rows(float *to, const float *from, size_t ld, int rows, 
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 {
     int d = a->kv->head_dim, wide = (d + 15) / 16 * 16, group = a->heads / a->kv->heads;
-    size_t width = (size_t)a->heads * (size_t)d, kv_width = (size_t)a->kv->heads * (size_t)d,
-           size = (size_t)(KEYS * wide);
+    size_t width = (size_t)a->heads * (size_t)d;
+    size_t kv_width = (size_t)a->kv->heads * (size_t)d;
+    size_t size = (size_t)(KEYS * wide);
     float buffers[9 * KEYS * MOST_D] __attribute__((aligned(64)));
     float s[KEYS * KEYS] __attribute__((aligned(64))), dp[KEYS * KEYS] __attribute__((aligned(64)));
-    float *kt = buffers, *k = kt + size, *vt = k + size, *v = vt + size, *d_k = v + size, *d_v = d_k + size,
-          *copies = d_v + size;
+    float *kt = buffers;
+    float *k = kt + size;
+    float *vt = k + size;
+    float *v = vt + size;
+    float *d_k = v + size;
+    float *d_v = d_k + size;
+    float *copies = d_v + size;
     float scale = 1 / sqrtf((float)d);
 
     assert(d <= MOST_D);

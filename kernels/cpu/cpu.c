@@ -77,8 +77,8 @@ static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
     int r = i % c->row_parts, p = i / c->row_parts, panel = c->hot->panel;
-    int from = (int)((long)c->panels * p / c->col_parts) * panel,
-        to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
+    int from = (int)((long)c->panels * p / c->col_parts) * panel;
+    int to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
     gemm_run(c->hot, c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
              to < c->g->n ? to : c->g->n);

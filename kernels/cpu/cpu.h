@@ -66,6 +66,15 @@ struct walk {
     const struct wz_adamw_scalars *by;
 };
 
+/* Tokens [first, first + n) of one sequence, for the query heads of one kv head. */
+typedef void attend_fn(const struct attend *a, int first, int n, int kv_head);
+
+/* A product's rows [row, row_end) and columns [col, col_end); col is a multiple of the panel. */
+typedef void gemm_fn(const struct gemm *g, int row, int row_end, int col, int col_end);
+
+/* Packs one panel. */
+typedef void pack_fn(void *dst, const struct wz_weight *w, int panel);
+
 /* Converts x[n][k], rows ldx apart. */
 typedef void pair_fn(uint32_t *out, const float *x, size_t ldx, int k, int n);
 
@@ -74,21 +83,16 @@ struct hot {
     const char *isa;
     int panel;          /* columns of a panel */
     bool (*runs)(void); /* does this machine have the instructions? */
-    void (*gemm)(const struct gemm *g, int row, int row_end, int col, int col_end); /* col: a multiple of panel */
-    void (*pack)(void *dst, const struct wz_weight *w, int panel);                  /* one panel */
+    gemm_fn *gemm, *gemm_int8;
+    pack_fn *pack, *pack_int8;
+    pair_fn *quantise;  /* tokens as left operands of gemm_int8 */
     pair_fn *pair;      /* to pairs of neighbouring columns: out[n][(k + 1) / 2] */
     pair_fn *pair_rows; /* to pairs of neighbouring rows: out[(n + 1) / 2][k] */
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
-    /* int8.c: the product, one panel, and tokens quantised as left operands */
-    void (*gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end);
-    void (*pack_int8)(void *dst, const struct wz_weight *w, int panel);
-    pair_fn *quantise;
-    /* tokens [first, first + n) of one sequence, for the query heads of one kv head */
-    void (*attend)(const struct attend *a, int first, int n, int kv_head);
-    void (*attend_back)(const struct attend *a, int first, int n, int kv_head);
+    attend_fn *attend, *attend_back;
     walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *cast, *add, *square, *adamw;
     /* d_w[c] += d_out * x * rstd over n tokens */
     void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
@@ -141,5 +145,22 @@ struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float 
                                int n);
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);
+
+/* ---- pick.c: samples one token from the logits z of one position ------------------------------------------ */
+
+/* Are there filters? Greedy has none. */
+bool wz_cpu_pick_filters(const struct wz_pick *pick);
+/* Without filters, two steps. First the block of VOCAB entries that holds the token, from the partial sums of the
+ * blocks and their total (max, sum); *left: the probability mass, in units of the block's, left to pass inside it.
+ * Then the index of the token among the n logits of that block. */
+int wz_cpu_pick_block(const struct stat *stats, int blocks, double max, double sum, const struct wz_pick *pick,
+                      double *left);
+int wz_cpu_pick_within(const struct hot *hot, const float *z, int n, const struct stat *stat,
+                       const struct wz_pick *pick, double left);
+
+/* With filters: needs all logits and wz_cpu_pick_scratch(vocab) bytes of scratch. max, sum: of the whole vocabulary. */
+size_t wz_cpu_pick_scratch(int vocab);
+int wz_cpu_pick_filtered(const struct hot *hot, const float *z, int vocab, double max, double sum,
+                         const struct wz_pick *pick, void *scratch);
 
 #endif

@@ -7,7 +7,6 @@
  * Between blocks of k the sums are stored in c, as f32, which is exact. A b that is not packed is copied to a buffer
  * (strip) first when several tiles use it, when the last columns are fewer than a panel, or when it is bf16. Tiles of
  * bf16 pairs differ only in their FMA, since a pair is as wide as a float. */
-#include "kernels/cpu/hot.h"
 #include "kernels/cpu/tile.h"
 
 enum { KC = 256, PANEL = 2 * W };
@@ -83,8 +82,8 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             const void *b[4];
             const char *ahead = NULL;
             size_t ldb = PANEL, size = sizeof(float);
-            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end,
-                 direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
+            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end;
+            bool direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;

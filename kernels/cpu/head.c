@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/pick.h"
 
 enum { WIDE = 8 * VOCAB, FILTERED = 32 };
 

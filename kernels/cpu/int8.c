@@ -10,7 +10,7 @@
  *
  * An int32 holds the sum of 65536 products, and integer sums do not depend on their order, so all instruction sets
  * give the same bits. */
-#include "kernels/cpu/hot.h"
+#include "kernels/cpu/isa.h"
 
 #include <math.h>
 
@@ -96,8 +96,8 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
         const float *panel = (const float *)g->b + (size_t)j * ((size_t)g->k + 2);
         int cols = col_end - j < PANEL ? col_end - j : PANEL;
         for (int t = 0; t < tiles; t++) {
-            int from = row + (int)((long)(row_end - row) * t / tiles),
-                to = row + (int)((long)(row_end - row) * (t + 1) / tiles);
+            int from = row + (int)((long)(row_end - row) * t / tiles);
+            int to = row + (int)((long)(row_end - row) * (t + 1) / tiles);
             float *c = g->c + (size_t)from * g->ldc + j;
             const float *a = g->a + (size_t)from * g->sm;
             switch (to - from) {

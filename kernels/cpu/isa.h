@@ -190,4 +190,12 @@ INLINE void store_in(float *to, size_t at, size_t n, vf x)
     else if (at < n) store_part(to + at, x, (int)(n - at));
 }
 
+/* ---- functions defined in one file and used in another ---------------------------------------------------- */
+
+gemm_fn HOT(wz_gemm), HOT(wz_gemm_int8);
+pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
+pair_fn HOT(wz_pair), HOT(wz_pair_rows), HOT(wz_quantise);
+walk_fn HOT(wz_cast);
+attend_fn HOT(wz_attend), HOT(wz_attend_back);
+
 #endif

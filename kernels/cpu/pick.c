@@ -4,7 +4,7 @@
  * top_p each keep a prefix of that order, found by partial selection (quickselect), so both together are a bound on
  * the key; they need the logits of the whole vocabulary. Without them the partial sums of the blocks say which block
  * holds the token, and only that block's logits are needed. */
-#include "kernels/cpu/pick.h"
+#include "kernels/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>

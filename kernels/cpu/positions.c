@@ -63,13 +63,13 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
         return;
     }
     for (int i = 0; i < r->n; i++) {
-        size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p],
-               slot = (size_t)r->pos[i] % p;
+        size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p];
+        size_t slot = (size_t)r->pos[i] % p;
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
             size_t at = (page * (size_t)kv->heads + (size_t)h) * p * d;
             if (kv->half) {
-                uint16_t *keys = (uint16_t *)(void *)kv->k + at + slot,
-                         *values = (uint16_t *)(void *)kv->v + at + slot * d;
+                uint16_t *keys = (uint16_t *)(void *)kv->k + at + slot;
+                uint16_t *values = (uint16_t *)(void *)kv->v + at + slot * d;
                 for (size_t j = 0; j < d; j++) keys[j * p] = wz_f32_to_bf16(k[j]);
                 for (size_t j = 0; j < d; j++) values[j] = wz_f32_to_bf16(v[j]);
                 continue;
@@ -90,15 +90,15 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
         return;
     }
     for (size_t h = 0; h < (size_t)kv->heads; h++) {
-        size_t to = ((size_t)dst * (size_t)kv->heads + h) * d * row,
-               from = ((size_t)src * (size_t)kv->heads + h) * d * row;
+        size_t to = ((size_t)dst * (size_t)kv->heads + h) * d * row;
+        size_t from = ((size_t)src * (size_t)kv->heads + h) * d * row;
         for (size_t j = 0; j < d; j++) memcpy((char *)kv->k + to + j * row, (char *)kv->k + from + j * row, n);
         memcpy((char *)kv->v + to, (char *)kv->v + from, n * d);
     }
 }
 
 struct tiles {
-    const struct hot *hot;
+    attend_fn *fn;
     const struct attend *a;
     const int *from, *count;
     int heads;
@@ -108,18 +108,11 @@ static void attend_part(void *arg, int i)
 {
     const struct tiles *t = arg;
 
-    t->hot->attend(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
-}
-
-static void attend_back_part(void *arg, int i)
-{
-    const struct tiles *t = arg;
-
-    t->hot->attend_back(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
+    t->fn(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
 }
 
 /* Runs fn for every tile (at most `most` consecutive tokens of one sequence) and kv head. */
-static void tiles_run(struct wz_backend *be, const struct attend *a, int most, void (*fn)(void *, int))
+static void tiles_run(struct wz_backend *be, const struct attend *a, int most, attend_fn *fn)
 {
     const struct wz_rows *r = a->rows;
     int *from = wz_cpu_scratch(be, SMALL, 2 * (size_t)r->n * sizeof *from), *count = from + r->n, n = 0;
@@ -131,8 +124,8 @@ static void tiles_run(struct wz_backend *be, const struct attend *a, int most, v
         while (i + count[n] < r->n && count[n] < most && r->seq[i + count[n]] == r->seq[i]) count[n]++;
         work += (double)count[n] * (r->pos[i + count[n] - 1] + 1);
     }
-    struct tiles t = { wz_hot(be), a, from, count, a->kv->heads };
-    wz_pool_run(work * a->heads * a->kv->head_dim < ATTEND_GRAIN ? NULL : be->pool, n * a->kv->heads, fn, &t);
+    struct tiles t = { fn, a, from, count, a->kv->heads };
+    wz_pool_run(work * a->heads * a->kv->head_dim < ATTEND_GRAIN ? NULL : be->pool, n * a->kv->heads, attend_part, &t);
 }
 
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
@@ -146,7 +139,7 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     }
     assert(group <= TILE_STATE);
     tiles_run(be, &(struct attend){ .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads },
-              most < TILE_TOKENS ? most : TILE_TOKENS, attend_part);
+              most < TILE_TOKENS ? most : TILE_TOKENS, wz_hot(be)->attend);
 }
 
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
@@ -168,7 +161,7 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
                                 .d_q = d_q,
                                 .d_k = d_k,
                                 .d_v = d_v },
-              INT32_MAX, attend_back_part);
+              INT32_MAX, wz_hot(be)->attend_back);
 }
 
 void wz_ops_cpu_attention(struct wz_ops *ops)

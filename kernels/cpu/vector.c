@@ -2,7 +2,7 @@
  *
  * Loops without sums are plain C that the compiler vectorises: without FMA contraction an element has the same bits
  * in a vector and alone. */
-#include "kernels/cpu/hot.h"
+#include "kernels/cpu/isa.h"
 
 #include <math.h>
 
@@ -110,7 +110,10 @@ static void swiglu_back(const struct walk *k, size_t from, size_t end)
     const struct walk w = *k;
 
     for (size_t i = from; i < end; i += W) {
-        vf d = load_in(w.a, i, end, 0), g = load_in(w.b, i, end, 0), u = load_in(w.c, i, end, 0), s = sigmoid(g);
+        vf d = load_in(w.a, i, end, 0);
+        vf g = load_in(w.b, i, end, 0);
+        vf u = load_in(w.c, i, end, 0);
+        vf s = sigmoid(g);
         store_in(w.out, i, end, d * u * s * FMA(g, SPLAT(1.f) - s, SPLAT(1.f)));
         store_in(w.more, i, end, d * g * s);
     }
@@ -122,7 +125,10 @@ static void rope(float *RESTRICT x, const float *RESTRICT cos_sin, int heads, in
 
     for (int h = 0; h < heads; h++, x += d)
         for (int j = 0; j < half; j++) {
-            float a = x[j], b = x[j + half], c = cos_sin[j], s = (float)sign * cos_sin[j + half];
+            float a = x[j];
+            float b = x[j + half];
+            float c = cos_sin[j];
+            float s = (float)sign * cos_sin[j + half];
             x[j] = a * c - b * s;
             x[j + half] = b * c + a * s;
         }

@@ -22,8 +22,9 @@ enum { KEYS = 64 };
 
 struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows)
 {
-    size_t n = (size_t)rows->n, entries = (size_t)rows->seqs * (size_t)rows->stride,
-           size = (2 * n + entries) * sizeof(int);
+    size_t n = (size_t)rows->n;
+    size_t entries = (size_t)rows->seqs * (size_t)rows->stride;
+    size_t size = (2 * n + entries) * sizeof(int);
     int *list = (int *)malloc(size ? size : 1);
 
     if (!list) wz_cuda_plugin.die("cuda: no memory for %zu rows", n);
@@ -158,9 +159,15 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
     SHARED(float, smem);
     int d = a.kv.head_dim, part = (int)blockIdx.x % parts, head = (int)blockIdx.x / parts % a.kv.heads;
     struct tile t = a.at.tiles[(int)blockIdx.x / parts / a.kv.heads];
-    float *q = smem, *sums = q + QUERIES * (d + 1), *kv = sums + QUERIES * (d + 1), *s = kv + KEYS * (d + 1);
+    float *q = smem;
+    float *sums = q + QUERIES * (d + 1);
+    float *kv = sums + QUERIES * (d + 1);
+    float *s = kv + KEYS * (d + 1);
     struct sum *all = (struct sum *)(s + QUERIES * KEYS), *weight = all + QUERIES;
-    int *pos = (int *)(weight + QUERIES), n = queries_of(&t, a.group), warp = (int)threadIdx.x / 32, last = 0;
+    int *pos = (int *)(weight + QUERIES);
+    int n = queries_of(&t, a.group);
+    int warp = (int)threadIdx.x / 32;
+    int last = 0;
     int pages = a.at.pages[t.row];
 
     if (threadIdx.x < (unsigned)n) {

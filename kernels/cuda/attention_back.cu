@@ -118,7 +118,10 @@ static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
     int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
     struct tile of = b.keys[(int)blockIdx.x / b.a.kv.heads];
     struct smem m = carve(shared, d);
-    int row = of.row, rows = of.rows, t0 = of.first, keys = queries_of(&of, 1, KEYS);
+    int row = of.row;
+    int rows = of.rows;
+    int t0 = of.first;
+    int keys = queries_of(&of, 1, KEYS);
     float *d_k = m.sums, *d_v = d_k + KEYS * d;
 
     load_keys(&m, &b, b.a.at.pages[row], t0, keys, head);

@@ -41,7 +41,10 @@ INLINE uint64_t halves_product(uint64_t key) { return (key & 0xffffffff) * (key 
 static __global__ void hash_pieces(uint64_t *sums, const ulonglong2 *words)
 {
     SHARED(uint64_t, added); /* [BLOCKS][8] */
-    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, i = lane % 4 * 2, s = lane / 4;
+    int warp = (int)threadIdx.x / 32;
+    int lane = (int)threadIdx.x % 32;
+    int i = lane % 4 * 2;
+    int s = lane / 4;
     uint64_t key[2][2];
 
     words += (size_t)blockIdx.x * (WZ_PIECE / sizeof *words);

@@ -203,8 +203,9 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
                         0,
                         ~(word)0,
                         0 };
-    bool greedy = pick.temperature <= 0, some = pick.top_k > 0 && pick.top_k < c.vocab,
-         filtered = some || pick.top_p < 1 || pick.min_p > 0;
+    bool greedy = pick.temperature <= 0;
+    bool some = pick.top_k > 0 && pick.top_k < c.vocab;
+    bool filtered = some || pick.top_p < 1 || pick.min_p > 0;
     int warp = (int)threadIdx.x / 32;
 
     if (warp == 0) {

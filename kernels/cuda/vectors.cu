@@ -88,7 +88,10 @@ static int by_id(const void *a, const void *b)
 static void embed_back(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c)
 {
     long *keys = (long *)malloc((size_t)n * sizeof *keys + 1);
-    int *list = (int *)malloc((3 * (size_t)n + 1) * sizeof *list), *order = list + n, *first = order + n, runs = 0;
+    int *list = (int *)malloc((3 * (size_t)n + 1) * sizeof *list);
+    int *order = list + n;
+    int *first = order + n;
+    int runs = 0;
 
     if (!keys || !list) wz_cuda_plugin.die("cuda: no memory to sort %d rows", n);
     for (int i = 0; i < n; i++) keys[i] = (long)ids[i] << 32 | i;

@@ -52,12 +52,13 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)
 {
-    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float), row = (size_t)kv->head_dim * size,
-           step = (size_t)kv->page * row;
+    size_t size = kv->half ? sizeof(uint16_t) : sizeof(float);
+    size_t row = (size_t)kv->head_dim * size;
+    size_t step = (size_t)kv->page * row;
 
     for (int h = 0; h < kv->heads; h++) {
-        size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step,
-               from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
+        size_t to = ((size_t)dst * (size_t)kv->heads + (size_t)h) * step;
+        size_t from = ((size_t)src * (size_t)kv->heads + (size_t)h) * step;
         memcpy((char *)kv->k + to, (char *)kv->k + from, (size_t)count * row);
         memcpy((char *)kv->v + to, (char *)kv->v + from, (size_t)count * row);
     }
@@ -125,8 +126,8 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
             double delta = dot(d_out, out, d);
             memset(dq, 0, (size_t)d * sizeof *dq);
             for (int t = 0; t <= r->pos[i]; t++) {
-                size_t at = slot(kv, r, r->seq[i], t, h / group),
-                       to = first + (size_t)t * width + (size_t)(h / group * d);
+                size_t at = slot(kv, r, r->seq[i], t, h / group);
+                size_t to = first + (size_t)t * width + (size_t)(h / group * d);
                 double p = exp(dot_cache(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
                 double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale;
                 for (int j = 0; j < d; j++) {
