@@ -89,8 +89,8 @@ char *wz_system_read(const char *path, struct wz_err *err);
 /* The rows of WaltzRL 2.2 with the coefficients of the stage's feedback agent, or, where it trains none (or stage is
  * NULL), with the defaults: its turns get rewards all the same. */
 struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recipe_stage *stage);
-/* -1, with the agent's name before the sentence in err; where its model is not there and is what the recipe's warm
- * start makes, a sentence that says so instead. */
+/* -1, with the agent's name before the message in err; where its model is not there and is what the recipe's warm
+ * start makes, a message that says so instead. */
 int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_agent *agent, struct wz_err *err);
 /* Tokens of the longest sequence that a learner has to hold. */
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
@@ -180,7 +180,7 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
  * recipe's file (the models it names). */
 int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);
 /* Where the model is that `path` names: path itself (heap); or, of a run's folder, the model of `agent` (NULL: the
- * conversation agent) in its newest checkpoint after at most `most` steps (-1: any). NULL and a sentence on error. */
+ * conversation agent) in its newest checkpoint after at most `most` steps (-1: any). NULL and a message on error. */
 char *wz_checkpoint_model(const char *path, const char *agent, int most, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p,
                           struct wz_err *err); /* learner ranks */

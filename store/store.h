@@ -26,7 +26,7 @@ struct wz_tensor {
  * file. Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
-/* 0 where a model may be at `path`, a file or a folder. -1 and a sentence where there is nothing (which helps with a
+/* 0 where a model may be at `path`, a file or a folder. -1 and a message where there is nothing (which helps with a
  * name on a hub), or a run's folder or a checkpoint of several agents. */
 int wz_model_found(const char *path, struct wz_err *err);
 void wz_tensors_close(struct wz_tensors *set); /* accepts NULL */
