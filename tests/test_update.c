@@ -1,8 +1,8 @@
 /* A second implementation, in double and from the papers' formulas, of all that lies between an episode and the next
- * weights: returns and whitening (each row of wz_estimates), the loss (each row of wz_losses), the schedule, the clip of
- * the norm, AdamW (Loshchilov & Hutter 2019). Only log-probabilities and their gradients are taken from the model, which
- * has tests of its own. Several steps with no setting at its default; every number of struct wz_step_stats is compared.
- * Then what no formula need say: rewarded tokens become likelier, and a bandit's reward rises. */
+ * weights: returns and whitening (each row of wz_estimates), the loss (each row of wz_losses), the schedule, the clip
+ * of the norm, AdamW (Loshchilov & Hutter 2019). Only log-probabilities and their gradients are taken from the model,
+ * which has tests of its own. Several steps with no setting at its default; every number of struct wz_step_stats is
+ * compared. Then what no formula need say: rewarded tokens become likelier, and a bandit's reward rises. */
 #include "tests/model_help.h"
 
 #include <float.h>
@@ -116,8 +116,8 @@ static void compare_weights(const struct hand *h, const struct wz_model *m, doub
     }
 }
 
-/* Gradients that are given: warm-up, both betas, decay, a clip that bites in some steps and not in others, and the end of
- * the cosine. */
+/* Gradients that are given: warm-up, both betas, decay, a clip that bites in some steps and not in others, and the end
+ * of the cosine. */
 static void adamw_is_as_worked_out_by_hand(void **state)
 {
     const struct wz_adamw how = { 0.01, 3, 0.2, 0.8, 0.93, 1e-3, 0.07, 1.5 };
@@ -513,8 +513,8 @@ static void rewarded_tokens_become_likelier(void **state)
     model_end(m);
 }
 
-/* Two arms: the reply is one token, and pays where its id is even. Returns the share of paying replies among those of the
- * first step, and of the last. sign -1: those are paid that did not pay. */
+/* Two arms: the reply is one token, and pays where its id is even. Returns the share of paying replies among those of
+ * the first step, and of the last. sign -1: those are paid that did not pay. */
 static void two_arms(double sign, double *first, double *last)
 {
     enum { ROUNDS = 20, PULLS = 32 };
@@ -647,8 +647,8 @@ static void what_must_not_be_trained_on_ends_the_step(void **state)
     }
 }
 
-/* An update is skipped where the gradient, or the square that a second moment is made of, is not finite; the samples are
- * not trained on, and the row of them is counted until one is made. */
+/* An update is skipped where the gradient, or the square that a second moment is made of, is not finite; the samples
+ * are not trained on, and the row of them is counted until one is made. */
 static void skipped_updates_train_on_nothing(void **state)
 {
     struct wz_model *m = tiny(11, 5);
