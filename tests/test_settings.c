@@ -1,5 +1,5 @@
-/* Every setting of learning arrives where it is used. The recipe here has no value at its default, and the tables of keys
- * are walked, so that a key whose place is not looked at fails. */
+/* Every setting of learning arrives where it is used. The recipe here has no value at its default, and the tables of
+ * keys are walked, so that a key whose place is not looked at fails. */
 #include "tests/test.h"
 
 #include "recipe/schema.h"

@@ -221,7 +221,7 @@ static const struct {
     void (*whiten)(struct sample *s, int n, double kl, double *std);
 } estimates[] = { { "reinforce++", reinforce_pp_by_hand } };
 
-/* J of one token, and its derivative, from the definition: which of the two is the smaller is seen by evaluating both. */
+/* J of one token, and its derivative, from the definition: both of its terms are evaluated and compared. */
 static double clip_by_hand(const struct token *t, double eps, double *value)
 {
     const double ratio = exp(t->now - t->old), bounded = fmin(fmax(ratio, 1 - eps), 1 + eps);
