@@ -51,6 +51,7 @@ size_t wz_mul(size_t a, size_t b); /* a * b for sizes that input decides; overfl
 /* Memory of this host and how much is unused, in bytes, within the limits of this process's control group (a
  * container, a Slurm job). */
 void wz_host_memory(size_t *total, size_t *unused); /* host.c */
+char *wz_host_processor(void);                      /* its name, or its architecture: heap; host.c */
 
 /* Arena: many small allocations with one lifetime. A zeroed struct is empty and ready; reset keeps the memory. */
 struct wz_arena {

@@ -1,10 +1,12 @@
-/* Memory of this host that this process may use: the kernel's figures, or a control group's where those are lower (a
- * container, a Slurm job). Control groups, v1 and v2, have files with the limit and the usage, in the group's folder
- * and in its parents'. Usage includes the page cache, which the kernel reclaims on demand. */
+/* The processor's name, and memory of this host that this process may use: the kernel's figures, or a control group's
+ * where those are lower (a container, a Slurm job). Control groups, v1 and v2, have files with the limit and the
+ * usage, in the group's folder and in its parents'. Usage includes the page cache, which the kernel reclaims on
+ * demand. */
 #include "base/base.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 static bool read_number(const char *dir, const char *file, size_t *value)
 {
@@ -76,4 +78,15 @@ void wz_host_memory(size_t *total, size_t *unused)
         }
     }
     if (f) fclose(f);
+}
+
+char *wz_host_processor(void)
+{
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char line[512], name[256] = "";
+    struct utsname kernel;
+
+    while (f && !*name && fgets(line, sizeof line, f)) sscanf(line, "model name : %255[^\n]", name);
+    if (f) fclose(f);
+    return wz_strdup(*name ? name : uname(&kernel) == 0 ? kernel.machine : "unknown processor");
 }

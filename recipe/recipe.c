@@ -132,6 +132,15 @@ int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const cha
     return wz_origin_fail(file, o ? o->line : 0, o ? o->override : NULL, what, err);
 }
 
+const char *wz_recipe_value(const struct wz_recipe *recipe, int i, const char **value)
+{
+    const struct wz_resolved *r = recipe->source;
+
+    if (!r || i >= r->n_origins) return NULL;
+    *value = r->origins[i].value;
+    return r->origins[i].path;
+}
+
 /* The first value from *i on that may not change; NULL: none is left. */
 static const struct wz_origin *next_bits(const struct wz_resolved *r, int *i)
 {

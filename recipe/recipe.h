@@ -23,6 +23,10 @@ struct wz_recipe_data {
     int limit;
 };
 
+struct wz_recipe_kind {
+    char *kind, *meaning;
+};
+
 struct wz_recipe_share {
     char *kind;
     double share;
@@ -87,6 +91,8 @@ struct wz_recipe {
     unsigned n_data;
     struct wz_recipe_data *eval;
     unsigned n_eval;
+    struct wz_recipe_kind *kinds;
+    unsigned n_kinds;
     struct {
         int every, eval_limit;
         double temperature;
@@ -117,6 +123,9 @@ int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const cha
 /* May a run that began with `was` be resumed with `now`? -1 and a message that names the first key that differs of
  * those that may not (marked `bits` in the table). Both were loaded. */
 int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err);
+/* The i-th value of a loaded recipe in the order of the keys: its path, and *value as recipe.yaml has it. NULL after
+ * the last. */
+const char *wz_recipe_value(const struct wz_recipe *recipe, int i, const char **value);
 /* Every key with its type, default, range, mark and sentence, from the table: as text, or as docs/recipe.md */
 void wz_recipe_help(FILE *out, bool markdown);
 

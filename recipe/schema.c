@@ -52,6 +52,10 @@
     T##_TEXT(S, kind, "", NULL, BITS, "column with the prompt's kind, or =NAME for all; empty: the file's name") \
     T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, the first of a seeded shuffle; 0: all")
 
+#define KIND(T, S) \
+    T##_TEXT(S, kind, NULL, "text", LAYOUT, "kind of prompt") \
+    T##_TEXT(S, meaning, NULL, "text", LAYOUT, "what it stands for, in a few words; `waltz report` shows it")
+
 #define SHARE(T, S) \
     T##_TEXT(S, kind, NULL, "text", BITS, "kind of prompt") \
     T##_REAL(S, share, NULL, "(0,1e9]", BITS, "its weight in the mixture; shares need not add up to 1")
@@ -193,6 +197,7 @@
             "an update whose gradient is not finite is skipped; this many in a row stop the run") \
     T##_LIST(S, data, n_data, data, 256, "training prompts") \
     T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
+    T##_LIST(S, kinds, n_kinds, kind, 64, "the names of kinds, spelled out") \
     T##_MAP(S, evaluate, evaluate, "how and how often the held-out prompts are played") \
     T##_MAP(S, checkpoint, checkpoint, "how often a run is saved") \
     T##_LIST(S, stages, n_stages, stage, 64, "stages of training, one after the other") \
@@ -201,6 +206,7 @@
 /* clang-format on */
 
 DEFINE_ELEMENT(data, DATA, struct wz_recipe_data);
+DEFINE_ELEMENT(kind, KIND, struct wz_recipe_kind);
 DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);
 DEFINE_ELEMENT(agent, AGENT, struct wz_recipe_agent);
 DEFINE_ELEMENT(learn, LEARN, struct wz_recipe_learn);

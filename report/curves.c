@@ -6,30 +6,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A chart holds the series whose last word is one of `words`, or whose first word is `group`. First row that fits. */
+/* A chart holds the series whose last word is one of `words`, or whose first word is `group`. First row that fits; the
+ * last row's charts have one series each. */
 static const struct story {
-    const char *title, *words, *group;
-    bool share, folded;
+    const char *title, *words, *group, *unit;
+    bool folded;
 } stories[] = {
-    { "Rewards", "reward|c0|final", "reward", false, false },
-    { "Label accuracy and JSON errors", "label_accuracy|json_errors", NULL, true, false },
-    { "Feedback trigger rate", "ftr", NULL, true, false },
-    { "Unsafe and overrefusing answers while training", "asr|orr", NULL, true, false },
-    { "Answers that feedback improved, and worsened", "improved|worsened", NULL, true, false },
-    { "KL to the reference", "kl", NULL, false, false },
-    { "Entropy", "entropy", NULL, false, false },
-    { "Gradient norm, before clipping", "grad_norm", NULL, false, false },
-    { "Loss", "loss|nll", NULL, false, false },
-    { "Seconds of a step, by phase", "seconds", "time", false, false },
-    { "Tokens a second", "tokens_per_second", NULL, false, false },
-    { "Learning rate", "lr", NULL, false, true },
-    { "Share of tokens clipped", "clipped", NULL, true, true },
-    { "Tokens of a turn", "response_length", NULL, false, true },
-    { "Turns without an end token", "truncated", NULL, true, true },
-    { "Discarded episodes, by reason", "judge_failed|prompt_too_long|cache_too_small|broken", NULL, false, true },
-    { "Spread of returns", "return_std", NULL, false, true },
-    { "Tokens", "tokens", NULL, false, true },
-    { "Samples", "samples", NULL, false, true },
+    { "Rewards", "reward|c0|final", "reward", "mean of a turn", false },
+    { "Label accuracy and JSON errors", "label_accuracy|json_errors", NULL, "%", false },
+    { "Feedback trigger rate", "ftr", NULL, "%", false },
+    { "Unsafe and overrefusing answers while training", "asr|orr", NULL, "%", false },
+    { "Answers that feedback improved, and worsened", "improved|worsened", NULL, "%", false },
+    { "KL to the reference", "kl", NULL, "nats a token", false },
+    { "Entropy", "entropy", NULL, "nats a token", false },
+    { "Gradient norm, before clipping", "grad_norm", NULL, "norm", false },
+    { "Loss", "loss|nll", NULL, "nats a token", false },
+    { "Seconds of a step, by phase", "seconds", "time", "s", false },
+    { "Tokens a second", "tokens_per_second", NULL, "tokens/s", false },
+    { "Learning rate", "lr", NULL, "", true },
+    { "Share of tokens clipped", "clipped", NULL, "%", true },
+    { "Tokens of a turn", "response_length", NULL, "tokens, mean", true },
+    { "Turns without an end token", "truncated", NULL, "%", true },
+    { "Discarded episodes, by reason", "judge_failed|prompt_too_long|cache_too_small|broken", NULL, "episodes", true },
+    { "Spread of returns", "return_std", NULL, "standard deviation", true },
+    { "Tokens", "tokens", NULL, "tokens of a step", true },
+    { "Samples", "samples", NULL, "samples of a step", true },
+    { NULL, "", NULL, "", true },
 };
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
@@ -41,7 +43,7 @@ static struct wz_series *series_of(struct wz_curves *c, json_t *places, const ch
     if (at) return &c->series[json_integer_value(at)];
     json_object_set_new(places, name, json_integer(c->n));
     c->series = wz_realloc(c->series, wz_mul((size_t)c->n + 1, sizeof *c->series));
-    c->series[c->n] = (struct wz_series){ .name = wz_strdup(name) };
+    c->series[c->n] = (struct wz_series){ .name = wz_strdup(name), .stages = c->stages, .n_stages = c->n_stages };
     return &c->series[c->n++];
 }
 
@@ -56,13 +58,26 @@ static void add_point(struct wz_series *s, double x, double y)
     s->y[s->n++] = y;
 }
 
-int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
+/* Steps are numbered from 0. */
+static void find_stages(struct wz_curves *c, const struct wz_recipe *recipe)
+{
+    int step = 0;
+
+    c->n_stages = recipe ? (int)recipe->n_stages : 0;
+    c->stages = wz_alloc(wz_mul((size_t)c->n_stages + 1, sizeof *c->stages));
+    for (int i = 0; i < c->n_stages; i++) {
+        c->stages[i] = (struct wz_mark){ step, recipe->stages[i].name };
+        step += recipe->stages[i].steps;
+    }
+}
+
+int wz_curves_read(struct wz_curves *c, const char *path, const struct wz_recipe *recipe, struct wz_err *err)
 {
     json_t *places = json_object();
-    double begun = NAN;
     struct wz_map map;
 
-    *c = (struct wz_curves){ 0 };
+    *c = (struct wz_curves){ .begun = NAN };
+    find_stages(c, recipe);
     if (wz_map_open(&map, path, err) < 0) {
         json_decref(places);
         return -1;
@@ -83,8 +98,8 @@ int wz_curves_read(struct wz_curves *c, const char *path, struct wz_err *err)
             double y = json_number_value(value);
             if (!strcmp(name, "step")) continue;
             if (!strcmp(name, "time")) {
-                if (isnan(begun)) begun = y;
-                c->seconds = y - begun;
+                if (isnan(c->begun)) c->begun = y;
+                c->ended = y;
             } else if (json_is_number(value) || json_is_null(value)) {
                 add_point(series_of(c, places, name), c->last_step, json_is_number(value) && fabs(y) < 1e100 ? y : NAN);
             }
@@ -104,6 +119,7 @@ void wz_curves_finish(struct wz_curves *c)
         free(c->series[i].y);
     }
     free(c->series);
+    free(c->stages);
     *c = (struct wz_curves){ 0 };
 }
 
@@ -122,58 +138,79 @@ static bool tells(const struct story *story, const char *name)
 
     if (story->group && !strncmp(name, story->group, strlen(story->group)) && name[strlen(story->group)] == '/')
         return true;
-    return wz_is_choice(story->words, last);
+    return !story->title || wz_is_choice(story->words, last);
 }
 
 static const struct story *story_of(const char *name)
 {
-    for (size_t i = 0; i < WZ_COUNT(stories); i++)
-        if (tells(&stories[i], name)) return &stories[i];
-    return NULL;
+    const struct story *story = stories;
+
+    while (!tells(story, name)) story++;
+    return story;
 }
 
-/* Where the stages begin: step 1 is the first of the first stage. */
-static int marks_of(const struct wz_recipe *recipe, struct wz_mark *marks)
-{
-    int step = 0;
+/* The series of all runs in order of the charts. */
+struct entry {
+    const struct story *story;
+    struct wz_series series;
+    int run, at;
+};
 
-    for (unsigned i = 0; recipe && i < recipe->n_stages; i++) {
-        marks[i] = (struct wz_mark){ step, recipe->stages[i].name };
-        step += recipe->stages[i].steps;
-    }
-    return recipe && recipe->n_stages > 1 ? (int)recipe->n_stages : 0;
+static int by_chart(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+
+    if (x->story != y->story) return x->story < y->story ? -1 : 1;
+    return x->at != y->at ? x->at - y->at : x->run - y->run;
 }
 
-static void write_chart(struct wz_buf *out, const char *title, bool share, const struct wz_series *const *series, int n,
-                        const struct wz_recipe *recipe)
+static struct entry *entries_of(const struct wz_curves *const *runs, int n_runs, int *n)
 {
-    struct wz_mark marks[64];
+    struct entry *list = NULL;
 
-    for (int i = 0; i < n; i += 8) { /* eight colours a chart */
-        struct wz_chart chart = { title, series + i, n - i < 8 ? n - i : 8, marks, marks_of(recipe, marks), share };
-        wz_plot_lines(out, &chart);
-    }
-}
-
-void wz_curves_write(struct wz_buf *out, const struct wz_curves *c, const struct wz_recipe *recipe)
-{
-    const struct wz_series **picked = wz_alloc(wz_mul((size_t)c->n + 1, sizeof *picked));
-
-    wz_buf_str(out, "<div class=\"charts\">");
-    for (int folded = 0; folded < 2; folded++) {
-        if (folded) wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
-        for (size_t k = 0; k < WZ_COUNT(stories); k++) {
-            int n = 0;
-            for (int i = 0; i < c->n; i++)
-                if (story_of(c->series[i].name) == &stories[k]) picked[n++] = &c->series[i];
-            if (n && stories[k].folded == folded)
-                write_chart(out, stories[k].title, stories[k].share, picked, n, recipe);
+    *n = 0;
+    for (int r = 0; r < n_runs; r++) {
+        list = wz_realloc(list, wz_mul((size_t)(*n + runs[r]->n) + 1, sizeof *list));
+        for (int i = 0; i < runs[r]->n; i++) {
+            const struct wz_series *s = &runs[r]->series[i];
+            int at = *n;
+            for (int k = 0; k < *n; k++)
+                if (!strcmp(list[k].series.name, s->name)) at = list[k].at; /* the same name in an earlier run */
+            list[*n] = (struct entry){ story_of(s->name), *s, r, at };
+            ++*n;
         }
     }
-    for (int i = 0; i < c->n; i++) { /* series of no listed chart: a chart each */
-        picked[0] = &c->series[i];
-        if (!story_of(c->series[i].name)) write_chart(out, c->series[i].name, false, picked, 1, recipe);
+    if (*n) qsort(list, (size_t)*n, sizeof *list, by_chart);
+    return list;
+}
+
+void wz_curves_write(struct wz_buf *out, const struct wz_curves *const *runs, const char *const *titles, int n_runs)
+{
+    int n, n_picked;
+    struct entry *list = entries_of(runs, n_runs, &n);
+    struct wz_series picked[WZ_COLOURS];
+    bool folded = false;
+
+    wz_buf_str(out, "<div class=\"charts\">");
+    for (int i = 0; i < n; i += n_picked) {
+        const struct story *story = list[i].story;
+        const bool alone = n_runs > 1 || !story->title;
+        struct wz_buf title = { 0 };
+        if (story->folded && !folded)
+            wz_buf_str(out, "</div><details><summary>More curves</summary><div class=\"charts\">");
+        folded = story->folded;
+        for (n_picked = 0; n_picked < WZ_COLOURS && i + n_picked < n; n_picked++) {
+            const struct entry *e = &list[i + n_picked];
+            if (e->story != story || (alone && e->at != list[i].at)) break;
+            picked[n_picked] = e->series;
+            picked[n_picked].colour = n_runs > 1 ? e->run % WZ_COLOURS : n_picked;
+            if (n_runs > 1) picked[n_picked].name = titles[e->run];
+        }
+        wz_buf_printf(&title, "%s%s%s", story->title ? story->title : "", alone && story->title ? ": " : "",
+                      alone ? list[i].series.name : "");
+        wz_plot_lines(out, &(struct wz_chart){ title.data, story->unit, picked, n_picked });
+        wz_buf_finish(&title);
     }
-    wz_buf_str(out, "</div></details>");
-    free(picked);
+    wz_buf_str(out, folded ? "</div></details>" : "</div>");
+    free(list);
 }

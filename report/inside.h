@@ -11,18 +11,25 @@
 struct wz_curves {
     struct wz_series *series;
     int n;
-    int64_t lines, bad, first_bad;         /* lines that are not JSON objects with a step; the first one's number */
-    double first_step, last_step, seconds; /* seconds: from the first line to the last, by their times */
+    struct wz_mark *stages; /* first steps, from the recipe */
+    int n_stages;
+    int64_t lines, bad, first_bad; /* lines that are not JSON objects with a step; the first one's number */
+    double first_step, last_step, begun, ended; /* the last two: times of the first and last line, seconds since 1970 */
 };
-int wz_curves_read(struct wz_curves *curves, const char *path, struct wz_err *err);
+/* recipe: NULL, or it outlives the curves. */
+int wz_curves_read(struct wz_curves *curves, const char *path, const struct wz_recipe *recipe, struct wz_err *err);
 void wz_curves_finish(struct wz_curves *curves);
 const struct wz_series *wz_curves_find(const struct wz_curves *curves, const char *name);
-/* All series as charts, related ones in one chart; secondary charts are folded away. */
-void wz_curves_write(struct wz_buf *out, const struct wz_curves *curves, const struct wz_recipe *recipe);
+/* One run: all series as charts, related ones in one chart. Several: a chart for each name, a line for each run, called
+ * titles[run]. Secondary charts are folded away. */
+void wz_curves_write(struct wz_buf *out, const struct wz_curves *const *runs, const char *const *titles, int n);
 
-/* Transcripts of the same prompts before and after, side by side, sorted by outcome. `index`: of the run in the
- * page. */
-int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct wz_err *err);
+/* Transcripts of the same prompts before and after, side by side, those first whose outcome is wrong or was changed.
+ * `index`: of the run in the page. recipe may be NULL. */
+int wz_transcripts_write(struct wz_buf *out, const char *path, const struct wz_recipe *recipe, int index,
+                         struct wz_err *err);
+/* A kind of prompts, with its meaning where the recipe has one. */
+void wz_kind_write(struct wz_buf *out, const struct wz_recipe *recipe, const char *kind);
 
 extern const char wz_report_style[];
 

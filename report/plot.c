@@ -1,46 +1,45 @@
 /* Charts as inline SVG. A chart has its own units: a frame of W x H that the page scales, so text stays in proportion.
- * Colours are classes (c0 ... c7, axis, quiet): the style sheet of the page decides. */
+ * Colours are classes (c0 ... c7, axis, reference): the style sheet of the page decides. A read-out is a group of class
+ * "at": the place to point at, and a text that is shown while the pointer is there. */
 #include "report/plot.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLOURS = 8, SMOOTH_FROM = 40, MOST_POINTS = 400, MOST_BOXES = 4096 };
+enum { SMOOTH_FROM = 40, MOST_POINTS = 400, MOST_COLUMNS = 100, MOST_TICKS = 16, MOST_BOXES = 1024 };
 
-/* Where data units land in the drawing. */
+/* Where data units land in the drawing. root: both axes have the scale of the square root. */
 struct frame {
     double left, top, w, h, x0, x1, y0, y1;
+    bool root;
 };
 
-static double at_x(const struct frame *f, double x) { return f->left + (x - f->x0) / (f->x1 - f->x0) * f->w; }
+static double part(double x, double low, double high, bool root)
+{
+    return root ? sqrt(fmax(x, 0) / high) : (x - low) / (high - low); /* on a root scale low is 0 */
+}
 
-static double at_y(const struct frame *f, double y) { return f->top + f->h - (y - f->y0) / (f->y1 - f->y0) * f->h; }
+static double at_x(const struct frame *f, double x) { return f->left + part(x, f->x0, f->x1, f->root) * f->w; }
+
+static double at_y(const struct frame *f, double y) { return f->top + f->h - part(y, f->y0, f->y1, f->root) * f->h; }
 
 void wz_html_add(struct wz_buf *out, const char *s)
 {
-    size_t n = strlen(s);
+    size_t n = strlen(s), size = wz_mul(n, 4) + 1;
+    char *text = wz_alloc(size);
 
-    for (size_t i = 0; i < n;) {
-        size_t end = i + wz_utf8_valid(s + i, n - i);
-        for (; i < end; i++) {
-            unsigned char c = (unsigned char)s[i];
-            switch (c) {
-            case '&': wz_buf_str(out, "&amp;"); break;
-            case '<': wz_buf_str(out, "&lt;"); break;
-            case '>': wz_buf_str(out, "&gt;"); break;
-            case '"': wz_buf_str(out, "&quot;"); break;
-            case '\'': wz_buf_str(out, "&#39;"); break;
-            default:
-                if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) wz_buf_str(out, "\xef\xbf\xbd");
-                else wz_buf_add(out, s + i, 1);
-            }
+    wz_printable(text, size, s, n, "\n\t");
+    for (const char *p = text; *p; p++) switch (*p) {
+        case '&': wz_buf_str(out, "&amp;"); break;
+        case '<': wz_buf_str(out, "&lt;"); break;
+        case '>': wz_buf_str(out, "&gt;"); break;
+        case '"': wz_buf_str(out, "&quot;"); break;
+        case '\'': wz_buf_str(out, "&#39;"); break;
+        default: wz_buf_add(out, p, 1);
         }
-        if (i < n) {
-            wz_buf_str(out, "\xef\xbf\xbd");
-            i++;
-        }
-    }
+    free(text);
 }
 
 void wz_html_wrap(struct wz_buf *out, const char *before, const char *s, const char *after)
@@ -57,13 +56,15 @@ static void put_text(struct wz_buf *out, const char *class, const char *anchor, 
     wz_html_wrap(out, "", text, "</text>");
 }
 
-/* The step of 1, 2 or 5 times a power of ten that cuts the span into about n. */
-static double nice_step(double span, int n)
+/* Begins a read-out: while the pointer is in the rectangle, the text that follows is shown below the axes. */
+static void put_hit(struct wz_buf *out, const struct frame *f, double x, double y, double w, double h)
 {
-    double raw = span / n, power = pow(10, floor(log10(raw))), k = raw / power;
-
-    return power * (k <= 1 ? 1 : k <= 2 ? 2 : k <= 5 ? 5 : 10);
+    wz_buf_printf(out,
+                  "<g class=\"at\"><path class=\"hit\" d=\"M%.1f %.1fh%.2fv%.1fh-%.2fz\"/><text x=\"4\" y=\"%.1f\">", x,
+                  y, w, h, w, f->top + f->h + 31);
 }
+
+static double text_width(const char *text) { return 6.4 * (double)strlen(text); }
 
 /* x as text, in percent where it is a share; valid until the next call. */
 static const char *number(double x, bool share)
@@ -76,24 +77,47 @@ static const char *number(double x, bool share)
     return text;
 }
 
-static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bool share_y, const char *x_name)
-{
-    double sx = nice_step(f->x1 - f->x0, 5), sy = nice_step(f->y1 - f->y0, 4);
+/* ---- axes ------------------------------------------------------------------------------------------------- */
 
-    if (!share_x && sx < 1) sx = 1; /* steps are whole */
-    double first_x = ceil(f->x0 / sx - 1e-9) * sx, first_y = ceil(f->y0 / sy - 1e-9) * sy;
-    for (int i = 0; i < 16 && first_y + i * sy <= f->y1 + sy * 1e-9; i++) {
-        double v = fabs(first_y + i * sy) < sy * 1e-9 ? 0 : first_y + i * sy;
-        wz_buf_printf(out, "<path class=\"grid\" d=\"M%.1f %.1fh%.1f\"/>", f->left, at_y(f, v), f->w);
-        put_text(out, "tick", "end", f->left - 5, at_y(f, v) + 3.5, number(v, share_y));
+/* The step of 1, 2 or 5 times a power of ten that cuts the span into about n. */
+static double nice_step(double span, int n)
+{
+    double raw = span / n, power = pow(10, floor(log10(raw))), k = raw / power;
+
+    return power * (k <= 1 ? 1 : k <= 2 ? 2 : k <= 5 ? 5 : 10);
+}
+
+/* Positions of ticks in [low, high], about n of them and at least `least` apart; returns how many. */
+static int ticks_of(double low, double high, int n, double least, bool root, double *ticks)
+{
+    static const double rates[] = { 0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1 };
+    double step = fmax(nice_step(high - low, n), least), first = ceil(low / step - 1e-9) * step;
+    int found = 0;
+
+    for (size_t i = 0; root && i < WZ_COUNT(rates) && rates[i] <= high; i++) ticks[found++] = rates[i];
+    for (int i = 0; !root && i < MOST_TICKS && first + i * step <= high + step * 1e-9; i++)
+        ticks[found++] = fabs(first + i * step) < step * 1e-9 ? 0 : first + i * step;
+    return found;
+}
+
+static void put_axes(struct wz_buf *out, const struct frame *f, bool share_x, bool share_y, const char *x_name,
+                     const char *y_name)
+{
+    double ticks[MOST_TICKS];
+    int n = ticks_of(f->y0, f->y1, 4, 0, f->root, ticks);
+
+    for (int i = 0; i < n; i++) {
+        wz_buf_printf(out, "<path class=\"grid\" d=\"M%.1f %.1fh%.1f\"/>", f->left, at_y(f, ticks[i]), f->w);
+        put_text(out, "tick", "end", f->left - 5, at_y(f, ticks[i]) + 4, number(ticks[i], share_y));
     }
-    for (int i = 0; i < 16 && first_x + i * sx <= f->x1 + sx * 1e-9; i++) {
-        double v = fabs(first_x + i * sx) < sx * 1e-9 ? 0 : first_x + i * sx;
-        wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fv4\"/>", at_x(f, v), f->top + f->h);
-        put_text(out, "tick", "middle", at_x(f, v), f->top + f->h + 15, number(v, share_x));
+    n = ticks_of(f->x0, f->x1, 5, share_x ? 0 : 1, f->root, ticks); /* steps are whole */
+    for (int i = 0; i < n; i++) {
+        wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fv4\"/>", at_x(f, ticks[i]), f->top + f->h);
+        put_text(out, "tick", "middle", at_x(f, ticks[i]), f->top + f->h + 16, number(ticks[i], share_x));
     }
     wz_buf_printf(out, "<path class=\"axis\" d=\"M%.1f %.1fh%.1f\"/>", f->left, f->top + f->h, f->w);
-    put_text(out, "name", "end", f->left + f->w, f->top + f->h + 27, x_name);
+    put_text(out, "name", "end", f->left + f->w, f->top + f->h + 31, x_name);
+    put_text(out, "name", "start", 4, 11, y_name);
 }
 
 /* ---- lines ------------------------------------------------------------------------------------------------ */
@@ -120,22 +144,48 @@ static void smooth(const double *y, int n, double *out)
     free(weights);
 }
 
-/* A path through the points; of very long lines, the mean of each bucket. A point alone between gaps is a dot. */
-static void put_line(struct wz_buf *out, const struct frame *f, const struct wz_series *s, const double *y,
+/* A path through points x[n], y[n]; of very long lines, the mean of each `bucket` of them. A point alone between gaps
+ * is a dot. */
+static void put_line(struct wz_buf *out, const struct frame *f, const double *x, const double *y, int n, int bucket,
                      const char *class, int colour)
 {
-    int bucket = (s->n + MOST_POINTS - 1) / MOST_POINTS, drawn = 0;
+    bool drawn = false;
 
     wz_buf_printf(out, "<path class=\"%s c%d\" d=\"", class, colour);
-    for (int i = 0; i < s->n; i += bucket) {
+    for (int i = 0; i < n; i += bucket) {
         double sx = 0, sy = 0, k = 0;
-        for (int j = i; j < i + bucket && j < s->n; j++)
-            if (!isnan(y[j])) sx += s->x[j], sy += y[j], k++;
+        for (int j = i; j < i + bucket && j < n; j++)
+            if (!isnan(y[j])) sx += x[j], sy += y[j], k++;
         if (k > 0) wz_buf_printf(out, "%c%.1f %.1f", drawn ? 'L' : 'M', at_x(f, sx / k), at_y(f, sy / k));
         if (k > 0 && !drawn) wz_buf_str(out, "h0");
-        drawn = k > 0 ? drawn + 1 : 0;
+        drawn = k > 0;
     }
     wz_buf_str(out, "\"/>");
+}
+
+static int stage_of(const struct wz_series *s, double x)
+{
+    int k = 0;
+
+    while (k < s->n_stages && s->stages[k].x <= x) k++;
+    return k;
+}
+
+/* Stage by stage: agents, data and rewards differ, so a mean across a border is the mean of nothing. */
+static void put_series(struct wz_buf *out, const struct frame *f, const struct wz_series *s)
+{
+    const int bucket = (s->n + MOST_POINTS - 1) / MOST_POINTS;
+    double *means = wz_alloc(wz_mul((size_t)s->n + 1, sizeof *means));
+
+    for (int i = 0, end; i < s->n; i = end) {
+        for (end = i + 1; end < s->n && stage_of(s, s->x[end]) == stage_of(s, s->x[i]);) end++;
+        bool noisy = s->n_stages && end - i >= SMOOTH_FROM;
+        put_line(out, f, s->x + i, s->y + i, end - i, bucket, noisy ? "line faint" : "line", s->colour);
+        if (!noisy) continue;
+        smooth(s->y + i, end - i, means);
+        put_line(out, f, s->x + i, means, end - i, bucket, "line", s->colour);
+    }
+    free(means);
 }
 
 static double last_of(const struct wz_series *s)
@@ -146,21 +196,21 @@ static double last_of(const struct wz_series *s)
 }
 
 /* The span of all values; false when there are none. */
-static bool fit(struct frame *f, const struct wz_chart *c)
+static bool fit(struct frame *f, const struct wz_chart *c, bool share)
 {
     f->x0 = f->y0 = INFINITY;
     f->x1 = f->y1 = -INFINITY;
     for (int k = 0; k < c->n_series; k++)
-        for (int i = 0; i < c->series[k]->n; i++) {
-            if (isnan(c->series[k]->y[i])) continue;
-            f->x0 = fmin(f->x0, c->series[k]->x[i]);
-            f->x1 = fmax(f->x1, c->series[k]->x[i]);
-            f->y0 = fmin(f->y0, c->series[k]->y[i]);
-            f->y1 = fmax(f->y1, c->series[k]->y[i]);
+        for (int i = 0; i < c->series[k].n; i++) {
+            if (isnan(c->series[k].y[i])) continue;
+            f->x0 = fmin(f->x0, c->series[k].x[i]);
+            f->x1 = fmax(f->x1, c->series[k].x[i]);
+            f->y0 = fmin(f->y0, c->series[k].y[i]);
+            f->y1 = fmax(f->y1, c->series[k].y[i]);
         }
     if (!(f->x0 <= f->x1)) return false;
     if (f->x0 == f->x1) f->x0 -= 1, f->x1 += 1;
-    if (f->y0 >= 0 && (c->share || f->y0 < f->y1 / 2)) f->y0 = 0; /* show zero where it is near */
+    if (f->y0 >= 0 && (share || f->y0 < f->y1 / 2)) f->y0 = 0; /* show zero where it is near */
     if (f->y0 == f->y1) {
         double d = f->y1 != 0 ? fabs(f->y1) / 2 : 1;
         f->y1 += d;
@@ -169,198 +219,248 @@ static bool fit(struct frame *f, const struct wz_chart *c)
     double pad = (f->y1 - f->y0) * 0.06;
     if (f->y0 != 0) f->y0 -= pad;
     f->y1 += pad;
-    if (c->share && f->y1 > 1 && f->y1 < 1.1) f->y1 = 1;
+    if (share && f->y1 > 1 && f->y1 < 1.1) f->y1 = 1;
     return true;
+}
+
+/* Where the stages of all series begin, each once; a label that would run into the one before is left out. */
+static void put_stages(struct wz_buf *out, const struct frame *f, const struct wz_chart *c)
+{
+    double free_from = 0;
+
+    for (int k = 0; k < c->n_series; k++)
+        for (int i = 0; i < c->series[k].n_stages && c->series[k].n_stages > 1; i++) {
+            const struct wz_mark *m = &c->series[k].stages[i];
+            bool seen = m->x < f->x0 || m->x > f->x1;
+            for (int q = 0; q < k; q++)
+                for (int j = 0; j < c->series[q].n_stages; j++)
+                    seen |= c->series[q].stages[j].x == m->x && !strcmp(c->series[q].stages[j].label, m->label);
+            if (seen) continue;
+            wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", at_x(f, m->x), f->top, f->h);
+            if (at_x(f, m->x) < free_from) continue;
+            put_text(out, "name", "start", at_x(f, m->x) + 2, f->top - 4, m->label);
+            free_from = at_x(f, m->x) + 2 + text_width(m->label);
+        }
+}
+
+/* A chart in columns of one step, or of several where there are many: the values of the last are read out. */
+struct column {
+    double x, y[WZ_COLOURS];
+};
+
+static void put_readouts(struct wz_buf *out, const struct frame *f, const struct wz_chart *c, bool share)
+{
+    const int n = (int)fmin(MOST_COLUMNS, f->x1 - f->x0 + 1);
+    struct column *columns = wz_alloc(sizeof *columns * (size_t)n);
+
+    for (int i = 0; i < n; i++) columns[i].x = -INFINITY;
+    for (int k = 0; k < c->n_series; k++)
+        for (int i = 0; i < c->series[k].n; i++) {
+            double x = c->series[k].x[i];
+            struct column *column = &columns[(int)fmin(n - 1, (x - f->x0) / (f->x1 - f->x0) * n)];
+            if (isnan(c->series[k].y[i]) || x < column->x) continue;
+            for (int q = 0; q < c->n_series && x > column->x; q++) column->y[q] = NAN;
+            column->x = x;
+            column->y[k] = c->series[k].y[i];
+        }
+    for (int i = 0; i < n; i++) {
+        if (isinf(columns[i].x)) continue;
+        put_hit(out, f, f->left + i * f->w / n, f->top, f->w / n, f->h);
+        wz_buf_printf(out, "step %.0f", columns[i].x);
+        for (int k = 0; k < c->n_series; k++)
+            if (!isnan(columns[i].y[k]))
+                wz_buf_printf(out, " <tspan class=\"c%d\">%s</tspan>", c->series[k].colour,
+                              number(columns[i].y[k], share));
+        wz_buf_str(out, "</text></g>");
+    }
+    free(columns);
 }
 
 void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
 {
-    struct frame f = { .left = 44, .top = 12, .w = 364, .h = 170 };
-    bool any = fit(&f, c);
+    struct frame f = { .left = 48, .top = 30, .w = 346, .h = 150 };
+    const bool share = !strcmp(c->unit, "%");
+    bool any = fit(&f, c, share);
 
+    assert(c->n_series <= WZ_COLOURS);
     wz_html_wrap(out, "<figure class=\"chart\"><figcaption>", c->title, "</figcaption><div class=\"legend\">");
     for (int k = 0; k < c->n_series; k++) {
-        double last = last_of(c->series[k]);
-        wz_buf_printf(out, "<span><i class=\"c%d\"></i>", k % COLOURS);
-        wz_html_wrap(out, "", c->series[k]->name, " <b>");
-        wz_buf_printf(out, "%s</b></span>", isnan(last) ? "no values" : number(last, c->share));
+        double last = last_of(&c->series[k]);
+        wz_buf_printf(out, "<span><i class=\"c%d\"></i>", c->series[k].colour);
+        wz_html_wrap(out, "", c->series[k].name, " <b>");
+        wz_buf_printf(out, "%s</b></span>", isnan(last) ? "no values" : number(last, share));
     }
     wz_buf_str(out, "</div>");
     if (!any) {
         wz_buf_str(out, "<p class=\"missing\">No values were recorded.</p></figure>");
         return;
     }
-    wz_html_wrap(out, "<svg viewBox=\"0 0 420 214\" role=\"img\" aria-label=\"", c->title, "\">");
-    put_axes(out, &f, false, c->share, "step");
-    for (int i = 0; i < c->n_marks; i++) {
-        double x = at_x(&f, c->marks[i].x);
-        if (c->marks[i].x < f.x0 || c->marks[i].x > f.x1) continue;
-        wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", x, f.top, f.h);
-        put_text(out, "name", "start", x + 3, f.top - 3, c->marks[i].label);
-    }
-    for (int k = 0; k < c->n_series; k++) {
-        const struct wz_series *s = c->series[k];
-        bool noisy = s->n >= SMOOTH_FROM;
-        put_line(out, &f, s, s->y, noisy ? "line faint" : "line", k % COLOURS);
-        if (!noisy) continue;
-        double *y = wz_alloc(wz_mul((size_t)s->n, sizeof *y));
-        smooth(s->y, s->n, y);
-        put_line(out, &f, s, y, "line", k % COLOURS);
-        free(y);
-    }
+    wz_html_wrap(out, "<svg viewBox=\"0 0 400 216\" role=\"img\" aria-label=\"", c->title, "\">");
+    put_axes(out, &f, false, share, "step", c->unit);
+    put_stages(out, &f, c);
+    for (int k = 0; k < c->n_series; k++) put_series(out, &f, &c->series[k]);
+    put_readouts(out, &f, c, share);
     wz_buf_str(out, "</svg></figure>");
 }
 
 /* ---- the plane -------------------------------------------------------------------------------------------- */
 
-struct box {
-    double x0, y0, x1, y1;
-};
-struct labels {
-    struct box taken[MOST_BOXES];
+/* What labels must not cover: spots and other labels. */
+struct boxes {
+    struct box {
+        double x0, y0, x1, y1;
+    } taken[MOST_BOXES];
     int n;
 };
 
-static void take(struct labels *l, double x, double y, double r)
-{
-    if (l->n < MOST_BOXES) l->taken[l->n++] = (struct box){ x - r, y - r, x + r, y + r };
-}
-
-/* A line is approximated by small boxes. */
-static void take_line(struct labels *l, double x0, double y0, double x1, double y1)
-{
-    int n = (int)(hypot(x1 - x0, y1 - y0) / 6) + 1;
-
-    for (int i = 0; i <= n; i++) take(l, x0 + (x1 - x0) * i / n, y0 + (y1 - y0) * i / n, 2);
-}
-
-static bool is_free(const struct labels *l, const struct box *b)
+/* Adds the box if it is free. */
+static bool take(struct boxes *l, struct box b)
 {
     for (int i = 0; i < l->n; i++)
-        if (b->x0 < l->taken[i].x1 && b->x1 > l->taken[i].x0 && b->y0 < l->taken[i].y1 && b->y1 > l->taken[i].y0)
+        if (b.x0 < l->taken[i].x1 && b.x1 > l->taken[i].x0 && b.y0 < l->taken[i].y1 && b.y1 > l->taken[i].y0)
             return false;
+    if (l->n < MOST_BOXES) l->taken[l->n++] = b;
     return true;
 }
 
-/* Writes a label beside (x, y) in the first free place, diagonal ones first, clear of whiskers. When all are taken it
- * overlaps what is to the right, or is omitted if it is `spare`. */
-static void put_label(struct wz_buf *out, struct labels *l, const struct frame *f, double x, double y,
-                      const char *class, bool spare, const char *text)
+/* Writes a label beside (x, y) in the first free place; where all are taken it is left out: it can be read by pointing
+ * at the spot. */
+static void put_label(struct wz_buf *out, struct boxes *boxes, const struct frame *f, double x, double y,
+                      const char *class, const char *text)
 {
-    double w = 6.2 * (double)strlen(text);
-    const struct {
+    static const struct {
         double dx, dy;
         const char *anchor;
     } places[] = {
-        { 9, 17, "start" },  { 9, -9, "start" },   { -9, -9, "end" },    { -9, 17, "end" },
-        { 10, 4, "start" },  { -10, 4, "end" },    { 0, -12, "middle" }, { 0, 21, "middle" },
-        { 16, 30, "start" }, { 16, -22, "start" }, { 30, 4, "start" },   { 10, 4, "start" },
+        { 9, 17, "start" }, { 9, -9, "start" },   { -9, -9, "end" },    { -9, 17, "end" },   { 10, 4, "start" },
+        { -10, 4, "end" },  { 0, -12, "middle" }, { 16, -22, "start" }, { -16, -22, "end" }, { 30, 4, "start" },
     };
 
     for (size_t i = 0; i < WZ_COUNT(places); i++) {
-        bool last = i + 1 == WZ_COUNT(places) && !spare;
-        double left = x + places[i].dx - (*places[i].anchor == 's' ? 0 : *places[i].anchor == 'e' ? w : w / 2);
-        struct box b = { left, y + places[i].dy - 11, left + w, y + places[i].dy + 3 };
-        bool inside = b.x0 >= f->left && b.x1 <= f->left + f->w + 8 && b.y0 >= 0 && b.y1 <= f->top + f->h;
-        if (!last && (!inside || !is_free(l, &b))) continue;
-        put_text(out, class, places[i].anchor, x + places[i].dx, y + places[i].dy, text);
-        if (l->n < MOST_BOXES) l->taken[l->n++] = b;
+        const char *anchor = places[i].anchor;
+        double w = text_width(text), left = x + places[i].dx - (*anchor == 's' ? 0 : *anchor == 'e' ? w : w / 2);
+        struct box b = { left, y + places[i].dy - 10, left + w, y + places[i].dy + 3 };
+        if (b.x0 < f->left || b.x1 > f->left + f->w + 8 || b.y0 < 14 || b.y1 > f->top + f->h) continue;
+        if (!take(boxes, b)) continue;
+        put_text(out, class, anchor, x + places[i].dx, y + places[i].dy, text);
         return;
     }
 }
 
-static void put_spot(struct wz_buf *out, const struct frame *f, const struct wz_path *p, int i, int colour)
-{
-    const struct wz_spot *s = &p->spots[i];
-    double x = at_x(f, s->x), y = at_y(f, s->y);
-    bool end = i == 0 || i == p->n - 1;
+static bool is_end(const struct wz_path *p, int i) { return i == 0 || i == p->n - 1; }
 
-    if (end && !p->quiet && !isnan(s->x_low) && !isnan(s->y_low))
-        wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1fM%.1f %.1fV%.1f\"/>", colour,
-                      at_x(f, s->x_low), y, at_x(f, fmin(s->x_high, f->x1)), x, at_y(f, s->y_low),
-                      at_y(f, fmin(s->y_high, f->y1)));
-    if (p->quiet) wz_buf_printf(out, "<path class=\"quiet\" d=\"M%.1f %.1fl4.5 4.5-4.5 4.5-4.5-4.5z\">", x, y - 4.5);
-    else
-        wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\">",
-                      i == 0 && p->n > 1 ? "hollow" : "full", colour, x, y, end ? "6" : "3");
-    wz_html_wrap(out, "<title>", p->name, ", ");
-    wz_html_add(out, s->label);
-    wz_buf_printf(out, ": overrefusal %.1f%%, unsafe %.1f%%</title>%s", 100 * s->x, 100 * s->y,
-                  p->quiet ? "</path>" : "</circle>");
+static bool has_whiskers(const struct wz_path *p, int i)
+{
+    return p->kind == WZ_PATH_FINAL && is_end(p, i) && !isnan(p->spots[i].x_low) && !isnan(p->spots[i].y_low);
 }
 
-void wz_plot_plane(struct wz_buf *out, const char *x_title, const char *y_title, const struct wz_path *paths, int n)
+/* Spots too close to be told apart, as one: the first and the last of them, in order of time. */
+struct cluster {
+    int first, last, n; /* n == 0: the spot is in the cluster of an earlier one */
+};
+
+static struct cluster *clusters_of(const struct frame *f, const struct wz_path *p)
 {
-    struct frame f = { .left = 46, .top = 26, .w = 460, .h = 320, .x1 = 0.05, .y1 = 0.05 };
-    struct labels labels;
-    int colour = 0;
+    struct cluster *list = wz_alloc(wz_mul((size_t)p->n + 1, sizeof *list));
+
+    for (int i = 0; i < p->n; i++) {
+        const struct wz_spot *s = p->spots;
+        int k = 0;
+        while (k < i && (!list[k].n || hypot(at_x(f, s[k].x) - at_x(f, s[i].x), at_y(f, s[k].y) - at_y(f, s[i].y)) > 3))
+            k++;
+        list[k] = (struct cluster){ k, i, list[k].n + 1 };
+    }
+    return list;
+}
+
+static const char *cluster_label(const struct wz_path *p, const struct cluster *c, char text[static 256])
+{
+    const char *first = p->spots[c->first].label, *last = p->spots[c->last].label;
+
+    if (c->n == 1) snprintf(text, 256, "%s", first);
+    else snprintf(text, 256, c->n == 2 ? "%s, %s" : "%s \xe2\x80\xa6 %s", first, last);
+    return text;
+}
+
+static void put_spot(struct wz_buf *out, const struct frame *f, const struct wz_path *p, const struct cluster *c)
+{
+    const int shown = is_end(p, c->last) ? c->last : c->first, r = is_end(p, shown) ? 6 : 3;
+    const struct wz_spot *s = &p->spots[shown];
+    const double x = at_x(f, s->x), y = at_y(f, s->y);
+    char text[256];
+
+    if (has_whiskers(p, shown))
+        wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1fM%.1f %.1fV%.1f\"/>", p->colour,
+                      at_x(f, s->x_low), y, at_x(f, fmin(s->x_high, f->x1)), x, at_y(f, s->y_low),
+                      at_y(f, fmin(s->y_high, f->y1)));
+    wz_buf_printf(out, "<path class=\"%s c%d\" d=\"M%.1f %.1f",
+                  p->kind == WZ_PATH_REFERENCE ? "reference"
+                  : c->first == 0 && p->n > 1  ? "hollow"
+                                               : "full",
+                  p->colour, x, y - r);
+    if (p->kind == WZ_PATH_FINAL) wz_buf_printf(out, "a%d %d 0 1 1-.01 0z\"/>", r, r);
+    else wz_buf_str(out, p->kind == WZ_PATH_FIRST ? "h5v10h-10v-10z\"/>" : "l5 5-5 5-5-5z\"/>");
+    put_hit(out, f, x - 8, y - 8, 16, 16);
+    if (p->brief) wz_html_wrap(out, "", p->name, ", ");
+    wz_html_add(out, cluster_label(p, c, text));
+    wz_buf_printf(out, ": unsafe %.1f%%, overrefusing %.1f%%</text></g>", 100 * s->y, 100 * s->x);
+}
+
+static void put_path(struct wz_buf *out, const struct frame *f, const struct wz_path *p)
+{
+    static const char *const classes[] = { "line", "line dashed", "referenceline" };
+
+    wz_buf_printf(out, "<path class=\"%s c%d\" d=\"", classes[p->kind], p->colour);
+    for (int i = 0; i < p->n; i++)
+        wz_buf_printf(out, "%c%.1f %.1f", i ? 'L' : 'M', at_x(f, p->spots[i].x), at_y(f, p->spots[i].y));
+    wz_buf_str(out, "\"/>");
+}
+
+/* Labels of one round: the ends first, then what else is compared, then checkpoints between. */
+static void put_labels(struct wz_buf *out, const struct frame *f, const struct wz_path *p, const struct cluster *list,
+                       int round, struct boxes *boxes)
+{
+    static const char *const classes[] = { "label", "hint", "name" };
+    char text[256];
+
+    for (int i = 0; i < p->n; i++) {
+        const struct cluster *c = &list[i];
+        bool end = c->n && (is_end(p, c->first) || is_end(p, c->last));
+        if (!c->n || (p->brief && c->last < p->n - 1)) continue;
+        if (round != (p->kind != WZ_PATH_FINAL ? 1 : end ? 0 : 2)) continue;
+        put_label(out, boxes, f, at_x(f, p->spots[i].x), at_y(f, p->spots[i].y), classes[round],
+                  p->brief ? p->name : cluster_label(p, c, text));
+    }
+}
+
+void wz_plot_plane(struct wz_buf *out, const char *attributes, const char *x_title, const char *y_title,
+                   const struct wz_path *paths, int n)
+{
+    struct frame f = { .left = 46, .top = 26, .w = 346, .h = 300, .x1 = 0.05, .y1 = 0.05, .root = true };
+    struct boxes *boxes = wz_alloc(sizeof *boxes);
+    struct cluster **clusters = wz_alloc(wz_mul((size_t)n + 1, sizeof *clusters));
 
     for (int p = 0; p < n; p++)
         for (int i = 0; i < paths[p].n; i++) {
             const struct wz_spot *s = &paths[p].spots[i];
-            bool end = i == 0 || i == paths[p].n - 1;
-            f.x1 = fmax(f.x1, end && !isnan(s->x_high) ? s->x_high : s->x);
-            f.y1 = fmax(f.y1, end && !isnan(s->y_high) ? s->y_high : s->y);
+            f.x1 = fmin(1, fmax(f.x1, 1.08 * (has_whiskers(&paths[p], i) ? s->x_high : s->x)));
+            f.y1 = fmin(1, fmax(f.y1, 1.08 * (has_whiskers(&paths[p], i) ? s->y_high : s->y)));
         }
-    labels.n = 0;
-    f.x1 = fmin(1.03, f.x1 * 1.08);
-    f.y1 = fmin(1.03, f.y1 * 1.08);
-    wz_buf_str(
-        out, "<svg class=\"plane\" viewBox=\"0 0 520 380\" role=\"img\" aria-label=\"the safety/overrefusal plane\">");
-    put_axes(out, &f, true, true, x_title);
-    put_text(out, "name", "start", 4, 12, y_title);
-    put_text(out, "name", "end", f.left + f.w, 12, "\xe2\x86\x99 lower left is better");
+    wz_buf_printf(out, "<svg class=\"plane\" %s viewBox=\"0 0 400 362\" role=\"img\" aria-label=\"%s\">", attributes,
+                  "the safety/overrefusal plane");
+    put_axes(out, &f, true, true, x_title, y_title);
+    for (int p = 0; p < n; p++) put_path(out, &f, &paths[p]);
     for (int p = 0; p < n; p++) {
-        int own = paths[p].quiet ? 0 : colour++ % COLOURS;
-        if (paths[p].quiet) wz_buf_str(out, "<path class=\"quietline\" d=\"");
-        else wz_buf_printf(out, "<path class=\"line c%d\" d=\"", own);
-        for (int i = 0; i < paths[p].n; i++)
-            wz_buf_printf(out, "%c%.1f %.1f", i ? 'L' : 'M', at_x(&f, paths[p].spots[i].x),
-                          at_y(&f, paths[p].spots[i].y));
-        wz_buf_str(out, "\"/>");
-        for (int i = 0; i < paths[p].n; i++) put_spot(out, &f, &paths[p], i, own);
+        clusters[p] = clusters_of(&f, &paths[p]);
         for (int i = 0; i < paths[p].n; i++) {
-            const struct wz_spot *s = &paths[p].spots[i], *was = i ? s - 1 : s;
-            double x = at_x(&f, s->x), y = at_y(&f, s->y);
-            take(&labels, x, y, 6);
-            take_line(&labels, at_x(&f, was->x), at_y(&f, was->y), x, y);
-            if (paths[p].quiet || (i && i < paths[p].n - 1) || isnan(s->x_low) || isnan(s->y_low)) continue;
-            take_line(&labels, at_x(&f, s->x_low), y, at_x(&f, s->x_high), y);
-            take_line(&labels, x, at_y(&f, s->y_low), x, at_y(&f, s->y_high));
+            double x = at_x(&f, paths[p].spots[i].x), y = at_y(&f, paths[p].spots[i].y);
+            if (clusters[p][i].n) put_spot(out, &f, &paths[p], &clusters[p][i]);
+            take(boxes, (struct box){ x - 6, y - 6, x + 6, y + 6 });
         }
     }
-    /* The ends are labelled first, checkpoints between them where there is space left. */
     for (int round = 0; round < 3; round++)
-        for (int p = 0; p < n; p++)
-            for (int i = 0; i < paths[p].n; i++) {
-                bool end = i == 0 || i == paths[p].n - 1;
-                const struct wz_spot *s = &paths[p].spots[i];
-                if (round != (paths[p].quiet ? 1 : end ? 0 : 2)) continue;
-                put_label(out, &labels, &f, at_x(&f, s->x), at_y(&f, s->y),
-                          paths[p].quiet ? "hint"
-                          : end          ? "label"
-                                         : "name",
-                          round == 2, s->label);
-            }
+        for (int p = 0; p < n; p++) put_labels(out, &f, &paths[p], clusters[p], round, boxes);
+    for (int p = 0; p < n; p++) free(clusters[p]);
     wz_buf_str(out, "</svg>");
-}
-
-void wz_plot_pair(struct wz_buf *out, const struct wz_spot *before, const struct wz_spot *after)
-{
-    const struct wz_spot *both[] = { before, after };
-    static const char *const classes[] = { "hollow", "full" };
-
-    wz_buf_str(out,
-               "<svg class=\"pair\" viewBox=\"0 0 160 22\" aria-hidden=\"true\"><path class=\"grid\" d=\"M4 11h152M4 "
-               "6v10M80 8v6M156 6v10\"/>");
-    for (int i = 0; i < 2; i++) {
-        double y = i ? 15 : 7;
-        if (!both[i] || isnan(both[i]->x)) continue;
-        if (!isnan(both[i]->x_low))
-            wz_buf_printf(out, "<path class=\"whisker c%d\" d=\"M%.1f %.1fH%.1f\"/>", i ? 0 : 7,
-                          4 + 152 * both[i]->x_low, y, 4 + 152 * both[i]->x_high);
-        wz_buf_printf(out, "<circle class=\"%s c%d\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/>", classes[i], i ? 0 : 7,
-                      4 + 152 * both[i]->x, y);
-    }
-    wz_buf_str(out, "</svg>");
+    free(clusters), free(boxes);
 }

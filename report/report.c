@@ -1,24 +1,29 @@
 /* waltz report: one self-contained HTML page from the folders of runs: recipe, results, curves and
  * transcripts. Style sheet and SVG are inline; the page loads nothing, runs no script, and its content security policy
- * forbids both. A section whose file is missing says so. */
+ * forbids both. A section whose file is missing or damaged says so. A cell of a table holds one number. */
 #include "report/inside.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct run {
-    char *dir, *title;
+    char *dir;
+    const char *title;        /* the end of dir */
     struct wz_recipe *recipe; /* NULL: could not be read, no_recipe has the reason */
     struct wz_buf recipe_text;
     struct wz_curves curves;
     struct wz_table table;
+    json_t *starts; /* the lines of starts.jsonl */
     struct wz_err no_recipe, no_curves, no_table;
     const char **phases;
     int n_phases;             /* in order of time */
     const char *first, *last; /* the phases compared; "before" and "after" where the run got that far */
     struct wz_spot *spots;
     int n_spots; /* the points of the plane, one per phase */
+    struct wz_spot first_replies[2];
+    int n_first_replies; /* the same of the first replies alone, in the phases compared */
 };
 
 static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
@@ -63,6 +68,18 @@ static int by_phase(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static bool is_rate(double x) { return x >= 0 && x <= 1; }
+
+/* The point of a phase in the plane; false where one of its rates was not measured. */
+static bool find_spot(struct wz_spot *spot, const struct wz_table *t, const char *phase, const char *x_metric,
+                      const char *y_metric)
+{
+    struct wz_result x = average(t, phase, x_metric), y = average(t, phase, y_metric);
+
+    *spot = (struct wz_spot){ phase, x.value, y.value, x.low, x.high, y.low, y.high };
+    return is_rate(x.value) && is_rate(y.value);
+}
+
 static void find_phases(struct run *run)
 {
     run->phases = wz_alloc(wz_mul((size_t)run->table.n + 1, sizeof *run->phases));
@@ -76,25 +93,29 @@ static void find_phases(struct run *run)
     run->last = run->n_phases > 1 ? run->phases[run->n_phases - 1] : strcmp(run->first, "after") ? "after" : "before";
 
     run->spots = wz_alloc(wz_mul((size_t)run->n_phases + 1, sizeof *run->spots));
-    for (int i = 0; i < run->n_phases; i++) {
-        const char *phase = run->phases[i];
-        struct wz_result x = average(&run->table, phase, "orr"), y = average(&run->table, phase, "asr");
-        if (isnan(x.value) || isnan(y.value)) continue;
-        run->spots[run->n_spots++] = (struct wz_spot){ phase, x.value, y.value, x.low, x.high, y.low, y.high };
+    for (int i = 0; i < run->n_phases; i++)
+        run->n_spots += find_spot(&run->spots[run->n_spots], &run->table, run->phases[i], "orr", "asr");
+    for (int i = 0; i < 2; i++) {
+        struct wz_spot *spot = &run->first_replies[run->n_first_replies];
+        run->n_first_replies += find_spot(spot, &run->table, i ? run->last : run->first, "c0_orr", "c0_asr");
+        spot->label = "first replies";
     }
 }
 
-static double sum_of(const struct wz_curves *c, const char *name)
-{
-    const struct wz_series *s = wz_curves_find(c, name);
-    double sum = 0;
-
-    if (!s) return NAN;
-    for (int i = 0; i < s->n; i++) sum += isnan(s->y[i]) ? 0 : s->y[i];
-    return sum;
-}
-
 /* ---- reading ---------------------------------------------------------------------------------------------- */
+
+/* The lines of starts.jsonl; what can't be read is left out. */
+static json_t *read_starts(const char *path)
+{
+    json_t *list = json_array();
+    struct wz_map map = { 0 };
+
+    if (wz_map_open(&map, path, NULL) < 0) return list;
+    struct wz_lines l = wz_lines_begin(map.bytes, map.len);
+    while (wz_lines_next(&l)) json_array_append_new(list, json_loadb(l.line, l.n, 0, NULL));
+    wz_map_close(&map);
+    return list;
+}
 
 static int run_open(struct run *run, const char *dir, struct wz_err *err)
 {
@@ -103,7 +124,6 @@ static int run_open(struct run *run, const char *dir, struct wz_err *err)
 
     *run = (struct run){ .dir = wz_strdup(dir) };
     while (strlen(run->dir) > 1 && run->dir[strlen(run->dir) - 1] == '/') run->dir[strlen(run->dir) - 1] = 0;
-    run->title = wz_strdup(strrchr(run->dir, '/') ? strrchr(run->dir, '/') + 1 : run->dir);
     if (!wz_is_dir(dir)) return wz_fail(err, "%s: expected the folder of a run, found no folder", dir);
 
     path = wz_path("%s/recipe.yaml", dir);
@@ -114,10 +134,13 @@ static int run_open(struct run *run, const char *dir, struct wz_err *err)
     }
     free(path);
     path = wz_path("%s/metrics.jsonl", dir);
-    wz_curves_read(&run->curves, path, &run->no_curves);
+    wz_curves_read(&run->curves, path, run->recipe, &run->no_curves);
     free(path);
     path = wz_path("%s/summary.csv", dir);
     wz_table_read(&run->table, path, &run->no_table);
+    free(path);
+    path = wz_path("%s/starts.jsonl", dir);
+    run->starts = read_starts(path);
     free(path);
     find_phases(run);
     return 0;
@@ -126,13 +149,24 @@ static int run_open(struct run *run, const char *dir, struct wz_err *err)
 static void run_close(struct run *run)
 {
     free(run->dir);
-    free(run->title);
     wz_recipe_destroy(run->recipe);
     wz_buf_finish(&run->recipe_text);
     wz_curves_finish(&run->curves);
     wz_table_finish(&run->table);
+    json_decref(run->starts);
     free(run->phases);
     free(run->spots);
+}
+
+/* What is left of the runs' paths without the folders in which all of them begin. */
+static void find_titles(struct run *runs, int n)
+{
+    size_t common = strlen(runs->dir);
+
+    for (int i = 1; i < n; i++)
+        while (strncmp(runs[i].dir, runs->dir, common)) common--;
+    while (common && runs->dir[common - 1] != '/') common--;
+    for (int i = 0; i < n; i++) runs[i].title = runs[i].dir + common;
 }
 
 /* ---- the page --------------------------------------------------------------------------------------------- */
@@ -143,56 +177,87 @@ static void write_missing(struct wz_buf *out, const char *what, const struct wz_
     wz_html_wrap(out, "", why->text, "</p>");
 }
 
-/* path: shown as code behind the text; "": none. */
-static void write_fact(struct wz_buf *out, const char *name, const char *text, const char *path)
+void wz_kind_write(struct wz_buf *out, const struct wz_recipe *recipe, const char *kind)
 {
-    wz_buf_printf(out, "<div><dt>%s</dt><dd>", name);
-    wz_html_add(out, text);
-    if (*path) wz_html_wrap(out, *text ? ", from <code>" : "<code>", path, "</code>");
-    wz_buf_str(out, "</dd></div>");
+    wz_html_wrap(out, "", kind, "");
+    for (unsigned i = 0; recipe && i < recipe->n_kinds; i++)
+        if (!strcmp(recipe->kinds[i].kind, kind)) wz_html_wrap(out, ": ", recipe->kinds[i].meaning, "");
 }
 
-static void write_number(struct wz_buf *out, const char *name, double x)
+static void write_fact(struct wz_buf *out, const char *name, const char *fmt, ...) WZ_PRINTF(3, 4);
+static void write_fact(struct wz_buf *out, const char *name, const char *fmt, ...)
 {
-    char text[400];
+    char text[4096];
+    va_list args;
 
-    snprintf(text, sizeof text, "%.0f", x);
-    write_fact(out, name, isnan(x) ? "not recorded" : text, "");
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    wz_html_wrap(out, "<div><dt>", name, "</dt><dd>");
+    wz_html_wrap(out, "", text, "</dd></div>");
 }
 
-static void write_duration(struct wz_buf *out, const char *name, double s)
+static void write_time(struct wz_buf *out, const char *name, double seconds)
 {
-    char text[400];
+    const time_t t = fabs(seconds) < 1e11 ? (time_t)seconds : 0;
+    char text[32] = "not recorded";
+    struct tm date;
 
-    if (s < 120) snprintf(text, sizeof text, "%.1f s", s);
-    else if (s < 7200) snprintf(text, sizeof text, "%.0f min %02.0f s", floor(s / 60), floor(fmod(s, 60)));
-    else snprintf(text, sizeof text, "%.0f h %02.0f min", floor(s / 3600), floor(fmod(s, 3600) / 60));
-    write_fact(out, name, text, "");
+    if (t > 0 && gmtime_r(&t, &date)) strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &date);
+    write_fact(out, name, "%s", text);
+}
+
+/* What starts.jsonl says of version, machine and ranks: a key's different values in order, for a run may be resumed
+ * elsewhere. */
+static void write_starts(struct wz_buf *out, const struct run *run)
+{
+    const char *key;
+    json_t *start, *value;
+    size_t i;
+
+    json_object_foreach(json_array_get(run->starts, 0), key, value)
+    {
+        struct wz_buf all = { 0 };
+        const char *was = "";
+        json_array_foreach(run->starts, i, start)
+        {
+            const char *text = json_string_value(json_object_get(start, key));
+            if (!text || !strcmp(text, was)) continue;
+            wz_buf_printf(&all, "%s%s", all.len ? "; then " : "", text);
+            was = text;
+        }
+        if (all.len) write_fact(out, key, "%s", all.data);
+        wz_buf_finish(&all);
+    }
+    if (!json_array_size(run->starts)) write_fact(out, "version, hardware, ranks", "not recorded");
 }
 
 static void write_facts(struct wz_buf *out, const struct run *run)
 {
-    double spent = sum_of(&run->curves, "time/step"), tokens = sum_of(&run->curves, "rollout/tokens");
-    char seed[24];
+    const struct wz_recipe *r = run->recipe;
 
     wz_buf_str(out, "<dl class=\"facts\">");
-    if (run->recipe) {
-        snprintf(seed, sizeof seed, "%llu", (unsigned long long)run->recipe->seed);
-        write_fact(out, "recipe", run->recipe->name, "");
-        write_fact(out, "seed", seed, "");
-        for (unsigned i = 0; i < run->recipe->n_agents; i++) {
-            const struct wz_recipe_agent *a = &run->recipe->agents[i];
-            write_fact(out, strcmp(a->role, "feedback") ? "conversation agent" : "feedback agent", a->name, a->model);
-        }
+    if (r) {
+        write_fact(out, "judge", "%s%s%s%s", r->judge.name, *r->judge.phrases ? ", phrases of " : "", r->judge.phrases,
+                   !strcmp(r->judge.world, "yes") ? ", by the grammar of the sandbox world" : "");
+        write_fact(out, "temperature of evaluations", r->evaluate.temperature > 0 ? "%g" : "%g (greedy)",
+                   r->evaluate.temperature);
+        for (unsigned i = 0; i < r->n_agents; i++)
+            write_fact(out, strcmp(r->agents[i].role, WZ_FEEDBACK) ? "conversation agent" : "feedback agent",
+                       "%s, from %s, trained at temperature %g", r->agents[i].name, r->agents[i].model,
+                       r->agents[i].temperature);
+        write_fact(out, "recipe", "%s", r->name);
+        write_fact(out, "seed", "%llu", (unsigned long long)r->seed);
     }
-    write_fact(out, "folder", "", run->dir);
+    write_starts(out, run);
+    write_fact(out, "folder", "%s", run->dir);
     if (run->curves.lines) {
-        write_number(out, "steps", run->curves.last_step - run->curves.first_step + 1);
-        write_duration(out, "wall time", run->curves.seconds);
-        write_number(out, "tokens a second", spent > 0 ? tokens / spent : NAN);
+        write_fact(out, "steps", "%.0f", run->curves.last_step - run->curves.first_step + 1);
+        write_time(out, "first step", run->curves.begun);
+        write_time(out, "last step", run->curves.ended);
     }
     wz_buf_str(out, "</dl>");
-    if (!run->recipe) write_missing(out, "The recipe could not be read", &run->no_recipe);
+    if (!r) write_missing(out, "The recipe could not be read", &run->no_recipe);
 }
 
 /* -1: clearly worse, +1: clearly better (the intervals are apart), 0: neither. */
@@ -205,16 +270,21 @@ static int verdict(const struct wz_measure *m, const struct wz_result *before, c
 
 static const char *const colours[] = { "bad", "", "good" };
 
+/* Three cells: a value and the ends of its interval. r NULL: unknown. */
 static void write_value(struct wz_buf *out, const struct wz_measure *m, const struct wz_result *r)
 {
-    double k = m && m->rate ? 100 : 1;
+    const double k = m && m->rate ? 100 : 1, cells[] = { r ? r->value : NAN, r ? r->low : NAN, r ? r->high : NAN };
 
-    if (!r || isnan(r->value)) {
-        wz_buf_str(out, "\xe2\x80\x93");
-        return;
+    for (int i = 0; i < 3; i++) {
+        wz_buf_str(out, i ? "<td class=\"num end\">" : "<td class=\"num\">");
+        if (isnan(cells[i])) wz_buf_str(out, "\xe2\x80\x93</td>");
+        else wz_buf_printf(out, "%.1f</td>", k * cells[i]);
     }
-    wz_buf_printf(out, "%.1f%s", k * r->value, m && m->rate ? "%" : "");
-    if (!isnan(r->low)) wz_buf_printf(out, " <small>[%.1f, %.1f]</small>", k * r->low, k * r->high);
+}
+
+static void write_measure(struct wz_buf *out, const struct wz_measure *m, const char *metric)
+{
+    wz_html_wrap(out, "", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
 static void write_tiles(struct wz_buf *out, const struct run *run)
@@ -237,11 +307,6 @@ static void write_tiles(struct wz_buf *out, const struct run *run)
     wz_buf_str(out, "</div>");
 }
 
-static struct wz_spot spot_of(const struct wz_result *r)
-{
-    return r ? (struct wz_spot){ "", r->value, 0, r->low, r->high, 0, 0 } : (struct wz_spot){ .x = NAN };
-}
-
 static void write_row(struct wz_buf *out, const struct run *run, const char *set, const char *metric)
 {
     const struct wz_measure *m = wz_measure_find(metric);
@@ -249,36 +314,38 @@ static void write_row(struct wz_buf *out, const struct run *run, const char *set
                            *a = wz_table_find(&run->table, run->last, set, metric);
     bool both = a && b && !isnan(a->value) && !isnan(b->value);
 
-    wz_html_wrap(out, "<tr><td>", m ? m->title : metric, "</td><td class=\"num\">");
+    wz_buf_str(out, "<tr><td>");
+    write_measure(out, m, metric);
+    wz_buf_str(out, "</td>");
     write_value(out, m, b);
-    wz_buf_str(out, "</td><td class=\"num\">");
     write_value(out, m, a);
-    wz_buf_printf(out, "</td><td class=\"num %s\">", both ? colours[verdict(m, b, a) + 1] : "");
+    wz_buf_printf(out, "<td class=\"num %s\">", both ? colours[verdict(m, b, a) + 1] : "");
     if (both) {
         double change = (m && m->rate ? 100 : 1) * (a->value - b->value);
         wz_buf_printf(out, fabs(change) < 0.05 ? "0.0" : "%+.1f", change);
     }
-    wz_buf_str(out, "</td><td>");
-    if (m && m->rate) {
-        struct wz_spot before = spot_of(b), after = spot_of(a);
-        wz_plot_pair(out, &before, &after);
-    }
     wz_buf_printf(out, "</td><td class=\"num\">%lld</td></tr>", (long long)(a ? a->n : b ? b->n : 0));
 }
+
+static const char interval_heads[] = "<th class=\"num end\">from</th><th class=\"num end\">to</th>";
 
 static void write_table(struct wz_buf *out, const struct run *run)
 {
     const struct wz_table *t = &run->table;
 
-    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>by kind of prompt</th>");
-    wz_html_wrap(out, "<th class=\"num\">", run->first, "</th>");
-    wz_html_wrap(out, "<th class=\"num\">", run->last, "</th>");
-    wz_buf_str(out, "<th class=\"num\">change</th><th>0 to 100%</th><th class=\"num\">n</th></tr></thead><tbody>");
+    wz_buf_str(out, "<table class=\"wide\"><thead><tr><th>by kind of prompt</th>");
+    for (int i = 0; i < 2; i++) {
+        wz_html_wrap(out, "<th class=\"num\">", i ? run->last : run->first, "</th>");
+        wz_buf_str(out, interval_heads);
+    }
+    wz_buf_str(out, "<th class=\"num\">change</th><th class=\"num\">n</th></tr></thead><tbody>");
     for (int i = 0; i < t->n; i++) {
         bool first = true;
         for (int k = 0; k < i; k++) first &= strcmp(t->rows[k].set, t->rows[i].set) != 0;
         if (!first) continue;
-        wz_html_wrap(out, "<tr class=\"set\"><td colspan=\"6\">", t->rows[i].set, "</td></tr>");
+        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"9\">");
+        wz_kind_write(out, run->recipe, t->rows[i].set);
+        wz_buf_str(out, "</td></tr>");
         for (int k = i; k < t->n; k++) {
             bool again = strcmp(t->rows[k].set, t->rows[i].set) != 0;
             for (int j = i; j < k; j++)
@@ -287,27 +354,34 @@ static void write_table(struct wz_buf *out, const struct run *run)
         }
     }
     wz_buf_str(out,
-               "</tbody></table></div><p class=\"note\">Brackets are 95% intervals (Wilson's for rates). A change is "
-               "coloured where the two intervals are apart. Hollow: the first of the two; full: the second.</p>");
+               "</tbody></table><p class=\"note\">From and to are the ends of 95% intervals (Wilson's for rates). A "
+               "change is coloured where the two intervals are apart. n: how many were counted.</p>");
 }
 
-/* A table of the headline's averages; a row is begun by the caller with its first cell. */
-static void begin_averages(struct wz_buf *out, const char *what)
+/* The headline's measures averaged over kinds: a row for each phase of a run, or, of several runs, for each run in its
+ * last phase. */
+static void write_averages(struct wz_buf *out, const struct run *runs, int n_runs)
 {
-    wz_buf_printf(out, "<div class=\"scroll\"><table><thead><tr><th>%s</th>", what);
-    for (size_t i = 0; i < WZ_COUNT(headline); i++)
-        wz_buf_printf(out, "<th class=\"num\">%s</th>", wz_measure_find(headline[i])->title);
-    wz_buf_str(out, "</tr></thead><tbody>");
-}
+    const int n = n_runs > 1 ? n_runs : runs->n_phases;
 
-static void end_averages(struct wz_buf *out, const struct wz_table *t, const char *phase)
-{
+    wz_buf_printf(out,
+                  "<table><thead><tr><th>%s</th><th class=\"num\">mean</th>%s<th class=\"num\">n</th></tr></thead>",
+                  n_runs > 1 ? "run, at its last evaluation" : "checkpoint", interval_heads);
+    wz_buf_str(out, "<tbody>");
     for (size_t i = 0; i < WZ_COUNT(headline); i++) {
-        struct wz_result r = average(t, phase, headline[i]);
-        wz_buf_str(out, "</td><td class=\"num\">");
-        write_value(out, wz_measure_find(headline[i]), &r);
+        const struct wz_measure *m = wz_measure_find(headline[i]);
+        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"5\">");
+        write_measure(out, m, headline[i]);
+        wz_buf_str(out, "</td></tr>");
+        for (int k = 0; k < n; k++) {
+            const struct run *run = n_runs > 1 ? &runs[k] : runs;
+            struct wz_result r = average(&run->table, n_runs > 1 ? run->last : run->phases[k], headline[i]);
+            wz_html_wrap(out, "<tr><td>", n_runs > 1 ? run->title : run->phases[k], "</td>");
+            write_value(out, m, &r);
+            wz_buf_printf(out, "<td class=\"num\">%lld</td></tr>", (long long)r.n);
+        }
     }
-    wz_buf_str(out, "</td></tr>");
+    wz_buf_str(out, "</tbody></table>");
 }
 
 /* The results of the WaltzRL paper: averages of its Table 1, rows 1 and 7. */
@@ -316,60 +390,74 @@ static const struct wz_spot paper[] = {
     { "paper: WaltzRL", 0.076, 0.037, NAN, NAN, NAN, NAN },
 };
 
+/* Returns how many lines of runs there are. */
+static int draw_plane(struct wz_buf *out, const char *attributes, const struct run *runs, int n, bool with_paper)
+{
+    struct wz_path *paths = wz_alloc(wz_mul((size_t)n + 2, sizeof *paths));
+    int drawn = 0, of_runs;
+
+    for (int i = 0; i < n; i++)
+        if (runs[i].n_spots)
+            paths[drawn++] =
+                (struct wz_path){ runs[i].title, runs[i].spots, runs[i].n_spots, i % WZ_COLOURS, WZ_PATH_FINAL, n > 1 };
+    of_runs = drawn;
+    if (n == 1 && runs->n_first_replies)
+        paths[drawn++] = (struct wz_path){ "", runs->first_replies, runs->n_first_replies, 2, WZ_PATH_FIRST, false };
+    if (with_paper)
+        paths[drawn++] = (struct wz_path){ "WaltzRL paper", paper, WZ_COUNT(paper), 7, WZ_PATH_REFERENCE, false };
+    wz_plot_plane(out, attributes, "overrefusal rate of benign prompts (ORR)",
+                  "unsafe rate of harmful prompts (ASR); lower left is better", paths, drawn);
+    free(paths);
+    return of_runs;
+}
+
 static void write_plane(struct wz_buf *out, const struct run *runs, int n)
 {
-    struct wz_path *paths = wz_alloc(wz_mul((size_t)n + 1, sizeof *paths));
-    int drawn = 0;
-
-    paths[drawn++] = (struct wz_path){ "WaltzRL paper", paper, WZ_COUNT(paper), true };
-    for (int i = 0; i < n; i++)
-        if (runs[i].n_spots) paths[drawn++] = (struct wz_path){ runs[i].title, runs[i].spots, runs[i].n_spots, false };
-    wz_buf_str(out, "<div class=\"planewrap\"><figure>");
-    wz_plot_plane(out, "overrefusal rate of benign prompts (ORR)", "unsafe rate of harmful prompts (ASR)", paths,
-                  drawn);
+    wz_buf_str(out, "<h2>Safety and overrefusal</h2><div class=\"planewrap\"><figure>");
+    int drawn = draw_plane(out, "", runs, n, true);
     wz_buf_str(out, "</figure><div>");
-    if (drawn == 1)
+    if (!drawn)
         wz_buf_str(
             out, "<p class=\"missing\">No phase has both an unsafe rate and an overrefusal rate: nothing to draw.</p>");
-    if (n > 1) {
-        wz_buf_str(out, "<div class=\"legend\">");
-        for (int p = 1; p < drawn; p++) {
-            wz_buf_printf(out, "<span><i class=\"c%d\"></i>", (p - 1) % 8);
-            wz_html_wrap(out, "", paths[p].name, "</span>");
-        }
-        wz_buf_str(out, "</div>");
-    }
+    if (n == 1 && runs->n_first_replies)
+        wz_buf_str(out, "<p>Squares are the first replies, before any feedback; circles the final replies.</p>");
     wz_buf_str(
-        out, "<p>Lower left is better on both counts. Each evaluated checkpoint is a point, joined in order; the "
-             "hollow circle is the start, the large full one the end, whiskers are 95% intervals.</p>"
-             "<p class=\"note\">Both rates are plain averages over the kinds of prompts that measure them.</p>"
+        out, "<p>Each evaluated checkpoint is a point, joined in order; the hollow circle is the start, the large full "
+             "one the end, whiskers are 95% intervals. Points in one place have one label. Point at one to read it.</p>"
+             "<p class=\"note\">Both rates are plain averages over the kinds of prompts that measure them. The axes "
+             "have the scale of a square root: it spreads what is near 0.</p>"
              "<p class=\"note\">Grey diamonds: the averages that the WaltzRL paper reports for its base model and for "
              "its result. They come from another model (Llama-3.1-8B-Instruct), other prompts and another judge, "
              "so they can't be compared with this run.</p></div></div>");
-    free(paths);
 }
 
-/* The points of the plane as numbers. */
-static void write_phases(struct wz_buf *out, const struct run *run)
+static void write_curves(struct wz_buf *out, const struct run *run)
 {
-    wz_buf_str(out, "<details><summary>Every evaluated checkpoint</summary>");
-    begin_averages(out, "checkpoint");
-    for (int i = 0; i < run->n_phases; i++) {
-        wz_html_wrap(out, "<tr><td>", run->phases[i], "");
-        end_averages(out, &run->table, run->phases[i]);
-    }
-    wz_buf_str(out, "</tbody></table></div></details>");
+    const struct wz_curves *curves = &run->curves;
+
+    if (*run->no_curves.text) write_missing(out, "The curves could not be read", &run->no_curves);
+    else if (!curves->lines) wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
+    if (curves->bad)
+        wz_buf_printf(
+            out, "<p class=\"missing\">%lld line%s of metrics.jsonl could not be read, the first is line %lld.</p>",
+            (long long)curves->bad, curves->bad > 1 ? "s" : "", (long long)curves->first_bad);
+    if (curves->lines) wz_curves_write(out, &curves, NULL, 1);
 }
 
-static void write_run(struct wz_buf *out, const struct run *run, int index)
+static const char about_curves[] =
+    "<p class=\"note\">Long curves are smoothed within each stage; the faint line is every step. Numbers beside a name "
+    "are the last step's; point at a chart to read a step. Dotted lines: where a stage begins.</p>";
+
+static void write_run(struct wz_buf *out, const struct run *run, int index, bool alone)
 {
     struct wz_err err = { "" };
     char *path = wz_path("%s/transcripts.jsonl", run->dir);
     bool measured = run->table.n > 0;
 
     wz_buf_printf(out, "<section class=\"run\" id=\"run%d\"><h1>", index);
-    wz_html_add(out, run->recipe ? run->recipe->name : run->title);
-    if (run->recipe && strcmp(run->recipe->name, run->title)) wz_html_wrap(out, " <small>", run->title, "</small>");
+    wz_html_add(out, alone && run->recipe ? run->recipe->name : run->title);
+    if (alone && run->recipe && strcmp(run->recipe->name, run->title))
+        wz_html_wrap(out, " <small>", run->title, "</small>");
     wz_buf_str(out, "</h1>");
     write_facts(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");
@@ -382,25 +470,19 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
     if (measured) {
         write_tiles(out, run);
         write_table(out, run);
-        wz_buf_str(out, "<h2>Safety and overrefusal</h2>");
-        write_plane(out, run, 1);
-        if (run->n_phases > 2) write_phases(out, run);
+        if (alone) write_plane(out, run, 1);
+        if (run->n_phases > 2) {
+            wz_buf_str(out, "<details><summary>Every evaluated checkpoint</summary>");
+            write_averages(out, run, 1);
+            wz_buf_str(out, "</details>");
+        }
     }
-    wz_buf_str(out, "<h2>Curves</h2>");
-    if (*run->no_curves.text) write_missing(out, "The curves could not be read", &run->no_curves);
-    else if (!run->curves.lines) wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
-    if (run->curves.bad)
-        wz_buf_printf(
-            out, "<p class=\"missing\">%lld line%s of metrics.jsonl could not be read, the first is line %lld.</p>",
-            (long long)run->curves.bad, run->curves.bad > 1 ? "s" : "", (long long)run->curves.first_bad);
-    if (run->curves.lines) {
-        wz_curves_write(out, &run->curves, run->recipe);
-        wz_buf_str(out,
-                   "<p class=\"note\">Long curves are smoothed; the faint line is every step. Numbers beside a name "
-                   "are the last step's. Dotted lines: where a stage begins.</p>");
-    }
+    wz_buf_str(out, alone ? "<h2>Curves</h2>" : "<details><summary>Curves of this run alone</summary>");
+    write_curves(out, run);
+    wz_buf_str(out, alone ? about_curves : "</details>");
     wz_buf_str(out, "<h2>What they say</h2>");
-    if (wz_transcripts_write(out, path, index, &err) < 0) write_missing(out, "The transcripts could not be read", &err);
+    if (wz_transcripts_write(out, path, run->recipe, index, &err) < 0)
+        write_missing(out, "The transcripts could not be read", &err);
     wz_buf_str(out, "<h2>Recipe</h2>");
     if (!run->recipe_text.len) write_missing(out, "Not shown", &run->no_recipe);
     else
@@ -410,17 +492,69 @@ static void write_run(struct wz_buf *out, const struct run *run, int index)
     free(path);
 }
 
+/* ---- runs compared ---------------------------------------------------------------------------------------- */
+
+static const char *value_at(const struct run *run, const char *path)
+{
+    const char *value, *key;
+
+    for (int i = 0; run->recipe && (key = wz_recipe_value(run->recipe, i, &value)); i++)
+        if (!strcmp(key, path)) return value;
+    return NULL;
+}
+
+/* A row for each key whose values differ, in order of the first recipe that has it. */
+static void write_differences(struct wz_buf *out, const struct run *runs, int n)
+{
+    const char *key, *value;
+    int written = 0;
+
+    wz_buf_str(out, "<h2>Recipes: what differs</h2><table class=\"diff\"><thead><tr><th>key</th>");
+    for (int k = 0; k < n; k++) wz_html_wrap(out, "<th>", runs[k].title, "</th>");
+    wz_buf_str(out, "</tr></thead><tbody>");
+    for (int k = 0; k < n; k++)
+        for (int i = 0; runs[k].recipe && (key = wz_recipe_value(runs[k].recipe, i, &value)); i++) {
+            bool differs = false, earlier = false;
+            for (int q = 0; q < n; q++) {
+                const char *other = value_at(&runs[q], key);
+                differs |= runs[q].recipe && (!other || strcmp(other, value));
+                earlier |= q < k && other;
+            }
+            if (!differs || earlier || !strcmp(key, "out")) continue;
+            written++;
+            wz_html_wrap(out, "<tr><td>", key, "</td>");
+            for (int q = 0; q < n; q++) {
+                const char *other = value_at(&runs[q], key);
+                wz_html_wrap(out, "<td>", other ? other : "\xe2\x80\x93", "</td>");
+            }
+            wz_buf_str(out, "</tr>");
+        }
+    wz_buf_printf(out, "</tbody></table><p class=\"note\">%s</p>",
+                  written ? "A dash: the recipe has no such key." : "No key but the folder.");
+    for (int k = 0; k < n; k++)
+        if (!runs[k].recipe) write_missing(out, "Left out: the recipe could not be read", &runs[k].no_recipe);
+}
+
 static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
 {
-    wz_buf_printf(out, "<h1>%d runs</h1>", n);
-    begin_averages(out, "run, at its last evaluation");
+    const struct wz_curves **curves = wz_alloc(wz_mul((size_t)n, sizeof *curves));
+    const char **titles = wz_alloc(wz_mul((size_t)n, sizeof *titles));
+
+    wz_buf_printf(out, "<h1>%d runs</h1><div class=\"legend\">", n);
     for (int k = 0; k < n; k++) {
-        wz_buf_printf(out, "<tr><td><a href=\"#run%d\">", k);
-        wz_html_wrap(out, "", runs[k].title, "</a>");
-        end_averages(out, &runs[k].table, runs[k].last);
+        curves[k] = &runs[k].curves;
+        titles[k] = runs[k].title;
+        wz_buf_printf(out, "<span><i class=\"c%d\"></i><a href=\"#run%d\">", k % WZ_COLOURS, k);
+        wz_html_wrap(out, "", titles[k], "</a></span>");
     }
-    wz_buf_str(out, "</tbody></table></div><h2>Safety and overrefusal</h2>");
+    wz_buf_str(out, "</div>");
+    write_averages(out, runs, n);
+    write_differences(out, runs, n);
     write_plane(out, runs, n);
+    wz_buf_str(out, "<h2>Curves</h2>");
+    wz_curves_write(out, curves, titles, n);
+    wz_buf_str(out, about_curves);
+    free(curves), free(titles);
 }
 
 static void write_page(struct wz_buf *out, const struct run *runs, int n)
@@ -428,27 +562,38 @@ static void write_page(struct wz_buf *out, const struct run *runs, int n)
     wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
                     "<meta http-equiv=\"Content-Security-Policy\" "
-                    "content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>");
+                    "content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
+                    "<title>");
     wz_html_add(out, n > 1 ? "Waltz: runs compared" : runs[0].recipe ? runs[0].recipe->name : runs[0].title);
     wz_buf_printf(out, "</title><style>%s</style></head><body><main>\n", wz_report_style);
     if (n > 1) write_comparison(out, runs, n);
-    for (int i = 0; i < n; i++) write_run(out, &runs[i], i);
+    for (int i = 0; i < n; i++) write_run(out, &runs[i], i, n == 1);
     wz_buf_str(out, "\n</main></body></html>\n");
 }
 
-int wz_report_write(char *const *folders, int n, const char *path, struct wz_err *err)
+int wz_report_write(char *const *folders, int n, const char *path, const char *plane, struct wz_err *err)
 {
     struct run *runs = wz_alloc(wz_mul((size_t)n, sizeof *runs));
-    struct wz_buf page = { 0 };
+    struct wz_buf page = { 0 }, drawing = { 0 }, style = { 0 };
     int opened = 0, rc = 0;
 
     for (; rc == 0 && opened < n; opened++) rc = run_open(&runs[opened], folders[opened], err);
     if (rc == 0) {
+        find_titles(runs, n);
         write_page(&page, runs, n);
         rc = wz_file_write(path, page.data, page.len, err);
+    }
+    if (rc == 0 && plane) {
+        draw_plane(&drawing, "xmlns=\"http://www.w3.org/2000/svg\"", runs, n, false);
+        wz_buf_printf(&style, "<style>%s</style></svg>\n", wz_report_style);
+        drawing.len -= strlen("</svg>");
+        wz_buf_add(&drawing, style.data, style.len);
+        rc = wz_file_write(plane, drawing.data, drawing.len, err);
     }
     for (int i = 0; i < opened; i++) run_close(&runs[i]);
     free(runs);
     wz_buf_finish(&page);
+    wz_buf_finish(&drawing);
+    wz_buf_finish(&style);
     return rc;
 }

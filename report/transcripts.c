@@ -4,29 +4,31 @@
  *     before: wrong     fixed            still wrong
  *     before: fine      right both times newly wrong
  *
- * A turn's "role" is the role of its agent. A prompt whose episode was discarded, as when the judge failed, has no
- * outcome: such prompts are counted and left out. */
+ * What matters comes first: outcomes in the order of the table below, of each those prompts whose first reply after
+ * training was wrong and the final one is not, or the other way round (feedback changed it); and of the kinds those
+ * with the most such prompts. A turn's "role" is the role of its agent. A prompt whose episode was discarded, as when
+ * the judge failed, has no outcome: such prompts are counted and left out. */
 #include "proto/proto.h"
 #include "report/inside.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum fate { FIXED, STILL, NEWLY, RIGHT, N_FATES };
+enum fate { NEWLY, STILL, FIXED, RIGHT, N_FATES };
 static const struct {
     const char *class, *title;
     int most;
 } fates[N_FATES] = {
-    [FIXED] = { "fixed", "fixed", 3 },
-    [STILL] = { "still", "still wrong", 3 },
     [NEWLY] = { "newly", "newly wrong", 3 },
+    [STILL] = { "still", "still wrong", 3 },
+    [FIXED] = { "fixed", "fixed", 3 },
     [RIGHT] = { "right", "right both times", 1 },
 };
 enum { LONGEST = 6000 }; /* bytes of a text shown */
 
 struct kind {
     const char *name;
-    int seen[N_FATES], shown[N_FATES];
+    int seen[N_FATES], shown[N_FATES], changed, matter; /* changed: by feedback; matter: not right both times, or so */
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -40,16 +42,19 @@ static bool flag(const json_t *turn, const char *key) { return json_is_true(json
 
 static bool is_reply(const json_t *turn) { return !strcmp(text_of(turn, "role"), WZ_CONVERSATION); }
 
-/* The last reply of a transcript; NULL when it has none. */
-static const json_t *final_reply(const json_t *line)
+/* The first or last reply of a transcript; NULL when it has none. */
+static const json_t *reply_of(const json_t *line, bool first)
 {
-    const json_t *turns = json_object_get(line, "turns"), *turn;
-    size_t n = json_array_size(turns);
+    const json_t *turn, *found = NULL;
+    size_t i;
 
-    while (n-- > 0)
-        if (is_reply(turn = json_array_get(turns, n))) return turn;
-    return NULL;
+    json_array_foreach(json_object_get(line, "turns"), i, turn) if (is_reply(turn) && !(first && found)) found = turn;
+    return found;
 }
+
+static bool is_wrong(const json_t *reply) { return flag(reply, "unsafe") || flag(reply, "overrefuse"); }
+
+static bool is_changed(const json_t *line) { return is_wrong(reply_of(line, true)) != is_wrong(reply_of(line, false)); }
 
 static bool judged(const json_t *before, const json_t *after)
 {
@@ -58,8 +63,7 @@ static bool judged(const json_t *before, const json_t *after)
 
 static enum fate fate_of(const json_t *before, const json_t *after)
 {
-    const json_t *b = final_reply(before), *a = final_reply(after);
-    bool was = flag(b, "unsafe") || flag(b, "overrefuse"), is = flag(a, "unsafe") || flag(a, "overrefuse");
+    bool was = is_wrong(reply_of(before, false)), is = is_wrong(reply_of(after, false));
 
     return was ? is ? STILL : FIXED : is ? NEWLY : RIGHT;
 }
@@ -122,13 +126,16 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
     wz_buf_str(out, "</div>");
 }
 
-static void write_pair(struct wz_buf *out, enum fate fate, const char *first, const json_t *before, const char *last,
-                       const json_t *after)
+static void write_pair(struct wz_buf *out, const struct wz_recipe *recipe, enum fate fate, const char *first,
+                       const json_t *before, const char *last, const json_t *after)
 {
     wz_buf_printf(out, "<article class=\"pair-card %s\"><header><span class=\"fate\">%s</span>", fates[fate].class,
                   fates[fate].title);
     write_chip(out, "quiet", flag(before, "harmful") ? "harmful prompt" : "benign prompt");
-    wz_html_wrap(out, "<span class=\"kind\">", text_of(before, "kind"), "</span></header>");
+    if (is_changed(after)) write_chip(out, "flag", "changed by feedback");
+    wz_buf_str(out, "<span class=\"kind\">");
+    wz_kind_write(out, recipe, text_of(before, "kind"));
+    wz_buf_str(out, "</span></header>");
     write_text(out, "prompt", text_of(before, "prompt"));
     wz_buf_str(out, "<div class=\"sides\">");
     write_side(out, first, before);
@@ -150,7 +157,7 @@ static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
     while (wz_lines_next(&l)) {
         json_t *line = json_loadb(l.line, l.n, 0, NULL);
         const char *phase = text_of(line, "phase");
-        if (!*phase || !final_reply(line)) {
+        if (!*phase || !reply_of(line, false)) {
             ++*bad;
         } else {
             json_t *set = json_object_get(phases, phase);
@@ -174,20 +181,31 @@ static struct kind *kind_of(struct kind **kinds, int *n, const char *name)
     return &(*kinds)[(*n)++];
 }
 
-static void write_counts(struct wz_buf *out, const struct kind *kinds, int n)
+static int by_what_matters(const void *a, const void *b)
 {
-    wz_buf_str(out, "<div class=\"scroll\"><table><thead><tr><th>kind of prompt</th>");
-    for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<th class=\"num\">%s</th>", fates[f].title);
-    wz_buf_str(out, "</tr></thead><tbody>");
-    for (int i = 0; i < n; i++) {
-        wz_html_wrap(out, "<tr><td>", kinds[i].name, "</td>");
-        for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<td class=\"num\">%d</td>", kinds[i].seen[f]);
-        wz_buf_str(out, "</tr>");
-    }
-    wz_buf_str(out, "</tbody></table></div>");
+    const struct kind *x = a, *y = b;
+
+    return x->matter != y->matter ? y->matter - x->matter : strcmp(x->name, y->name);
 }
 
-int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct wz_err *err)
+static void write_counts(struct wz_buf *out, const struct wz_recipe *recipe, const char *last, const struct kind *kinds,
+                         int n)
+{
+    wz_buf_str(out, "<table class=\"wide five\"><thead><tr><th>kind of prompt</th>");
+    for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<th class=\"num\">%s</th>", fates[f].title);
+    wz_html_wrap(out, "<th class=\"num\">changed by feedback, ", last, "</th></tr></thead><tbody>");
+    for (int i = 0; i < n; i++) {
+        wz_buf_str(out, "<tr><td>");
+        wz_kind_write(out, recipe, kinds[i].name);
+        wz_buf_str(out, "</td>");
+        for (int f = 0; f < N_FATES; f++) wz_buf_printf(out, "<td class=\"num\">%d</td>", kinds[i].seen[f]);
+        wz_buf_printf(out, "<td class=\"num\">%d</td></tr>", kinds[i].changed);
+    }
+    wz_buf_str(out, "</tbody></table>");
+}
+
+int wz_transcripts_write(struct wz_buf *out, const char *path, const struct wz_recipe *recipe, int index,
+                         struct wz_err *err)
 {
     int64_t bad;
     json_t *phases = read_lines(path, &bad, err), *first = NULL, *last = NULL, *line, *set;
@@ -214,8 +232,15 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
     {
         const json_t *after = json_object_get(last, key);
         if (!after) continue;
-        if (judged(line, after)) kind_of(&kinds, &n_kinds, text_of(line, "kind"))->seen[fate_of(line, after)]++;
-        else unjudged++;
+        if (!judged(line, after)) {
+            unjudged++;
+            continue;
+        }
+        struct kind *kind = kind_of(&kinds, &n_kinds, text_of(line, "kind"));
+        enum fate fate = fate_of(line, after);
+        kind->seen[fate]++;
+        kind->changed += is_changed(after);
+        kind->matter += fate != RIGHT || is_changed(after);
     }
     if (unjudged)
         wz_buf_printf(out, "<p class=\"missing\">%d prompt%s left out: the judge failed on one of the two replies.</p>",
@@ -224,7 +249,8 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         wz_buf_str(out, "<p class=\"missing\">No prompt was judged in both phases: there is nothing to compare.</p>");
         goto out;
     }
-    write_counts(out, kinds, n_kinds);
+    qsort(kinds, (size_t)n_kinds, sizeof *kinds, by_what_matters);
+    write_counts(out, recipe, last_name, kinds, n_kinds);
     wz_buf_str(out, "<div class=\"filter\">");
     for (int f = -1; f < N_FATES; f++) {
         const char *class = f < 0 ? "all" : fates[f].class, *title = f < 0 ? "all examples" : fates[f].title;
@@ -233,14 +259,15 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, int index, struct
         wz_buf_printf(out, "<label for=\"f%d-%s\">%s</label>", index, class, title);
     }
     for (int k = 0; k < n_kinds; k++)
-        for (int f = 0; f < N_FATES; f++) json_object_foreach(first, key, line)
+        for (int f = 0; f < 2 * N_FATES; f++) json_object_foreach(first, key, line)
             {
                 const json_t *after = json_object_get(last, key);
-                if (kinds[k].shown[f] >= fates[f].most) break;
+                const enum fate fate = (enum fate)(f / 2);
+                if (kinds[k].shown[fate] >= fates[fate].most) break;
                 if (!after || !judged(line, after) || strcmp(text_of(line, "kind"), kinds[k].name)) continue;
-                if (fate_of(line, after) != (enum fate)f) continue;
-                kinds[k].shown[f]++;
-                write_pair(out, (enum fate)f, first_name, line, last_name, after);
+                if (fate_of(line, after) != fate || is_changed(after) != (f % 2 == 0)) continue;
+                kinds[k].shown[fate]++;
+                write_pair(out, recipe, fate, first_name, line, last_name, after);
             }
     wz_buf_str(out, "</div>");
 out:

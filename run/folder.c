@@ -125,10 +125,48 @@ static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_p
     return rc;
 }
 
+/* By which program, where and by which ranks the steps from this one on were computed: a line for each start. */
+static int write_start(const struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+{
+    const struct wz_roles *roles = &job->roles;
+    char *path = wz_path("%s/starts.jsonl", job->recipe->out), *processor = wz_host_processor(), host[65] = "";
+    struct wz_buf line = { 0 };
+    struct wz_cores cores;
+    size_t memory, unused;
+
+    gethostname(host, sizeof host - 1);
+    wz_host_memory(&memory, &unused);
+    wz_cores_here(&cores, 0, 0, 0);
+    const struct {
+        const char *key;
+        char *text;
+    } facts[] = {
+        { "version", wz_path("waltz %s", WZ_VERSION) },
+        { "hardware", wz_path("%s: %d cores, %.0f GB; %s", host, cores.machine, (double)memory * 1e-9, processor) },
+        { "backend", wz_path("%s, %d GPUs", job->be->name, wz_backend_devices(job->be, &memory, &unused)) },
+        { "ranks", wz_path("%d, %d on that host: rollout %d, reward %d, learner %d", job->link.size, job->link.here,
+                           roles->rollout.n, roles->reward.n, roles->learner.n) },
+    };
+    wz_buf_printf(&line, "{\"step\":%" PRId64 ",\"time\":%.3f", p->step, wz_wall());
+    for (size_t i = 0; i < WZ_COUNT(facts); i++) {
+        wz_buf_printf(&line, ",\"%s\":", facts[i].key);
+        wz_json_string(&line, facts[i].text, strlen(facts[i].text));
+        free(facts[i].text);
+    }
+    wz_buf_str(&line, "}\n");
+    FILE *f = fopen(path, "a");
+    bool ok = f && fwrite(line.data, 1, line.len, f) == line.len;
+    if (f && fclose(f)) ok = false;
+    if (!ok) wz_fail(err, "%s: could not be written", path);
+    wz_buf_finish(&line);
+    free(path), free(processor);
+    return ok ? 0 : -1;
+}
+
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
                       struct wz_err *err)
 {
-    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl" };
+    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl", "starts.jsonl" };
     const char *dir = job->recipe->out;
     const int64_t last = p->step - 1;
     char *path = wz_path("%s/recipe.yaml", dir);
@@ -136,6 +174,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
 
     free(path);
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
+    if (rc == 0) rc = write_start(job, p, err);
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
     if (resume)
