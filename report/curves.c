@@ -123,13 +123,6 @@ void wz_curves_finish(struct wz_curves *c)
     *c = (struct wz_curves){ 0 };
 }
 
-const struct wz_series *wz_curves_find(const struct wz_curves *c, const char *name)
-{
-    for (int i = 0; i < c->n; i++)
-        if (!strcmp(c->series[i].name, name)) return &c->series[i];
-    return NULL;
-}
-
 /* ---- charts ----------------------------------------------------------------------------------------------- */
 
 static bool tells(const struct story *story, const char *name)

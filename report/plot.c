@@ -12,7 +12,7 @@ enum { SMOOTH_FROM = 40, MOST_POINTS = 400, MOST_COLUMNS = 100, MOST_TICKS = 16,
 
 /* Where data units land in the drawing. root: both axes have the scale of the square root. */
 struct frame {
-    double left, top, w, h, x0, x1, y0, y1;
+    double left, top, w, h, x0, x1, y0, y1, note; /* note: y of read-outs */
     bool root;
 };
 
@@ -61,7 +61,7 @@ static void put_hit(struct wz_buf *out, const struct frame *f, double x, double 
 {
     wz_buf_printf(out,
                   "<g class=\"at\"><path class=\"hit\" d=\"M%.1f %.1fh%.2fv%.1fh-%.2fz\"/><text x=\"4\" y=\"%.1f\">", x,
-                  y, w, h, w, f->top + f->h + 31);
+                  y, w, h, w, f->note);
 }
 
 static double text_width(const char *text) { return 6.4 * (double)strlen(text); }
@@ -278,7 +278,7 @@ static void put_readouts(struct wz_buf *out, const struct frame *f, const struct
 
 void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
 {
-    struct frame f = { .left = 48, .top = 30, .w = 346, .h = 150 };
+    struct frame f = { .left = 48, .top = 30, .w = 346, .h = 150, .note = 211 };
     const bool share = !strcmp(c->unit, "%");
     bool any = fit(&f, c, share);
 
@@ -436,7 +436,7 @@ static void put_labels(struct wz_buf *out, const struct frame *f, const struct w
 void wz_plot_plane(struct wz_buf *out, const char *attributes, const char *x_title, const char *y_title,
                    const struct wz_path *paths, int n)
 {
-    struct frame f = { .left = 46, .top = 26, .w = 346, .h = 300, .x1 = 0.05, .y1 = 0.05, .root = true };
+    struct frame f = { .left = 46, .top = 26, .w = 346, .h = 300, .note = 374, .x1 = 0.05, .y1 = 0.05, .root = true };
     struct boxes *boxes = wz_alloc(sizeof *boxes);
     struct cluster **clusters = wz_alloc(wz_mul((size_t)n + 1, sizeof *clusters));
 
@@ -446,7 +446,7 @@ void wz_plot_plane(struct wz_buf *out, const char *attributes, const char *x_tit
             f.x1 = fmin(1, fmax(f.x1, 1.08 * (has_whiskers(&paths[p], i) ? s->x_high : s->x)));
             f.y1 = fmin(1, fmax(f.y1, 1.08 * (has_whiskers(&paths[p], i) ? s->y_high : s->y)));
         }
-    wz_buf_printf(out, "<svg class=\"plane\" %s viewBox=\"0 0 400 362\" role=\"img\" aria-label=\"%s\">", attributes,
+    wz_buf_printf(out, "<svg class=\"plane\" %s viewBox=\"0 0 400 380\" role=\"img\" aria-label=\"%s\">", attributes,
                   "the safety/overrefusal plane");
     put_axes(out, &f, true, true, x_title, y_title);
     for (int p = 0; p < n; p++) put_path(out, &f, &paths[p]);

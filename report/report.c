@@ -6,25 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-struct run {
-    char *dir;
-    const char *title;        /* the end of dir */
-    struct wz_recipe *recipe; /* NULL: could not be read, no_recipe has the reason */
-    struct wz_buf recipe_text;
-    struct wz_curves curves;
-    struct wz_table table;
-    json_t *starts; /* the lines of starts.jsonl */
-    struct wz_err no_recipe, no_curves, no_table;
-    const char **phases;
-    int n_phases;             /* in order of time */
-    const char *first, *last; /* the phases compared; "before" and "after" where the run got that far */
-    struct wz_spot *spots;
-    int n_spots; /* the points of the plane, one per phase */
-    struct wz_spot first_replies[2];
-    int n_first_replies; /* the same of the first replies alone, in the phases compared */
-};
 
 static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
 
@@ -80,7 +61,7 @@ static bool find_spot(struct wz_spot *spot, const struct wz_table *t, const char
     return is_rate(x.value) && is_rate(y.value);
 }
 
-static void find_phases(struct run *run)
+static void find_phases(struct wz_shown *run)
 {
     run->phases = wz_alloc(wz_mul((size_t)run->table.n + 1, sizeof *run->phases));
     for (int i = 0; i < run->table.n; i++) {
@@ -102,163 +83,7 @@ static void find_phases(struct run *run)
     }
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------- */
-
-/* The lines of starts.jsonl; what can't be read is left out. */
-static json_t *read_starts(const char *path)
-{
-    json_t *list = json_array();
-    struct wz_map map = { 0 };
-
-    if (wz_map_open(&map, path, NULL) < 0) return list;
-    struct wz_lines l = wz_lines_begin(map.bytes, map.len);
-    while (wz_lines_next(&l)) json_array_append_new(list, json_loadb(l.line, l.n, 0, NULL));
-    wz_map_close(&map);
-    return list;
-}
-
-static int run_open(struct run *run, const char *dir, struct wz_err *err)
-{
-    char *path;
-    struct wz_map map;
-
-    *run = (struct run){ .dir = wz_strdup(dir) };
-    while (strlen(run->dir) > 1 && run->dir[strlen(run->dir) - 1] == '/') run->dir[strlen(run->dir) - 1] = 0;
-    if (!wz_is_dir(dir)) return wz_fail(err, "%s: expected the folder of a run, found no folder", dir);
-
-    path = wz_path("%s/recipe.yaml", dir);
-    wz_recipe_load(&run->recipe, path, NULL, 0, &run->no_recipe);
-    if (wz_map_open(&map, path, &run->no_recipe) == 0) {
-        wz_buf_add(&run->recipe_text, map.bytes, map.len);
-        wz_map_close(&map);
-    }
-    free(path);
-    path = wz_path("%s/metrics.jsonl", dir);
-    wz_curves_read(&run->curves, path, run->recipe, &run->no_curves);
-    free(path);
-    path = wz_path("%s/summary.csv", dir);
-    wz_table_read(&run->table, path, &run->no_table);
-    free(path);
-    path = wz_path("%s/starts.jsonl", dir);
-    run->starts = read_starts(path);
-    free(path);
-    find_phases(run);
-    return 0;
-}
-
-static void run_close(struct run *run)
-{
-    free(run->dir);
-    wz_recipe_destroy(run->recipe);
-    wz_buf_finish(&run->recipe_text);
-    wz_curves_finish(&run->curves);
-    wz_table_finish(&run->table);
-    json_decref(run->starts);
-    free(run->phases);
-    free(run->spots);
-}
-
-/* What is left of the runs' paths without the folders in which all of them begin. */
-static void find_titles(struct run *runs, int n)
-{
-    size_t common = strlen(runs->dir);
-
-    for (int i = 1; i < n; i++)
-        while (strncmp(runs[i].dir, runs->dir, common)) common--;
-    while (common && runs->dir[common - 1] != '/') common--;
-    for (int i = 0; i < n; i++) runs[i].title = runs[i].dir + common;
-}
-
 /* ---- the page --------------------------------------------------------------------------------------------- */
-
-static void write_missing(struct wz_buf *out, const char *what, const struct wz_err *why)
-{
-    wz_buf_printf(out, "<p class=\"missing\">%s: ", what);
-    wz_html_wrap(out, "", why->text, "</p>");
-}
-
-void wz_kind_write(struct wz_buf *out, const struct wz_recipe *recipe, const char *kind)
-{
-    wz_html_wrap(out, "", kind, "");
-    for (unsigned i = 0; recipe && i < recipe->n_kinds; i++)
-        if (!strcmp(recipe->kinds[i].kind, kind)) wz_html_wrap(out, ": ", recipe->kinds[i].meaning, "");
-}
-
-static void write_fact(struct wz_buf *out, const char *name, const char *fmt, ...) WZ_PRINTF(3, 4);
-static void write_fact(struct wz_buf *out, const char *name, const char *fmt, ...)
-{
-    char text[4096];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    wz_html_wrap(out, "<div><dt>", name, "</dt><dd>");
-    wz_html_wrap(out, "", text, "</dd></div>");
-}
-
-static void write_time(struct wz_buf *out, const char *name, double seconds)
-{
-    const time_t t = fabs(seconds) < 1e11 ? (time_t)seconds : 0;
-    char text[32] = "not recorded";
-    struct tm date;
-
-    if (t > 0 && gmtime_r(&t, &date)) strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &date);
-    write_fact(out, name, "%s", text);
-}
-
-/* What starts.jsonl says of version, machine and ranks: a key's different values in order, for a run may be resumed
- * elsewhere. */
-static void write_starts(struct wz_buf *out, const struct run *run)
-{
-    const char *key;
-    json_t *start, *value;
-    size_t i;
-
-    json_object_foreach(json_array_get(run->starts, 0), key, value)
-    {
-        struct wz_buf all = { 0 };
-        const char *was = "";
-        json_array_foreach(run->starts, i, start)
-        {
-            const char *text = json_string_value(json_object_get(start, key));
-            if (!text || !strcmp(text, was)) continue;
-            wz_buf_printf(&all, "%s%s", all.len ? "; then " : "", text);
-            was = text;
-        }
-        if (all.len) write_fact(out, key, "%s", all.data);
-        wz_buf_finish(&all);
-    }
-    if (!json_array_size(run->starts)) write_fact(out, "version, hardware, ranks", "not recorded");
-}
-
-static void write_facts(struct wz_buf *out, const struct run *run)
-{
-    const struct wz_recipe *r = run->recipe;
-
-    wz_buf_str(out, "<dl class=\"facts\">");
-    if (r) {
-        write_fact(out, "judge", "%s%s%s%s", r->judge.name, *r->judge.phrases ? ", phrases of " : "", r->judge.phrases,
-                   !strcmp(r->judge.world, "yes") ? ", by the grammar of the sandbox world" : "");
-        write_fact(out, "temperature of evaluations", r->evaluate.temperature > 0 ? "%g" : "%g (greedy)",
-                   r->evaluate.temperature);
-        for (unsigned i = 0; i < r->n_agents; i++)
-            write_fact(out, strcmp(r->agents[i].role, WZ_FEEDBACK) ? "conversation agent" : "feedback agent",
-                       "%s, from %s, trained at temperature %g", r->agents[i].name, r->agents[i].model,
-                       r->agents[i].temperature);
-        write_fact(out, "recipe", "%s", r->name);
-        write_fact(out, "seed", "%llu", (unsigned long long)r->seed);
-    }
-    write_starts(out, run);
-    write_fact(out, "folder", "%s", run->dir);
-    if (run->curves.lines) {
-        write_fact(out, "steps", "%.0f", run->curves.last_step - run->curves.first_step + 1);
-        write_time(out, "first step", run->curves.begun);
-        write_time(out, "last step", run->curves.ended);
-    }
-    wz_buf_str(out, "</dl>");
-    if (!r) write_missing(out, "The recipe could not be read", &run->no_recipe);
-}
 
 /* -1: clearly worse, +1: clearly better (the intervals are apart), 0: neither. */
 static int verdict(const struct wz_measure *m, const struct wz_result *before, const struct wz_result *after)
@@ -287,7 +112,7 @@ static void write_measure(struct wz_buf *out, const struct wz_measure *m, const 
     wz_html_wrap(out, "", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-static void write_tiles(struct wz_buf *out, const struct run *run)
+static void write_tiles(struct wz_buf *out, const struct wz_shown *run)
 {
     wz_buf_str(out, "<div class=\"tiles\">");
     for (size_t i = 0; i < WZ_COUNT(headline); i++) {
@@ -307,7 +132,7 @@ static void write_tiles(struct wz_buf *out, const struct run *run)
     wz_buf_str(out, "</div>");
 }
 
-static void write_row(struct wz_buf *out, const struct run *run, const char *set, const char *metric)
+static void write_row(struct wz_buf *out, const struct wz_shown *run, const char *set, const char *metric)
 {
     const struct wz_measure *m = wz_measure_find(metric);
     const struct wz_result *b = wz_table_find(&run->table, run->first, set, metric),
@@ -329,7 +154,7 @@ static void write_row(struct wz_buf *out, const struct run *run, const char *set
 
 static const char interval_heads[] = "<th class=\"num end\">from</th><th class=\"num end\">to</th>";
 
-static void write_table(struct wz_buf *out, const struct run *run)
+static void write_table(struct wz_buf *out, const struct wz_shown *run)
 {
     const struct wz_table *t = &run->table;
 
@@ -360,7 +185,7 @@ static void write_table(struct wz_buf *out, const struct run *run)
 
 /* The headline's measures averaged over kinds: a row for each phase of a run, or, of several runs, for each run in its
  * last phase. */
-static void write_averages(struct wz_buf *out, const struct run *runs, int n_runs)
+static void write_averages(struct wz_buf *out, const struct wz_shown *runs, int n_runs)
 {
     const int n = n_runs > 1 ? n_runs : runs->n_phases;
 
@@ -374,7 +199,7 @@ static void write_averages(struct wz_buf *out, const struct run *runs, int n_run
         write_measure(out, m, headline[i]);
         wz_buf_str(out, "</td></tr>");
         for (int k = 0; k < n; k++) {
-            const struct run *run = n_runs > 1 ? &runs[k] : runs;
+            const struct wz_shown *run = n_runs > 1 ? &runs[k] : runs;
             struct wz_result r = average(&run->table, n_runs > 1 ? run->last : run->phases[k], headline[i]);
             wz_html_wrap(out, "<tr><td>", n_runs > 1 ? run->title : run->phases[k], "</td>");
             write_value(out, m, &r);
@@ -391,7 +216,7 @@ static const struct wz_spot paper[] = {
 };
 
 /* Returns how many lines of runs there are. */
-static int draw_plane(struct wz_buf *out, const char *attributes, const struct run *runs, int n, bool with_paper)
+static int draw_plane(struct wz_buf *out, const char *attributes, const struct wz_shown *runs, int n, bool with_paper)
 {
     struct wz_path *paths = wz_alloc(wz_mul((size_t)n + 2, sizeof *paths));
     int drawn = 0, of_runs;
@@ -411,7 +236,7 @@ static int draw_plane(struct wz_buf *out, const char *attributes, const struct r
     return of_runs;
 }
 
-static void write_plane(struct wz_buf *out, const struct run *runs, int n)
+static void write_plane(struct wz_buf *out, const struct wz_shown *runs, int n)
 {
     wz_buf_str(out, "<h2>Safety and overrefusal</h2><div class=\"planewrap\"><figure>");
     int drawn = draw_plane(out, "", runs, n, true);
@@ -431,11 +256,11 @@ static void write_plane(struct wz_buf *out, const struct run *runs, int n)
              "so they can't be compared with this run.</p></div></div>");
 }
 
-static void write_curves(struct wz_buf *out, const struct run *run)
+static void write_curves(struct wz_buf *out, const struct wz_shown *run)
 {
     const struct wz_curves *curves = &run->curves;
 
-    if (*run->no_curves.text) write_missing(out, "The curves could not be read", &run->no_curves);
+    if (*run->no_curves.text) wz_missing_write(out, "The curves could not be read", &run->no_curves);
     else if (!curves->lines) wz_buf_str(out, "<p class=\"missing\">metrics.jsonl holds no steps.</p>");
     if (curves->bad)
         wz_buf_printf(
@@ -448,7 +273,7 @@ static const char about_curves[] =
     "<p class=\"note\">Long curves are smoothed within each stage; the faint line is every step. Numbers beside a name "
     "are the last step's; point at a chart to read a step. Dotted lines: where a stage begins.</p>";
 
-static void write_run(struct wz_buf *out, const struct run *run, int index, bool alone)
+static void write_run(struct wz_buf *out, const struct wz_shown *run, int index, bool alone)
 {
     struct wz_err err = { "" };
     char *path = wz_path("%s/transcripts.jsonl", run->dir);
@@ -459,9 +284,9 @@ static void write_run(struct wz_buf *out, const struct run *run, int index, bool
     if (alone && run->recipe && strcmp(run->recipe->name, run->title))
         wz_html_wrap(out, " <small>", run->title, "</small>");
     wz_buf_str(out, "</h1>");
-    write_facts(out, run);
+    wz_facts_write(out, run);
     wz_buf_str(out, "<h2>Before and after</h2>");
-    if (*run->no_table.text) write_missing(out, "The results could not be read", &run->no_table);
+    if (*run->no_table.text) wz_missing_write(out, "The results could not be read", &run->no_table);
     else if (!measured) wz_buf_str(out, "<p class=\"missing\">summary.csv holds no results.</p>");
     if (measured && strcmp(run->last, "after"))
         wz_html_wrap(out,
@@ -482,9 +307,9 @@ static void write_run(struct wz_buf *out, const struct run *run, int index, bool
     wz_buf_str(out, alone ? about_curves : "</details>");
     wz_buf_str(out, "<h2>What they say</h2>");
     if (wz_transcripts_write(out, path, run->recipe, index, &err) < 0)
-        write_missing(out, "The transcripts could not be read", &err);
+        wz_missing_write(out, "The transcripts could not be read", &err);
     wz_buf_str(out, "<h2>Recipe</h2>");
-    if (!run->recipe_text.len) write_missing(out, "Not shown", &run->no_recipe);
+    if (!run->recipe_text.len) wz_missing_write(out, "Not shown", &run->no_recipe);
     else
         wz_html_wrap(out, "<details><summary>recipe.yaml, with every key</summary><pre>", run->recipe_text.data,
                      "</pre></details>");
@@ -494,7 +319,7 @@ static void write_run(struct wz_buf *out, const struct run *run, int index, bool
 
 /* ---- runs compared ---------------------------------------------------------------------------------------- */
 
-static const char *value_at(const struct run *run, const char *path)
+static const char *value_at(const struct wz_shown *run, const char *path)
 {
     const char *value, *key;
 
@@ -504,7 +329,7 @@ static const char *value_at(const struct run *run, const char *path)
 }
 
 /* A row for each key whose values differ, in order of the first recipe that has it. */
-static void write_differences(struct wz_buf *out, const struct run *runs, int n)
+static void write_differences(struct wz_buf *out, const struct wz_shown *runs, int n)
 {
     const char *key, *value;
     int written = 0;
@@ -532,10 +357,10 @@ static void write_differences(struct wz_buf *out, const struct run *runs, int n)
     wz_buf_printf(out, "</tbody></table><p class=\"note\">%s</p>",
                   written ? "A dash: the recipe has no such key." : "No key but the folder.");
     for (int k = 0; k < n; k++)
-        if (!runs[k].recipe) write_missing(out, "Left out: the recipe could not be read", &runs[k].no_recipe);
+        if (!runs[k].recipe) wz_missing_write(out, "Left out: the recipe could not be read", &runs[k].no_recipe);
 }
 
-static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
+static void write_comparison(struct wz_buf *out, const struct wz_shown *runs, int n)
 {
     const struct wz_curves **curves = wz_alloc(wz_mul((size_t)n, sizeof *curves));
     const char **titles = wz_alloc(wz_mul((size_t)n, sizeof *titles));
@@ -557,7 +382,7 @@ static void write_comparison(struct wz_buf *out, const struct run *runs, int n)
     free(curves), free(titles);
 }
 
-static void write_page(struct wz_buf *out, const struct run *runs, int n)
+static void write_page(struct wz_buf *out, const struct wz_shown *runs, int n)
 {
     wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
@@ -573,13 +398,14 @@ static void write_page(struct wz_buf *out, const struct run *runs, int n)
 
 int wz_report_write(char *const *folders, int n, const char *path, const char *plane, struct wz_err *err)
 {
-    struct run *runs = wz_alloc(wz_mul((size_t)n, sizeof *runs));
+    struct wz_shown *runs = wz_alloc(wz_mul((size_t)n, sizeof *runs));
     struct wz_buf page = { 0 }, drawing = { 0 }, style = { 0 };
     int opened = 0, rc = 0;
 
-    for (; rc == 0 && opened < n; opened++) rc = run_open(&runs[opened], folders[opened], err);
+    for (; rc == 0 && opened < n; opened++) rc = wz_run_read(&runs[opened], folders[opened], err);
     if (rc == 0) {
-        find_titles(runs, n);
+        wz_runs_title(runs, n);
+        for (int i = 0; i < n; i++) find_phases(&runs[i]);
         write_page(&page, runs, n);
         rc = wz_file_write(path, page.data, page.len, err);
     }
@@ -590,7 +416,7 @@ int wz_report_write(char *const *folders, int n, const char *path, const char *p
         wz_buf_add(&drawing, style.data, style.len);
         rc = wz_file_write(plane, drawing.data, drawing.len, err);
     }
-    for (int i = 0; i < opened; i++) run_close(&runs[i]);
+    for (int i = 0; i < opened; i++) wz_run_finish(&runs[i]);
     free(runs);
     wz_buf_finish(&page);
     wz_buf_finish(&drawing);
