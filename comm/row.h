@@ -49,8 +49,7 @@ void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size);
 enum { WZ_BUCKET = 64 << 20 }; /* bytes per NCCL call */
 
 /* Opens the NCCL library. required: the link `nccl` was asked for by name, so -1 and a message where there is no usable
- * NCCL; else links without NCCL go on by MPI.
- * ring: sums may be in NCCL's own order. Every rank of a job calls it alike. */
+ * NCCL; else such links use MPI. ring: sums may be in NCCL's own order. Every rank of a job calls it alike. */
 int wz_nccl_open(struct wz_link *link, bool required, bool ring, struct wz_err *err);
 void wz_nccl_close(struct wz_link *link); /* accepts a link without NCCL */
 /* The group's communicator for memory of `be`, created at the first call, which is collective. NULL: there is none, and
