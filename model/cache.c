@@ -51,17 +51,11 @@ void wz_cache_destroy(struct wz_cache *cache)
 
 int wz_cache_free_pages(const struct wz_cache *cache) { return cache->pages - cache->n_fresh + cache->n_unused; }
 
-static int pages_for(const struct wz_cache *cache, int tokens)
-{
-    int n = (tokens + cache->page - 1) / cache->page;
-
-    return n < cache->pages ? n : cache->pages;
-}
-
 void wz_seq_prealloc(const struct wz_cache *cache, struct wz_seq *seq, int tokens)
 {
-    int cap = pages_for(cache, tokens);
+    int cap = (tokens + cache->page - 1) / cache->page;
 
+    if (cap > cache->pages) cap = cache->pages;
     if (seq->cap >= cap) return;
     seq->pages = wz_realloc(seq->pages, (size_t)cap * sizeof(int));
     seq->cap = cap;
