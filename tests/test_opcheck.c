@@ -189,6 +189,8 @@ static void near(struct problem *p, const struct run *want, const struct run *go
     }
 }
 
+/* Where LIGHT: every 7th shape, which meets every number of rows and every size; once on one thread, on three, and in
+ * pieces. */
 static struct wz_backend *on_threads[3]; /* of the target under test: 1, 2 and 3 threads */
 
 static void check_problem(struct problem *p)
@@ -198,12 +200,12 @@ static void check_problem(struct problem *p)
     const int grain = !strcmp(p->op, "matmul_back_w") || !strcmp(p->op, "head_back") ? on_threads[0]->grain : 1;
 
     near(p, &want, &got);
-    for (int t = 0; t < 3; t++) {
+    for (int t = LIGHT ? 2 : 0; t < 3; t++) {
         other = run_of(p, on_threads[t], 0);
         same_bits(p, &got, &other, t == 0 ? "a second time" : t == 1 ? "on 2 threads" : "on 3 threads");
         run_finish(p, &other);
     }
-    for (size_t c = 0; p->step && !under_test->fast && c < WZ_COUNT(cuts); c++) {
+    for (size_t c = LIGHT; p->step && !under_test->fast && c < (LIGHT ? 2 : WZ_COUNT(cuts)); c++) {
         other = run_of(p, on_threads[c], grain * cuts[c]);
         same_bits(p, &got, &other, c == 0 ? "grain by grain" : c == 1 ? "by threes" : "by tens");
         run_finish(p, &other);
@@ -252,9 +254,7 @@ static void check_row(void **state)
     struct problem p = { .op = s->row->op, .call = s->row->call };
     int shapes = 0,
         every = s->row->costly || s->target->fast ? s->target->every : 1; /* fast: what is exact is tried already */
-#ifdef __SANITIZE_ADDRESS__
-    if (s->target->shim) every = 7; /* instrumented code is slow; 7 meets every number of rows and every size */
-#endif
+    if (LIGHT) every = 7;
 
     under_test = s->target;
     for (int t = 0; t < 3; t++) on_threads[t] = target_open(s->target, t + 1);
@@ -545,7 +545,8 @@ static void check_alike(void **state)
         if (!(b = target_try(&targets[t], 1, NULL))) continue;
         opcheck_ref->half_kv = b->half_kv;
         opcheck_ref->int8 = b->int8;
-        for (; row->make(&p); p = (struct problem){ .op = row->op, .call = row->call, .shape = p.shape + 1 }) {
+        for (; row->make(&p);
+             p = (struct problem){ .op = row->op, .call = row->call, .shape = p.shape + (LIGHT ? 7 : 1) }) {
             struct run x = run_of(&p, a, 0), y = run_of(&p, b, 0);
             same_bits(&p, &x, &y, "after AVX2");
             run_finish(&p, &x);
