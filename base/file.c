@@ -12,12 +12,13 @@
 int wz_map_open(struct wz_map *map, const char *path, struct wz_err *err)
 {
     struct stat st = { 0 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc = 0; /* else a pipe without a writer blocks */
     void *p = "";
 
     *map = (struct wz_map){ 0 };
     if (fd < 0 || fstat(fd, &st) < 0) rc = wz_fail(err, "%s: %s", path, strerror(errno));
-    else if (S_ISDIR(st.st_mode)) rc = wz_fail(err, "%s: expected a file, got a folder", path);
+    else if (S_ISDIR(st.st_mode) || S_ISFIFO(st.st_mode))
+        rc = wz_fail(err, "%s: expected a file, got a %s", path, S_ISDIR(st.st_mode) ? "folder" : "pipe");
     else if (st.st_size && (p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0)) == MAP_FAILED)
         rc = wz_fail(err, "%s: %s", path, strerror(errno));
     else *map = (struct wz_map){ p, (size_t)st.st_size };

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <math.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "launch/launch.h"
@@ -461,7 +462,7 @@ static void what_is_missing_is_said(void **state)
     free(bare);
 }
 
-/* Files cut off anywhere, with bytes changed, or that are folders: always a page. */
+/* Files cut off anywhere, with bytes changed, or that are folders or pipes: always a page. */
 static void a_damaged_run_is_shown(void **state)
 {
     static const char *const names[] = { "recipe.yaml", "starts.jsonl", "metrics.jsonl", "summary.csv",
@@ -495,6 +496,11 @@ static void a_damaged_run_is_shown(void **state)
         free(page);
         assert_int_equal(rmdir(folder), 0);
         assert_int_equal(rmdir(path), 0);
+        assert_int_equal(mkfifo(path, 0600), 0);
+        page = render(dir, NULL);
+        check_tags(page);
+        free(page);
+        assert_int_equal(unlink(path), 0);
         free(path), free(folder), free(text);
     }
 }
