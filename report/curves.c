@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A chart holds the series whose last word is one of `words`, or whose first word is `group`. First row that fits; the
- * last row's charts have one series each. */
+/* A chart holds the series whose first word is `group`, or else whose last word is one of `words`: the first row that
+ * fits. The last row's charts have one series each. */
 static const struct story {
     const char *title, *words, *group, *unit;
     bool folded;
@@ -125,20 +125,16 @@ void wz_curves_finish(struct wz_curves *c)
 
 /* ---- charts ----------------------------------------------------------------------------------------------- */
 
-static bool tells(const struct story *story, const char *name)
-{
-    const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
-
-    if (story->group && !strncmp(name, story->group, strlen(story->group)) && name[strlen(story->group)] == '/')
-        return true;
-    return !story->title || wz_is_choice(story->words, last);
-}
-
 static const struct story *story_of(const char *name)
 {
+    const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
+    const size_t group = strcspn(name, "/");
     const struct story *story = stories;
 
-    while (!tells(story, name)) story++;
+    for (size_t i = 0; i < WZ_COUNT(stories); i++)
+        if (slash && stories[i].group && strlen(stories[i].group) == group && !strncmp(name, stories[i].group, group))
+            return &stories[i];
+    while (story->title && !wz_is_choice(story->words, last)) story++;
     return story;
 }
 

@@ -77,6 +77,24 @@ static const char *number(double x, bool share)
     return text;
 }
 
+/* What labels must not cover: spots and other labels. */
+struct boxes {
+    struct box {
+        double x0, y0, x1, y1;
+    } taken[MOST_BOXES];
+    int n;
+};
+
+/* Adds the box if it is free. */
+static bool take(struct boxes *l, struct box b)
+{
+    for (int i = 0; i < l->n; i++)
+        if (b.x0 < l->taken[i].x1 && b.x1 > l->taken[i].x0 && b.y0 < l->taken[i].y1 && b.y1 > l->taken[i].y0)
+            return false;
+    if (l->n < MOST_BOXES) l->taken[l->n++] = b;
+    return true;
+}
+
 /* ---- axes ------------------------------------------------------------------------------------------------- */
 
 /* The step of 1, 2 or 5 times a power of ten that cuts the span into about n. */
@@ -223,24 +241,25 @@ static bool fit(struct frame *f, const struct wz_chart *c, bool share)
     return true;
 }
 
-/* Where the stages of all series begin, each once; a label that would run into the one before is left out. */
+/* Where the stages of all series begin, each once; a label that would run into another is left out. */
 static void put_stages(struct wz_buf *out, const struct frame *f, const struct wz_chart *c)
 {
-    double free_from = 0;
+    struct boxes *boxes = wz_alloc(sizeof *boxes);
 
     for (int k = 0; k < c->n_series; k++)
         for (int i = 0; i < c->series[k].n_stages && c->series[k].n_stages > 1; i++) {
             const struct wz_mark *m = &c->series[k].stages[i];
+            const double x = at_x(f, m->x);
             bool seen = m->x < f->x0 || m->x > f->x1;
             for (int q = 0; q < k; q++)
                 for (int j = 0; j < c->series[q].n_stages; j++)
                     seen |= c->series[q].stages[j].x == m->x && !strcmp(c->series[q].stages[j].label, m->label);
             if (seen) continue;
-            wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", at_x(f, m->x), f->top, f->h);
-            if (at_x(f, m->x) < free_from) continue;
-            put_text(out, "name", "start", at_x(f, m->x) + 2, f->top - 4, m->label);
-            free_from = at_x(f, m->x) + 2 + text_width(m->label);
+            wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", x, f->top, f->h);
+            if (take(boxes, (struct box){ x, 0, x + 2 + text_width(m->label), 1 }))
+                put_text(out, "name", "start", x + 2, f->top - 4, m->label);
         }
+    free(boxes);
 }
 
 /* A chart in columns of one step, or of several where there are many: the values of the last are read out. */
@@ -304,24 +323,6 @@ void wz_plot_lines(struct wz_buf *out, const struct wz_chart *c)
 }
 
 /* ---- the plane -------------------------------------------------------------------------------------------- */
-
-/* What labels must not cover: spots and other labels. */
-struct boxes {
-    struct box {
-        double x0, y0, x1, y1;
-    } taken[MOST_BOXES];
-    int n;
-};
-
-/* Adds the box if it is free. */
-static bool take(struct boxes *l, struct box b)
-{
-    for (int i = 0; i < l->n; i++)
-        if (b.x0 < l->taken[i].x1 && b.x1 > l->taken[i].x0 && b.y0 < l->taken[i].y1 && b.y1 > l->taken[i].y0)
-            return false;
-    if (l->n < MOST_BOXES) l->taken[l->n++] = b;
-    return true;
-}
 
 /* Writes a label beside (x, y) in the first free place; where all are taken it is left out: it can be read by pointing
  * at the spot. */

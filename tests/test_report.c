@@ -68,7 +68,8 @@ static void put_metrics(void)
             "play\":%.4f,"
             "\"time/learn\":%.4f,\"time/publish\":0.01,\"time/step\":%.4f,\"rollout/tokens\":%.0f,\"feedback/kl\":%.5f,"
             "\"feedback/grad_norm\":%.4f,\"feedback/lr\":%.6g,\"odd one\":%u,"
-            "\"two stages\":%d,\"feedback/reward\":%.4f",
+            "\"two stages\":%d,\"time/reward\":0,"
+            "\"feedback/reward\":%.4f",
             s, 1.7e9 + 2.5 * s, 0.5 + 0.3 * rise + 0.04 * noise(s, 1), 0.55 + 0.4 * rise + 0.03 * noise(s, 2),
             fmin(1, 0.3 + 0.6 * rise + 0.03 * noise(s, 3)), fmax(0, 0.4 - 0.4 * rise + 0.02 * noise(s, 4)),
             0.7 - 0.4 * rise + 0.03 * noise(s, 5), fmax(0, 0.5 - 0.42 * rise + 0.03 * noise(s, 6)),
@@ -299,7 +300,10 @@ static void a_whole_run_is_shown(void **state)
     has(page, "can't be compared with this run");
     assert_true(count(page, "<figure class=\"chart\">") >= 8);
     has(page, "<figcaption>odd one</figcaption>");
-    free(page);
+    char *seconds = between(page, "<figcaption>Seconds of a step, by phase</figcaption>", "</figure>");
+    has(seconds, "time/reward <b>0</b>"); /* a time, not a reward */
+    has(seconds, ">s</text>");
+    free(seconds), free(page);
 }
 
 static void outcomes_that_matter_come_first(void **state)
@@ -399,7 +403,7 @@ static void runs_are_compared(void **state)
         assert_int_equal(wz_mkdirs(dir, &err), 0);
         put_all();
     }
-    assert_int_equal(wz_recipe_load(&other, recipe, (char *[]){ (char *)"stages.0.agents.0.lr=0.125" }, 1, &err), 0);
+    assert_int_equal(wz_recipe_load(&other, recipe, (char *[]){ (char *)"stages.0.steps=30" }, 1, &err), 0);
     assert_int_equal(wz_recipe_save(other, recipe, &err), 0);
     wz_recipe_destroy(other);
     char *page = render(a, b), *top = between(page, "<main>", "<section"), *plane = between(top, "<svg", "</svg>");
@@ -409,13 +413,13 @@ static void runs_are_compared(void **state)
     has(top, "<h1>2 runs</h1>");
     has(top, "href=\"#run0\">a/run</a>");
     has(top, "href=\"#run1\">b/run</a>");
-    has(top, "<tbody><tr><td>stages.0.agents.0.lr</td><td>5e-7</td><td>0.125</td></tr></tbody>");
+    has(top, "<tbody><tr><td>stages.0.steps</td><td>60</td><td>30</td></tr></tbody>");
     has(top, "<tr><td>b/run</td><td class=\"num\">8.1</td>");
     has(top, "<figcaption>Rewards: reward/c0</figcaption><div class=\"legend\"><span><i class=\"c0\"></i>a/run <b>");
     char *chart = between(top, "<figcaption>Rewards: reward/c0</figcaption>", "</figure>");
     assert_int_equal(count(chart, "class=\"line c0\""), 2); /* two stages each */
     assert_int_equal(count(chart, "class=\"line c1\""), 2);
-    assert_int_equal(count(chart, ">second</text>"), 1);
+    assert_int_equal(count(chart, ">second</text>"), 2);  /* it begins at two places */
     assert_int_equal(count(plane, "class=\"label\""), 2); /* of each run its name alone */
     lacks(plane, ">before</text>");
     has(plane, "<text x=\"4\"");
