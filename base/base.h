@@ -173,10 +173,13 @@ uint64_t wz_hash_join(uint64_t h, const uint64_t *pieces, size_t n);
 
 /* ---- JSON (json.c); jansson is the library ---------------------------------------------------------------- */
 
-/* Parses text or a file; duplicate keys are an error. On error NULL and a message with line and column. The caller
- * calls json_decref. */
+/* Parses text or a file as RFC 8259 has it: a number beyond 64 bits is the nearest double; strings may hold \u0000,
+ * where json_string_value ends: use json_string_length or wz_json_text. Duplicate keys are an error. On error NULL and
+ * a message with line and column (err NULL: none). The caller calls json_decref. */
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err);
 json_t *wz_json_load(const char *path, struct wz_err *err);
+/* The text of a JSON string, borrowed from it, with U+FFFD in the place of every NUL; NULL where it is no string. */
+const char *wz_json_text(json_t *value);
 /* Writes root indented, by wz_file_write, and releases it. */
 int wz_json_save(json_t *root, const char *path, struct wz_err *err);
 /* Appends s[0..n) as a quoted JSON string; invalid UTF-8 becomes U+FFFD. */

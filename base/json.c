@@ -1,15 +1,57 @@
 /* JSON in and out: jansson, with messages that name file, line and column. */
 #include "base/base.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* A number beyond jansson's range: an integer of more than 64 bits, or a real number of more than a double. */
+static bool overflows(const char *number)
+{
+    json_error_t e = { .line = 0 };
+    json_t *j = json_loads(number, JSON_DECODE_ANY, &e);
+
+    json_decref(j);
+    return !j && json_error_code(&e) == json_error_numeric_overflow;
+}
+
+/* The text with the nearest doubles in the place of such numbers: RFC 8259 sets no limit to a number. */
+static void shrink_numbers(const char *text, size_t n, struct wz_buf *out)
+{
+    static const char part[] = "0123456789+-.eE";
+    struct wz_buf number = { 0 };
+    bool quoted = false;
+
+    for (size_t i = 0, end; i < n; i = end) {
+        end = i + 1;
+        if (quoted && text[i] == '\\' && end < n) end++;
+        else if (text[i] == '"') quoted = !quoted;
+        for (; !quoted && memchr(part, text[i], sizeof part - 1) && end < n; end++)
+            if (!memchr(part, text[end], sizeof part - 1)) break;
+        wz_buf_clear(&number);
+        wz_buf_add(&number, text + i, end - i);
+        char *rest = number.data;
+        const double x = end - i > 4 && !quoted && overflows(number.data) ? strtod(number.data, &rest) : 0;
+        if (rest > number.data && !*rest) wz_buf_printf(out, "%.17g", isinf(x) ? copysign(DBL_MAX, x) : x);
+        else wz_buf_add(out, text + i, end - i);
+    }
+    wz_buf_finish(&number);
+}
+
 json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_err *err)
 {
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
     json_error_t e;
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    json_t *j = json_loadb(text, n, flags, &e);
 
-    if (!j) wz_fail(err, "%s:%d:%d: not valid JSON: %s", name, e.line, e.column, e.text);
+    if (!j && json_error_code(&e) == json_error_numeric_overflow) {
+        struct wz_buf other = { 0 };
+        shrink_numbers(text, n, &other);
+        j = json_loadb(other.data, other.len, flags, &e);
+        wz_buf_finish(&other);
+    }
+    if (!j && err) wz_fail(err, "%s:%d:%d: not valid JSON: %s", name, e.line, e.column, e.text);
     return j;
 }
 
@@ -21,6 +63,20 @@ json_t *wz_json_load(const char *path, struct wz_err *err)
     json_t *j = wz_json_parse((const char *)map.bytes, map.len, path, err);
     wz_map_close(&map);
     return j;
+}
+
+const char *wz_json_text(json_t *value)
+{
+    const char *s = json_string_value(value);
+    const size_t n = json_string_length(value);
+
+    if (s && strlen(s) < n) {
+        struct wz_buf clean = { 0 };
+        for (size_t i = 0; i < n; i++) wz_buf_add(&clean, s[i] ? s + i : "\xef\xbf\xbd", s[i] ? 1 : 3);
+        json_string_setn_nocheck(value, clean.data, clean.len);
+        wz_buf_finish(&clean);
+    }
+    return json_string_value(value);
 }
 
 void wz_json_string(struct wz_buf *out, const char *s, size_t n)

@@ -17,7 +17,7 @@ bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out)
         { "overrefuse", true },
         { "feedback", false },
     };
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, NULL), *value;
+    json_t *j = wz_json_parse(text, n, NULL, NULL), *value;
     const char *key;
     size_t i = 0;
 
@@ -36,7 +36,7 @@ bool wz_feedback_parse(const char *text, size_t n, struct wz_feedback *out)
     if (!out->problem) {
         out->unsafe = json_is_true(json_object_get(j, "unsafe"));
         out->overrefuse = json_is_true(json_object_get(j, "overrefuse"));
-        out->text = wz_strdup(json_string_value(json_object_get(j, "feedback")));
+        out->text = wz_strdup(wz_json_text(json_object_get(j, "feedback")));
     }
     json_decref(j);
     return !out->problem;

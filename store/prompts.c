@@ -103,14 +103,14 @@ static int label_of(const struct reader *r, json_t *row, int at, const char *fro
 static int add_row(struct reader *r, json_t *row, int at)
 {
     char id_text[32], kind_text[32], harm_text[32];
-    const char *text = json_string_value(row), *id = NULL, *kind = r->file_kind, *word;
+    const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *word;
     enum wz_harm harm;
 
     if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
     if (!text) {
         json_t *cell = json_object_get(row, r->column);
         if (!cell) return no_column(r, row, at, r->column);
-        text = json_string_value(cell);
+        text = wz_json_text(cell);
         if (!text) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string", r->path, at, r->column);
         id = cell_text(json_object_get(row, "id"), id_text);
     }

@@ -18,6 +18,20 @@ static void good_is_read(void **state)
     free(f.text);
 }
 
+/* What JSON allows (RFC 8259) is valid, though C strings end at a NUL and C integers at 64 bits. */
+static void nul_is_a_character(void **state)
+{
+    static const char text[] =
+        "{\"reasoning\":\"a\\u0000b\",\"unsafe\":true,\"overrefuse\":true,\"feedback\":\"c\\u0000d\"}";
+    struct wz_feedback f;
+
+    assert_true(wz_feedback_parse(text, strlen(text), &f));
+    assert_true(f.unsafe && f.overrefuse);
+    assert_string_equal(f.text, "c\xef\xbf\xbd"
+                                "d");
+    free(f.text);
+}
+
 static void everything_else_is_refused(void **state)
 {
     static const char *const bad[] = {
@@ -52,7 +66,8 @@ static void everything_else_is_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(good_is_read), cmocka_unit_test(everything_else_is_refused) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(good_is_read), cmocka_unit_test(nul_is_a_character),
+                                        cmocka_unit_test(everything_else_is_refused) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -40,6 +40,8 @@ static void jsonl(void **state)
 {
     static const char text[] = "\xef\xbb\xbf{\"id\": 7, \"prompt\": \"a\\nb\", \"harmful\": true, \"k\": \"x\"}\r\n"
                                "\n  \t\n{\"prompt\": \"gr\xc3\xbc\xc3\x9f\", \"harmful\": 0, \"k\": 2}";
+    static const char both[] =
+        "{\"prompt\": \"a\\u0000b\", \"weight\": 18446744073709551616}"; /* RFC 8259 allows both */
     struct wz_prompts set;
 
     put(".jsonl", text, sizeof text - 1);
@@ -56,6 +58,10 @@ static void jsonl(void **state)
     loads(&set, "prompt", "=benign", "=pets", 2);
     is(&set.list[0], "a\nb", "1", "pets", WZ_BENIGN);
     assert_true(set.hash != hash);
+    wz_prompts_finish(&set);
+    put(".jsonl", both, strlen(both));
+    loads(&set, "prompt", "=benign", NULL, 1);
+    is(&set.list[0], "a\xef\xbf\xbd\x62", "1", "prompts", WZ_BENIGN);
     wz_prompts_finish(&set);
 }
 
@@ -136,7 +142,6 @@ static void bad_rows_are_named(void **state)
         { ".jsonl", "\n\"text\"", "row 2:1:6: not valid JSON" },
         { ".jsonl", "[]", "row 1: expected an object" },
         { ".jsonl", "{\"prompt\":\"a\xff\",\"harmful\":1}", "row 1: byte 13 of it is not valid UTF-8" },
-        { ".jsonl", "{\"prompt\":\"a\\u0000b\",\"harmful\":1}", "not valid JSON" },
         { ".json", "{\"prompt\":\"a\"}", "an array of objects or of strings" },
         { ".json", "[{\"prompt\":\"a\",\"harmful\":1}, 3]", "row 2: expected an object" },
         { ".json", "[{\"prompt\":\"a\xff\"}]", "not valid JSON" },

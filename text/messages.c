@@ -17,7 +17,7 @@ static int parse_message(const json_t *json, struct wz_message *message, struct 
     if (!role || r == WZ_COUNT(wz_roles))
         return wz_fail(err, "role \"%.40s\" is not system, user or assistant", role ? role : "");
     *message = (struct wz_message){ .role = (enum wz_role)r };
-    message->text = json_string_value(json_object_get(json, "content"));
+    message->text = wz_json_text(json_object_get(json, "content"));
     return message->text ? 0 : wz_fail(err, "no \"content\" text");
 }
 
