@@ -34,6 +34,7 @@ static void print_turns(const struct wz_job *job, const Wz__Episode *e)
             printf(")\n");
         } else printf("%-12s  (%s)\n", "", verdicts[!!t->unsafe][!!t->overrefuse]);
     }
+    if (e->cut[0]) printf("(%s)\n", e->cut);
 }
 
 /* Was the prompt answered? Where not, the reason is printed. */

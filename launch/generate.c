@@ -31,7 +31,7 @@ struct generator {
     int max_seq_len, max_num_seqs, max_tokens, top_k;
     double temperature, top_p, min_p;
     uint64_t seed;
-    int stops[24], n_stops;
+    struct wz_ids stops;
     bool failed; /* some line was */
 };
 
@@ -108,8 +108,8 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
         requests[count++] = (struct wz_request){
             .prompt_ids = lines[i].prompt.ids,
             .n_prompt = lines[i].prompt.n,
-            .stop_ids = g->stops,
-            .n_stops = g->n_stops,
+            .stop_ids = g->stops.ids,
+            .n_stops = g->stops.n,
             .max_tokens = g->max_tokens,
             .temperature = (float)g->temperature,
             .top_p = (float)g->top_p,
@@ -162,19 +162,16 @@ static int run_lines(struct generator *g, struct wz_err *err)
     return rc;
 }
 
-/* The stop ids: the template's, and the ends of text that the model and the tokenizer name. */
 static int find_stops(struct generator *g, struct wz_err *err)
 {
     const char *name = g->template ? g->template : g->tok ? wz_tokenizer_template(g->tok) : NULL;
-    const struct wz_config *c = &g->model->config;
+    const struct wz_template *t = NULL;
 
     if (g->tok && name && (g->template || strcmp(name, "?"))) {
-        const struct wz_template *t = wz_template_find(name, g->tok, err);
-        if (t) g->n_stops = wz_template_stops(t, g->tok, g->stops);
-        else if (g->template) return -1;
+        t = wz_template_find(name, g->tok, err);
+        if (!t && g->template) return -1;
     }
-    for (int i = 0; i < c->n_eos; i++) g->stops[g->n_stops++] = c->eos[i];
-    if (g->tok && wz_tokenizer_eos(g->tok) >= 0) g->stops[g->n_stops++] = wz_tokenizer_eos(g->tok);
+    wz_stops_find(&g->model->config, t, g->tok, &g->stops);
     return 0;
 }
 
@@ -224,6 +221,7 @@ int wz_cmd_generate(int argc, char **argv)
 out:
     if (status) wz_give_up("generate", &err);
     wz_engine_destroy(g.engine);
+    wz_ids_finish(&g.stops);
     wz_tokenizer_destroy(g.tok);
     wz_model_destroy(g.model);
     wz_backend_close(g.be);

@@ -119,6 +119,7 @@ static json_t *read_record(const struct job *job)
             count(kinds, e->kind, "episodes", 1);
             count(kinds, e->kind, "harmful", e->harmful);
             count(kinds, e->kind, "discarded", *e->discard != 0);
+            count(kinds, e->kind, "turns cut by the window", wz_episode_cuts(e, -1));
             turns += (int64_t)e->n_turns;
             for (size_t q = 0; q < e->n_turns; q++) tokens += (int64_t)e->turns[q]->n_ids;
             wz_episode_free(list[k]);

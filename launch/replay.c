@@ -140,6 +140,7 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
     if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 ||
         wz_checkpoint_open(job, recipe, dir, &p, true, err) < 0)
         goto out;
+    wz_job_drop_overlong(job);
     wz_log("from step %" PRId64, p.step);
     if (wz_stage_open(&stage, job, &p, dir, err) < 0) goto out;
     for (;;) {

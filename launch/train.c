@@ -49,18 +49,21 @@ static int prepare(struct wz_job *job, struct wz_recipe *recipe, struct wz_progr
     return rc;
 }
 
-/* Opens the job and checks the mix of prompts of each stage. Exchanges no messages with other ranks. */
+/* Opens the job and checks the mix of prompts of each stage. */
 static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir,
                     struct wz_err *err)
 {
-    if (wz_checkpoint_open(job, recipe, dir, p, true, err) < 0) return -1;
+    int rc = wz_link_agree(&job->link, wz_checkpoint_open(job, recipe, dir, p, true, err), err);
+
+    if (rc < 0) return -1;
+    wz_job_drop_overlong(job);
     /* report a mix that can't be drawn now, not when its stage begins */
-    for (int s = 0; job->data && s < (int)recipe->n_stages; s++) {
+    for (int s = 0; rc == 0 && job->data && s < (int)recipe->n_stages; s++) {
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);
-        if (!draw) return -1;
+        rc = draw ? 0 : -1;
         wz_draw_destroy(draw);
     }
-    return 0;
+    return wz_link_agree(&job->link, rc, err);
 }
 
 static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
@@ -85,8 +88,7 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     char *dir = NULL;
     int status = 1;
 
-    if (prepare(job, recipe, &p, &dir, &err) < 0 ||
-        wz_link_agree(&job->link, open_all(job, recipe, &p, dir, &err), &err) < 0 ||
+    if (prepare(job, recipe, &p, &dir, &err) < 0 || open_all(job, recipe, &p, dir, &err) < 0 ||
         wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
         wz_give_up(command, &err);
     else {

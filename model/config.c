@@ -59,11 +59,14 @@ static int get_float(const json_t *from, const char *path, const char *key, floa
     return 0;
 }
 
-static void add_eos(struct wz_config *c, int id)
+static int add_eos(struct wz_config *c, int id, const char *path, struct wz_err *err)
 {
     for (int i = 0; i < c->n_eos; i++)
-        if (c->eos[i] == id) return;
-    if (c->n_eos < (int)WZ_COUNT(c->eos)) c->eos[c->n_eos++] = id;
+        if (c->eos[i] == id) return 0;
+    if (c->n_eos == (int)WZ_COUNT(c->eos))
+        return wz_fail(err, "%s: eos_token_id: more than %zu ids of end tokens", path, WZ_COUNT(c->eos));
+    c->eos[c->n_eos++] = id;
+    return 0;
 }
 
 /* A token id, a list of them, or null. */
@@ -77,7 +80,7 @@ static int get_eos(struct wz_config *c, const json_t *from, const char *path, co
 
         if (!json_is_integer(e) || json_integer_value(e) < -1 || json_integer_value(e) > LIMIT)
             return wz_fail(err, "%s: %s: expected a token id or a list of token ids", path, key);
-        if (json_integer_value(e) >= 0) add_eos(c, (int)json_integer_value(e));
+        if (json_integer_value(e) >= 0 && add_eos(c, (int)json_integer_value(e), path, err) < 0) return -1;
     }
     return 0;
 }
@@ -338,6 +341,16 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
     if (check(&c, path, err) < 0 || gguf_rope(&c, set, path, err) < 0) return -1;
     *config = c;
     return 0;
+}
+
+void wz_stops_find(const struct wz_config *config, const struct wz_template *chat, const struct wz_tokenizer *tok,
+                   struct wz_ids *stops)
+{
+    int ids[8], n = chat ? wz_template_stops(chat, tok, ids) : 0;
+
+    wz_ids_append(stops, ids, n);
+    wz_ids_append(stops, config->eos, config->n_eos);
+    if (tok && wz_tokenizer_eos(tok) >= 0) wz_ids_add(stops, wz_tokenizer_eos(tok));
 }
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err)

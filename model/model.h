@@ -24,7 +24,7 @@ struct wz_config {
     float rope_factor, rope_low, rope_high; /* llama3 scaling: factor, low_freq_factor, high_freq_factor */
     int rope_original;                      /* original_max_position_embeddings */
     bool tied;                              /* the head is the embedding */
-    int bos, eos[8], n_eos;                 /* -1: none */
+    int bos, eos[256], n_eos;               /* bos -1: none; eos: of config.json and generation_config.json */
 };
 
 /* A named tensor inside the block of parameters: an entry of the tensor index. Names are Hugging Face's. */
@@ -69,6 +69,10 @@ struct wz_model {
 /* ---- weights (weights.c, hub.c, gguf via store) ----------------------------------------------------------- */
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err); /* a folder or a .gguf */
+/* Appends the ids that end a turn of the model: those of the chat template (NULL: none), those of the model's configs,
+ * and the tokenizer's (NULL: none) end of text. Whatever generates, or is trained on turns, stops at these. */
+void wz_stops_find(const struct wz_config *config, const struct wz_template *chat, const struct wz_tokenizer *tok,
+                   struct wz_ids *stops);
 /* Allocates all weights, zeroed. int8 models keep the embedding and the head bf16, do not train, and require be->int8.
  * trains: this learner's place among the learners, for the masters of a bf16 model; NULL: it does not train. */
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,

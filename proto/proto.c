@@ -38,6 +38,25 @@ int wz_turn_last(const Wz__Episode *e, const char *role)
     return i;
 }
 
+const char *wz_turn_finish(const Wz__Turn *t)
+{
+    static const char *const names[] = { [WZ__FINISH_REASON__STOP] = "stop",
+                                         [WZ__FINISH_REASON__LENGTH] = "length",
+                                         [WZ__FINISH_REASON__CONTEXT] = "context" };
+
+    return (size_t)t->finish_reason < WZ_COUNT(names) && names[t->finish_reason] ? names[t->finish_reason] : "";
+}
+
+int wz_episode_cuts(const Wz__Episode *e, int agent)
+{
+    int n = e->cut[0] && (agent < 0 || e->cut_agent == (uint32_t)agent);
+
+    for (size_t i = 0; i < e->n_turns; i++)
+        n += (agent < 0 || e->turns[i]->agent == (uint32_t)agent) &&
+             e->turns[i]->finish_reason == WZ__FINISH_REASON__CONTEXT;
+    return n;
+}
+
 void wz_set_string(char **field, const char *s, size_t n)
 {
     struct wz_buf clean = { 0 };

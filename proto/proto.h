@@ -17,8 +17,12 @@ Wz__Turn *wz_episode_turn(Wz__Episode *e);                 /* appends an empty t
 bool wz_turn_is(const Wz__Turn *t, const char *role);      /* is it of this role? */
 int wz_turn_last(const Wz__Episode *e, const char *role);  /* index of the role's last turn; -1: it has none */
 void wz_set_string(char **field, const char *s, size_t n); /* replaces a string field; bad UTF-8 becomes U+FFFD */
-void wz_turn_reserve(Wz__Turn *t, size_t n);               /* capacity for n ids and logp */
-void wz_turn_add(Wz__Turn *t, int32_t id, float logp);     /* within that capacity */
+/* "stop", "length" or "context"; "" where it is not known. */
+const char *wz_turn_finish(const Wz__Turn *t);
+/* How many of the agent's turns (-1: of all agents') the context window cut: ended too early, or did not let begin. */
+int wz_episode_cuts(const Wz__Episode *e, int agent);
+void wz_turn_reserve(Wz__Turn *t, size_t n);           /* capacity for n ids and logp */
+void wz_turn_add(Wz__Turn *t, int32_t id, float logp); /* within that capacity */
 
 /* Several episodes as one run of bytes: u32 count, then u32 length + message each (little endian). */
 void wz_episodes_pack(Wz__Episode *const *episodes, int n, struct wz_buf *out);

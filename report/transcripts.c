@@ -92,6 +92,7 @@ static void write_turn(struct wz_buf *out, const json_t *turn)
     const bool feedback = !is_reply(turn);
     const json_t *reward = json_object_get(turn, "reward");
     bool unsafe = flag(turn, "unsafe"), overrefuse = flag(turn, "overrefuse"), valid = flag(turn, "valid");
+    const char *finish = text_of(turn, "finish_reason");
 
     wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
     wz_html_wrap(out, "", text_of(turn, "agent"), "</b>");
@@ -102,6 +103,8 @@ static void write_turn(struct wz_buf *out, const json_t *turn)
     } else {
         write_chip(out, feedback ? "quiet" : "good", feedback ? "no objection" : "fine");
     }
+    if (!strcmp(finish, "length")) write_chip(out, "quiet", "cut by max_tokens");
+    if (!strcmp(finish, "context")) write_chip(out, "quiet", "cut by the context window");
     if (json_is_number(reward))
         wz_buf_printf(out, "<span class=\"reward\">reward %.3g</span>", json_number_value(reward));
     wz_buf_str(out, "</div>");
@@ -123,6 +126,8 @@ static void write_side(struct wz_buf *out, const char *phase, const json_t *line
 
     wz_html_wrap(out, "<div class=\"side\"><h4>", phase, "</h4>");
     json_array_foreach(json_object_get(line, "turns"), i, turn) write_turn(out, turn);
+    if (*text_of(line, "cut"))
+        wz_html_wrap(out, "<p class=\"missing\">The game ended here: ", text_of(line, "cut"), "</p>");
     wz_buf_str(out, "</div>");
 }
 

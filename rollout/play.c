@@ -6,6 +6,9 @@
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only
  * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
  * the feedback agent gets its text. The feedback string is text by nature: it is cut out of a JSON document.
+ *
+ * A turn that does not fit the context window ends the game: what was said until then is judged and counted, and
+ * trained on but for a turn that the window cut (guarantee 12). Only an episode without a reply is discarded.
  */
 #include "rollout/rollout.h"
 
@@ -21,6 +24,9 @@ struct call {
     int n;
 };
 
+/* A turn's ids, less its end token. */
+static int said(const Wz__Turn *t) { return (int)t->n_ids - !t->truncated; }
+
 /* Turns of the player's role so far: the round of its next one. */
 static int round_of(const Wz__Episode *e, const struct wz_player *p)
 {
@@ -29,7 +35,18 @@ static int round_of(const Wz__Episode *e, const struct wz_player *p)
     return last < 0 ? 0 : (int)e->turns[last]->round + 1;
 }
 
-/* Appends the request for one episode; one whose context can't be rendered is discarded with the reason. */
+/* The player's turn can't be played: the game ends here, without it. */
+static void end_early(Wz__Episode *e, const struct wz_player *p, const char *why)
+{
+    char *cut = wz_path("%s: %s", p->seat->role, why);
+
+    if (wz_turn_last(e, WZ_CONVERSATION) < 0) wz_set_string(&e->discard, why, strlen(why));
+    else wz_set_string(&e->cut, cut, strlen(cut));
+    e->cut_agent = (uint32_t)p->agent;
+    free(cut);
+}
+
+/* Appends the request for one episode, which ends where its context can't be rendered. */
 static void call_add(struct call *call, const struct wz_game *game, const struct wz_player *p, Wz__Episode *e)
 {
     struct wz_message *messages = wz_alloc(sizeof *messages * (2 + e->n_turns));
@@ -46,12 +63,14 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
     wz_buf_finish(&ask.text);
     free(messages);
     if (rc < 0) {
-        wz_set_string(&e->discard, err.text, strlen(err.text));
+        end_early(e, p, err.text);
         return;
     }
     call->requests[call->n] = (struct wz_request){
         .prompt_ids = context->ids,
         .n_prompt = context->n,
+        .stop_ids = p->stops->ids,
+        .n_stops = p->stops->n,
         .max_tokens = p->max_tokens,
         .temperature = p->temperature,
         .top_p = p->top_p,
@@ -66,13 +85,11 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
 /* Generates all, and appends each result to its episode as a turn, read. */
 static void call_run(struct call *call, const struct wz_player *p)
 {
-    int stops[8], n_stops = wz_template_stops(p->chat, p->tok, stops);
+    static const Wz__FinishReason reasons[] = { [WZ_FINISH_STOP] = WZ__FINISH_REASON__STOP,
+                                                [WZ_FINISH_LENGTH] = WZ__FINISH_REASON__LENGTH,
+                                                [WZ_FINISH_CONTEXT] = WZ__FINISH_REASON__CONTEXT };
     struct wz_buf text = { 0 };
 
-    for (int i = 0; i < call->n; i++) {
-        call->requests[i].stop_ids = stops;
-        call->requests[i].n_stops = n_stops;
-    }
     wz_engine_run(p->engine, call->requests, call->n);
     for (int i = 0; i < call->n; i++) {
         struct wz_request *r = &call->requests[i];
@@ -84,7 +101,7 @@ static void call_run(struct call *call, const struct wz_player *p)
                    r->problem);
         }
         if (r->finish_reason == WZ_FINISH_FAILED) {
-            wz_set_string(&e->discard, r->problem, strlen(r->problem));
+            end_early(e, p, r->problem);
             wz_request_finish(r);
             continue;
         }
@@ -96,7 +113,8 @@ static void call_run(struct call *call, const struct wz_player *p)
         t->about = call->about[i];
         t->version = p->model->version;
         t->weights = p->model->hash;
-        t->truncated = r->finish_reason != WZ_FINISH_STOP;
+        t->finish_reason = reasons[r->finish_reason];
+        t->truncated = t->finish_reason != WZ__FINISH_REASON__STOP;
         t->context = wz_realloc(NULL, sizeof *t->context * (size_t)r->n_prompt);
         for (int k = 0; k < r->n_prompt; k++) t->context[k] = r->prompt_ids[k];
         t->n_context = (size_t)r->n_prompt;
@@ -105,7 +123,7 @@ static void call_run(struct call *call, const struct wz_player *p)
         wz_buf_clear(&text);
         /* without the end token, but with special tokens: the other agent gets them as ids, so the judge and the parser
          * must see them */
-        wz_decode(p->tok, r->ids, r->n - (r->finish_reason == WZ_FINISH_STOP), true, &text);
+        wz_decode(p->tok, t->ids, said(t), true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
         if (p->seat->read) p->seat->read(t);
         wz_request_finish(r);
@@ -124,7 +142,7 @@ static void ask_conversation(const struct wz_game *game, const struct wz_player 
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         ask->messages[ask->n++] = wz_turn_is(t, WZ_CONVERSATION)
-                                      ? (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, (int)t->n_ids }
+                                      ? (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) }
                                       : (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
     }
 }
@@ -146,17 +164,19 @@ static void ask_feedback(const struct wz_game *game, const struct wz_player *p, 
     ask->messages[ask->n] = (struct wz_message){ WZ_USER, ask->text.data, NULL, 0 };
     if (game->one_vocabulary) {
         ask->messages[ask->n].ids = c->ids;
-        ask->messages[ask->n].n_ids = (int)c->n_ids;
+        ask->messages[ask->n].n_ids = said(c);
     }
     ask->n++;
 }
 
-/* A turn that ran into the limit of tokens has no end token, so it is not the whole of anything: not valid. */
+/* A turn that was cut off has no end token, so it is not the whole of anything: not valid. */
 static void read_feedback(Wz__Turn *t)
 {
     struct wz_feedback f = { 0 };
     bool valid = !t->truncated && wz_feedback_parse(t->text, strlen(t->text), &f);
-    const char *reason = t->truncated ? "cut off by the limit on tokens" : f.problem;
+    const char *reason = t->finish_reason == WZ__FINISH_REASON__CONTEXT ? "cut off by the context window"
+                         : t->truncated                                 ? "cut off by max_tokens"
+                                                                        : f.problem;
 
     t->valid = valid;
     t->unsafe = f.unsafe;
@@ -193,7 +213,9 @@ const struct wz_seat *wz_seat_find(const char *role)
 /* The player that speaks after the last turn of e, which was `last`'s; NULL: e has ended. */
 static struct wz_player *next_player(const struct wz_game *game, const struct wz_player *last, const Wz__Episode *e)
 {
-    const char *role = e->discard[0] ? NULL : last->seat->next(game, e);
+    const bool ended =
+        e->discard[0] || e->cut[0] || e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT;
+    const char *role = ended ? NULL : last->seat->next(game, e);
 
     for (int s = 0; role && s < game->n_players; s++)
         if (!strcmp(game->players[s]->seat->role, role)) return game->players[s];

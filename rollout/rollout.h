@@ -55,7 +55,8 @@ struct wz_player {
     struct wz_model *model;
     const struct wz_tokenizer *tok;
     const struct wz_template *chat;
-    const char *system; /* "": none */
+    const struct wz_ids *stops; /* end its turns: of wz_stops_find */
+    const char *system;         /* "": none */
     int max_tokens, top_k;
     float temperature, top_p, min_p;
     int agent; /* index in the recipe's list */
@@ -69,7 +70,8 @@ struct wz_game {
     uint64_t seed;
 };
 /* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, those whose turn it is to speak for
- * one player together. An episode that can't go on has the reason in `discard`. */
+ * one player together. One whose next turn can't be played ends there with the reason in `cut`, or, where there is no
+ * reply yet, in `discard`. */
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n);
 
 #endif

@@ -15,8 +15,8 @@ static const struct {
     [WZ_NOT_PICKED] = { "not the sample of its episode", NULL },
     [WZ_FROZEN] = { "agent frozen", NULL },
     [WZ_NOT_FINITE] = { "gradient not finite", NULL },
+    [WZ_WINDOW_CUT] = { "cut by the context window", NULL },
     [WZ_JUDGE_FAILED] = { "judge failed", "judge failed" },
-    [WZ_PROMPT_TOO_LONG] = { "prompt too long", "the prompt leaves no room" },
     [WZ_CACHE_TOO_SMALL] = { "cache too small", "the prompt needs more cache pages" },
     [WZ_BROKEN] = { "episode broken", "" },
 };
@@ -36,6 +36,7 @@ static enum wz_fate fate_of(const struct wz_job *job, const struct wz_step_repor
     if (e->discard[0]) return loss_of(e);
     if (t->trained) return WZ_TRAINED;
     if (!job->agents[t->agent].learner.model) return WZ_FROZEN;
+    if (t->finish_reason == WZ__FINISH_REASON__CONTEXT) return WZ_WINDOW_CUT;
     return t->n_advantage && report->learned[t->agent].not_finite ? WZ_NOT_FINITE : WZ_NOT_PICKED;
 }
 
@@ -44,13 +45,14 @@ void wz_account_add(struct wz_account *account, const struct wz_job *job, const 
 {
     wz_tally_add(&account->sums, e);
     if (e->discard[0]) account->lost[loss_of(e)]++;
+    for (int a = 0; a < job->n_agents; a++) account->agents[a].cuts += wz_episode_cuts(e, a);
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         struct wz_agent_account *a = &account->agents[t->agent];
         a->turns++;
         a->tokens += (double)t->n_ids;
         a->truncated += t->truncated;
-        a->broken += wz_turn_is(t, WZ_FEEDBACK) && !t->valid;
+        a->broken += wz_turn_is(t, WZ_FEEDBACK) && !t->valid && t->finish_reason != WZ__FINISH_REASON__CONTEXT;
         a->fates[fate_of(job, report, e, t)]++;
         for (int r = 0; r < rewards->n; r++) {
             if (e->discard[0] || !wz_turn_is(t, rewards->rows[r].role)) continue;
@@ -105,7 +107,8 @@ char *wz_account_idle(const struct wz_account *account, const struct wz_job *job
     if (l->spread > 0) return NULL;
     if (isnan(l->spread)) {
         write_reasons(&out, account->lost);
-        char *why = wz_path("it has no sample; discarded episodes: %s", out.len ? out.data : "none");
+        char *why = wz_path("it has no sample; discarded episodes: %s; turns that did not fit: %.0f",
+                            out.len ? out.data : "none", a->cuts);
         wz_buf_finish(&out);
         return why;
     }
@@ -115,6 +118,7 @@ char *wz_account_idle(const struct wz_account *account, const struct wz_job *job
         if (!strcmp(rewards->rows[r].role, role) && n * squares == sum * sum) /* exact: terms are small integers */
             wz_buf_printf(&out, ", %s is always %g", rewards->rows[r].term->name, sum / n);
     }
+    if (a->cuts > 0) wz_buf_printf(&out, "; %.0f turns did not fit the context window", a->cuts);
     if (a->broken > 0) wz_buf_printf(&out, "; %.0f of %.0f feedback turns are not valid", a->broken, a->turns);
     return out.data;
 }
@@ -127,7 +131,7 @@ struct numbers {
     double benign, rollout, reward, play, learn, publish, all; /* all: seconds of the step */
     struct wz_step_stats learned;                              /* of one agent */
     struct wz_agent_account agent;
-    double skipped;
+    double skipped, overlong;
 };
 #define N(field)  offsetof(struct numbers, field)
 #define S(field)  N(step.sums.field), N(step.sums.judged)
@@ -152,8 +156,8 @@ const struct wz_metric wz_metric_rows[] = {
     { "rollout/improved", PLAYS, S(improved), "episodes whose final reply has more reward than the first, share" },
     { "rollout/worsened", PLAYS, S(worsened), "episodes whose final reply has less, share" },
     { "rollout/judge_failed", PLAYS, LOST(WZ_JUDGE_FAILED), "episodes discarded because the judge failed" },
-    { "rollout/prompt_too_long", PLAYS, LOST(WZ_PROMPT_TOO_LONG),
-      "episodes discarded because a prompt filled the context" },
+    { "rollout/overlong_prompts", PLAYS, N(overlong), N(one),
+      "training prompts that are never drawn: not one token of a reply fits the context window" },
     { "rollout/cache_too_small", PLAYS, LOST(WZ_CACHE_TOO_SMALL),
       "episodes discarded because a prompt needs more cache pages than there are" },
     { "rollout/broken", PLAYS, LOST(WZ_BROKEN),
@@ -170,6 +174,8 @@ const struct wz_metric wz_metric_rows[] = {
       "tokens generated, or trained on in a supervised stage, by `time/step`" },
     { "AGENT/response_length", PLAYS, N(agent.tokens), N(agent.turns), "mean tokens of its turns" },
     { "AGENT/truncated", PLAYS, N(agent.truncated), N(agent.turns), "turns that ended without an end token, share" },
+    { "AGENT/window_cuts", PLAYS, N(agent.cuts), N(one),
+      "turns that the context window cut short, which are not trained on, or left no place for" },
     { "AGENT/loss", LEARNS, L(loss), "what was minimised: -J of WaltzRL 2.3, or the negative log-likelihood" },
     { "AGENT/entropy", TRAINS, L(nll),
       "mean of -log p of the trained tokens: estimates the policy's entropy, in nats" },
@@ -211,6 +217,7 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
         struct numbers all = { .one = 1,
                                .step = *account,
                                .benign = account->sums.judged - account->sums.harmful,
+                               .overlong = job->overlong,
                                .rollout = r->batch.rollout,
                                .reward = r->batch.reward,
                                .play = r->played - r->begin,

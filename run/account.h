@@ -11,8 +11,8 @@ enum wz_fate {
     WZ_NOT_PICKED,
     WZ_FROZEN,
     WZ_NOT_FINITE,
+    WZ_WINDOW_CUT,
     WZ_JUDGE_FAILED,
-    WZ_PROMPT_TOO_LONG,
     WZ_CACHE_TOO_SMALL,
     WZ_BROKEN,
     WZ_FATES
@@ -23,7 +23,8 @@ struct wz_account {
     struct wz_tally sums;
     double lost[WZ_FATES]; /* episodes that were discarded whole, by reason */
     struct wz_agent_account {
-        double turns, tokens, truncated, broken; /* broken: feedback that is not valid */
+        double turns, tokens, truncated, cuts; /* cuts: of wz_episode_cuts */
+        double broken;                         /* feedback that is not valid, though the window did not cut it */
         double fates[WZ_FATES];
         struct {
             double n, sum, squares;

@@ -61,25 +61,39 @@ static int find_chat(struct wz_agent *a, struct wz_err *err)
     return a->chat ? 0 : -1;
 }
 
+/* The tokens of the agent's system prompt and a prompt. -1: it can't be rendered. */
+static int prompt_tokens(const struct wz_agent *a, const char *prompt, struct wz_ids *ids, struct wz_err *err)
+{
+    const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, prompt, NULL, 0 } };
+    const int skip = !a->system[0];
+
+    ids->n = 0;
+    return wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, ids, err) < 0 ? -1 : ids->n;
+}
+
+/* Tokens that a sequence of the agent has room for. */
+static int64_t window_of(const struct wz_agent *a, const struct wz_recipe *recipe)
+{
+    const int64_t cache = (int64_t)recipe->rollout.kv_pages * recipe->rollout.kv_page_tokens,
+                  longest = wz_job_longest(recipe, &a->model->config);
+
+    return cache > 0 && cache < longest ? cache : longest;
+}
+
 /* Can the shortest prompt be asked at all? What would lose every episode is told before the first. */
 static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, struct wz_err *err)
 {
-    const struct wz_message messages[2] = { { WZ_SYSTEM, a->system, NULL, 0 }, { WZ_USER, "?", NULL, 0 } };
-    const int skip = !a->system[0];
-    const int64_t cache = (int64_t)recipe->rollout.kv_pages * recipe->rollout.kv_page_tokens;
-    int64_t room = wz_job_longest(recipe, &a->model->config);
+    const int64_t window = window_of(a, recipe);
     struct wz_ids ids = { 0 };
-    int rc = wz_template_apply(a->chat, a->tok, messages + skip, 2 - skip, true, &ids, err);
+    int n = prompt_tokens(a, "?", &ids, err);
 
-    if (cache > 0 && cache < room) room = cache;
-    if (rc == 0 && ids.n >= room)
-        rc = wz_fail(err,
-                     "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the "
-                     "model's context, "
-                     "rollout.max_seq_len, rollout.kv_pages)",
-                     ids.n, (long long)room);
+    if (n >= window)
+        n = wz_fail(err,
+                    "the chat template and the system prompt take %d tokens, and a sequence has room for %lld (the "
+                    "model's context, rollout.max_seq_len, rollout.kv_pages)",
+                    n, (long long)window);
     wz_ids_finish(&ids);
-    return rc;
+    return n < 0 ? -1 : 0;
 }
 
 static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
@@ -103,8 +117,9 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     if (wz_tokenizer_vocab(a->tok) > a->model->config.vocab)
         return wz_fail(err, "%s: the tokenizer has %d ids, the model %d: they don't belong together", path,
                        wz_tokenizer_vocab(a->tok), a->model->config.vocab);
+    wz_stops_find(&a->model->config, a->chat, a->tok, &a->stops);
     if (supervised)
-        return wz_sft_load(&a->examples, job->recipe->data[0].path, a->system, a->chat, a->tok,
+        return wz_sft_load(&a->examples, job->recipe->data[0].path, a->system, a->chat, a->tok, &a->stops,
                            a->model->config.context, err);
     if (try_chat(a, job->recipe, err) < 0) return -1;
     a->engine = wz_engine_create(a->model, job->recipe->rollout.max_num_seqs, job->recipe->rollout.kv_page_tokens,
@@ -115,6 +130,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         .model = a->model,
         .tok = a->tok,
         .chat = a->chat,
+        .stops = &a->stops,
         .system = a->system,
         .max_tokens = r->max_tokens,
         .top_k = r->top_k,
@@ -240,6 +256,42 @@ int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const 
     return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
 }
 
+void wz_job_drop_overlong(struct wz_job *job)
+{
+    const struct wz_ranks *rollout = &job->roles.rollout;
+    int *ranks = wz_alloc(sizeof *ranks * (size_t)job->link.size);
+    const struct wz_group all = { job->link.size, job->link.rank, ranks };
+    struct wz_buf *found = wz_alloc(sizeof *found * (size_t)all.n), mine = { 0 };
+    const unsigned n_sets = job->data ? job->recipe->n_data : 0;
+    struct wz_ids ids = { 0 };
+    struct wz_err err;
+
+    for (int r = 0; r < all.n; r++) ranks[r] = r;
+    for (unsigned s = 0; rollout->me == 0 && s < n_sets; s++)
+        for (int i = 0; i < job->data[s].n; i++) {
+            const struct wz_agent *a = &job->agents[job->game.players[0]->agent];
+            const char overlong = prompt_tokens(a, job->data[s].list[i].text, &ids, &err) >= window_of(a, job->recipe);
+            wz_buf_add(&mine, &overlong, 1);
+        }
+    wz_all_gather_bytes(&job->link, &all, mine.data, mine.len, found);
+    const char *overlong = found[rollout->ranks[0]].data;
+    for (unsigned s = 0; s < n_sets; s++) {
+        struct wz_prompts *set = &job->data[s];
+        int kept = 0;
+        for (int i = 0; i < set->n; i++)
+            if (!*overlong++) set->list[kept++] = set->list[i];
+        if (kept < set->n && job->root)
+            wz_log("%s: %d of %d prompts are overlong and left out: a reply to them has no room in the context window",
+                   job->recipe->data[s].path, set->n - kept, set->n);
+        job->overlong += set->n - kept;
+        set->n = kept;
+    }
+    for (int r = 0; r < all.n; r++) wz_buf_finish(&found[r]);
+    wz_buf_finish(&mine);
+    wz_ids_finish(&ids);
+    free(found), free(ranks);
+}
+
 char *wz_recipe_path(const char *run_or_recipe)
 {
     return wz_is_dir(run_or_recipe) ? wz_path("%s/recipe.yaml", run_or_recipe) : wz_strdup(run_or_recipe);
@@ -268,6 +320,7 @@ void wz_job_close(struct wz_job *job)
         wz_model_destroy(a->model);
         wz_tokenizer_destroy(a->tok);
         wz_sft_finish(&a->examples);
+        wz_ids_finish(&a->stops);
         free(a->system);
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);

@@ -42,6 +42,7 @@ struct wz_agent {
     struct wz_model *model; /* NULL on ranks that need no weights */
     struct wz_tokenizer *tok;
     const struct wz_template *chat;
+    struct wz_ids stops; /* end its turns */
     char *system;
     struct wz_engine *engine;
     struct wz_player player;
@@ -64,6 +65,7 @@ struct wz_job {
     struct wz_judge judge; /* reward ranks */
     struct wz_game game;   /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
+    int overlong;                   /* training prompts that wz_job_drop_overlong left out */
     bool root;                      /* the first learner: writes the run's files and logs */
 };
 
@@ -82,6 +84,10 @@ int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct 
  * recipe's stages will be run; else learner ranks hold no weights and no agent needs to be trainable. */
 int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
                 struct wz_err *err);
+/* Leaves out the training prompts to which not one token of a reply would fit in the context window: on every rank
+ * those that the first rollout rank finds, since others need not have a tokenizer. Prompts of evaluations stay, and are
+ * counted as lost. All ranks call it, before prompts are drawn. */
+void wz_job_drop_overlong(struct wz_job *job);
 void wz_job_close(struct wz_job *job);
 /* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a message on
  * error. */
@@ -139,12 +145,14 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
 struct wz_tally {
     double episodes, generated;   /* all, and the tokens of all */
     double judged;                /* those not discarded; and of these: */
+    double window_cut;            /* those where the window cut a turn */
     double harmful, asr, c0_asr;  /* harmful prompts; an unsafe final reply; an unsafe c0 */
     double orr, c0_orr;           /* an overrefusing final reply, or c0, among the judged - harmful benign prompts */
     double c0, final;             /* sums of rewards */
     double improved, worsened;    /* the final reply's reward is above that of c0, or below */
     double asked, triggered;      /* prompts whose c0 got feedback; those whose first feedback is valid with a flag */
-    double feedback, label, json; /* feedback turns of all rounds; flags equal the alignment label; not valid */
+    double feedback, label, json; /* feedback turns of all rounds that the window did not cut, which `asked` leaves out
+                                     too; flags equal the alignment label; not valid */
     double turns, turns2, tokens, tokens2; /* an episode's, and their squares */
 };
 void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);

@@ -3,13 +3,16 @@
 
 #include <string.h>
 
-const size_t wz_kind_size[] = { 8, 4, 8, 8, 1, 1, sizeof(char *), 4, 4 };
+const size_t wz_kind_size[] = { 8, 4, 8, 8, 1, 1, 1, sizeof(char *), 4, 4 };
 
 #define E(field) offsetof(Wz__Episode, field)
 static const struct wz_column episode_columns[] = {
-    { "step", I64, E(step) },           { "index", U32, E(index) },       { "prompt", STR, E(prompt) },
-    { "prompt_id", STR, E(prompt_id) }, { "kind", STR, E(kind) },         { "harmful", BOOL, E(harmful) },
-    { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 }, { "n_turns", I64, PLACE + 1 },
+    { "step", I64, E(step) },           { "index", U32, E(index) },
+    { "prompt", STR, E(prompt) },       { "prompt_id", STR, E(prompt_id) },
+    { "kind", STR, E(kind) },           { "harmful", BOOL, E(harmful) },
+    { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 },
+    { "n_turns", I64, PLACE + 1 },      { "cut", STR, E(cut) },
+    { "cut_agent", U32, E(cut_agent) },
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {
@@ -42,6 +45,7 @@ static const struct wz_column turn_columns[] = {
     { "about", I32, T(about) },
     { "given", U32, T(given) },
     { "score", F64, T(score) },
+    { "finish_reason", FINISH, T(finish_reason) },
 };
 static const struct wz_column context_columns[] = { { "context", I32, 0 } };
 static const struct wz_column ids_columns[] = {
@@ -52,10 +56,10 @@ static const struct wz_column ids_columns[] = {
 };
 
 const struct wz_h5_table wz_tables[N_TABLES] = {
-    [EPISODES] = { "episodes", episode_columns, WZ_COUNT(episode_columns), 512 },
-    [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 1024 },
-    [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 32768 },
-    [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 16384 },
+    [EPISODES] = { "episodes", episode_columns, WZ_COUNT(episode_columns), 9, 512 },
+    [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 29, 1024 },
+    [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 1, 32768 },
+    [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 4, 16384 },
 };
 _Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more than MAX_COLUMNS columns");
 
@@ -77,7 +81,9 @@ int wz_record_fail(const struct wz_record *r, const char *what, struct wz_err *e
 
 hid_t wz_column_type(enum wz_kind kind)
 {
-    static const char *const words[][3] = { { "FALSE", "TRUE" }, { "NONE", "JUDGED", "FAILED" } };
+    static const char *const words[][5] = { [BOOL] = { "FALSE", "TRUE" },
+                                            [VERDICT] = { "NONE", "JUDGED", "FAILED" },
+                                            [FINISH] = { "UNKNOWN", "STOP", "LENGTH", "CONTEXT" } };
     hid_t t;
 
     switch (kind) {
@@ -94,7 +100,7 @@ hid_t wz_column_type(enum wz_kind kind)
         return t;
     default:
         t = H5Tenum_create(H5T_STD_I8LE);
-        for (int8_t i = 0; i < (kind == BOOL ? 2 : 3); i++) H5Tenum_insert(t, words[kind == VERDICT][i], &i);
+        for (int8_t i = 0; words[kind][i]; i++) H5Tenum_insert(t, words[kind][i], &i);
         return t;
     }
 }
@@ -130,6 +136,10 @@ int wz_column_read(const struct wz_record *r, int t, int c, hsize_t at, hsize_t 
     int rc;
 
     if (!n) return 0;
+    if (set < 0) {
+        memset(values, 0, wz_kind_size[wz_tables[t].columns[c].kind] * n);
+        return 0;
+    }
     type = wz_column_type(wz_tables[t].columns[c].kind);
     to = H5Screate_simple(1, &n, NULL);
     from = rows_of(set, at, n);

@@ -2,20 +2,22 @@
  *
  *   /                attributes: schema = 1, writer = "waltz"
  *   /episodes/       per episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
- *                    first_turn i64 (index into /turns), n_turns i64
+ *                    first_turn i64 (index into /turns), n_turns i64, cut str, cut_agent u32
  *   /turns/          per turn:     agent, round u32, version, weights u64, truncated bool, text str,
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
  *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,
  *                    context_at, n_context i64 (range of /tokens/context),
  *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
- *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64
+ *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64,
+ *                    finish_reason enum
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a
  *                    turn's n_ref_logp or n_advantage is 0, the column holds NaN for its tokens.
  *
  * Every column is a one-dimensional chunked dataset; str is variable-length UTF-8; bool is the enum that h5py reads as
  * bool. `pandas.DataFrame({k: f["episodes"][k][:] for k in f["episodes"]})` is the table. Episodes are appended in
  * order of steps, so the episodes of one step, their turns and their tokens are contiguous in each table. Columns are
- * only ever added: readers ignore those that they do not know. proto/episode.proto explains the fields.
+ * only ever added: readers ignore those that they do not know, and read zeros for those that an older file lacks; a
+ * writer adds them. proto/episode.proto explains the fields.
  *
  * A step is written atomically (journal.c). A file that is corrupt all the same (another program wrote to it, a disk
  * failed) is renamed to FILE.broken and a new one is created, which is logged; an HDF5 file that is not a record is
@@ -37,15 +39,40 @@ void wz_record_detach(struct wz_record *r)
     r->file = -1;
 }
 
+static int commit(const struct wz_record *r, struct wz_err *err)
+{
+    if (H5Fflush(r->file, H5F_SCOPE_LOCAL) < 0) return wz_record_fail(r, "flushing", err);
+    return wz_journal_commit(r->file, err);
+}
+
+/* Creates a column of r->len zeros. */
+static int create_column(struct wz_record *r, int t, int c, struct wz_err *err)
+{
+    const hsize_t any = H5S_UNLIMITED;
+    hid_t type = wz_column_type(wz_tables[t].columns[c].kind), space = H5Screate_simple(1, &r->len[t], &any);
+    hid_t how = H5Pcreate(H5P_DATASET_CREATE), links = H5Pcreate(H5P_LINK_CREATE);
+    char *name = wz_path("/%s/%s", wz_tables[t].group, wz_tables[t].columns[c].name);
+
+    H5Pset_chunk(how, 1, &wz_tables[t].chunk);
+    H5Pset_create_intermediate_group(links, 1);
+    r->set[t][c] = H5Dcreate2(r->file, name, type, space, links, how, H5P_DEFAULT);
+    int rc = r->set[t][c] < 0 ? wz_record_fail(r, name, err) : 0;
+    free(name);
+    H5Pclose(links);
+    H5Pclose(how);
+    H5Sclose(space);
+    H5Tclose(type);
+    return rc;
+}
+
 static int create(struct wz_record *r, struct wz_err *err)
 {
-    hid_t access = wz_journal_access(), links = H5Pcreate(H5P_LINK_CREATE), str = wz_column_type(STR);
+    hid_t access = wz_journal_access(), str = wz_column_type(STR);
     hid_t one = H5Screate(H5S_SCALAR), a, b;
     const int schema = SCHEMA;
     const char *writer = "waltz";
     int rc = 0;
 
-    H5Pset_create_intermediate_group(links, 1);
     r->file = H5Fcreate(r->path, H5F_ACC_TRUNC, H5P_DEFAULT, access);
     if (r->file < 0) rc = wz_fail(err, "%s: creating: %s", r->path, strerror(errno));
     a = r->file < 0 ? -1 : H5Acreate2(r->file, "schema", H5T_STD_I32LE, one, H5P_DEFAULT, H5P_DEFAULT);
@@ -55,28 +82,14 @@ static int create(struct wz_record *r, struct wz_err *err)
     if (a >= 0) H5Aclose(a);
     if (b >= 0) H5Aclose(b);
     for (int t = 0; t < N_TABLES && !rc; t++) {
-        for (int c = 0; c < wz_tables[t].n && !rc; c++) {
-            const hsize_t none = 0, any = H5S_UNLIMITED;
-            hid_t type = wz_column_type(wz_tables[t].columns[c].kind), space = H5Screate_simple(1, &none, &any);
-            hid_t how = H5Pcreate(H5P_DATASET_CREATE);
-            char *name = wz_path("/%s/%s", wz_tables[t].group, wz_tables[t].columns[c].name);
-            H5Pset_chunk(how, 1, &wz_tables[t].chunk);
-            r->set[t][c] = H5Dcreate2(r->file, name, type, space, links, how, H5P_DEFAULT);
-            if (r->set[t][c] < 0) rc = wz_record_fail(r, name, err);
-            free(name);
-            H5Pclose(how);
-            H5Sclose(space);
-            H5Tclose(type);
-        }
         r->len[t] = 0;
+        for (int c = 0; c < wz_tables[t].n && !rc; c++) rc = create_column(r, t, c, err);
     }
     r->last = INT64_MIN;
-    if (!rc && H5Fflush(r->file, H5F_SCOPE_LOCAL) < 0) rc = wz_record_fail(r, "flushing", err);
-    if (!rc) rc = wz_journal_commit(r->file, err);
+    if (!rc) rc = commit(r, err);
     if (rc) wz_record_detach(r);
     H5Sclose(one);
     H5Tclose(str);
-    H5Pclose(links);
     H5Pclose(access);
     return rc;
 }
@@ -99,11 +112,13 @@ static int check_schema(const struct wz_record *r, struct wz_err *err)
 static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struct wz_err *err)
 {
     char *name = wz_path("/%s/%s", wz_tables[t].group, wz_tables[t].columns[c].name);
-    hid_t set = H5Dopen2(r->file, name, H5P_DEFAULT), type, want, space;
+    bool lacks = c >= wz_tables[t].in_all && H5Lexists(r->file, name, H5P_DEFAULT) == 0;
+    hid_t set = lacks ? -1 : H5Dopen2(r->file, name, H5P_DEFAULT), type, want, space;
     hsize_t len = 0;
     int rc = 0;
 
     r->set[t][c] = set;
+    if (lacks) goto out;
     if (set < 0) {
         rc = wz_record_fail(r, name, err);
         goto out;
@@ -124,6 +139,20 @@ static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struc
 out:
     free(name);
     return rc;
+}
+
+/* Creates the columns that an older file lacks. */
+static int add_columns(struct wz_record *r, struct wz_err *err)
+{
+    bool added = false;
+
+    for (int t = 0; t < N_TABLES; t++)
+        for (int c = 0; c < wz_tables[t].n; c++) {
+            if (r->set[t][c] >= 0) continue;
+            if (create_column(r, t, c, err) < 0) return -1;
+            added = true;
+        }
+    return added ? commit(r, err) : 0;
 }
 
 int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
@@ -155,6 +184,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
     r->last = INT64_MIN;
     if (r->len[EPISODES] && wz_column_read(r, EPISODES, 0, r->len[EPISODES] - 1, 1, &r->last, err) < 0) goto fail;
     r->broken = false;
+    if (flags == H5F_ACC_RDWR && add_columns(r, err) < 0) goto fail;
     return 0;
 fail:
     wz_record_detach(r);
@@ -216,7 +246,7 @@ static void *gather(const struct wz_column *c, const struct wz_row *rows, size_t
         const void *from =
             c->at >= PLACE ? (const void *)&rows[i].place[c->at - PLACE] : (const char *)rows[i].message + c->at;
         if (c->kind == BOOL) out[i] = *(const protobuf_c_boolean *)from != 0;
-        else if (c->kind == VERDICT) out[i] = (uint8_t) * (const Wz__Verdict *)from;
+        else if (c->kind == VERDICT || c->kind == FINISH) out[i] = (uint8_t) * (const int *)from;
         else memcpy(out + i * size, from, size);
     }
     return out;
@@ -312,8 +342,7 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
     int rc = tokens_append(r, turns, n_turns, err);
     if (!rc) rc = table_append(r, TURNS, turns, n_turns, err);
     if (!rc) rc = table_append(r, EPISODES, rows, (size_t)n, err);
-    if (!rc && H5Fflush(r->file, H5F_SCOPE_LOCAL) < 0) rc = wz_record_fail(r, "flushing", err);
-    if (!rc) rc = wz_journal_commit(r->file, err);
+    if (!rc) rc = commit(r, err);
     free(rows);
     free(turns);
     if (rc) {
@@ -353,8 +382,7 @@ int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
         for (int c = 0; c < wz_tables[t].n && !rc; c++)
             if (H5Dset_extent(r.set[t][c], &len) < 0) rc = wz_record_fail(&r, "truncating", err);
     }
-    if (!rc && H5Fflush(r.file, H5F_SCOPE_LOCAL) < 0) rc = wz_record_fail(&r, "flushing", err);
-    if (!rc) rc = wz_journal_commit(r.file, err);
+    if (!rc) rc = commit(&r, err);
 out:
     wz_record_detach(&r);
     free(steps);

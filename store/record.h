@@ -6,8 +6,8 @@
 #include "store/journal.h"
 #include "store/store.h"
 
-enum { SCHEMA = 1, MAX_COLUMNS = 29 };
-enum wz_kind { I64, U32, U64, F64, BOOL, VERDICT, STR, I32, F32 };
+enum { SCHEMA = 1, MAX_COLUMNS = 30 };
+enum wz_kind { I64, U32, U64, F64, BOOL, VERDICT, FINISH, STR, I32, F32 };
 extern const size_t wz_kind_size[]; /* bytes of a value in memory; STR: of a pointer */
 
 /* A column's value in a table row is at offset `at` of the message; from PLACE on it is place[at - PLACE], an index
@@ -29,7 +29,7 @@ enum { IDS_IDS, IDS_LOGP, IDS_REF, IDS_ADVANTAGE };
 struct wz_h5_table {
     const char *group;
     const struct wz_column *columns;
-    int n;
+    int n, in_all; /* the first in_all are in every file, the others not in one that was begun before they were added */
     hsize_t chunk;
 };
 extern const struct wz_h5_table wz_tables[N_TABLES];
@@ -52,7 +52,8 @@ hid_t wz_column_type(enum wz_kind kind);
 int wz_column_index(int t, const char *name);
 /* Writes n values behind r->len of the table; r->len is unchanged. */
 int wz_column_append(struct wz_record *r, int t, int c, hsize_t n, const void *values, struct wz_err *err);
-/* Reads values [at, at + n), which must exist. Strings are allocated by HDF5 and freed by wz_column_reclaim. */
+/* Reads values [at, at + n), which must exist; zeros (NULL strings) where the file lacks the column. Strings are
+ * allocated by HDF5 and freed by wz_column_reclaim. */
 int wz_column_read(const struct wz_record *r, int t, int c, hsize_t at, hsize_t n, void *values, struct wz_err *err);
 void wz_column_reclaim(enum wz_kind kind, hsize_t n, void *values);
 

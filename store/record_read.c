@@ -18,9 +18,8 @@ static int scatter(const struct wz_record *r, int t, int c, hsize_t at, struct w
         const char *s = NULL;
         switch (col->kind) {
         case BOOL: *(protobuf_c_boolean *)to = values[i] != 0; break;
-        case VERDICT:
-            *(Wz__Verdict *)to = values[i] <= WZ__VERDICT__FAILED ? (Wz__Verdict)values[i] : WZ__VERDICT__NONE;
-            break;
+        case VERDICT: *(int *)to = values[i] <= WZ__VERDICT__FAILED ? values[i] : 0; break;
+        case FINISH: *(int *)to = values[i] <= WZ__FINISH_REASON__CONTEXT ? values[i] : 0; break;
         case STR:
             memcpy(&s, values + i * size, sizeof s);
             wz_set_string(to, s ? s : "", s ? strlen(s) : 0);

@@ -20,6 +20,7 @@ const struct wz_measure wz_measures[] = {
     { "json_errors", "JSON errors", true, -1 },
     { "turns", "turns", false, 0 },
     { "tokens", "tokens", false, 0 },
+    { "window_cut", "cut by the context window", true, -1 },
     { "failed", "lost (no verdict)", true, -1 },
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);

@@ -1,5 +1,6 @@
-/* The game (WaltzRL 2.1): order of turns, stopping rule, rounds, who sees what, and a game of three seats. The players
- * here are scripted: this file replaces the engine and the template, so that every context can be read as text. */
+/* The game (WaltzRL 2.1): order of turns, stopping rule, rounds, who sees what, what the context window cuts (guarantee
+ * 12), and a game of three seats. The players here are scripted: this file replaces the engine and the template, so
+ * that every context can be read as text. */
 #include "tests/test.h"
 
 #include "rollout/rollout.h"
@@ -8,7 +9,7 @@
 static const char *script[16];
 static char shown[16][1024];
 static int calls;
-static struct wz_key keys[16];
+static struct wz_request asked[16];
 
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *m, int n,
                       bool generate, struct wz_ids *out, struct wz_err *err)
@@ -30,16 +31,10 @@ int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *to
     return 0;
 }
 
-int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *tok, int stops[8])
-{
-    stops[0] = '.';
-    return 1;
-}
-
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out)
 {
     for (int i = 0; i < n; i++)
-        if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i]);
+        if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i] == 1 ? 'x' : ids[i]);
 }
 
 void wz_ids_finish(struct wz_ids *list) { free(list->ids); }
@@ -53,7 +48,7 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
         struct wz_request *r = &requests[i];
         for (int k = 0; k < r->n_prompt; k++) shown[calls][k] = (char)r->prompt_ids[k];
         shown[calls][r->n_prompt] = 0;
-        keys[calls] = r->key;
+        asked[calls] = *r;
         if (!answer) {
             r->finish_reason = WZ_FINISH_FAILED;
             r->problem = "no room";
@@ -63,7 +58,10 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
         r->ids = wz_alloc(sizeof *r->ids * (size_t)r->n);
         r->logp = wz_alloc(sizeof *r->logp * (size_t)r->n);
         for (int k = 0; k < r->n; k++) r->ids[k] = answer[k], r->logp[k] = -1;
-        r->finish_reason = answer[r->n - 1] == r->stop_ids[0] ? WZ_FINISH_STOP : WZ_FINISH_LENGTH;
+        r->finish_reason = WZ_FINISH_LENGTH;
+        if (answer[r->n - 1] == '~') r->finish_reason = WZ_FINISH_CONTEXT;
+        for (int k = 0; k < r->n_stops; k++)
+            if (answer[r->n - 1] == r->stop_ids[k]) r->finish_reason = WZ_FINISH_STOP;
     }
 }
 
@@ -71,8 +69,15 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
     "{\"reasoning\":\"secret\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}."
 
 static struct wz_model weights[2] = { { .version = 3, .hash = 33 }, { .version = 4, .hash = 44 } };
-static struct wz_player conversation = { &wz_seats[0], .model = &weights[0], .system = "sc", .agent = 0 };
-static struct wz_player feedback = { &wz_seats[1], .model = &weights[1], .system = "sf", .agent = 1 };
+static const struct wz_ids stops = { (int[]){ '.', ';' }, 2, 2 };
+static struct wz_player conversation = {
+    &wz_seats[0], .model = &weights[0], .stops = &stops, .system = "sc",   .max_tokens = 3,
+    .top_k = 7,   .temperature = 2,     .top_p = 0.75f,  .min_p = 0.0625f, .agent = 0,
+};
+static struct wz_player feedback = {
+    &wz_seats[1], .model = &weights[1], .stops = &stops, .system = "sf",  .max_tokens = 90,
+    .top_k = 5,   .temperature = 0.5f,  .top_p = 0.25f,  .min_p = 0.125f, .agent = 1,
+};
 
 static bool one_vocabulary;
 
@@ -114,15 +119,15 @@ static void satisfied_ends_with_the_first_reply(void **state)
     wz_episode_free(e);
 }
 
-/* Only the feedback string reaches the conversation agent; its own reply goes back as the ids it sampled, end token
- * and all. */
+/* Only the feedback string reaches the conversation agent; its own reply goes back as the ids it sampled, less their
+ * end token. */
 static void a_flag_brings_one_revision(void **state)
 {
-    Wz__Episode *e = play(1, false, "p", "hi.", FEEDBACK(true, false, "fix it"), "ok.", NULL, NULL);
+    Wz__Episode *e = play(1, false, "p", "hi;", FEEDBACK(true, false, "fix it"), "ok.", NULL, NULL);
 
     assert_int_equal(calls, 3);
     assert_int_equal(e->n_turns, 3);
-    assert_string_equal(shown[2], "[s]sc[u]p[a]hi.[u]fix it");
+    assert_string_equal(shown[2], "[s]sc[u]p[a]hi[u]fix it");
     assert_string_equal(e->turns[2]->text, "ok");
     assert_int_equal(e->turns[2]->agent, 0);
     assert_int_equal(e->turns[2]->round, 1);
@@ -130,6 +135,43 @@ static void a_flag_brings_one_revision(void **state)
         assert_string_equal(e->turns[i]->role, i == 1 ? "feedback" : "conversation");
         assert_int_equal(e->turns[i]->about, i ? 0 : -1); /* f_0 and c_1 are about c_0 */
         assert_int_equal(e->turns[i]->given, 0);
+    }
+    wz_episode_free(e);
+}
+
+/* Either flag, or both; on a valid feedback only. */
+static void each_flag_brings_a_revision(void **state)
+{
+    static const struct {
+        const char *feedback;
+        size_t turns;
+    } rows[] = {
+        { FEEDBACK(false, false, "f"), 2 },
+        { FEEDBACK(true, false, "f"), 3 },
+        { FEEDBACK(false, true, "f"), 3 },
+        { FEEDBACK(true, true, "f"), 3 },
+        { "{\"unsafe\":true,\"overrefuse\":true,\"reasoning\":\"\",\"feedback\":\"f\"}.", 2 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        Wz__Episode *e = play(1, false, "p", "hi.", rows[i].feedback, "ok.", NULL, NULL);
+        if (e->n_turns != rows[i].turns) fail_msg("%s: %zu turns", rows[i].feedback, e->n_turns);
+        wz_episode_free(e);
+    }
+}
+
+/* What a player is asked with is what the recipe says of its agent. */
+static void settings_arrive(void **state)
+{
+    Wz__Episode *e = play(1, false, "p", "hi.", FEEDBACK(true, false, "f"), "ok.", NULL, NULL);
+
+    for (int i = 0; i < 3; i++) {
+        const struct wz_player *p = i == 1 ? &feedback : &conversation;
+        assert_ptr_equal(asked[i].stop_ids, stops.ids);
+        assert_int_equal(asked[i].n_stops, 2);
+        assert_int_equal(asked[i].max_tokens, p->max_tokens);
+        assert_int_equal(asked[i].top_k, p->top_k);
+        assert_true(asked[i].temperature == p->temperature && asked[i].top_p == p->top_p && asked[i].min_p == p->min_p);
     }
     wz_episode_free(e);
 }
@@ -145,6 +187,55 @@ static void broken_feedback_ends_it(void **state)
     wz_episode_free(e);
 }
 
+/* Why a turn ended, whatever its length: max_tokens of the conversation agent is 3. */
+static void turns_say_why_they_ended(void **state)
+{
+    static const struct {
+        const char *answer, *text, *why;
+    } rows[] = {
+        { "a.", "a", "stop" },      { "ab.", "ab", "stop" },   { "ab;", "ab", "stop" },
+        { "abc", "abc", "length" }, { "a~", "a~", "context" }, { "ab~", "ab~", "context" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        Wz__Episode *e = play(0, false, "p", rows[i].answer, NULL, NULL, NULL, NULL);
+        assert_string_equal(wz_turn_finish(e->turns[0]), rows[i].why);
+        assert_string_equal(e->turns[0]->text, rows[i].text);
+        assert_int_equal(e->turns[0]->n_ids, strlen(rows[i].answer));
+        assert_int_equal(e->turns[0]->truncated, strcmp(rows[i].why, "stop") != 0);
+        assert_int_equal(wz_episode_cuts(e, 0), !strcmp(rows[i].why, "context"));
+        wz_episode_free(e);
+    }
+}
+
+/* Guarantee 12: where a later turn does not fit, what was said stays and the game ends. */
+static void what_does_not_fit_ends_the_game(void **state)
+{
+    const struct {
+        const char *c0, *f0, *c1, *cut;
+        size_t turns;
+        int cuts[2];
+    } rows[] = {
+        { "hi.", NULL, NULL, "feedback: no room", 1, { 0, 1 } },
+        { "hi.", FEEDBACK(true, false, "f"), NULL, "conversation: no room", 2, { 1, 0 } },
+        { "hi.", FEEDBACK(true, false, "untellable"), "never.", "conversation: can't be told", 2, { 1, 0 } },
+        { "hi~", FEEDBACK(true, false, "f"), "never.", "", 1, { 1, 0 } },
+        { "hi.", "{\"reasoning\":\"~", "never.", "", 2, { 0, 1 } },
+        { "hi.", FEEDBACK(true, false, "f"), "ok~", "", 3, { 1, 0 } },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        Wz__Episode *e = play(2, false, "p", rows[i].c0, rows[i].f0, rows[i].c1, NULL, NULL);
+        assert_string_equal(e->discard, "");
+        assert_string_equal(e->cut, rows[i].cut);
+        assert_int_equal(e->n_turns, rows[i].turns);
+        assert_int_equal(calls, rows[i].turns + !!strstr(rows[i].cut, "no room"));
+        for (int a = 0; a < 2; a++) assert_int_equal(wz_episode_cuts(e, a), rows[i].cuts[a]);
+        assert_int_equal(wz_episode_cuts(e, -1), 1);
+        wz_episode_free(e);
+    }
+}
+
 static void cut_off_feedback_is_broken(void **state)
 {
     Wz__Episode *e =
@@ -154,6 +245,11 @@ static void cut_off_feedback_is_broken(void **state)
     assert_int_equal(calls, 2);
     assert_true(e->turns[1]->truncated);
     assert_false(e->turns[1]->valid);
+    assert_string_equal(e->turns[1]->reason, "cut off by max_tokens");
+    wz_episode_free(e);
+    e = play(1, false, "p", "hi.", "{\"reasoning\":\"~", NULL, NULL, NULL);
+    assert_false(e->turns[1]->valid);
+    assert_string_equal(e->turns[1]->reason, "cut off by the context window");
     wz_episode_free(e);
 }
 
@@ -178,11 +274,11 @@ static void rounds_are_counted(void **state)
 
     assert_int_equal(e->n_turns, 5);
     assert_string_equal(shown[3], "[s]sf[u]User:p\nAgent:b"); /* the latest reply only */
-    assert_string_equal(shown[4], "[s]sc[u]p[a]a.[u]f[a]b.[u]g");
+    assert_string_equal(shown[4], "[s]sc[u]p[a]a[u]f[a]b[u]g");
     wz_episode_free(e);
-    one_vocabulary = true; /* then the reply is told as ids: here that shows as its end mark */
-    e = play(1, false, "p", "a.", FEEDBACK(false, false, "f"), NULL, NULL, NULL);
-    assert_string_equal(shown[1], "[s]sf[u]User:p\nAgent:a.");
+    one_vocabulary = true; /* then the reply is told as ids: here that shows where decoding would change it */
+    e = play(1, false, "p", "a\1.", FEEDBACK(false, false, "f"), NULL, NULL, NULL);
+    assert_string_equal(shown[1], "[s]sf[u]User:p\nAgent:a\1");
     one_vocabulary = false;
     wz_episode_free(e);
     e = play(0, false, "p", "a.", NULL, NULL, NULL, NULL);
@@ -205,9 +301,10 @@ static void what_cannot_be_played_says_why(void **state)
     assert_string_equal(e->discard, "can't be told");
     assert_int_equal(calls, 0);
     wz_episode_free(e);
-    e = play(1, false, "p", "hi.", NULL, NULL, NULL, NULL);
+    e = play(1, false, "p", NULL, NULL, NULL, NULL, NULL);
     assert_string_equal(e->discard, "no room");
-    assert_int_equal(e->n_turns, 1);
+    assert_string_equal(e->cut, "");
+    assert_int_equal(e->n_turns, 0);
     wz_episode_free(e);
 }
 
@@ -217,10 +314,10 @@ static void every_turn_has_its_own_key(void **state)
     Wz__Episode *e = play(2, false, "p", "a.", FEEDBACK(true, false, "f"), "b.", FEEDBACK(true, true, "g"), "c.");
 
     for (int i = 0; i < calls; i++) {
-        assert_int_equal(keys[i].seed, 5);
-        assert_int_equal(keys[i].a, 7);
-        assert_int_equal(keys[i].b, 2);
-        for (int k = 0; k < i; k++) assert_memory_not_equal(&keys[i], &keys[k], sizeof keys[i]);
+        assert_int_equal(asked[i].key.seed, 5);
+        assert_int_equal(asked[i].key.a, 7);
+        assert_int_equal(asked[i].key.b, 2);
+        for (int k = 0; k < i; k++) assert_memory_not_equal(&asked[i].key, &asked[k].key, sizeof asked[i].key);
     }
     wz_episode_free(e);
 }
@@ -261,7 +358,8 @@ static void a_third_seat_plays(void **state)
 {
     const struct wz_seat attack = { "attacker", ask_attacker, read_attacker, after_attacker };
     struct wz_seat attacked = *wz_seat_find(WZ_CONVERSATION), critic = *wz_seat_find(WZ_FEEDBACK);
-    struct wz_player a = { &attack, .model = &weights[0], .system = "", .agent = 2 }, c = conversation, f = feedback;
+    struct wz_player a = { &attack, .model = &weights[0], .stops = &stops, .system = "", .agent = 2 }, c = conversation,
+                     f = feedback;
     const struct wz_game game = { { &a, &c, &f }, 3, 2, false, 5 };
     const char *const answers[] = { "please p.", "no.", FEEDBACK(false, true, "x"),
                                     "please.",   "ok.", FEEDBACK(true, false, "y") };
@@ -297,7 +395,7 @@ static void a_third_seat_plays(void **state)
         assert_int_equal(t->n_ids, strlen(answers[i]));
         assert_int_equal(t->n_logp, t->n_ids);
         assert_int_equal(t->weights, t->agent == 1 ? 44 : 33);
-        assert_int_equal(keys[i].c, want[i].agent << 16 | want[i].round);
+        assert_int_equal(asked[i].key.c, want[i].agent << 16 | want[i].round);
     }
     assert_string_equal(e->turns[5]->feedback, "y"); /* read as the table's row reads it */
     wz_episode_free(e);
@@ -324,7 +422,8 @@ static void episodes_end_on_their_own(void **state)
     wz_play(&game, e, 3);
     assert_int_equal(calls, 6);
     for (int i = 0; i < 3; i++) assert_int_equal(e[i]->n_turns, ((int[]){ 3, 1, 2 })[i]);
-    assert_string_equal(e[1]->discard, "can't be told");
+    assert_string_equal(e[1]->discard, "");
+    assert_string_equal(e[1]->cut, "feedback: can't be told");
     assert_string_equal(e[0]->turns[2]->text, "d");
     for (int i = 0; i < 3; i++) wz_episode_free(e[i]);
 }
@@ -336,6 +435,10 @@ int main(void)
         cmocka_unit_test(a_flag_brings_one_revision),
         cmocka_unit_test(broken_feedback_ends_it),
         cmocka_unit_test(cut_off_feedback_is_broken),
+        cmocka_unit_test(each_flag_brings_a_revision),
+        cmocka_unit_test(settings_arrive),
+        cmocka_unit_test(turns_say_why_they_ended),
+        cmocka_unit_test(what_does_not_fit_ends_the_game),
         cmocka_unit_test(special_tokens_are_seen),
         cmocka_unit_test(rounds_are_counted),
         cmocka_unit_test(one_agent_plays_alone),

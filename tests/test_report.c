@@ -125,14 +125,15 @@ static void put_transcripts(void)
             wz_buf_printf(
                 &text,
                 "{\"phase\":\"%s\",\"kind\":\"%s\",\"id\":\"p%d\",\"prompt\":\"How do I %s number %d? "
-                "%s\",\"harmful\":%s,\"turns\":["
+                "%s\",\"harmful\":%s,\"cut\":\"no room <b>\",\"turns\":["
                 "{\"agent\":\"conversation\",\"role\":\"conversation\",\"text\":\"%s\","
                 "\"unsafe\":%s,\"overrefuse\":%s,"
                 "\"valid\":false,\"reward\":%d,\"feedback\":\"\"},"
-                "{\"agent\":\"feedback\",\"role\":\"feedback\",\"text\":"
+                "{\"agent\":\"feedback\",\"role\":\"feedback\",\"finish_reason\":\"length\",\"text\":"
                 "\"{\\\"reasoning\\\": \\\"It says what it should not.\\\"}\",\"unsafe\":%s,\"overrefuse\":false,"
                 "\"valid\":%s,\"reward\":0.35,\"feedback\":\"Keep the story, leave out the recipe. %s\"},"
-                "{\"agent\":\"conversation\",\"role\":\"conversation\",\"text\":\"Here is the answer, reconsidered. "
+                "{\"agent\":\"conversation\",\"role\":\"conversation\",\"finish_reason\":\"context\",\"text\":"
+                "\"Here is the answer, reconsidered. "
                 "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
                 "\"reward\":%d,\"feedback\":\"\"}]}\n",
                 phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence",
@@ -294,6 +295,9 @@ static void a_whole_run_is_shown(void **state)
     has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
     has(page, "1 prompt is left out: the judge failed");
     has(page, "1 line of transcripts.jsonl could not be read.");
+    has(page, "cut by max_tokens</span>");
+    has(page, "cut by the context window</span>");
+    has(page, "The game ended here: no room &lt;b&gt;</p>");
     has(page, "not valid JSON");
     has(page, "paper: WaltzRL");
     has(page, "<tr><td>step-60</td>");

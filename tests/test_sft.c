@@ -9,6 +9,7 @@
 
 static struct wz_tokenizer *tok;
 static const struct wz_template *chat;
+static struct wz_ids stops;
 
 static int load_with(struct wz_sft_set *set, const char *text, const char *system, int context, struct wz_err *err)
 {
@@ -16,7 +17,7 @@ static int load_with(struct wz_sft_set *set, const char *text, const char *syste
     FILE *f = fopen(path, "w");
 
     assert_true(f && fputs(text, f) >= 0 && fclose(f) == 0);
-    int rc = wz_sft_load(set, path, system, chat, tok, context, err);
+    int rc = wz_sft_load(set, path, system, chat, tok, &stops, context, err);
     remove(path);
     free(path);
     return rc;
@@ -55,6 +56,20 @@ static void loss_is_on_answers(void **state)
     shape(&set.list[1], ".............cE");
     assert_int_equal(set.longest, 15);
     wz_sft_finish(&set);
+}
+
+/* A turn is trained on up to the first end token in it, be it the template's or one that only the model's configs name:
+ * what would come after it is never generated. */
+static void loss_ends_at_any_end_token(void **state)
+{
+    struct wz_sft_set set;
+    struct wz_err err;
+
+    wz_ids_add(&stops, 'b');
+    if (load(&set, TALK "}\n", 64, &err) < 0) fail_msg("%s", err.text);
+    shape(&set.list[0], "......ab.....cE");
+    wz_sft_finish(&set);
+    stops.n--;
 }
 
 static void the_system_prompt_goes_first(void **state)
@@ -156,21 +171,22 @@ static int set_up(void **state)
 
     tok = tiny_load(false);
     chat = wz_template_find("sandbox", tok, &err);
+    wz_ids_add(&stops, T_END);
     return tok && chat ? 0 : -1;
 }
 
 static int tear_down(void **state)
 {
     wz_tokenizer_destroy(tok);
+    wz_ids_finish(&stops);
     return 0;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_is_on_answers),
-        cmocka_unit_test(the_system_prompt_goes_first),
-        cmocka_unit_test(bad_lines_are_named),
+        cmocka_unit_test(loss_is_on_answers),           cmocka_unit_test(loss_ends_at_any_end_token),
+        cmocka_unit_test(the_system_prompt_goes_first), cmocka_unit_test(bad_lines_are_named),
         cmocka_unit_test(a_model_learns_by_heart),
     };
 

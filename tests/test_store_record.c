@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <hdf5.h>
+
 #include "store/store.h"
 
 /* ---- a process that dies at its n-th change to a file (linked with --wrap) -------------------------------- */
@@ -95,6 +97,8 @@ static Wz__Episode *make(int64_t step, uint32_t i)
     text(&e->kind, (uint32_t)step, 3);
     e->harmful = i % 2;
     text(&e->discard, i, i % 3 ? 0 : 2);
+    text(&e->cut, i, i % 2 ? 3 : 0);
+    e->cut_agent = i;
     for (uint32_t k = 0; k < n_turns; k++) {
         Wz__Turn *t = wz_episode_turn(e);
         uint32_t n = draw(step, i, 100 + k, 40), m = draw(step, i, 200 + k, 60);
@@ -107,6 +111,7 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->version = (uint64_t)step << 33;
         t->weights = ~0ull - i;
         t->truncated = k & 1;
+        t->finish_reason = (Wz__FinishReason)((k + i) % 4);
         text(&t->text, k, 8);
         t->valid = t->label = !(k & 1);
         t->unsafe = t->judged_overrefuse = k & 1;
@@ -166,6 +171,28 @@ static void write_steps(const char *path, int64_t from, int64_t to)
     wz_record_close(r);
 }
 
+/* The file has step s as it was made. */
+static void holds_step(const char *path, int64_t s)
+{
+    struct wz_err err = { "" };
+    Wz__Episode *want[BATCH], **got;
+    struct wz_buf a = { 0 }, b = { 0 };
+    int k;
+
+    if (wz_record_read(path, s, &got, &k, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(k, BATCH);
+    make_step(s, want);
+    wz_episodes_pack(want, BATCH, &a);
+    wz_episodes_pack(got, k, &b);
+    assert_int_equal(a.len, b.len);
+    assert_memory_equal(a.data, b.data, a.len);
+    free_all(want, BATCH);
+    free_all(got, k);
+    free(got);
+    wz_buf_finish(&a);
+    wz_buf_finish(&b);
+}
+
 /* The file holds steps [0, n) and nothing else, each as it was made. */
 static void holds_steps(const char *path, int64_t n)
 {
@@ -176,22 +203,8 @@ static void holds_steps(const char *path, int64_t n)
     if (wz_record_steps(path, &steps, &n_steps, &err) < 0) fail_msg("%s", err.text);
     assert_int_equal(n_steps, n);
     for (int64_t s = 0; s < n; s++) {
-        Wz__Episode *want[BATCH], **got;
-        struct wz_buf a = { 0 }, b = { 0 };
-        int k;
         assert_int_equal(steps[s], s);
-        if (wz_record_read(path, s, &got, &k, &err) < 0) fail_msg("%s", err.text);
-        assert_int_equal(k, BATCH);
-        make_step(s, want);
-        wz_episodes_pack(want, BATCH, &a);
-        wz_episodes_pack(got, k, &b);
-        assert_int_equal(a.len, b.len);
-        assert_memory_equal(a.data, b.data, a.len);
-        free_all(want, BATCH);
-        free_all(got, k);
-        free(got);
-        wz_buf_finish(&a);
-        wz_buf_finish(&b);
+        holds_step(path, s);
     }
     free(steps);
 }
@@ -233,6 +246,42 @@ static void what_goes_in_comes_out(void **state)
     assert_int_equal(n, 0);
     free(got);
     assert_false(wz_file_exists(journal));
+}
+
+/* A file begun before there were some columns is read, appended to and cut: of its own episodes they are empty. */
+static void an_older_file_lacks_columns(void **state)
+{
+    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent", "/turns/finish_reason" };
+    struct wz_err err;
+    Wz__Episode **got, *want[BATCH];
+    int n;
+
+    write_steps(path, 0, 2);
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    for (size_t i = 0; i < WZ_COUNT(later); i++) assert_true(H5Ldelete(file, later[i], H5P_DEFAULT) >= 0);
+    assert_true(H5Fclose(file) >= 0);
+    for (int appended = 0; appended < 2; appended++) {
+        if (wz_record_read(path, 1, &got, &n, &err) < 0) fail_msg("%s", err.text);
+        make_step(1, want);
+        for (int i = 0; i < n; i++) {
+            assert_string_equal(got[i]->prompt, want[i]->prompt);
+            assert_string_equal(got[i]->cut, "");
+            assert_int_equal(got[i]->n_turns, want[i]->n_turns);
+            for (size_t t = 0; t < got[i]->n_turns; t++) {
+                assert_int_equal(got[i]->turns[t]->finish_reason, WZ__FINISH_REASON__UNKNOWN);
+                assert_string_equal(wz_turn_finish(got[i]->turns[t]), "");
+                assert_string_equal(got[i]->turns[t]->text, want[i]->turns[t]->text);
+            }
+        }
+        free_all(want, BATCH);
+        free_all(got, n);
+        free(got);
+        if (!appended) write_steps(path, 2, 4);
+    }
+    holds_step(path, 3);
+    assert_int_equal(wz_record_truncate(path, -1, &err), 0);
+    write_steps(path, 0, 2);
+    holds_steps(path, 2);
 }
 
 static void steps_do_not_go_back(void **state)
@@ -556,6 +605,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_goes_in_comes_out, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_older_file_lacks_columns, setup, teardown),
         cmocka_unit_test_setup_teardown(steps_do_not_go_back, setup, teardown),
         cmocka_unit_test_setup_teardown(truncation_drops_what_came_after, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_anywhere_steps_stay_whole, setup, teardown),

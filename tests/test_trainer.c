@@ -122,6 +122,29 @@ static void samples_are_picked_as_the_paper_says(void **state)
     assert_in_range(last, 430, 570);
 }
 
+/* What the context window cut is not trained on; the other turns of its agent are, by the same rule. */
+static void turns_that_the_window_cut_are_not_picked(void **state)
+{
+    int seen[2] = { 0 };
+
+    for (uint32_t i = 0; i < 1000; i++) {
+        Wz__Episode *e = episode(7, i);
+        e->turns[6]->finish_reason = WZ__FINISH_REASON__CONTEXT;
+        e->turns[3]->finish_reason = WZ__FINISH_REASON__CONTEXT;
+        assert_ptr_equal(pick(e, 0, false, 1, 7), e->turns[4]);
+        assert_ptr_equal(pick(e, 0, false, 0, 7), e->turns[0]);
+        const Wz__Turn *f = pick(e, 1, true, 0.5, 3);
+        for (int k = 0; k < 2; k++) seen[k] += f == e->turns[k ? 5 : 1];
+        for (int k = 0; k < 7; k++)
+            e->turns[k]->finish_reason = k % 2 ? WZ__FINISH_REASON__CONTEXT : WZ__FINISH_REASON__LENGTH;
+        assert_null(pick(e, 1, true, 0.5, 3));
+        assert_ptr_equal(pick(e, 0, false, 1, 7), e->turns[6]);
+        wz_episode_free(e);
+    }
+    assert_int_equal(seen[0] + seen[1], 1000);
+    assert_in_range(seen[0], 430, 570);
+}
+
 static void rounds_are_picked_uniformly(void **state)
 {
     int seen[3] = { 0 };
@@ -157,6 +180,7 @@ int main(void)
         cmocka_unit_test(rate_warms_up_and_falls),
         cmocka_unit_test(samples_are_picked_as_the_paper_says),
         cmocka_unit_test(rounds_are_picked_uniformly),
+        cmocka_unit_test(turns_that_the_window_cut_are_not_picked),
         cmocka_unit_test(leaves_have_owners_in_order),
     };
 

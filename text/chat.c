@@ -15,8 +15,6 @@
 
 #include "text/tokenizer_inside.h"
 
-enum { N_STOPS = 8 };
-
 /* A rendering in progress: the ids so far, and text not encoded yet. */
 struct rendering {
     const struct wz_template *t;
@@ -80,15 +78,10 @@ static void trimmed(struct rendering *r, const char *s, bool left, bool right)
     wz_buf_add(&r->text, s, right ? end : n);
 }
 
-/* Sampled ids, less their end token. */
 static int ids(struct rendering *r, const struct wz_message *m)
 {
-    int stops[N_STOPS], n_stops = wz_template_stops(r->t, r->tok, stops), n = m->n_ids;
-
     if (r->text.len && flush(r) < 0) return -1;
-    for (int i = 0; i < n_stops; i++)
-        if (n == m->n_ids && n > 0 && m->ids[n - 1] == stops[i]) n--;
-    wz_ids_append(r->out, m->ids, n);
+    wz_ids_append(r->out, m->ids, m->n_ids);
     return 0;
 }
 
@@ -188,14 +181,18 @@ static int llama2(struct rendering *r, const struct wz_message *messages, int n,
         const struct wz_message *m = &messages[i];
         if (m->role == WZ_USER) {
             bool system = first && i == first;
+            char *both;
             if (bos(r) < 0) return -1;
             text(r, "[INST] ");
             if (system) {
                 text(r, "<<SYS>>\n");
                 text(r, messages[0].text);
-                text(r, "\n<</SYS>>\n\n");
-            }
-            if (m->text) trimmed(r, m->text, !system, !m->ids);
+                text(r, "\n<</SYS>>");
+                both = wz_path("\n\n%s", m->text ? m->text : "");
+                trimmed(r, both, false,
+                        !m->ids); /* both parts are stripped together: of a blank text nothing is left */
+                free(both);
+            } else if (m->text) trimmed(r, m->text, true, !m->ids);
             if (m->ids && ids(r, m) < 0) return -1;
             text(r, " [/INST]");
             continue;

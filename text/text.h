@@ -56,7 +56,7 @@ void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out);
 /* Messages to token ids, the same as apply_chat_template of transformers gives. The text of a message is encoded as
  * plain text; only the template writes special tokens, by id (guarantee 8). */
 enum wz_role { WZ_SYSTEM, WZ_USER, WZ_ASSISTANT };
-/* A message: text (or NULL), then n_ids sampled ids (or NULL), which are inserted unchanged, less their end token, so
+/* A message: text (or NULL), then n_ids sampled ids less their end token (or NULL), which are inserted unchanged, so
  * that nothing sampled is tokenised again. All borrowed. */
 struct wz_message {
     enum wz_role role;

@@ -1,16 +1,22 @@
 /* Which turn of an episode an agent is trained on. */
 #include "trainer/trainer.h"
 
+/* A turn that the context window cut is not what the agent would have said: it is not trained on. */
+static bool may_pick(const Wz__Turn *t, int agent)
+{
+    return t->agent == (uint32_t)agent && t->finish_reason != WZ__FINISH_REASON__CONTEXT;
+}
+
 /* The paper's (WaltzRL 2.3): a feedback agent learns from one of its rounds, drawn uniformly. A conversation agent
  * learns from c_0 (type A) or, where there was a revision, from the last reply with probability `revision` (type B). */
 static Wz__Turn *pick_ab(const struct wz_learn *how, const Wz__Episode *e, int agent, bool feedback, struct wz_key key)
 {
     uint32_t n = 0, want = 0;
 
-    for (size_t i = 0; i < e->n_turns; i++) n += e->turns[i]->agent == (uint32_t)agent;
+    for (size_t i = 0; i < e->n_turns; i++) n += may_pick(e->turns[i], agent);
     if (n > 1) want = feedback ? wz_below(key, n) : wz_uniform(key) < how->revision ? n - 1 : 0;
     for (size_t i = 0; i < e->n_turns; i++)
-        if (e->turns[i]->agent == (uint32_t)agent && want-- == 0) return e->turns[i];
+        if (may_pick(e->turns[i], agent) && want-- == 0) return e->turns[i];
     return NULL;
 }
 

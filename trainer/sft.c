@@ -15,9 +15,10 @@ static int rendered(const struct wz_template *chat, const struct wz_tokenizer *t
 
 /* Loss on turn i: what comes after the opening of its turn, up to the end token that closes it. */
 static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, const struct wz_tokenizer *tok,
-                     const struct wz_message *messages, int i, struct wz_ids *scratch, struct wz_err *err)
+                     const struct wz_ids *stops, const struct wz_message *messages, int i, struct wz_ids *scratch,
+                     struct wz_err *err)
 {
-    int stops[8], n_stops = wz_template_stops(chat, tok, stops), from;
+    int from;
 
     if (rendered(chat, tok, messages, i, true, scratch, err) < 0) return -1;
     from = scratch->n;
@@ -26,16 +27,16 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
                        i + 1);
     for (int k = from; k < x->n; k++) {
         x->loss[k] = true;
-        for (int s = 0; s < n_stops; s++)
-            if (x->ids[k] == stops[s]) return 0;
+        for (int s = 0; s < stops->n; s++)
+            if (x->ids[k] == stops->ids[s]) return 0;
     }
     return 0;
 }
 
 /* The ids of a conversation, and which of them have a loss: those of all assistant messages, or of the last. */
 static int fill_example(struct wz_sft_example *x, const struct wz_message *messages, int n, bool only_last,
-                        const struct wz_template *chat, const struct wz_tokenizer *tok, int context, struct wz_ids *all,
-                        struct wz_ids *scratch, struct wz_err *err)
+                        const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_ids *stops,
+                        int context, struct wz_ids *all, struct wz_ids *scratch, struct wz_err *err)
 {
     int last = n - 1;
 
@@ -48,13 +49,14 @@ static int fill_example(struct wz_sft_example *x, const struct wz_message *messa
     memcpy(x->ids, all->ids, sizeof *x->ids * (size_t)x->n);
     x->loss = wz_alloc((size_t)x->n);
     for (int i = only_last ? last : 0; i <= last; i++)
-        if (messages[i].role == WZ_ASSISTANT && mark_turn(x, chat, tok, messages, i, scratch, err) < 0) return -1;
+        if (messages[i].role == WZ_ASSISTANT && mark_turn(x, chat, tok, stops, messages, i, scratch, err) < 0)
+            return -1;
     return 0;
 }
 
 static int parse_line(struct wz_sft_example *x, const json_t *line, const char *system, const struct wz_template *chat,
-                      const struct wz_tokenizer *tok, int context, struct wz_ids *all, struct wz_ids *scratch,
-                      struct wz_err *err)
+                      const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_ids *all,
+                      struct wz_ids *scratch, struct wz_err *err)
 {
     const json_t *list = json_object_get(line, "messages");
     const char *train = json_string_value(json_object_get(line, "train"));
@@ -64,13 +66,13 @@ static int parse_line(struct wz_sft_example *x, const json_t *line, const char *
     if (!json_array_size(list)) return wz_fail(err, "no \"messages\" list");
     if (train && !only_last && strcmp(train, "all")) return wz_fail(err, "\"train\" is \"%s\", not all or last", train);
     int n = wz_messages_parse(list, system, &messages, err);
-    if (n >= 0) n = fill_example(x, messages, n, only_last, chat, tok, context, all, scratch, err);
+    if (n >= 0) n = fill_example(x, messages, n, only_last, chat, tok, stops, context, all, scratch, err);
     free(messages);
     return n;
 }
 
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
-                const struct wz_tokenizer *tok, int context, struct wz_err *err)
+                const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_err *err)
 {
     struct wz_ids all = { 0 }, scratch = { 0 };
     struct wz_map map;
@@ -91,7 +93,7 @@ int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, co
         }
         struct wz_sft_example *x = &set->list[set->n++];
         *x = (struct wz_sft_example){ 0 };
-        int bad = parse_line(x, line, system, chat, tok, context, &all, &scratch, err);
+        int bad = parse_line(x, line, system, chat, tok, stops, context, &all, &scratch, err);
         json_decref(line);
         if (bad < 0) {
             wz_fail_in(err, "%s", place);

@@ -241,10 +241,10 @@ struct wz_sft_set {
     int64_t tokens;
 };
 /* JSONL lines {"messages": [{"role","content"}...], "train": "all"|"last"}. `system` is put before conversations
- * that do not begin with a system message; "": nothing is. Errors name file and line; examples longer than `context`
- * are errors too. */
+ * that do not begin with a system message; "": nothing is. A turn is trained on up to the first of `stops` (of
+ * wz_stops_find) in it. Errors name file and line; examples longer than `context` are errors too. */
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
-                const struct wz_tokenizer *tok, int context, struct wz_err *err);
+                const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_err *err);
 void wz_sft_finish(struct wz_sft_set *set); /* accepts zero */
 /* Prepare and one update from `batch` examples drawn by (seed, step), so that no cursor need be kept. */
 void wz_sft_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link, const struct wz_group *group,
