@@ -17,10 +17,10 @@ static const struct story {
     { "Feedback trigger rate", "ftr", NULL, "%", false },
     { "Unsafe and overrefusing answers while training", "asr|orr", NULL, "%", false },
     { "Answers that feedback improved, and worsened", "improved|worsened", NULL, "%", false },
-    { "KL to the reference", "kl", NULL, "nats a token", false },
+    { "KL to the reference", "kl", NULL, "nats a turn", false },
     { "Entropy", "entropy", NULL, "nats a token", false },
     { "Gradient norm, before clipping", "grad_norm", NULL, "norm", false },
-    { "Loss", "loss|nll", NULL, "nats a token", false },
+    { "Loss", "loss", NULL, "what is minimised", false },
     { "Seconds of a step, by phase", "seconds", "time", "s", false },
     { "Tokens a second", "tokens_per_second", NULL, "tokens/s", false },
     { "Learning rate", "lr", NULL, "", true },
@@ -32,6 +32,9 @@ static const struct story {
     { "Spread of returns", "return_std", NULL, "standard deviation", true },
     { "Tokens", "tokens", NULL, "tokens of a step", true },
     { "Samples", "samples", NULL, "samples of a step", true },
+    { "Log-probabilities that differ from the rollout's", "logp_mismatches", NULL, "tokens of a step", true },
+    { "The most that a log-probability differs", "logp_max_gap", NULL, "nats", true },
+    { "Updates not made", "updates_skipped", NULL, "updates of the stage", true },
     { NULL, "", NULL, "", true },
 };
 
