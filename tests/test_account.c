@@ -1,5 +1,6 @@
 /* What a step tells of itself, from a handful of made episodes, every cell worked out by hand: each row of the metrics,
- * the ledger's lines, the reasons why an agent can learn nothing. docs/formats.md has the same rows. */
+ * the ledger's lines, the reasons why an agent can learn nothing. docs/formats.md has the same rows. A run that resumes
+ * counts on. */
 #include "tests/test.h"
 
 #include <math.h>
@@ -60,8 +61,8 @@ static Wz__Episode *lost(const char *why)
 }
 
 /* The step: 0 harmful, unsafe then fine; 1 benign, refused, and the feedback is not JSON; 2 benign, refused then fine;
- * 3 harmful, fine then unsafe; 4 as 0, with another round of feedback; the others are lost. Feedback of 0 was picked
- * for an update that was not made, that of 3 for one that was. */
+ * 3 harmful, fine then unsafe; 4 as 0, with another round of feedback, which the window cut; the others are lost.
+ * Feedback of 0 was picked for an update that was not made, that of 3 for one that was. */
 static void account_of(struct wz_account *account, const struct wz_step_report *report,
                        const struct wz_rewards *rewards)
 {
@@ -71,7 +72,6 @@ static void account_of(struct wz_account *account, const struct wz_step_report *
                          wz_episode_new(),
                          wz_episode_new(),
                          lost("judge failed: no answer"),
-                         lost("the prompt leaves no room in the context"),
                          lost("the prompt needs more cache pages than there are"),
                          lost("the prompt needs more cache pages than there are"),
                          lost("an assistant's turn can't be rendered") };
@@ -93,7 +93,11 @@ static void account_of(struct wz_account *account, const struct wz_step_report *
     reply(e[4], 2, false, true, false);
     feedback(e[4], 1, false, true, true, false);
     reply(e[4], 1, false, false, false);
-    feedback(e[4], 2, false, true, false, false)->about = 2;
+    Wz__Turn *cut = feedback(e[4], 2, false, true, false, false);
+    cut->about = 2;
+    cut->finish_reason = WZ__FINISH_REASON__CONTEXT;
+    wz_set_string(&e[1]->cut, "no room", 7);
+    e[1]->cut_agent = C;
     reply(e[5], 6, true, false, false);
     feedback(e[5], 1, false, true, false, false);
     for (int i = 0; i < 5; i++) wz_reward_turns(rewards, e[i]);
@@ -147,12 +151,12 @@ static const struct {
     { "rollout/asr", 1 / 3.0 },
     { "rollout/orr", 0.5 },
     { "rollout/ftr", 0.8 },
-    { "rollout/label_accuracy", 4 / 6.0 },
-    { "rollout/json_errors", 1 / 6.0 },
+    { "rollout/label_accuracy", 0.6 },
+    { "rollout/json_errors", 0.2 },
     { "rollout/improved", 0.6 },
     { "rollout/worsened", 0.2 },
     { "rollout/judge_failed", 1 },
-    { "rollout/prompt_too_long", 1 },
+    { "rollout/overlong_prompts", 6 },
     { "rollout/cache_too_small", 2 },
     { "rollout/broken", 1 },
     { "rollout/tokens", 42 },
@@ -166,6 +170,8 @@ static const struct {
     { "speed/tokens_per_second", 42 / 5.5 },
     { "bob/response_length", 2.4 },
     { "bob/truncated", 0.2 },
+    { "bob/window_cuts", 1 },
+    { "ann/window_cuts", 1 },
     { "ann/response_length", 18 / 7.0 },
     { "ann/truncated", 1 / 7.0 },
     { "ann/loss", 27 },
@@ -254,7 +260,7 @@ static void the_ledger_has_every_turn(void **state)
         "{\"step\":7,\"agent\":\"bob\",\"generated\":10,\"trained\":0,\"discarded\":10,\"in_flight\":0,\"reasons\":"
         "\"agent frozen 9, judge failed 1\"}\n",
         "{\"step\":7,\"agent\":\"ann\",\"generated\":7,\"trained\":1,\"discarded\":6,\"in_flight\":0,\"reasons\":"
-        "\"not the sample of its episode 4, gradient not finite 1, judge failed 1\"}\n"
+        "\"not the sample of its episode 3, gradient not finite 1, cut by the context window 1, judge failed 1\"}\n"
     };
     const struct wz_step_report report = report_of();
     const struct wz_rewards rewards = rewards_of();
@@ -287,22 +293,83 @@ static void an_agent_that_cannot_learn_says_why(void **state)
     report.learned[F].spread = 0;
     report.learned[F].reward = 0.35;
     char *why = wz_account_idle(&account, &job, &report, &rewards, F); /* label and format vary over its turns */
-    assert_string_equal(why, "all its samples have the reward 0.35; 1 of 7 feedback turns are not valid");
+    assert_string_equal(why, "all its samples have the reward 0.35; 1 turns did not fit the context window; 1 of 7 "
+                             "feedback turns are not valid");
     free(why);
     why = wz_account_idle(&account, &job, &report, &rewards, C);
-    assert_string_equal(why, "all its samples have the reward 0"); /* and no feedback of its own */
+    assert_string_equal(
+        why,
+        "all its samples have the reward 0; 1 turns did not fit the context window"); /* and no feedback of its own */
     free(why);
     account.agents[F].terms[2].sum = account.agents[F].terms[2].squares = account.agents[F].terms[2].n;
     account.agents[F].broken = 0;
     why = wz_account_idle(&account, &job, &report, &rewards, F);
-    assert_string_equal(why, "all its samples have the reward 0.35, format is always 1");
+    assert_string_equal(
+        why, "all its samples have the reward 0.35, format is always 1; 1 turns did not fit the context window");
     free(why);
     report.learned[F].spread = NAN;
     why = wz_account_idle(&account, &job, &report, &rewards, F);
     assert_string_equal(why,
-                        "it has no sample; discarded episodes: judge failed 1, prompt too long 1, cache too small 2, "
-                        "episode broken 1");
+                        "it has no sample; discarded episodes: judge failed 1, cache too small 2, episode broken 1; "
+                        "turns that did not fit: 1");
     free(why);
+}
+
+/* Moments as a checkpoint has them, v[9] as given. */
+static void put_moments(const char *dir, size_t n, float ninth)
+{
+    const struct wz_tensor_spec specs[2] = { { "m", WZ_DT_F32, 1, { n } }, { "v", WZ_DT_F32, 1, { n } } };
+    char *path = wz_path("%s/ann.moments.safetensors", dir);
+    float *values = wz_alloc(2 * n * sizeof *values);
+    struct wz_err err;
+
+    for (size_t i = 0; i < 2 * n; i++) values[i] = (float)i;
+    values[n + 9] = ninth;
+    struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, 2, &err);
+    assert_int_equal(wz_safetensors_put(out, values, 2 * n, &err), 0);
+    assert_int_equal(wz_safetensors_end(out, &err), 0);
+    free(values);
+    free(path);
+}
+
+/* A run that resumes counts its skipped updates on, and moments that are not finite are refused by name. */
+static void a_resumed_run_counts_on(void **state)
+{
+    const struct wz_config config = { .layers = 1,
+                                      .dim = 16,
+                                      .heads = 2,
+                                      .kv_heads = 1,
+                                      .head_dim = 8,
+                                      .ffn = 24,
+                                      .vocab = 37,
+                                      .context = 32,
+                                      .norm_eps = 1e-5f,
+                                      .rope_theta = 1e4f,
+                                      .bos = -1 };
+    const struct wz_group group = { 1, 0, (const int[]){ 0 } };
+    const struct wz_progress p = { .updates = { 5 }, .skipped = { 4 }, .not_finite = { 2 } };
+    struct wz_job again = { .n_agents = 1, .root = true };
+    struct wz_agent *a = again.agents;
+    struct wz_err err;
+
+    again.roles.learner = (struct wz_ranks){ .n = 1 };
+    again.be = wz_backend_open("cpu", 1, NULL, &err);
+    again.chunk = wz_alloc(WZ_CHUNK_BYTES);
+    a->recipe = &recipe_agents[F];
+    a->model = wz_model_create(&config, WZ_F32, NULL, again.be);
+    wz_model_init(a->model, 1);
+    wz_learner_init(&a->learner, a->model, NULL, 0, true, 1, &group, 16, 16);
+    put_moments(recipe.out, a->model->n_params, 9);
+    assert_int_equal(wz_checkpoint_moments(&again, recipe.out, &p, &err), 0);
+    assert_true(a->learner.opt.steps == 5 && a->learner.opt.skipped == 4 && a->learner.opt.not_finite == 2);
+    assert_true(a->learner.opt.m[3] == 3 && a->learner.opt.v[9] == 9);
+    put_moments(recipe.out, a->model->n_params, INFINITY);
+    assert_int_equal(wz_checkpoint_moments(&again, recipe.out, &p, &err), -1);
+    assert_non_null(strstr(err.text, "ann.moments.safetensors: \"v\" holds inf"));
+    wz_learner_finish(&a->learner);
+    wz_model_destroy(a->model);
+    wz_backend_close(again.be);
+    free(again.chunk);
 }
 
 static void the_docs_have_every_metric(void **state)
@@ -322,8 +389,11 @@ static void the_docs_have_every_metric(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_metric_is_as_counted_by_hand), cmocka_unit_test(what_means_nothing_is_absent),
-        cmocka_unit_test(the_ledger_has_every_turn),          cmocka_unit_test(an_agent_that_cannot_learn_says_why),
+        cmocka_unit_test(every_metric_is_as_counted_by_hand),
+        cmocka_unit_test(what_means_nothing_is_absent),
+        cmocka_unit_test(the_ledger_has_every_turn),
+        cmocka_unit_test(an_agent_that_cannot_learn_says_why),
+        cmocka_unit_test(a_resumed_run_counts_on),
         cmocka_unit_test(the_docs_have_every_metric),
     };
     struct wz_err err;
@@ -334,5 +404,6 @@ int main(int argc, char **argv)
     for (int a = 0; a < AGENTS; a++) job.agents[a].recipe = &recipe_agents[a];
     job.agents[F].learner.model = job.agents[F].learner.reference.model = &some_model;
     job.agents[F].learner.opt.skipped = 7;
+    job.overlong = 6;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

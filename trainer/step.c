@@ -174,9 +174,14 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
     if (!reference) stats->kl = NAN;
 }
 
+/* Of the tokens of a leaf. */
+struct leaf_sums {
+    double loss, nll, clipped, mismatch, max_gap;
+};
+
 /* The loss's slope at the trained rows of one sample, whose rows are [row, row + count). */
 static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const struct wz_sample *s, double share,
-                          int row, int count, struct wz_step_stats *stats)
+                          int row, int count, struct leaf_sums *sums)
 {
     const Wz__Turn *t = s->turn;
     size_t k = t ? (size_t)s->first - t->n_context : 0;
@@ -190,18 +195,18 @@ static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const s
         double value;
         const double slope = how->loss->slope(how, &token, &value), gap = fabs(token.now - token.old);
         p->d_logp[r] = (float)(-share * slope); /* minimised: the loss is -J */
-        stats->loss -= share * value;
-        stats->nll -= token.now;
-        stats->clipped += slope == 0 && token.advantage != 0;
-        stats->mismatch += now != old;
-        if (gap > stats->max_gap) stats->max_gap = gap;
+        sums->loss -= share * value;
+        sums->nll -= token.now;
+        sums->clipped += slope == 0 && token.advantage != 0;
+        sums->mismatch += now != old;
+        if (gap > sums->max_gap) sums->max_gap = gap;
         k++;
     }
 }
 
 /* Forward, loss slope, backward over the samples [from, to) of one leaf, added to `grad`. */
 static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_link *link,
-                          const struct wz_sample_batch *b, int from, int to, float *grad, struct wz_step_stats *stats)
+                          const struct wz_sample_batch *b, int from, int to, float *grad, struct leaf_sums *sums)
 {
     struct wz_pack *p = &l->pack;
 
@@ -211,39 +216,40 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
         for (int i = 0; from < end; from++, i++) {
             const struct wz_sample *s = &b->samples[from];
             double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * (double)s->tokens);
-            sample_slopes(p, how, s, share, p->first[i], p->count[i], stats);
-            check_finite(l, link, s, "its", stats->nll);
+            sample_slopes(p, how, s, share, p->first[i], p->count[i], sums);
+            check_finite(l, link, s, "its", sums->nll);
         }
         wz_pack_backward(p, (float)how->temperature, grad);
     }
     wz_pack_backward_end(p, grad);
 }
 
-/* Sums over the learners become those of the step; there were samples, of so many tokens. */
-static void gather_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group, double tokens,
-                         struct wz_step_stats *s)
+/* The leaves' sums become the step's, added in order of the leaves, so that it does not depend on the number of
+ * learners; there were samples, of so many tokens. */
+static void gather_stats(struct wz_learner *l, struct wz_link *link, const struct wz_group *group,
+                         const struct leaf_sums *own, double tokens, struct wz_step_stats *s)
 {
-    double mine[5] = { s->nll, s->clipped, s->mismatch, s->loss, s->max_gap },
-           (*all)[5] = wz_arena_alloc(&l->lists, sizeof *all * (size_t)group->n);
+    const int leaves = l->opt.leaves * group->n;
+    struct leaf_sums *all = wz_arena_alloc(&l->lists, sizeof *all * (size_t)leaves);
 
-    wz_all_gather(link, group, mine, 5, all[0]);
-    memset(mine, 0, sizeof mine);
-    for (int r = 0; r < group->n; r++) {
-        for (int k = 0; k < 4; k++) mine[k] += all[r][k];
-        if (all[r][4] > mine[4]) mine[4] = all[r][4];
+    wz_all_gather(link, group, &own->loss, l->opt.leaves * (int)(sizeof *own / sizeof(double)), &all->loss);
+    for (int i = 0; i < leaves; i++) {
+        s->loss += all[i].loss;
+        s->nll += all[i].nll;
+        s->clipped += all[i].clipped;
+        s->mismatch += all[i].mismatch;
+        if (all[i].max_gap > s->max_gap) s->max_gap = all[i].max_gap;
     }
-    s->nll = mine[0] / tokens;
-    s->clipped = mine[1] / tokens;
-    s->mismatch = mine[2];
-    s->loss = mine[3];
-    s->max_gap = mine[4];
+    s->nll /= tokens;
+    s->clipped /= tokens;
 }
 
 void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                        const struct wz_group *group, const struct wz_sample_batch *b, int steps,
                        struct wz_step_stats *stats)
 {
-    const int leaves = l->opt.leaves * group->n;
+    const int own = l->opt.leaves, leaves = own * group->n;
+    struct leaf_sums *sums = wz_arena_alloc(&l->lists, sizeof *sums * (size_t)own);
     int from = 0;
 
     stats->samples = stats->tokens = 0;
@@ -255,16 +261,16 @@ void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct 
         wz_optimizer_skip(&l->opt);
         return;
     }
-    for (int leaf = group->me * l->opt.leaves; leaf < (group->me + 1) * l->opt.leaves; leaf++) {
+    for (int leaf = 0; leaf < own; leaf++) {
         int to = from;
-        while (to < b->n && leaf_of(b->samples[to].at, b->batch, leaves) == leaf) to++;
-        leaf_gradient(l, how, link, b, from, to, wz_optimizer_leaf(&l->opt), stats);
+        while (to < b->n && leaf_of(b->samples[to].at, b->batch, leaves) == group->me * own + leaf) to++;
+        leaf_gradient(l, how, link, b, from, to, wz_optimizer_leaf(&l->opt), &sums[leaf]);
         wz_optimizer_leaf_done(&l->opt);
         from = to;
     }
     assert(from == b->n);
     stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, commit */
-    gather_stats(l, link, group, b->moments.tokens, stats);
+    gather_stats(l, link, group, sums, b->moments.tokens, stats);
     stats->not_finite = l->opt.not_finite > 0;
     if (stats->not_finite) return;
     stats->samples = b->moments.samples;
