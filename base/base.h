@@ -100,9 +100,24 @@ bool wz_is_dir(const char *path);
 int wz_mkdirs(const char *path, struct wz_err *err); /* mkdir -p */
 /* pwrite of all n bytes; a file opened with O_APPEND gets them at its end. -1 and errno. */
 int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at);
-/* Writes path.tmp, fsyncs, renames over path: a reader sees the old file or the new one, never half. */
-int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err);
-char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */
+/* A new file, or one that replaces another: written to path.tmp, fsynced and renamed to path, whose folder is fsynced. So
+ * a reader sees the old file or the new one, never half, after a power failure too. `path` must be a regular file where
+ * it exists, not a device or a link; no link at path.tmp is followed. begin initialises *file; end frees it, whole or
+ * (whole false: deletes it and returns -1, err unchanged) not. */
+struct wz_file {
+    int fd;
+    uint64_t len;
+    char *path, *tmp;
+};
+int wz_file_begin(struct wz_file *file, const char *path, struct wz_err *err);
+int wz_file_put(struct wz_file *file, const void *bytes, size_t n, struct wz_err *err);
+int wz_file_end(struct wz_file *file, bool whole, struct wz_err *err);
+int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err); /* all three */
+/* Appends and fsyncs; creates a missing file, follows no link. On -1 part of it may have been written. */
+int wz_file_append(const char *path, const void *bytes, size_t n, struct wz_err *err);
+int wz_rename(const char *from, const char *to, struct wz_err *err); /* and fsyncs the folder of `to` */
+int wz_folder_sync(const char *path, struct wz_err *err);            /* fsyncs the folder that holds `path` */
+char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                 /* heap; free() it */
 
 /* ---- time (time.c) ---------------------------------------------------------------------------------------- */
 

@@ -1,4 +1,5 @@
-/* Files as bytes: memory-mapped for reading, renamed into place for writing. */
+/* Files as bytes: memory-mapped for reading, renamed into place for writing. What must outlive a power failure is written
+ * by the functions of this file, always in this order: write, fsync, rename, fsync of the folder. */
 #include "base/base.h"
 
 #include <errno.h>
@@ -62,6 +63,20 @@ bool wz_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* fsync of the folder that holds `path`: what was created, renamed or deleted in it outlives a power failure. File
+ * systems that can't do it say EINVAL. */
+int wz_folder_sync(const char *path, struct wz_err *err)
+{
+    char *folder = wz_strdup(path), *slash = strrchr(folder, '/');
+
+    if (slash) slash[slash == folder] = 0;
+    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL) ? 0 : wz_fail(err, "%s: %s", folder, strerror(errno));
+    if (fd >= 0) close(fd);
+    free(folder);
+    return rc;
+}
+
 int wz_mkdirs(const char *path, struct wz_err *err)
 {
     char *copy = wz_strdup(path);
@@ -72,7 +87,9 @@ int wz_mkdirs(const char *path, struct wz_err *err)
         c = *p;
         if (c != '/' && c != 0) continue;
         *p = 0;
-        if (mkdir(copy, 0777) < 0 && errno != EEXIST) rc = wz_fail(err, "%s: %s", copy, strerror(errno));
+        const bool made = mkdir(copy, 0777) == 0;
+        if (!made && errno != EEXIST) rc = wz_fail(err, "%s: %s", copy, strerror(errno));
+        else if (made) rc = wz_folder_sync(copy, err);
         *p = c;
     }
     free(copy);
@@ -90,16 +107,66 @@ int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at)
     return 0;
 }
 
+int wz_rename(const char *from, const char *to, struct wz_err *err)
+{
+    if (rename(from, to) < 0) return wz_fail(err, "%s: %s", to, strerror(errno));
+    return wz_folder_sync(to, err);
+}
+
+int wz_file_begin(struct wz_file *file, const char *path, struct wz_err *err)
+{
+    struct stat st;
+    bool there = lstat(path, &st) == 0;
+
+    *file = (struct wz_file){ .fd = -1 };
+    if (there && !S_ISREG(st.st_mode)) return wz_fail(err, "%s: expected a regular file, or none yet", path);
+    file->path = wz_strdup(path);
+    file->tmp = wz_path("%s.tmp", path);
+    unlink(file->tmp); /* left by a killed process, or a link that must not be followed */
+    file->fd = open(file->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (file->fd >= 0) return 0;
+    wz_fail(err, "%s: %s", file->tmp, strerror(errno));
+    return wz_file_end(file, false, NULL);
+}
+
+int wz_file_put(struct wz_file *file, const void *bytes, size_t n, struct wz_err *err)
+{
+    if (wz_write_at(file->fd, bytes, n, file->len) < 0) return wz_fail(err, "%s: %s", file->tmp, strerror(errno));
+    file->len += n;
+    return 0;
+}
+
+int wz_file_end(struct wz_file *file, bool whole, struct wz_err *err)
+{
+    int rc = -1;
+
+    if (!file->path) return -1;
+    if (whole && fsync(file->fd) < 0) wz_fail(err, "%s: %s", file->tmp, strerror(errno));
+    else if (whole) rc = wz_rename(file->tmp, file->path, err);
+    if (file->fd >= 0) close(file->fd);
+    if (rc < 0) unlink(file->tmp);
+    free(file->path);
+    free(file->tmp);
+    *file = (struct wz_file){ .fd = -1 };
+    return rc;
+}
+
 int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err)
 {
-    char *tmp = wz_path("%s.tmp", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), rc = 0;
+    struct wz_file file;
 
-    if (fd < 0 || wz_write_at(fd, bytes, n, 0) < 0) rc = wz_fail(err, "%s: %s", tmp, strerror(errno));
-    else if (fsync(fd) < 0 || rename(tmp, path) < 0) rc = wz_fail(err, "%s: %s", path, strerror(errno));
+    if (wz_file_begin(&file, path, err) < 0) return -1;
+    return wz_file_end(&file, wz_file_put(&file, bytes, n, err) == 0, err);
+}
+
+int wz_file_append(const char *path, const void *bytes, size_t n, struct wz_err *err)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
+    int rc = fd >= 0 && wz_write_at(fd, bytes, n, 0) == 0 && fsync(fd) == 0
+                 ? wz_folder_sync(path, err)
+                 : wz_fail(err, "%s: %s", path, strerror(errno));
+
     if (fd >= 0) close(fd);
-    if (rc < 0) unlink(tmp);
-    free(tmp);
     return rc;
 }
 

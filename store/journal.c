@@ -1,7 +1,7 @@
 /* An HDF5 file driver with a write-ahead journal, because HDF5 writes its metadata in place in no defined order: a
  * process killed during a flush leaves a file that can't be opened.
  *
- *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync   ◀─ the commit point
+ *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync, fsync of the folder  ◀─ the commit point
  *                                                     pages written to FILE, fsync
  *                                                     FILE.journal removed
  *
@@ -9,9 +9,10 @@
  *
  * The XXH3 is of all bytes before it.
  *
- * Killed before the journal is complete, its hash is wrong and FILE is untouched; killed after, the next opening of
- * FILE through this driver writes the pages again. FILE itself is plain HDF5, which h5py and h5dump read; only where a
- * FILE.journal exists must it be opened by Waltz first (`waltz inspect FILE` does).
+ * Killed before the journal is complete, its hash is wrong and FILE is untouched; killed after, who opens FILE to write
+ * (the run, once it has its folder's lock) writes the pages again first. Who opens it to read changes no file, and reads
+ * the journal's pages instead of FILE's. FILE itself is plain HDF5, which h5py and h5dump read; only where a FILE.journal
+ * exists must the run be resumed first.
  *
  * A commit holds an exclusive flock, a reader a shared one, so that a report on a running run never sees a partial
  * commit. The writer waits up to 2 s for readers, then writes anyway (guarantee 10: a viewer can't stop a run); readers
@@ -100,20 +101,42 @@ static int apply(int fd, const uint8_t *b, size_t len)
     return ftruncate(fd, (off_t)get_u64(b + 8)) < 0 || fsync(fd) < 0 ? -1 : 0;
 }
 
-int wz_journal_recover(const char *path, struct wz_err *err)
+/* The journal beside `path`, mapped: what a killed process left. 1: whole; 0: none, or not whole; -1 and a message. It
+ * and the file must be regular files: a link could lead to a file that is not the run's. */
+static int leftover(const char *path, struct wz_map *map, struct wz_err *err)
 {
     char *name = wz_path("%s.journal", path);
-    struct wz_map map = { 0 };
-    int fd = -1, rc = 0;
+    struct stat file, journal;
+    int rc = 0;
 
-    if (!wz_file_exists(name)) rc = 0;
-    else if ((fd = open(path, O_RDWR | O_CLOEXEC)) < 0)
+    *map = (struct wz_map){ 0 };
+    if (lstat(name, &journal) < 0) goto out;
+    if (lstat(path, &file) < 0) rc = wz_fail(err, "%s: %s, and there is %s", path, strerror(errno), name);
+    else if (!S_ISREG(file.st_mode) || !S_ISREG(journal.st_mode))
+        rc = wz_fail(err, "%s: with a journal, expected both to be regular files; remove %s if it is not of this run",
+                     path, name);
+    else rc = wz_map_open(map, name, err);
+    if (rc == 0) rc = is_whole(map->bytes, map->len);
+out:
+    free(name);
+    return rc;
+}
+
+int wz_journal_recover(const char *path, bool write, uint64_t *size, struct wz_err *err)
+{
+    char *name = wz_path("%s.journal", path);
+    struct wz_map map;
+    struct stat st;
+    int fd = -1, whole = leftover(path, &map, err), rc = whole < 0 ? -1 : 0;
+
+    *size = stat(path, &st) < 0 ? 0 : (uint64_t)st.st_size;
+    if (whole > 0) *size = get_u64(map.bytes + 8);
+    if (!write || !map.bytes) goto out;
+    fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && !lock(fd, LOCK_EX)) rc = wz_fail(err, "%s: another program is writing to it", path);
+    else if (fd < 0 || (whole && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
         rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
-    else if (!lock(fd, LOCK_EX)) rc = wz_fail(err, "%s: another program is writing to it", path);
-    else if (!wz_file_exists(name)) rc = 0; /* its writer has finished meanwhile */
-    else if ((rc = wz_map_open(&map, name, err)) == 0)
-        if ((is_whole(map.bytes, map.len) && apply(fd, map.bytes, map.len) < 0) || unlink(name) < 0)
-            rc = wz_fail(err, "%s: %s, replaying %s", path, strerror(errno), name);
+out:
     wz_map_close(&map);
     if (fd >= 0) close(fd);
     free(name);
@@ -166,9 +189,9 @@ int wz_journal_commit(hid_t file, struct wz_err *err)
     if (fstat(j->fd, &st) < 0) goto fail;
     off_t more = (off_t)((j->end + PAGE - 1) / PAGE * PAGE) - st.st_size;
     if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
-    fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); /* opening the file has removed an old one */
     if (fd < 0) goto fail;
-    if (wz_write_at(fd, out.data, out.len, 0) < 0 || fsync(fd) < 0) {
+    if (wz_write_at(fd, out.data, out.len, 0) < 0 || fsync(fd) < 0 || wz_folder_sync(name, NULL) < 0) {
         int why = errno;
         unlink(name);
         errno = why;
@@ -212,17 +235,17 @@ static void pages_grow(struct journal *j)
     free(old);
 }
 
-/* The page to write into, read from the file at first; NULL: the file can't be read. */
-static uint8_t *page_take(struct journal *j, uint64_t number)
+/* A page to write into; *fresh: it is zero, and not yet what the file has there. */
+static uint8_t *page_take(struct journal *j, uint64_t number, bool *fresh)
 {
     if (2 * (j->n + 1) > j->cap) pages_grow(j);
     struct page *p = slot_of(j, number + 1);
-    if (p->key) return p->bytes;
-    uint8_t *bytes = wz_arena_alloc(&j->arena, PAGE);
-    if (pread_all(j->fd, bytes, PAGE, number * PAGE) < 0) return NULL;
-    *p = (struct page){ number + 1, bytes };
-    j->n++;
-    return bytes;
+    *fresh = !p->key;
+    if (!p->key) {
+        *p = (struct page){ number + 1, wz_arena_alloc(&j->arena, PAGE) };
+        j->n++;
+    }
+    return p->bytes;
 }
 
 /* ---- the driver's callbacks ------------------------------------------------------------------------------- */
@@ -241,9 +264,17 @@ static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t
         return NULL;
     }
     struct journal *j = wz_alloc(sizeof *j);
+    struct wz_map map = { 0 };
+    bool fresh;
     j->path = wz_strdup(path);
     j->fd = fd;
     j->end = (haddr_t)st.st_size;
+    if (!writing && leftover(path, &map, NULL) > 0) {
+        j->end = get_u64(map.bytes + 8);
+        for (const uint8_t *p = map.bytes + HEAD; p < map.bytes + map.len - 8; p += ENTRY)
+            memcpy(page_take(j, get_u64(p), &fresh), p + 8, PAGE);
+    }
+    wz_map_close(&map);
     return &j->base;
 }
 
@@ -312,8 +343,9 @@ static herr_t file_write(H5FD_t *file, H5FD_mem_t type, hid_t transfer, haddr_t 
     if (at > j->eoa || size > j->eoa - at) return -1;
     while (size) {
         size_t n = PAGE - at % PAGE < size ? PAGE - at % PAGE : size;
-        uint8_t *page = page_take(j, at / PAGE);
-        if (!page) return -1;
+        bool fresh;
+        uint8_t *page = page_take(j, at / PAGE, &fresh);
+        if (fresh && pread_all(j->fd, page, PAGE, at / PAGE * PAGE) < 0) return -1;
         memcpy(page + at % PAGE, from, n);
         from += n;
         at += n;

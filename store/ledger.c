@@ -2,18 +2,16 @@
  *
  *   {"step":3,"agent":"feedback","generated":64,"trained":60,"discarded":4,"in_flight":0,"reasons":"judge failed 4"}
  */
-#include "store/append.h"
+#include "store/store.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n, struct wz_err *err)
 {
     struct wz_buf out = { 0 };
     char *path = wz_path("%s/ledger.jsonl", dir);
-    int fd = n ? wz_append_open(path, false, err) : -1, rc = n ? -1 : 0;
+    int rc;
 
     for (int i = 0; i < n; i++) {
         const struct wz_ledger_line *l = &lines[i];
@@ -24,12 +22,7 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
         wz_json_string(&out, l->reasons ? l->reasons : "", l->reasons ? strlen(l->reasons) : 0);
         wz_buf_str(&out, "}\n");
     }
-    if (fd < 0) goto out;
-    if (wz_append(fd, out.data, out.len) < 0) {
-        wz_fail(err, "%s: %s", path, strerror(errno));
-        goto out;
-    }
-    rc = 0;
+    rc = n ? wz_file_append(path, out.data, out.len, err) : 0;
     for (int i = 0; i < n && !rc; i++) {
         const struct wz_ledger_line *l = &lines[i];
         if (l->generated != l->trained + l->discarded + l->in_flight)
@@ -39,8 +32,6 @@ int wz_ledger_append(const char *dir, const struct wz_ledger_line *lines, int n,
                          path, (long long)l->step, l->agent, (long long)l->generated, (long long)l->trained,
                          (long long)l->discarded, (long long)l->in_flight);
     }
-out:
-    if (fd >= 0) close(fd);
     wz_buf_finish(&out);
     free(path);
     return rc;

@@ -157,16 +157,18 @@ static int add_columns(struct wz_record *r, struct wz_err *err)
 
 int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
 {
+    const bool write = flags == H5F_ACC_RDWR;
     struct stat st;
+    uint64_t size;
 
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are reported by wz_record_fail instead */
     r->file = -1;
     r->broken = false;
-    if (wz_journal_recover(r->path, err) < 0) return -1;
+    if (wz_journal_recover(r->path, write, &size, err) < 0) return -1;
     if (stat(r->path, &st) < 0 && errno == ENOENT) return 1;
-    if (access(r->path, flags == H5F_ACC_RDWR ? R_OK | W_OK : R_OK) < 0 || wz_is_dir(r->path))
+    if (access(r->path, write ? R_OK | W_OK : R_OK) < 0 || wz_is_dir(r->path))
         return wz_fail(err, "%s: %s", r->path, wz_is_dir(r->path) ? "is a folder" : strerror(errno));
-    if (st.st_size == 0) return 1;
+    if (!size) return 1;
 
     hid_t access = wz_journal_access();
     r->file = H5Fopen(r->path, flags, access);
@@ -180,7 +182,7 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
     }
     for (int t = 0; t < N_TABLES; t++) /* a value takes at least a byte, so the file's size bounds the lengths */
         for (int c = 0; c < wz_tables[t].n; c++)
-            if (attach_column(r, t, c, (hsize_t)st.st_size, err) < 0) goto fail;
+            if (attach_column(r, t, c, (hsize_t)size, err) < 0) goto fail;
     r->last = INT64_MIN;
     if (r->len[EPISODES] && wz_column_read(r, EPISODES, 0, r->len[EPISODES] - 1, 1, &r->last, err) < 0) goto fail;
     r->broken = false;

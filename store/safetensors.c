@@ -9,10 +9,8 @@
 #include "store/tensors.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* OTHER: types whose size is checked but which can't be converted. A type not listed is OTHER, its size unchecked. */
 static const struct {
@@ -132,8 +130,7 @@ out:
 /* ---- writing ---------------------------------------------------------------------------------------------- */
 
 struct wz_safetensors_out {
-    char *path, *tmp;
-    FILE *f;
+    struct wz_file file;
     struct {
         enum wz_dtype dtype;
         size_t left;
@@ -144,9 +141,6 @@ struct wz_safetensors_out {
 
 static void out_free(struct wz_safetensors_out *out)
 {
-    if (out->f) fclose(out->f);
-    free(out->path);
-    free(out->tmp);
     free(out->todo);
     free(out);
 }
@@ -159,8 +153,6 @@ struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct w
     size_t offset = 0;
     uint64_t len;
 
-    out->path = wz_strdup(path);
-    out->tmp = wz_path("%s.tmp", path);
     out->todo = wz_alloc(wz_mul(sizeof *out->todo, (size_t)n));
     out->n = n;
     wz_buf_str(&head, "{\"__metadata__\":{\"format\":\"pt\"}");
@@ -182,10 +174,9 @@ struct wz_safetensors_out *wz_safetensors_begin(const char *path, const struct w
     wz_buf_str(&head, "}");
     while (head.len % 8) wz_buf_str(&head, " ");
     len = head.len;
-    out->f = fopen(out->tmp, "wbe");
-    if (!out->f || fwrite(&len, 8, 1, out->f) != 1 || fwrite(head.data, 1, head.len, out->f) != head.len) {
-        wz_fail(err, "%s: %s", out->tmp, strerror(errno));
-        if (out->f) unlink(out->tmp);
+    if (wz_file_begin(&out->file, path, err) < 0 || wz_file_put(&out->file, &len, 8, err) < 0 ||
+        wz_file_put(&out->file, head.data, head.len, err) < 0) {
+        wz_file_end(&out->file, false, err);
         out_free(out);
         out = NULL;
     }
@@ -206,10 +197,8 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
         for (size_t i = 0; dtype != WZ_DT_F32 && i < k; i++)
             half[i] = dtype == WZ_DT_F16 ? wz_f16_from(values[i]) : wz_f32_to_bf16(values[i]);
         const void *bytes = dtype == WZ_DT_F32 ? (const void *)values : half;
-        if (fwrite(bytes, wz_dtypes[dtype].bytes, k, out->f) != k) {
-            wz_fail(&out->why, "%s: %s", out->tmp, strerror(errno));
+        if (wz_file_put(&out->file, bytes, k * wz_dtypes[dtype].bytes, &out->why) < 0)
             return wz_fail(err, "%s", out->why.text);
-        }
         out->todo[out->at].left -= k;
         values += k;
         n -= k;
@@ -219,19 +208,10 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
 
 int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err)
 {
-    int rc = -1;
-
     while (out->at < out->n && !out->todo[out->at].left) out->at++;
-    if (*out->why.text) {
-        wz_fail(err, "%s", out->why.text);
-    } else if (out->at < out->n) {
-        wz_fail(err, "%s: not written: values are missing", out->path);
-    } else if (fflush(out->f) || fsync(fileno(out->f)) < 0 || rename(out->tmp, out->path) < 0) {
-        wz_fail(err, "%s: %s", out->path, strerror(errno));
-    } else {
-        rc = 0;
-    }
-    if (rc < 0) unlink(out->tmp);
+    if (*out->why.text) wz_fail(err, "%s", out->why.text);
+    else if (out->at < out->n) wz_fail(err, "%s: not written: values are missing", out->file.path);
+    int rc = wz_file_end(&out->file, !*out->why.text && out->at == out->n, err);
     out_free(out);
     return rc;
 }

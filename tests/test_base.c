@@ -272,6 +272,28 @@ static void file_write_is_whole(void **state)
     assert_int_equal(wz_file_write(path, "x", 1, &err), -1);
     assert_true(wz_is_dir(path));
     assert_false(wz_file_exists(tmp));
+    assert_int_equal(rmdir(path), 0);
+
+    /* nothing is written through what lies where the file or its half goes */
+    char *victim = test_scratch("a/b/victim");
+    assert_int_equal(wz_file_write(victim, "mine", 4, &err), 0);
+    assert_int_equal(symlink(victim, tmp), 0);
+    assert_int_equal(wz_file_write(path, "x", 1, &err), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(symlink(victim, path), 0);
+    assert_int_equal(wz_file_write(path, "x", 1, &err), -1);
+    assert_non_null(strstr(err.text, "expected a regular file"));
+    assert_int_equal(wz_file_append(path, "x", 1, &err), -1);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkfifo(path, 0666), 0);
+    assert_int_equal(wz_file_write(path, "x", 1, &err), -1);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(wz_file_append(victim, "!", 1, &err), 0);
+    assert_int_equal(wz_map_open(&map, victim, &err), 0);
+    assert_int_equal(map.len, 5);
+    assert_memory_equal(map.bytes, "mine!", 5);
+    wz_map_close(&map);
+    free(victim);
     free(dir), free(path), free(tmp);
 }
 

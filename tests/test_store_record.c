@@ -373,10 +373,9 @@ static void child_truncates(void)
 static void child_recovers(void)
 {
     struct wz_err err;
-    int64_t *steps;
-    int n;
+    struct wz_record *r = wz_record_open(path, &err);
 
-    if (wz_record_steps(path, &steps, &n, &err) < 0) _exit(9);
+    if (!r || wz_record_close(r, &err) < 0) _exit(9);
 }
 
 /* How many whole steps there are; each must be intact. */
@@ -437,7 +436,70 @@ static void a_damaged_journal_does_not_count(void **state)
         assert_int_equal(wz_file_write(journal, bytes, n, &err), 0);
         free(bytes);
         holds_steps(path, damaged ? 2 : 3);
+        __real_unlink(journal);
     }
+}
+
+static void file_bytes(const char *name, struct wz_buf *out)
+{
+    struct wz_map map;
+    struct wz_err err;
+
+    wz_buf_clear(out);
+    assert_int_equal(wz_map_open(&map, name, &err), 0);
+    wz_buf_add(out, map.bytes, map.len);
+    wz_map_close(&map);
+}
+
+/* Who reads a run that was killed sees what it had committed and changes no file, whoever owns them. */
+static void reading_changes_nothing(void **state)
+{
+    struct wz_buf was[2] = { 0 }, is = { 0 };
+    const char *const names[] = { path, journal };
+
+    child_step = 2;
+    write_steps(path, 0, 2);
+    assert_true(killed_at(3, false, child_appends)); /* the journal is whole, nothing of it applied */
+    for (int i = 0; i < 2; i++) file_bytes(names[i], &was[i]);
+    holds_steps(path, 3);
+    for (int i = 0; i < 2; i++) {
+        file_bytes(names[i], &is);
+        assert_int_equal(is.len, was[i].len);
+        assert_memory_equal(is.data, was[i].data, is.len);
+        wz_buf_finish(&was[i]);
+    }
+    write_steps(path, 3, 4); /* the run itself replays it */
+    holds_steps(path, 4);
+    wz_buf_finish(&is);
+}
+
+/* A folder from elsewhere may hold links in the place of a record: they lead to no file that is written to. */
+static void a_journal_follows_no_link(void **state)
+{
+    struct wz_err err;
+    struct wz_buf was = { 0 }, is = { 0 };
+    char *other = wz_path("%s.other", path), *from[] = { path, journal };
+    int64_t *steps;
+    int n;
+
+    for (int i = 0; i < 2; i++) { /* the file is a link, or its journal is */
+        child_step = 2;
+        write_steps(path, 0, 2);
+        assert_true(killed_at(3, false, child_appends));
+        assert_int_equal(rename(from[i], other), 0);
+        assert_int_equal(symlink(other, from[i]), 0);
+        file_bytes(other, &was);
+        assert_int_equal(wz_record_steps(path, &steps, &n, &err), -1);
+        assert_non_null(strstr(err.text, "expected both to be regular files"));
+        assert_null(wz_record_open(path, &err));
+        assert_non_null(strstr(err.text, "expected both to be regular files"));
+        file_bytes(other, &is);
+        assert_int_equal(is.len, was.len);
+        assert_memory_equal(is.data, was.data, is.len);
+        __real_unlink(path), __real_unlink(journal), __real_unlink(other);
+    }
+    wz_buf_finish(&was), wz_buf_finish(&is);
+    free(other);
 }
 
 static void killed_in_truncation_steps_stay_whole(void **state)
@@ -448,7 +510,7 @@ static void killed_in_truncation_steps_stay_whole(void **state)
     assert_false(killed_at(0, false, child_truncates));
     int total = *changes;
     for (int n = 1; n <= total; n = next_death(n, total)) {
-        __real_unlink(path);
+        __real_unlink(path), __real_unlink(journal);
         write_steps(path, 0, 4);
         assert_true(killed_at(n, n & 1, child_truncates));
         int64_t have = whole_steps();
@@ -468,7 +530,7 @@ static void killed_at_birth_begins_anew(void **state)
     assert_false(killed_at(0, false, child_appends));
     int total = *changes;
     for (int n = 1; n <= total; n = next_death(n, total)) {
-        __real_unlink(path);
+        __real_unlink(path), __real_unlink(journal);
         assert_true(killed_at(n, n & 1, child_appends));
         struct wz_record *r = wz_record_open(path, &err);
         assert_non_null(r);
@@ -610,6 +672,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(truncation_drops_what_came_after, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_anywhere_steps_stay_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(a_damaged_journal_does_not_count, setup, teardown),
+        cmocka_unit_test_setup_teardown(reading_changes_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_journal_follows_no_link, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_in_truncation_steps_stay_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_at_birth_begins_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_refuses_the_step, setup, teardown),
