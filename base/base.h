@@ -100,10 +100,10 @@ bool wz_is_dir(const char *path);
 int wz_mkdirs(const char *path, struct wz_err *err); /* mkdir -p */
 /* pwrite of all n bytes; a file opened with O_APPEND gets them at its end. -1 and errno. */
 int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at);
-/* A new file, or one that replaces another: written to path.tmp, fsynced and renamed to path, whose folder is fsynced. So
- * a reader sees the old file or the new one, never half, after a power failure too. `path` must be a regular file where
- * it exists, not a device or a link; no link at path.tmp is followed. begin initialises *file; end frees it, whole or
- * (whole false: deletes it and returns -1, err unchanged) not. */
+/* A new file, or one that replaces another: written to path.tmp, fsynced and renamed to path, whose folder is fsynced.
+ * So a reader sees the old file or the new one, never half, after a power failure too. `path` must be a regular file
+ * where it exists, not a device or a link; no link at path.tmp is followed. begin initialises *file; end frees it,
+ * whole or (whole false: deletes it and returns -1, err unchanged) not. */
 struct wz_file {
     int fd;
     uint64_t len;

@@ -1,5 +1,5 @@
-/* Files as bytes: memory-mapped for reading, renamed into place for writing. What must outlive a power failure is written
- * by the functions of this file, always in this order: write, fsync, rename, fsync of the folder. */
+/* Files as bytes: memory-mapped for reading, renamed into place for writing. What must outlive a power failure is
+ * written by the functions of this file, always in this order: write, fsync, rename, fsync of the folder. */
 #include "base/base.h"
 
 #include <errno.h>

@@ -62,12 +62,11 @@ int wz_cmd_chat(int argc, char **argv)
     const bool person = isatty(STDIN_FILENO);
     bool brief = false, refused = false;
     double temperature = 0;
-    int most = -1;
+    int step = -1;
     const struct wz_option options[] = {
         { "brief", 0, WZ_FLAG, &brief, NULL, "print the final reply only", 0, 0 },
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature of both agents; 0 is greedy", 0, 100 },
-        { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1,
-          2e9 },
+        { "step", 0, WZ_INT, &step, "N", "of a run: its checkpoint after N steps; -1: the newest", -1, 2e9 },
     };
     const struct wz_usage usage = {
         .name = "chat",
@@ -94,7 +93,7 @@ int wz_cmd_chat(int argc, char **argv)
     memcpy(keys, argv + 1, sizeof *keys * (size_t)(n - 1));
     keys[n - 1] = (char[]){ "link=self" };
     if (wz_job_recipe(&recipe, &job.link, path, keys, n, &err) < 0 ||
-        wz_checkpoint_play(&job, recipe, argv[0], most, &err) < 0)
+        wz_checkpoint_play(&job, recipe, argv[0], step, &err) < 0)
         wz_give_up("chat", &err);
     else {
         for (int a = 0; a < job.n_agents; a++) job.agents[a].player.temperature = (float)temperature;

@@ -28,15 +28,14 @@ int wz_cmd_eval(int argc, char **argv)
     const char *format = "text", *phase = "eval", *transcripts = NULL;
     double temperature = -1;
     bool as_json = false;
-    int limit = -1, most = -1;
+    int limit = -1, step = -1;
     const struct wz_option options[] = {
         { "format", 0, WZ_TEXT, &format, "text|markdown|csv|json", "how the table is printed", 0, 0 },
         { "json", 'j', WZ_FLAG, &as_json, "", "the same as --format json", 0, 0 },
         { "temperature", 0, WZ_NUMBER, &temperature, "T", "sampling temperature; 0 is greedy; -1: what the recipe says",
           -1, 100 },
         { "limit", 0, WZ_INT, &limit, "N", "prompts of a kind at most; 0: all; -1: what the recipe says", -1, 1e9 },
-        { "step", 0, WZ_INT, &most, "N", "of a run: its newest checkpoint after at most N steps; -1: the newest", -1,
-          2e9 },
+        { "step", 0, WZ_INT, &step, "N", "of a run: its checkpoint after N steps; -1: the newest", -1, 2e9 },
         { "phase", 0, WZ_TEXT, &phase, "NAME", "what the table calls these results", 0, 0 },
         { "transcripts", 0, WZ_TEXT, &transcripts, "FILE", "append every episode to FILE as JSON lines", 0, 0 },
     };
@@ -60,7 +59,8 @@ int wz_cmd_eval(int argc, char **argv)
     status = 1;
     path = wz_recipe_path(argv[0]);
     if (wz_job_recipe(&recipe, &job.link, path, argv + 1, n - 1, &err) < 0 ||
-        wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], most, &err), &err) < 0)
+        wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], step, &err), &err) < 0 ||
+        wz_link_agree(&job.link, wz_inputs_alike(&job, &err), &err) < 0)
         wz_give_up("eval", &err);
     else if (!recipe->n_eval) {
         wz_fail(&err, "%s: no held-out prompts (key eval)", path);

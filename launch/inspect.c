@@ -1,7 +1,6 @@
 /* waltz inspect: what a file or a folder holds, as text or as JSON.
  *
- * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, else show() prints it as text. Opening a
- * record of episodes also completes a commit that a killed run left unfinished. */
+ * Each reader makes one JSON object, {"kind": ..., ...}; --json prints it, else show() prints it as text. */
 #include "launch/launch.h"
 
 #include <inttypes.h>
@@ -16,9 +15,11 @@ struct job {
     struct wz_err *err;
 };
 
-/* Adds n to the number `key` of the object `name` in `groups`, which are made as needed. */
+/* Adds n to the number `key` of the object `name` in `groups`, which are made as needed. A name that is not UTF-8
+ * (of a file) is counted as "?". */
 static void count(json_t *groups, const char *name, const char *key, int64_t n)
 {
+    if (wz_utf8_valid(name, strlen(name)) < strlen(name)) name = "?";
     json_t *group = json_object_get(groups, name);
 
     if (!group) json_object_set_new(groups, name, group = json_object());

@@ -70,11 +70,10 @@ struct wz_model_pick {
     const char *agent; /* NULL at first */
     int step;          /* -1 at first */
 };
-#define WZ_PICK_OPTIONS(pick)                                                                                        \
-    { "agent", 0, WZ_TEXT, &(pick)->agent, "NAME", "of a run: whose model; else the conversation agent's", 0, 0 },   \
-    {                                                                                                                \
-        "step", 0, WZ_INT, &(pick)->step, "N", "of a run: its newest checkpoint after at most N steps; -1: any", -1, \
-            2e9                                                                                                      \
+#define WZ_PICK_OPTIONS(pick)                                                                                      \
+    { "agent", 0, WZ_TEXT, &(pick)->agent, "NAME", "of a run: whose model; else the conversation agent's", 0, 0 }, \
+    {                                                                                                              \
+        "step", 0, WZ_INT, &(pick)->step, "N", "of a run: its checkpoint after N steps; -1: the newest", -1, 2e9   \
     }
 
 /* ---- lines.c ---------------------------------------------------------------------------------------------- */

@@ -4,10 +4,11 @@
 #include "launch/launch.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* 0: the stage is done; 1: stopped before its end, with a checkpoint; -1: it failed. */
 static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir,
-                       struct wz_err *err)
+                       const json_t *inputs, struct wz_err *err)
 {
     const int every = job->recipe->checkpoint.every;
     bool stop = false;
@@ -24,7 +25,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         ends = wz_stage_ends(&stage, p);
         stop = rc == 0 && wz_stop_asked(&job->link);
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
-            rc = wz_checkpoint_save(job, p, err);
+            rc = wz_checkpoint_save(job, p, inputs, err);
             if (job->root) wz_checkpoint_prune(job->recipe);
         }
     }
@@ -32,17 +33,30 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
     return rc < 0 ? rc : stop;
 }
 
-/* Finds the newest checkpoint and checks on every rank, before anything is allocated, that the run fits in memory
- * (guarantee 9). Supervised stages are not planned: the lengths of their sequences are not known yet. */
-static int prepare(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, char **dir, struct wz_err *err)
+/* On root: what decides the bits besides the recipe, compared with the checkpoint that the run resumes from. */
+static int find_inputs(const struct wz_job *job, const char *dir, json_t **inputs, struct wz_err *err)
 {
+    if (!job->root) return 0;
+    if (wz_inputs_find(job, inputs, err) < 0) return -1;
+    return dir ? wz_checkpoint_inputs(job, dir, *inputs, err) : 0;
+}
+
+/* Finds the newest checkpoint and checks on every rank, before anything is allocated, that it is of this recipe and of
+ * these files, and that the run fits in memory (guarantee 9). Supervised stages are not planned: the lengths of their
+ * sequences are not known yet. */
+static int prepare(struct wz_job *job, struct wz_progress *p, char **dir, json_t **inputs, struct wz_err *err)
+{
+    struct wz_recipe *recipe = job->recipe;
     struct wz_plan *plan = wz_alloc(sizeof *plan);
     int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
-    bool planned = rc == 0 && !wz_job_supervised(recipe);
 
+    if (rc == 0 && *dir) rc = wz_run_resumes(recipe, err);
+    if (rc == 0 && *dir) rc = find_inputs(job, *dir, inputs, err);
+    bool planned = rc == 0 && !wz_job_supervised(recipe);
     if (planned) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);
     planned = planned && rc == 0;
     if (planned) rc = wz_plan_check(plan, err);
+    if (rc == 0 && !*dir) rc = find_inputs(job, NULL, inputs, err); /* takes longer: it reads all files */
     rc = wz_link_agree(&job->link, rc, err);
     if (rc < 0 && planned && err->text[0]) wz_plan_print(plan, stderr);
     free(plan);
@@ -50,10 +64,10 @@ static int prepare(struct wz_job *job, struct wz_recipe *recipe, struct wz_progr
 }
 
 /* Opens the job and checks the mix of prompts of each stage. */
-static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_progress *p, const char *dir,
-                    struct wz_err *err)
+static int open_all(struct wz_job *job, struct wz_progress *p, const char *dir, struct wz_err *err)
 {
-    int rc = wz_link_agree(&job->link, wz_checkpoint_open(job, recipe, dir, p, true, err), err);
+    struct wz_recipe *recipe = job->recipe;
+    int rc = wz_link_agree(&job->link, wz_checkpoint_open(job, dir, p, err), err);
 
     if (rc < 0) return -1;
     wz_job_drop_overlong(job);
@@ -66,13 +80,14 @@ static int open_all(struct wz_job *job, struct wz_recipe *recipe, struct wz_prog
     return wz_link_agree(&job->link, rc, err);
 }
 
-static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, struct wz_err *err)
+static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, const json_t *inputs,
+                 struct wz_err *err)
 {
     int rc = 0;
 
     if (!dir && job->recipe->n_eval && wz_run_before(run, job, err) < 0) return -1;
     wz_stop_watch();
-    while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, err);
+    while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, inputs, err);
     if (rc == 0) return wz_run_after(run, job, err);
     if (rc > 0 && job->root)
         wz_log("asked to stop: the checkpoint is after step %lld; the same command resumes from it",
@@ -82,21 +97,25 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
 
 int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
 {
-    struct wz_run run = { 0 };
+    struct wz_run run = { .lock = -1 };
     struct wz_progress p;
     struct wz_err err = { 0 };
+    json_t *inputs = NULL;
     char *dir = NULL;
     int status = 1;
 
-    if (prepare(job, recipe, &p, &dir, &err) < 0 || open_all(job, recipe, &p, dir, &err) < 0 ||
-        wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
+    if (wz_link_agree(&job->link, wz_job_begin(job, recipe, true, &err), &err) < 0 ||
+        wz_link_agree(&job->link, wz_inputs_alike(job, &err), &err) < 0 ||
+        wz_run_lock(&run, job, !strcmp(command, "sft"), &err) < 0 || prepare(job, &p, &dir, &inputs, &err) < 0 ||
+        open_all(job, &p, dir, &err) < 0 || wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
         wz_give_up(command, &err);
     else {
-        int rc = train(job, &run, &p, dir, &err);
+        int rc = train(job, &run, &p, dir, inputs, &err);
         if (rc < 0) wz_die("%s: %s", command, err.text); /* a rank that exits ends the job */
         status = rc ? WZ_EXIT_AGAIN : 0;
     }
     wz_run_close(&run);
+    json_decref(inputs);
     free(dir);
     return status;
 }
@@ -107,9 +126,10 @@ int wz_cmd_train(int argc, char **argv)
         .name = "train",
         .args = "RECIPE [key=value ...]",
         .about = "Trains the agents of a recipe by reinforcement learning, alone or under mpirun or srun. A run whose\n"
-                 "folder (recipe key `out`) holds a checkpoint resumes from it. Every key of the recipe can be\n"
-                 "overridden: seed=2 stages.0.steps=10 agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it\n"
-                 "after the current step, with a checkpoint and exit status 75.",
+                 "folder (recipe key `out`) holds a checkpoint resumes from it; more steps in its last stage, or more\n"
+                 "stages, extend it. Every key of the recipe can be overridden: seed=2 stages.0.steps=10\n"
+                 "agents.feedback.model=DIR. SIGTERM, SIGINT or SIGUSR1 stop it after the current step, with a\n"
+                 "checkpoint and exit status 75.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };

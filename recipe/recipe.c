@@ -141,19 +141,42 @@ const char *wz_recipe_value(const struct wz_recipe *recipe, int i, const char **
     return r->origins[i].path;
 }
 
-/* The first value from *i on that may not change; NULL: none is left. */
-static const struct wz_origin *next_bits(const struct wz_resolved *r, int *i)
+/* Is this a key of a stage that is numbered `first` or later? */
+static bool of_stage(const char *path, unsigned first)
 {
-    while (*i < r->n_origins && r->origins[*i].mark == LAYOUT) ++*i;
-    return *i < r->n_origins ? &r->origins[(*i)++] : NULL;
+    unsigned s;
+
+    return sscanf(path, "stages.%u.", &s) == 1 && s >= first;
+}
+
+/* The first value from *i on that may not change; NULL: none is left. The section sft decides nothing of a run (`waltz
+ * sft` runs a stage of its own), and stages behind those that the run began with are appended to it. */
+static const struct wz_origin *next_bits(const struct wz_resolved *r, unsigned n_stages, int *i)
+{
+    while (*i < r->n_origins) {
+        const struct wz_origin *o = &r->origins[(*i)++];
+        if (o->mark == BITS && strncmp(o->path, "sft.", 4) && !of_stage(o->path, n_stages)) return o;
+    }
+    return NULL;
+}
+
+/* A value is the same, or is `auto` and is compared as what it is resolved to, or gives the last stage more steps. */
+static bool may_become(const struct wz_recipe *was, const struct wz_origin *a, const struct wz_origin *b)
+{
+    if (!strcmp(a->value, b->value)) return true;
+    if (!strcmp(a->path, "backend") || !strcmp(a->path, "numerics.isa"))
+        return !strcmp(a->value, "auto") || !strcmp(b->value, "auto");
+    return of_stage(a->path, was->n_stages - 1) && !strcmp(strrchr(a->path, '.'), ".steps") &&
+           atoi(b->value) > atoi(a->value);
 }
 
 int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err)
 {
     for (int i = 0, k = 0;;) { /* both in the order of the schema */
-        const struct wz_origin *a = next_bits(was->source, &i), *b = next_bits(now->source, &k);
+        const struct wz_origin *a = next_bits(was->source, was->n_stages, &i),
+                               *b = next_bits(now->source, was->n_stages, &k);
         if (!a && !b) return 0;
-        if (a && b && !strcmp(a->path, b->path) && !strcmp(a->value, b->value)) continue;
+        if (a && b && !strcmp(a->path, b->path) && may_become(was, a, b)) continue;
         const char *path = a && (!b || !origin_of(now->source, a->path)) ? a->path : b->path;
         a = origin_of(was->source, path);
         b = origin_of(now->source, path);

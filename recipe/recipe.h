@@ -121,7 +121,8 @@ void wz_recipe_destroy(struct wz_recipe *recipe); /* accepts NULL */
 int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const char *path, const char *fmt, ...)
     WZ_PRINTF(4, 5);
 /* May a run that began with `was` be resumed with `now`? -1 and a message that names the first key that differs of
- * those that may not (marked `bits` in the table). Both were loaded. */
+ * those that may not (marked `bits` in the table). More steps in the last stage, and more stages, extend a run. `auto`
+ * is no difference here: what it is resolved to is compared where that is known (run/inputs.c). Both were loaded. */
 int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, struct wz_err *err);
 /* The i-th value of a loaded recipe in the order of the keys: its path, and *value as recipe.yaml has it. NULL after
  * the last. */

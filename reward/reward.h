@@ -34,6 +34,8 @@ struct wz_judge_config {
     int tries;                  /* how often a failed question is asked again, at most */
 };
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
+/* Identity of what the rules judge has built in: the phrases, and where it judges by it the sandbox world. */
+uint64_t wz_judge_built_in(bool world);
 void wz_judge_close(struct wz_judge *judge); /* accepts zero, and one that failed to open */
 /* Asks questions[n], fills in answers[n]. What fails is asked again up to `tries` times; still failed stays failed
  * (guarantee 7). */

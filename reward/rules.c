@@ -26,6 +26,8 @@ static const char builtin[] =
     "unethical\n"
     "no, i can't\nno, i won't\ni strongly advise against\nhelp with that request";
 
+uint64_t wz_judge_built_in(bool world) { return wz_hash(builtin, sizeof builtin, world ? wz_world_hash() : 0); }
+
 struct rules {
     char **phrases;
     int n;

@@ -1,6 +1,7 @@
 /* One joint checkpoint: every agent's weights and optimizer state and the counters under one manifest (guarantee 3).
  *
- *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain
+ *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain, and what decided the bits so
+ * far:                                                 inputs (inputs.c) and lengths (struct wz_progress)
  *                          <agent>/               a Hugging Face model folder, for agents that learn in some stage
  *                          <agent>.moments.safetensors   AdamW's m and v, for agents that this stage trains, and the
  *                                                 f32 masters of those that train in bf16: whole arrays, however many
@@ -8,7 +9,7 @@
  *
  * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. It holds
  * no episodes in flight: a step begins after the previous one has ended on every rank. */
-#include "run/job.h"
+#include "run/manifest.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -142,51 +143,11 @@ static int parts_hash(const struct wz_job *job, const char *dir, const struct wz
     return rc;
 }
 
-static json_t *hex(uint64_t v)
-{
-    char text[20];
-
-    snprintf(text, sizeof text, "%016" PRIx64, v);
-    return json_string(text);
-}
-
-static int save_manifest(struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
-{
-    json_t *root = json_object(), *agents = json_object();
-    char *path = wz_path("%s/manifest.json", dir);
-    int rc = 0;
-
-    json_object_set_new(root, "format", json_integer(1));
-    json_object_set_new(root, "step", json_integer(p->step));
-    json_object_set_new(root, "stage", json_integer(p->stage));
-    json_object_set_new(root, "stage_step", json_integer(p->stage_step));
-    json_object_set_new(root, "stage_start", json_integer(p->stage_start));
-    json_object_set_new(root, "chain", hex(p->chain));
-    for (int i = 0; i < job->n_agents && rc == 0; i++) {
-        const struct wz_agent *a = &job->agents[i];
-        json_t *entry = json_object();
-        uint64_t moments;
-        rc = parts_hash(job, dir, a, &moments, err);
-        json_object_set_new(entry, "version", json_integer((json_int_t)p->version[i]));
-        json_object_set_new(entry, "hash", hex(p->hash[i]));
-        if (moments) json_object_set_new(entry, "moments_hash", hex(moments));
-        json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
-        json_object_set_new(entry, "skipped", json_integer(a->learner.opt.skipped));
-        json_object_set_new(entry, "not_finite", json_integer(a->learner.opt.not_finite));
-        json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
-        json_object_set_new(agents, a->recipe->name, entry);
-    }
-    json_object_set_new(root, "agents", agents);
-    if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
-    json_decref(root);
-    free(path);
-    return rc;
-}
-
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, struct wz_err *err)
 {
     char *parent = wz_path("%s/checkpoints", job->recipe->out), *dir = wz_path("%s/%" PRId64, parent, p->step);
     char *half = wz_path("%s/.half-%" PRId64, parent, p->step);
+    uint64_t moments[WZ_COUNT(job->agents)] = { 0 };
     int rc = -1;
 
     for (int i = 0; !job->root && i < job->n_agents; i++) {
@@ -202,20 +163,16 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, struct w
     if (wz_mkdirs(half, err) < 0) goto out;
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
-        if (!a->model || !wz_recipe_learns(job->recipe, a->recipe->name)) continue;
-        char *folder = wz_path("%s/%s", half, a->recipe->name);
+        char *folder = wz_manifest_folder(job->recipe, i, half);
+        if (!folder) continue;
         int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
-                  save_parts(job, a, half, err) < 0;
+                  save_parts(job, a, half, err) < 0 || parts_hash(job, half, a, &moments[i], err) < 0;
         free(folder);
         if (bad) goto out;
     }
-    if (save_manifest(job, p, half, err) < 0) goto out;
+    if (wz_manifest_save(job, p, moments, inputs, half, err) < 0) goto out;
     remove_tree(dir);
-    if (rename(half, dir) < 0) {
-        wz_fail(err, "%s: %s", dir, strerror(errno));
-        goto out;
-    }
-    rc = 0;
+    rc = wz_rename(half, dir, err);
 out:
     free(parent);
     free(dir);
@@ -223,62 +180,23 @@ out:
     return rc;
 }
 
-static int read_hex(const json_t *j, uint64_t *v)
-{
-    const char *s = json_string_value(j);
-
-    return s && sscanf(s, "%" SCNx64, v) == 1 ? 0 : -1;
-}
-
-static int load_manifest(const char *path, struct wz_progress *p, const struct wz_recipe *recipe, struct wz_err *err)
-{
-    json_t *root = wz_json_load(path, err), *agents;
-    int rc = -1;
-
-    if (!root) return -1;
-    *p = (struct wz_progress){
-        .step = json_integer_value(json_object_get(root, "step")),
-        .stage = (int)json_integer_value(json_object_get(root, "stage")),
-        .stage_step = (int)json_integer_value(json_object_get(root, "stage_step")),
-        .stage_start = json_integer_value(json_object_get(root, "stage_start")),
-    };
-    agents = json_object_get(root, "agents");
-    if (json_integer_value(json_object_get(root, "format")) != 1 ||
-        read_hex(json_object_get(root, "chain"), &p->chain) < 0 || !json_is_object(agents)) {
-        wz_fail(err, "%s: not a checkpoint manifest of format 1", path);
-        goto out;
-    }
-    for (unsigned i = 0; i < recipe->n_agents; i++) {
-        const json_t *a = json_object_get(agents, recipe->agents[i].name);
-        if (!a || read_hex(json_object_get(a, "hash"), &p->hash[i]) < 0) {
-            wz_fail(err, "%s: no hash for agent %s", path, recipe->agents[i].name);
-            goto out;
-        }
-        if (read_hex(json_object_get(a, "moments_hash"), &p->moments[i]) < 0) p->moments[i] = 0;
-        p->version[i] = (uint64_t)json_integer_value(json_object_get(a, "version"));
-        p->skipped[i] = (int)json_integer_value(json_object_get(a, "skipped"));
-        p->not_finite[i] = (int)json_integer_value(json_object_get(a, "not_finite"));
-        p->updates[i] =
-            json_is_true(json_object_get(a, "moments")) ? (int)json_integer_value(json_object_get(a, "updates")) : -1;
-    }
-    rc = 0;
-out:
-    json_decref(root);
-    return rc;
-}
-
-/* Steps of a run's complete checkpoints, newest first; *n of them, heap. */
+/* Steps of a run's complete checkpoints, newest first; *n of them, heap. Other names, and folders that have no manifest
+ * and so were not made by renaming, are no checkpoints. */
 static int64_t *list_steps(const char *run, int *n)
 {
-    char *parent = wz_path("%s/checkpoints", run);
+    char *parent = wz_path("%s/checkpoints", run), name[24];
     DIR *d = opendir(parent);
     int64_t *list = NULL;
 
     *n = 0;
     for (struct dirent *e; d && (e = readdir(d));) {
-        char *end;
-        long long step = strtoll(e->d_name, &end, 10);
-        if (*end || end == e->d_name) continue;
+        const int64_t step = strtoll(e->d_name, NULL, 10);
+        snprintf(name, sizeof name, "%" PRId64, step);
+        if (step < 0 || strcmp(name, e->d_name)) continue;
+        char *manifest = wz_path("%s/%s/manifest.json", parent, name);
+        bool whole = wz_file_exists(manifest);
+        free(manifest);
+        if (!whole) continue;
         list = wz_realloc(list, sizeof *list * (size_t)(*n + 1));
         int at = (*n)++;
         for (; at > 0 && list[at - 1] < step; at--) list[at] = list[at - 1];
@@ -300,30 +218,77 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
     while (i < n && steps[i] > most) i++;
     if (i < n) {
         *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[i]);
-        char *manifest = wz_path("%s/manifest.json", *dir);
-        rc = load_manifest(manifest, p, recipe, err);
-        free(manifest);
+        rc = wz_manifest_load(*dir, steps[i], p, recipe, err);
         if (rc < 0) {
             free(*dir);
             *dir = NULL;
         }
     }
+    wz_progress_extend(p, recipe);
     free(steps);
     return rc;
 }
 
-int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
-                       bool training, struct wz_err *err)
+int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err)
 {
-    char *models[WZ_COUNT(job->agents)] = { 0 };
+    json_t *root = wz_manifest_open(dir, err), *was = json_object_get(root, "inputs");
+    int rc = -1;
 
-    for (unsigned i = 0; dir && i < recipe->n_agents; i++) {
-        models[i] = wz_path("%s/%s", dir, recipe->agents[i].name);
-        if (wz_is_dir(models[i])) continue;
-        free(models[i]); /* an agent that never learns has no weights in a checkpoint */
+    if (root && !json_is_object(was))
+        wz_fail(err, "%s/manifest.json: inputs: expected the list of what decides the bits, got nothing", dir);
+    else if (root) rc = wz_inputs_check(job, was, inputs, err);
+    if (rc == 0) json_object_update_missing(inputs, was);
+    json_decref(root);
+    return rc;
+}
+
+/* The agent's files are those that were saved. */
+static int check_files(const char *dir, const char *folder, const char *agent, const json_t *manifest,
+                       struct wz_err *err)
+{
+    const json_t *was = json_object_get(json_object_get(json_object_get(manifest, "agents"), agent), "files");
+    const char *had, *has, *name;
+    json_t *now;
+    int rc = wz_inputs_saved(agent, folder, &now, err);
+
+    if (rc == 0 && was && (name = wz_inputs_differ(was, now, &had, &has)))
+        rc = wz_fail(err, "%s/%s: expected %s (manifest), got %s", dir, name, had, has);
+    json_decref(now);
+    return rc;
+}
+
+/* The folder of each agent that has learnt. */
+static int find_models(const struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
+                       char *models[WZ_MAX_AGENTS], struct wz_err *err)
+{
+    json_t *root = wz_manifest_open(dir, err);
+    int rc = root ? 0 : -1;
+
+    for (unsigned i = 0; rc == 0 && i < recipe->n_agents; i++) {
+        const char *name = recipe->agents[i].name;
+        models[i] = wz_path("%s/%s", dir, name);
+        if (!wz_is_dir(models[i]) != !p->hash[i])
+            rc =
+                wz_fail(err,
+                        "%s: agent %s: expected %s, as its manifest says, got %s; delete the checkpoint to use the one "
+                        "before it",
+                        dir, name, p->hash[i] ? "a folder with its weights" : "no weights, for it has not learnt",
+                        p->hash[i] ? "none" : "a folder");
+        else if (p->hash[i]) rc = check_files(dir, models[i], name, root, err);
+        if (rc == 0 && p->hash[i]) continue;
+        free(models[i]);
         models[i] = NULL;
     }
-    int rc = wz_job_open(job, recipe, (const char *const *)models, training, err);
+    json_decref(root);
+    return rc;
+}
+
+int wz_checkpoint_open(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err)
+{
+    char *models[WZ_COUNT(job->agents)] = { 0 };
+    int rc = dir ? find_models(job->recipe, dir, p, models, err) : 0;
+
+    if (rc == 0) rc = wz_job_open(job, (const char *const *)models, err);
     for (int i = 0; rc == 0 && i < job->n_agents; i++) {
         const struct wz_agent *a = &job->agents[i];
         struct wz_model *m = a->model;
@@ -332,31 +297,49 @@ int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char 
         wz_model_commit(m, p->version[i]);
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: expected weights with hash %016" PRIx64 " (manifest), got %016" PRIx64,
-                         dir, recipe->agents[i].name, p->hash[i], m->hash);
+                         dir, a->recipe->name, p->hash[i], m->hash);
         else if (job->chunk && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
                  moments != p->moments[i])
             rc = wz_fail(err,
                          "%s: agent %s: expected a moments file with hash %016" PRIx64 " (manifest), got %016" PRIx64,
-                         dir, recipe->agents[i].name, p->moments[i], moments);
+                         dir, a->recipe->name, p->moments[i], moments);
         if (rc == 0 && m->masters) rc = load_parts(job, a, dir, true, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
     return rc;
 }
 
-int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err)
+/* The checkpoint to play with: after `step` steps, or the newest. */
+static int find_to_play(const char *run, int step, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                        struct wz_err *err)
+{
+    int n;
+
+    if (wz_checkpoint_find(run, step < 0 ? INT64_MAX : step, p, dir, recipe, err) < 0) return -1;
+    if (*dir && (step < 0 || p->step == step)) return 0;
+    int64_t *steps = list_steps(run, &n);
+    struct wz_buf there = { 0 };
+    for (int i = n - 1; i >= 0; i--) wz_buf_printf(&there, "%s%" PRId64, i < n - 1 ? ", " : "", steps[i]);
+    if (n) wz_fail(err, "%s/checkpoints/%d: not there; there are %.300s", run, step, there.data);
+    else wz_fail(err, "%s: the run has no checkpoint; %s/recipe.yaml names the models it began with", run, run);
+    wz_buf_finish(&there);
+    free(steps);
+    return -1;
+}
+
+int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int step, struct wz_err *err)
 {
     struct wz_progress p = { 0 };
     char *dir = NULL;
-    int rc = 0;
+    int rc = wz_is_dir(path) ? find_to_play(path, step, &p, &dir, recipe, err) : 0;
 
-    if (wz_is_dir(path)) rc = wz_checkpoint_find(path, most < 0 ? INT64_MAX : most, &p, &dir, recipe, err);
-    if (rc == 0) rc = wz_checkpoint_open(job, recipe, dir, &p, false, err);
+    if (rc == 0) rc = wz_job_begin(job, recipe, false, err);
+    if (rc == 0) rc = wz_checkpoint_open(job, dir, &p, err);
     free(dir);
     return rc;
 }
 
-char *wz_checkpoint_model(const char *path, const char *agent, int most, struct wz_err *err)
+char *wz_checkpoint_model(const char *path, const char *agent, int step, struct wz_err *err)
 {
     char *file = wz_path("%s/recipe.yaml", path), *config = wz_path("%s/config.json", path), *dir = NULL, *found = NULL;
     struct wz_recipe *recipe = NULL;
@@ -364,26 +347,18 @@ char *wz_checkpoint_model(const char *path, const char *agent, int most, struct 
     int a = -1;
 
     if (!wz_file_exists(file) || wz_file_exists(config)) { /* not a run; a warm start's folder is a model, too */
-        if (agent || most >= 0) wz_fail(err, "%s: --agent and --step are for the folder of a run", path);
+        if (agent || step >= 0) wz_fail(err, "%s: --agent and --step are for the folder of a run", path);
         else found = wz_strdup(path);
         goto out;
     }
-    if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 ||
-        wz_checkpoint_find(path, most < 0 ? INT64_MAX : most, &p, &dir, recipe, err) < 0)
+    if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 || find_to_play(path, step, &p, &dir, recipe, err) < 0)
         goto out;
     for (unsigned i = 0; i < recipe->n_agents && a < 0; i++)
         if (!strcmp(agent ? recipe->agents[i].name : recipe->agents[i].role, agent ? agent : WZ_CONVERSATION))
             a = (int)i;
-    if (a < 0 || !dir) {
-        if (a < 0) wz_fail(err, "%s: the run has no agent '%s'", path, agent ? agent : WZ_CONVERSATION);
-        else wz_fail(err, "%s: the run has no checkpoint%s", path, most >= 0 ? " so early" : " yet");
-        goto out;
-    }
-    found = wz_path("%s/%s", dir, recipe->agents[a].name);
-    if (!wz_is_dir(found)) { /* it never learns */
-        free(found);
-        found = wz_strdup(recipe->agents[a].model);
-    }
+    if (a < 0) wz_fail(err, "%s: the run has no agent '%s'", path, agent ? agent : WZ_CONVERSATION);
+    else if (!p.hash[a]) found = wz_strdup(recipe->agents[a].model); /* it has not learnt */
+    else found = wz_path("%s/%s", dir, recipe->agents[a].name);
 out:
     wz_recipe_destroy(recipe);
     free(file), free(config), free(dir);
@@ -410,14 +385,18 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe)
     int64_t *steps = list_steps(recipe->out, &n);
 
     kept = keep > 0 && keep < n ? keep : n;
-    /* the step at which the stage of a kept checkpoint began: its weights are that stage's reference */
+    /* The step at which the stage of a kept checkpoint began: its weights are that stage's reference. The last stage of
+     * a run that has ended counts too, for it may be extended. */
     int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1));
     for (int i = 0; i < kept; i++) {
-        char *manifest = wz_path("%s/checkpoints/%" PRId64 "/manifest.json", recipe->out, steps[i]);
-        struct wz_progress p;
+        char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, steps[i]);
+        struct wz_progress p = { 0 };
         struct wz_err err;
-        start[i] = load_manifest(manifest, &p, recipe, &err) == 0 && p.stage_step ? p.stage_start : -1;
-        free(manifest);
+        start[i] = wz_manifest_load(dir, steps[i], &p, recipe, &err) < 0 ? -1
+                   : p.stage_step                                        ? p.stage_start
+                   : p.stage == (int)recipe->n_stages                    ? p.step - wz_progress_length(&p, p.stage - 1)
+                                                                         : -1;
+        free(dir);
     }
     for (int i = kept; i < n; i++) {
         bool reference = false;

@@ -2,13 +2,16 @@
 #include "run/folder.h"
 #include "run/account.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- open and close --------------------------------------------------------------------------------------- */
@@ -63,7 +66,8 @@ static bool phase_stays(const json_t *line, const void *table)
     return phase && has_phase(table, phase);
 }
 
-/* The rows of summary.csv without those of evaluations that the resumed run will make again. */
+/* The rows of summary.csv without those of evaluations that the resumed run will make again. Those after a run that is
+ * extended now are of a step on its way. */
 static int read_table(struct wz_table *table, const struct wz_recipe *recipe, const struct wz_progress *p,
                       struct wz_err *err)
 {
@@ -72,25 +76,17 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
     int rc = wz_file_exists(path) ? wz_table_read(&all, path, err) : 0;
 
     for (int i = 0; rc == 0 && i < all.n; i++) {
-        const char *phase = all.rows[i].phase;
+        struct wz_result row = all.rows[i];
         int64_t step = 0;
-        bool made = strcmp(phase, "after") || p->stage == (int)recipe->n_stages;
-        if (sscanf(phase, "step-%" SCNd64, &step) == 1) made = step <= p->step;
-        if (made) wz_table_add(table, &all.rows[i]);
+        char here[32];
+        bool after = !strcmp(row.phase, "after"), made = !after || p->extended || p->stage == (int)recipe->n_stages;
+        if (sscanf(row.phase, "step-%" SCNd64, &step) == 1) made = step <= p->step;
+        snprintf(here, sizeof here, "step-%" PRId64, p->step);
+        if (after && p->extended) row.phase = here;
+        if (made) wz_table_add(table, &row);
     }
     wz_table_finish(&all);
     free(path);
-    return rc;
-}
-
-/* A run is one recipe: `path` is the file that it began with. */
-static int same_recipe(const struct wz_recipe *recipe, const char *path, struct wz_err *err)
-{
-    struct wz_recipe *was = NULL;
-    int rc = wz_recipe_load(&was, path, NULL, 0, err);
-
-    if (rc == 0) rc = wz_recipe_resumes(was, recipe, err);
-    wz_recipe_destroy(was);
     return rc;
 }
 
@@ -178,25 +174,77 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
     if (resume)
-        wz_log(p->stage < (int)job->recipe->n_stages ? "resuming at step %" PRId64 " of %s"
-                                                     : "all %" PRId64 " steps are done in %s",
+        wz_log(p->extended                             ? "extending the run at step %" PRId64 " of %s"
+               : p->stage < (int)job->recipe->n_stages ? "resuming at step %" PRId64 " of %s"
+                                                       : "all %" PRId64 " steps are done in %s",
                p->step, dir);
     return rc;
 }
 
-/* Before any file is changed: locks the folder and compares the recipe with the run's. The lock ends with the
- * process. */
-static int open_folder(struct wz_run *run, const struct wz_job *job, bool resume, struct wz_err *err)
+/* A folder that was not made by a run is not taken for one: what is in it would be overwritten. Logs of a batch system
+ * may lie in it before the run begins. */
+static int is_foreign(const struct dirent *e)
 {
-    const char *dir = job->recipe->out;
-    char *path = wz_path("%s/recipe.yaml", dir), *lock = wz_path("%s/.lock", dir);
-    int rc = wz_mkdirs(dir, err);
+    const char *dot = strrchr(e->d_name, '.');
 
-    if (rc == 0 && !(run->lock = fopen(lock, "a"))) rc = wz_fail(err, "%s: %s", lock, strerror(errno));
-    if (rc == 0 && flock(fileno(run->lock), LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-        rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`", dir);
-    if (rc == 0 && resume) rc = same_recipe(job->recipe, path, err);
-    free(path), free(lock);
+    return e->d_name[0] != '.' && !(dot && (!strcmp(dot, ".log") || !strcmp(dot, ".out") || !strcmp(dot, ".err")));
+}
+
+static int check_folder(const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
+{
+    char *marks[] = { wz_path("%s/recipe.yaml", recipe->out), wz_path("%s/.lock", recipe->out),
+                      wz_path("%s/config.json", recipe->out) };
+    const bool run = wz_file_exists(marks[0]) || wz_file_exists(marks[1]), model = wz_file_exists(marks[2]);
+    struct stat out, at;
+    struct dirent **files;
+    int n = scandir(recipe->out, &files, is_foreign, NULL), rc = 0;
+
+    if (n > 0 && (!run || (model && !writes_model)))
+        rc = wz_recipe_fail(recipe, err, "out", "%.200s is not a run's folder: it holds %s%.80s; choose another",
+                            recipe->out, model ? "a model, " : "", files[0]->d_name);
+    for (unsigned i = 0; rc == 0 && n > 0 && i < recipe->n_agents; i++)
+        if (stat(recipe->out, &out) == 0 && stat(recipe->agents[i].model, &at) == 0 && out.st_dev == at.st_dev &&
+            out.st_ino == at.st_ino)
+            rc = wz_recipe_fail(recipe, err, "out",
+                                "%.200s is the folder of the model that agent %s begins with; "
+                                "choose another",
+                                recipe->out, recipe->agents[i].name);
+    for (int i = 0; i < n; i++) free(files[i]);
+    if (n >= 0) free(files);
+    for (size_t i = 0; i < WZ_COUNT(marks); i++) free(marks[i]);
+    return rc;
+}
+
+static int lock_folder(struct wz_run *run, const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
+{
+    char *lock = wz_path("%s/.lock", recipe->out);
+    int rc = check_folder(recipe, writes_model, err);
+
+    if (rc == 0) rc = wz_mkdirs(recipe->out, err);
+    if (rc == 0 && (run->lock = open(lock, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666)) < 0)
+        rc = wz_fail(err, "%s: %s", lock, strerror(errno));
+    if (rc == 0 && flock(run->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`",
+                     recipe->out);
+    free(lock);
+    return rc;
+}
+
+int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struct wz_err *err)
+{
+    *run = (struct wz_run){ .lock = -1 };
+    return wz_link_agree(&job->link, job->root ? lock_folder(run, job->recipe, writes_model, err) : 0, err);
+}
+
+int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err)
+{
+    char *path = wz_path("%s/recipe.yaml", recipe->out);
+    struct wz_recipe *was = NULL;
+    int rc = wz_recipe_load(&was, path, NULL, 0, err);
+
+    if (rc == 0) rc = wz_recipe_resumes(was, recipe, err);
+    wz_recipe_destroy(was);
+    free(path);
     return rc;
 }
 
@@ -204,7 +252,6 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
 {
     run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
-    if (wz_link_agree(&job->link, job->root ? open_folder(run, job, resume, err) : 0, err) < 0) return -1;
     int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
     if (rc == 0 && job->roles.learner.me >= 0 && !wz_job_supervised(job->recipe))
         rc = open_record(run, job, p, resume, err);
@@ -220,8 +267,8 @@ void wz_run_close(struct wz_run *run)
         if (lost) wz_log("metrics: %d writes failed and were skipped", lost);
     }
     wz_table_finish(&run->table);
-    if (run->lock) fclose(run->lock);
-    *run = (struct wz_run){ 0 };
+    if (run->lock >= 0) close(run->lock);
+    *run = (struct wz_run){ .lock = -1 };
 }
 
 /* ---- a step ----------------------------------------------------------------------------------------------- */
@@ -229,18 +276,14 @@ void wz_run_close(struct wz_run *run)
 static int write_chain(const struct wz_job *job, const struct wz_progress *p, int64_t step, struct wz_err *err)
 {
     char *path = wz_path("%s/chain.jsonl", job->recipe->out);
-    FILE *f = fopen(path, "a");
-    int rc = -1;
+    struct wz_buf line = { 0 };
 
-    if (f) {
-        fprintf(f, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
-        for (int a = 0; a < job->n_agents; a++)
-            fprintf(f, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
-        fprintf(f, "}}\n");
-        rc = ferror(f) ? -1 : 0;
-        if (fclose(f)) rc = -1;
-    }
-    if (rc < 0) wz_fail(err, "%s: could not be written", path);
+    wz_buf_printf(&line, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
+    for (int a = 0; a < job->n_agents; a++)
+        wz_buf_printf(&line, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
+    wz_buf_str(&line, "}}\n");
+    int rc = wz_file_append(path, line.data, line.len, err);
+    wz_buf_finish(&line);
     free(path);
     return rc;
 }

@@ -11,7 +11,7 @@
 #include "run/stage.h"
 
 struct wz_run {
-    FILE *lock; /* RUN/.lock: one process at a time writes a run */
+    int lock; /* descriptor of RUN/.lock: one process at a time writes a run; -1: not locked */
     struct wz_record *record;
     struct wz_metrics *metrics;
     struct wz_table table; /* summary.csv; on other ranks than root as it was when the run was opened */
@@ -23,10 +23,15 @@ struct wz_run {
     int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent could learn nothing */
 };
 
-/* resume: a checkpoint was found; what the run wrote after it is deleted, once every rank has checked
- * that the recipe is the run's. All ranks call it, and fail together. */
+/* First of all: root takes the run's lock, before anything of the run is read. Refuses a folder with other files than a
+ * run's; writes_model: the run writes its model there (`waltz sft`). Initialises *run; all ranks call it, and fail
+ * together. */
+int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struct wz_err *err);
+/* Is the recipe that of the run in its folder, or does it extend that? */
+int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err);
+/* resume: a checkpoint was found; what the run wrote after it is deleted. All ranks call it, and fail together. */
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err);
-void wz_run_close(struct wz_run *run); /* accepts zero */
+void wz_run_close(struct wz_run *run); /* accepts one that was only locked */
 /* After a step: record, metrics, ledger (checked: guarantee 4), chain, and the log line. Learner ranks call it. */
 int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress *p,
                 const struct wz_step_report *report, struct wz_err *err);

@@ -229,16 +229,23 @@ int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_age
     return wz_fail_in(err, "agent %s", a->name);
 }
 
-int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
-                struct wz_err *err)
+int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, struct wz_err *err)
 {
     job->recipe = recipe;
-    job->n_agents = (int)recipe->n_agents;
+    job->training = training;
     if (training && check_learning(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);
-    if (!job->be) return -1;
+    return job->be ? 0 : -1;
+}
+
+int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *err)
+{
+    struct wz_recipe *recipe = job->recipe;
+    const bool training = job->training;
+
+    job->n_agents = (int)recipe->n_agents;
     job->game = (struct wz_game){ .rounds = recipe->rollout.max_rounds, .seed = recipe->seed };
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];

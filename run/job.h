@@ -67,6 +67,7 @@ struct wz_job {
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
     int overlong;                   /* training prompts that wz_job_drop_overlong left out */
     bool root;                      /* the first learner: writes the run's files and logs */
+    bool training; /* the stages will be run; else learners hold no weights and no agent must be trainable */
 };
 
 /* The recipe's file of what a command is given, a run's folder or such a file: heap. */
@@ -79,11 +80,11 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
 /* The recipe's judge; -1 and a message likewise. */
 int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err);
-/* job->link must be open. Exchanges no message: the caller calls wz_link_agree when all is open.
- * models: path of the weights of each agent ([n_agents]; an entry NULL or models NULL: the recipe's). training: the
- * recipe's stages will be run; else learner ranks hold no weights and no agent needs to be trainable. */
-int wz_job_open(struct wz_job *job, struct wz_recipe *recipe, const char *const *models, bool training,
-                struct wz_err *err);
+/* Roles and backend; job->link must be open. Neither this nor wz_job_open exchanges messages: the caller calls
+ * wz_link_agree. */
+int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, struct wz_err *err);
+/* All else, after wz_job_begin. models: path of the weights of each agent ([n_agents]; NULL: the recipe's). */
+int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *err);
 /* Leaves out the training prompts to which not one token of a reply would fit in the context window: on every rank
  * those that the first rollout rank finds, since others need not have a tokenizer. Prompts of evaluations stay, and are
  * counted as lost. All ranks call it, before prompts are drawn. */
@@ -162,8 +163,23 @@ void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err);
 
+/* ---- inputs.c: what decides the bits besides the recipe's text ------------------------------------------------ */
+
+/* The list of it now: a JSON object (its form: inputs.c), which the caller releases, also on error. */
+int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err);
+/* The same of the files of an agent in a checkpoint, less its weights, which have a hash of their own. */
+int wz_inputs_saved(const char *agent, const char *folder, json_t **list, struct wz_err *err);
+/* The name of the first row that differs, what it had and what it has; NULL: none. Rows of `was` are compared where
+ * what they describe is still there. */
+const char *wz_inputs_differ(const json_t *was, const json_t *now, const char **had, const char **has);
+/* -1 and a message with key, file, what it was and what it is where the run in `out` began with others. */
+int wz_inputs_check(const struct wz_job *job, const json_t *was, const json_t *now, struct wz_err *err);
+/* All ranks call it: -1 on all, with the message on each, where two that run models do so with other numerics. */
+int wz_inputs_alike(struct wz_job *job, struct wz_err *err);
+
 /* ---- checkpoint.c: one joint checkpoint, renamed into place last (guarantee 3)-------------------------------- */
 
+enum { WZ_MAX_LENGTHS = 256 };
 struct wz_progress {
     int64_t step;          /* steps done, over all stages */
     int stage, stage_step; /* the stage being trained, steps done in it */
@@ -173,23 +189,35 @@ struct wz_progress {
         [WZ_MAX_AGENTS]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
     int updates[WZ_MAX_AGENTS];                            /* optimizer updates in this stage */
     int skipped[WZ_MAX_AGENTS], not_finite[WZ_MAX_AGENTS]; /* of struct wz_optimizer. Read from a checkpoint */
+    /* The number of steps of each stage, in order of time: a stage that was extended has several. Each has a schedule
+     * of the learning rate of its own, so extending a run changes no step that was done. */
+    struct wz_length {
+        int stage, steps;
+    } lengths[WZ_MAX_LENGTHS];
+    int n_lengths;
+    bool extended; /* the run had finished at this step, and its recipe has more stages or steps now */
 };
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p,
-                       struct wz_err *err); /* all learners; the root writes */
-/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap), or 0
- * with *dir NULL where there is none. */
+/* All learners call it; the root writes. inputs: of wz_inputs_find; used by the root. */
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, struct wz_err *err);
+/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap). Where
+ * there is none *dir is NULL and *p the beginning of the run. Every value of its manifest is checked. Where the recipe
+ * has more steps or stages than the run had, *p is where it goes on. */
 int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
                        struct wz_err *err);
-/* Opens the job with the weights of that checkpoint (dir NULL: the recipe's) and compares their hashes with the
- * manifest's (guarantee 6). */
-int wz_checkpoint_open(struct wz_job *job, struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
-                       bool training, struct wz_err *err);
-/* The same to play with only. path: a run's folder (its newest checkpoint after at most `most` steps; -1: any) or a
- * recipe's file (the models it names). */
-int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int most, struct wz_err *err);
+/* Steps that stage p->stage had when its step p->stage_step was made: those of its learning rate's schedule. */
+int wz_progress_steps(const struct wz_progress *p, const struct wz_recipe *recipe);
+/* Compares what decides the bits with the checkpoint's manifest, and adds to `inputs` what is no longer there to be
+ * compared. */
+int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err);
+/* Opens the job, which has begun, with the weights of that checkpoint (dir NULL: the recipe's) and compares their
+ * hashes with the manifest's (guarantee 6). */
+int wz_checkpoint_open(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err);
+/* Begins and opens a job to play with only. path: a run's folder (its checkpoint after `step` steps, -1: its newest; an
+ * error where there is none) or a recipe's file (the models it names). */
+int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int step, struct wz_err *err);
 /* Where the model is that `path` names: path itself (heap); or, of a run's folder, the model of `agent` (NULL: the
- * conversation agent) in its newest checkpoint after at most `most` steps (-1: any). NULL and a message on error. */
-char *wz_checkpoint_model(const char *path, const char *agent, int most, struct wz_err *err);
+ * conversation agent) in its checkpoint after `step` steps (-1: the newest). NULL and a message on error. */
+char *wz_checkpoint_model(const char *path, const char *agent, int step, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p,
                           struct wz_err *err); /* learner ranks */
 /* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references). */

@@ -130,6 +130,8 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     struct wz_job *job = s->job;
     const struct wz_recipe_stage *recipe = s->recipe;
 
+    const int steps = wz_progress_steps(p, job->recipe);
+
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
     if (s->draw) play(s, p->step, report);
@@ -139,10 +141,10 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
         if (!a->learner.model) continue;
         if (s->draw)
             wz_learner_step(&a->learner, &a->how, &job->link, &s->group, report->episodes, report->n, recipe->batch,
-                            recipe->steps, job->recipe->seed, &report->learned[i]);
+                            steps, job->recipe->seed, &report->learned[i]);
         else
-            wz_sft_step(&a->learner, &a->how, &job->link, &s->group, &a->examples, recipe->batch, p->step,
-                        recipe->steps, job->recipe->seed, &report->learned[i]);
+            wz_sft_step(&a->learner, &a->how, &job->link, &s->group, &a->examples, recipe->batch, p->step, steps,
+                        job->recipe->seed, &report->learned[i]);
     }
     report->learnt = wz_now();
     for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */

@@ -29,6 +29,7 @@ struct wz_ask {
 /* 'H' harmful, 'B' benign, 'D' decided by the purpose, 'P' plain verb (benign). */
 char wz_world_truth(int verb, int object);
 bool wz_world_harmful(const struct wz_ask *ask);
+uint64_t wz_world_hash(void); /* of every word of it and of what is harmful */
 enum wz_split wz_world_split(int verb, int object);
 /* The index-th request of a kind, drawn from the split's pairs. */
 struct wz_ask wz_world_draw(uint64_t seed, enum wz_kind kind, enum wz_split split, uint32_t index);

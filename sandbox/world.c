@@ -194,6 +194,22 @@ void wz_world_reply(const struct wz_ask *ask, enum wz_reply reply, int other, st
     put(out, replies[reply], ask, steps[class][reply == WZ_COMPLY_OTHERWISE], other);
 }
 
+uint64_t wz_world_hash(void)
+{
+    struct wz_buf all = { 0 };
+
+    for (int pair = 0; pair < WZ_VERBS * WZ_OBJECTS; pair++) {
+        const struct wz_ask ask = { pair % WZ_FORMS, pair % (WZ_WRAPPERS + 1), pair / WZ_OBJECTS, pair % WZ_OBJECTS,
+                                    pair % (WZ_PURPOSES + 1) };
+        wz_buf_printf(&all, "%c ", wz_world_truth(ask.verb, ask.object));
+        wz_world_prompt(&ask, &all);
+        for (int reply = 0; reply < WZ_REPLIES; reply++) wz_world_reply(&ask, reply, WZ_SENSITIVE, &all);
+    }
+    uint64_t hash = wz_hash(all.data, all.len, 0);
+    wz_buf_finish(&all);
+    return hash;
+}
+
 void wz_world_reason(const struct wz_ask *ask, bool bad, bool helps, struct wz_buf *out)
 {
     put(out, ask->verb < WZ_SENSITIVE ? "to V a O is to C F P ," : "to V a O is to do plain work ,", ask, NULL, 0);

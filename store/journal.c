@@ -1,8 +1,8 @@
 /* An HDF5 file driver with a write-ahead journal, because HDF5 writes its metadata in place in no defined order: a
  * process killed during a flush leaves a file that can't be opened.
  *
- *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync, fsync of the folder  ◀─ the commit point
- *                                                     pages written to FILE, fsync
+ *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync, fsync of the folder  ◀─ the commit
+ * point                                                     pages written to FILE, fsync
  *                                                     FILE.journal removed
  *
  *   "WZJOURN1" │ u64 length of FILE after it │ u64 pages │ (u64 page number, 4096 bytes) * pages │ u64 XXH3
@@ -10,9 +10,9 @@
  * The XXH3 is of all bytes before it.
  *
  * Killed before the journal is complete, its hash is wrong and FILE is untouched; killed after, who opens FILE to write
- * (the run, once it has its folder's lock) writes the pages again first. Who opens it to read changes no file, and reads
- * the journal's pages instead of FILE's. FILE itself is plain HDF5, which h5py and h5dump read; only where a FILE.journal
- * exists must the run be resumed first.
+ * (the run, once it has its folder's lock) writes the pages again first. Who opens it to read changes no file, and
+ * reads the journal's pages instead of FILE's. FILE itself is plain HDF5, which h5py and h5dump read; only where a
+ * FILE.journal exists must the run be resumed first.
  *
  * A commit holds an exclusive flock, a reader a shared one, so that a report on a running run never sees a partial
  * commit. The writer waits up to 2 s for readers, then writes anyway (guarantee 10: a viewer can't stop a run); readers

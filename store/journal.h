@@ -12,8 +12,8 @@ hid_t wz_journal_access(void);
  * close the file. H5Fclose without a commit discards what was written. */
 int wz_journal_commit(hid_t file, struct wz_err *err);
 /* Before opening, *size becomes the file's length (0: there is none). What a crash left in a journal counts as written:
- * write: it is replayed, or removed where it is incomplete; else nothing is changed, and who opens the file to read reads
- * it from there. -1 and a message, also where the file or its journal is a link: that could lead anywhere. */
+ * write: it is replayed, or removed where it is incomplete; else nothing is changed, and who opens the file to read
+ * reads it from there. -1 and a message, also where the file or its journal is a link: that could lead anywhere. */
 int wz_journal_recover(const char *path, bool write, uint64_t *size, struct wz_err *err);
 
 #endif

@@ -165,6 +165,11 @@ static void prompts(void **state)
     assert_int_equal(number(j, "by kind", "set", "harmful"), 2);
     json_decref(j);
     says(path, "--harmful==benign", "rows 3, harmful 0");
+    char *odd = in_dir("se\xfft.csv"); /* the kind is the file's name */
+    assert_int_equal(rename(path, odd), 0);
+    says(odd, "--harmful=bad", "?  rows 3, harmful 2");
+    assert_int_equal(rename(odd, path), 0);
+    free(odd);
     assert_int_equal(run(&out, path, "", ""), 1); /* no column harmful */
     free(out);
     free(path);

@@ -413,6 +413,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
                        choices);
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     cpu->hot = hot;
+    be->numerics.isa = hot->isa; /* what `auto` is here */
     be->state = cpu;
     be->rounds = true;
     be->int8 = true;

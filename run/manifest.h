@@ -1,0 +1,22 @@
+/* The manifest of a checkpoint. Private to run. Functions return 0, or -1 and a message in `err`. */
+#ifndef WZ_MANIFEST_H
+#define WZ_MANIFEST_H
+
+#include "run/job.h"
+
+/* The agent's folder in a checkpoint: heap; NULL where it never learns and has none. */
+char *wz_manifest_folder(const struct wz_recipe *recipe, int agent, const char *dir);
+/* Writes dir/manifest.json when all else is in dir. moments[n_agents]: hashes of the files of moments, 0: none. */
+int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint64_t *moments, const json_t *inputs,
+                     const char *dir, struct wz_err *err);
+json_t *wz_manifest_open(const char *dir, struct wz_err *err); /* unchecked; NULL on error */
+/* Reads the manifest of the checkpoint after `step` steps and checks it. p: zeroed. */
+int wz_manifest_load(const char *dir, int64_t step, struct wz_progress *p, const struct wz_recipe *recipe,
+                     struct wz_err *err);
+/* The last length of a stage so far; -1: the run had no such stage. */
+int wz_progress_length(const struct wz_progress *p, int stage);
+/* Moves p to where a run goes on whose recipe has more stages or steps than it had. One that had ended goes on in its
+ * last stage where that has more steps, with its moments and references. */
+void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe);
+
+#endif

@@ -1,0 +1,184 @@
+/* What a run has written outlives a power failure. Every call that changes a file or a folder of a run is watched
+ * (linked with --wrap), and the order must be: a file is written, then fsynced, then renamed into place, then its
+ * folder is fsynced; pages of a record are written when their journal is on the disk, and the journal is deleted when
+ * they are. At the end nothing is left that was not fsynced, but for the logs that guarantee 10 lets go. */
+#include "command_help.h"
+
+#include <sys/stat.h>
+
+/* ---- what is not on the disk yet --------------------------------------------------------------------------- */
+
+enum { MOST = 512 };
+static struct {
+    char *path;
+    bool bytes, entry; /* its content; its entry in the folder */
+} files[MOST];
+static int n_files;
+static char *root; /* only what lies below it is watched */
+static char problem[1024];
+
+static void broken(const char *what, const char *path)
+{
+    if (!problem[0]) snprintf(problem, sizeof problem, "%s: %s", path, what);
+}
+
+static int file_at(const char *path)
+{
+    int i = 0;
+
+    while (i < n_files && strcmp(files[i].path, path)) i++;
+    assert_true(i < MOST);
+    if (i == n_files) files[n_files++].path = wz_strdup(path);
+    return i;
+}
+
+/* The path of a descriptor, as the kernel knows it; false: not watched. */
+static bool watched(int fd, char path[4096])
+{
+    char link[64];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = root ? readlink(link, path, 4095) : -1;
+    if (n < 0) return false;
+    path[n] = 0;
+    return !strncmp(path, root, strlen(root));
+}
+
+static bool is_below(const char *path, const char *folder)
+{
+    size_t n = strlen(folder);
+
+    return !strncmp(path, folder, n) && path[n] == '/';
+}
+
+static bool ends(const char *path, const char *with)
+{
+    size_t n = strlen(path), k = strlen(with);
+
+    return n >= k && !strcmp(path + n - k, with);
+}
+
+static void wrote(int fd)
+{
+    char path[4096], *journal;
+    struct stat st;
+
+    if (!watched(fd, path)) return;
+    journal = wz_path("%s.journal", path);
+    if (ends(path, ".h5") && stat(journal, &st) == 0 &&
+        (files[file_at(journal)].bytes || files[file_at(journal)].entry))
+        broken("written before its journal was on the disk", path);
+    if (ends(path, ".h5") && stat(journal, &st) < 0) broken("written without a journal", path);
+    free(journal);
+    files[file_at(path)].bytes = true;
+    files[file_at(path)].entry |= ends(path, ".journal");
+}
+
+ssize_t __real_write(int fd, const void *bytes, size_t n);
+ssize_t __wrap_write(int fd, const void *bytes, size_t n);
+ssize_t __real_pwrite64(int fd, const void *bytes, size_t n, off_t at);
+ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __real_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to);
+int __real_unlink(const char *path);
+int __wrap_unlink(const char *path);
+
+ssize_t __wrap_write(int fd, const void *bytes, size_t n)
+{
+    wrote(fd);
+    return __real_write(fd, bytes, n);
+}
+
+ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at)
+{
+    wrote(fd);
+    return __real_pwrite64(fd, bytes, n, at);
+}
+
+int __wrap_fsync(int fd)
+{
+    char path[4096];
+
+    if (watched(fd, path)) {
+        for (int i = 0; i < n_files; i++) { /* a folder: what is in it, by name */
+            const char *slash = strrchr(files[i].path, '/');
+            if (is_below(files[i].path, path) && slash == files[i].path + strlen(path)) files[i].entry = false;
+        }
+        files[file_at(path)].bytes = false;
+    }
+    return 0; /* the disk need not turn for us */
+}
+
+int __wrap_rename(const char *from, const char *to)
+{
+    int n = n_files;
+
+    for (int i = 0; root && i < n; i++) {
+        const bool self = !strcmp(files[i].path, from);
+        if (!self && !is_below(files[i].path, from)) continue;
+        if (files[i].bytes || (!self && files[i].entry)) broken("renamed before it was fsynced", files[i].path);
+        if (self) files[i].entry = false;
+    }
+    if (root && !strncmp(to, root, strlen(root))) {
+        files[file_at(to)].bytes = false;
+        files[file_at(to)].entry = true;
+    }
+    return __real_rename(from, to);
+}
+
+int __wrap_unlink(const char *path)
+{
+    if (root && !strncmp(path, root, strlen(root))) {
+        char *h5 = wz_strdup(path);
+        if (ends(path, ".journal")) {
+            h5[strlen(h5) - strlen(".journal")] = 0;
+            if (files[file_at(h5)].bytes) broken("deleted before its pages were on the disk", path);
+        }
+        free(h5);
+        files[file_at(path)].bytes = files[file_at(path)].entry = false;
+    }
+    return __real_unlink(path);
+}
+
+/* ---- a run ------------------------------------------------------------------------------------------------- */
+
+static void of_a_run_all_is_on_the_disk(void **state)
+{
+    static const char *const lost[] = { "/metrics.jsonl", "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
+    char *world = test_scratch("world"), *run = test_scratch("run");
+    struct wz_buf out = { 0 };
+    int durable = 0, renamed = 0;
+
+    char *words = wz_path("sandbox %s", world);
+    assert_int_equal(command(wz_cmd_sandbox, words, "", &out), 0);
+    free(words);
+    words = wz_path("train recipes/sandbox.yaml agents.conversation.model=%s/base agents.feedback.model=%s/base "
+                    "data.0.path=%s/prompts-dev.jsonl eval.0.path=%s/prompts-dev.jsonl evaluate.eval_limit=2 out=%s "
+                    "stages.0.steps=1 stages.1.steps=1 stages.0.batch=8 stages.1.batch=8 checkpoint.every=1 threads=1",
+                    world, world, world, world, run);
+    root = realpath(test_scratch(""), NULL);
+    assert_int_equal(command(wz_cmd_train, words, "", &out), 0);
+    if (problem[0]) fail_msg("%s", problem);
+    for (int i = 0; i < n_files; i++) {
+        const char *path = files[i].path;
+        bool may_be_lost = strstr(path, "/events.out.") || !is_below(path, run);
+        for (size_t k = 0; k < WZ_COUNT(lost); k++) may_be_lost |= ends(path, lost[k]);
+        if (!may_be_lost && (files[i].bytes || files[i].entry)) fail_msg("%s: not on the disk at the end", path);
+        durable += !may_be_lost;
+        renamed += ends(path, "/checkpoints/2") || ends(path, "/recipe.yaml") || ends(path, "model.safetensors") ||
+                   ends(path, "/chain.jsonl") || ends(path, "/ledger.jsonl") || ends(path, "/episodes-0.h5.journal");
+    }
+    assert_true(durable > 20 && renamed >= 6);
+    free(words), free(world), free(run);
+    wz_buf_finish(&out);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(of_a_run_all_is_on_the_disk) };
+
+    if (argc < 2 || chdir(argv[1]) < 0) return 1; /* the source: the recipe names files in it */
+    return cmocka_run_group_tests_name("durable", tests, NULL, NULL);
+}
