@@ -2,8 +2,13 @@
  *
  * cuBLASLt's heuristic chooses the algorithm once per key (shapes, strides, alignments), and the plan is cached by the
  * key's hash, so that a run repeats its bits; a replaced plan is made again, with the same result. The workspace is
- * allocated when the backend is opened. */
+ * allocated when the backend is opened.
+ *
+ * The library is opened with dlopen when numerics.fast is first asked for, so that exact runs need no cuBLAS. */
 #include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <string>
 
 #include "kernels/cuda/cuda.cuh"
 
@@ -27,19 +32,47 @@ struct fast {
     struct plan plans[PLANS];
 };
 
-#define ASK(call) ask(call, #call)
+#define EACH_CALL(row)                                                                                            \
+    row(Create) row(Destroy) row(MatmulDescCreate) row(MatmulDescDestroy) row(MatmulDescSetAttribute)             \
+        row(MatrixLayoutCreate) row(MatrixLayoutDestroy) row(MatmulPreferenceCreate) row(MatmulPreferenceDestroy) \
+            row(MatmulPreferenceSetAttribute) row(MatmulAlgoGetHeuristic) row(Matmul)
+
+static struct {
+#define MEMBER(name) decltype(&cublasLt##name) name;
+    EACH_CALL(MEMBER)
+    bool found; /* all of them */
+} lt;           /* lt.X is cublasLtX */
+
+static int open_library(struct wz_err *err)
+{
+    const char *named = getenv("WZ_CUBLASLT_LIBRARY"), *missing = NULL;
+    std::string name = named && *named ? named : "libcublasLt.so." + std::to_string(CUBLAS_VER_MAJOR);
+
+    if (lt.found) return 0;
+    void *library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+    const char *why = library ? "" : dlerror();
+#define FIND(name) \
+    if (library && !(lt.name = (decltype(lt.name))dlsym(library, "cublasLt" #name))) missing = "cublasLt" #name;
+    EACH_CALL(FIND)
+    lt.found = library && !missing;
+    if (lt.found) return 0;
+    snprintf(err->text, sizeof err->text, "backend \"cuda\": numerics.cuda=fast needs cuBLASLt: %s%s%s",
+             missing ? name.c_str() : why, missing ? " has no " : "", missing ? missing : "");
+    return -1;
+}
+
+#define ASK(name, ...) ask(lt.name(__VA_ARGS__), "cublasLt" #name)
 static void ask(cublasStatus_t status, const char *call)
 {
-    if (status != CUBLAS_STATUS_SUCCESS)
-        wz_cuda_plugin.die("cuda: %.*s: cuBLASLt says status %d", (int)strcspn(call, "("), call, status);
+    if (status != CUBLAS_STATUS_SUCCESS) wz_cuda_plugin.die("cuda: %s: status %d", call, status);
 }
 
 static void plan_finish(struct plan *p)
 {
-    if (p->desc) cublasLtMatmulDescDestroy(p->desc);
-    if (p->a) cublasLtMatrixLayoutDestroy(p->a);
-    if (p->b) cublasLtMatrixLayoutDestroy(p->b);
-    if (p->c) cublasLtMatrixLayoutDestroy(p->c);
+    if (p->desc) lt.MatmulDescDestroy(p->desc);
+    if (p->a) lt.MatrixLayoutDestroy(p->a);
+    if (p->b) lt.MatrixLayoutDestroy(p->b);
+    if (p->c) lt.MatrixLayoutDestroy(p->c);
     memset(p, 0, sizeof *p);
 }
 
@@ -50,7 +83,7 @@ static cublasLtMatrixLayout_t layout(const struct key *k, cudaDataType_t type, b
     int64_t high = transposed ? cols : rows, wide = transposed ? rows : cols;
 
     if (wide == 1) ld = high; /* one column: its step may be anything but is held to this */
-    ASK(cublasLtMatrixLayoutCreate(&made, type, (uint64_t)high, (uint64_t)wide, ld));
+    ASK(MatrixLayoutCreate, &made, type, (uint64_t)high, (uint64_t)wide, ld);
     return made;
 }
 
@@ -72,21 +105,21 @@ static void plan_make(struct fast *fast, struct plan *p, const struct key *k)
 
     plan_finish(p);
     p->key = *k;
-    ASK(cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    ASK(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a));
-    ASK(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b));
+    ASK(MatmulDescCreate, &p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    ASK(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof op_a);
+    ASK(MatmulDescSetAttribute, p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof op_b);
     p->a = layout(k, type, k->transposed[0], k->n, k->k, k->ld[0]);
     p->b = layout(k, type, k->transposed[1], k->k, k->m, k->ld[1]);
     p->c = layout(k, CUDA_R_32F, false, k->n, k->m, k->ld[2]);
-    ASK(cublasLtMatmulPreferenceCreate(&pref));
-    ASK(cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most));
+    ASK(MatmulPreferenceCreate, &pref);
+    ASK(MatmulPreferenceSetAttribute, pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
     for (int i = 0; i < 4; i++) {
         uint32_t bytes = (uint32_t)k->aligned[i < 2 ? i : 2];
-        ASK(cublasLtMatmulPreferenceSetAttribute(pref, alignments[i], &bytes, sizeof bytes));
+        ASK(MatmulPreferenceSetAttribute, pref, alignments[i], &bytes, sizeof bytes);
     }
     cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(fast->handle, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
-    cublasLtMatmulPreferenceDestroy(pref);
+        lt.MatmulAlgoGetHeuristic(fast->handle, p->desc, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
+    lt.MatmulPreferenceDestroy(pref);
     if (status != CUBLAS_STATUS_SUCCESS || n == 0)
         wz_cuda_plugin.die("cuda: cuBLASLt has no way to multiply [%ld, %ld] by [%ld, %ld]: status %d", (long)k->m,
                            (long)k->k, (long)k->k, (long)k->n, (int)status);
@@ -123,8 +156,8 @@ void wz_cuda_fast_product(struct wz_backend *be, const struct product *p)
     struct plan *plan = &fast->plans[hash % PLANS];
     if (!wz_cuda_ask(be, wz_cuda_fast_product, *p)) return;
     if (memcmp(&plan->key, &key, sizeof key)) plan_make(fast, plan, &key);
-    ASK(cublasLtMatmul(fast->handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, p->c, plan->c, p->c,
-                       plan->c, &plan->algo, fast->work, WORKSPACE, cuda_of(be)->stream));
+    ASK(Matmul, fast->handle, plan->desc, &one, p->b, plan->a, p->a, plan->b, &beta, p->c, plan->c, p->c, plan->c,
+        &plan->algo, fast->work, WORKSPACE, cuda_of(be)->stream);
 }
 
 int wz_cuda_fast_open(struct wz_backend *be, struct wz_err *err)
@@ -132,7 +165,8 @@ int wz_cuda_fast_open(struct wz_backend *be, struct wz_err *err)
     struct fast *fast = cuda_of(be)->fast = (struct fast *)calloc(1, sizeof *fast);
 
     if (!fast) wz_cuda_plugin.die("cuda: no memory for %zu bytes", sizeof *fast);
-    cublasStatus_t status = cublasLtCreate(&fast->handle);
+    if (open_library(err) < 0) return -1;
+    cublasStatus_t status = lt.Create(&fast->handle);
     if (status != CUBLAS_STATUS_SUCCESS)
         return snprintf(err->text, sizeof err->text, "backend \"cuda\": cuBLASLt does not start: status %d",
                         (int)status),
@@ -150,7 +184,7 @@ void wz_cuda_fast_close(struct wz_backend *be)
 
     if (!fast) return;
     for (struct plan &p : fast->plans) plan_finish(&p);
-    if (fast->handle) cublasLtDestroy(fast->handle);
+    if (fast->handle) lt.Destroy(fast->handle);
     cudaFree(fast->work);
     free(fast);
 }

@@ -1,8 +1,10 @@
-/* shim: what kernels/cuda asks of cuBLASLt; the product as plain loops (cublasLt.cpp). */
+/* shim: what kernels/cuda asks of cuBLASLt; the product as plain loops (cublasLt.cpp), opened as a library like the real one:
+ * WZ_CUBLASLT_LIBRARY names the module with the shim. */
 #pragma once
 
 #include <cuda_runtime.h>
 
+enum { CUBLAS_VER_MAJOR = 13 };
 typedef int cublasStatus_t;
 enum { CUBLAS_STATUS_SUCCESS, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
@@ -38,6 +40,8 @@ struct cublasLtMatmulHeuristicResult_t {
     cublasStatus_t state;
 };
 
+#pragma GCC visibility push(default)
+extern "C" {
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle);
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale);
@@ -61,3 +65,5 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               cublasLtMatrixLayout_t at, const void *b, cublasLtMatrixLayout_t bt, const void *beta,
                               const void *c, cublasLtMatrixLayout_t ct, void *d, cublasLtMatrixLayout_t dt,
                               const cublasLtMatmulAlgo_t *algo, void *work, size_t size, cudaStream_t stream);
+}
+#pragma GCC visibility pop
