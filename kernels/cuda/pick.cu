@@ -259,5 +259,8 @@ static __global__ void __launch_bounds__(BLOCK) row_picks(struct picking p)
 
 void wz_cuda_pick(struct wz_backend *be, const struct picking *p, int m)
 {
-    LAUNCH_KEEPING(be, row_picks, m, BLOCK, sizeof(struct table) + (size_t)p->blocks * sizeof(word), *p);
+    size_t shared = sizeof(struct table) + (size_t)p->blocks * sizeof(word);
+
+    CHECK(cudaFuncSetAttribute(row_picks, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    LAUNCH_KEEPING(be, row_picks, m, BLOCK, shared, *p);
 }

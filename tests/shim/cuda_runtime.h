@@ -6,6 +6,7 @@
  *   memory    device memory and shared memory begin as NaN; under AddressSanitizer an access beyond either is reported;
  *   with
  *             WZ_SHIM_LOCK set device memory can't be touched outside of kernels and copies
+ *   limits    a launch with more shared memory than its kernel is allowed (48 KiB, if it did not ask for more) fails
  *   waiting   a barrier or exchange that some thread never comes to ends the program with every thread's state
  *   copies    what an asynchronous copy has not been waited for is NaN
  *   graphs    what is captured keeps its arguments; while a stream captures, waiting, allocating, freeing, and copies
@@ -157,12 +158,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t shim_allow(void (*kernel)(void), int bytes); /* of dynamic shared memory, instead of 48 KiB */
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, int attribute, int value)
 {
-    int most;
-
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
-    return value <= most ? cudaSuccess : 1;
+    return shim_allow((void (*)(void))kernel, value);
 }
 
 /* Done in the order of the stream: now, or in a graph. */
@@ -170,14 +169,14 @@ cudaError_t shim_do(cudaStream_t stream, std::function<void()> what);
 template <class T> struct shim_value {
     using type = T;
 }; /* so that only the kernel says what its arguments are */
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t shared,
-                 std::function<void()> body);
+void shim_launch(const char *name, void (*kernel)(void), cudaStream_t stream, size_t blocks, unsigned threads,
+                 size_t shared, std::function<void()> body);
 /* static: files have arguments of different types by one name */
 template <class... P>
 static void shim_start(const char *name, void (*kernel)(P...), cudaStream_t stream, size_t blocks, unsigned threads,
                        size_t shared, typename shim_value<P>::type... args)
 {
-    shim_launch(name, stream, blocks, threads, shared, [=] { kernel(args...); });
+    shim_launch(name, (void (*)(void))kernel, stream, blocks, threads, shared, [=] { kernel(args...); });
 }
 /* Of the process: kernels asked for one by one, captures ended, graphs launched. */
 extern "C" __attribute__((visibility("default"))) struct shim_counts {

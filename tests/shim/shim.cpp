@@ -315,9 +315,29 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     return cudaSuccess;
 }
 
-void shim_launch(const char *name, cudaStream_t stream, size_t blocks, unsigned threads, size_t size,
-                 std::function<void()> fn)
+static std::map<void (*)(void), size_t> allowed; /* bytes of shared memory, of kernels that asked for more */
+static cudaError_t refused;                      /* the latest launch, until it is asked for */
+
+cudaError_t shim_allow(void (*which)(void), int bytes)
 {
+    int most;
+
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+    if (bytes > most) return 1;
+    allowed[which] = (size_t)bytes;
+    return cudaSuccess;
+}
+
+void shim_launch(const char *name, void (*which)(void), cudaStream_t stream, size_t blocks, unsigned threads,
+                 size_t size, std::function<void()> fn)
+{
+    size_t most = 48 << 10;
+
+    if (size > most && allowed.count(which)) most = allowed[which];
+    if (size > most) {
+        refused = 1;
+        return;
+    }
     if (stream != capturing) shim_counts.launches++;
     shim_do(stream, [=] { run_kernel(name, stream, blocks, threads, size, fn); });
 }
@@ -629,7 +649,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int which)
     return cudaSuccess;
 }
 
-cudaError_t cudaGetLastError(void) { return broken; }
+cudaError_t cudaGetLastError(void)
+{
+    cudaError_t error = broken ? broken : refused;
+
+    refused = cudaSuccess;
+    return error;
+}
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
