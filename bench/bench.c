@@ -114,6 +114,15 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+void wz_bench_mismatch(const struct wz_bench *b, const struct wz_step_stats *s)
+{
+    if (s->mismatch > 0 && !b->be->numerics.fast)
+        wz_die("%s: %.0f log-probabilities differ from those of the same weights, by up to %g", b->program, s->mismatch,
+               s->max_gap);
+    if (s->mismatch > 0)
+        fprintf(stderr, "%.0f of %.0f log-probabilities differ, by up to %.3g\n", s->mismatch, s->tokens, s->max_gap);
+}
+
 double wz_median(double *x, int n)
 {
     qsort(x, (size_t)n, sizeof *x, by_size);
@@ -129,19 +138,34 @@ static uint64_t mixed(uint64_t x)
     return x ^ x >> 31;
 }
 
+enum { PIECE = 1 << 22, SLICE = 1 << 16 };
+
+/* x[n]: elements of a tensor, of which the first is number `at` of all weights. */
+struct filling {
+    float *x;
+    size_t at, n;
+    bool matrix;
+};
+
+static void fill_slice(void *arg, int s)
+{
+    const struct filling *f = arg;
+    const float width = 0.02f * sqrtf(12); /* of a uniform with deviation 0.02 */
+
+    for (size_t j = (size_t)s * SLICE; j < f->n && j < (size_t)(s + 1) * SLICE; j++)
+        f->x[j] = f->matrix ? width * ((float)(mixed(f->at + j + 1) >> 40) * 0x1p-24f - 0.5f) : 1;
+}
+
 static void fill(struct wz_model *m)
 {
-    enum { PIECE = 1 << 16 };
     float *x = wz_alloc(PIECE * sizeof *x);
 
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
-        float width = 0.02f * sqrtf(12); /* of a uniform with deviation 0.02 */
         for (size_t at = 0, all = wz_param_count(p); at < all; at += PIECE) {
-            size_t n = all - at < PIECE ? all - at : PIECE;
-            for (size_t j = 0; j < n; j++)
-                x[j] = p->cols ? width * ((float)(mixed(p->at + at + j + 1) >> 40) * 0x1p-24f - 0.5f) : 1;
-            wz_param_put(m, i, at, n, x);
+            struct filling f = { x, p->at + at, all - at < PIECE ? all - at : PIECE, p->cols > 0 };
+            wz_pool_run(m->be->pool, (int)((f.n + SLICE - 1) / SLICE), fill_slice, &f);
+            wz_param_put(m, i, at, f.n, x);
         }
     }
     free(x);

@@ -39,6 +39,10 @@ struct wz_cost wz_meter_read(const struct wz_meter *m);
 /* Percent of the machine that others used since the start. */
 double wz_meter_others(const struct wz_meter *m);
 
+/* After a step on the very weights that wrote its samples: dies where log-probabilities differ from theirs, or, with
+ * fast products, prints how many and by how much. */
+void wz_bench_mismatch(const struct wz_bench *b, const struct wz_step_stats *stats);
+
 double wz_median(double *x, int n); /* sorts x */
 /* Multiply-adds x 2 of a token at position `at`, all matrices and the head; bytes of all that a forward reads of the
  * weights. */

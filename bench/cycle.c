@@ -4,8 +4,7 @@
  *   prompts ─▶ wz_engine_run ─▶ share of ids below half the vocabulary ─▶ wz_learner_step ─▶ the next version
  *
  * Prompts are random and new in every step; answers are exactly `new` tokens, so every step is as long as every
- * other. There is no reference. The learner compares its log-probabilities with the rollout's: a mismatch
- * ends the program. */
+ * other. There is no reference. The learner compares its log-probabilities with the rollout's (wz_bench_mismatch). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,8 +89,7 @@ int main(int argc, char **argv)
         wz_learner_step(&learner, &wz_bench_learn, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         for (int i = 0; i < b.batch; i++) wz_episode_free(episodes[i]), free(ids[i]);
         struct wz_cost cost = wz_meter_read(&meter);
-        if (stats.mismatch > 0)
-            wz_die("cycle: %.0f log-probabilities differ between rollout and update", stats.mismatch);
+        wz_bench_mismatch(&b, &stats);
         if (s < 0) continue;
         rollout[s] = played;
         update[s] = cost.seconds - played;

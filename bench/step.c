@@ -76,8 +76,7 @@ int main(int argc, char **argv)
         wz_meter_start(&meter);
         wz_learner_step(&learner, &wz_bench_learn, &link, &group, episodes, b.batch, b.batch, b.runs + 1, 1, &stats);
         struct wz_cost cost = wz_meter_read(&meter);
-        if (stats.mismatch > 0)
-            wz_die("step: %.0f log-probabilities differ from those of the same weights", stats.mismatch);
+        wz_bench_mismatch(&b, &stats);
         if (s < 0) continue;
         seconds[s] = cost.seconds;
         faults[s] = (double)cost.faults;

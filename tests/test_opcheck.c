@@ -3,7 +3,7 @@
  * into a weight's gradient the same bits in one call and in many; inputs untouched and nothing written past an output.
  * ref's own backwards are held against finite differences of ref's forwards, samplers against exact probabilities.
  *
- *   opcheck [--row NAME] [--op NAME]     only these; a failure prints both
+ *   opcheck [--row NAME] [--op NAME] [--every N]  only these, and every Nth problem; a failure prints row and op
  *   opcheck --share K/N                  every Nth case from the Kth on, so that N processes share them
  *   opcheck --bench [threads] [backend] [fast]  GFLOP/s and GB/s instead; fast: of numerics.cuda=fast
  *   opcheck --bench-large [backend]      the same for an 8B model, beside ceilings
@@ -41,6 +41,8 @@ static const struct target {
 
 struct wz_backend *opcheck_ref;
 static const struct target *under_test;
+static const char *only_row; /* asked for by name: then it is a failure if it can't be had, else it is skipped */
+static int least_every;      /* takes at most every so many of the problems */
 
 /* NULL and a message where it can't be had here; that is then one skipped case, and no other is made of it. */
 static struct wz_backend *target_try(const struct target *t, int threads, struct wz_err *err)
@@ -254,6 +256,7 @@ static void check_row(void **state)
     struct problem p = { .op = s->row->op, .call = s->row->call };
     int shapes = 0,
         every = s->row->costly || s->target->fast ? s->target->every : 1; /* fast: what is exact is tried already */
+    if (every < least_every) every = least_every;
     if (LIGHT) every = 7;
 
     under_test = s->target;
@@ -591,6 +594,7 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--row") == 0) only_row = argv[i + 1];
         if (strcmp(argv[i], "--op") == 0) only_op = argv[i + 1];
         if (strcmp(argv[i], "--share") == 0) sscanf(argv[i + 1], "%zu/%zu", &share, &shares);
+        if (strcmp(argv[i], "--every") == 0) least_every = atoi(argv[i + 1]);
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu",
@@ -628,6 +632,11 @@ int main(int argc, char **argv)
             tests[n++] = (struct CMUnitTest){ .name = wz_path("avx2 = avx512 %s", opcheck_rows[i].op),
                                               .test_func = check_alike,
                                               .initial_state = (void *)&opcheck_rows[i] };
+    if (n == 0) {
+        fprintf(stderr, "opcheck: there is no row \"%s\" with an op \"%s\"\n", only_row ? only_row : "any",
+                only_op ? only_op : "any");
+        return 2;
+    }
     for (size_t i = 0; i < n; i++)
         if (i % shares == share - 1) tests[mine++] = tests[i];
     int failed = _cmocka_run_group_tests("opcheck", tests, mine, NULL, NULL);
