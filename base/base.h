@@ -53,6 +53,10 @@ size_t wz_mul(size_t a, size_t b); /* a * b for sizes that input decides; overfl
 void wz_host_memory(size_t *total, size_t *unused); /* host.c */
 char *wz_host_processor(void);                      /* its name, or its architecture: heap; host.c */
 
+/* Names the running kernel of this machine (its boot id): all containers of a machine have the same, whatever their
+ * host names; two machines of one host name have different ones. Where the kernel does not tell, the host's name. */
+void wz_host_id(char id[64]); /* host.c */
+
 /* Arena: many small allocations with one lifetime. A zeroed struct is empty and ready; reset keeps the memory. */
 struct wz_arena {
     struct wz_block *blocks;
@@ -124,6 +128,11 @@ char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                 /* heap; fr
 double wz_now(void);     /* seconds, monotonic */
 double wz_wall(void);    /* seconds since 1970 */
 void wz_nap(int *spins); /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
+
+/* Called again and again, on the thread that calls MPI, by code that may compute for minutes: other ranks that wait
+ * meanwhile are told that this one is at work. comm sets what tells them (NULL: nobody listens). */
+void wz_alive(void);
+void wz_set_alive(void (*tell)(void *arg), void *arg);
 
 /* ---- cores (cores.c) -------------------------------------------------------------------------------------- */
 

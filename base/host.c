@@ -1,12 +1,13 @@
-/* The processor's name, and memory of this host that this process may use: the kernel's figures, or a control group's
- * where those are lower (a container, a Slurm job). Control groups, v1 and v2, have files with the limit and the
- * usage, in the group's folder and in its parents'. Usage includes the page cache, which the kernel reclaims on
- * demand. */
+/* Which machine this is, its processor's name, and memory of it that this process may use: the kernel's figures, or a
+ * control group's where those are lower (a container, a Slurm job). Control groups, v1 and v2, have files with the
+ * limit and the usage, in the group's folder and in its parents'. Usage includes the page cache, which the kernel
+ * reclaims on demand. */
 #include "base/base.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 static bool read_number(const char *dir, const char *file, size_t *value)
 {
@@ -89,4 +90,13 @@ char *wz_host_processor(void)
     while (f && !*name && fgets(line, sizeof line, f)) sscanf(line, "model name : %255[^\n]", name);
     if (f) fclose(f);
     return wz_strdup(*name ? name : uname(&kernel) == 0 ? kernel.machine : "unknown processor");
+}
+
+void wz_host_id(char id[64])
+{
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+
+    if (!f || fscanf(f, "%63s", id) != 1) gethostname(id, 63);
+    if (f) fclose(f);
+    id[63] = 0;
 }

@@ -1,4 +1,4 @@
-/* Clocks, and back-off for polling loops. */
+/* Clocks, back-off for polling loops, signs of life. */
 #include "base/base.h"
 
 #include <sched.h>
@@ -13,6 +13,20 @@ static double clock_seconds(clockid_t id)
 }
 
 double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
+
+static void (*alive_hook)(void *arg);
+static void *alive_arg;
+
+void wz_set_alive(void (*tell)(void *arg), void *arg)
+{
+    alive_hook = tell;
+    alive_arg = arg;
+}
+
+void wz_alive(void)
+{
+    if (alive_hook) alive_hook(alive_arg);
+}
 
 double wz_wall(void) { return clock_seconds(CLOCK_REALTIME); }
 

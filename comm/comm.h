@@ -1,13 +1,13 @@
 /* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is MPI with
- * NCCL for data in GPU memory. Every wait has a deadline (guarantee 5): a timeout ends the job with a message that
- * names rank, operation, step and peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that
+ * NCCL for data in GPU memory. Every wait has a deadline (guarantee 5), which bounds silence, not work: it is put off
+ * while some rank computes and says so. A timeout ends the job with a message that names rank, operation, step and peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that
  * share cores do not starve each other. */
 #ifndef WZ_COMM_H
 #define WZ_COMM_H
 
 #include "kernels/kernels.h"
 
-/* WEIGHTS, SUMS and TREE are comm's own: wz_recv does not take them. */
+/* WEIGHTS, SUMS, TREE and ALIVE are comm's own: wz_recv does not take them. */
 enum wz_tag {
     WZ_TAG_EPISODES = 1,
     WZ_TAG_LABELLED,
@@ -16,13 +16,15 @@ enum wz_tag {
     WZ_TAG_CONTROL,
     WZ_TAG_MOMENTS,
     WZ_TAG_SUMS,
-    WZ_TAG_TREE
+    WZ_TAG_TREE,
+    WZ_TAG_ALIVE
 };
 
 struct wz_link {
     const struct wz_link_row *row;
     int rank, size;
-    double deadline;       /* seconds that a wait may last */
+    double deadline;       /* seconds that a wait may last while no other rank says that it is at work (wz_alive) */
+    double told, heard;    /* wz_now() of the last sign of life sent, received; private to comm */
     int64_t step;          /* reported by a timeout */
     int here;              /* ranks on this host, this one included */
     int *beside, n_beside; /* those of them whose affinity masks overlap with this rank's, itself included, ascending;

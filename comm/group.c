@@ -69,11 +69,12 @@ static void check(const struct wz_link *link, const struct wz_group *group)
 
 void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, float *x, size_t n)
 {
-    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "tree sum", true };
     const int size = group->n;
     int first = 0, end = size; /* shards that the members who still work together share */
 
     check(link, group);
+    if (size == 1) return;
+    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "tree sum", true };
     if (t.comm && wz_nccl_ring(t.comm)) {
         wz_nccl_ring_sum(t.comm, x, wz_shard_at(1, size, n), n - wz_shard_at(1, size, n) * (size_t)size, "ring sum");
         wz_nccl_wait(t.comm, "ring sum", -1);
@@ -95,11 +96,12 @@ void wz_tree_scatter(struct wz_link *link, const struct wz_group *group, struct 
 void wz_shards_gather(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, void *x, size_t n,
                       size_t size)
 {
-    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "gather of shards", false };
     const int all = group->n, mine = wz_shard_owner(group->me, all);
     char *bytes = x;
 
     check(link, group);
+    if (all == 1) return;
+    const struct exchange t = { link, be, wz_nccl_comm_of(link, group, be), "gather of shards", false };
     if (t.comm) {
         wz_nccl_gather(t.comm, x, wz_shard_at(1, all, n) * size, (n - wz_shard_at(1, all, n) * (size_t)all) * size,
                        t.operation);

@@ -4,9 +4,9 @@
  * ranks that share cores yield them to each other, and each wait ends at its deadline with a message (guarantee 5). */
 #include "comm/row.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct named {
     const char *name;
@@ -41,9 +41,9 @@ static void gather_hosts(struct wz_link *link)
     int *all = wz_alloc(sizeof *all * (size_t)link->size);
     struct wz_group group = { link->size, link->rank, all };
     struct wz_buf *places = wz_alloc(sizeof *places * (size_t)link->size);
-    char host[65] = "", *mask = wz_cores_mask(), *mine;
+    char host[64], *mask = wz_cores_mask(), *mine;
 
-    gethostname(host, sizeof host - 1);
+    wz_host_id(host);
     mine = wz_path("%s %s", host, mask);
     for (int r = 0; r < link->size; r++) all[r] = r;
     wz_all_gather_bytes(link, &group, mine, strlen(mine), places);
@@ -62,6 +62,18 @@ static void gather_hosts(struct wz_link *link)
     free(places);
 }
 
+/* A sign of life to all other ranks, at most eight times per deadline. */
+static void tell_alive(void *arg)
+{
+    struct wz_link *link = arg;
+
+    if (wz_now() < link->told + link->deadline / 8) return;
+    link->told = wz_now();
+    for (int r = 0; r < link->size; r++)
+        if (r != link->rank) link->row->send(link, r, WZ_TAG_ALIVE, NULL, 0);
+    link->row->drive(link);
+}
+
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err)
 {
     const struct named *at = wz_row_find(links, sizeof *links, "link", name, err);
@@ -74,6 +86,7 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, bool r
     if (at->row->open(link, err) < 0) return -1;
     link->row = at->row;
     gather_hosts(link);
+    wz_set_alive(tell_alive, link);
     return 0;
 }
 
@@ -82,6 +95,7 @@ void wz_link_close(struct wz_link *link)
     struct wz_wait wait = { 0 };
 
     if (!link->row) return;
+    wz_set_alive(NULL, NULL);
     wz_flush(link);
     while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
     if (link->staging.be) link->staging.be->ops.free(link->staging.be, link->staging.p);
@@ -107,7 +121,7 @@ void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, 
 
     link->row->drive(link);
     if (wait->until == 0) wait->until = wz_now() + link->deadline;
-    if (wz_now() > wait->until) {
+    if (wz_now() > fmax(wait->until, link->heard + link->deadline)) {
         if (peer >= 0) snprintf(who, sizeof who, "rank %d", peer);
         wz_die("%s at step %lld waited for %s longer than the deadline of %g s", operation, (long long)link->step, who,
                link->deadline);

@@ -116,7 +116,15 @@ static void mpi_send(struct wz_link *link, int to, enum wz_tag tag, const void *
 static int mpi_drive(struct wz_link *link)
 {
     struct state *s = link->state;
+    MPI_Status status;
+    int found;
 
+    for (;;) {
+        CHECK(MPI_Iprobe, MPI_ANY_SOURCE, WZ_TAG_ALIVE, MPI_COMM_WORLD, &found, &status);
+        if (!found) break;
+        CHECK(MPI_Recv, NULL, 0, MPI_BYTE, status.MPI_SOURCE, WZ_TAG_ALIVE, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        link->heard = wz_now();
+    }
     for (int i = 0; i < s->n;) {
         if (!test(&s->parts[i].request)) {
             i++;

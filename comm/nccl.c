@@ -1,13 +1,14 @@
 /* NCCL communicators between the members of a group.
  *
- *   lookup   a group's communicator is created at its first use: members exchange host, GPU and whether NCCL is
+ *   lookup   a group's communicator is created at its first use: members exchange machine, GPU and whether NCCL is
  *            available, member 0 also an ncclUniqueId
  *   result   a communicator where all have NCCL and no two share a GPU; else none, and data is staged through the host
  *
  * Messages and episodes stay on MPI: a communicator moves only what lies in GPU memory, on the backend's stream, so
  * that it is ordered with the kernels. Nothing blocks: communicators are non-blocking, and this rank polls with a
- * deadline (guarantee 5). The library is opened with dlopen at run time by declarations of our own (NCCL's ABI from
- * 2.18 on), so Waltz builds and runs without NCCL.
+ * deadline (guarantee 5). A job that fails is ended by MPI_Abort alone: ncclCommAbort may wait for a kernel that never
+ * ends, and a GPU's work ends with its process. The library is opened with dlopen at run time by declarations of our
+ * own (NCCL's ABI from 2.18 on), so Waltz builds and runs without NCCL.
  *
  * A member's NCCL rank is the number of its shard, so that NCCL's collectives and the tree cut arrays alike. */
 #include "comm/row.h"
@@ -17,7 +18,6 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct comm; /* ncclComm_t points to it */
 struct unique {
@@ -41,8 +41,8 @@ struct config { /* ncclConfig_t as of 2.18; newer versions read it by its size a
     each(int, GetUniqueId, struct unique *id) \
     each(int, CommInitRankConfig, struct comm **comm, int n, struct unique id, int rank, struct config *config) \
     each(int, CommGetAsyncError, struct comm *comm, int *rc) \
+    each(int, CommFinalize, struct comm *comm) \
     each(int, CommDestroy, struct comm *comm) \
-    each(int, CommAbort, struct comm *comm) \
     each(int, GroupStart, void) \
     each(int, GroupEnd, void) \
     each(int, Send, const void *out, size_t n, int type, int peer, struct comm *, void *stream) \
@@ -71,8 +71,6 @@ struct wz_nccl {
     struct wz_nccl_comm **list;
 };
 
-static struct wz_nccl *aborted; /* whose communicators abort_job aborts: it takes no argument */
-
 /* ---- the library ------------------------------------------------------------------------------------------ */
 
 static int open_library(struct wz_nccl *nccl, struct wz_err *err)
@@ -93,13 +91,6 @@ static int open_library(struct wz_nccl *nccl, struct wz_err *err)
     return 0;
 }
 
-static void abort_job(int status)
-{
-    for (int i = 0; i < aborted->n; i++)
-        if (aborted->list[i]->handle) aborted->api.CommAbort(aborted->list[i]->handle);
-    wz_mpi_abort(status);
-}
-
 int wz_nccl_open(struct wz_link *link, bool required, bool ring, struct wz_err *err)
 {
     struct wz_nccl *nccl = wz_alloc(sizeof *nccl);
@@ -116,23 +107,6 @@ int wz_nccl_open(struct wz_link *link, bool required, bool ring, struct wz_err *
     nccl->ring = ring;
     link->nccl = nccl;
     return 0;
-}
-
-void wz_nccl_close(struct wz_link *link)
-{
-    struct wz_nccl *nccl = link->nccl;
-
-    if (!nccl) return;
-    for (int i = 0; i < nccl->n; i++) {
-        struct wz_nccl_comm *comm = nccl->list[i];
-        if (comm->handle) nccl->api.CommDestroy(comm->handle);
-        free((int *)(uintptr_t)comm->group.ranks);
-        free(comm);
-    }
-    free(nccl->list);
-    free(nccl);
-    link->nccl = NULL;
-    aborted = NULL;
 }
 
 /* ---- a communicator --------------------------------------------------------------------------------------- */
@@ -165,8 +139,29 @@ void wz_nccl_wait(struct wz_nccl_comm *comm, const char *operation, int peer)
     }
 }
 
+/* A non-blocking communicator is finalized by all members, polled until that is done, and only then destroyed: before,
+ * NCCL's threads may still use it while MPI ends and the backend's stream goes. */
+void wz_nccl_close(struct wz_link *link)
+{
+    struct wz_nccl *nccl = link->nccl;
+
+    if (!nccl) return;
+    for (int i = 0; i < nccl->n; i++) {
+        struct wz_nccl_comm *comm = nccl->list[i];
+        if (comm->handle) {
+            settle(comm, nccl->api.CommFinalize(comm->handle), "closing of an NCCL communicator", -1);
+            nccl->api.CommDestroy(comm->handle);
+        }
+        free((int *)(uintptr_t)comm->group.ranks);
+        free(comm);
+    }
+    free(nccl->list);
+    free(nccl);
+    link->nccl = NULL;
+}
+
 struct member {
-    char host[64], gpu[32];
+    char machine[64], gpu[32];
     int32_t available;
     struct unique id;
 };
@@ -179,8 +174,7 @@ static void obstacle(const struct wz_group *group, const struct member *members,
         if (!members[i].available)
             snprintf(why, size, "rank %d has no %s", group->ranks[i], members[i].gpu[0] ? "NCCL" : "GPU");
         for (int k = 0; k < i && members[i].gpu[0]; k++)
-            if (memcmp(members[i].host, members[k].host, sizeof members[i].host) == 0 &&
-                strcmp(members[i].gpu, members[k].gpu) == 0)
+            if (strcmp(members[i].machine, members[k].machine) == 0 && strcmp(members[i].gpu, members[k].gpu) == 0)
                 snprintf(why, size, "ranks %d and %d share GPU %s", group->ranks[k], group->ranks[i], members[i].gpu);
     }
 }
@@ -196,7 +190,7 @@ static void comm_open(struct wz_nccl_comm *comm)
     struct config config = { sizeof config, 0xcafebeef, OLDEST, 0, INT_MIN, INT_MIN, INT_MIN, NULL, INT_MIN };
     char why[128];
 
-    gethostname(mine.host, sizeof mine.host - 1);
+    wz_host_id(mine.machine);
     if (comm->be->device) snprintf(mine.gpu, sizeof mine.gpu, "%s", comm->be->device->id);
     if (mine.available && group->me == 0 && nccl->api.GetUniqueId(&mine.id) != SUCCESS) mine.available = false;
     wz_all_gather_bytes(link, group, &mine, sizeof mine, shown);
@@ -207,8 +201,6 @@ static void comm_open(struct wz_nccl_comm *comm)
     }
     obstacle(group, members, why, sizeof why);
     if (!why[0]) {
-        aborted = nccl;
-        wz_set_rank(link->rank, link->size, abort_job);
         comm->rank = comm_rank(group->me, group->n);
         int rc = nccl->api.CommInitRankConfig(&comm->handle, group->n, members[0].id, comm->rank, &config);
         settle(comm, rc, "opening of an NCCL communicator", -1);
@@ -224,7 +216,7 @@ struct wz_nccl_comm *wz_nccl_comm_of(struct wz_link *link, const struct wz_group
     struct wz_nccl *nccl = link->nccl;
     size_t size = (size_t)group->n * sizeof *group->ranks;
 
-    if (!nccl || group->n == 1) return NULL;
+    if (!nccl) return NULL;
     for (int i = 0; i < nccl->n; i++) {
         struct wz_nccl_comm *comm = nccl->list[i];
         if (comm->be == be && comm->group.n == group->n && memcmp(comm->group.ranks, group->ranks, size) == 0)

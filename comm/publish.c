@@ -47,9 +47,10 @@ static void chain(struct wz_link *link, const struct wz_group *group, struct wz_
 static void broadcast(struct wz_link *link, const struct wz_group *group, struct wz_backend *be, char *x, size_t n,
                       const char *operation)
 {
-    struct wz_nccl_comm *comm = wz_nccl_comm_of(link, group, be);
     int peer = group->me ? group->ranks[0] : -1;
 
+    if (group->n == 1) return;
+    struct wz_nccl_comm *comm = wz_nccl_comm_of(link, group, be);
     if (!comm) {
         chain(link, group, be, x, n, operation);
         return;

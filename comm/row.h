@@ -14,7 +14,8 @@ struct wz_link_row {
     void (*close)(struct wz_link *link);
     /* Starts to send a message of n bytes, which are copied. */
     void (*send)(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
-    /* Makes progress on pending sends; -1 when none is left, else a rank that has not received all of its own. */
+    /* Takes in signs of life (link->heard) and makes progress on pending sends; -1 when none is left, else a rank that
+     * has not received all of its own. */
     int (*drive)(struct wz_link *link);
     /* Appends to buf what has arrived of the next message; true when the message is complete. */
     bool (*recv)(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
@@ -32,7 +33,8 @@ void wz_mpi_abort(int status); /* MPI_Abort of the whole job with this exit stat
 enum { WZ_PART = 16 << 20 };
 
 /* One wait, zeroed before its first use: while (!done) wz_wait(...). Each call makes progress on pending sends and
- * sleeps briefly; after link->deadline seconds it dies naming rank, operation, step and peer (-1: all other ranks). */
+ * sleeps briefly; link->deadline seconds after its first call and after the last sign of life of any rank it dies
+ * naming rank, operation, step and peer (-1: all other ranks). */
 struct wz_wait {
     double until; /* wz_now() at which the deadline is over */
     int spins;
@@ -53,7 +55,8 @@ enum { WZ_BUCKET = 64 << 20 }; /* bytes per NCCL call */
 int wz_nccl_open(struct wz_link *link, bool required, bool ring, struct wz_err *err);
 void wz_nccl_close(struct wz_link *link); /* accepts a link without NCCL */
 /* The group's communicator for memory of `be`, created at the first call, which is collective. NULL: there is none, and
- * data is staged through the host. Owned by the link. */
+ * data is staged through the host. Owned by the link. A group of one has one too, which tests use: collectives of one
+ * member move nothing and ask for none. */
 struct wz_nccl_comm *wz_nccl_comm_of(struct wz_link *link, const struct wz_group *group, struct wz_backend *be);
 /* Whether sums may be in NCCL's own order. */
 bool wz_nccl_ring(const struct wz_nccl_comm *comm);

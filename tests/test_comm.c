@@ -13,6 +13,24 @@ static int everyone[64];
 static struct wz_backend *host;
 static bool by_ring; /* sums over NCCL are in its own order: the argument "ring" */
 
+/* Ranks as if in containers of other host names, or on other machines. */
+static const char *machine; /* NULL: the real one */
+void __real_wz_host_id(char id[64]);
+void __wrap_wz_host_id(char id[64]);
+int __wrap_gethostname(char *name, size_t size);
+
+void __wrap_wz_host_id(char id[64])
+{
+    if (machine) snprintf(id, 64, "%s %d", machine, wz_rank());
+    else __real_wz_host_id(id);
+}
+
+int __wrap_gethostname(char *name, size_t size)
+{
+    snprintf(name, size, "container-%d", wz_rank());
+    return 0;
+}
+
 static struct wz_group all(void) { return (struct wz_group){ job.size, job.rank, everyone }; }
 
 static void auto_finds_the_link(void **state)
@@ -232,6 +250,22 @@ static void ranks_that_share_a_gpu_have_no_communicator(void **state)
     assert_true(*nccl_sent() == before);
 }
 
+/* The same PCI address on another machine is another GPU. */
+static void gpus_of_other_machines_are_others(void **state)
+{
+    static const struct wz_device one = { .id = "gpu 0", .idle = idle };
+    static struct wz_backend far;
+    size_t before = *nccl_sent();
+
+    far = *host;
+    far.device = &one;
+    machine = "machine";
+    sums_have_the_bits_of_the_serial_tree(&far, by_ring);
+    machine = NULL;
+    bool member = job.size > 1 && !(job.size == 3 && job.rank == 1);
+    assert_true((*nccl_sent() > before) == (member && getenv("WZ_NCCL_LIBRARY")));
+}
+
 static void shards_of_any_element_are_gathered(void **state)
 {
     struct wz_group group = all();
@@ -330,6 +364,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),
         cmocka_unit_test(memory_of_a_device_is_summed_alike),
         cmocka_unit_test(ranks_that_share_a_gpu_have_no_communicator),
+        cmocka_unit_test(gpus_of_other_machines_are_others),
         cmocka_unit_test(shards_of_any_element_are_gathered),
         cmocka_unit_test(all_gather_is_in_order_of_rank),
         cmocka_unit_test(weights_arrive_with_their_identity),

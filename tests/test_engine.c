@@ -243,6 +243,23 @@ static void new_weights_forget_the_cache(void **state)
     wz_engine_destroy(e), wz_engine_destroy(fresh);
 }
 
+static void count(void *arg) { ++*(int *)arg; }
+
+/* Guarantee 5: ranks that wait are told in every round that this one is at work. */
+static void every_round_is_a_sign_of_life(void **state)
+{
+    struct wz_engine *e = wz_engine_create(model, 1, 3, 0, 0);
+    struct wz_request one = request(0);
+    int signs = 0;
+
+    wz_set_alive(count, &signs);
+    wz_engine_run(e, &one, 1);
+    wz_set_alive(NULL, NULL);
+    assert_true(one.n > 0 && signs >= one.n);
+    wz_request_finish(&one);
+    wz_engine_destroy(e);
+}
+
 static void submitting_while_others_run_changes_nothing(void **state)
 {
     struct wz_request all[N], r[N];
@@ -447,6 +464,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_generated_says_why),
         cmocka_unit_test(an_overflow_ends_the_request),
         cmocka_unit_test(new_weights_forget_the_cache),
+        cmocka_unit_test(every_round_is_a_sign_of_life),
         cmocka_unit_test(submitting_while_others_run_changes_nothing),
         cmocka_unit_test(cancelling_disturbs_nobody),
         cmocka_unit_test(cancelling_gives_pages_back),

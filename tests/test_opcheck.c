@@ -561,8 +561,6 @@ static void check_alike(void **state)
 }
 
 /* What is not here: one case. Asked for by name, it fails. */
-static const char *only_row;
-
 static void check_absent(void **state)
 {
     const struct subject *s = *state;

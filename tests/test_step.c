@@ -105,6 +105,8 @@ static void check_reference(struct wz_model *reference, Wz__Episode **episodes)
     wz_pack_finish(&pack);
 }
 
+static void count(void *arg) { ++*(int *)arg; }
+
 static void check(bool token_mean, bool tied)
 {
     enum { FLAT = 100000 }; /* AdamW's eps: m / (sqrt(v) + eps) = g / eps to within |g| / eps */
@@ -129,7 +131,11 @@ static void check(bool token_mean, bool tied)
     wz_pack_init(&probe, m, 40, false);
     for (int i = 0; i < EPISODES; i++) episodes[i] = episode(m, &probe, (uint32_t)i);
     memcpy(before, m->params, m->n_params * sizeof *before);
+    int signs = 0; /* of life, guarantee 5: of every layer of every micro-batch, there and back */
+    wz_set_alive(count, &signs);
     wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
+    wz_set_alive(NULL, NULL);
+    assert_true(signs >= 2 * 4 * m->config.layers);
     memcpy(after, m->params, m->n_params * sizeof *after);
     assert_int_equal(m->version, 4);
     check_reference(reference, episodes);

@@ -3,7 +3,9 @@
  * to or from one peer, and the transfers of a pair are in order.
  *
  * No call blocks: they return ncclInProgress, and ncclCommGetAsyncError makes progress. Sums are added in the order of
- * a ring, starting behind their owner, so that their bits differ from a tree's. */
+ * a ring, starting behind their owner, so that their bits differ from a tree's. What the library leaves undefined, to
+ * destroy a communicator that was not finalized or still is at it, ends the process. WZ_STANDIN_FAIL=finalize: no
+ * finalization ever ends. */
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -40,8 +42,10 @@ struct sum {
 
 struct ncclComm {
     ncclUniqueId id;
-    int n, rank, listener, fd[MOST], joined, result;
+    int n, rank, listener, fd[MOST], loop, joined, result; /* loop: the other end of fd[rank] */
     size_t sent;
+    bool finalized;
+    char note[MOST]; /* a byte of each member's finalization */
     struct transfer *transfers;
     struct sum *sums;
 };
@@ -88,10 +92,15 @@ static int join(ncclComm_t c)
     return c->joined == c->n - 1 ? SUCCESS : IN_PROGRESS;
 }
 
+static int fd_of(ncclComm_t c, const struct transfer *l)
+{
+    return l->out && l->peer == c->rank ? c->loop : c->fd[l->peer];
+}
+
 /* As much of a transfer as is possible now; true where bytes moved. */
 static bool transfer_progress(ncclComm_t c, struct transfer *l)
 {
-    const int fd = c->fd[l->peer];
+    const int fd = fd_of(c, l);
     ssize_t k = l->out ? send(fd, l->bytes, l->n, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(fd, l->bytes, l->n, MSG_DONTWAIT);
 
     if (k <= 0 && !(k < 0 && (errno == EAGAIN || errno == EINTR)))
@@ -99,7 +108,10 @@ static bool transfer_progress(ncclComm_t c, struct transfer *l)
     if (k <= 0) return false;
     l->bytes += k;
     l->n -= (size_t)k;
-    if (l->out) standin_sent += (size_t)k, c->sent += (size_t)k;
+    if (l->out && !c->finalized) {
+        standin_sent += (size_t)k;
+        c->sent += (size_t)k;
+    }
     return true;
 }
 
@@ -132,8 +144,7 @@ static void progress(ncclComm_t c)
     }
     for (struct transfer **at = &c->transfers, *l; (l = *at) && c->result == IN_PROGRESS;) {
         if (l->n && !busy[l->out][l->peer]) moved |= transfer_progress(c, l);
-        if (l->n && !busy[l->out][l->peer])
-            waits[n++] = (struct pollfd){ c->fd[l->peer], l->out ? POLLOUT : POLLIN, 0 };
+        if (l->n && !busy[l->out][l->peer]) waits[n++] = (struct pollfd){ fd_of(c, l), l->out ? POLLOUT : POLLIN, 0 };
         busy[l->out][l->peer] |= l->n > 0;
         if (l->n) {
             at = &l->next;
@@ -169,6 +180,7 @@ static struct sum *sum(ncclComm_t c, float *to, const float *mine, size_t n)
     s->n = n;
     s->next = c->sums;
     c->sums = s;
+    c->result = IN_PROGRESS;
     for (int k = 0; k < c->n; k++) s->parts[k] = malloc(n * sizeof(float) + 1);
     memcpy(s->parts[c->rank], mine, n * sizeof(float));
     for (int k = 0; k < c->n; k++)
@@ -192,7 +204,7 @@ SHOWN int ncclGetUniqueId(ncclUniqueId *id);
 SHOWN int ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank, void *config);
 SHOWN int ncclCommGetAsyncError(ncclComm_t c, int *rc);
 SHOWN int ncclCommDestroy(ncclComm_t c);
-SHOWN int ncclCommAbort(ncclComm_t c);
+SHOWN int ncclCommFinalize(ncclComm_t c);
 SHOWN int ncclGroupStart(void);
 SHOWN int ncclGroupEnd(void);
 SHOWN int ncclSend(const void *out, size_t n, int type, int peer, ncclComm_t c, void *stream);
@@ -234,6 +246,7 @@ int ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank, v
     ncclComm_t c = calloc(1, sizeof *c);
     socklen_t size;
     struct sockaddr_un a = address(&id, rank, &size);
+    int loop[2];
 
     *comm = c;
     if (n < 1 || n > MOST || rank < 0 || rank >= n) return INVALID_ARGUMENT;
@@ -241,6 +254,9 @@ int ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank, v
     c->n = n;
     c->rank = rank;
     for (int i = 0; i < MOST; i++) c->fd[i] = -1;
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, loop) < 0) return SYSTEM_ERROR;
+    c->fd[rank] = loop[0];
+    c->loop = loop[1];
     c->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (bind(c->listener, (struct sockaddr *)&a, size) < 0 || listen(c->listener, MOST) < 0) return SYSTEM_ERROR;
     return c->result = IN_PROGRESS;
@@ -248,26 +264,41 @@ int ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank, v
 
 int ncclCommGetAsyncError(ncclComm_t c, int *rc)
 {
-    if (c->result == IN_PROGRESS) progress(c);
+    const char *fault = getenv("WZ_STANDIN_FAIL");
+
+    if (c->result == IN_PROGRESS && !(c->finalized && fault && strcmp(fault, "finalize") == 0)) progress(c);
     *rc = c->result;
     return SUCCESS;
 }
 
+/* Ends when every member has called it. */
+int ncclCommFinalize(ncclComm_t c)
+{
+    if (c->finalized || c->result != SUCCESS) return INVALID_USAGE;
+    for (int k = 0; k < c->n; k++) {
+        if (k == c->rank) continue;
+        transfer(c, true, k, "", 1);
+        transfer(c, false, k, &c->note[k], 1);
+    }
+    c->finalized = true;
+    return c->result = IN_PROGRESS;
+}
+
 int ncclCommDestroy(ncclComm_t c)
 {
+    if (!c->finalized || c->result != SUCCESS) {
+        fprintf(stderr, "nccl stand-in: member %d of %d destroys a communicator that is not finalized\n", c->rank,
+                c->n);
+        abort();
+    }
     if (getenv("WZ_STANDIN_SAYS"))
         fprintf(stderr, "nccl stand-in: member %d of %d sent %zu bytes\n", c->rank, c->n, c->sent);
     for (int i = 0; i < c->n; i++)
         if (c->fd[i] >= 0) close(c->fd[i]);
     close(c->listener);
+    close(c->loop);
     free(c);
     return SUCCESS;
-}
-
-int ncclCommAbort(ncclComm_t c)
-{
-    fprintf(stderr, "nccl stand-in: member %d of %d aborts\n", c->rank, c->n);
-    return ncclCommDestroy(c);
 }
 
 int ncclGroupStart(void)
