@@ -446,7 +446,7 @@ static void check_samplers(void **state)
     float data[SMALL], *x, *logp, *want, *lse;
     double z[SMALL], q[SMALL];
     struct wz_pick *picks;
-    int *token, draws = s->target->draws;
+    int *token, draws = s->target->draws / (least_every ? least_every : 1);
 
     x = wz_alloc((size_t)draws * sizeof *x);
     logp = wz_alloc(3 * (size_t)draws * sizeof *logp);
@@ -535,6 +535,27 @@ static void check_inverse(void **state)
     free(data);
 }
 
+/* So large a vocabulary that sampling takes more shared memory than a kernel has without asking. */
+static void check_vast(void **state)
+{
+    const struct subject *s = *state;
+    struct wz_backend *be = target_open(s->target, 1);
+    enum { V = 1 << 19 };
+    float *data = wz_alloc(V * sizeof *data), one = 1, logp;
+    int token;
+
+    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1, NULL }; /* all equal */
+    float *x = sent(be, NULL, &one, 1);
+    wz_pack(be, &w);
+    wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 400000.5 / V }, 1);
+    assert_int_equal(token, 400000);
+    wz_unpack(be, &w);
+    wz_backend_free(be, w.data);
+    wz_backend_free(be, x);
+    wz_backend_close(be);
+    free(data);
+}
+
 /* AVX2 and AVX-512 are the same chains of the same FMAs, with the instruction for pairs of bf16 and without, so a
  * job may mix machines. */
 static void check_alike(void **state)
@@ -583,6 +604,7 @@ int main(int argc, char **argv)
         { "memory", check_memory, false },       { "repack", check_repack, false },
         { "rewritten", check_rewritten, false }, { "hash", check_hash, true },
         { "samplers", check_samplers, false },   { "inverse", check_inverse, false },
+        { "vast vocabulary", check_vast, true },
     };
     const char *only_op = NULL;
     size_t n = 0, share = 1, shares = 1, mine = 0;

@@ -109,6 +109,23 @@ static bool capture_refuses(int what)
            !cudaStreamDestroy(stream);
 }
 
+/* A launch with more than 48 KiB of shared memory fails unless its kernel asked for as much. */
+static bool shared_memory_is_asked_for(void)
+{
+    enum { MORE = 60 << 10 };
+    int *d;
+    cudaStream_t stream;
+
+    cudaStreamCreateWithFlags(&stream, 0);
+    if (cudaMalloc((void **)&d, sizeof *d)) return false;
+    LAUNCH_ON(stream, count, 1, 32, MORE, d, 1);
+    bool refused = cudaGetLastError() != cudaSuccess && cudaGetLastError() == cudaSuccess;
+    bool too_much = cudaFuncSetAttribute(count, cudaFuncAttributeMaxDynamicSharedMemorySize, 1 << 20) != cudaSuccess;
+    if (cudaFuncSetAttribute(count, cudaFuncAttributeMaxDynamicSharedMemorySize, MORE)) return false;
+    LAUNCH_ON(stream, count, 1, 32, MORE, d, 1);
+    return refused && too_much && !cudaGetLastError() && !cudaFree(d) && !cudaStreamDestroy(stream);
+}
+
 /* Touches device memory from the host, as a program that forgets wz_download would. */
 static int touch(void)
 {
@@ -156,7 +173,7 @@ int main(void)
 #else
     const bool guarded = false; /* an access beyond its memory is seen by AddressSanitizer only */
 #endif
-    printf("1..%d\n", guarded ? 10 : 8);
+    printf("1..%d\n", guarded ? 11 : 9);
     result(seen(NONE, 0, true), "a right kernel is right under every schedule");
     result(seen(NO_BARRIER, 1, false), "a missing barrier gives wrong numbers");
     result(seen(NO_WAIT, 1, true), "a missing wait gives NaN");
@@ -167,6 +184,7 @@ int main(void)
         result(seen(BEYOND_DEVICE, 2, true), "an access beyond device memory stops the program");
     }
     result(ending(NULL, NONE, "up") == 2, "the host can't touch device memory");
+    result(shared_memory_is_asked_for(), "a launch with more shared memory than was asked for is refused");
     result(graph_keeps_arguments(), "a graph keeps what was captured, and runs when it is waited for");
     bool refuses = true;
     for (int what = 0; what < 5; what++) refuses = refuses && capture_refuses(what);
