@@ -40,7 +40,7 @@ struct wz_cost wz_meter_read(const struct wz_meter *m);
 double wz_meter_others(const struct wz_meter *m);
 
 /* After a step on the very weights that wrote its samples: dies where log-probabilities differ from theirs, or, with
- * fast products, prints how many and by how much. */
+ * fast products, prints how many differ and by how much. */
 void wz_bench_mismatch(const struct wz_bench *b, const struct wz_step_stats *stats);
 
 double wz_median(double *x, int n); /* sorts x */

@@ -1,7 +1,8 @@
 /* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is MPI with
  * NCCL for data in GPU memory. Every wait has a deadline (guarantee 5), which bounds silence, not work: it is put off
- * while some rank computes and says so. A timeout ends the job with a message that names rank, operation, step and peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that
- * share cores do not starve each other. */
+ * while some rank computes and says so. A timeout ends the job with a message that names rank, operation, step and
+ * peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that share cores do not starve each
+ * other. */
 #ifndef WZ_COMM_H
 #define WZ_COMM_H
 

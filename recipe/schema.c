@@ -176,7 +176,8 @@
     T##_TEXT(S, link, "auto", "name", LAYOUT, "how ranks communicate; auto: the best for how the program was started") \
     T##_INT(S, threads, "0", "[0,4096]", LAYOUT, \
             "threads of a rank; 0: its share of the cores in its affinity mask") \
-    T##_REAL(S, deadline, STRING(WZ_DEADLINE), "(0,1e9]", LAYOUT, "seconds that a wait for another rank may last while no rank computes") \
+    T##_REAL(S, deadline, STRING(WZ_DEADLINE), "(0,1e9]", LAYOUT, \
+            "seconds that a wait for another rank may last while no rank computes") \
     T##_MAP(S, numerics, numerics, "what decides bits besides the backend") \
     T##_MAP(S, ranks, ranks, "how many ranks have each role; all 0: chosen from the number of ranks") \
     T##_LIST(S, agents, n_agents, agent, WZ_MAX_AGENTS, "the agents") \

@@ -91,7 +91,7 @@ static void closes_a_communicator(void)
     wz_link_close(&job);
 }
 
-/* Is at work for three deadlines, and says so; then it is silent. Rank 0 waits for the first message in vain at first. */
+/* Is at work for three deadlines, and says so; then it is silent. */
 static void works_and_sends(void)
 {
     for (double end = wz_now() + 3 * job.deadline; wz_now() < end;) wz_alive();

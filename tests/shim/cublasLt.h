@@ -1,5 +1,5 @@
-/* shim: what kernels/cuda asks of cuBLASLt; the product as plain loops (cublasLt.cpp), opened as a library like the real one:
- * WZ_CUBLASLT_LIBRARY names the module with the shim. */
+/* shim: what kernels/cuda asks of cuBLASLt; the product as plain loops (cublasLt.cpp). It is opened as a library, like
+ * the real one: WZ_CUBLASLT_LIBRARY names the module with the shim. */
 #pragma once
 
 #include <cuda_runtime.h>
