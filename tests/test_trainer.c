@@ -80,7 +80,8 @@ static void rate_warms_up_and_falls(void **state)
     assert_float_equal(wz_learning_rate(1, 4, 0.1, 4, 100), 1, 1e-12);
     assert_float_equal(wz_learning_rate(1, 4, 0.1, 99, 100), 0.1, 1e-12);
     assert_float_equal(wz_learning_rate(1, 0, 0.1, 0, 1), 1, 1e-12);
-    assert_float_equal(wz_learning_rate(1, 0.03, 0.1, 0, 100), 1, 1e-12); /* never above the peak */
+    assert_float_equal(wz_learning_rate(1, 0.03, 0.1, 0, 100), 1, 1e-12);  /* never above the peak */
+    assert_float_equal(wz_learning_rate(1, 4, 0.1, 150, 100), 0.1, 1e-12); /* nor up again behind the end */
 }
 
 static Wz__Episode *episode(int turns, uint32_t index)

@@ -170,16 +170,16 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
     t->given = GIVEN;
     t->reward = (index + step) % 3 ? 0.35 : 1;
     t->context = wz_alloc(sizeof *t->context * CONTEXT);
-    t->n_context = CONTEXT;
-    for (uint32_t k = 0; k < CONTEXT; k++) t->context[k] = (int)(VOCAB * keyed(step, index, 100 + k));
+    t->n_context = 2 + (index + 2) % 4; /* some, not the first, are what others begin with */
+    for (uint32_t k = 0; k < t->n_context; k++) t->context[k] = k < 3 ? 7 : (int)(VOCAB * keyed(step, index, 100 + k));
     wz_turn_reserve(t, (size_t)n);
     for (uint32_t k = 0; k < (uint32_t)n; k++) wz_turn_add(t, (int)(VOCAB * keyed(step, index, k)), 0);
     wz_pack_clear(pack);
     assert_true(wz_pack_turn(pack, t));
     wz_pack_forward(pack, temperature);
     for (size_t k = 0; k < (size_t)n; k++)
-        t->logp[k] =
-            pack->logp[CONTEXT - 1 + k] + (k % 3 ? (float)(0.8 * (keyed(step, index, 200 + (uint32_t)k) - 0.5)) : 0);
+        t->logp[k] = pack->logp[t->n_context - 1 + k] +
+                     (k % 3 ? (float)(0.8 * (keyed(step, index, 200 + (uint32_t)k) - 0.5)) : 0);
     wz_pack_clear(pack);
     if (index == BATCH - 1) wz_set_string(&e->discard, "lost", 4);
     return e;
@@ -370,7 +370,7 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
                     &set->list[wz_below((struct wz_key){ 4, WZ_RNG_DATA, step, i, 0, 0 }, (uint32_t)set->n)];
             else {
                 Wz__Turn *t = (episodes[i] = episode(m, &probe, temperature, i, step))->turns[0];
-                s->of = (struct wz_sample){ .turn = t, .first = CONTEXT + GIVEN };
+                s->of = (struct wz_sample){ .turn = t, .first = (int)t->n_context + GIVEN };
                 s->reward = t->reward;
             }
             s->n = run_alone(&probe, &s->of, temperature, now);
@@ -456,6 +456,53 @@ static void supervised_steps_are_as_worked_out_by_hand(void **state)
         }
 }
 
+static struct wz_loss_token told[BATCH * LONGEST];
+static int n_told;
+
+static double listen(const struct wz_learn *how, const struct wz_loss_token *t, double *value)
+{
+    told[n_told++] = *t;
+    *value = 0;
+    return 0;
+}
+
+/* A loss of one's own is told each trained token's log-probabilities, the reference's among them, and its advantage. */
+static void a_loss_is_told_all_of_a_token(void **state)
+{
+    const struct wz_loss loss = { "listen", false, listen };
+    struct wz_model *m = tiny(11, 5), *reference = tiny(12, 5);
+    struct wz_learn how = unusual(&loss, false);
+    struct wz_learner l;
+    struct wz_pack probe, ref;
+    struct wz_step_stats stats;
+    Wz__Episode *e;
+    double now[LONGEST], then[LONGEST];
+
+    how.pick = wz_sample_picks;
+    how.estimate = wz_estimates;
+    wz_learner_init(&l, m, reference, 0, false, LEAVES, &group, 24, 24);
+    wz_pack_init(&probe, m, 24, true);
+    wz_pack_init(&ref, reference, 24, false);
+    e = episode(m, &probe, (float)how.temperature, 3, 1);
+    const Wz__Turn *t = e->turns[0];
+    const struct wz_sample s = { .turn = e->turns[0], .first = (int)t->n_context + GIVEN };
+    const int n = run_alone(&probe, &s, (float)how.temperature, now);
+    assert_int_equal(run_alone(&ref, &s, (float)how.temperature, then), n);
+    wz_pack_clear(&probe);
+    n_told = 0;
+    wz_learner_step(&l, &how, &job, &group, &e, 1, BATCH, STEPS, 4, &stats);
+    assert_true(n_told == n && n > 2);
+    for (int k = 0; k < n; k++)
+        assert_true(told[k].now == now[k] && told[k].ref == then[k] && told[k].old == (double)t->logp[GIVEN + k] &&
+                    told[k].advantage == (double)t->advantage[GIVEN + k]);
+    wz_episode_free(e);
+    wz_pack_finish(&probe);
+    wz_pack_finish(&ref);
+    wz_learner_finish(&l);
+    model_end(m);
+    model_end(reference);
+}
+
 /* Every row has its reference here. */
 static void every_row_has_a_reference(void **state)
 {
@@ -473,7 +520,7 @@ static void every_row_has_a_reference(void **state)
 
 static double log_likelihood(struct wz_pack *pack, const Wz__Turn *t)
 {
-    const struct wz_sample s = { .turn = (Wz__Turn *)(uintptr_t)t, .first = CONTEXT };
+    const struct wz_sample s = { .turn = (Wz__Turn *)(uintptr_t)t, .first = (int)t->n_context };
     double now[LONGEST], sum = 0;
     int n = run_alone(pack, &s, 1, now);
 
@@ -716,6 +763,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adamw_is_as_worked_out_by_hand),
         cmocka_unit_test(every_row_has_a_reference),
+        cmocka_unit_test(a_loss_is_told_all_of_a_token),
         cmocka_unit_test(steps_are_as_worked_out_by_hand),
         cmocka_unit_test(supervised_steps_are_as_worked_out_by_hand),
         cmocka_unit_test(rewarded_tokens_become_likelier),
