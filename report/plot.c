@@ -256,8 +256,9 @@ static void put_stages(struct wz_buf *out, const struct frame *f, const struct w
                     seen |= c->series[q].stages[j].x == m->x && !strcmp(c->series[q].stages[j].label, m->label);
             if (seen) continue;
             wz_buf_printf(out, "<path class=\"mark\" d=\"M%.1f %.1fv%.1f\"/>", x, f->top, f->h);
-            if (take(boxes, (struct box){ x, 0, x + 2 + text_width(m->label), 1 }))
-                put_text(out, "name", "start", x + 2, f->top - 4, m->label);
+            const double w = text_width(m->label) + 2, left = fmin(x, f->left + f->w + 6 - w);
+            if (take(boxes, (struct box){ left, 0, left + w, 1 }))
+                put_text(out, "name", "start", left + 2, f->top - 4, m->label);
         }
     free(boxes);
 }
@@ -378,7 +379,7 @@ static const char *cluster_label(const struct wz_path *p, const struct cluster *
 {
     const char *first = p->spots[c->first].label, *last = p->spots[c->last].label;
 
-    if (c->n == 1) snprintf(text, 256, "%s", first);
+    if (c->n == 1 || !strcmp(first, last)) snprintf(text, 256, "%s", first);
     else snprintf(text, 256, c->n == 2 ? "%s, %s" : "%s \xe2\x80\xa6 %s", first, last);
     return text;
 }
