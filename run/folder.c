@@ -121,7 +121,8 @@ static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_p
     return rc;
 }
 
-/* By which program, where and by which ranks the steps from this one on were computed: a line for each start. */
+/* By which program, where and by which ranks the steps from this one on are computed: a line for each start that has
+ * any to compute. */
 static int write_start(const struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
 {
     const struct wz_roles *roles = &job->roles;
@@ -170,7 +171,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
 
     free(path);
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
-    if (rc == 0) rc = write_start(job, p, err);
+    if (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = write_start(job, p, err);
     if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
     if (resume)
