@@ -182,13 +182,17 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     return rc;
 }
 
-/* A folder that was not made by a run is not taken for one: what is in it would be overwritten. Logs of a batch system
- * may lie in it before the run begins. */
-static int is_foreign(const struct dirent *e)
+/* A folder with files that no run made is not taken for a run's: they would be overwritten. Folders may be in it before
+ * the run begins (what the run is made from), and logs of a batch system. */
+static bool is_foreign(const char *dir, const char *name)
 {
-    const char *dot = strrchr(e->d_name, '.');
+    const char *dot = strrchr(name, '.');
+    char *path = wz_path("%s/%s", dir, name);
+    bool folder = wz_is_dir(path);
 
-    return e->d_name[0] != '.' && !(dot && (!strcmp(dot, ".log") || !strcmp(dot, ".out") || !strcmp(dot, ".err")));
+    free(path);
+    return !folder && name[0] != '.' &&
+           !(dot && (!strcmp(dot, ".log") || !strcmp(dot, ".out") || !strcmp(dot, ".err")));
 }
 
 static int check_folder(const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
@@ -197,21 +201,20 @@ static int check_folder(const struct wz_recipe *recipe, bool writes_model, struc
                       wz_path("%s/config.json", recipe->out) };
     const bool run = wz_file_exists(marks[0]) || wz_file_exists(marks[1]), model = wz_file_exists(marks[2]);
     struct stat out, at;
-    struct dirent **files;
-    int n = scandir(recipe->out, &files, is_foreign, NULL), rc = 0;
+    DIR *d = opendir(recipe->out);
+    int rc = 0;
 
-    if (n > 0 && (!run || (model && !writes_model)))
-        rc = wz_recipe_fail(recipe, err, "out", "%.200s is not a run's folder: it holds %s%.80s; choose another",
-                            recipe->out, model ? "a model, " : "", files[0]->d_name);
-    for (unsigned i = 0; rc == 0 && n > 0 && i < recipe->n_agents; i++)
+    for (struct dirent *e; rc == 0 && d && (e = readdir(d));)
+        if (is_foreign(recipe->out, e->d_name) && (!run || (model && !writes_model)))
+            rc = wz_recipe_fail(recipe, err, "out", "%.200s is not a run's folder: it holds %s%.80s; choose another",
+                                recipe->out, model ? "a model, " : "", e->d_name);
+    for (unsigned i = 0; rc == 0 && d && i < recipe->n_agents; i++)
         if (stat(recipe->out, &out) == 0 && stat(recipe->agents[i].model, &at) == 0 && out.st_dev == at.st_dev &&
             out.st_ino == at.st_ino)
             rc = wz_recipe_fail(recipe, err, "out",
-                                "%.200s is the folder of the model that agent %s begins with; "
-                                "choose another",
+                                "%.200s is the folder of the model that agent %s begins with; choose another",
                                 recipe->out, recipe->agents[i].name);
-    for (int i = 0; i < n; i++) free(files[i]);
-    if (n >= 0) free(files);
+    if (d) closedir(d);
     for (size_t i = 0; i < WZ_COUNT(marks); i++) free(marks[i]);
     return rc;
 }

@@ -186,7 +186,7 @@ static void safetensors_hostile(void **state)
           "overflows the address space" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0,
           "overflows the address space" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,99999999999999999999]}}", 4, "not valid JSON" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,99999999999999999999]}}", 4, "data_offsets: " },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
