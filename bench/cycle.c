@@ -108,7 +108,10 @@ int main(int argc, char **argv)
     fprintf(stderr, "rollout %.2f s, update %.2f s\n", played, learnt);
     wz_bench_print(&b, &r);
 
-    free(requests), free(episodes), free(columns), free(ids);
+    free(requests);
+    free(episodes);
+    free(columns);
+    free(ids);
     wz_engine_destroy(engine);
     wz_learner_finish(&learner);
     wz_link_close(&link);

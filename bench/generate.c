@@ -38,7 +38,8 @@ static double run(struct wz_engine *engine, struct wz_request *requests, int *co
                   int most)
 {
     for (int i = 0; i < b->batch; i++) {
-        free(requests[i].ids), free(requests[i].logp);
+        free(requests[i].ids);
+        free(requests[i].logp);
         requests[i] = (struct wz_request){ .prompt_ids = ids[i],
                                            .n_prompt = b->prompt,
                                            .max_tokens = most,
@@ -104,7 +105,12 @@ int main(int argc, char **argv)
         wz_request_finish(&requests[i]);
         free(ids[i]);
     }
-    free(requests), free(ids), free(prefill), free(decode), free(rounds.faults), free(rounds.allocations);
+    free(requests);
+    free(ids);
+    free(prefill);
+    free(decode);
+    free(rounds.faults);
+    free(rounds.allocations);
     wz_engine_destroy(engine);
     wz_bench_close(&b);
     return 0;

@@ -92,7 +92,10 @@ int main(int argc, char **argv)
     wz_bench_print(&b, &r);
 
     for (int i = 0; i < b.batch; i++) wz_episode_free(episodes[i]);
-    free(episodes), free(seconds), free(faults), free(allocations);
+    free(episodes);
+    free(seconds);
+    free(faults);
+    free(allocations);
     wz_learner_finish(&learner);
     wz_link_close(&link);
     wz_bench_close(&b);

@@ -199,7 +199,8 @@ int wz_cmd_replay(int argc, char **argv)
          *out = wz_path("out=%s", argv[0]); /* the folder may have been moved */
     char *const here[] = { "link=self", "ranks.rollout=0", "ranks.reward=0", "ranks.learner=0", out };
     int rc = wz_job_recipe(&recipe, &job.link, path, here, (int)WZ_COUNT(here), &err);
-    free(path), free(out);
+    free(path);
+    free(out);
     if (rc == 0) rc = replay(&job, recipe, argv[0], step, &err);
     if (rc < 0) wz_give_up("replay", &err);
     wz_job_close(&job);

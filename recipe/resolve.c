@@ -122,7 +122,7 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
         long long x = strtoll(text, &end, 10);
         if (!whole || errno) return fail(r, line, override, "%s: '%.80s' is not a whole number", path, text);
         if (!in_range((double)x, rule->want))
-            return fail(r, line, override, "%s: %lld is out of range, %s was expected", path, x, rule->want);
+            return fail(r, line, override, "%s: expected a number in %s, got %lld", path, rule->want, x);
         wz_buf_printf(&r->to->text, "%lld", x);
         return 0;
     }
@@ -138,7 +138,7 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
         if (end == text || *end || !isfinite(x))
             return fail(r, line, override, "%s: '%.80s' is not a number", path, text);
         if (!in_range(x, rule->want))
-            return fail(r, line, override, "%s: %g is out of range, %s was expected", path, x, rule->want);
+            return fail(r, line, override, "%s: expected a number in %s, got %g", path, rule->want, x);
         wz_real_add(&r->to->text, x);
         return 0;
     }
@@ -273,7 +273,7 @@ static int resolve_list(struct resolver *r, const cyaml_schema_field_t *field, c
                         const yaml_node_t *node, const struct override *overrides, int depth)
 {
     if (node && node->type != YAML_SEQUENCE_NODE)
-        return fail(r, line_of(node), NULL, "%s: a list was expected (lines that begin with -)", where(r));
+        return fail(r, line_of(node), NULL, "%s: expected a list (lines that begin with -)", where(r));
 
     yaml_node_item_t *items = node ? node->data.sequence.items.start : NULL;
     int n = node ? (int)(node->data.sequence.items.top - items) : 0;
@@ -316,7 +316,7 @@ static int resolve_value(struct resolver *r, const cyaml_schema_field_t *field, 
     size_t at = 0;
 
     if (node && node->type != YAML_SCALAR_NODE)
-        return fail(r, line_of(node), NULL, "%s: one value was expected, not a %s", where(r),
+        return fail(r, line_of(node), NULL, "%s: expected one value, got a %s", where(r),
                     node->type == YAML_MAPPING_NODE ? "mapping" : "list");
     if (node) {
         text = scalar_text(r, node);
@@ -340,8 +340,7 @@ static int resolve_value(struct resolver *r, const cyaml_schema_field_t *field, 
 static int resolve_map(struct resolver *r, const struct wz_recipe_keys *keys, const yaml_node_t *node, size_t line,
                        const struct override *overrides, int depth)
 {
-    if (node && node->type != YAML_MAPPING_NODE)
-        return fail(r, line, NULL, "%s: keys with values were expected", where(r));
+    if (node && node->type != YAML_MAPPING_NODE) return fail(r, line, NULL, "%s: expected keys with values", where(r));
     if (node && check_keys(r, keys, node) < 0) return -1;
     if (check_overrides(r, keys, overrides) < 0) return -1;
     for (int i = 0; i < keys->n; i++) {
@@ -388,7 +387,7 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     }
     yaml_node_t *root = yaml_document_get_root_node(&r->doc);
     if (!root) {
-        fail(r, 0, NULL, "is empty, a recipe was expected");
+        fail(r, 0, NULL, "expected a recipe, the file is empty");
         goto out;
     }
     if (!yaml_parser_load(&parser, &extra)) {
@@ -408,7 +407,7 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     for (int i = 0; i < n_overrides; i++) {
         const char *eq = strchr(overrides[i], '=');
         if (!eq || eq == overrides[i]) {
-            fail(r, 0, overrides[i], "key=value was expected");
+            fail(r, 0, overrides[i], "expected key=value");
             goto out;
         }
         list[i] = (struct override){ overrides[i], overrides[i], eq + 1 };

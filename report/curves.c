@@ -54,9 +54,9 @@ static struct wz_series *series_of(struct wz_curves *c, json_t *places, const ch
 static void add_point(struct wz_series *s, double x, double y)
 {
     if ((s->n & (s->n - 1)) == 0) { /* full at every power of two */
-        size_t room = s->n ? wz_mul((size_t)s->n, 2) : 1;
-        s->x = wz_realloc(s->x, wz_mul(room, sizeof *s->x));
-        s->y = wz_realloc(s->y, wz_mul(room, sizeof *s->y));
+        size_t cap = s->n ? wz_mul((size_t)s->n, 2) : 1;
+        s->x = wz_realloc(s->x, wz_mul(cap, sizeof *s->x));
+        s->y = wz_realloc(s->y, wz_mul(cap, sizeof *s->y));
     }
     s->x[s->n] = x;
     s->y[s->n++] = y;

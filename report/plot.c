@@ -464,5 +464,6 @@ void wz_plot_plane(struct wz_buf *out, const char *attributes, const char *x_tit
         for (int p = 0; p < n; p++) put_labels(out, &f, &paths[p], clusters[p], round, boxes);
     for (int p = 0; p < n; p++) free(clusters[p]);
     wz_buf_str(out, "</svg>");
-    free(clusters), free(boxes);
+    free(clusters);
+    free(boxes);
 }

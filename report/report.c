@@ -379,7 +379,8 @@ static void write_comparison(struct wz_buf *out, const struct wz_shown *runs, in
     wz_buf_str(out, "<h2>Curves</h2>");
     wz_curves_write(out, curves, titles, n);
     wz_buf_str(out, about_curves);
-    free(curves), free(titles);
+    free(curves);
+    free(titles);
 }
 
 static void write_page(struct wz_buf *out, const struct wz_shown *runs, int n)

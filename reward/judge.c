@@ -14,7 +14,7 @@ int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, 
     struct wz_buf names = { 0 };
 
     *judge = (struct wz_judge){ .tries = config->tries };
-    if (config->tries < 0) return wz_fail(err, "judge.retries: %d, a number from 0 was expected", config->tries);
+    if (config->tries < 0) return wz_fail(err, "judge.retries: expected 0 or more, got %d", config->tries);
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         if (!strcmp(rows[i]->name, name)) judge->row = rows[i];
         wz_buf_printf(&names, "%s%s", i ? ", " : "", rows[i]->name);

@@ -64,7 +64,7 @@ static int rules_open(struct wz_judge *judge, const struct wz_judge_config *conf
     judge->state = r;
     r->world = config->world;
     if (wz_utf8_valid(text, map.len) != map.len || memchr(text, 0, map.len)) {
-        wz_fail(err, "%s: not a text in UTF-8, refusal phrases one a line were expected", config->phrases);
+        wz_fail(err, "%s: expected refusal phrases, one a line, got bytes that are not UTF-8 text", config->phrases);
         goto out;
     }
     r->phrases = wz_alloc((map.len / 2 + 1) * sizeof *r->phrases);
@@ -78,7 +78,7 @@ static int rules_open(struct wz_judge *judge, const struct wz_judge_config *conf
         if (phrase.len && strcmp(phrase.data, " ")) r->phrases[r->n++] = phrase.data;
         else wz_buf_finish(&phrase);
     }
-    rc = r->n ? 0 : wz_fail(err, "%s: holds no phrase, refusal phrases one a line were expected", config->phrases);
+    rc = r->n ? 0 : wz_fail(err, "%s: expected refusal phrases, one a line, got none", config->phrases);
 out:
     if (own) wz_map_close(&map);
     if (rc < 0) judge->row->close(judge);

@@ -29,7 +29,7 @@ struct wz_player;
 
 /* What a player is asked: messages after its system prompt, and the turn that its answer will be about. */
 struct wz_ask {
-    struct wz_message *messages; /* room for 1 + n_turns of the episode, none filled in */
+    struct wz_message *messages; /* [1 + n_turns of the episode], none filled in */
     int n;                       /* filled in */
     struct wz_buf text;          /* for text that a message points to; freed when the answer is there */
     int about;                   /* index of a turn; -1: none, as it is before the call */

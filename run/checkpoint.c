@@ -361,7 +361,9 @@ char *wz_checkpoint_model(const char *path, const char *agent, int step, struct 
     else found = wz_path("%s/%s", dir, recipe->agents[a].name);
 out:
     wz_recipe_destroy(recipe);
-    free(file), free(config), free(dir);
+    free(file);
+    free(config);
+    free(dir);
     return found;
 }
 

@@ -156,7 +156,8 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
     if (f && fclose(f)) ok = false;
     if (!ok) wz_fail(err, "%s: could not be written", path);
     wz_buf_finish(&line);
-    free(path), free(processor);
+    free(path);
+    free(processor);
     return ok ? 0 : -1;
 }
 
@@ -444,7 +445,8 @@ static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, b
         if (print) print_ends(&run->table);
         rc = write_csv(&run->table, csv, err);
     }
-    free(csv), free(said);
+    free(csv);
+    free(said);
     return rc;
 }
 

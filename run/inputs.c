@@ -52,7 +52,9 @@ static int add_folder(json_t *list, struct wz_pool *pool, const char *name, cons
     for (int i = 0; i < n; i++) {
         char *file = wz_path("%s/%s", path, files[i]->d_name), *row = wz_path("%s/%s", name, files[i]->d_name);
         if (rc == 0 && !wz_is_dir(file)) rc = add_file(list, pool, row, file, err);
-        free(file), free(row), free(files[i]);
+        free(file);
+        free(row);
+        free(files[i]);
     }
     if (n >= 0) free(files);
     return rc;
@@ -186,6 +188,8 @@ int wz_inputs_alike(struct wz_job *job, struct wz_err *err)
                          r, all[r].data, first, all[first].data);
     }
     for (int r = 0; r < n; r++) wz_buf_finish(&all[r]);
-    free(all), free(ranks), free(mine);
+    free(all);
+    free(ranks);
+    free(mine);
     return rc;
 }

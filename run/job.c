@@ -296,7 +296,8 @@ void wz_job_drop_overlong(struct wz_job *job)
     for (int r = 0; r < all.n; r++) wz_buf_finish(&found[r]);
     wz_buf_finish(&mine);
     wz_ids_finish(&ids);
-    free(found), free(ranks);
+    free(found);
+    free(ranks);
 }
 
 char *wz_recipe_path(const char *run_or_recipe)
@@ -332,7 +333,9 @@ void wz_job_close(struct wz_job *job)
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
     for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
-    free(job->data), free(job->eval), free(job->chunk);
+    free(job->data);
+    free(job->eval);
+    free(job->chunk);
     wz_judge_close(&job->judge);
     wz_link_close(&job->link);
     wz_backend_close(job->be);

@@ -58,7 +58,8 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
             rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path,
                          a->reference->hash, then.hash[a - job->agents]);
     }
-    free(dir), free(path);
+    free(dir);
+    free(path);
     return rc;
 }
 

@@ -21,6 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     else fuzz_must(strstr(err.text, "config.json") != NULL, "refused without naming the file");
     unlink(path);
     rmdir(dir);
-    free(path), free(dir);
+    free(path);
+    free(dir);
     return 0;
 }

@@ -23,7 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         wz_episode_free(episodes[i]);
         wz_episode_free(again[i]);
     }
-    free(episodes), free(again);
+    free(episodes);
+    free(again);
     wz_buf_finish(&once), wz_buf_finish(&twice);
     return 0;
 }

@@ -43,11 +43,13 @@ static void write_and_read(const struct wz_tensors *set, const char *from)
         fuzz_must(b && a->count == b->count, "a tensor was lost");
         float *x = floats(a), *y = floats(b);
         fuzz_must(!memcmp(x, y, 4 * a->count), "a tensor changed");
-        free(x), free(y);
+        free(x);
+        free(y);
     }
     wz_tensors_close(again);
     unlink(path);
-    free(specs), free(path);
+    free(specs);
+    free(path);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -294,7 +294,9 @@ static void file_write_is_whole(void **state)
     assert_memory_equal(map.bytes, "mine!", 5);
     wz_map_close(&map);
     free(victim);
-    free(dir), free(path), free(tmp);
+    free(dir);
+    free(path);
+    free(tmp);
 }
 
 static void lines_come_with_number_and_end(void **state)
@@ -367,7 +369,8 @@ static void pool_runs_each_index_once(void **state)
         wz_pool_destroy(pool);
     }
     wz_pool_destroy(NULL);
-    free(want), free(got);
+    free(want);
+    free(got);
 }
 
 /* What comes from outside can't command a terminal, wherever it is cut. */

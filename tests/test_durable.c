@@ -171,7 +171,9 @@ static void of_a_run_all_is_on_the_disk(void **state)
                    ends(path, "/chain.jsonl") || ends(path, "/ledger.jsonl") || ends(path, "/episodes-0.h5.journal");
     }
     assert_true(durable > 20 && renamed >= 6);
-    free(words), free(world), free(run);
+    free(words);
+    free(world);
+    free(run);
     wz_buf_finish(&out);
 }
 

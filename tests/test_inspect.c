@@ -66,7 +66,7 @@ static void says(const char *path, const char *option, const char *word)
     char *out;
 
     assert_int_equal(run(&out, path, option, ""), 0);
-    if (!strstr(out, word)) fail_msg("'%s' was expected in: %s", word, out);
+    if (!strstr(out, word)) fail_msg("expected '%s' in: %s", word, out);
     free(out);
 }
 
@@ -82,7 +82,8 @@ static void put_model(const char *folder)
     assert_int_equal(wz_safetensors_put(out, (float[10]){ 0 }, 10, &err), 0);
     assert_int_equal(wz_safetensors_end(out, &err), 0);
     assert_int_equal(wz_file_write(config, "{\"layers\": 3, \"list\": [1, 2]}", 29, &err), 0);
-    free(path), free(config);
+    free(path);
+    free(config);
 }
 
 static void models(void **state)
@@ -105,7 +106,9 @@ static void models(void **state)
     char *out;
     assert_int_equal(run(&out, folder, "", ""), 1);
     free(out);
-    free(folder), free(file), free(config);
+    free(folder);
+    free(file);
+    free(config);
 }
 
 static void checkpoints(void **state)
@@ -122,7 +125,9 @@ static void checkpoints(void **state)
     assert_int_equal(number(j, "by agent", "feedback", "numbers"), 10);
     json_decref(j);
     says(folder, "", "frozen");
-    free(folder), free(manifest), free(agent);
+    free(folder);
+    free(manifest);
+    free(agent);
 }
 
 static void records(void **state)

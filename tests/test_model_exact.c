@@ -401,7 +401,8 @@ static void backward_in_two_parts(void **state)
             assert_true(sum > 0);
         }
         for (int s = 0; s < SEQS; s++) wz_seq_finish(cache, &seqs[s]);
-        free(g), free(twice);
+        free(g);
+        free(twice);
         wz_work_destroy(work);
         wz_cache_destroy(cache);
         wz_model_destroy(m);

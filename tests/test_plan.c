@@ -283,7 +283,10 @@ static void a_plan_needs_no_weights(void **state)
     assert_int_equal(on_recipe(wz_cmd_plan, "plan", more[0], &out), 1);
     assert_non_null(strstr(out.data, "GPU 3"));
     wz_buf_finish(&out);
-    free(dir), free(path), free(more[0]), free(more[1]);
+    free(dir);
+    free(path);
+    free(more[0]);
+    free(more[1]);
 }
 
 int main(int argc, char **argv)
@@ -311,7 +314,9 @@ int main(int argc, char **argv)
         wz_die("%s: no folder", at); /* each rank has its own world */
     if (rank > 0 && !freopen("/dev/null", "w", stdout)) wz_die("/dev/null can't be written"); /* one report is enough */
     if (command(wz_cmd_sandbox, words, "", &out)) wz_die("no world");
-    free(name), free(at), free(words);
+    free(name);
+    free(at);
+    free(words);
     wz_buf_finish(&out);
     /* MPI begins once in a process: ranks run one of the two runs */
     int failed = _cmocka_run_group_tests("plan", tests + (size > 1), size > 1 ? 1 : WZ_COUNT(tests), NULL, NULL);

@@ -80,7 +80,7 @@ static void wrong_is_named_with_its_line(void **state)
     } cases[] = {
         { "", "is empty" },
         { "# nothing\n", "is empty" },
-        { "- a\n", ":1: the recipe: keys with values were expected" },
+        { "- a\n", ":1: the recipe: expected keys with values" },
         { "name: t\nstagess: []\n", ":2: the recipe has no key 'stagess'; did you mean 'stages'?" },
         { "name: t\nqqqqqqqq: 1\n", ":2: the recipe has no key 'qqqqqqqq'" },
         { "name: t\nseed: 1\nname: u\n", ":3: the recipe: key 'name' was given on line 1 already" },
@@ -94,37 +94,38 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nthreads: 1.5\n", ":2: threads: '1.5' is not a whole number" },
         { "name: t\nthreads: 010\n", ":2: threads: '010' is not a whole number" },
         { "name: t\nthreads: 99999999999999999999\n", ":2: threads: " },
-        { "name: t\nthreads: 3000000000\n", ":2: threads: 3000000000 is out of range, [0,4096] was expected" },
-        { "name: t\nthreads: [1]\n", ":2: threads: one value was expected, not a list" },
-        { "name: t\nthreads: {a: 1}\n", ":2: threads: one value was expected, not a mapping" },
-        { "name: t\ndeadline: 0\n", ":2: deadline: 0 is out of range, (0," },
+        { "name: t\nthreads: 3000000000\n", ":2: threads: expected a number in [0,4096], got 3000000000" },
+        { "name: t\nthreads: [1]\n", ":2: threads: expected one value, got a list" },
+        { "name: t\nthreads: {a: 1}\n", ":2: threads: expected one value, got a mapping" },
+        { "name: t\ndeadline: 0\n", ":2: deadline: expected a number in (0," },
         { "name: t\ndeadline: nan\n", ":2: deadline: 'nan' is not a number" },
         { "name: t\ndeadline: 1e999\n", ":2: deadline: '1e999' is not a number" },
         { "name: t\ndeadline: 5s\n", ":2: deadline: '5s' is not a number" },
         { "name: t\nbackend: a/b\n", ":2: backend: 'a/b' is not a name" },
         { "name: t\nnumerics: {nccl_sum: chain}\n", ":2: numerics.nccl_sum: 'chain' is none of tree|ring" },
         { "name: t\njudge:\n  nme: rules\n", ":3: judge has no key 'nme'; did you mean 'name'?" },
-        { "name: t\njudge: rules\n", ":2: judge: keys with values were expected" },
-        { "name: t\nagents: c\n", ":2: agents: a list was expected" },
-        { "name: t\nagents:\n  - c\n", ":3: agents.0: keys with values were expected" },
+        { "name: t\njudge: rules\n", ":2: judge: expected keys with values" },
+        { "name: t\nagents: c\n", ":2: agents: expected a list" },
+        { "name: t\nagents:\n  - c\n", ":3: agents.0: expected keys with values" },
         { "name: t\nagents:\n  - name: c\n    role: conversation\n", ":3: agents.0.model must be given" },
         { "name: t\nagents:\n  - name: c\n    role: boss\n    model: m\n",
           ":4: agents.0.role: 'boss' is none of conversation|feedback" },
         { "name: t\nagents: [{},{},{},{},{},{},{},{},{}]\n", ":2: agents: 9 elements, at most 8" },
         { "name: t\n", "nothing to do" },
         { "name: t\nagents: [{name: f, role: feedback, model: m}]\n", "none has the role conversation" },
-        { HEAD "stages:\n  - name: s\n    steps: -1\n", ":8: stages.0.steps: -1 is out of range" },
-        { HEAD "stages:\n  - name: s\n    steps: 1\n    batch: 0\n", ":9: stages.0.batch: 0 is out of range, [1,1e6]" },
+        { HEAD "stages:\n  - name: s\n    steps: -1\n", ":8: stages.0.steps: expected a number in [0,1e9], got -1" },
+        { HEAD "stages:\n  - name: s\n    steps: 1\n    batch: 0\n",
+          ":9: stages.0.batch: expected a number in [1,1e6], got 0" },
         { HEAD "stages:\n  - name: s\n    steps: 1\n    agents:\n      - name: f\n        lr: -1\n",
-          ":11: stages.0.agents.0.lr: -1 is" },
+          ":11: stages.0.agents.0.lr: expected a number in [0,1], got -1" },
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 0}]}\n",
-          ":7: stages.0.agents.0.clip_eps: 0 is out" },
+          ":7: stages.0.agents.0.clip_eps: expected a number in (0,1), got 0" },
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 1}]}\n",
-          ":7: stages.0.agents.0.clip_eps: 1 is out" },
+          ":7: stages.0.agents.0.clip_eps: expected a number in (0,1), got 1" },
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, loss_mean: mean}]}\n", "sequence|token" },
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, feedback_bonus: all}]}\n", "dir|outcome" },
         { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 0}]}\n",
-          ":7: stages.0.mix.0.share: 0 is out of range" },
+          ":7: stages.0.mix.0.share: expected a number in " },
         { HEAD "stages:\n  - {name: s, steps: 1, mix: [{kind: a, share: 1}, {kind: a, share: 1}]}\n",
           ":7: stages.0.mix.1.kind: kind 'a'" },
         { HEAD "stages:\n  - name: s\n    steps: 1\n    agents: [{name: g}]\n",
@@ -159,7 +160,7 @@ static void wrong_is_named_with_its_line(void **state)
         if (wz_recipe_load(&recipe, path, NULL, 0, &err) == 0) fail_msg("this was accepted:\n%s", cases[i].text);
         assert_null(recipe);
         if (!strstr(err.text, cases[i].want) || strncmp(err.text, path, strlen(path)))
-            fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+            fail_msg("expected '%s', got: %s", cases[i].want, err.text);
         free(path);
     }
 }
@@ -200,8 +201,8 @@ static void wrong_overrides_are_named(void **state)
     static const struct {
         const char *over, *want;
     } cases[] = {
-        { "seed", "override seed: key=value was expected" },
-        { "=3", "key=value was expected" },
+        { "seed", "override seed: expected key=value" },
+        { "=3", "expected key=value" },
         { "sed=3", "the recipe has no key 'sed'; did you mean 'seed'?" },
         { "seed.x=3", "override seed.x=3: seed is one value" },
         { "seed=x", "override seed=x: seed: 'x' is not a whole number" },
@@ -213,7 +214,7 @@ static void wrong_overrides_are_named(void **state)
         { "judge=rules", "judge holds keys" },
         { "eval.0.path=x", "eval has 0 elements" },
         { "stages.0.agents.f.lr=2",
-          "override stages.0.agents.f.lr=2: stages.0.agents.0.lr: 2 is out of range, [0,1] was expected" },
+          "override stages.0.agents.f.lr=2: stages.0.agents.0.lr: expected a number in [0,1], got 2" },
         { "stages.0.agents.0.name=g",
           "override stages.0.agents.0.name=g: stages.0.agents.0.name: there is no agent 'g'" },
         { "agents.c.model=", "must not be empty" },
@@ -226,7 +227,7 @@ static void wrong_overrides_are_named(void **state)
         struct wz_recipe *recipe;
         struct wz_err err = { "" };
         if (wz_recipe_load(&recipe, path, over, 1, &err) == 0) fail_msg("override %s was accepted", cases[i].over);
-        if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+        if (!strstr(err.text, cases[i].want)) fail_msg("expected '%s', got: %s", cases[i].want, err.text);
         free(path);
     }
 }
@@ -338,7 +339,10 @@ static void an_old_key_is_refused_with_its_new_name(void **state)
             if (strncmp(err.text, where, strlen(where)) || !strstr(err.text, name) ||
                 (cases[i].in && !strstr(err.text, cases[i].in)))
                 fail_msg("expected %s ..%s, got: %s", where, name, err.text);
-            free(text), free(path), free(name), free(where);
+            free(text);
+            free(path);
+            free(name);
+            free(where);
         }
 }
 

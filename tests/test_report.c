@@ -307,7 +307,8 @@ static void a_whole_run_is_shown(void **state)
     char *seconds = between(page, "<figcaption>Seconds of a step, by phase</figcaption>", "</figure>");
     has(seconds, "time/reward <b>0</b>"); /* a time, not a reward */
     has(seconds, ">s</text>");
-    free(seconds), free(page);
+    free(seconds);
+    free(page);
 }
 
 static void outcomes_that_matter_come_first(void **state)
@@ -328,7 +329,9 @@ static void outcomes_that_matter_come_first(void **state)
     /* Of six fixed harmful ones, feedback changed the last four in the file. */
     assert_int_equal(
         count(page, ">fixed</span><span class=\"chip quiet\">harmful prompt</span><span class=\"chip flag\">ch"), 3);
-    free(first), free(table), free(page);
+    free(first);
+    free(table);
+    free(page);
 }
 
 /* "two stages" is 1 in the first and 3 in the second: smoothed or not, the lines have two heights. */
@@ -354,7 +357,8 @@ static void means_stay_within_a_stage(void **state)
     assert_int_equal(count(chart, "class=\"at\""), 100);
     has(chart, ">step 59 <tspan class=\"c0\">1</tspan></text>");
     has(chart, ">step 120 <tspan class=\"c0\">3</tspan></text>");
-    free(chart), free(page);
+    free(chart);
+    free(page);
 
     put("recipe.yaml", "name: [", 7); /* without stages there is no smoothing */
     page = render(dir, NULL);
@@ -392,7 +396,8 @@ static void small_rates_are_told_apart(void **state)
     has(plane, "first replies: unsafe 40.0%, overrefusing 10.0%</text>");
     lacks(plane, "step-60"); /* no share of anything */
     lacks(page, "nan");
-    free(plane), free(page);
+    free(plane);
+    free(page);
 }
 
 /* Two runs whose folders have one name, and whose recipes differ in one key. */
@@ -427,7 +432,13 @@ static void runs_are_compared(void **state)
     assert_int_equal(count(plane, "class=\"label\""), 2); /* of each run its name alone */
     lacks(plane, ">before</text>");
     has(plane, "<text x=\"4\"");
-    free(chart), free(plane), free(top), free(page), free(a), free(b), free(recipe);
+    free(chart);
+    free(plane);
+    free(top);
+    free(page);
+    free(a);
+    free(b);
+    free(recipe);
     dir = run;
 }
 
@@ -509,7 +520,9 @@ static void a_damaged_run_is_shown(void **state)
         check_tags(page);
         free(page);
         assert_int_equal(unlink(path), 0);
-        free(path), free(folder), free(text);
+        free(path);
+        free(folder);
+        free(text);
     }
 }
 
@@ -533,7 +546,9 @@ static void the_plane_is_a_picture(void **state)
     has(text, ">after</text>");
     has(text, "prefers-color-scheme:dark");
     lacks(text, "paper");
-    free(text), free(page), free(plane);
+    free(text);
+    free(page);
+    free(plane);
 }
 
 static void no_run_is_refused(void **state)

@@ -119,7 +119,8 @@ static void check(enum wz_type type, const struct wz_span *spans)
         if (step) assert_true((got.hash[step] == got.hash[step - 1]) == (step == STEPS - 2));
     }
     if (type == WZ_BF16) assert_memory_equal(got.masters, want.masters + mine.at, mine.n * sizeof(float));
-    free(want.masters), free(got.masters);
+    free(want.masters);
+    free(got.masters);
     wz_model_destroy(m);
 }
 

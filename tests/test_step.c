@@ -165,7 +165,8 @@ static void check(bool token_mean, bool tied)
     struct wz_backend *a = m->be, *b = reference->be;
     wz_model_destroy(m), wz_model_destroy(reference);
     wz_backend_close(a), wz_backend_close(b);
-    free(before), free(after);
+    free(before);
+    free(after);
 }
 
 static void mean_of_sequence_means(void **state) { check(false, false); }

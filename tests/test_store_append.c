@@ -200,7 +200,8 @@ static void no_folder_is_counted(void **state)
     m = wz_metrics_open(dir, false);
     wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
     assert_int_equal(wz_metrics_close(m), 1);
-    free(file), free(full);
+    free(file);
+    free(full);
 }
 
 static void ledger_accounts_for_every_sample(void **state)

@@ -163,7 +163,7 @@ static void bad_rows_are_named(void **state)
         err.text[0] = 0;
         assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
         if (!strstr(err.text, rows[i].word) || !strstr(err.text, path))
-            fail_msg("'%s' was expected in: %s", rows[i].word, err.text);
+            fail_msg("expected '%s' in: %s", rows[i].word, err.text);
         assert_null(set.list);
     }
     put(".csv", "prompt,harmful\na\0b,1", 20);

@@ -618,7 +618,10 @@ static void a_broken_file_is_set_aside(void **state)
     char *aside3 = wz_path("%s.broken.3", path);
     assert_true(wz_file_exists(aside3));
     unlink(aside), unlink(aside2), unlink(aside3), unlink(whole);
-    free(aside), free(aside2), free(aside3), free(whole);
+    free(aside);
+    free(aside2);
+    free(aside3);
+    free(whole);
     wz_map_close(&map);
     assert_int_equal(wz_record_read("/no/such/record.h5", 0, &got, &n, &err), -1);
     assert_null(wz_record_open("/no/such/record.h5", &err));
@@ -661,7 +664,8 @@ static void h5py_opens_it(void **state)
     put(name, script, sizeof script - 1);
     assert_int_equal(system(command), 0);
     unlink(name);
-    free(name), free(command);
+    free(name);
+    free(command);
 }
 
 int main(void)

@@ -27,7 +27,7 @@ static void refuses(const char *name, const char *word)
     struct wz_tensors *set = wz_tensors_open(name, &err);
 
     assert_null(set);
-    if (!strstr(err.text, name) || !strstr(err.text, word)) fail_msg("'%s' was expected in: %s", word, err.text);
+    if (!strstr(err.text, name) || !strstr(err.text, word)) fail_msg("expected '%s' in: %s", word, err.text);
 }
 
 /* A safetensors file of this header and n bytes of data 0, 1, 2, ... */
@@ -196,7 +196,7 @@ static void safetensors_hostile(void **state)
     put_file(path, "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
     refuses(path, "header of");
     unlink(path);
-    refuses(path, "No such file");
+    refuses(path, "no such file");
 }
 
 /* Every beginning of a good file, and every file with one byte changed: refused or read, never a crash. */
@@ -290,7 +290,10 @@ static void folder_of_shards(void **state)
            6);
     refuses(dir, "twice");
     path = NULL;
-    free(dir), free(one), free(two), free(index);
+    free(dir);
+    free(one);
+    free(two);
+    free(index);
 }
 
 /* ---- GGUF ------------------------------------------------------------------------------------------------- */
@@ -495,7 +498,9 @@ static void real_safetensors(void **state)
     assert_int_equal(wz_map_open(&map, legacy, &err), 0); /* seven integers, then the embedding */
     assert_memory_equal(values, map.bytes + 28, 4 * t->count);
     wz_map_close(&map);
-    free(values), free(stories), free(legacy);
+    free(values);
+    free(stories);
+    free(legacy);
     wz_tensors_close(set);
 
     char *verl = test_data("verl_tiny_llama");

@@ -195,7 +195,7 @@ static void broken_csv_is_named(void **state)
         char *path = test_scratch("broken.csv");
         assert_int_equal(wz_file_write(path, cases[i].text, strlen(cases[i].text), &err), 0);
         if (wz_table_read(&t, path, &err) == 0) fail_msg("accepted:\n%s", cases[i].text);
-        if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+        if (!strstr(err.text, cases[i].want)) fail_msg("expected '%s', got: %s", cases[i].want, err.text);
         wz_table_finish(&t);
         free(path);
     }

@@ -75,7 +75,9 @@ void wz_optimizer_finish(struct wz_optimizer *opt)
     be->ops.free(be, opt->m);
     be->ops.free(be, opt->v);
     for (int i = 0; i < opt->levels; i++) be->ops.free(be, opt->grad[i]);
-    free(opt->sums), free(opt->norms), free(opt->spans);
+    free(opt->sums);
+    free(opt->norms);
+    free(opt->spans);
     *opt = (struct wz_optimizer){ 0 };
 }
 

@@ -36,8 +36,14 @@ void wz_pack_finish(struct wz_pack *p)
     wz_seq_finish(p->cache, &p->prefix);
     wz_work_destroy(p->work);
     wz_cache_destroy(p->cache);
-    free(p->seqs), free(p->seq_list), free(p->count), free(p->first), free(p->ids), free(p->targets), free(p->d_logp),
-        free(p->logp);
+    free(p->seqs);
+    free(p->seq_list);
+    free(p->count);
+    free(p->first);
+    free(p->ids);
+    free(p->targets);
+    free(p->d_logp);
+    free(p->logp);
     *p = (struct wz_pack){ 0 };
 }
 
@@ -58,7 +64,7 @@ static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
 
 int wz_pack_rows(int grain, int tokens) { return (tokens + grain - 1) / grain * grain; }
 
-/* The next sequence, of `rows` rows less the prefix; -1: no room left. Returns its first row. */
+/* The next sequence, of `rows` rows less the prefix; -1: it does not fit. Returns its first row. */
 static int begin(struct wz_pack *p, int rows)
 {
     struct wz_seq *seq = &p->seqs[p->n_seqs];
@@ -66,7 +72,7 @@ static int begin(struct wz_pack *p, int rows)
 
     assert(rows > 0);
     if (first + all > p->rows || !reserve(p, seq, all)) {
-        if (!p->n_seqs) wz_die("trainer: a sample of %d tokens, room for %d", rows, p->rows);
+        if (!p->n_seqs) wz_die("trainer: a sample of %d tokens is more than the %d of a micro-batch", rows, p->rows);
         return -1;
     }
     p->seq_list[p->n_seqs] = seq;
@@ -139,6 +145,6 @@ void wz_pack_share(struct wz_pack *p, const int *ids, int n)
     wz_pack_clear(p);
     wz_seq_release(p->cache, prefix);
     if (!n) return;
-    if (!wz_seq_reserve(p->cache, prefix, n)) wz_die("trainer: no room for a prefix of %d tokens", n);
+    if (!wz_seq_reserve(p->cache, prefix, n)) wz_die("trainer: too few cache pages for a prefix of %d tokens", n);
     wz_forward(p->model, p->cache, p->work, &batch);
 }

@@ -38,7 +38,7 @@ int wz_leaf_owner(int index, int batch, int leaves, int learners)
     return leaf_of(index, batch, leaves) / (leaves / learners);
 }
 
-/* Packs the next run of samples [from, return): as many as have room. */
+/* Packs the next run of samples [from, return): as many as fit. */
 static int pack_samples(struct wz_pack *p, const struct wz_sample *s, int from, int to)
 {
     wz_pack_clear(p);
@@ -62,7 +62,7 @@ static void share_prefix(struct wz_pack *p, const struct wz_sample *s, int n)
 }
 
 /* One of a turn's arrays is allocated once, however often the turn is learnt from. */
-static void room(float **x, size_t *n, size_t want)
+static void resize(float **x, size_t *n, size_t want)
 {
     if (*n != want) *x = wz_realloc(*x, sizeof **x * want);
     *n = want;
@@ -76,7 +76,7 @@ static void reference_logps(struct wz_pack *p, float temperature, const struct w
         wz_pack_forward(p, temperature);
         for (int i = 0; from < to; from++, i++) {
             Wz__Turn *t = samples[from].turn;
-            room(&t->ref_logp, &t->n_ref_logp, t->n_ids);
+            resize(&t->ref_logp, &t->n_ref_logp, t->n_ids);
             memcpy(t->ref_logp, p->logp + p->first[i] + t->n_context - 1 - p->prefix.len,
                    sizeof *t->ref_logp * t->n_ids);
         }
@@ -112,7 +112,7 @@ static struct wz_outcome outcome_of(const struct wz_sample *s, double kl, bool r
     Wz__Turn *t = s->turn;
 
     if (!t) return o;
-    room(&t->advantage, &t->n_advantage, t->n_ids);
+    resize(&t->advantage, &t->n_advantage, t->n_ids);
     wz_returns(s->reward, kl, t->logp, reference ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
     for (size_t k = (size_t)s->first - t->n_context; k < t->n_ids; k++) {
         o.sum += (double)t->advantage[k];

@@ -159,7 +159,7 @@ struct wz_pack {
     struct wz_cache *cache;
     struct wz_work *work;
     struct wz_seq *seqs, **seq_list, prefix; /* what all sequences begin with, in the cache and not in the rows */
-    int rows, n_seqs, n_rows, grain;         /* rows: room for; n_rows: in use */
+    int rows, n_seqs, n_rows, grain;         /* rows: capacity; n_rows: in use */
     int *count, *first;                      /* of sequence i: its rows, its first row */
     int *ids, *targets;                      /* of row i; target -1: no loss */
     float *logp, *d_logp;                    /* of row i's target; d_logp is the caller's to fill before backward */
@@ -170,7 +170,7 @@ void wz_pack_clear(struct wz_pack *pack);
 /* Rows of a sequence that a backward will follow: the backend's grain may make them more than its tokens. Those
  * behind have no loss. */
 int wz_pack_rows(int grain, int tokens);
-/* Adds a sample's sequence less the prefix; false: no room left, run what is there first. */
+/* Adds a sample's sequence less the prefix; false: it does not fit, run what is there first. */
 bool wz_pack_sample(struct wz_pack *pack, const struct wz_sample *sample);
 /* The same of a turn, all of whose ids are trained. */
 bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);
