@@ -80,7 +80,7 @@
 #define ADAMW(T, S) \
     T##_REAL(S, beta1, "0.9", "[0,1)", BITS, "AdamW: decay of the first moment") \
     T##_REAL(S, beta2, "0.95", "[0,1)", BITS, "AdamW: decay of the second moment") \
-    T##_REAL(S, eps, "1e-8", "(0,1)", BITS, "AdamW: added to the root of the second moment") \
+    T##_REAL(S, eps, "1e-8", "[1e-30,1)", BITS, "AdamW: added to the root of the second moment") \
     T##_REAL(S, weight_decay, "0", "[0,1]", BITS, "AdamW: decoupled weight decay") \
     T##_REAL(S, max_grad_norm, "1", "[0,inf)", BITS, "the gradient's global norm is clipped to this; 0: not clipped")
 

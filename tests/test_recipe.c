@@ -118,6 +118,7 @@ static void wrong_is_named_with_its_line(void **state)
           ":9: stages.0.batch: expected a number in [1,1e6], got 0" },
         { HEAD "stages:\n  - name: s\n    steps: 1\n    agents:\n      - name: f\n        lr: -1\n",
           ":11: stages.0.agents.0.lr: expected a number in [0,1], got -1" },
+        { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, eps: 1e-300}]}\n", "[1e-30,1)" }, /* 0 as f32 */
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 0}]}\n",
           ":7: stages.0.agents.0.clip_eps: expected a number in (0,1), got 0" },
         { HEAD "stages:\n  - {name: s, steps: 1, agents: [{name: f, clip_eps: 1}]}\n",
