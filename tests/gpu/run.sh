@@ -18,10 +18,11 @@ else
     mkdir -p "$results" || exit 2
     results=$(cd "$results" && pwd)
     if [ -f "$bundle" ]; then
-        dir=$(mktemp -d)
-        trap 'rm -rf "$dir"' EXIT
-        tar xf "$bundle" -C "$dir" || exit 2
-        bundle=$(dirname "$(find "$dir" -name env.sh | head -n 1)")
+        unpacked=$(mktemp -d)
+        readonly unpacked       # whatever env.sh calls its variables: this is what is removed in the end
+        trap 'rm -rf "$unpacked"' EXIT
+        tar xf "$bundle" -C "$unpacked" || exit 2
+        bundle=$(dirname "$(find "$unpacked" -name env.sh | head -n 1)")
     fi
     cd "$bundle" || exit 2
     # shellcheck disable=SC1091
