@@ -8,6 +8,7 @@
  * `failed`. */
 #include "run/job.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -125,8 +126,9 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
 static int append(const char *path, const struct wz_buf *text, struct wz_err *err)
 {
     FILE *f = fopen(path, "a");
-    bool ok = f && fwrite(text->data, 1, text->len, f) == text->len;
+    bool ok = f && fwrite(text->data, 1, text->len, f) == text->len && fflush(f) == 0;
 
+    if (ok && fsync(fileno(f)) < 0 && errno != EINVAL) ok = false; /* a pipe has no disk */
     if (f && fclose(f)) ok = false;
     return ok ? 0 : wz_fail(err, "%s: could not be written", path);
 }
