@@ -412,7 +412,7 @@ static void runs_are_compared(void **state)
         assert_int_equal(wz_mkdirs(dir, &err), 0);
         put_all();
     }
-    assert_int_equal(wz_recipe_load(&other, recipe, (char *[]){ (char *)"stages.0.steps=30" }, 1, &err), 0);
+    assert_int_equal(wz_recipe_load(&other, recipe, (char *[]){ (char *)"stages.0.steps=119" }, 1, &err), 0);
     assert_int_equal(wz_recipe_save(other, recipe, &err), 0);
     wz_recipe_destroy(other);
     char *page = render(a, b), *top = between(page, "<main>", "<section"), *plane = between(top, "<svg", "</svg>");
@@ -422,13 +422,15 @@ static void runs_are_compared(void **state)
     has(top, "<h1>2 runs</h1>");
     has(top, "href=\"#run0\">a/run</a>");
     has(top, "href=\"#run1\">b/run</a>");
-    has(top, "<tbody><tr><td>stages.0.steps</td><td>60</td><td>30</td></tr></tbody>");
+    has(top, "<tbody><tr><td>stages.0.steps</td><td>60</td><td>119</td></tr></tbody>");
     has(top, "<tr><td>b/run</td><td class=\"num\">8.1</td>");
     has(top, "<figcaption>Rewards: reward/c0</figcaption><div class=\"legend\"><span><i class=\"c0\"></i>a/run <b>");
     char *chart = between(top, "<figcaption>Rewards: reward/c0</figcaption>", "</figure>");
     assert_int_equal(count(chart, "class=\"line c0\""), 2); /* two stages each */
     assert_int_equal(count(chart, "class=\"line c1\""), 2);
-    assert_int_equal(count(chart, ">second</text>"), 2);  /* it begins at two places */
+    assert_int_equal(count(chart, ">second</text>"), 2);                            /* it begins at two places */
+    for (const char *p = chart; (p = strstr(p, "text-anchor=\"start\" x=\"")); p++) /* of 400 units, with 6 letters */
+        assert_true(atof(p + strlen("text-anchor=\"start\" x=\"")) < 365);
     assert_int_equal(count(plane, "class=\"label\""), 2); /* of each run its name alone */
     lacks(plane, ">before</text>");
     has(plane, "<text x=\"4\"");
