@@ -17,8 +17,8 @@ static const struct wz_config configs[] = {
     { 2, 24, 6, 2, 10, 36, 61, 64, 1e-5f, 500, WZ_ROPE_LLAMA3, 4, 1, 4, 16, false, 1, { 2 }, 1 },
     { 1, 40, 8, 2, 64, 72, 130, 64, 1e-6f, 10000, WZ_ROPE_LINEAR, 2, 0, 0, 0, true, 1, { 2 }, 1 },
 };
-/* The last two are there where WALTZ_SHIM names the cuda row with its kernels on the host: two schedules of threads, one
- * where LIGHT. */
+/* The last two are there where WALTZ_SHIM names the cuda row with its kernels on the host: two schedules of threads
+ * (where LIGHT, one). */
 static const struct {
     const char *name;
     int threads;
