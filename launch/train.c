@@ -48,9 +48,13 @@ static int prepare(struct wz_job *job, struct wz_progress *p, char **dir, json_t
 {
     struct wz_recipe *recipe = job->recipe;
     struct wz_plan *plan = wz_alloc(sizeof *plan);
+    struct wz_err unlike;
     int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
 
-    if (rc == 0 && *dir) rc = wz_run_resumes(recipe, err);
+    if ((rc < 0 || *dir) && wz_run_resumes(recipe, &unlike) < 0) { /* says more than a manifest that does not fit it */
+        rc = -1;
+        *err = unlike;
+    }
     if (rc == 0 && *dir) rc = find_inputs(job, *dir, inputs, err);
     bool planned = rc == 0 && !wz_job_supervised(recipe);
     if (planned) rc = wz_plan_make(plan, recipe, *dir, job->link.size, (job->link.size + here - 1) / here, err);

@@ -163,7 +163,7 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const js
     if (wz_mkdirs(half, err) < 0) goto out;
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
-        char *folder = wz_manifest_folder(job->recipe, i, half);
+        char *folder = wz_manifest_folder(p, job->recipe, i, half);
         if (!folder) continue;
         int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
                   save_parts(job, a, half, err) < 0 || parts_hash(job, half, a, &moments[i], err) < 0;

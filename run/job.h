@@ -193,6 +193,7 @@ struct wz_progress {
      * of the learning rate of its own, so extending a run changes no step that was done. */
     struct wz_length {
         int stage, steps;
+        int64_t from; /* the step at which the run would have ended without it */
     } lengths[WZ_MAX_LENGTHS];
     int n_lengths;
     bool extended; /* the run had finished at this step, and its recipe has more stages or steps now */
@@ -206,6 +207,8 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
                        struct wz_err *err);
 /* Steps that stage p->stage had when its step p->stage_step was made: those of its learning rate's schedule. */
 int wz_progress_steps(const struct wz_progress *p, const struct wz_recipe *recipe);
+/* Did the run have, at its last step, a stage in which the agent learns? Then checkpoints hold it, chains its hash. */
+bool wz_progress_learns(const struct wz_progress *p, const struct wz_recipe *recipe, const char *agent);
 /* Compares what decides the bits with the checkpoint's manifest, and adds to `inputs` what is no longer there to be
  * compared. */
 int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err);

@@ -14,11 +14,9 @@ static json_t *hex(uint64_t v)
     return json_string(text);
 }
 
-char *wz_manifest_folder(const struct wz_recipe *recipe, int agent, const char *dir)
+char *wz_manifest_folder(const struct wz_progress *p, const struct wz_recipe *recipe, int agent, const char *dir)
 {
-    const char *name = recipe->agents[agent].name;
-
-    return wz_recipe_learns(recipe, name) ? wz_path("%s/%s", dir, name) : NULL;
+    return p->hash[agent] ? wz_path("%s/%s", dir, recipe->agents[agent].name) : NULL;
 }
 
 int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint64_t *moments, const json_t *inputs,
@@ -44,7 +42,7 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint
         json_object_set_new(entry, "skipped", json_integer(a->learner.opt.skipped));
         json_object_set_new(entry, "not_finite", json_integer(a->learner.opt.not_finite));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
-        char *folder = wz_manifest_folder(job->recipe, i, dir);
+        char *folder = wz_manifest_folder(p, job->recipe, i, dir);
         if (rc == 0 && folder) {
             rc = wz_inputs_saved(a->recipe->name, folder, &files, err);
             json_object_set_new(entry, "files", files);
@@ -54,8 +52,8 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint
     }
     json_object_set_new(root, "agents", agents);
     for (int i = 0; i < p->n_lengths; i++)
-        json_array_append_new(lengths,
-                              json_pack("{s:i, s:i}", "stage", p->lengths[i].stage, "steps", p->lengths[i].steps));
+        json_array_append_new(lengths, json_pack("{s:i, s:i, s:I}", "stage", p->lengths[i].stage, "steps",
+                                                 p->lengths[i].steps, "from", (json_int_t)p->lengths[i].from));
     json_object_set_new(root, "lengths", lengths);
     json_object_set(root, "inputs", (json_t *)(uintptr_t)inputs);
     if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
@@ -147,25 +145,40 @@ static int get_lengths(const char *path, const json_t *root, struct wz_progress 
                        struct wz_err *err)
 {
     const json_t *list = json_object_get(root, "lengths");
-    int64_t stage = 0, steps = 0;
+    int64_t stage = 0, steps = 0, from = 0;
 
     if (!list) /* of an earlier version, in which no run was extended */
         for (unsigned s = 0; s < recipe->n_stages; s++)
-            p->lengths[p->n_lengths++] = (struct wz_length){ (int)s, recipe->stages[s].steps };
+            p->lengths[p->n_lengths++] = (struct wz_length){ (int)s, recipe->stages[s].steps, 0 };
     else if (!json_is_array(list) || json_array_size(list) > WZ_MAX_LENGTHS / 2)
         return unfit(path, "lengths", list, err, "a list of at most %d rows", WZ_MAX_LENGTHS / 2);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *row = json_array_get(list, i);
         if (get_whole(path, row, "stage", 0, INT32_MAX, &stage, err) < 0 ||
-            get_whole(path, row, "steps", 0, INT32_MAX, &steps, err) < 0)
+            get_whole(path, row, "steps", 0, INT32_MAX, &steps, err) < 0 ||
+            get_whole(path, row, "from", 0, INT64_MAX, &from, err) < 0)
             return wz_fail_in(err, "lengths");
-        p->lengths[p->n_lengths++] = (struct wz_length){ (int)stage, (int)steps };
+        p->lengths[p->n_lengths++] = (struct wz_length){ (int)stage, (int)steps, from };
     }
     return 0;
 }
 
+bool wz_progress_learns(const struct wz_progress *p, const struct wz_recipe *recipe, const char *agent)
+{
+    bool learns = false;
+
+    for (int i = 0; i < p->n_lengths; i++)
+        learns |= p->lengths[i].from < p->step && p->lengths[i].stage < (int)recipe->n_stages &&
+                  wz_recipe_learn(&recipe->stages[p->lengths[i].stage], agent);
+    return learns;
+}
+
 void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe)
 {
+    int64_t from = 0;
+
+    for (int s = 0; s < (int)recipe->n_stages; s++)
+        if (wz_progress_length(p, s) > 0) from += wz_progress_length(p, s);
     for (int s = 0; s < (int)recipe->n_stages; s++) {
         const int had = wz_progress_length(p, s), has = recipe->stages[s].steps;
         if (had >= has) continue;
@@ -175,7 +188,7 @@ void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe)
             p->stage_step = had;
             p->stage_start = p->step - had;
         }
-        p->lengths[p->n_lengths++] = (struct wz_length){ s, has };
+        p->lengths[p->n_lengths++] = (struct wz_length){ s, has, from };
     }
 }
 

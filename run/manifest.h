@@ -4,8 +4,8 @@
 
 #include "run/job.h"
 
-/* The agent's folder in a checkpoint: heap; NULL where it never learns and has none. */
-char *wz_manifest_folder(const struct wz_recipe *recipe, int agent, const char *dir);
+/* The agent's folder in a checkpoint: heap; NULL where it has none (wz_progress_learns). */
+char *wz_manifest_folder(const struct wz_progress *p, const struct wz_recipe *recipe, int agent, const char *dir);
 /* Writes dir/manifest.json when all else is in dir. moments[n_agents]: hashes of the files of moments, 0: none. */
 int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint64_t *moments, const json_t *inputs,
                      const char *dir, struct wz_err *err);

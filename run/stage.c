@@ -46,17 +46,19 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
         return 0;
     }
     if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
-    char *path = dir ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
+    const int i = (int)(a - job->agents);
+    const bool learnt = dir && then.hash[i];
+    char *path = learnt ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
     if (then.step != p->stage_start)
         wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
                 p->stage_start, name);
     else a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
     int rc = a->reference ? 0 : -1;
-    if (rc == 0 && dir) {
-        wz_model_commit(a->reference, then.version[a - job->agents]);
-        if (a->reference->hash != then.hash[a - job->agents])
+    if (rc == 0 && learnt) {
+        wz_model_commit(a->reference, then.version[i]);
+        if (a->reference->hash != then.hash[i])
             rc = wz_fail(err, "%s: the reference's hash is %016" PRIx64 ", the manifest says %016" PRIx64, path,
-                         a->reference->hash, then.hash[a - job->agents]);
+                         a->reference->hash, then.hash[i]);
     }
     free(dir);
     free(path);
@@ -155,7 +157,7 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     p->stage_step++;
     for (int i = 0; i < job->n_agents; i++) {
         const struct wz_model *m =
-            wz_recipe_learns(job->recipe, job->agents[i].recipe->name) ? job->agents[i].model : NULL;
+            wz_progress_learns(p, job->recipe, job->agents[i].recipe->name) ? job->agents[i].model : NULL;
         p->version[i] = m ? m->version : 0;
         p->hash[i] = m ? m->hash : 0;
     }
