@@ -57,7 +57,7 @@ static const struct wz_column ids_columns[] = {
 
 const struct wz_h5_table wz_tables[N_TABLES] = {
     [EPISODES] = { "episodes", episode_columns, WZ_COUNT(episode_columns), 9, 512 },
-    [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 29, 1024 },
+    [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 25, 1024 },
     [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 1, 32768 },
     [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 4, 16384 },
 };

@@ -93,6 +93,14 @@ out:
     return rc;
 }
 
+/* The oldest files have no roles: theirs are games of two, c0 f0 [c1 f1 ...]. */
+static void name_role(Wz__Turn *t, int64_t at)
+{
+    if (t->role[0]) return;
+    wz_set_string(&t->role, at % 2 ? WZ_FEEDBACK : WZ_CONVERSATION, strlen(at % 2 ? WZ_FEEDBACK : WZ_CONVERSATION));
+    t->about = at ? (int32_t)(at - 1 - (at % 2 == 0)) : -1;
+}
+
 /* Reads episodes [from, from + n) into out[n]; the caller frees them also where -1 is returned. */
 static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz__Episode **out, struct wz_err *err)
 {
@@ -110,6 +118,8 @@ static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz_
         for (int64_t k = 0; k < rows[i].place[1]; k++) turns[at++].message = wz_episode_turn(out[i]);
     for (int c = 0; c < wz_tables[TURNS].n && !rc; c++)
         rc = scatter(r, TURNS, c, (hsize_t)turns_at, turns, n_turns, err);
+    for (hsize_t i = 0; i < n; i++)
+        for (size_t k = 0; k < out[i]->n_turns; k++) name_role(out[i]->turns[k], (int64_t)k);
     if (!rc) rc = tokens_read(r, turns, n_turns, err);
 out:
     free(rows);

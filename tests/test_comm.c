@@ -106,7 +106,7 @@ static void messages_may_wait_while_others_pass(void **state)
 /* Sizes around the parts that long messages are cut into. */
 static void long_messages_arrive_whole(void **state)
 {
-    static const size_t sizes[] = { 20 * 1000 * 1000, 16 << 20, (16 << 20) - 1, (32 << 20) + 1 };
+    static const size_t sizes[] = { 20 * 1000 * 1000, 16 << 20, (16 << 20) - 1, (32 << 20) + 1, (80 << 20) + 3 };
     int to = (job.rank + 1) % job.size, from = (job.rank + job.size - 1) % job.size;
     struct wz_buf buf = { 0 };
 

@@ -1,6 +1,7 @@
 /* The engine's guarantees: results do not depend on max_num_seqs, on the order of requests, on when others are
  * submitted or cancelled, or on what is cached; every log-probability is bit for bit the one that scoring gives
- * (guarantees 1 and 2); limits, stop ids and too few pages end a request as they say. */
+ * (guarantees 1 and 2); every token is the one that its request's settings and its own draw choose, worked out here in
+ * double; limits, stop ids and too few pages end a request as they say. */
 #include "tests/model_help.h"
 
 #include "model/model.h"
@@ -124,6 +125,125 @@ static void logps_are_those_of_scoring(void **state)
     finish(all, N);
     wz_work_destroy(work);
     wz_cache_destroy(cache);
+}
+
+/* The token that struct wz_pick says, of exact probabilities: top_k and top_p keep a prefix of the order by probability
+ * (of equals the lower id first), min_p what is left of it; u goes through those by id. */
+static int chosen(const double *p, const struct wz_request *r, double u)
+{
+    int order[VOCAB], n = 0, keep = 0;
+    bool kept[VOCAB] = { false };
+    double total = 0, sum = 0, mass = 0;
+
+    for (int v = 0; v < VOCAB; v++, n++) {
+        int at = n;
+        for (; at > 0 && p[order[at - 1]] < p[v]; at--) order[at] = order[at - 1];
+        order[at] = v;
+    }
+    if (r->temperature == 0) return order[0];
+    if (r->top_k > 0 && r->top_k < n) n = r->top_k;
+    for (int i = 0; i < n; i++) total += p[order[i]];
+    for (; keep < n && sum < (double)r->top_p * total; keep++) sum += p[order[keep]];
+    for (int i = 0; i < keep; i++) kept[order[i]] = p[order[i]] >= (double)r->min_p * p[order[0]];
+    for (int v = 0; v < VOCAB; v++) mass += kept[v] ? p[v] : 0;
+    sum = 0;
+    for (int v = 0; v < VOCAB; v++)
+        if (kept[v] && (sum += p[v]) > u * mass) return v;
+    fail_msg("no token is left");
+    return -1;
+}
+
+/* Settings that each decide some token: with any of them lost, or a draw used twice, other tokens come out. */
+static void tokens_are_those_of_settings_and_draws(void **state)
+{
+    static const struct wz_request settings[] = {
+        { .temperature = 1, .top_p = 1 },
+        { .temperature = 2.5f, .top_p = 1 },
+        { .temperature = 2, .top_p = 1, .top_k = 2 },
+        { .temperature = 2, .top_p = 0.3f },
+        { .temperature = 2, .top_p = 1, .min_p = 0.4f },
+        { .temperature = 2, .top_p = 1, .min_p = 1 },
+        { .temperature = 3, .top_p = 0.6f, .top_k = 9, .min_p = 0.1f },
+        { .temperature = 0, .top_p = 1 },
+    };
+    struct wz_request r[WZ_COUNT(settings)];
+    struct wz_engine *e = wz_engine_create(model, 3, 4, 0, 0);
+    struct wz_cache *cache = wz_cache_create(model, 40, 4);
+    struct wz_work *work = wz_work_create(model, 64, false);
+    static double p[64][VOCAB];
+
+    for (size_t i = 0; i < WZ_COUNT(settings); i++) {
+        r[i] = settings[i];
+        r[i].prompt_ids = contexts[2];
+        r[i].n_prompt = n_context[2];
+        r[i].max_tokens = MOST;
+        r[i].key = (struct wz_key){ 8, WZ_RNG_TOKEN, 2, (uint32_t)i, 4, 99 };
+    }
+    wz_engine_run(e, r, (int)WZ_COUNT(settings));
+    for (size_t i = 0; i < WZ_COUNT(settings); i++) {
+        int ids[64], targets[64], n = r[i].n_prompt + r[i].n;
+        float logp[64], t = r[i].temperature > 0 ? r[i].temperature : 1;
+        struct wz_seq seq = { 0 };
+        assert_int_equal(r[i].n, MOST);
+        memcpy(ids, r[i].prompt_ids, sizeof *ids * (size_t)r[i].n_prompt);
+        memcpy(ids + r[i].n_prompt, r[i].ids, sizeof *ids * (size_t)r[i].n);
+        run(model, cache, work, &seq, 1, ids, &n);
+        for (int v = 0; v < VOCAB; v++) {
+            for (int k = 0; k < n; k++) targets[k] = v;
+            wz_logprobs(model, work, targets, t, logp, NULL);
+            for (int k = 0; k < n; k++) p[k][v] = exp((double)logp[k]);
+        }
+        for (int k = 0; k < r[i].n; k++) {
+            struct wz_key key = r[i].key;
+            key.d = (uint32_t)k;
+            int want = chosen(p[r[i].n_prompt + k - 1], &r[i], wz_uniform(key));
+            if (r[i].ids[k] != want) fail_msg("request %zu: token %d is %d, expected %d", i, k, r[i].ids[k], want);
+        }
+        wz_seq_finish(cache, &seq);
+    }
+    finish(r, (int)WZ_COUNT(settings));
+    wz_work_destroy(work);
+    wz_cache_destroy(cache);
+    wz_engine_destroy(e);
+}
+
+/* Why a request ends: a stop id counts even where it is the last token allowed, max_tokens where it is also the end of
+ * the context. */
+static void the_first_reason_counts(void **state)
+{
+    struct wz_engine *e = wz_engine_create(model, 2, 4, 0, 0);
+    struct wz_request r = request(0);
+    int stop;
+
+    r.n_stops = 0;
+    wz_engine_run(e, &r, 1);
+    assert_int_equal(r.n, MOST);
+    assert_int_equal(r.finish_reason, WZ_FINISH_LENGTH);
+    stop = r.ids[MOST - 1];
+    int first = 0;
+    while (r.ids[first] != stop) first++;
+    wz_request_finish(&r);
+    for (int most = first + 1; most <= first + 2; most++) {
+        r = request(0);
+        r.stop_ids = &stop;
+        r.n_stops = 1;
+        r.max_tokens = most;
+        wz_engine_run(e, &r, 1);
+        assert_int_equal(r.n, first + 1);
+        assert_int_equal(r.finish_reason, WZ_FINISH_STOP);
+        wz_request_finish(&r);
+    }
+    wz_engine_destroy(e);
+    for (int room = MOST - 1; room <= MOST + 1; room++) { /* what the window leaves beside max_tokens */
+        e = wz_engine_create(model, 2, 4, 0, n_context[0] + room);
+        r = request(0);
+        r.n_stops = 0;
+        wz_engine_run(e, &r, 1);
+        assert_int_equal(r.n, room < MOST ? room : MOST);
+        assert_int_equal(r.finish_reason, room < MOST ? WZ_FINISH_CONTEXT : WZ_FINISH_LENGTH);
+        wz_request_finish(&r);
+        wz_engine_destroy(e);
+    }
 }
 
 static void turns_end_where_they_should(void **state)
@@ -460,6 +580,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(size_order_and_pages_do_not_show),
         cmocka_unit_test(logps_are_those_of_scoring),
+        cmocka_unit_test(tokens_are_those_of_settings_and_draws),
+        cmocka_unit_test(the_first_reason_counts),
         cmocka_unit_test(turns_end_where_they_should),
         cmocka_unit_test(what_cannot_be_generated_says_why),
         cmocka_unit_test(an_overflow_ends_the_request),

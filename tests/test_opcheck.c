@@ -439,8 +439,9 @@ static void check_samplers(void **state)
 {
     const struct subject *s = *state;
     static const struct wz_pick kinds[] = {
-        { 1, 1, 0, 0, 0 },    { 0.6f, 1, 0, 0, 0 },       { 1.5f, 1, 0, 5, 0 },  { 1, 0.7f, 0, 0, 0 },
-        { 1, 1, 0.2f, 0, 0 }, { 1.2f, 0.8f, 0.1f, 9, 0 }, { 1, 1e-6f, 0, 0, 0 }, { 2, 1, 0, 1, 0 },
+        { 1, 1, 0, 0, 0 },     { 0.6f, 1, 0, 0, 0 }, { 1.5f, 1, 0, 5, 0 },
+        { 1, 0.7f, 0, 0, 0 },  { 1, 1, 0.2f, 0, 0 }, { 1.2f, 0.8f, 0.1f, 9, 0 },
+        { 1, 1e-6f, 0, 0, 0 }, { 2, 1, 0, 1, 0 },    { 1.3f, 1, 1, 0, 0 },
     };
     struct wz_backend *be = target_open(s->target, 1);
     float data[SMALL], *x, *logp, *want, *lse;
@@ -528,6 +529,43 @@ static void check_inverse(void **state)
     wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 1, 0.9 }, 1);
     assert_int_equal(token, 301);
     assert_memory_equal(&logp, &last, sizeof logp); /* greedy reports logp at temperature 1 */
+    /* u on a boundary belongs to the token behind it, with filters and without; min_p 1 leaves the likeliest, all of
+     * them where they are equal */
+    enum { FEW = 8 };
+    for (int v = 0; v < V; v++) data[v] = v % (V / FEW) ? -1e4f : 3;
+    sent(be, w.data, data, V);
+    wz_pack(be, &w);
+    for (int t = 0; t < FEW; t++) {
+        static const struct wz_pick kinds[] = {
+            { 1, 1, 0, 0, 0 }, { 1, 1, 0, FEW, 0 }, { 1, 1, 1, 0, 0 }, { 3, 1, 0.5f, 0, 0 }
+        };
+        for (size_t k = 0; k < WZ_COUNT(kinds); k++)
+            for (int before = 0; before < 2; before++) {
+                struct wz_pick pick = kinds[k];
+                pick.u = nextafter((double)t / FEW, before ? 0 : (double)t / FEW);
+                wz_head_sample(be, &token, &logp, x, &w, &pick, 1);
+                assert_int_equal(token, (t - (before && t > 0)) * (V / FEW));
+            }
+    }
+    /* logits of any size: log-probabilities need their differences alone */
+    for (int sign = -1; sign <= 1; sign += 2) {
+        const int target = 1;
+        float lse;
+        for (int v = 0; v < V; v++) data[v] = -2e4f;
+        data[0] = (float)sign * 1000;
+        data[1] = data[0] + 1;
+        sent(be, w.data, data, V);
+        wz_pack(be, &w);
+        wz_head_logprob(be, &logp, &lse, NULL, x, &w, &target, 1, 1);
+        assert_float_equal(logp, -log1p(exp(-1)), 1e-6);
+        wz_head_sample(be, &token, &last, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 0.9 }, 1);
+        assert_int_equal(token, 1); /* 1 / (1 + e) is 0.27 */
+        assert_memory_equal(&logp, &last, sizeof logp);
+        wz_head_sample(be, &token, &last, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 0.26 }, 1);
+        assert_int_equal(token, 0);
+        wz_head_sample(be, &token, &last, x, &w, &(struct wz_pick){ 1, 0.99f, 0, 0, 0.27 }, 1);
+        assert_int_equal(token, 1);
+    }
     wz_unpack(be, &w);
     wz_backend_free(be, w.data);
     wz_backend_free(be, x);

@@ -68,6 +68,47 @@ static void values_of_the_paper(void **state)
     }
 }
 
+/* WaltzRL 2.2 once more, of every episode of up to three replies whose judgements, flags and forms are all possible:
+ * rewards worked out from the formulas, of indices, not of what the module keeps. R_f(f_t) = alpha * DIR * label +
+ * lambda * label + gamma * format, DIR = R_c(c_{t+1}) - R_c(c_t), 0 without a c_{t+1}. */
+static void formulas_hold_of_every_episode(void **state)
+{
+    const struct wz_rewards rows = rows_of(0.5, 0.25, 0.125, "dir"); /* exact in binary */
+
+    for (int replies = 1; replies <= 3; replies++)
+        for (int feedbacks = replies - 1; feedbacks <= replies; feedbacks++)
+            for (unsigned bits = 0; bits < 1u << (2 * replies + 3 * feedbacks); bits++) {
+                Wz__Episode *e = wz_episode_new();
+                bool bad[3][2], said[3][3];
+                unsigned left = bits;
+                for (int t = 0; t < replies; t++, left >>= 2) bad[t][0] = left & 1, bad[t][1] = left >> 1 & 1;
+                for (int t = 0; t < feedbacks; t++, left >>= 3)
+                    for (int k = 0; k < 3; k++) said[t][k] = left >> k & 1;
+                for (int t = 0; t < replies; t++) {
+                    Wz__Turn *c = add(e, WZ_CONVERSATION, t ? 2 * t - 2 : -1, bad[t][0]);
+                    c->judged_overrefuse = bad[t][1];
+                    if (t >= feedbacks) continue;
+                    Wz__Turn *f = add(e, WZ_FEEDBACK, 2 * t, said[t][0]);
+                    f->judged_unsafe = !f->unsafe; /* means nothing of a feedback turn */
+                    f->overrefuse = said[t][1];
+                    f->valid = said[t][2];
+                }
+                wz_reward_turns(&rows, e);
+                for (int t = 0; t < replies; t++) {
+                    const double good = !(bad[t][0] || bad[t][1]),
+                                 next = t + 1 < replies ? !(bad[t + 1][0] || bad[t + 1][1]) : good;
+                    assert_float_equal(e->turns[2 * t]->reward, good, 0);
+                    if (t >= feedbacks) continue;
+                    const bool label = said[t][2] && said[t][0] == bad[t][0] && said[t][1] == bad[t][1];
+                    const Wz__Turn *f = e->turns[2 * t + 1];
+                    assert_int_equal(f->label, label);
+                    assert_float_equal(f->dir, next - good, 0);
+                    assert_float_equal(f->reward, (0.5 * (next - good) + 0.25) * label + 0.125 * said[t][2], 0);
+                }
+                wz_episode_free(e);
+            }
+}
+
 static void no_next_reply_means_no_difference(void **state)
 {
     const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
@@ -225,6 +266,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_the_paper),
+        cmocka_unit_test(formulas_hold_of_every_episode),
         cmocka_unit_test(no_next_reply_means_no_difference),
         cmocka_unit_test(outcome_in_place_of_difference),
         cmocka_unit_test(reply_is_paid_for_neither),

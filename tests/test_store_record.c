@@ -251,7 +251,8 @@ static void what_goes_in_comes_out(void **state)
 /* A file begun before there were some columns is read, appended to and cut: of its own episodes they are empty. */
 static void an_older_file_lacks_columns(void **state)
 {
-    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent", "/turns/finish_reason" };
+    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent", "/turns/finish_reason", "/turns/role",
+                                         "/turns/about",  "/turns/given",        "/turns/score" };
     struct wz_err err;
     Wz__Episode **got, *want[BATCH];
     int n;
@@ -271,6 +272,8 @@ static void an_older_file_lacks_columns(void **state)
                 assert_int_equal(got[i]->turns[t]->finish_reason, WZ__FINISH_REASON__UNKNOWN);
                 assert_string_equal(wz_turn_finish(got[i]->turns[t]), "");
                 assert_string_equal(got[i]->turns[t]->text, want[i]->turns[t]->text);
+                assert_string_equal(got[i]->turns[t]->role, t % 2 ? "feedback" : "conversation");
+                assert_int_equal(got[i]->turns[t]->about, ((const int[]){ -1, 0, 0, 2, 2 })[t]);
             }
         }
         free_all(want, BATCH);
