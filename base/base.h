@@ -173,7 +173,8 @@ enum wz_purpose {
     WZ_RNG_INIT,
     WZ_RNG_WORLD,
     WZ_RNG_DATA,
-    WZ_RNG_TEST
+    WZ_RNG_TEST,
+    WZ_RNG_BOOTSTRAP
 };
 struct wz_key {
     uint64_t seed;

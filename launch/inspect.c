@@ -142,7 +142,8 @@ static json_t *read_prompts(const struct job *job)
     struct wz_prompts set;
     char hash[20];
 
-    if (wz_prompts_load(&set, job->path, job->column, job->harmful, job->prompt_kind, job->err) < 0) return NULL;
+    if (wz_prompts_load(&set, job->path, job->column, job->harmful, job->prompt_kind, "group", job->err) < 0)
+        return NULL;
     json_t *kinds = json_object();
     for (int i = 0; i < set.n; i++) {
         count(kinds, set.list[i].kind, "rows", 1);

@@ -42,11 +42,12 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
 
 /* ---- prompts ---------------------------------------------------------------------------------------------- */
 
-/* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. */
+/* Draws of one kind from one split as JSONL, grouped by their pairs of verb and object: 200 prompts of a held-out kind
+ * have about 20 pairs, and an agent answers a pair's prompts much alike; train keeps repeats, in dev and test a prompt occurs once. */
 static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);
-    struct wz_buf text = { 0 };
+    struct wz_buf text = { 0 }, pair = { 0 };
 
     for (uint32_t index = 0, done = 0; done < (uint32_t)n; index++) {
         struct wz_ask ask = wz_world_draw(seed, kind, split, index);
@@ -58,10 +59,13 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
         if (known) continue;
         wz_buf_printf(out, "{\"id\":\"%s-%s-%u\",\"prompt\":", wz_split_name(split), wz_kind_name(kind), done++);
         wz_json_string(out, text.data, text.len);
-        wz_buf_printf(out, ",\"kind\":\"%s\",\"harmful\":%s}\n", wz_kind_name(kind),
+        wz_buf_clear(&pair);
+        wz_world_pair(&ask, &pair);
+        wz_buf_printf(out, ",\"kind\":\"%s\",\"group\":\"%s\",\"harmful\":%s}\n", wz_kind_name(kind), pair.data,
                       wz_world_harmful(&ask) ? "true" : "false");
     }
     wz_buf_finish(&text);
+    wz_buf_finish(&pair);
     free(seen);
 }
 

@@ -19,7 +19,7 @@ enum { WZ_MAX_AGENTS = 8 };
 #define WZ_GAMMA  0.1
 
 struct wz_recipe_data {
-    char *path, *column, *harmful, *kind;
+    char *path, *column, *harmful, *kind, *group;
     int limit;
 };
 
@@ -96,6 +96,7 @@ struct wz_recipe {
     struct {
         int every, eval_limit;
         double temperature;
+        uint64_t seed;
     } evaluate;
     struct {
         int every, keep;

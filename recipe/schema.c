@@ -50,7 +50,10 @@
     T##_TEXT(S, harmful, "harmful", "text", BITS, \
              "column that says whether a prompt is harmful (yes/no, true/false, 1/0), or =harmful or =benign for all") \
     T##_TEXT(S, kind, "", NULL, BITS, "column with the prompt's kind, or =NAME for all; empty: the file's name") \
-    T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, the first of a seeded shuffle; 0: all")
+    T##_TEXT(S, group, "group", "text", BITS, \
+             "column that groups prompts which are not independent (one behaviour, many wordings), for intervals; " \
+             "only the default may be missing") \
+    T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all")
 
 #define KIND(T, S) \
     T##_TEXT(S, kind, NULL, "text", LAYOUT, "kind of prompt") \
@@ -149,8 +152,11 @@
 
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
-    T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, the first in the order of the files; 0: all") \
-    T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy")
+    T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by evaluate.seed; 0: all") \
+    T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy") \
+    T##_SEED(S, seed, "1", NULL, BITS, \
+             "of the choice of held-out prompts, of their replies and of bootstrapped intervals; the run's `seed` has no " \
+             "part in them")
 
 #define CHECKPOINT(T, S) \
     T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \

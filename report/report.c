@@ -7,31 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const headline[] = { "asr", "orr", "label_accuracy", "ftr" };
+static const char *const headline[] = { "asr", "orr", "f1", "label_accuracy", "ftr" };
 
 /* ---- numbers ---------------------------------------------------------------------------------------------- */
 
-/* The unweighted mean over sets of a rate (WaltzRL 3.1). Half-widths of the sets' intervals add in quadrature. */
+/* The average over the kinds of prompts, as it was measured; NaN where it was not. */
 static struct wz_result average(const struct wz_table *t, const char *phase, const char *metric)
 {
-    double sum = 0, low = 0, high = 0;
-    struct wz_result mean = { .phase = phase, .metric = metric, .value = NAN, .low = NAN, .high = NAN };
-    int n = 0;
+    const struct wz_result *r = wz_table_find(t, phase, WZ_AVERAGE, metric);
 
-    for (int i = 0; i < t->n; i++) {
-        const struct wz_result *r = &t->rows[i];
-        if (strcmp(r->phase, phase) || strcmp(r->metric, metric) || isnan(r->value)) continue;
-        sum += r->value;
-        low += (r->value - r->low) * (r->value - r->low);
-        high += (r->high - r->value) * (r->high - r->value);
-        mean.n += r->n;
-        n++;
-    }
-    if (!n) return mean;
-    mean.value = sum / n;
-    mean.low = mean.value - sqrt(low) / n;
-    mean.high = mean.value + sqrt(high) / n;
-    return mean;
+    return r ? *r : (struct wz_result){ .phase = phase, .metric = metric, .value = NAN, .low = NAN, .high = NAN };
 }
 
 /* before, then step-N by N, then whatever else, then after. */
@@ -149,7 +134,9 @@ static void write_row(struct wz_buf *out, const struct wz_shown *run, const char
         double change = (m && m->rate ? 100 : 1) * (a->value - b->value);
         wz_buf_printf(out, fabs(change) < 0.05 ? "0.0" : "%+.1f", change);
     }
-    wz_buf_printf(out, "</td><td class=\"num\">%lld</td></tr>", (long long)(a ? a->n : b ? b->n : 0));
+    const struct wz_result *r = a ? a : b;
+    wz_buf_printf(out, "</td><td class=\"num\">%lld</td><td class=\"num\">%lld</td></tr>", (long long)(r ? r->n : 0),
+                  (long long)(r ? r->groups : 0));
 }
 
 static const char interval_heads[] = "<th class=\"num end\">from</th><th class=\"num end\">to</th>";
@@ -163,12 +150,13 @@ static void write_table(struct wz_buf *out, const struct wz_shown *run)
         wz_html_wrap(out, "<th class=\"num\">", i ? run->last : run->first, "</th>");
         wz_buf_str(out, interval_heads);
     }
-    wz_buf_str(out, "<th class=\"num\">change</th><th class=\"num\">n</th></tr></thead><tbody>");
+    wz_buf_str(out, "<th class=\"num\">change</th><th class=\"num\">n</th><th class=\"num\">groups</th></tr></thead>"
+                    "<tbody>");
     for (int i = 0; i < t->n; i++) {
         bool first = true;
         for (int k = 0; k < i; k++) first &= strcmp(t->rows[k].set, t->rows[i].set) != 0;
         if (!first) continue;
-        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"9\">");
+        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"10\">");
         wz_kind_write(out, run->recipe, t->rows[i].set);
         wz_buf_str(out, "</td></tr>");
         for (int k = i; k < t->n; k++) {
@@ -178,9 +166,8 @@ static void write_table(struct wz_buf *out, const struct wz_shown *run)
             if (!again) write_row(out, run, t->rows[i].set, t->rows[k].metric);
         }
     }
-    wz_buf_str(out,
-               "</tbody></table><p class=\"note\">From and to are the ends of 95% intervals (Wilson's for rates). A "
-               "change is coloured where the two intervals are apart. n: how many were counted.</p>");
+    wz_html_wrap(out, "</tbody></table><p class=\"note\">", wz_table_note,
+                 " From and to are their ends. A change is coloured where the two intervals are apart.</p>");
 }
 
 /* The headline's measures averaged over kinds: a row for each phase of a run, or, of several runs, for each run in its

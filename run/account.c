@@ -128,8 +128,8 @@ char *wz_account_idle(const struct wz_account *account, const struct wz_job *job
 struct numbers {
     double one;
     struct wz_account step;
-    double benign, rollout, reward, play, learn, publish, all; /* all: seconds of the step */
-    struct wz_step_stats learned;                              /* of one agent */
+    double rollout, reward, play, learn, publish, all; /* all: seconds of the step */
+    struct wz_step_stats learned;                      /* of one agent */
     struct wz_agent_account agent;
     double skipped, overlong;
 };
@@ -146,7 +146,8 @@ const struct wz_metric wz_metric_rows[] = {
     { "reward/c0", PLAYS, S(c0), "mean reward of the first replies" },
     { "reward/final", PLAYS, S(final), "mean reward of the final replies" },
     { "rollout/asr", PLAYS, N(step.sums.asr), N(step.sums.harmful), "unsafe final replies to harmful prompts, share" },
-    { "rollout/orr", PLAYS, N(step.sums.orr), N(benign), "overrefusing final replies to benign prompts, share" },
+    { "rollout/orr", PLAYS, N(step.sums.orr), N(step.sums.benign),
+      "overrefusing final replies to benign prompts, share" },
     { "rollout/ftr", PLAYS, N(step.sums.triggered), N(step.sums.asked),
       "prompts whose first feedback raised a flag, share" },
     { "rollout/label_accuracy", PLAYS, N(step.sums.label), N(step.sums.feedback),
@@ -216,7 +217,6 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
     for (int a = -1; a < job->n_agents; a++) { /* the step, then each agent */
         struct numbers all = { .one = 1,
                                .step = *account,
-                               .benign = account->sums.judged - account->sums.harmful,
                                .overlong = job->overlong,
                                .rollout = r->batch.rollout,
                                .reward = r->batch.reward,

@@ -6,6 +6,39 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A prompt and what it is sorted by. */
+struct place {
+    const struct wz_prompt *prompt;
+    uint64_t key;
+};
+
+static int by_key(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return strcmp(x->prompt->id, y->prompt->id);
+}
+
+const struct wz_prompt **wz_prompts_keyed(const struct wz_prompts *sets, int n_sets, uint64_t seed, int *n)
+{
+    int total = 0;
+
+    for (int s = 0; s < n_sets; s++) total += sets[s].n;
+    struct place *places = wz_alloc(sizeof *places * (size_t)(total + 1));
+    const struct wz_prompt **list = wz_alloc(sizeof *list * (size_t)(total + 1));
+    *n = 0;
+    for (int s = 0; s < n_sets; s++)
+        for (const struct wz_prompt *p = sets[s].list; p < sets[s].list + sets[s].n; p++)
+            places[(*n)++] = (struct place){ p, wz_hash(p->text, strlen(p->text), seed) };
+    qsort(places, (size_t)total, sizeof *places, by_key);
+    for (int i = 0; i < total; i++) list[i] = places[i].prompt;
+    free(places);
+    return list;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------ */
+
 struct kind_share {
     const char *name; /* NULL: every prompt */
     double share;

@@ -163,15 +163,19 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     *sets = wz_alloc(sizeof **sets * (n + 1));
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
-        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, err) < 0) return -1;
+        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, data[i].group, err) < 0)
+            return -1;
+        for (int k = 0; k < set->n; k++)
+            if (!strcmp(set->list[k].kind, WZ_AVERAGE))
+                return wz_fail(err, "%s: no kind of prompts may be called %s: results have it for all kinds",
+                               data[i].path, WZ_AVERAGE);
         if (data[i].limit <= 0 || data[i].limit >= set->n) continue;
-        for (int k = 0; k < data[i].limit; k++) { /* the first `limit` of a keyed shuffle */
-            const struct wz_key key = { seed, WZ_RNG_SHUFFLE, UINT32_MAX, i, (uint32_t)k, 0 };
-            int j = k + (int)wz_below(key, (uint32_t)(set->n - k));
-            struct wz_prompt swap = set->list[k];
-            set->list[k] = set->list[j];
-            set->list[j] = swap;
-        }
+        int all;
+        const struct wz_prompt **order = wz_prompts_keyed(set, 1, seed, &all);
+        struct wz_prompt *list = wz_alloc(sizeof *list * (size_t)data[i].limit);
+        for (int k = 0; k < data[i].limit; k++) list[k] = *order[k];
+        free(order), free(set->list);
+        set->list = list;
         set->n = data[i].limit;
     }
     return 0;
@@ -260,7 +264,7 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
     if (training && !wz_job_supervised(recipe) &&
         load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0)
         return -1;
-    return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->seed, err);
+    return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->evaluate.seed, err);
 }
 
 void wz_job_drop_overlong(struct wz_job *job)

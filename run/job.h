@@ -104,7 +104,11 @@ int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *confi
 /* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
 void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
 
-/* ---- draw.c: which prompts a step plays ------------------------------------------------------------------- */
+/* ---- draw.c: which prompts are played, and which in a step ------------------------------------------------- */
+
+/* The prompts of the sets in an order keyed by the seed and their texts, whatever the order of the files: heap array of
+ * *n. The first k of it are a random choice. */
+const struct wz_prompt **wz_prompts_keyed(const struct wz_prompts *sets, int n_sets, uint64_t seed, int *n);
 
 /* Every rank draws the same prompts without a message: a pure function of (seed, stage, step). */
 struct wz_draw;
@@ -139,16 +143,16 @@ void wz_episodes_sort(Wz__Episode **episodes, int n); /* in order of index */
 void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
                       int k); /* appends part[k] to all[n], frees part */
 
-/* ---- evaluate.c ------------------------------------------------------------------------------------------- */
+/* ---- tally.c, evaluate.c ---------------------------------------------------------------------------------- */
 
 /* Sums over episodes, added up over ranks: all fields are doubles. Rates are of judged episodes: those not discarded.
  * Final: of the last reply; c0: of the first. */
 struct wz_tally {
     double episodes, generated;   /* all, and the tokens of all */
-    double judged;                /* those not discarded; and of these: */
+    double failed, judged;        /* those discarded, and the others; of these: */
     double window_cut;            /* those where the window cut a turn */
     double harmful, asr, c0_asr;  /* harmful prompts; an unsafe final reply; an unsafe c0 */
-    double orr, c0_orr;           /* an overrefusing final reply, or c0, among the judged - harmful benign prompts */
+    double benign, orr, c0_orr;   /* benign prompts; an overrefusing final reply; an overrefusing c0 */
     double c0, final;             /* sums of rewards */
     double improved, worsened;    /* the final reply's reward is above that of c0, or below */
     double asked, triggered;      /* prompts whose c0 got feedback; those whose first feedback is valid with a flag */
@@ -157,6 +161,10 @@ struct wz_tally {
     double turns, turns2, tokens, tokens2; /* an episode's, and their squares */
 };
 void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
+/* Adds the rows of these episodes under `phase`: by kind of prompt, in alphabetical order, then their average. What is
+ * measured, and the formulas of the intervals: tally.c. The bootstrap's draws are keyed by evaluate.seed. */
+void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, const struct wz_recipe *recipe,
+                    struct wz_table *table);
 
 /* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
  * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */

@@ -187,6 +187,8 @@ void wz_world_prompt(const struct wz_ask *ask, struct wz_buf *out)
     put(out, forms[ask->form], ask, NULL, 0);
 }
 
+void wz_world_pair(const struct wz_ask *ask, struct wz_buf *out) { put(out, "V O", ask, NULL, 0); }
+
 void wz_world_reply(const struct wz_ask *ask, enum wz_reply reply, int other, struct wz_buf *out)
 {
     int class = reply == WZ_ALTERNATIVE || ask->verb >= WZ_SENSITIVE ? 4 : ask->verb / 3;

@@ -12,7 +12,7 @@ static const struct wz_column episode_columns[] = {
     { "kind", STR, E(kind) },           { "harmful", BOOL, E(harmful) },
     { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 },
     { "n_turns", I64, PLACE + 1 },      { "cut", STR, E(cut) },
-    { "cut_agent", U32, E(cut_agent) },
+    { "cut_agent", U32, E(cut_agent) }, { "group", STR, E(group) },
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {

@@ -20,7 +20,7 @@
 /* The file being read, its options, and the set that is filled. */
 struct reader {
     struct wz_prompts *set;
-    const char *path, *column, *harm, *kind;
+    const char *path, *column, *harm, *kind, *group;
     const char *file_kind;
     int cap;
     struct wz_err *err;
@@ -71,7 +71,13 @@ static int no_column(const struct reader *r, json_t *row, int at, const char *co
     return -1;
 }
 
-static int add(struct reader *r, const char *text, const char *id, const char *kind, enum wz_harm harm, int at)
+static int not_text(const struct reader *r, int at, const char *column)
+{
+    return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at, column);
+}
+
+static int add(struct reader *r, const char *text, const char *id, const char *kind, const char *group,
+               enum wz_harm harm, int at)
 {
     struct wz_prompts *set = r->set;
     char number[16];
@@ -84,7 +90,8 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
     snprintf(number, sizeof number, "%d", at);
     set->list[set->n++] =
         (struct wz_prompt){ wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
-                            kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind), harm };
+                            kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind),
+                            wz_arena_strdup(&set->arena, group), harm };
     set->hash = wz_hash(text, strlen(text) + 1, set->hash);
     return 0;
 }
@@ -102,8 +109,8 @@ static int label_of(const struct reader *r, json_t *row, int at, const char *fro
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
-    char id_text[32], kind_text[32], harm_text[32];
-    const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *word;
+    char id_text[32], kind_text[32], group_text[32], harm_text[32];
+    const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *group = "", *word;
     enum wz_harm harm;
 
     if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
@@ -113,18 +120,19 @@ static int add_row(struct reader *r, json_t *row, int at)
         text = wz_json_text(cell);
         if (!text) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string", r->path, at, r->column);
         id = cell_text(json_object_get(row, "id"), id_text);
+        cell = json_object_get(row, r->group);
+        if (!cell && strcmp(r->group, "group")) return no_column(r, row, at, r->group);
+        if (cell && !json_is_null(cell) && !(group = cell_text(cell, group_text))) return not_text(r, at, r->group);
     }
     if (r->kind && *r->kind && label_of(r, row, at, r->kind, kind_text, &kind) < 0) return -1;
-    if (!kind)
-        return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string or a whole number", r->path, at,
-                       r->kind);
+    if (!kind) return not_text(r, at, r->kind);
     if (label_of(r, row, at, r->harm, harm_text, &word) < 0) return -1;
     if (!word || !harm_of(word, &harm))
         return wz_fail(r->err,
                        "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false, yes/no or 1/0, "
                        "got '%.100s'",
                        r->path, at, r->harm, word ? word : "another type");
-    return add(r, text, id, kind, harm, at);
+    return add(r, text, id, kind, group, harm, at);
 }
 
 static int not_utf8(const struct reader *r, int at, size_t byte)
@@ -264,14 +272,16 @@ static const struct {
 };
 
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    struct wz_err *err)
+                    const char *group, struct wz_err *err)
 {
     const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path, *dot = strrchr(base, '.');
-    struct reader r = { .set = set, .path = path, .column = column, .harm = harm, .kind = kind, .err = err };
+    struct reader r = {
+        .set = set, .path = path, .column = column, .harm = harm, .kind = kind, .group = group, .err = err
+    };
     struct wz_map map;
     int rc = -1;
 
-    assert(column && harm);
+    assert(column && harm && group);
     *set = (struct wz_prompts){ 0 };
     if (wz_map_open(&map, path, err) < 0) return -1;
     size_t f = 0;

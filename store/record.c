@@ -2,7 +2,8 @@
  *
  *   /                attributes: schema = 1, writer = "waltz"
  *   /episodes/       per episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
- *                    first_turn i64 (index into /turns), n_turns i64, cut str, cut_agent u32
+ *                    first_turn i64 (index into /turns), n_turns i64, cut str, cut_agent u32,
+ *                    group str
  *   /turns/          per turn:     agent, round u32, version, weights u64, truncated bool, text str,
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
  *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,

@@ -61,9 +61,10 @@ int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err);
 /* ---- prompts.c: data sets --------------------------------------------------------------------------------- */
 
 enum wz_harm { WZ_BENIGN, WZ_HARMFUL };
-/* A prompt and its labels. Strings belong to the set. */
+/* A prompt and its labels. Strings belong to the set. group: prompts of one group say nearly the same, so that their
+ * results are not independent; "": the prompt is a group of its own. */
 struct wz_prompt {
-    const char *text, *id, *kind;
+    const char *text, *id, *kind, *group;
     enum wz_harm harm;
 };
 struct wz_prompts {
@@ -75,9 +76,11 @@ struct wz_prompts {
 
 /* JSONL, JSON or CSV by file ending. `column` holds the text; `harm`/`kind`: a column name, or "=value" for a constant
  * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
- * file's name. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
+ * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
+ * file's name. group: a column name; a column of the default, "group", may be missing. Errors name the file, the row
+ * and the available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    struct wz_err *err);
+                    const char *group, struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */

@@ -13,8 +13,10 @@
 const struct wz_measure wz_measures[] = {
     { "asr", "unsafe answers (ASR)", true, -1 },
     { "orr", "overrefusals (ORR)", true, -1 },
+    { "f1", "F1 of safe and helpful", true, 1 },
     { "c0_asr", "unsafe first answers", true, -1 },
     { "c0_orr", "first answers that overrefuse", true, -1 },
+    { "c0_f1", "F1 of first answers", true, 1 },
     { "ftr", "feedback given (FTR)", true, 0 },
     { "label_accuracy", "label accuracy", true, 1 },
     { "json_errors", "JSON errors", true, -1 },
@@ -25,8 +27,14 @@ const struct wz_measure wz_measures[] = {
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);
 
-static const char header[] = "phase,set,metric,value,low,high,n,seed";
-enum { N_COLUMNS = 8 };
+const char wz_table_note[] =
+    "Brackets: 95% intervals. Where prompts (n) lie in fewer groups: a cluster bootstrap over the groups, or Wilson's with "
+    "n = groups where all groups are alike. Elsewhere Wilson's for rates and the normal one for means; averages and F1 by "
+    "the bootstrap.";
+
+static const char header[] = "phase,set,metric,value,low,high,n,seed,groups,interval";
+static const char old[] = "phase,set,metric,value,low,high,n,seed"; /* of earlier versions: the first 8 columns */
+enum { N_COLUMNS = 10, N_OLD = 8 };
 
 const struct wz_measure *wz_measure_find(const char *name)
 {
@@ -35,14 +43,21 @@ const struct wz_measure *wz_measure_find(const char *name)
     return NULL;
 }
 
-struct wz_interval wz_wilson(int64_t hits, int64_t n)
+struct wz_interval wz_wilson(double hits, double n)
 {
-    const double z = 1.959963984540054, count = (double)n, p = (double)hits / count;
-    const double scale = 1 + z * z / count, mid = p + z * z / (2 * count);
-    const double half = z * sqrt(p * (1 - p) / count + z * z / (4 * count * count));
+    const double z = WZ_Z95, p = hits / n, scale = 1 + z * z / n, mid = p + z * z / (2 * n);
+    const double half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n));
 
     if (n <= 0) return (struct wz_interval){ NAN, NAN };
     return (struct wz_interval){ hits == 0 ? 0 : (mid - half) / scale, hits == n ? 1 : (mid + half) / scale };
+}
+
+struct wz_interval wz_normal_mean(double sum, double squares, double n)
+{
+    const double mean = sum / n, spread = n > 1 ? (squares - n * mean * mean) / (n - 1) : NAN;
+    const double half = WZ_Z95 * sqrt((spread < 0 ? 0 : spread) / n);
+
+    return (struct wz_interval){ mean - half, mean + half };
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------------- */
@@ -66,26 +81,8 @@ void wz_table_add(struct wz_table *t, const struct wz_result *row)
     t->rows[t->n] = *row;
     t->rows[t->n].phase = printable(t, row->phase);
     t->rows[t->n].set = printable(t, row->set);
-    t->rows[t->n++].metric = printable(t, row->metric);
-}
-
-void wz_table_rate(struct wz_table *t, const char *phase, const char *set, const char *metric, int64_t hits, int64_t n,
-                   uint64_t seed)
-{
-    struct wz_interval in = wz_wilson(hits, n);
-    double rate = n > 0 ? (double)hits / (double)n : NAN;
-
-    wz_table_add(t, &(struct wz_result){ phase, set, metric, rate, in.low, in.high, n, seed });
-}
-
-void wz_table_mean(struct wz_table *t, const char *phase, const char *set, const char *metric, double sum,
-                   double squares, int64_t n, uint64_t seed)
-{
-    const double count = (double)n, mean = n > 0 ? sum / count : NAN;
-    double spread = n > 1 ? (squares - count * mean * mean) / (count - 1) : NAN;
-    const double half = 1.959963984540054 * sqrt((spread < 0 ? 0 : spread) / count);
-
-    wz_table_add(t, &(struct wz_result){ phase, set, metric, mean, mean - half, mean + half, n, seed });
+    t->rows[t->n].metric = printable(t, row->metric);
+    t->rows[t->n++].interval = wz_arena_strdup(&t->arena, row->interval);
 }
 
 const struct wz_result *wz_table_find(const struct wz_table *t, const char *phase, const char *set, const char *metric)
@@ -134,7 +131,7 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Text and Markdown are one grid of cells: set, metric, a column per phase, n; the first line holds their names. */
+/* Text and Markdown are one grid of cells: set, metric, a column per phase, n, groups; the first line holds their names. */
 struct grid {
     struct wz_arena arena;
     const char **cells; /* [n], `cols` to a line */
@@ -147,6 +144,22 @@ static void add_cell(struct grid *g, const char *text)
     g->cells[g->n++] = wz_arena_strdup(&g->arena, text);
 }
 
+/* Adds the range from the least to the most of the counts. */
+static void add_range(struct grid *g, const int64_t range[2])
+{
+    char text[64];
+
+    if (range[0] == range[1]) snprintf(text, sizeof text, "%lld", (long long)range[0]);
+    else snprintf(text, sizeof text, "%lld-%lld", (long long)range[0], (long long)range[1]);
+    add_cell(g, text);
+}
+
+static void widen(int64_t range[2], int64_t x)
+{
+    if (x < range[0]) range[0] = x;
+    if (x > range[1]) range[1] = x;
+}
+
 static struct grid grid_of(const struct wz_table *t)
 {
     struct grid g = { 0 };
@@ -157,10 +170,11 @@ static struct grid grid_of(const struct wz_table *t)
     for (int i = 0; i < t->n; i++)
         if (first_of(t, i, false)) add_cell(&g, t->rows[i].phase);
     add_cell(&g, "n");
+    add_cell(&g, "groups");
     g.cols = g.n;
     for (int i = 0; i < t->n; i++) {
         const struct wz_result *r = &t->rows[i];
-        int64_t least = r->n, most = r->n;
+        int64_t n[2] = { r->n, r->n }, groups[2] = { r->groups, r->groups };
         if (!first_of(t, i, true)) continue;
         add_cell(&g, r->set);
         put_title(r->metric, text, sizeof text);
@@ -170,12 +184,11 @@ static struct grid grid_of(const struct wz_table *t)
             const struct wz_result *cell = wz_table_find(t, t->rows[k].phase, r->set, r->metric);
             put_cell(cell, text, sizeof text);
             add_cell(&g, text);
-            if (cell && cell->n < least) least = cell->n;
-            if (cell && cell->n > most) most = cell->n;
+            if (cell) widen(n, cell->n);
+            if (cell) widen(groups, cell->groups);
         }
-        if (least == most) snprintf(text, sizeof text, "%lld", (long long)least);
-        else snprintf(text, sizeof text, "%lld-%lld", (long long)least, (long long)most);
-        add_cell(&g, text);
+        add_range(&g, n);
+        add_range(&g, groups);
     }
     return g;
 }
@@ -208,6 +221,7 @@ void wz_table_text(const struct wz_table *t, struct wz_buf *out)
         while (out->data[out->len - 1] == ' ') out->len--;
         wz_buf_str(out, "\n");
     }
+    wz_buf_printf(out, "%s\n", wz_table_note);
     free(width);
     grid_finish(&g);
 }
@@ -227,6 +241,7 @@ void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
         for (int k = 0; k < g.cols && i < g.cols; k++) wz_buf_str(out, k < 2 ? "|---" : "|--:");
         if (i < g.cols) wz_buf_str(out, "|\n");
     }
+    wz_buf_printf(out, "\n%s\n", wz_table_note);
     grid_finish(&g);
 }
 
@@ -241,10 +256,10 @@ json_t *wz_table_json(const struct wz_table *t)
     for (const struct wz_result *r = t->rows; r < t->rows + t->n; r++) {
         char seed[24]; /* a string: most readers keep 53 bits of a number */
         snprintf(seed, sizeof seed, "%llu", (unsigned long long)r->seed);
-        json_array_append_new(rows,
-                              json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:I, s:s}", "phase", r->phase, "set", r->set,
-                                        "metric", r->metric, "value", real_json(r->value), "low", real_json(r->low),
-                                        "high", real_json(r->high), "n", (json_int_t)r->n, "seed", seed));
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:I, s:s, s:I, s:s}", "phase", r->phase,
+                                              "set", r->set, "metric", r->metric, "value", real_json(r->value), "low",
+                                              real_json(r->low), "high", real_json(r->high), "n", (json_int_t)r->n,
+                                              "seed", seed, "groups", (json_int_t)r->groups, "interval", r->interval));
     }
     return rows;
 }
@@ -288,7 +303,8 @@ void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
         csv_real(out, r->value);
         csv_real(out, r->low);
         csv_real(out, r->high);
-        wz_buf_printf(out, "%lld,%llu\n", (long long)r->n, (unsigned long long)r->seed);
+        wz_buf_printf(out, "%lld,%llu,%lld,%s\n", (long long)r->n, (unsigned long long)r->seed, (long long)r->groups,
+                      r->interval);
     }
 }
 
@@ -321,7 +337,7 @@ static const char *read_row(const char **f, struct wz_result *r)
 {
     char *end;
 
-    *r = (struct wz_result){ .phase = f[0], .set = f[1], .metric = f[2] };
+    *r = (struct wz_result){ .phase = f[0], .set = f[1], .metric = f[2], .interval = f[9] };
     if (read_real(f[3], &r->value) < 0) return "value";
     if (read_real(f[4], &r->low) < 0) return "low";
     if (read_real(f[5], &r->high) < 0) return "high";
@@ -330,16 +346,18 @@ static const char *read_row(const char **f, struct wz_result *r)
     if (!*f[6] || *end || errno || r->n < 0) return "n";
     r->seed = strtoull(f[7], &end, 10);
     if (!*f[7] || *end || errno || *f[7] == '-') return "seed";
+    r->groups = *f[8] ? strtoll(f[8], &end, 10) : r->n;
+    if ((*f[8] && *end) || r->groups < 0) return "groups";
     return NULL;
 }
 
 int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
 {
-    const char *f[N_COLUMNS], *wrong;
+    const char *f[N_COLUMNS] = { 0 }, *wrong;
     struct wz_arena arena = { 0 };
     struct wz_buf cell = { 0 };
     struct wz_map map;
-    int line = 1, rc = -1;
+    int line = 1, columns, rc = -1;
 
     if (wz_map_open(&map, path, err) < 0) return -1;
     const char *text = (const char *)map.bytes, *nul = memchr(text, 0, map.len), *end = text + map.len;
@@ -347,11 +365,13 @@ int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
         wz_fail(err, "%s: byte %zu is NUL: not a CSV file", path, (size_t)(nul - text));
         goto out;
     }
-    if (map.len < sizeof header - 1 || memcmp(text, header, sizeof header - 1)) {
+    while (text < end && *text != '\r' && *text != '\n') text++;
+    size_t have = (size_t)(text - (const char *)map.bytes);
+    columns = have == sizeof header - 1 ? N_COLUMNS : N_OLD;
+    if ((columns == N_OLD && have != sizeof old - 1) || memcmp(map.bytes, header, have)) {
         wz_fail(err, "%s:1: expected the columns %s", path, header);
         goto out;
     }
-    text += sizeof header - 1;
     while (text < end && (*text == '\r' || *text == '\n')) line += *text++ == '\n';
     while (text < end) {
         struct wz_result row;
@@ -361,10 +381,11 @@ int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
             wz_fail(err, "%s:%d: a quote is not closed, or not followed by a comma or the line's end", path, line);
             goto out;
         }
-        if (n != N_COLUMNS) {
-            wz_fail(err, "%s:%d: expected %d columns (%s), got %d", path, line, N_COLUMNS, header, n);
+        if (n != columns) {
+            wz_fail(err, "%s:%d: expected %d columns (%s), got %d", path, line, columns, header, n);
             goto out;
         }
+        for (int k = columns; k < N_COLUMNS; k++) f[k] = "";
         if ((wrong = read_row(f, &row))) {
             wz_fail(err, "%s:%d: column %s: not a valid number", path, line, wrong);
             goto out;

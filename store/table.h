@@ -18,17 +18,24 @@ const struct wz_measure *wz_measure_find(const char *name); /* NULL: unknown */
 struct wz_interval {
     double low, high;
 };
+#define WZ_Z95 1.959963984540054 /* the normal distribution's quantile at 0.975 */
 /* Wilson's 95% interval of hits out of n, shares of 1 (formula: table.c); n == 0: both NaN. */
-struct wz_interval wz_wilson(int64_t hits, int64_t n);
+struct wz_interval wz_wilson(double hits, double n);
+/* The normal 95% interval of the mean of n values, from their sum and the sum of their squares; n < 2: both NaN. */
+struct wz_interval wz_normal_mean(double sum, double squares, double n);
 
-/* One number: `metric` of the prompts of kind `set` in `phase` (before, after, step-N). low and high are NaN where
- * unknown. */
+/* One number: `metric` of the prompts of kind `set`, or of the average over kinds, in `phase` (before, after, step-N),
+ * from n counts. low and high are NaN where unknown. interval: how they were found, over so many groups of prompts:
+ * "wilson", "normal", "bootstrap" (run/tally.c); "": not known, in files older than this column. */
 struct wz_result {
     const char *phase, *set, *metric;
     double value, low, high;
     int64_t n;
     uint64_t seed;
+    int64_t groups;
+    const char *interval;
 };
+#define WZ_AVERAGE "average" /* the set of averages over kinds; no kind may be called so */
 /* Results in the order they were added. Zeroed struct is empty. Strings belong to the table. */
 struct wz_table {
     struct wz_result *rows;
@@ -37,24 +44,20 @@ struct wz_table {
 };
 
 void wz_table_add(struct wz_table *table, const struct wz_result *row); /* copies the strings */
-void wz_table_rate(struct wz_table *table, const char *phase, const char *set, const char *metric, int64_t hits,
-                   int64_t n, uint64_t seed);
-/* The mean of n values with the normal 95% interval, from their sum and the sum of their squares. */
-void wz_table_mean(struct wz_table *table, const char *phase, const char *set, const char *metric, double sum,
-                   double squares, int64_t n, uint64_t seed);
 /* The first with that phase, set and metric; NULL: none. */
 const struct wz_result *wz_table_find(const struct wz_table *table, const char *phase, const char *set,
                                       const char *metric);
 void wz_table_finish(struct wz_table *table);
 
-/* Appends to `out` a line per set and metric with a column per phase: "12.5 [3.5, 36.0]". */
+extern const char wz_table_note[]; /* what the brackets of a table are, in three sentences */
+/* Appends to `out` a line per set and metric with a column per phase: "12.5 [3.5, 36.0]", and what the brackets are. */
 void wz_table_text(const struct wz_table *table, struct wz_buf *out);
 void wz_table_markdown(const struct wz_table *table, struct wz_buf *out);
-/* Header `phase,set,metric,value,low,high,n,seed`, a line per result, numbers that read back exactly; an unknown value
- * is an empty field. */
 json_t *wz_table_json(const struct wz_table *table); /* the rows, an array of objects; what is not known is null */
+/* Header `phase,set,metric,value,low,high,n,seed,groups,interval`, a line per result, numbers that read back exactly;
+ * an unknown value is an empty field. */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);
-/* Reads that CSV and adds its results to the table. -1 and a message with file, line and column. */
+/* Reads that CSV, or one without the last two columns, and adds its results to the table. -1 and a message with file, line and column. */
 int wz_table_read(struct wz_table *table, const char *path, struct wz_err *err);
 
 #endif

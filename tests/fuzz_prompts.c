@@ -20,11 +20,13 @@ static void loads_the_same(const struct wz_prompts *a, const char *ending, const
     struct wz_err err;
     struct wz_prompts b;
 
-    fuzz_must(wz_prompts_load(&b, path, "prompt", "harmful", "kind", &err) == 0, "what was written does not load");
+    fuzz_must(wz_prompts_load(&b, path, "prompt", "harmful", "kind", "group", &err) == 0,
+              "what was written does not load");
     fuzz_must(a->n == b.n && a->hash == b.hash, "other texts");
     for (int i = 0; i < a->n; i++) {
         const struct wz_prompt *x = &a->list[i], *y = &b.list[i];
-        fuzz_must(!strcmp(x->text, y->text) && !strcmp(x->id, y->id) && !strcmp(x->kind, y->kind) && x->harm == y->harm,
+        fuzz_must(!strcmp(x->text, y->text) && !strcmp(x->id, y->id) && !strcmp(x->kind, y->kind) &&
+                      !strcmp(x->group, y->group) && x->harm == y->harm,
                   "another prompt");
     }
     wz_prompts_finish(&b);
@@ -35,13 +37,13 @@ static void write_and_load(const struct wz_prompts *set)
 {
     struct wz_buf csv = { 0 }, lines = { 0 };
 
-    wz_buf_str(&csv, "id,prompt,kind,harmful\r\n");
+    wz_buf_str(&csv, "id,prompt,kind,group,harmful\r\n");
     for (int i = 0; i < set->n; i++) {
         const struct wz_prompt *p = &set->list[i];
-        const char *const cells[][2] = { { "{\"id\":", p->id },
-                                         { ",\"prompt\":", p->text },
-                                         { ",\"kind\":", p->kind } };
-        for (int c = 0; c < 3; c++) {
+        const char *const cells[][2] = {
+            { "{\"id\":", p->id }, { ",\"prompt\":", p->text }, { ",\"kind\":", p->kind }, { ",\"group\":", p->group }
+        };
+        for (int c = 0; c < 4; c++) {
             csv_cell(&csv, cells[c][1]);
             wz_buf_str(&lines, cells[c][0]);
             wz_json_string(&lines, cells[c][1], strlen(cells[c][1]));
@@ -61,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct wz_prompts set;
     struct wz_err err = { "" };
 
-    if (wz_prompts_load(&set, path, "prompt", "harmful", size & 1 ? "kind" : NULL, &err) == 0) {
+    if (wz_prompts_load(&set, path, "prompt", "harmful", size & 1 ? "kind" : NULL, "group", &err) == 0) {
         fuzz_must(set.n > 0, "accepted without rows");
         for (int i = 0; i < set.n; i++) {
             size_t n = strlen(set.list[i].text);

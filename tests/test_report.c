@@ -87,6 +87,14 @@ static void put_metrics(void)
     wz_buf_finish(&text);
 }
 
+static void add_rate(struct wz_table *t, const char *phase, const char *set, const char *metric, int hits, int n)
+{
+    struct wz_interval in = wz_wilson(hits, n);
+
+    wz_table_add(t,
+                 &(struct wz_result){ phase, set, metric, (double)hits / n, in.low, in.high, n, 7, n / 8, "wilson" });
+}
+
 static void put_summary(void)
 {
     struct wz_table t = { 0 };
@@ -95,13 +103,17 @@ static void put_summary(void)
     for (int i = 0; i <= 4; i++) {
         char phase[16];
         snprintf(phase, sizeof phase, i == 0 ? "before" : i == 4 ? "after" : "step-%d", 30 * i);
-        wz_table_rate(&t, phase, "harmful", "asr", (int[]){ 39, 30, 17, 9, 4 }[i], 80, 7);
-        wz_table_rate(&t, phase, "jailbreak", "asr", (int[]){ 50, 41, 25, 16, 9 }[i], 80, 7);
-        wz_table_rate(&t, phase, "benign", "orr", (int[]){ 36, 30, 28, 14, 7 }[i], 80, 7);
-        wz_table_rate(&t, phase, "benign", "ftr", (int[]){ 50, 45, 40, 33, 22 }[i], 80, 7);
-        wz_table_rate(&t, phase, "harmful", "label_accuracy", (int[]){ 20, 48, 60, 66, 71 }[i], 80, 7);
-        wz_table_rate(&t, phase, "harmful", "json_errors", (int[]){ 33, 3, 1, 0, 0 }[i], 80, 7);
-        wz_table_mean(&t, phase, "harmful", "tokens", 80 * 40.0 - i, 80 * 1700.0, 80, 7);
+        add_rate(&t, phase, "harmful", "asr", (int[]){ 39, 30, 17, 9, 4 }[i], 80);
+        add_rate(&t, phase, "jailbreak", "asr", (int[]){ 50, 41, 25, 16, 9 }[i], 80);
+        add_rate(&t, phase, "benign", "orr", (int[]){ 36, 30, 28, 14, 7 }[i], 80);
+        add_rate(&t, phase, "benign", "ftr", (int[]){ 50, 45, 40, 33, 22 }[i], 80);
+        add_rate(&t, phase, "harmful", "label_accuracy", (int[]){ 20, 48, 60, 66, 71 }[i], 80);
+        add_rate(&t, phase, "harmful", "json_errors", (int[]){ 33, 3, 1, 0, 0 }[i], 80);
+        add_rate(&t, phase, WZ_AVERAGE, "asr", (int[]){ 89, 71, 42, 25, 13 }[i], 160);
+        add_rate(&t, phase, WZ_AVERAGE, "orr", (int[]){ 36, 30, 28, 14, 7 }[i], 80);
+        struct wz_interval in = wz_normal_mean(80 * 40.0 - i, 80 * 1700.0, 80);
+        wz_table_add(&t, &(struct wz_result){ phase, "harmful", "tokens", 40.0 - i / 80.0, in.low, in.high, 80, 7, 80,
+                                              "normal" });
     }
     wz_table_csv(&t, &text);
     put("summary.csv", text.data, text.len);
@@ -285,12 +297,11 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<dt>steps</dt><dd>120</dd>");
     has(page, "<small>55.6 \xe2\x86\x92</small> 8.1%"); /* (39 + 50) / 160 and (4 + 9) / 160 */
     has(page, "<small>45.0 \xe2\x86\x92</small> 8.8%");
-    /* 4 of 80 is .05 [.0196, .1216], 9 of 80 is .1125 [.0603, .2002]; their mean .08125 less hypot(.0304, .0522) / 2
-     * and plus hypot(.0716, .0877) / 2 */
-    has(page, "95%: 5.1 to 13.8, 160 prompts");
+    has(page, "95%: 4.8 to 13.4, 160 prompts"); /* as the file has it: Wilson's of 13 of 160 */
+    has(page, "<td class=\"num\">80</td><td class=\"num\">10</td></tr>"); /* 80 prompts in 10 groups */
     has(page, "<td class=\"num\">5.0</td><td class=\"num end\">2.0</td><td class=\"num end\">12.2</td>"); /* 4 of 80 */
     has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
-    has(page, "<td colspan=\"9\">harmful: asks for harm &lt;/pre&gt;");
+    has(page, "<td colspan=\"10\">harmful: asks for harm &lt;/pre&gt;");
     has(page, "recipe.yaml, with every key");
     has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
     has(page, "1 prompt is left out: the judge failed");

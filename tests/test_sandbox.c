@@ -110,7 +110,9 @@ static void prompt_line(const json_t *j, void *arg)
 {
     struct seen *seen = arg;
     const char *prompt = text(j, "prompt"), *name = text(j, "kind");
-    struct wz_ask ask;
+    struct wz_ask ask, named;
+    struct wz_buf plain = { 0 };
+    char verb[32], object[32], rest;
     int kind = 0;
 
     assert_true(wz_world_parse(prompt, &ask));
@@ -121,6 +123,12 @@ static void prompt_line(const json_t *j, void *arg)
     assert_true(kind < WZ_KINDS);
     seen->kinds[kind]++;
     assert_int_equal(wz_world_harmful(&ask), !strcmp(name, "SR") || !strcmp(name, "WJ"));
+    assert_true(sscanf(text(j, "group"), "%31s %31s%c", verb, object, &rest) == 2);
+    wz_buf_printf(&plain, "how do i %s a %s ?", verb, object);
+    assert_true(wz_world_parse(plain.data, &named));
+    assert_int_equal(named.verb, ask.verb);
+    assert_int_equal(named.object, ask.object);
+    wz_buf_finish(&plain);
     json_object_set_new(seen->prompts, prompt, json_true());
     json_object_set_new(seen->ids, text(j, "id"), json_true());
 }

@@ -32,7 +32,7 @@ static void loads(struct wz_prompts *set, const char *column, const char *harm, 
 {
     struct wz_err err = { "" };
 
-    if (wz_prompts_load(set, path, column, harm, kind, &err) < 0) fail_msg("%s", err.text);
+    if (wz_prompts_load(set, path, column, harm, kind, "group", &err) < 0) fail_msg("%s", err.text);
     assert_int_equal(set->n, n);
 }
 
@@ -86,6 +86,44 @@ static void words_of_truth(void **state)
         }
 }
 
+/* A group is a column as the kind is; only the column called "group" may be missing, or null. */
+static void groups(void **state)
+{
+    static const char lines[] =
+        "{\"prompt\": \"a\", \"group\": \"x y\", \"pair\": 3}\n{\"prompt\": \"b\", \"pair\": 4}\n"
+        "{\"prompt\": \"c\", \"group\": null, \"pair\": null}\n";
+    static const struct {
+        const char *ending, *text, *column, *want;
+    } cases[] = {
+        { ".jsonl", lines, "other", "row 1: no column \"other\"" },
+        { ".jsonl", "{\"prompt\": \"a\", \"group\": [1]}", "group", "row 1: column \"group\" must be a string" },
+        { ".csv", "prompt,pair\na,1\n", "pairs", "row 2: no column \"pairs\"" },
+    };
+    struct wz_prompts set;
+    struct wz_err err = { "" };
+
+    put(".jsonl", lines, sizeof lines - 1);
+    loads(&set, "prompt", "=benign", NULL, 3);
+    assert_string_equal(set.list[0].group, "x y");
+    assert_string_equal(set.list[1].group, "");
+    assert_string_equal(set.list[2].group, "");
+    wz_prompts_finish(&set);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, "pair", &err), 0);
+    assert_string_equal(set.list[0].group, "3");
+    assert_string_equal(set.list[1].group, "4");
+    wz_prompts_finish(&set);
+    put(".csv", "prompt,group\na,\nb,\"p, q\"\n", 25);
+    loads(&set, "prompt", "=benign", NULL, 2);
+    assert_string_equal(set.list[0].group, "");
+    assert_string_equal(set.list[1].group, "p, q");
+    wz_prompts_finish(&set);
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        put(cases[i].ending, cases[i].text, strlen(cases[i].text));
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, cases[i].column, &err), -1);
+        if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
+    }
+}
+
 static void json(void **state)
 {
     static const char objects[] = "[{\"q\": \"one\", \"label\": \"safe\"},\n {\"q\": \"two\", \"label\": \"Unsafe\"}]";
@@ -102,7 +140,7 @@ static void json(void **state)
     loads(&set, "ignored", "=harmful", NULL, 2);
     is(&set.list[1], "two\xc3\xa9", "2", "prompts", WZ_HARMFUL);
     wz_prompts_finish(&set);
-    assert_int_equal(wz_prompts_load(&set, path, "q", "label", NULL, &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "q", "label", NULL, "group", &err), -1);
     assert_non_null(strstr(err.text, "no column \"label\""));
 }
 
@@ -161,16 +199,16 @@ static void bad_rows_are_named(void **state)
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         put(rows[i].ending, rows[i].text, strlen(rows[i].text));
         err.text[0] = 0;
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
         if (!strstr(err.text, rows[i].word) || !strstr(err.text, path))
             fail_msg("expected '%s' in: %s", rows[i].word, err.text);
         assert_null(set.list);
     }
     put(".csv", "prompt,harmful\na\0b,1", 20);
-    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
     assert_non_null(strstr(err.text, "NUL"));
     unlink(path);
-    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
 }
 
 /* Every beginning of a file: rows up to there, or one error message. */
@@ -188,7 +226,7 @@ static void truncated(void **state)
             struct wz_prompts set;
             struct wz_err err = { "" };
             put(texts[i][0], texts[i][1], n);
-            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, &err) < 0)
+            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err) < 0)
                 assert_non_null(strstr(err.text, path));
             else assert_in_range(set.n, 1, 2);
             wz_prompts_finish(&set);
@@ -232,9 +270,9 @@ static void real_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(jsonl),     cmocka_unit_test(words_of_truth),     cmocka_unit_test(json),
-        cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named), cmocka_unit_test(truncated),
-        cmocka_unit_test(real_data),
+        cmocka_unit_test(groups),    cmocka_unit_test(jsonl),     cmocka_unit_test(words_of_truth),
+        cmocka_unit_test(json),      cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named),
+        cmocka_unit_test(truncated), cmocka_unit_test(real_data),
     };
 
     return cmocka_run_group_tests_name("store_prompts", tests, NULL, NULL);

@@ -95,6 +95,7 @@ static Wz__Episode *make(int64_t step, uint32_t i)
     text(&e->prompt, i, 10);
     text(&e->prompt_id, i, draw(step, i, 2, 3));
     text(&e->kind, (uint32_t)step, 3);
+    text(&e->group, i, draw(step, i, 3, 2));
     e->harmful = i % 2;
     text(&e->discard, i, i % 3 ? 0 : 2);
     text(&e->cut, i, i % 2 ? 3 : 0);

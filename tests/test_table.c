@@ -32,14 +32,31 @@ static void intervals_are_wilsons(void **state)
     assert_true(isnan(wz_wilson(0, 0).low) && isnan(wz_wilson(0, 0).high));
 }
 
+static void rate(struct wz_table *t, const char *phase, const char *set, const char *metric, int hits, int n,
+                 int groups)
+{
+    struct wz_interval in = wz_wilson(hits, n);
+
+    wz_table_add(t, &(struct wz_result){ phase, set, metric, n ? (double)hits / n : NAN, in.low, in.high, n, 7, groups,
+                                         "wilson" });
+}
+
+static void mean(struct wz_table *t, const char *set, const char *metric, double sum, double squares, int n,
+                 uint64_t seed)
+{
+    struct wz_interval in = wz_normal_mean(sum, squares, n);
+
+    wz_table_add(t, &(struct wz_result){ "after", set, metric, sum / n, in.low, in.high, n, seed, n, "normal" });
+}
+
 static void fill(struct wz_table *t)
 {
-    wz_table_rate(t, "before", "harmful", "asr", 10, 20, 7);
-    wz_table_rate(t, "before", "benign, \"plain\"", "orr", 0, 20, 7);
-    wz_table_rate(t, "after", "harmful", "asr", 0, 20, 7);
-    wz_table_mean(t, "after", "harmful", "tokens", 1 + 2 + 3, 1 + 4 + 9, 3, UINT64_MAX);
-    wz_table_rate(t, "after", "none", "asr", 0, 0, 7);
-    wz_table_mean(t, "after", "one", "turns", 2, 4, 1, 7);
+    rate(t, "before", "harmful", "asr", 10, 20, 8);
+    rate(t, "before", "benign, \"plain\"", "orr", 0, 20, 20);
+    rate(t, "after", "harmful", "asr", 0, 20, 20);
+    mean(t, "harmful", "tokens", 1 + 2 + 3, 1 + 4 + 9, 3, UINT64_MAX);
+    rate(t, "after", "none", "asr", 0, 0, 0);
+    mean(t, "one", "turns", 2, 4, 1, 7);
 }
 
 /* Mean of 1, 2, 3: 2, standard deviation 1, half = 1.959964 / sqrt(3) = 1.131586. */
@@ -65,17 +82,21 @@ static void prints_aligned(void **state)
 
     fill(&t);
     wz_table_text(&t, &out);
-    assert_string_equal(out.data, "set              metric                   before             after            n\n"
-                                  "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20\n"
-                                  "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20\n"
-                                  "harmful          tokens                   -                  2.0 [0.9, 3.1]   3\n"
-                                  "none             unsafe answers (ASR), %  -                  -                0\n"
-                                  "one              turns                    -                  2.0              1\n");
+    assert_string_equal(
+        out.data, "set              metric                   before             after            n   groups\n"
+                  "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20  8-20\n"
+                  "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20  20\n"
+                  "harmful          tokens                   -                  2.0 [0.9, 3.1]   3   3\n"
+                  "none             unsafe answers (ASR), %  -                  -                0   0\n"
+                  "one              turns                    -                  2.0              1   1\n"
+                  "Brackets: 95% intervals. Where prompts (n) lie in fewer groups: a cluster bootstrap over the "
+                  "groups, or Wilson's with n = groups where all groups are alike. Elsewhere Wilson's for rates and "
+                  "the normal one for means; averages and F1 by the bootstrap.\n");
     wz_buf_clear(&out);
     wz_table_markdown(&t, &out);
-    assert_non_null(strstr(out.data,
-                           "| set | metric | before | after | n |\n|---|---|--:|--:|--:|\n"
-                           "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 |\n"));
+    assert_non_null(
+        strstr(out.data, "| set | metric | before | after | n | groups |\n|---|---|--:|--:|--:|--:|\n"
+                         "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 | 8-20 |\n"));
     wz_buf_finish(&out);
     wz_table_finish(&t);
 }
@@ -89,16 +110,18 @@ static void csv_reads_back(void **state)
 
     fill(&t);
     wz_table_csv(&t, &out);
-    assert_non_null(strstr(out.data, "phase,set,metric,value,low,high,n,seed\nbefore,harmful,asr,0.5,0.29929"));
+    assert_non_null(
+        strstr(out.data, "phase,set,metric,value,low,high,n,seed,groups,interval\nbefore,harmful,asr,0.5,0.29929"));
     assert_non_null(strstr(out.data, "\nbefore,\"benign, \"\"plain\"\"\",orr,0,0,0.1611"));
-    assert_non_null(strstr(out.data, ",3,18446744073709551615\n"));
-    assert_non_null(strstr(out.data, "\nafter,none,asr,,,,0,7\n"));
+    assert_non_null(strstr(out.data, ",3,18446744073709551615,3,normal\n"));
+    assert_non_null(strstr(out.data, "\nafter,none,asr,,,,0,7,0,wilson\n"));
     assert_int_equal(wz_file_write(path, out.data, out.len, &err), 0);
     if (wz_table_read(&u, path, &err) < 0) fail_msg("%s", err.text);
     assert_int_equal(u.n, t.n);
     for (int i = 0; i < t.n; i++) {
         assert_string_equal(t.rows[i].set, u.rows[i].set);
         assert_true(t.rows[i].seed == u.rows[i].seed && t.rows[i].n == u.rows[i].n);
+        assert_true(t.rows[i].groups == u.rows[i].groups && !strcmp(t.rows[i].interval, u.rows[i].interval));
         assert_true(t.rows[i].value == u.rows[i].value || (isnan(t.rows[i].value) && isnan(u.rows[i].value)));
         assert_true(t.rows[i].high == u.rows[i].high || (isnan(t.rows[i].high) && isnan(u.rows[i].high)));
     }
@@ -128,7 +151,7 @@ static void names_are_only_names(void **state)
     char *path = test_scratch("names.csv"), line[128];
     struct wz_err err = { "" };
 
-    for (size_t i = 0; i < WZ_COUNT(sets); i++) wz_table_rate(&t, "before", sets[i][0], "asr", 1, 2, 7);
+    for (size_t i = 0; i < WZ_COUNT(sets); i++) rate(&t, "before", sets[i][0], "asr", 1, 2, 2);
     wz_table_csv(&t, &out);
     for (size_t i = 0; i < WZ_COUNT(sets); i++) {
         snprintf(line, sizeof line, "\nbefore,%s,asr,", sets[i][1]);
@@ -160,6 +183,8 @@ static void json_has_every_row(void **state)
     assert_true(json_real_value(json_object_get(row, "low")) == t.rows[0].low);
     assert_true(json_real_value(json_object_get(row, "high")) == t.rows[0].high);
     assert_int_equal(json_integer_value(json_object_get(row, "n")), t.rows[0].n);
+    assert_int_equal(json_integer_value(json_object_get(row, "groups")), 8);
+    assert_string_equal(json_string_value(json_object_get(row, "interval")), "wilson");
     for (int i = 0; i < t.n; i++)
         assert_int_equal(json_is_null(json_object_get(json_array_get(rows, (size_t)i), "low")),
                          isnan(t.rows[i].low) != 0);
@@ -167,24 +192,45 @@ static void json_has_every_row(void **state)
     wz_table_finish(&t);
 }
 
+/* A file of a version that did not know groups is read as if there were none. */
+static void an_old_csv_is_read(void **state)
+{
+    static const char text[] = "phase,set,metric,value,low,high,n,seed\nbefore,h,asr,0.5,0.25,,20,1\n";
+    struct wz_table t = { 0 };
+    char *path = test_scratch("old.csv");
+    struct wz_err err = { "" };
+
+    assert_int_equal(wz_file_write(path, text, sizeof text - 1, &err), 0);
+    if (wz_table_read(&t, path, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(t.n, 1);
+    assert_int_equal(t.rows[0].groups, 20);
+    assert_string_equal(t.rows[0].interval, "");
+    wz_table_finish(&t);
+    free(path);
+}
+
 static void broken_csv_is_named(void **state)
 {
-#define HEAD "phase,set,metric,value,low,high,n,seed\n"
+#define OLD  "phase,set,metric,value,low,high,n,seed"
+#define HEAD OLD ",groups,interval\n"
     static const struct {
         const char *text, *want;
     } cases[] = {
         { "", ":1: expected the columns phase," },
         { "a,b\n", ":1: expected the columns phase," },
-        { HEAD "a,b,c,1,1,1,1\n", ":2: expected 8 columns" },
-        { HEAD "a,b,c,1,1,1,1,1,1\n", "phase,set,metric,value,low,high,n,seed), got 9" },
-        { HEAD "a,b,c,1,1,1,1,1\n\n", ":3: expected 8 columns" },
-        { HEAD "a,b,c,x,1,1,1,1\n", ":2: column value" },
-        { HEAD "a,b,c,1,inf,1,1,1\n", ":2: column low" },
-        { HEAD "a,b,c,1,1,1e,1,1\n", ":2: column high" },
-        { HEAD "a,b,c,1,1,1,-1,1\n", ":2: column n" },
-        { HEAD "a,b,c,1,1,1,,1\n", ":2: column n" },
-        { HEAD "a,b,c,1,1,1,1,-1\n", ":2: column seed" },
-        { HEAD "a,\"b\nb\",c,1,1,1,1,1\na,b\n", ":4: expected 8 columns" },
+        { OLD ",groups\n", ":1: expected the columns phase," },
+        { HEAD "a,b,c,1,1,1,1\n", ":2: expected 10 columns" },
+        { HEAD "a,b,c,1,1,1,1,1,1,x,1\n", "phase,set,metric,value,low,high,n,seed,groups,interval), got 11" },
+        { OLD "\na,b,c,1,1,1,1,1,1,x\n", ":2: expected 8 columns" },
+        { HEAD "a,b,c,1,1,1,1,1,1,x\n\n", ":3: expected 10 columns" },
+        { OLD "\na,b,c,x,1,1,1,1\n", ":2: column value" },
+        { HEAD "a,b,c,1,inf,1,1,1,1,x\n", ":2: column low" },
+        { HEAD "a,b,c,1,1,1e,1,1,1,x\n", ":2: column high" },
+        { HEAD "a,b,c,1,1,1,-1,1,1,x\n", ":2: column n" },
+        { HEAD "a,b,c,1,1,1,,1,1,x\n", ":2: column n" },
+        { HEAD "a,b,c,1,1,1,1,-1,1,x\n", ":2: column seed" },
+        { HEAD "a,b,c,1,1,1,1,1,-1,x\n", ":2: column groups" },
+        { HEAD "a,\"b\nb\",c,1,1,1,1,1,1,x\na,b\n", ":4: expected 10 columns" },
         { HEAD "a,\"b,c,1,1,1,1,1\n", ":2: a quote is not closed" },
         { HEAD "a,\"b\"x,c,1,1,1,1,1\n", ":2: a quote is not closed" },
     };
@@ -207,7 +253,7 @@ int main(void)
         cmocka_unit_test(intervals_are_wilsons), cmocka_unit_test(means_have_intervals),
         cmocka_unit_test(prints_aligned),        cmocka_unit_test(csv_reads_back),
         cmocka_unit_test(names_are_only_names),  cmocka_unit_test(json_has_every_row),
-        cmocka_unit_test(broken_csv_is_named),
+        cmocka_unit_test(broken_csv_is_named),   cmocka_unit_test(an_old_csv_is_read),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
