@@ -92,7 +92,7 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     if (!dir && job->recipe->n_eval && wz_run_before(run, job, err) < 0) return -1;
     wz_stop_watch();
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, inputs, err);
-    if (rc == 0) return wz_run_after(run, job, err);
+    if (rc == 0) return wz_run_after(run, job, p, err);
     if (rc > 0 && job->root)
         wz_log("asked to stop: the checkpoint is after step %lld; the same command resumes from it",
                (long long)p->step);

@@ -242,5 +242,5 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
             values[n++] = value_of(m, &all);
         }
     }
-    wz_metrics_step(metrics, step, list, values, n);
+    wz_metrics_add(metrics, step, NULL, list, values, n);
 }

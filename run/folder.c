@@ -16,9 +16,30 @@
 
 /* ---- open and close --------------------------------------------------------------------------------------- */
 
-/* Keeps the lines of a JSONL file for which `stays` is true: drops what a killed run wrote after its checkpoint. */
-static int lines_keep(const char *dir, const char *name, bool (*stays)(const json_t *line, const void *arg),
-                      const void *arg, struct wz_err *err)
+static bool has_phase(const struct wz_table *table, const char *phase)
+{
+    for (int i = 0; i < table->n; i++)
+        if (!strcmp(table->rows[i].phase, phase)) return true;
+    return false;
+}
+
+/* What a resumed run keeps: steps before `step`, and evaluations that have rows in the table. Rows are written last:
+ * without them an evaluation is made again. */
+struct past {
+    const struct wz_table *table;
+    int64_t step, evaluated; /* no evaluations from this step on */
+};
+
+static bool stays(const json_t *line, const struct past *past)
+{
+    const char *phase = json_string_value(json_object_get(line, "phase"));
+    const int64_t step = json_integer_value(json_object_get(line, "step"));
+
+    return phase ? has_phase(past->table, phase) && step < past->evaluated : step < past->step;
+}
+
+/* Drops the lines of a JSONL file that a killed run wrote after its checkpoint. */
+static int lines_keep(const char *dir, const char *name, const struct past *past, struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
     struct wz_buf kept = { 0 };
@@ -30,7 +51,7 @@ static int lines_keep(const char *dir, const char *name, bool (*stays)(const jso
         struct wz_lines l = wz_lines_begin(map.bytes, map.len);
         while (rc == 0 && wz_lines_next(&l)) {
             json_t *line = l.ended ? json_loadb(l.line, l.n, 0, NULL) : NULL; /* half-written ones are dropped too */
-            if (line && stays(line, arg)) {
+            if (line && stays(line, past)) {
                 wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
             }
@@ -44,26 +65,6 @@ static int lines_keep(const char *dir, const char *name, bool (*stays)(const jso
     wz_buf_finish(&kept);
     free(path);
     return rc;
-}
-
-static bool step_stays(const json_t *line, const void *last)
-{
-    return json_integer_value(json_object_get(line, "step")) <= *(const int64_t *)last;
-}
-
-static bool has_phase(const struct wz_table *table, const char *phase)
-{
-    for (int i = 0; i < table->n; i++)
-        if (!strcmp(table->rows[i].phase, phase)) return true;
-    return false;
-}
-
-/* An evaluation's transcripts are written before its rows: without rows it will be made again. */
-static bool phase_stays(const json_t *line, const void *table)
-{
-    const char *phase = json_string_value(json_object_get(line, "phase"));
-
-    return phase && has_phase(table, phase);
 }
 
 /* The rows of summary.csv without those of evaluations that the resumed run will make again. Those after a run that is
@@ -161,20 +162,44 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
     return ok ? 0 : -1;
 }
 
+/* The values of an evaluation, as metrics "eval/SET/METRIC"; none where the table has no such phase. */
+static void write_evaluation(struct wz_run *run, int64_t step, const char *phase)
+{
+    const char **names = wz_alloc(sizeof *names * (size_t)(run->table.n + 1));
+    double *values = wz_alloc(sizeof *values * (size_t)(run->table.n + 1));
+    struct wz_arena arena = { 0 };
+    int n = 0;
+
+    for (int i = 0; i < run->table.n; i++) {
+        const struct wz_result *r = &run->table.rows[i];
+        if (strcmp(r->phase, phase)) continue;
+        char *name = wz_path("eval/%s/%s", r->set, r->metric);
+        names[n] = wz_arena_strdup(&arena, name);
+        values[n++] = r->value;
+        free(name);
+    }
+    if (n) wz_metrics_add(run->metrics, step, phase, names, values, n);
+    wz_arena_finish(&arena);
+    free(names), free(values);
+}
+
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
                       struct wz_err *err)
 {
-    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl", "starts.jsonl" };
+    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl", "starts.jsonl",
+                                        "transcripts.jsonl" };
     const char *dir = job->recipe->out;
-    const int64_t last = p->step - 1;
-    char *path = wz_path("%s/recipe.yaml", dir);
+    const bool done = p->stage == (int)job->recipe->n_stages;
+    const struct past past = { &run->table, p->step, done ? INT64_MAX : p->step };
+    char here[32], *path = wz_path("%s/recipe.yaml", dir);
     int rc = wz_recipe_save(job->recipe, path, err);
 
     free(path);
-    for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], step_stays, &last, err);
-    if (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = write_start(job, p, err);
-    if (rc == 0) rc = lines_keep(dir, "transcripts.jsonl", phase_stays, &run->table, err);
-    if (rc == 0) run->metrics = wz_metrics_open(dir, resume);
+    for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], &past, err);
+    if (rc == 0 && !done) rc = write_start(job, p, err);
+    if (rc == 0) run->metrics = wz_metrics_open(dir, resume, p->step);
+    snprintf(here, sizeof here, "step-%" PRId64, p->step);
+    if (rc == 0 && !done) write_evaluation(run, p->step, here); /* TensorBoard forgets what is of the steps to come */
     if (resume)
         wz_log(p->extended                             ? "extending the run at step %" PRId64 " of %s"
                : p->stage < (int)job->recipe->n_stages ? "resuming at step %" PRId64 " of %s"
@@ -433,7 +458,8 @@ static int write_csv(const struct wz_table *table, const char *path, struct wz_e
     return rc;
 }
 
-static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, bool print, struct wz_err *err)
+static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const char *phase, bool print,
+                    struct wz_err *err)
 {
     const struct wz_recipe *recipe = job->recipe;
     char *csv = wz_path("%s/summary.csv", recipe->out), *said = wz_path("%s/transcripts.jsonl", recipe->out);
@@ -443,6 +469,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, b
     if (rc == 0 && job->root) {
         if (run->line.tty) fprintf(stderr, "\n");
         if (print) print_ends(&run->table);
+        write_evaluation(run, step, phase);
         rc = write_csv(&run->table, csv, err);
     }
     free(csv);
@@ -452,7 +479,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, const char *phase, b
 
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err)
 {
-    return evaluate(run, job, "before", true, err);
+    return evaluate(run, job, 0, "before", true, err);
 }
 
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
@@ -460,13 +487,13 @@ int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_prog
     char phase[32];
 
     snprintf(phase, sizeof phase, "step-%" PRId64, p->step);
-    return evaluate(run, job, phase, false, err);
+    return evaluate(run, job, p->step, phase, false, err);
 }
 
-int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err)
+int wz_run_after(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
 {
     if (!job->recipe->n_eval) return 0;
-    if (!has_phase(&run->table, "after")) return evaluate(run, job, "after", true, err);
+    if (!has_phase(&run->table, "after")) return evaluate(run, job, p->step, "after", true, err);
     if (job->root) print_ends(&run->table); /* made by an earlier start */
     return 0;
 }

@@ -40,7 +40,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
 bool wz_run_due(const struct wz_job *job, const struct wz_progress *p);
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
-int wz_run_after(struct wz_run *run, struct wz_job *job, struct wz_err *err);
+int wz_run_after(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);
 
 /* ---- signals.c: graceful shutdown -------------------------------------------------------------------------- */
 

@@ -85,12 +85,15 @@ void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */
 
-/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step. Writing never fails a run (guarantee
- * 10): entries that could not be written are counted and reported at close. append: keeps the lines
- * that metrics.jsonl has. */
+/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step and per evaluation. Writing never fails a
+ * run (guarantee 10): entries that could not be written are counted and reported at close. append: keeps the lines that
+ * metrics.jsonl has. first: the first step to come, 0 of a new run; what event files in `dir` have of it and of later
+ * steps is of a start that died, and TensorBoard shows it no more. */
 struct wz_metrics;
-struct wz_metrics *wz_metrics_open(const char *dir, bool append);
-void wz_metrics_step(struct wz_metrics *m, int64_t step, const char *const *names, const double *values, int n);
+struct wz_metrics *wz_metrics_open(const char *dir, bool append, int64_t first);
+/* phase: of an evaluation, after `step` steps (a plain name: it is not escaped); NULL: of the step of that number. */
+void wz_metrics_add(struct wz_metrics *m, int64_t step, const char *phase, const char *const *names,
+                    const double *values, int n);
 int wz_metrics_close(struct wz_metrics *m); /* returns how many writes were lost; accepts NULL */
 
 /* episodes-<rank>.h5: the schema is at the top of record.c; opens in h5py and pandas. Append-only; the episodes of a

@@ -118,10 +118,10 @@ static const char *const names[] = { "loss \"x\"", "reward", "odd" };
 
 static void metrics_are_lines_and_events(void **state)
 {
-    struct wz_metrics *m = wz_metrics_open(dir, false);
+    struct wz_metrics *m = wz_metrics_open(dir, false, 0);
 
-    wz_metrics_step(m, 0, names, (double[]){ 0.1, NAN, -INFINITY }, 3);
-    wz_metrics_step(m, 1, names, (double[]){ 1e300, 3, 1 }, 3);
+    wz_metrics_add(m, 0, NULL, names, (double[]){ 0.1, NAN, -INFINITY }, 3);
+    wz_metrics_add(m, 1, NULL, names, (double[]){ 1e300, 3, 1 }, 3);
     assert_int_equal(wz_metrics_close(m), 0);
     json_t *lines = lines_of("metrics.jsonl");
     assert_int_equal(json_array_size(lines), 2);
@@ -132,17 +132,17 @@ static void metrics_are_lines_and_events(void **state)
     assert_int_equal(int_at(lines, 1, "step"), 1);
     assert_int_equal(int_at(lines, 1, "reward"), 3);
     json_decref(lines);
-    assert_int_equal(count_records(), 3);
+    assert_int_equal(count_records(), 4); /* version, restart, two steps */
 }
 
 static void a_resumed_run_appends(void **state)
 {
-    struct wz_metrics *m = wz_metrics_open(dir, false);
+    struct wz_metrics *m = wz_metrics_open(dir, false, 0);
 
-    for (int s = 0; s < 3; s++) wz_metrics_step(m, s, names, (double[]){ s, s, s }, 3);
+    for (int s = 0; s < 3; s++) wz_metrics_add(m, s, NULL, names, (double[]){ s, s, s }, 3);
     wz_metrics_close(m);
-    m = wz_metrics_open(dir, true);
-    for (int s = 3; s < 7; s++) wz_metrics_step(m, s, names, (double[]){ s, -1, s }, 3);
+    m = wz_metrics_open(dir, true, 3);
+    for (int s = 3; s < 7; s++) wz_metrics_add(m, s, NULL, names, (double[]){ s, -1, s }, 3);
     assert_int_equal(wz_metrics_close(m), 0);
     json_t *lines = lines_of("metrics.jsonl");
     assert_int_equal(json_array_size(lines), 7);
@@ -153,11 +153,93 @@ static void a_resumed_run_appends(void **state)
     json_decref(lines);
     assert_int_equal(count_records(), 6); /* version, restart, four steps */
 
-    m = wz_metrics_open(dir, false); /* not resumed: begins anew */
-    wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
+    m = wz_metrics_open(dir, false, 0); /* not resumed: begins anew */
+    wz_metrics_add(m, 0, NULL, names, (double[]){ 0, 0, 0 }, 3);
     wz_metrics_close(m);
     lines = lines_of("metrics.jsonl");
     assert_int_equal(json_array_size(lines), 1);
+    json_decref(lines);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+static int is_events(const struct dirent *e) { return strstr(e->d_name, "tfevents") != NULL; }
+
+/* Reads all event files of `dir` as TensorBoard does, in the order of their names, forgetting what a restart repeats:
+ * the steps that have a value of the tag, in order, as text; heap. */
+static char *steps_shown(const char *tag)
+{
+    struct dirent **files;
+    int64_t steps[64];
+    int n_files = scandir(dir, &files, is_events, by_name), n = 0;
+    struct wz_buf text = { 0 };
+
+    for (int f = 0; f < n_files; f++) {
+        char *path = wz_path("%s/%s", dir, files[f]->d_name);
+        struct wz_map map;
+        struct wz_err err;
+        uint64_t len;
+        assert_int_equal(wz_map_open(&map, path, &err), 0);
+        for (size_t at = 0; at < map.len; at += 16 + len) {
+            memcpy(&len, map.bytes + at, 8);
+            Wz__Event *e = wz__event__unpack(NULL, len, map.bytes + at + 12);
+            assert_non_null(e);
+            if (e->what_case == WZ__EVENT__WHAT_SESSION_LOG) {
+                int kept = 0;
+                for (int i = 0; i < n; i++)
+                    if (steps[i] < e->step) steps[kept++] = steps[i];
+                n = kept;
+            }
+            for (size_t v = 0; e->what_case == WZ__EVENT__WHAT_SUMMARY && v < e->summary->n_value; v++)
+                if (!strcmp(e->summary->value[v]->tag, tag)) steps[n++] = e->step;
+            wz__event__free_unpacked(e, NULL);
+        }
+        wz_map_close(&map);
+        free(path), free(files[f]);
+    }
+    free(files);
+    for (int i = 0; i < n; i++) wz_buf_printf(&text, "%s%lld", i ? " " : "", (long long)steps[i]);
+    return text.data;
+}
+
+static void shows(const char *tag, const char *want)
+{
+    char *got = steps_shown(tag);
+
+    assert_string_equal(got, want);
+    free(got);
+}
+
+/* A start that died before its first checkpoint, one that began anew and died after one at step 4, and its resumption,
+ * on a machine whose clock is behind: TensorBoard shows each step once, though each wrote it. */
+static void no_start_leaves_ghosts(void **state)
+{
+    static const char *const eval[] = { "eval/average/asr" };
+    struct wz_err err;
+
+    for (int start = 0; start < 3; start++) {
+        const int from = start == 2 ? 4 : 0, to = (int[]){ 4, 6, 8 }[start];
+        struct wz_metrics *m = wz_metrics_open(dir, start == 2, from);
+        if (start < 2) wz_metrics_add(m, 0, "before", eval, (double[]){ start }, 1);
+        for (int s = from; s < to; s++) {
+            if (s == 4) wz_metrics_add(m, s, "step-4", eval, (double[]){ start }, 1);
+            wz_metrics_add(m, s, NULL, names, (double[]){ start, start, start }, 3);
+        }
+        assert_int_equal(wz_metrics_close(m), 0);
+        if (start) continue;
+        char *later = wz_path("%s/events.out.tfevents.%010lld.host.1.0", dir, (long long)wz_wall() + 1000);
+        struct wz_buf bytes = { 0 };
+        wz_events_version(&bytes, wz_wall());
+        for (int s = 4; s < 7; s++) wz_events_scalars(&bytes, wz_wall(), s, names, (double[]){ 9, 9, 9 }, 3);
+        assert_int_equal(wz_file_write(later, bytes.data, bytes.len, &err), 0);
+        wz_buf_finish(&bytes);
+        free(later);
+        shows("reward", "0 1 2 3 4 5 6");
+    }
+    shows("reward", "0 1 2 3 4 5 6 7");
+    shows("eval/average/asr", "0 4");
+    json_t *lines = lines_of("metrics.jsonl");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(lines, 0), "phase")), "before");
     json_decref(lines);
 }
 
@@ -165,19 +247,19 @@ static void a_resumed_run_appends(void **state)
 static void a_full_disk_is_counted(void **state)
 {
     struct rlimit old, small;
-    struct wz_metrics *m = wz_metrics_open(dir, false);
+    struct wz_metrics *m = wz_metrics_open(dir, false, 0);
 
-    wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
+    wz_metrics_add(m, 0, NULL, names, (double[]){ 0, 0, 0 }, 3);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     small = old;
     small.rlim_cur = 250;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    for (int s = 1; s < 20; s++) wz_metrics_step(m, s, names, (double[]){ s, s, s }, 3);
+    for (int s = 1; s < 20; s++) wz_metrics_add(m, s, NULL, names, (double[]){ s, s, s }, 3);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
-    wz_metrics_step(m, 20, names, (double[]){ 0, 0, 0 }, 3);
+    wz_metrics_add(m, 20, NULL, names, (double[]){ 0, 0, 0 }, 3);
     int lost = wz_metrics_close(m);
     json_t *lines = lines_of("metrics.jsonl");
-    int kept = (int)json_array_size(lines), records = count_records() - 1;
+    int kept = (int)json_array_size(lines), records = count_records() - 2;
     assert_true(kept > 2 && kept < 10 && records > 1);
     assert_int_equal(int_at(lines, (size_t)kept - 1, "step"), 20);
     assert_int_equal(lost, 2 * 21 - kept - records);
@@ -190,15 +272,15 @@ static void no_folder_is_counted(void **state)
     struct wz_err err;
 
     assert_int_equal(wz_file_write(file, "", 0, &err), 0);
-    struct wz_metrics *m = wz_metrics_open(file, false); /* a file where the folder should be */
-    wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
+    struct wz_metrics *m = wz_metrics_open(file, false, 0); /* a file where the folder should be */
+    wz_metrics_add(m, 0, NULL, names, (double[]){ 0, 0, 0 }, 3);
     assert_int_equal(unlink(file), 0);
-    wz_metrics_step(m, 1, names, (double[]){ 0, 0, 0 }, 3); /* the way is free now */
+    wz_metrics_add(m, 1, NULL, names, (double[]){ 0, 0, 0 }, 3); /* the way is free now */
     assert_int_equal(wz_metrics_close(m), 2);
 
     assert_int_equal(symlink("/dev/full", full), 0);
-    m = wz_metrics_open(dir, false);
-    wz_metrics_step(m, 0, names, (double[]){ 0, 0, 0 }, 3);
+    m = wz_metrics_open(dir, false, 0);
+    wz_metrics_add(m, 0, NULL, names, (double[]){ 0, 0, 0 }, 3);
     assert_int_equal(wz_metrics_close(m), 1);
     free(file);
     free(full);
@@ -246,6 +328,7 @@ int main(void)
         cmocka_unit_test(event_golden_bytes),
         cmocka_unit_test_setup_teardown(metrics_are_lines_and_events, setup, teardown),
         cmocka_unit_test_setup_teardown(a_resumed_run_appends, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_start_leaves_ghosts, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_is_counted, setup, teardown),
         cmocka_unit_test_setup_teardown(no_folder_is_counted, setup, teardown),
         cmocka_unit_test_setup_teardown(ledger_accounts_for_every_sample, setup, teardown),
