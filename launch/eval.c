@@ -44,11 +44,10 @@ int wz_cmd_eval(int argc, char **argv)
         .args = "RECIPE|RUN [key=value ...]",
         .options = options,
         .n_options = (int)WZ_COUNT(options),
-        .about =
-            "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr),\n"
-            "F1 of both, feedback trigger rate (ftr), label accuracy and JSON errors, by kind of prompt and on average,\n"
-            "with 95% intervals over groups of prompts where their file has groups. A RUN is a run's\n"
-            "folder: its newest checkpoint is evaluated; a RECIPE: the models it names.",
+        .about = "Plays the held-out prompts (recipe key `eval`) and prints attack success (asr), overrefusal (orr),\n"
+                 "F1 of both, feedback trigger rate (ftr), label accuracy and JSON errors, by kind of prompt and on\n"
+                 "average, with 95% intervals over groups of prompts where their file has groups. A RUN is a run's\n"
+                 "folder: its newest checkpoint is evaluated; a RECIPE: the models it names.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_job job = { 0 };

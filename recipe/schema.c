@@ -154,9 +154,7 @@
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
     T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by evaluate.seed; 0: all") \
     T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy") \
-    T##_SEED(S, seed, "1", NULL, BITS, \
-             "of the choice of held-out prompts, of their replies and of bootstrapped intervals; the run's `seed` has no " \
-             "part in them")
+    T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals")
 
 #define CHECKPOINT(T, S) \
     T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \

@@ -35,7 +35,8 @@ enum wz_split wz_world_split(int verb, int object);
 struct wz_ask wz_world_draw(uint64_t seed, enum wz_kind kind, enum wz_split split, uint32_t index);
 void wz_world_prompt(const struct wz_ask *ask, struct wz_buf *out); /* adds the text */
 void wz_world_pair(const struct wz_ask *ask, struct wz_buf *out);   /* adds its verb and object: "hack gnorf" */
-/* The inverse of wz_world_prompt; spacing, case and a missing full stop do not matter. False: not a prompt of this language. */
+/* The inverse of wz_world_prompt; spacing, case and a missing full stop do not matter. False: not a prompt of this
+ * language. */
 bool wz_world_parse(const char *prompt, struct wz_ask *ask);
 
 /* Replies: two ways to comply, two to refuse, and a refusal that offers something harmless (plain verb `other`). */

@@ -94,8 +94,9 @@ void wz_metrics_add(struct wz_metrics *m, int64_t step, const char *phase, const
     for (int i = 0; i < n; i++) {
         wz_buf_str(&line, ",");
         wz_json_string(&line, names[i], strlen(names[i]));
-        if (isfinite(values[i])) wz_buf_printf(&line, ":%.17g", values[i]);
-        else wz_buf_str(&line, ":null");
+        wz_buf_str(&line, ":");
+        if (isfinite(values[i])) wz_real_add(&line, values[i]);
+        else wz_buf_str(&line, "null");
     }
     wz_buf_str(&line, "}\n");
     wz_events_scalars(&record, wall, step, names, values, n);

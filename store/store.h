@@ -76,7 +76,6 @@ struct wz_prompts {
 
 /* JSONL, JSON or CSV by file ending. `column` holds the text; `harm`/`kind`: a column name, or "=value" for a constant
  * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
- * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
  * file's name. group: a column name; a column of the default, "group", may be missing. Errors name the file, the row
  * and the available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
@@ -85,10 +84,10 @@ void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */
 
-/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step and per evaluation. Writing never fails a
- * run (guarantee 10): entries that could not be written are counted and reported at close. append: keeps the lines that
- * metrics.jsonl has. first: the first step to come, 0 of a new run; what event files in `dir` have of it and of later
- * steps is of a start that died, and TensorBoard shows it no more. */
+/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step and per evaluation. Writing never fails
+ * a run (guarantee 10): entries that could not be written are counted and reported at close. append: keeps the lines
+ * that metrics.jsonl has. first: the first step to come, 0 of a new run; what event files in `dir` have of it and of
+ * later steps is of a start that died, and TensorBoard shows it no more. */
 struct wz_metrics;
 struct wz_metrics *wz_metrics_open(const char *dir, bool append, int64_t first);
 /* phase: of an evaluation, after `step` steps (a plain name: it is not escaped); NULL: of the step of that number. */

@@ -28,9 +28,9 @@ const struct wz_measure wz_measures[] = {
 const int wz_n_measures = WZ_COUNT(wz_measures);
 
 const char wz_table_note[] =
-    "Brackets: 95% intervals. Where prompts (n) lie in fewer groups: a cluster bootstrap over the groups, or Wilson's with "
-    "n = groups where all groups are alike. Elsewhere Wilson's for rates and the normal one for means; averages and F1 by "
-    "the bootstrap.";
+    "Brackets: 95% intervals. Where prompts (n) lie in fewer groups: a cluster bootstrap over the groups, or Wilson's "
+    "with n = groups where all groups are alike. Elsewhere Wilson's for rates and the normal one for means; averages "
+    "and F1 by the bootstrap.";
 
 static const char header[] = "phase,set,metric,value,low,high,n,seed,groups,interval";
 static const char old[] = "phase,set,metric,value,low,high,n,seed"; /* of earlier versions: the first 8 columns */

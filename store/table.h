@@ -57,7 +57,8 @@ json_t *wz_table_json(const struct wz_table *table); /* the rows, an array of ob
 /* Header `phase,set,metric,value,low,high,n,seed,groups,interval`, a line per result, numbers that read back exactly;
  * an unknown value is an empty field. */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);
-/* Reads that CSV, or one without the last two columns, and adds its results to the table. -1 and a message with file, line and column. */
+/* Reads that CSV, or one without the last two columns, and adds its results to the table. -1 and a message with file,
+ * line and column. */
 int wz_table_read(struct wz_table *table, const char *path, struct wz_err *err);
 
 #endif

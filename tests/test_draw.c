@@ -1,5 +1,5 @@
-/* Guarantee: the prompts of a step are a pure function of (seed, stage, step): a kind's share holds at every prefix, and
- * each epoch of a kind has each of its prompts once, in an order of its own. A second implementation agrees. */
+/* Guarantee: the prompts of a step are a pure function of (seed, stage, step): a kind's share holds at every prefix,
+ * and each epoch of a kind has each of its prompts once, in an order of its own. A second implementation agrees. */
 #include "test.h"
 
 #include <math.h>

@@ -499,12 +499,78 @@ static void its_seed_chooses_the_prompts(void **state)
     for (const char *c = first; *c; c++) assert_non_null(at = strchr(at, *c));
 }
 
+/* ---- the metrics of a step -------------------------------------------------------------------------------- */
+
+static void a_step_by_hand(void **state)
+{
+    static const struct {
+        const char *name;
+        double value;
+    } metrics[] = {
+        { "reward/c0", 3 / 9.0 }, /* k is the first reply of 3, the final one of 6 */
+        { "reward/final", 6 / 9.0 },
+        { "rollout/improved", 4 / 9.0 },
+        { "rollout/worsened", 1 / 9.0 },
+        { "rollout/asr", 2 / 5.0 },
+        { "rollout/orr", 1 / 4.0 },
+        { "rollout/ftr", (3 + 2) / 9.0 },
+        { "rollout/label_accuracy", (3 + 4) / 10.0 },
+        { "rollout/json_errors", 1 / 10.0 },
+        { "rollout/judge_failed", 1 },
+        { "rollout/tokens", 41 + 39 + 9 }, /* those of the lost episode too */
+        { "time/play", 1 },
+        { "time/learn", 2 },
+        { "time/publish", 4 },
+        { "time/step", 7 },
+        { "speed/tokens_per_second", 89 / 7.0 },
+    };
+    char *dir = test_scratch("step"), *record = wz_path("%s/episodes-0.h5", dir);
+    const struct wz_recipe_agent agents[] = { { .name = (char[]){ "talker" }, .role = (char[]){ WZ_CONVERSATION } },
+                                              { .name = (char[]){ "critic" }, .role = (char[]){ WZ_FEEDBACK } } };
+    struct wz_recipe r = { .out = dir };
+    struct wz_job job = { .recipe = &r, .n_agents = 2, .root = true, .roles.learner = { .n = 1 } };
+    const struct wz_recipe_stage stage = { .name = (char[]){ "s" }, .steps = 4 };
+    const struct wz_progress p = { .step = 3, .stage_step = 3 };
+    struct wz_step_report report = {
+        .stage = &stage, .n = N_MADE, .begin = 1, .played = 2, .learnt = 4, .published = 8
+    };
+    Wz__Episode *list[N_MADE];
+    struct wz_err err = { "" };
+    struct wz_map map;
+
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    assert_int_equal(wz_link_open(&job.link, "self", 60, false, &err), 0);
+    make_all(report.episodes = list);
+    for (int i = 0; i < N_MADE; i++)
+        for (size_t t = 0; t < list[i]->n_turns; t++) report.batch.generated[list[i]->turns[t]->agent]++;
+    for (int a = 0; a < 2; a++) job.agents[a].recipe = &agents[a];
+    struct wz_run run = { .record = wz_record_open(record, &err), .metrics = wz_metrics_open(dir, false, 0) };
+    run.line.total = 4;
+    for (int i = 0; i < N_MADE; i++) list[i]->step = 2;
+    if (wz_run_step(&run, &job, &p, &report, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(wz_metrics_close(run.metrics), 0);
+    wz_record_close(run.record);
+
+    char *path = wz_path("%s/metrics.jsonl", dir);
+    assert_int_equal(wz_map_open(&map, path, &err), 0);
+    json_t *line = wz_json_parse((const char *)map.bytes, map.len, path, &err);
+    if (!line) fail_msg("%s", err.text);
+    assert_int_equal(json_integer_value(json_object_get(line, "step")), 2);
+    for (size_t i = 0; i < WZ_COUNT(metrics); i++)
+        near(json_number_value(json_object_get(line, metrics[i].name)), metrics[i].value, metrics[i].name);
+    json_decref(line);
+    wz_map_close(&map);
+    wz_link_close(&job.link);
+    free_all(list, N_MADE);
+    free(path), free(record), free(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_cell_by_hand),           cmocka_unit_test(a_second_implementation_agrees),
         cmocka_unit_test(groups_that_are_alike),        cmocka_unit_test(intervals_cover_the_truth),
-        cmocka_unit_test(its_seed_chooses_the_prompts),
+        cmocka_unit_test(its_seed_chooses_the_prompts), cmocka_unit_test(a_step_by_hand),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -186,6 +186,53 @@ static void what_does_not_fit_is_refused(void **state)
     wz_recipe_destroy(r);
 }
 
+/* Every buffer of every kind of rank, by name: one that is left out of the sums fits anywhere. */
+static void every_buffer_is_named(void **state)
+{
+    static const char *const overrides[] = { "backend=ref", "agents.feedback.type=bf16", "ranks.rollout=1",
+                                             "ranks.reward=1", "ranks.learner=2" };
+    static const char want[] =
+        "rollout, 1 ranks\n"
+        "conversation: weights, staging chunk, tensor index, key/value cache, key/value page table, forward scratch, "
+        "prefix-cache token ids\n"
+        "feedback: weights, staging chunk, tensor index, key/value cache, key/value page table, forward scratch, "
+        "prefix-cache token ids\n"
+        ": episodes, at most\n"
+        "reward, 1 ranks\n"
+        ": episodes, at most\n"
+        "learner, 2 ranks\n"
+        "conversation: weights, staging chunk, tensor index\n"
+        "feedback: weights, f32 masters, staging chunk, tensor index\n"
+        "conversation: reference weights, reference staging chunk, learner key/value cache, learner key/value page "
+        "table, learner activations, learner forward scratch, learner moments, learner gradient tree\n"
+        "feedback: reference weights, reference staging chunk, learner key/value cache, learner key/value page table, "
+        "learner activations, learner forward scratch, learner moments, learner gradient tree\n"
+        ": staging of weights and moments, episodes, at most\n";
+    struct wz_recipe *r;
+    struct wz_buf got = { 0 };
+
+    size = 4;
+    struct wz_plan *plan = plan_of(overrides, WZ_COUNT(overrides), &r);
+    size = 1;
+    for (const struct wz_plan_kind *k = plan->kinds; k < plan->kinds + plan->n_kinds; k++) {
+        size_t host = 0, device = 0;
+        wz_buf_printf(&got, "%s, %d ranks\n", k->name, k->ranks);
+        for (int i = 0; i < k->n_rows; i++) {
+            const struct wz_plan_row *row = &k->rows[i];
+            bool first = !i || strcmp(row->agent, row[-1].agent), last = i == k->n_rows - 1;
+            wz_buf_printf(&got, "%s%s%s%s", first ? row->agent : "", first ? ": " : ", ", row->what,
+                          last || strcmp(row->agent, row[1].agent) ? "\n" : "");
+            assert_true(row->bytes > 0);
+            *(row->host ? &host : &device) += row->bytes;
+        }
+        assert_true(host == k->host && device == k->device);
+    }
+    assert_string_equal(got.data, want);
+    wz_buf_finish(&got);
+    free(plan);
+    wz_recipe_destroy(r);
+}
+
 /* Three ranks of a host on two GPUs: 0 and 2 share the first. */
 static void gpus_are_shared_in_turn(void **state)
 {
@@ -296,6 +343,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_run_takes_what_was_planned),
         cmocka_unit_test(a_checkpointed_run_takes_what_was_planned),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(every_buffer_is_named),
         cmocka_unit_test(gpus_are_shared_in_turn),
         cmocka_unit_test(commands_refuse),
         cmocka_unit_test(as_json),
