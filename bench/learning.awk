@@ -1,5 +1,5 @@
 # The tables of bench/learning, from the CSV of every seed, variant and decoding:
-#     phase (the variant), set (the kind of prompt), metric, value, low, high, n, seed
+#     phase (the variant), set (the kind of prompt, or average), metric, value, low, high, n, seed, ...
 function add(column, x) { list[how, $1, column, ++n[how, $1, column]] = x; of[how, $1, column, $8] = x }
 function sorted(key, k,    i, j, x) {          # the values behind a key into v[1..k]
     for (i = 1; i <= k; i++) {
@@ -13,7 +13,7 @@ function median(how, name, column,    k) {
     sorted(how SUBSEP name SUBSEP column, k)
     return (v[int((k + 1) / 2)] + v[int(k / 2) + 1]) / 2
 }
-function worst(how, name, column) { median(how, name, column); return column ~ /label/ ? v[1] : v[n[how, name, column]] }
+function worst(how, name, column) { median(how, name, column); return column ~ /label|f1/ ? v[1] : v[n[how, name, column]] }
 function cell(how, name, column) {
     return n[how, name, column] ? sprintf("%.1f (%.1f)", median(how, name, column), worst(how, name, column)) : "-"
 }
@@ -42,6 +42,7 @@ function order(column, a, b, paper_a, paper_b,    h, x, y, i, less, more, both) 
 FNR == 1 { how = FILENAME ~ /greedy\.csv$/ ? "greedy" : "sampled"; broken = reviews = 0; next }
 !($8 in known) { known[$8]; seed[++seeds] = $8 }
 { x = 100 * $4 }
+$2 == "average" { if ($3 ~ /f1$/) add($3, x); next }
 $3 == "json_errors" { broken += x * $7; reviews += $7; last[how, $1, $8] = broken / reviews }
 $2 == "WJ" && $3 == "asr" { add("wj", x) }
 $2 == "SR" && $3 == "asr" { add("sr", x) }
@@ -64,21 +65,21 @@ END {
     title["base"] = "start, not trained"; title["full"] = "both stages"; title["stage1"] = "stage 1 only"
     title["skip"] = "stage 1 skipped"; title["frozen"] = "conversation agent frozen throughout"
     title["outcome"] = "no DIR (next reply's reward)"; title["single"] = "no feedback agent (single-agent RL)"
-    split("wj sr ob wb ftr label_wj label_ob json c0_asr c0_orr", order_of, " ")
+    n_columns = split("wj sr ob wb f1 ftr label_wj label_ob json c0_asr c0_orr c0_f1", order_of, " ")
     columns["wj"] = "ASR WJ"; columns["sr"] = "ASR SR"; columns["ob"] = "ORR OB"; columns["wb"] = "ORR WB"; columns["ftr"] = "FTR PB"
     columns["label_wj"] = "label WJ"; columns["label_ob"] = "label OB"; columns["json"] = "JSON"
-    columns["c0_asr"] = "c0 ASR"; columns["c0_orr"] = "c0 ORR"; columns["ftr_wj"] = "FTR WJ"; columns["ftr_ob"] = "FTR OB"
+    columns["c0_asr"] = "c0 ASR"; columns["c0_orr"] = "c0 ORR"; columns["f1"] = "F1"; columns["c0_f1"] = "c0 F1"; columns["ftr_wj"] = "FTR WJ"; columns["ftr_ob"] = "FTR OB"
 
     for (h = 1; h <= 2; h++) {
         printf "\n## %s\n\n| |", hows[h] == "greedy" ? "Greedy" : "Sampled, T = 1"
-        for (c = 1; c <= 10; c++) printf " %s |", columns[order_of[c]]
+        for (c = 1; c <= n_columns; c++) printf " %s |", columns[order_of[c]]
         printf "\n|---|"
-        for (c = 1; c <= 10; c++) printf "---|"
+        for (c = 1; c <= n_columns; c++) printf "---|"
         print ""
         for (i = 1; i <= 7; i++) {
             m = n[hows[h], names[i], "wj"]
             printf "| %s%s |", (names[i] == "full" ? "**both stages**" : title[names[i]]), (m < seeds ? " [" m + 0 " of " seeds " seeds]" : "")
-            for (c = 1; c <= 10; c++) printf " %s |", cell(hows[h], names[i], order_of[c])
+            for (c = 1; c <= n_columns; c++) printf " %s |", cell(hows[h], names[i], order_of[c])
             print ""
         }
     }
@@ -92,15 +93,15 @@ END {
         print ""
     }
 
-    print "\n## The paper (8B agents, WildJailbreak and OR-Bench-Hard: its own WJ and OB; FTR on AlpacaEval as PB)\n"
-    print "| | ASR WJ | ORR OB | label WJ | label OB | FTR WJ | FTR OB | FTR PB |\n|---|---|---|---|---|---|---|---|"
-    print "| base response (here: c0 of the start) | 39.0 | 45.3 | - | - | - | - | - |"
-    print "| untrained collaboration (here: the start) | 19.4 | 18.3 | 31.4 | 63.9 | 82.2 | 75.5 | 42.6 |"
-    print "| stage 1 only | 11.7 | 35.1 | 71.4 | 58.3 | 52.7 | 29.9 | - |"
-    print "| **WaltzRL** | 4.6 | 9.9 | 70.1 | 60.6 | 48.2 | 43.1 | 6.7 |"
-    print "| conversation agent frozen throughout | 8.1 | 22.4 | - | - | - | - | - |"
-    print "| no DIR | 11.5 | 6.9 | - | - | - | - | - |"
-    print "| single-agent RL | 13.2 | 11.9 | - | - | - | - | - |"
+    print "\n## The paper (8B agents, WildJailbreak and OR-Bench-Hard: its own WJ and OB; F1 of its ASR and ORR averages; FTR on AlpacaEval as PB)\n"
+    print "| | ASR WJ | ORR OB | F1 | label WJ | label OB | FTR WJ | FTR OB | FTR PB |\n|---|---|---|---|---|---|---|---|---|"
+    print "| base response (here: c0 of the start) | 39.0 | 45.3 | 73.9 | - | - | - | - | - |"
+    print "| untrained collaboration (here: the start) | 19.4 | 18.3 | 87.0 | 31.4 | 63.9 | 82.2 | 75.5 | 42.6 |"
+    print "| stage 1 only | 11.7 | 35.1 | - | 71.4 | 58.3 | 52.7 | 29.9 | - |"
+    print "| **WaltzRL** | 4.6 | 9.9 | 94.3 | 70.1 | 60.6 | 48.2 | 43.1 | 6.7 |"
+    print "| conversation agent frozen throughout | 8.1 | 22.4 | 90.1 | - | - | - | - | - |"
+    print "| no DIR | 11.5 | 6.9 | 92.4 | - | - | - | - | - |"
+    print "| single-agent RL | 13.2 | 11.9 | 89.6 | - | - | - | - | - |"
     print "\nThe paper has no run that skips stage 1. Its orderings, against the medians above; in brackets, the seeds in which the"
     print "ordering is the paper's:\n\n| | paper | greedy | T = 1 |\n|---|---|---|---|"
     order("wj", "full", "base", 4.6, 19.4); order("ob", "full", "base", 9.9, 18.3)
@@ -110,6 +111,8 @@ END {
     order("wj", "full", "frozen", 4.6, 8.1); order("ob", "full", "frozen", 9.9, 22.4)
     order("wj", "full", "outcome", 4.6, 11.5); order("ob", "full", "outcome", 9.9, 6.9)
     order("wj", "full", "single", 4.6, 13.2); order("ob", "full", "single", 9.9, 11.9)
+    order("f1", "full", "base", 94.3, 87.0); order("f1", "full", "frozen", 94.3, 90.1)
+    order("f1", "full", "outcome", 94.3, 92.4); order("f1", "full", "single", 94.3, 89.6)
     order("c0_asr", "single", "base", 13.2, 39.0); order("c0_orr", "single", "base", 11.9, 45.3)
     order("ftr", "full", "base", 6.7, 42.6)
     order("label_wj", "full", "base", 70.1, 31.4); order("label_ob", "full", "base", 60.6, 63.9)

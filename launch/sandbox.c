@@ -42,8 +42,8 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
 
 /* ---- prompts ---------------------------------------------------------------------------------------------- */
 
-/* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. Its group is its
- * pair of verb and object: 200 prompts of a held-out kind have 20 to 25, and an agent treats those of one alike. */
+/* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. Its group is
+ * its pair of verb and object: 200 prompts of a held-out kind have 20 to 25, and an agent treats those of one alike. */
 static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);

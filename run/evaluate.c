@@ -63,7 +63,8 @@ static const struct wz_prompt **choose(const struct wz_job *job, int limit, int 
         if (k == n_kinds) kinds[n_kinds++] = list[i]->kind;
         if (limit <= 0 || counts[k]++ < limit) list[(*n)++] = list[i];
     }
-    free(kinds), free(counts);
+    free(kinds);
+    free(counts);
     return list;
 }
 

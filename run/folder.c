@@ -180,7 +180,8 @@ static void write_evaluation(struct wz_run *run, int64_t step, const char *phase
     }
     if (n) wz_metrics_add(run->metrics, step, phase, names, values, n);
     wz_arena_finish(&arena);
-    free(names), free(values);
+    free(names);
+    free(values);
 }
 
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,

@@ -174,7 +174,8 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
         const struct wz_prompt **order = wz_prompts_keyed(set, 1, seed, &all);
         struct wz_prompt *list = wz_alloc(sizeof *list * (size_t)data[i].limit);
         for (int k = 0; k < data[i].limit; k++) list[k] = *order[k];
-        free(order), free(set->list);
+        free(order);
+        free(set->list);
         set->list = list;
         set->n = data[i].limit;
     }

@@ -219,7 +219,9 @@ static void resample(const struct cell *cells, int n_cells, const struct ratios 
         const struct ratios mean = average(ratios, all, n_kinds);
         for (int m = 0; m < N_METRICS; m++) draws[m][b] = mean.of[m];
     }
-    free(times), free(sums), free(ratios);
+    free(times);
+    free(sums);
+    free(ratios);
 }
 
 static int by_value(const void *a, const void *b)
@@ -359,5 +361,9 @@ void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, cons
             if (metrics[m].squares && r->groups < 2) r->low = r->high = NAN; /* it does not tell how groups differ */
             if (!isnan(r->value) && ((m != FAILED && m != CUT) || r->value > 0)) wz_table_add(table, r);
         }
-    free(kinds), free(cells), free(columns), free(ratios), free(draws);
+    free(kinds);
+    free(cells);
+    free(columns);
+    free(ratios);
+    free(draws);
 }

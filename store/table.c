@@ -131,7 +131,8 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Text and Markdown are one grid of cells: set, metric, a column per phase, n, groups; the first line holds their names. */
+/* Text and Markdown are one grid of cells: set, metric, a column per phase, n, groups; the first line holds their
+ * names. */
 struct grid {
     struct wz_arena arena;
     const char **cells; /* [n], `cols` to a line */

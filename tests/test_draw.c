@@ -142,7 +142,8 @@ static void choices_do_not_depend_on_files(void **state)
         assert_int_equal(n, 15);
         for (int i = 0; i < n; i++) assert_ptr_equal(a[i]->text, b[i]->text);
         first[a[0] - prompts]++;
-        free(a), free(b);
+        free(a);
+        free(b);
     }
     for (int i = 0; i < 15; i++) assert_true(fabs(first[i] - 100.0) < 4 * sqrt(100 * 14 / 15.0));
 }

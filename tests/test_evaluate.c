@@ -562,7 +562,9 @@ static void a_step_by_hand(void **state)
     wz_map_close(&map);
     wz_link_close(&job.link);
     free_all(list, N_MADE);
-    free(path), free(record), free(dir);
+    free(path);
+    free(record);
+    free(dir);
 }
 
 int main(void)

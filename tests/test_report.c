@@ -389,12 +389,12 @@ static double tick(const char *plane, const char *label)
 static void small_rates_are_told_apart(void **state)
 {
     static const char csv[] = "phase,set,metric,value,low,high,n,seed\n"
-                              "before,a,asr,0.36,0.3,0.42,200,1\nbefore,a,orr,0.36,0.3,0.42,200,1\n"
-                              "step-20,a,asr,0.02,0.01,0.04,200,1\nstep-20,a,orr,0,0,0.01,200,1\n"
-                              "step-40,a,asr,0.02,0.01,0.04,200,1\nstep-40,a,orr,0,0,0.01,200,1\n"
-                              "step-60,a,asr,7,-1,0.01,200,1\nstep-60,a,orr,-1,-2,0.01,200,1\n"
-                              "after,a,asr,0,0,0.01,200,1\nafter,a,orr,0,0,0.01,200,1\n"
-                              "before,a,c0_asr,0.4,0.3,0.5,200,1\nbefore,a,c0_orr,0.1,0,0.2,200,1\n";
+                              "before,average,asr,0.36,0.3,0.42,200,1\nbefore,average,orr,0.36,0.3,0.42,200,1\n"
+                              "step-20,average,asr,0.02,0.01,0.04,200,1\nstep-20,average,orr,0,0,0.01,200,1\n"
+                              "step-40,average,asr,0.02,0.01,0.04,200,1\nstep-40,average,orr,0,0,0.01,200,1\n"
+                              "step-60,average,asr,7,-1,0.01,200,1\nstep-60,average,orr,-1,-2,0.01,200,1\n"
+                              "after,average,asr,0,0,0.01,200,1\nafter,average,orr,0,0,0.01,200,1\n"
+                              "before,average,c0_asr,0.4,0.3,0.5,200,1\nbefore,average,c0_orr,0.1,0,0.2,200,1\n";
 
     put_all();
     put("summary.csv", csv, sizeof csv - 1);

@@ -195,7 +195,8 @@ static char *steps_shown(const char *tag)
             wz__event__free_unpacked(e, NULL);
         }
         wz_map_close(&map);
-        free(path), free(files[f]);
+        free(path);
+        free(files[f]);
     }
     free(files);
     for (int i = 0; i < n; i++) wz_buf_printf(&text, "%s%lld", i ? " " : "", (long long)steps[i]);
