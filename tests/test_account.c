@@ -201,7 +201,7 @@ static json_t *metrics_of(const struct wz_step_report *report, bool plays)
     struct wz_err err;
 
     account_of(&account, report, &rewards);
-    struct wz_metrics *m = wz_metrics_open(recipe.out, false);
+    struct wz_metrics *m = wz_metrics_open(recipe.out, false, 0);
     wz_account_metrics(&account, &job, 7, report, plays, m);
     assert_int_equal(wz_metrics_close(m), 0);
     assert_int_equal(wz_map_open(&map, path, &err), 0);
