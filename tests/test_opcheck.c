@@ -557,7 +557,7 @@ static void check_inverse(void **state)
         sent(be, w.data, data, V);
         wz_pack(be, &w);
         wz_head_logprob(be, &logp, &lse, NULL, x, &w, &target, 1, 1);
-        assert_float_equal(logp, -log1p(exp(-1)), 1e-6);
+        assert_true(fabs((double)logp + log1p(exp(-1))) < 1e-6); /* not so of an infinity either */
         wz_head_sample(be, &token, &last, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 0.9 }, 1);
         assert_int_equal(token, 1); /* 1 / (1 + e) is 0.27 */
         assert_memory_equal(&logp, &last, sizeof logp);
