@@ -386,6 +386,29 @@ static void the_docs_have_every_metric(void **state)
     wz_map_close(&map);
 }
 
+/* Steps are counted over the stages, and their ends are steps like others; the run's end is evaluated anyway. */
+static void evaluations_are_due(void **state)
+{
+    static const struct {
+        int every;
+        const char *due; /* after each step */
+    } rows[] = { { 1, "yyyyy." }, { 2, ".y.y.." }, { 3, "..y..." }, { 0, "......" } };
+    struct wz_recipe_stage stages[] = { { .steps = 3 }, { .steps = 3 } };
+    struct wz_recipe two = { .stages = stages, .n_stages = 2, .n_eval = 1 };
+    const struct wz_job all = { .recipe = &two };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        for (int step = 0; step < 6; step++) {
+            const struct wz_progress p = { .step = step + 1, .stage = step / 3, .stage_step = step % 3 + 1 };
+            two.evaluate.every = rows[i].every;
+            if (wz_run_due(&all, &p) != (rows[i].due[step] == 'y'))
+                fail_msg("every %d, step %d", rows[i].every, step + 1);
+        }
+    two.evaluate.every = 1;
+    two.n_eval = 0;
+    assert_false(wz_run_due(&all, &(struct wz_progress){ .step = 1, .stage_step = 1 }));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -394,6 +417,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_ledger_has_every_turn),
         cmocka_unit_test(an_agent_that_cannot_learn_says_why),
         cmocka_unit_test(a_resumed_run_counts_on),
+        cmocka_unit_test(evaluations_are_due),
         cmocka_unit_test(the_docs_have_every_metric),
     };
     struct wz_err err;

@@ -144,6 +144,7 @@ static void rendered_as_text(void **state)
           "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\n u\n<|im_end|>\n<|im_start|>assistant\n" },
         { "sandbox", talk, 3, true, "<sys> S <user> u\n<end><asst> a <end><asst>" },
         { "smollm2", talk, 0, true, "<|im_start|>assistant\n" },
+        { "llama3", shown + 1, 1, false, B HEAD("user") "u  <|eot_id|>" }, /* what stands before ids keeps its end */
     };
     struct wz_tokenizer *tok = tiny_load(true);
 

@@ -82,6 +82,8 @@ int __real_fsync(int fd);
 int __wrap_fsync(int fd);
 int __real_rename(const char *from, const char *to);
 int __wrap_rename(const char *from, const char *to);
+int __real_mkdir(const char *path, mode_t mode);
+int __wrap_mkdir(const char *path, mode_t mode);
 int __real_unlink(const char *path);
 int __wrap_unlink(const char *path);
 
@@ -126,6 +128,12 @@ int __wrap_rename(const char *from, const char *to)
         files[file_at(to)].entry = true;
     }
     return __real_rename(from, to);
+}
+
+int __wrap_mkdir(const char *path, mode_t mode)
+{
+    if (root && is_below(path, root)) files[file_at(path)].entry = true;
+    return __real_mkdir(path, mode);
 }
 
 int __wrap_unlink(const char *path)

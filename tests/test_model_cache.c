@@ -2,6 +2,8 @@
  * source; when pages run out the call fails and nothing has changed. */
 #include "model_help.h"
 
+#include <sys/wait.h>
+
 static const struct wz_config config = { 1, 8, 1, 1, 4,    8, 20,    40, 1e-5f, 10000, WZ_ROPE_PLAIN,
                                          0, 0, 0, 0, true, 1, { 2 }, 1 };
 
@@ -75,6 +77,34 @@ static void pages_counted(void **state)
     assert_int_equal(wz_cache_free_pages(r->cache), 6);
     wz_seq_finish(r->cache, &a);
     wz_seq_finish(r->cache, &a);
+}
+
+/* Guarantee 6: what other weights have computed is never read, not even by a caller that forgot to flush. */
+static void pages_of_other_weights_are_refused(void **state)
+{
+    struct rig *r = *state;
+    struct wz_seq seq = { 0 };
+    char *path = test_scratch("said.txt");
+    struct wz_map said;
+    struct wz_err err;
+    int status;
+
+    feed(r, &seq, 0, 5);
+    wz_model_commit(r->m, r->m->version + 1);
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child == 0) {
+        if (!freopen(path, "w", stderr)) _exit(9);
+        feed(r, &seq, 5, 1);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    assert_int_equal(wz_map_open(&said, path, &err), 0);
+    assert_non_null(memmem(said.bytes, said.len, "of weights version", 18));
+    wz_map_close(&said);
+    wz_seq_finish(r->cache, &seq);
+    free(path);
 }
 
 static void out_of_pages(void **state)
@@ -194,6 +224,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(pages_counted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(pages_of_other_weights_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(out_of_pages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(fork_leaves_source, set_up, tear_down),
         cmocka_unit_test(unpacked_dropped),

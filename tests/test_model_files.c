@@ -366,6 +366,10 @@ static void spellings(void **state)
     want.norm_eps = 1e-6f;
     if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
     same_config(&want, &c);
+    edit(dir, "rope_parameters", NULL);
+    want.rope_theta = 10000;
+    if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+    same_config(&want, &c);
     wz_model_destroy(m);
     free(dir);
 }
@@ -399,6 +403,10 @@ static void bad_configs(void **state)
         { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
         { "rope_scaling",
           "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
+          "\"original_max_position_embeddings\": 8192}",
+          "high_freq_factor" },
+        { "rope_scaling",
+          "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 4, "
           "\"original_max_position_embeddings\": 8192}",
           "high_freq_factor" },
         { "eos_token_id", "[1, \"x\"]", "eos_token_id" },

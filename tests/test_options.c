@@ -116,6 +116,7 @@ static void nearest_is_near(void **state)
 
     assert_string_equal(wz_nearest("trian", names, sizeof *names, 3), "train");
     assert_string_equal(wz_nearest("token", names, sizeof *names, 3), "tokenize");
+    assert_null(wz_nearest("crawl", names, sizeof *names, 3)); /* 3 letters of 5 are others than train's */
     assert_null(wz_nearest("xylophone", names, sizeof *names, 3));
     assert_null(wz_nearest("", names, sizeof *names, 3));
 }

@@ -47,6 +47,26 @@ static void tiny_is_worked_out_by_hand(void **state)
     }
 }
 
+/* Characters without a token are one unknown token each, or one for all that stand together. */
+static void unknown_characters_are_fused_or_not(void **state)
+{
+    for (int fuse = 0; fuse < 2; fuse++) {
+        const int want[] = { 0, 0, 1, 0 };
+        char *json =
+            wz_path("{\"added_tokens\": [], \"model\": {\"type\": \"BPE\", \"unk_token\": \"?\", \"fuse_unk\": %s, "
+                    "\"vocab\": {\"?\": 0, \"a\": 1}, \"merges\": []}}",
+                    fuse ? "true" : "false");
+        struct wz_ids ids = { 0 };
+        struct wz_err err;
+        struct wz_tokenizer *tok = load_text("unk.json", json, strlen(json), &err);
+        if (!tok || wz_encode(tok, "xyaz", 4, &ids, &err) < 0) fail_msg("%s", err.text);
+        check_ids("xyaz", &ids, want + fuse, 4 - fuse);
+        wz_ids_finish(&ids);
+        wz_tokenizer_destroy(tok);
+        free(json);
+    }
+}
+
 static void invalid_utf8_names_the_byte(void **state)
 {
     struct wz_tokenizer *tok = tiny_load(false);
@@ -555,6 +575,7 @@ int main(int argc, char **argv)
 
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_is_worked_out_by_hand),
+        cmocka_unit_test(unknown_characters_are_fused_or_not),
         cmocka_unit_test(invalid_utf8_names_the_byte),
         cmocka_unit_test(stream_gives_whole_characters),
         cmocka_unit_test(specials_are_decoded_when_asked),
