@@ -48,7 +48,9 @@ static int least_every;      /* takes at most every so many of the problems */
 static struct wz_backend *target_try(const struct target *t, int threads, struct wz_err *err)
 {
     const char *shim = getenv("WALTZ_SHIM");
+    struct wz_err unread;
 
+    if (!err) err = &unread;
     if (t->shim && !shim) return wz_fail(err, "the shim was not built"), NULL;
     if (t->shared) setenv("WZ_SHIM_SHARED", t->shared, 1);
     else unsetenv("WZ_SHIM_SHARED");
