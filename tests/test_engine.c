@@ -436,6 +436,34 @@ static void cancelling_disturbs_nobody(void **state)
     wz_engine_destroy(e);
 }
 
+static void note_end(struct wz_request *r)
+{
+    static int ended;
+
+    *(int *)r->arg = ended++;
+}
+
+/* What may take longest is begun first, so that little is left to wait for in the end; else the order is kept. */
+static void the_longest_is_begun_first(void **state)
+{
+    static const int most[] = { 20, 2, 9, 3, 1 }, place[] = { 0, 4, 1, 3, 2 }; /* lengths 23, 9, 20, 18, 20 */
+    struct wz_request r[WZ_COUNT(most)];
+    struct wz_engine *e = wz_engine_create(model, 1, 4, 0, 0);
+    int ended[WZ_COUNT(most)];
+
+    for (int i = 0; i < (int)WZ_COUNT(most); i++) {
+        r[i] = request(i);
+        r[i].n_stops = 0;
+        r[i].max_tokens = most[i];
+        r[i].on_finish = note_end;
+        r[i].arg = &ended[i];
+    }
+    wz_engine_run(e, r, WZ_COUNT(most));
+    assert_memory_equal(ended, place, sizeof ended);
+    finish(r, WZ_COUNT(most));
+    wz_engine_destroy(e);
+}
+
 /* One request takes all pages, so another can't begin before it is gone. */
 static void cancelling_gives_pages_back(void **state)
 {
@@ -589,6 +617,7 @@ int main(void)
         cmocka_unit_test(every_round_is_a_sign_of_life),
         cmocka_unit_test(submitting_while_others_run_changes_nothing),
         cmocka_unit_test(cancelling_disturbs_nobody),
+        cmocka_unit_test(the_longest_is_begun_first),
         cmocka_unit_test(cancelling_gives_pages_back),
         cmocka_unit_test(stop_ids_are_each_requests_own),
         cmocka_unit_test(callbacks_see_every_token),
