@@ -275,6 +275,14 @@ static void as_json(void **state)
         json_array_foreach(json_object_get(plan, "kinds"), i, kind)
             json_array_foreach(json_object_get(kind, "buffers"), k, buffer) sum +=
             json_integer_value(json_object_get(buffer, "bytes")) * json_integer_value(json_object_get(kind, "ranks"));
+        /* two rollout ranks, the first kind, share a batch that the one reward rank has whole */
+        json_int_t episodes[2] = { 0 };
+        for (i = 0; i < 2; i++)
+            json_array_foreach(
+                json_object_get(json_array_get(json_object_get(plan, "kinds"), i), "buffers"), k,
+                buffer) if (!strcmp(json_string_value(json_object_get(buffer, "what")), "episodes, at most"))
+                episodes[i] = json_integer_value(json_object_get(buffer, "bytes"));
+        assert_true(episodes[0] > 0 && episodes[1] == 2 * episodes[0]);
         assert_true(sum > 0 && sum == json_integer_value(json_object_get(memory, "needed")));
         assert_true(json_is_null(json_object_get(memory, "gpu")));
         assert_true(json_is_boolean(json_object_get(plan, "fits")));
