@@ -141,6 +141,28 @@ static void safetensors_round_trip(void **state)
     wz_map_close(&map);
 }
 
+/* Whatever the names' length, the data begins at a multiple of 8, so that a reader may map it as numbers. */
+static void data_is_aligned(void **state)
+{
+    static const char *const names[] = { "a", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg", "abcdefgh" };
+    struct wz_map map;
+    struct wz_err err;
+    uint64_t head;
+
+    for (size_t i = 0; i < WZ_COUNT(names); i++) {
+        const struct wz_tensor_spec spec = { names[i], WZ_DT_F32, 1, { 1 } };
+        struct wz_safetensors_out *w = wz_safetensors_begin(path, &spec, 1, &err);
+        assert_int_equal(wz_safetensors_put(w, (float[]){ 1 }, 1, &err), 0);
+        assert_int_equal(wz_safetensors_end(w, &err), 0);
+        assert_int_equal(wz_map_open(&map, path, &err), 0);
+        memcpy(&head, map.bytes, sizeof head);
+        assert_int_equal(head % 8, 0);
+        assert_int_equal(map.len, 8 + head + 4);
+        wz_map_close(&map);
+    }
+    remove(path);
+}
+
 static void an_abandoned_write_leaves_nothing(void **state)
 {
     const struct wz_tensor_spec spec = { "a", WZ_DT_F32, 1, { 4 } };
@@ -570,6 +592,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(halves_convert, setup),
         cmocka_unit_test_setup(safetensors_round_trip, setup),
+        cmocka_unit_test_setup(data_is_aligned, setup),
         cmocka_unit_test_setup(an_abandoned_write_leaves_nothing, setup),
         cmocka_unit_test_setup(safetensors_hostile, setup),
         cmocka_unit_test_setup(safetensors_mangled, setup),
