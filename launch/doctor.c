@@ -19,18 +19,18 @@ struct checks {
 static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...) WZ_PRINTF(4, 5);
 static void say(struct checks *v, enum status status, const char *what, const char *fmt, ...)
 {
-    struct wz_err said; /* which text from outside goes through */
-    char text[sizeof said.text];
+    struct wz_err message; /* which text from outside goes through */
+    char text[sizeof message.text];
     va_list args;
 
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
-    wz_fail(&said, "%s", text);
+    wz_fail(&message, "%s", text);
     if (v->list)
         json_array_append_new(
-            v->list, json_pack("{s:s, s:s, s:s}", "check", what, "status", statuses[status], "said", said.text));
-    else printf("%-6s %-22s %s\n", statuses[status], what, said.text);
+            v->list, json_pack("{s:s, s:s, s:s}", "check", what, "status", statuses[status], "message", message.text));
+    else printf("%-6s %-22s %s\n", statuses[status], what, message.text);
     v->failures += status == FAIL;
 }
 

@@ -278,7 +278,8 @@ static bool admit(struct wz_engine *e, struct running *to)
     if (r->n_prompt < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt is empty");
     else if (left < 1) finish(e, r, WZ_FINISH_FAILED, "the prompt fills the context");
     else if (most < 1) finish(e, r, WZ_FINISH_LENGTH, NULL);
-    else if (!tokens) finish(e, r, WZ_FINISH_FAILED, "the prompt needs more cache pages than there are");
+    else if (!tokens) /* run/account.c knows the reason by this text */
+        finish(e, r, WZ_FINISH_FAILED, "the prompt needs more cache pages than there are");
     else {
         *to = (struct running){ r, tokens, r->n_prompt };
         r->ids = wz_realloc(r->ids, sizeof *r->ids * (size_t)most);

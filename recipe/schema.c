@@ -115,7 +115,9 @@
 
 #define STAGE(T, S) \
     T##_TEXT(S, name, NULL, "name", BITS, "the stage's name") \
-    T##_INT(S, steps, NULL, COUNT, BITS, "optimizer steps") \
+    T##_INT(S, steps, NULL, COUNT, BITS, \
+           "optimizer steps; more of them in the last stage extend a finished run, from there on by the schedule " \
+           "of the new number, which begins higher than the old one ended") \
     T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes, or conversations, in a step") \
     T##_TEXT(S, loss, "clip", "name", BITS, \
              "clip: reinforcement learning (WaltzRL 2.3); cross_entropy: learns the conversations in `data`") \

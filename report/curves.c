@@ -8,7 +8,7 @@
 
 /* A chart holds the series whose first word is `group`, or else whose last word is one of `words`: the first row that
  * fits. The last row's charts have one series each. */
-static const struct story {
+static const struct chart_text {
     const char *title, *words, *group, *unit;
     bool folded;
 } stories[] = {
@@ -133,11 +133,11 @@ void wz_curves_finish(struct wz_curves *c)
 
 /* ---- charts ----------------------------------------------------------------------------------------------- */
 
-static const struct story *story_of(const char *name)
+static const struct chart_text *text_of(const char *name)
 {
     const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
     const size_t group = strcspn(name, "/");
-    const struct story *story = stories;
+    const struct chart_text *story = stories;
 
     for (size_t i = 0; i < WZ_COUNT(stories); i++)
         if (slash && stories[i].group && strlen(stories[i].group) == group && !strncmp(name, stories[i].group, group))
@@ -148,7 +148,7 @@ static const struct story *story_of(const char *name)
 
 /* The series of all runs in order of the charts. */
 struct entry {
-    const struct story *story;
+    const struct chart_text *story;
     struct wz_series series;
     int run, at;
 };
@@ -173,7 +173,7 @@ static struct entry *entries_of(const struct wz_curves *const *runs, int n_runs,
             int at = *n;
             for (int k = 0; k < *n; k++)
                 if (!strcmp(list[k].series.name, s->name)) at = list[k].at; /* the same name in an earlier run */
-            list[*n] = (struct entry){ story_of(s->name), *s, r, at };
+            list[*n] = (struct entry){ text_of(s->name), *s, r, at };
             ++*n;
         }
     }
@@ -190,7 +190,7 @@ void wz_curves_write(struct wz_buf *out, const struct wz_curves *const *runs, co
 
     wz_buf_str(out, "<div class=\"charts\">");
     for (int i = 0; i < n; i += n_picked) {
-        const struct story *story = list[i].story;
+        const struct chart_text *story = list[i].story;
         const bool alone = n_runs > 1 || !story->title;
         struct wz_buf title = { 0 };
         if (story->folded && !folded)

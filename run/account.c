@@ -94,7 +94,7 @@ int wz_account_ledger(const struct wz_account *account, const struct wz_job *job
     return rc;
 }
 
-/* ---- nothing to learn from -------------------------------------------------------------------------------- */
+/* ---- no reward signal -------------------------------------------------------------------------------- */
 
 char *wz_account_idle(const struct wz_account *account, const struct wz_job *job, const struct wz_step_report *report,
                       const struct wz_rewards *rewards, int agent)
@@ -220,10 +220,10 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
                                .overlong = job->overlong,
                                .rollout = r->batch.rollout,
                                .reward = r->batch.reward,
-                               .play = r->played - r->begin,
-                               .learn = r->learnt - r->played,
-                               .publish = r->published - r->learnt,
-                               .all = r->published - r->begin };
+                               .play = r->play_end - r->begin,
+                               .learn = r->learn_end - r->play_end,
+                               .publish = r->publish_end - r->learn_end,
+                               .all = r->publish_end - r->begin };
         unsigned when = plays ? WZ_METRIC_PLAYS : 0;
         if (a >= 0) {
             const struct wz_learner *l = &job->agents[a].learner;

@@ -4,8 +4,8 @@
 
 #include "run/stage.h"
 
-/* What becomes of a turn: the one that an update was made from, or a reason why it is discarded. The last ones are of
- * episodes that are discarded whole, by what `discard` begins with. */
+/* What becomes of a turn: the one that an update was made from, or a reason why it is discarded. From
+ * WZ_JUDGE_FAILED on the whole episode is discarded; the text of its `discard` decides which. */
 enum wz_fate {
     WZ_TRAINED,
     WZ_NOT_PICKED,
@@ -37,7 +37,8 @@ void wz_account_add(struct wz_account *account, const struct wz_job *job, const 
 /* Writes the step's lines of ledger.jsonl, and checks them (guarantee 4). */
 int wz_account_ledger(const struct wz_account *account, const struct wz_job *job, int64_t step,
                       const int64_t *generated, struct wz_err *err);
-/* Why the agent, which was to learn, could not learn anything from the step; heap. NULL: it could. */
+/* Why the step had no reward signal for the agent, which learns: its samples are all rewarded alike, or there are none;
+ * heap. NULL: it had one. A KL penalty may change the agent nevertheless. */
 char *wz_account_idle(const struct wz_account *account, const struct wz_job *job, const struct wz_step_report *report,
                       const struct wz_rewards *rewards, int agent);
 

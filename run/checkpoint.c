@@ -1,7 +1,7 @@
 /* One joint checkpoint: every agent's weights and optimizer state and the counters under one manifest (guarantee 3).
  *
- *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain, and what decided the bits so
- * far:                                                 inputs (inputs.c) and lengths (struct wz_progress)
+ *   RUN/checkpoints/<step>/manifest.json          step, stage, versions, hashes, chain, and what decided the bits:
+ *                                                 inputs (inputs.c) and lengths (struct wz_progress)
  *                          <agent>/               a Hugging Face model folder, for agents that learn in some stage
  *                          <agent>.moments.safetensors   AdamW's m and v, for agents that this stage trains, and the
  *                                                 f32 masters of those that train in bf16: whole arrays, however many

@@ -8,7 +8,9 @@
 
 static void transcript(struct wz_buf *out, const char *phase, const struct wz_job *job, const Wz__Episode *e)
 {
-    wz_buf_printf(out, "{\"phase\":\"%s\",\"kind\":", phase);
+    wz_buf_str(out, "{\"phase\":");
+    wz_json_string(out, phase, strlen(phase));
+    wz_buf_str(out, ",\"kind\":");
     wz_json_string(out, e->kind, strlen(e->kind));
     wz_buf_str(out, ",\"id\":");
     wz_json_string(out, e->prompt_id, strlen(e->prompt_id));

@@ -361,18 +361,18 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
         }
     if (s->judged < s->episodes)
         wz_buf_printf(&text, "  discarded %.0f (%s)", s->episodes - s->judged, first_discard(r));
-    wz_buf_printf(&text, "  %.0f tok/s", s->generated / (r->published - r->begin));
+    wz_buf_printf(&text, "  %.0f tok/s", s->generated / (r->publish_end - r->begin));
     if (run->line.tty) print_over(text.data, p->stage_step == r->stage->steps);
     else if (p->stage_step % 10 == 0 || p->stage_step == 1 || p->stage_step == r->stage->steps) wz_log("%s", text.data);
     wz_buf_finish(&text);
 }
 
-/* Says in the log what is wrong with an agent's updates: a gradient that is not finite, and steps in a row of which it
- * could learn nothing. -1 where the run has to stop. */
+/* Says in the log what is wrong with an agent's updates: a gradient that is not finite, and steps in a row in which it
+ * had no reward signal. -1 where the run has to stop. */
 static int watch_agent(struct wz_run *run, const struct wz_job *job, int64_t step, const struct wz_step_report *report,
                        const struct wz_account *account, const struct wz_rewards *rewards, int a, struct wz_err *err)
 {
-    enum { PATIENCE = 5, AGAIN = 50 }; /* steps in a row before the first word, and between words */
+    enum { WARN_AFTER = 5, WARN_EVERY = 50 }; /* steps in a row before the first warning, and between warnings */
     const char *name = job->agents[a].recipe->name;
     const struct wz_learner *l = &job->agents[a].learner;
     const struct wz_step_stats *did = &report->learned[a];
@@ -390,8 +390,8 @@ static int watch_agent(struct wz_run *run, const struct wz_job *job, int64_t ste
                        step, name, l->opt.not_finite);
     char *why = run->record ? wz_account_idle(account, job, report, rewards, a) : NULL;
     run->idle[a] = why ? run->idle[a] + 1 : 0;
-    if (run->idle[a] % AGAIN == PATIENCE)
-        wz_log("warning: agent %s could learn nothing in %d steps in a row, the last step %" PRId64 ": %s", name,
+    if (run->idle[a] % WARN_EVERY == WARN_AFTER)
+        wz_log("warning: agent %s had no reward signal in %d steps in a row, the last step %" PRId64 ": %s", name,
                run->idle[a], step, why);
     free(why);
     return 0;

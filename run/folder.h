@@ -20,7 +20,7 @@ struct wz_run {
         int64_t first, total;
         bool tty;
     } line;
-    int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent could learn nothing */
+    int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent had no reward signal */
 };
 
 /* First of all: root takes the run's lock, before anything of the run is read. Refuses a folder with other files than a

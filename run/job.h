@@ -193,9 +193,8 @@ struct wz_progress {
     int stage, stage_step; /* the stage being trained, steps done in it */
     int64_t stage_start;   /* step at which the stage began: its weights are the references */
     uint64_t version[WZ_MAX_AGENTS], hash[WZ_MAX_AGENTS], chain;
-    uint64_t moments
-        [WZ_MAX_AGENTS]; /* identity of the agent's file of moments and masters; 0: none. Read from a checkpoint */
-    int updates[WZ_MAX_AGENTS];                            /* optimizer updates in this stage */
+    uint64_t moments[WZ_MAX_AGENTS]; /* identities of the files of moments and masters; 0: none. From a checkpoint */
+    int updates[WZ_MAX_AGENTS];      /* optimizer updates in this stage */
     int skipped[WZ_MAX_AGENTS], not_finite[WZ_MAX_AGENTS]; /* of struct wz_optimizer. Read from a checkpoint */
     /* The number of steps of each stage, in order of time: a stage that was extended has several. Each has a schedule
      * of the learning rate of its own, so extending a run changes no step that was done. */

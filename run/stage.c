@@ -138,7 +138,7 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
     if (s->draw) play(s, p->step, report);
-    report->played = wz_now();
+    report->play_end = wz_now();
     for (int i = 0; i < job->n_agents; i++) { /* advantages, loss, update */
         struct wz_agent *a = &job->agents[i];
         if (!a->learner.model) continue;
@@ -149,10 +149,10 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
             wz_sft_step(&a->learner, &a->how, &job->link, &s->group, &a->examples, recipe->batch, p->step, steps,
                         job->recipe->seed, &report->learned[i]);
     }
-    report->learnt = wz_now();
+    report->learn_end = wz_now();
     for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */
         if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);
-    report->published = wz_now();
+    report->publish_end = wz_now();
     p->step++;
     p->stage_step++;
     for (int i = 0; i < job->n_agents; i++) {

@@ -18,9 +18,9 @@ struct wz_step_report {
     const struct wz_recipe_stage *stage;
     Wz__Episode **episodes;
     int n;
-    double begin, played, learnt, published;     /* wz_now() after each part of the step */
-    struct wz_batch_stats batch;                 /* of a stage that plays (root) */
-    struct wz_step_stats learned[WZ_MAX_AGENTS]; /* by agent */
+    double begin, play_end, learn_end, publish_end; /* wz_now() at each part's end */
+    struct wz_batch_stats batch;                    /* of a stage that plays (root) */
+    struct wz_step_stats learned[WZ_MAX_AGENTS];    /* by agent */
 };
 
 /* How an agent learns by a stage's loss, as its recipe says. */

@@ -17,7 +17,8 @@
  *   A bootstrap of groups that all have the same rate, such as none or all, has no width. Then the interval is
  * Wilson's with n = G: as if the prompts of a group told no more than one of them.
  *   Averages and f1 are bootstrapped over the groups of all kinds together, since kinds may share groups. To each end
- * is added what the average changes when the kinds whose bootstrap has no width lie at that end of their interval. */
+ * is added what the average changes when the kinds whose bootstrap has no width lie at that end of their interval: our
+ * own rule, wider than needed. G is the number of groups of all these kinds, so few groups of each widen it less. */
 #include "run/job.h"
 
 #include <math.h>

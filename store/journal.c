@@ -1,8 +1,8 @@
 /* An HDF5 file driver with a write-ahead journal, because HDF5 writes its metadata in place in no defined order: a
  * process killed during a flush leaves a file that can't be opened.
  *
- *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync, fsync of the folder  ◀─ the commit
- * point                                                     pages written to FILE, fsync
+ *   H5Dwrite, H5Fflush ─▶ pages in memory ─▶ commit:  FILE.journal written, fsync, fsync of the folder  ◀─ commit point
+ *                                                     pages written to FILE, fsync
  *                                                     FILE.journal removed
  *
  *   "WZJOURN1" │ u64 length of FILE after it │ u64 pages │ (u64 page number, 4096 bytes) * pages │ u64 XXH3

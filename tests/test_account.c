@@ -1,5 +1,5 @@
 /* What a step tells of itself, from a handful of made episodes, every cell worked out by hand: each row of the metrics,
- * the ledger's lines, the reasons why an agent can learn nothing. docs/formats.md has the same rows. A run that resumes
+ * the ledger's lines, why an agent has no reward signal. docs/formats.md has the same rows. A run that resumes
  * counts on. */
 #include "tests/test.h"
 
@@ -110,7 +110,7 @@ static void account_of(struct wz_account *account, const struct wz_step_report *
 
 static struct wz_step_report report_of(void)
 {
-    struct wz_step_report r = { .begin = 10, .played = 12, .learnt = 15, .published = 15.5 };
+    struct wz_step_report r = { .begin = 10, .play_end = 12, .learn_end = 15, .publish_end = 15.5 };
 
     r.batch.rollout = 1.5;
     r.batch.reward = 0.25;

@@ -532,7 +532,7 @@ static void a_step_by_hand(void **state)
     const struct wz_recipe_stage stage = { .name = (char[]){ "s" }, .steps = 4 };
     const struct wz_progress p = { .step = 3, .stage_step = 3 };
     struct wz_step_report report = {
-        .stage = &stage, .n = N_MADE, .begin = 1, .played = 2, .learnt = 4, .published = 8
+        .stage = &stage, .n = N_MADE, .begin = 1, .play_end = 2, .learn_end = 4, .publish_end = 8
     };
     Wz__Episode *list[N_MADE];
     struct wz_err err = { "" };

@@ -100,9 +100,9 @@ static void check_finite(const struct wz_learner *l, const struct wz_link *link,
                          const char *whose, double sum)
 {
     if (isfinite(sum)) return;
-    wz_die("trainer: step %lld sample %d: agent %s: %s log-probabilities add up to %g: expected a finite number; its "
-           "training diverged",
-           (long long)link->step, s->at, l->name ? l->name : "?", whose, sum);
+    wz_die("trainer: step %lld sample %d: agent %s: %s log-probabilities are not all finite; its training "
+           "diverged",
+           (long long)link->step, s->at, l->name ? l->name : "?", whose);
 }
 
 /* Fills turn->advantage with returns, and sums them. */

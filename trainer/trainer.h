@@ -49,8 +49,7 @@ struct wz_sft_example {
 /* One sequence to train on, the trainer's only input. It borrows a turn (its tokens were sampled by a rollout) or an
  * example. */
 struct wz_sample {
-    Wz__Turn
-        *turn; /* or NULL. The trainer fills in its ref_logp and advantage, and `trained` where an update is made */
+    Wz__Turn *turn; /* or NULL. Gets ref_logp and advantage, and `trained` where an update is made of it */
     const struct wz_sft_example *example; /* or NULL */
     int at;                               /* place in the step's batch: its leaf, and so the learner that owns it */
     int group;                            /* samples of one prompt have one number */
@@ -145,7 +144,7 @@ void wz_optimizer_finish(struct wz_optimizer *opt);
 float *wz_optimizer_leaf(struct wz_optimizer *opt);    /* a zeroed buffer for the next leaf's gradient */
 void wz_optimizer_leaf_done(struct wz_optimizer *opt); /* adds it to the tree */
 /* Sums over the group, clips, updates and gathers the shards, commits the model as its next version. Returns the norm
- * of the spans' gradient before clipping. Where that, or its clipped square (a second moment), is not finite as f32,
+ * of the spans' gradient before clipping. Where that is not finite, or its clipped square (a second moment) not as f32,
  * nothing changes but the version, and skipped and not_finite count it. */
 double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const struct wz_group *group,
                          const struct wz_adamw *how, int steps);
