@@ -1,5 +1,5 @@
 /* Which prompts a step uses. Shares of the stage's `mix` hold at every prefix: each place of a batch goes to the kind
- * that is furthest behind its share. Within a kind, an epoch is a keyed shuffle: each prompt once before any repeats. */
+ * that is furthest behind its share. Within a kind, an epoch is a keyed shuffle: every prompt once, then again. */
 #include "run/job.h"
 
 #include <stdlib.h>
