@@ -103,6 +103,17 @@ static void messages_may_wait_while_others_pass(void **state)
     wz_buf_finish(&buf);
 }
 
+/* Where one rank fails all do, whichever it is. */
+static void a_failure_is_everyones(void **state)
+{
+    struct wz_err err;
+
+    for (int bad = -1; bad < job.size; bad++) {
+        int rc = job.rank == bad ? wz_fail(&err, "rank %d", bad) : 0;
+        assert_int_equal(wz_link_agree(&job, rc, &err), bad < 0 ? 0 : -1);
+    }
+}
+
 /* Sizes around the parts that long messages are cut into. */
 static void long_messages_arrive_whole(void **state)
 {
@@ -359,6 +370,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(auto_finds_the_link),
         cmocka_unit_test(messages_keep_their_order),
         cmocka_unit_test(messages_may_wait_while_others_pass),
+        cmocka_unit_test(a_failure_is_everyones),
         cmocka_unit_test(long_messages_arrive_whole),
         cmocka_unit_test(shards_cover_the_array),
         cmocka_unit_test(tree_sum_has_the_bits_of_the_serial_tree),

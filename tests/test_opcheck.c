@@ -575,6 +575,39 @@ static void check_inverse(void **state)
     free(data);
 }
 
+/* Scores that rise by 20 from key to key, over pages and blocks of keys: only their differences may reach exp, and the
+ * last key has all of the weight, but for exp(-20). */
+static void check_rising(void **state)
+{
+    const struct subject *s = *state;
+    struct wz_backend *be = target_open(s->target, 1);
+    enum { LEN = 96, D = 16, PAGE = 16 };
+    float q[LEN * D] = { 0 }, k[LEN * D] = { 0 }, v[LEN * D] = { 0 }, out[LEN * D], lse[LEN];
+    int seq[LEN] = { 0 }, pos[LEN], table[LEN / PAGE];
+
+    for (int i = 0; i < LEN; i++) {
+        q[i * D] = 4; /* the root of D */
+        k[i * D] = 20 * (float)i;
+        v[i * D] = (float)i;
+        pos[i] = i;
+    }
+    for (int i = 0; i < LEN / PAGE; i++) table[i] = LEN / PAGE - 1 - i;
+    const struct wz_rows rows = { LEN, 1, LEN / PAGE, seq, pos, table };
+    struct wz_kv kv = { sent(be, NULL, k, LEN * D), sent(be, NULL, v, LEN * D), LEN / PAGE, PAGE, 1, D, false };
+    float *d_q = sent(be, NULL, q, LEN * D), *d_k = sent(be, NULL, k, LEN * D), *d_v = sent(be, NULL, v, LEN * D),
+          *d_out = sent(be, NULL, q, LEN * D), *d_lse = sent(be, NULL, q, LEN);
+    wz_kv_write(be, &kv, d_k, d_v, &rows);
+    wz_attention(be, d_out, d_lse, d_q, &kv, &rows, 1);
+    wz_download(be, out, d_out, sizeof out);
+    wz_download(be, lse, d_lse, sizeof lse);
+    for (int i = 0; i < LEN; i++)
+        if (!(fabsf(out[i * D] - (float)i) < 1e-3f && fabsf(lse[i] - 20 * (float)i) < 1e-3f))
+            fail_msg("%s: key %d: %g, lse %g", s->target->name, i, (double)out[i * D], (double)lse[i]);
+    float *const all[] = { kv.k, kv.v, d_q, d_k, d_v, d_out, d_lse };
+    for (size_t i = 0; i < WZ_COUNT(all); i++) wz_backend_free(be, all[i]);
+    wz_backend_close(be);
+}
+
 /* So large a vocabulary that sampling takes more shared memory than a kernel has without asking. */
 static void check_vast(void **state)
 {
@@ -644,7 +677,7 @@ int main(int argc, char **argv)
         { "memory", check_memory, false },       { "repack", check_repack, false },
         { "rewritten", check_rewritten, false }, { "hash", check_hash, true },
         { "samplers", check_samplers, false },   { "inverse", check_inverse, false },
-        { "vast vocabulary", check_vast, true },
+        { "vast vocabulary", check_vast, true }, { "rising scores", check_rising, false },
     };
     const char *only_op = NULL;
     size_t n = 0, share = 1, shares = 1, mine = 0;
