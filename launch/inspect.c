@@ -272,14 +272,17 @@ static void show(const json_t *j, int indent)
             if (show_counts(value)) continue;
             printf("\n");
             show(value, indent + 2);
-        } else if (json_is_object(json_array_get(value, 0))) { /* tensors, one per line */
+        } else if (json_is_object(json_array_get(value, 0))) { /* one per line */
             printf("  %zu\n", json_array_size(value));
             json_array_foreach(value, i, row)
             {
-                printf("%*s  %-5s ", indent, "", json_string_value(json_object_get(row, "type")));
-                show_value(json_object_get(row, "name"));
-                printf("  ");
-                show_value(json_object_get(row, "shape"));
+                const char *type = json_string_value(json_object_get(row, "type")); /* of a tensor */
+                printf("%*s  %-*s", indent, "", type ? 6 : 0, type ? type : "");
+                show_value(type ? json_object_get(row, "name") : row);
+                if (type) {
+                    printf("  ");
+                    show_value(json_object_get(row, "shape"));
+                }
                 printf("\n");
             }
         } else {

@@ -115,7 +115,7 @@ static void checkpoints(void **state)
 {
     char *folder = in_dir("12"), *manifest = in_dir("12/manifest.json"), *agent = in_dir("12/feedback");
     static const char text[] =
-        "{\"step\": 12, \"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
+        "{\"step\": 12, \"lengths\": [{\"stage\": 0, \"steps\": 12}], \"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
     struct wz_err err;
 
     put_model(agent);
@@ -125,6 +125,7 @@ static void checkpoints(void **state)
     assert_int_equal(number(j, "by agent", "feedback", "numbers"), 10);
     json_decref(j);
     says(folder, "", "frozen");
+    says(folder, "", "{\"stage\":0,\"steps\":12}");
     free(folder);
     free(manifest);
     free(agent);
