@@ -190,7 +190,7 @@ double wz_normal(struct wz_key key);              /* mean 0, variance 1 (Box-Mul
 
 uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed); /* XXH3-64 */
 /* Hash of a large array, computed by all threads: from h = 0, h = XXH3(hash of the next WZ_PIECE bytes, seed h).
- * pool may be NULL. */
+ * pool may be NULL. Calls wz_alive now and then, so only the thread that calls MPI may call it. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
 /* That recurrence alone, for pieces hashed elsewhere (on a GPU): h after n more piece hashes. */

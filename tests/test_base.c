@@ -458,6 +458,21 @@ static void numbers_are_written_as_people_do(void **state)
     }
 }
 
+static void count(void *arg) { ++*(int *)arg; }
+
+static void hashing_tells_that_it_is_at_work(void **state)
+{
+    const size_t n = (size_t)200 * WZ_PIECE;
+    char *bytes = wz_alloc(n);
+    int told = 0;
+
+    wz_set_alive(count, &told);
+    wz_hash_pieces(NULL, bytes, n);
+    wz_set_alive(NULL, NULL);
+    assert_true(told >= 3);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +492,7 @@ int main(void)
         cmocka_unit_test(lines_come_with_number_and_end),
         cmocka_unit_test(fail_in_puts_the_place_in_front),
         cmocka_unit_test(pool_runs_each_index_once),
+        cmocka_unit_test(hashing_tells_that_it_is_at_work),
     };
 
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
