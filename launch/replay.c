@@ -113,7 +113,7 @@ static int recorded_chain(const char *run, int64_t step, uint64_t *chain, struct
     int rc = -1;
 
     while (f && rc < 0 && fgets(line, sizeof line, f)) {
-        json_t *j = json_loads(line, 0, NULL);
+        json_t *j = wz_json_parse(line, strlen(line), path, NULL);
         const char *hex = json_string_value(json_object_get(j, "chain"));
         if (hex && json_integer_value(json_object_get(j, "step")) == step && sscanf(hex, "%" SCNx64, chain) == 1)
             rc = 0;

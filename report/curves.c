@@ -88,7 +88,7 @@ int wz_curves_read(struct wz_curves *c, const char *path, const struct wz_recipe
     }
     struct wz_lines l = wz_lines_begin(map.bytes, map.len);
     while (wz_lines_next(&l)) {
-        json_t *line = json_loadb(l.line, l.n, 0, NULL), *value, *step = json_object_get(line, "step");
+        json_t *line = wz_json_parse(l.line, l.n, path, NULL), *value, *step = json_object_get(line, "step");
         const char *name;
         if (json_object_get(line, "phase")) { /* an evaluation: the report has it from summary.csv */
             json_decref(line);

@@ -14,7 +14,7 @@ static json_t *read_starts(const char *path)
 
     if (wz_map_open(&map, path, NULL) < 0) return list;
     struct wz_lines l = wz_lines_begin(map.bytes, map.len);
-    while (wz_lines_next(&l)) json_array_append_new(list, json_loadb(l.line, l.n, 0, NULL));
+    while (wz_lines_next(&l)) json_array_append_new(list, wz_json_parse(l.line, l.n, path, NULL));
     wz_map_close(&map);
     return list;
 }

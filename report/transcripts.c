@@ -33,7 +33,7 @@ struct kind {
 
 static const char *text_of(const json_t *object, const char *key)
 {
-    const char *s = json_string_value(json_object_get(object, key));
+    const char *s = wz_json_text(json_object_get(object, key));
 
     return s ? s : "";
 }
@@ -160,7 +160,7 @@ static json_t *read_lines(const char *path, int64_t *bad, struct wz_err *err)
     json_t *phases = json_object();
     struct wz_lines l = wz_lines_begin(map.bytes, map.len);
     while (wz_lines_next(&l)) {
-        json_t *line = json_loadb(l.line, l.n, 0, NULL);
+        json_t *line = wz_json_parse(l.line, l.n, path, NULL);
         const char *phase = text_of(line, "phase");
         if (!*phase || !reply_of(line, false)) {
             ++*bad;

@@ -50,7 +50,7 @@ static int lines_keep(const char *dir, const char *name, const struct past *past
         rc = wz_map_open(&map, path, err);
         struct wz_lines l = wz_lines_begin(map.bytes, map.len);
         while (rc == 0 && wz_lines_next(&l)) {
-            json_t *line = l.ended ? json_loadb(l.line, l.n, 0, NULL) : NULL; /* half-written ones are dropped too */
+            json_t *line = l.ended ? wz_json_parse(l.line, l.n, path, NULL) : NULL; /* half-written: dropped too */
             if (line && stays(line, past)) {
                 wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
@@ -87,6 +87,18 @@ static int read_table(struct wz_table *table, const struct wz_recipe *recipe, co
         if (made) wz_table_add(table, &row);
     }
     wz_table_finish(&all);
+    free(path);
+    return rc;
+}
+
+static int write_table(const struct wz_recipe *recipe, const struct wz_table *table, struct wz_err *err)
+{
+    char *path = wz_path("%s/summary.csv", recipe->out);
+    struct wz_buf text = { 0 };
+
+    wz_table_csv(table, &text);
+    int rc = wz_file_write(path, text.data, text.len, err);
+    wz_buf_finish(&text);
     free(path);
     return rc;
 }
@@ -130,18 +142,19 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
     char *path = wz_path("%s/starts.jsonl", job->recipe->out), *processor = wz_host_processor(), host[65] = "";
     struct wz_buf line = { 0 };
     struct wz_cores cores;
-    size_t memory, unused;
+    size_t memory, unused, on_device;
 
     gethostname(host, sizeof host - 1);
     wz_host_memory(&memory, &unused);
     wz_cores_here(&cores, 0, 0, 0);
+    const int devices = wz_backend_devices(job->be, &on_device, &unused);
     const struct {
         const char *key;
         char *text;
     } facts[] = {
         { "version", wz_path("waltz %s", WZ_VERSION) },
         { "hardware", wz_path("%s: %d cores, %.0f GB; %s", host, cores.machine, (double)memory * 1e-9, processor) },
-        { "backend", wz_path("%s, %d GPUs", job->be->name, wz_backend_devices(job->be, &memory, &unused)) },
+        { "backend", wz_path("%s, %d GPUs", job->be->name, devices) },
         { "ranks", wz_path("%d, %d on that host: rollout %d, reward %d, learner %d", job->link.size, job->link.here,
                            roles->rollout.n, roles->reward.n, roles->learner.n) },
     };
@@ -152,14 +165,11 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
         free(facts[i].text);
     }
     wz_buf_str(&line, "}\n");
-    FILE *f = fopen(path, "a");
-    bool ok = f && fwrite(line.data, 1, line.len, f) == line.len;
-    if (f && fclose(f)) ok = false;
-    if (!ok) wz_fail(err, "%s: could not be written", path);
+    int rc = wz_file_append(path, line.data, line.len, err);
     wz_buf_finish(&line);
     free(path);
     free(processor);
-    return ok ? 0 : -1;
+    return rc;
 }
 
 /* The values of an evaluation, as metrics "eval/SET/METRIC"; none where the table has no such phase. */
@@ -196,6 +206,8 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     int rc = wz_recipe_save(job->recipe, path, err);
 
     free(path);
+    /* "after" has become "step-N": a later start, which can't tell this from the checkpoint, must read it so */
+    if (rc == 0 && p->extended && run->table.n) rc = write_table(job->recipe, &run->table, err);
     for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], &past, err);
     if (rc == 0 && !done) rc = write_start(job, p, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume, p->step);
@@ -449,21 +461,11 @@ static void print_ends(const struct wz_table *table)
     wz_table_finish(&ends);
 }
 
-static int write_csv(const struct wz_table *table, const char *path, struct wz_err *err)
-{
-    struct wz_buf text = { 0 };
-
-    wz_table_csv(table, &text);
-    int rc = wz_file_write(path, text.data, text.len, err);
-    wz_buf_finish(&text);
-    return rc;
-}
-
 static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const char *phase, bool print,
                     struct wz_err *err)
 {
     const struct wz_recipe *recipe = job->recipe;
-    char *csv = wz_path("%s/summary.csv", recipe->out), *said = wz_path("%s/transcripts.jsonl", recipe->out);
+    char *said = wz_path("%s/transcripts.jsonl", recipe->out);
     int rc = wz_evaluate(job, phase, recipe->evaluate.temperature, recipe->evaluate.eval_limit, &run->table,
                          print ? said : NULL, err);
 
@@ -471,9 +473,8 @@ static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const 
         if (run->line.tty) fprintf(stderr, "\n");
         if (print) print_ends(&run->table);
         write_evaluation(run, step, phase);
-        rc = write_csv(&run->table, csv, err);
+        rc = write_table(recipe, &run->table, err);
     }
-    free(csv);
     free(said);
     return rc;
 }
