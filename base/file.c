@@ -101,7 +101,8 @@ int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at)
     for (size_t done = 0; done < n;) {
         ssize_t k = pwrite(fd, (const char *)bytes + done, n - done, (off_t)(at + done));
         if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return -1;
+        if (k == 0) errno = ENOSPC;
+        if (k <= 0) return -1;
         done += (size_t)k;
     }
     return 0;
@@ -161,9 +162,10 @@ int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *
 
 int wz_file_append(const char *path, const void *bytes, size_t n, struct wz_err *err)
 {
+    const bool there = wz_file_exists(path);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
     int rc = fd >= 0 && wz_write_at(fd, bytes, n, 0) == 0 && fsync(fd) == 0
-                 ? wz_folder_sync(path, err)
+                 ? (there ? 0 : wz_folder_sync(path, err))
                  : wz_fail(err, "%s: %s", path, strerror(errno));
 
     if (fd >= 0) close(fd);

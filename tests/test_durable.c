@@ -16,6 +16,7 @@ static struct {
 static int n_files;
 static char *root; /* only what lies below it is watched */
 static char problem[1024];
+static bool full;
 
 static void broken(const char *what, const char *path)
 {
@@ -96,6 +97,7 @@ ssize_t __wrap_write(int fd, const void *bytes, size_t n)
 ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at)
 {
     wrote(fd);
+    if (full) return 0;
     return __real_pwrite64(fd, bytes, n, at);
 }
 
@@ -157,17 +159,12 @@ int __wrap_unlink(const char *path)
 static void of_a_run_all_is_on_the_disk(void **state)
 {
     static const char *const lost[] = { "/metrics.jsonl", "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
-    static const char *const seen[] = { "/checkpoints/2",
-                                        "/recipe.yaml",
-                                        "/feedback/model.safetensors",
-                                        "/manifest.json",
-                                        "/chain.jsonl",
-                                        "/ledger.jsonl",
-                                        "/summary.csv",
-                                        "/transcripts.jsonl",
-                                        "/episodes-0.h5.journal",
-                                        "/episodes-0.h5",
-                                        "/feedback.moments.safetensors" };
+    static const char *const seen[] = {
+        "/checkpoints/2",         "/recipe.yaml",       "/feedback/model.safetensors",
+        "/manifest.json",         "/chain.jsonl",       "/ledger.jsonl",
+        "/summary.csv",           "/transcripts.jsonl", "/starts.jsonl",
+        "/episodes-0.h5.journal", "/episodes-0.h5",     "/feedback.moments.safetensors"
+    };
     char *world = test_scratch("world"), *run = test_scratch("run");
     struct wz_buf out = { 0 };
     unsigned known = 0;
@@ -196,9 +193,23 @@ static void of_a_run_all_is_on_the_disk(void **state)
     wz_buf_finish(&out);
 }
 
+/* POSIX lets a write that can put nothing return 0. */
+static void a_write_of_nothing_is_a_full_disk(void **state)
+{
+    char *path = test_scratch("full");
+    struct wz_err err;
+
+    full = true;
+    assert_int_equal(wz_file_write(path, "x", 1, &err), -1);
+    full = false;
+    assert_non_null(strstr(err.text, "No space left"));
+    free(path);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(of_a_run_all_is_on_the_disk) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(a_write_of_nothing_is_a_full_disk),
+                                        cmocka_unit_test(of_a_run_all_is_on_the_disk) };
 
     if (argc < 2 || chdir(argv[1]) < 0) return 1; /* the source: the recipe names files in it */
     return cmocka_run_group_tests_name("durable", tests, NULL, NULL);
