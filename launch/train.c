@@ -26,7 +26,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         stop = rc == 0 && wz_stop_asked(&job->link);
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_checkpoint_save(job, p, inputs, err);
-            if (job->root) wz_checkpoint_prune(job->recipe);
+            if (rc == 0 && job->root) wz_checkpoint_prune(job->recipe);
         }
     }
     wz_stage_close(&stage);
@@ -41,9 +41,9 @@ static int find_inputs(const struct wz_job *job, const char *dir, json_t **input
     return dir ? wz_checkpoint_inputs(job, dir, *inputs, err) : 0;
 }
 
-/* Finds the newest checkpoint and checks on every rank, before anything is allocated, that it is of this recipe and of
- * these files, and that the run fits in memory (guarantee 9). Supervised stages are not planned: the lengths of their
- * sequences are not known yet. */
+/* Finds the newest checkpoint and checks, before anything is allocated, that it is of this recipe, that it is of these
+ * files (root alone, which reads them all), and that the run fits in memory (guarantee 9). Supervised stages are not
+ * planned: the lengths of their sequences are not known yet. */
 static int prepare(struct wz_job *job, struct wz_progress *p, char **dir, json_t **inputs, struct wz_err *err)
 {
     struct wz_recipe *recipe = job->recipe;

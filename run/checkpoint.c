@@ -224,9 +224,8 @@ int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, cha
             *dir = NULL;
         }
     }
-    wz_progress_extend(p, recipe);
     free(steps);
-    return rc;
+    return rc < 0 ? rc : wz_progress_extend(p, recipe, err);
 }
 
 int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err)

@@ -8,14 +8,29 @@
 #include "run/job.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+/* Names of files may be any bytes, and JSON is UTF-8. */
+static char *printable(const char *s)
+{
+    const size_t n = strlen(s);
+    char *to = wz_alloc(4 * n + 1);
+
+    wz_printable(to, 4 * n + 1, s, n, "");
+    return to;
+}
+
 static void add(json_t *list, const char *name, const char *path, const char *is)
 {
-    json_object_set_new(list, name, json_pack("{s:s, s:s}", "path", path, "is", is));
+    char *key = printable(name), *at = printable(path);
+
+    json_object_set_new(list, key, json_pack("{s:s, s:s}", "path", at, "is", is));
+    free(key);
+    free(at);
 }
 
 static int add_file(json_t *list, struct wz_pool *pool, const char *name, const char *path, struct wz_err *err)
@@ -47,7 +62,7 @@ static int add_folder(json_t *list, struct wz_pool *pool, const char *name, cons
                       int (*which)(const struct dirent *), struct wz_err *err)
 {
     struct dirent **files;
-    int n = scandir(path, &files, which, NULL), rc = 0;
+    int n = scandir(path, &files, which, NULL), rc = n < 0 ? wz_fail(err, "%s: %s", path, strerror(errno)) : 0;
 
     for (int i = 0; i < n; i++) {
         char *file = wz_path("%s/%s", path, files[i]->d_name), *row = wz_path("%s/%s", name, files[i]->d_name);
@@ -89,13 +104,15 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
 
     add(all, "backend", "what computes", job->be->name);
     add(all, "numerics.isa", "the instruction set", isa_of(job->be));
-    for (unsigned i = 0; i < r->n_agents; i++) {
-        rc |= add_path(all, pool, r->agents[i].model, err, "agents.%u.model", i);
-        rc |= add_path(all, pool, r->agents[i].system, err, "agents.%u.system", i);
+    for (unsigned i = 0; rc == 0 && i < r->n_agents; i++) {
+        rc = add_path(all, pool, r->agents[i].model, err, "agents.%u.model", i);
+        if (rc == 0) rc = add_path(all, pool, r->agents[i].system, err, "agents.%u.system", i);
     }
-    for (unsigned i = 0; i < r->n_data; i++) rc |= add_path(all, pool, r->data[i].path, err, "data.%u.path", i);
-    for (unsigned i = 0; i < r->n_eval; i++) rc |= add_path(all, pool, r->eval[i].path, err, "eval.%u.path", i);
-    rc |= add_path(all, pool, r->judge.phrases, err, "judge.phrases");
+    for (unsigned i = 0; rc == 0 && i < r->n_data; i++)
+        rc = add_path(all, pool, r->data[i].path, err, "data.%u.path", i);
+    for (unsigned i = 0; rc == 0 && i < r->n_eval; i++)
+        rc = add_path(all, pool, r->eval[i].path, err, "eval.%u.path", i);
+    if (rc == 0) rc = add_path(all, pool, r->judge.phrases, err, "judge.phrases");
     snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(r->judge.world, "yes")));
     add(all, "judge.name", "what is built into the judge", is);
     return rc;

@@ -187,7 +187,7 @@ int wz_inputs_alike(struct wz_job *job, struct wz_err *err);
 
 /* ---- checkpoint.c: one joint checkpoint, renamed into place last (guarantee 3)-------------------------------- */
 
-enum { WZ_MAX_LENGTHS = 256 };
+enum { WZ_MAX_LENGTHS = 128 };
 struct wz_progress {
     int64_t step;          /* steps done, over all stages */
     int stage, stage_step; /* the stage being trained, steps done in it */

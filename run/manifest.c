@@ -150,8 +150,8 @@ static int get_lengths(const char *path, const json_t *root, struct wz_progress 
     if (!list) /* of an earlier version, in which no run was extended */
         for (unsigned s = 0; s < recipe->n_stages; s++)
             p->lengths[p->n_lengths++] = (struct wz_length){ (int)s, recipe->stages[s].steps, 0 };
-    else if (!json_is_array(list) || json_array_size(list) > WZ_MAX_LENGTHS / 2)
-        return unfit(path, "lengths", list, err, "a list of at most %d rows", WZ_MAX_LENGTHS / 2);
+    else if (!json_is_array(list) || json_array_size(list) > WZ_MAX_LENGTHS)
+        return unfit(path, "lengths", list, err, "a list of at most %d rows", WZ_MAX_LENGTHS);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *row = json_array_get(list, i);
         if (get_whole(path, row, "stage", 0, INT32_MAX, &stage, err) < 0 ||
@@ -173,7 +173,7 @@ bool wz_progress_learns(const struct wz_progress *p, const struct wz_recipe *rec
     return learns;
 }
 
-void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe)
+int wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe, struct wz_err *err)
 {
     int64_t from = 0;
 
@@ -182,6 +182,14 @@ void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe)
     for (int s = 0; s < (int)recipe->n_stages; s++) {
         const int had = wz_progress_length(p, s), has = recipe->stages[s].steps;
         if (had >= has) continue;
+        if (p->n_lengths == WZ_MAX_LENGTHS) {
+            char key[32];
+            snprintf(key, sizeof key, "stages.%d.steps", s);
+            return wz_recipe_fail(recipe, err, key,
+                                  "the stages of the run in %.200s have had %d lengths, and can have no more: expected "
+                                  "%d, got %d",
+                                  recipe->out, WZ_MAX_LENGTHS, had > 0 ? had : 0, has);
+        }
         p->extended |= had < 0 ? p->stage == s && p->step > 0 && !p->stage_step : p->stage == s + 1;
         if (had >= 0 && p->stage == s + 1 && !p->stage_step) {
             p->stage = s;
@@ -190,6 +198,7 @@ void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe)
         }
         p->lengths[p->n_lengths++] = (struct wz_length){ s, has, from };
     }
+    return 0;
 }
 
 static int read_manifest(const char *path, const json_t *root, int64_t step, struct wz_progress *p,

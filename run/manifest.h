@@ -16,7 +16,7 @@ int wz_manifest_load(const char *dir, int64_t step, struct wz_progress *p, const
 /* The last length of a stage so far; -1: the run had no such stage. */
 int wz_progress_length(const struct wz_progress *p, int stage);
 /* Moves p to where a run goes on whose recipe has more stages or steps than it had. One that had ended goes on in its
- * last stage where that has more steps, with its moments and references. */
-void wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe);
+ * last stage where that has more steps, with its moments and references. -1: it was extended too often. */
+int wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe, struct wz_err *err);
 
 #endif
