@@ -114,8 +114,8 @@ static void models(void **state)
 static void checkpoints(void **state)
 {
     char *folder = in_dir("12"), *manifest = in_dir("12/manifest.json"), *agent = in_dir("12/feedback");
-    static const char text[] =
-        "{\"step\": 12, \"lengths\": [{\"stage\": 0, \"steps\": 12}], \"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
+    static const char text[] = "{\"step\": 12, \"lengths\": [{\"stage\": 0, \"steps\": 12}], "
+                               "\"agents\": {\"feedback\": {\"version\": 3}, \"frozen\": {\"version\": 0}}}";
     struct wz_err err;
 
     put_model(agent);
