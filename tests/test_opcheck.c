@@ -669,6 +669,7 @@ int main(int argc, char **argv)
 {
     static struct CMUnitTest tests[256];
     static struct subject subjects[256];
+    static char names[256][64];
     static const struct {
         const char *name;
         void (*fn)(void **);
@@ -712,7 +713,8 @@ int main(int argc, char **argv)
                          (!row && others[i - opcheck_n_rows].device && !device)))
                 continue;
             subjects[n] = (struct subject){ &targets[t], row ? &opcheck_rows[i] : NULL };
-            tests[n] = (struct CMUnitTest){ .name = wz_path("%s %s", targets[t].name, here ? name : "is here"),
+            snprintf(names[n], sizeof names[n], "%s %s", targets[t].name, here ? name : "is here");
+            tests[n] = (struct CMUnitTest){ .name = names[n],
                                             .test_func = !here ? check_absent
                                                          : row ? check_row
                                                                : others[i - opcheck_n_rows].fn,
@@ -721,10 +723,13 @@ int main(int argc, char **argv)
         }
     }
     for (size_t i = 0; i < opcheck_n_rows && alike; i++)
-        if (!only_op || strcmp(only_op, opcheck_rows[i].op) == 0)
-            tests[n++] = (struct CMUnitTest){ .name = wz_path("avx2 = avx512 %s", opcheck_rows[i].op),
-                                              .test_func = check_alike,
-                                              .initial_state = (void *)&opcheck_rows[i] };
+        if (!only_op || strcmp(only_op, opcheck_rows[i].op) == 0) {
+            snprintf(names[n], sizeof names[n], "avx2 = avx512 %s", opcheck_rows[i].op);
+            tests[n] = (struct CMUnitTest){ .name = names[n],
+                                            .test_func = check_alike,
+                                            .initial_state = (void *)&opcheck_rows[i] };
+            n++;
+        }
     if (n == 0) {
         fprintf(stderr, "opcheck: there is no row \"%s\" with an op \"%s\"\n", only_row ? only_row : "any",
                 only_op ? only_op : "any");
