@@ -102,7 +102,7 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
     char is[32];
     int rc = 0;
 
-    add(all, "backend", "what computes", job->be->name);
+    add(all, "backend", "the compute backend", job->be->name);
     add(all, "numerics.isa", "the instruction set", isa_of(job->be));
     for (unsigned i = 0; rc == 0 && i < r->n_agents; i++) {
         rc = add_path(all, pool, r->agents[i].model, err, "agents.%u.model", i);
