@@ -33,8 +33,8 @@ const char wz_table_note[] =
     "and F1 by the bootstrap.";
 
 static const char header[] = "phase,set,metric,value,low,high,n,seed,groups,interval";
-static const char old[] = "phase,set,metric,value,low,high,n,seed"; /* of earlier versions: the first 8 columns */
-enum { N_COLUMNS = 10, N_OLD = 8 };
+enum { N_COLUMNS = 10, N_OLD = 8 }; /* earlier versions had the first 8 columns only */
+enum { OLD_BYTES = sizeof "phase,set,metric,value,low,high,n,seed" - 1 };
 
 const struct wz_measure *wz_measure_find(const char *name)
 {
@@ -369,7 +369,7 @@ int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
     while (text < end && *text != '\r' && *text != '\n') text++;
     size_t have = (size_t)(text - (const char *)map.bytes);
     columns = have == sizeof header - 1 ? N_COLUMNS : N_OLD;
-    if ((columns == N_OLD && have != sizeof old - 1) || memcmp(map.bytes, header, have)) {
+    if ((columns == N_OLD && have != OLD_BYTES) || memcmp(map.bytes, header, have)) {
         wz_fail(err, "%s:1: expected the columns %s", path, header);
         goto out;
     }

@@ -248,7 +248,7 @@ static const struct wz_template templates[] = {
     { "llama2", { "" }, { NULL }, llama2 },
     { "mistral", { "" }, { NULL }, mistral },
     { "sandbox", { "<sys>", "<user>", "<end>", "<asst>" }, { "<end>" }, sandbox },
-    { NULL },
+    { 0 },
 };
 
 /* ---- the public functions --------------------------------------------------------------------------------- */

@@ -19,7 +19,7 @@ static const struct pre {
     { "smollm", { "\\p{N}", wz_gpt2_pattern }, false },
     { "starcoder", { "\\p{N}", wz_gpt2_pattern }, false },
     { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false },
-    { NULL },
+    { 0 },
 };
 
 static const json_t *meta(const json_t *all, const char *key)
