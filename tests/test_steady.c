@@ -2,15 +2,10 @@
  * and logp of each request, and ref_logp and advantage of an episode that is trained on for the first time. Exactly
  * these allocations are counted, by wrapping the allocator. */
 #include "bench/heap.h"
-#include "model_help.h"
 #include "rollout/rollout.h"
-#include "trainer/trainer.h"
+#include "tests/learner_help.h"
 
 enum { VOCAB = 400, EPISODES = 12, REQUESTS = 24 };
-
-static struct wz_link job;
-static const int only[1] = { 0 };
-static const struct wz_group group = { 1, 0, only };
 
 static struct wz_model *tiny(uint64_t seed)
 {
@@ -30,14 +25,6 @@ static struct wz_model *tiny(uint64_t seed)
 
     wz_model_init(m, seed);
     return m;
-}
-
-static void model_end(struct wz_model *m)
-{
-    struct wz_backend *be = m->be;
-
-    wz_model_destroy(m);
-    wz_backend_close(be);
 }
 
 /* Written, as far as anyone can tell, by these weights. */
@@ -160,19 +147,6 @@ static void a_steady_engine_allocates_only_results(void **state)
     model_end(m);
 }
 
-static int set_up(void **state)
-{
-    struct wz_err err;
-
-    return wz_link_open(&job, "self", 60, false, &err);
-}
-
-static int tear_down(void **state)
-{
-    wz_link_close(&job);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -181,5 +155,5 @@ int main(void)
         cmocka_unit_test(a_steady_engine_allocates_only_results),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, job_open, job_close);
 }

@@ -1,15 +1,9 @@
 /* An update follows the gradient of eq. 4: with AdamW made all but linear, the weights move along -dJ, and J itself is
  * computed here from log-probabilities in double. Ratios differ from 1 and some are clipped, there is a KL penalty to a
  * reference, returns are whitened. */
-#include "tests/model_help.h"
-
-#include "trainer/trainer.h"
+#include "tests/learner_help.h"
 
 enum { VOCAB = 37, EPISODES = 6, AGENT = 0 };
-
-static struct wz_link job;
-static const int only[1] = { 0 };
-static const struct wz_group group = { 1, 0, only };
 
 static struct wz_model *tiny(uint64_t seed, bool tied)
 {
@@ -248,9 +242,7 @@ static void a_broken_gradient_is_skipped(void **state)
     assert_int_equal(opt.steps, 0);
     assert_true(m->hash == hash && m->version == 4);
     wz_optimizer_finish(&opt);
-    struct wz_backend *be = m->be;
-    wz_model_destroy(m);
-    wz_backend_close(be);
+    model_end(m);
 }
 
 /* Of a step whose episodes were all lost the weights learn nothing, not even from what the moments remember. */
@@ -284,22 +276,7 @@ static void a_step_without_samples_is_skipped(void **state)
     assert_true(stats.samples == 0 && l.opt.skipped == 1 && l.opt.steps == 1 && m->version == 5);
     wz_pack_finish(&probe);
     wz_learner_finish(&l);
-    struct wz_backend *be = m->be;
-    wz_model_destroy(m);
-    wz_backend_close(be);
-}
-
-static int set_up(void **state)
-{
-    struct wz_err err;
-
-    return wz_link_open(&job, "self", 60, false, &err);
-}
-
-static int tear_down(void **state)
-{
-    wz_link_close(&job);
-    return 0;
+    model_end(m);
 }
 
 int main(void)
@@ -313,5 +290,5 @@ int main(void)
         cmocka_unit_test(a_step_without_samples_is_skipped),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, job_open, job_close);
 }

@@ -3,19 +3,13 @@
  * of the norm, AdamW (Loshchilov & Hutter 2019). Only log-probabilities and their gradients are taken from the model,
  * which has tests of its own. Several steps with no setting at its default; every number of struct wz_step_stats is
  * compared. Then what no formula need say: rewarded tokens become likelier, and a bandit's reward rises. */
-#include "tests/model_help.h"
+#include "tests/learner_help.h"
 
 #include <float.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "trainer/trainer.h"
-
 enum { VOCAB = 37, BATCH = 6, LEAVES = 2, CONTEXT = 5, STEPS = 6, LONGEST = 16, GIVEN = 1 };
-
-static struct wz_link job;
-static const int only[1] = { 0 };
-static const struct wz_group group = { 1, 0, only };
 
 static struct wz_model *tiny(uint64_t seed, float sharper)
 {
@@ -36,14 +30,6 @@ static struct wz_model *tiny(uint64_t seed, float sharper)
     for (size_t i = 0; i < m->n_params; i++) m->params[i] *= sharper;
     wz_model_commit(m, 3);
     return m;
-}
-
-static void model_end(struct wz_model *m)
-{
-    struct wz_backend *be = m->be;
-
-    wz_model_destroy(m);
-    wz_backend_close(be);
 }
 
 static double keyed(uint32_t a, uint32_t b, uint32_t c)
@@ -745,19 +731,6 @@ static void skipped_updates_train_on_nothing(void **state)
     model_end(m);
 }
 
-static int set_up(void **state)
-{
-    struct wz_err err;
-
-    return wz_link_open(&job, "self", 60, false, &err);
-}
-
-static int tear_down(void **state)
-{
-    wz_link_close(&job);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -772,5 +745,5 @@ int main(void)
         cmocka_unit_test(skipped_updates_train_on_nothing),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, job_open, job_close);
 }
