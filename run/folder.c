@@ -465,9 +465,9 @@ static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const 
                     struct wz_err *err)
 {
     const struct wz_recipe *recipe = job->recipe;
-    char *said = wz_path("%s/transcripts.jsonl", recipe->out);
+    char *transcripts = wz_path("%s/transcripts.jsonl", recipe->out);
     int rc = wz_evaluate(job, phase, recipe->evaluate.temperature, recipe->evaluate.eval_limit, &run->table,
-                         print ? said : NULL, err);
+                         print ? transcripts : NULL, err);
 
     if (rc == 0 && job->root) {
         if (run->line.tty) fprintf(stderr, "\n");
@@ -475,7 +475,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const 
         write_evaluation(run, step, phase);
         rc = write_table(recipe, &run->table, err);
     }
-    free(said);
+    free(transcripts);
     return rc;
 }
 

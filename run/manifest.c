@@ -43,7 +43,7 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint
         json_object_set_new(entry, "not_finite", json_integer(a->learner.opt.not_finite));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
         char *folder = wz_manifest_folder(p, job->recipe, i, dir);
-        if (rc == 0 && folder) {
+        if (folder) {
             rc = wz_inputs_saved(a->recipe->name, folder, &files, err);
             json_object_set_new(entry, "files", files);
         }

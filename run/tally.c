@@ -150,12 +150,11 @@ static int by_name(const void *a, const void *b) { return strcmp(*(const char *c
 static const char **kinds_of(Wz__Episode *const *episodes, int n, int *n_kinds)
 {
     const char **names = wz_alloc(sizeof *names * (size_t)(n + 1));
-    int all = n;
 
     for (int i = 0; i < n; i++) names[i] = episodes[i]->kind;
     qsort(names, (size_t)n, sizeof *names, by_name);
     *n_kinds = 0;
-    for (int i = 0; i < all; i++)
+    for (int i = 0; i < n; i++)
         if (!i || strcmp(names[i], names[*n_kinds - 1])) names[(*n_kinds)++] = names[i];
     return names;
 }
