@@ -131,8 +131,8 @@ void wz_nap(int *spins); /* one turn of a polling loop: yield 20 times, then sle
 
 /* Called again and again, on the thread that calls MPI, by code that may compute for minutes: other ranks that wait
  * meanwhile are told that this one is at work. comm sets what tells them (NULL: nobody listens). */
-void wz_alive(void);
-void wz_set_alive(void (*tell)(void *arg), void *arg);
+void wz_heartbeat(void);
+void wz_set_heartbeat(void (*tell)(void *arg), void *arg);
 
 /* ---- cores (cores.c) -------------------------------------------------------------------------------------- */
 
@@ -190,7 +190,7 @@ double wz_normal(struct wz_key key);              /* mean 0, variance 1 (Box-Mul
 
 uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed); /* XXH3-64 */
 /* Hash of a large array, computed by all threads: from h = 0, h = XXH3(hash of the next WZ_PIECE bytes, seed h).
- * pool may be NULL. Calls wz_alive now and then, so only the thread that calls MPI may call it. */
+ * pool may be NULL. Calls wz_heartbeat now and then, so only the thread that calls MPI may call it. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
 /* That recurrence alone, for pieces hashed elsewhere (on a GPU): h after n more piece hashes. */

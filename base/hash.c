@@ -33,7 +33,7 @@ uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n)
     for (; h.first < n; h.first += WZ_COUNT(h.sums) * WZ_PIECE) {
         size_t left = (n - h.first + WZ_PIECE - 1) / WZ_PIECE;
         int pieces = left < WZ_COUNT(h.sums) ? (int)left : (int)WZ_COUNT(h.sums);
-        wz_alive(); /* a model's files take minutes */
+        wz_heartbeat(); /* a model's files take minutes */
         wz_pool_run(pool, pieces, hash_piece, &h);
         hash = wz_hash_join(hash, h.sums, (size_t)pieces);
     }

@@ -1,4 +1,4 @@
-/* Clocks, back-off for polling loops, signs of life. */
+/* Clocks, back-off for polling loops, heartbeats. */
 #include "base/base.h"
 
 #include <sched.h>
@@ -14,18 +14,18 @@ static double clock_seconds(clockid_t id)
 
 double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
 
-static void (*alive_hook)(void *arg);
-static void *alive_arg;
+static void (*heartbeat_hook)(void *arg);
+static void *heartbeat_arg;
 
-void wz_set_alive(void (*tell)(void *arg), void *arg)
+void wz_set_heartbeat(void (*tell)(void *arg), void *arg)
 {
-    alive_hook = tell;
-    alive_arg = arg;
+    heartbeat_hook = tell;
+    heartbeat_arg = arg;
 }
 
-void wz_alive(void)
+void wz_heartbeat(void)
 {
-    if (alive_hook) alive_hook(alive_arg);
+    if (heartbeat_hook) heartbeat_hook(heartbeat_arg);
 }
 
 double wz_wall(void) { return clock_seconds(CLOCK_REALTIME); }

@@ -8,7 +8,7 @@
 
 #include "kernels/kernels.h"
 
-/* WEIGHTS, SUMS, TREE and ALIVE are comm's own: wz_recv does not take them. */
+/* WEIGHTS, SUMS, TREE and HEARTBEAT are comm's own: wz_recv does not take them. */
 enum wz_tag {
     WZ_TAG_EPISODES = 1,
     WZ_TAG_LABELLED,
@@ -18,16 +18,16 @@ enum wz_tag {
     WZ_TAG_MOMENTS,
     WZ_TAG_SUMS,
     WZ_TAG_TREE,
-    WZ_TAG_ALIVE
+    WZ_TAG_HEARTBEAT
 };
 
 struct wz_link {
     const struct wz_link_row *row;
     int rank, size;
-    double deadline;       /* seconds that a wait may last while no other rank says that it is at work (wz_alive) */
-    double told, heard;    /* wz_now() of the last sign of life sent, received; private to comm */
-    int64_t step;          /* reported by a timeout */
-    int here;              /* ranks on this host, this one included */
+    double deadline; /* seconds that a wait may last while no other rank says that it is at work (wz_heartbeat) */
+    double heartbeat_sent, heartbeat_received; /* wz_now() of the last heartbeat sent, received; private to comm */
+    int64_t step;                              /* reported by a timeout */
+    int here;                                  /* ranks on this host, this one included */
     int *beside, n_beside; /* those of them whose affinity masks overlap with this rank's, itself included, ascending;
                               owned by the link */
     void *state;           /* of the row */

@@ -62,15 +62,15 @@ static void gather_hosts(struct wz_link *link)
     free(places);
 }
 
-/* A sign of life to all other ranks, at most eight times per deadline. */
-static void tell_alive(void *arg)
+/* A heartbeat to all other ranks, at most eight times per deadline. */
+static void send_heartbeat(void *arg)
 {
     struct wz_link *link = arg;
 
-    if (wz_now() < link->told + link->deadline / 8) return;
-    link->told = wz_now();
+    if (wz_now() < link->heartbeat_sent + link->deadline / 8) return;
+    link->heartbeat_sent = wz_now();
     for (int r = 0; r < link->size; r++)
-        if (r != link->rank) link->row->send(link, r, WZ_TAG_ALIVE, NULL, 0);
+        if (r != link->rank) link->row->send(link, r, WZ_TAG_HEARTBEAT, NULL, 0);
     link->row->drive(link);
 }
 
@@ -86,7 +86,7 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, bool r
     if (at->row->open(link, err) < 0) return -1;
     link->row = at->row;
     gather_hosts(link);
-    wz_set_alive(tell_alive, link);
+    wz_set_heartbeat(send_heartbeat, link);
     return 0;
 }
 
@@ -95,7 +95,7 @@ void wz_link_close(struct wz_link *link)
     struct wz_wait wait = { 0 };
 
     if (!link->row) return;
-    wz_set_alive(NULL, NULL);
+    wz_set_heartbeat(NULL, NULL);
     wz_flush(link);
     while (!link->row->leave(link)) wz_wait(link, &wait, "close", -1);
     if (link->staging.be) link->staging.be->ops.free(link->staging.be, link->staging.p);
@@ -121,7 +121,7 @@ void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, 
 
     link->row->drive(link);
     if (wait->until == 0) wait->until = wz_now() + link->deadline;
-    if (wz_now() > fmax(wait->until, link->heard + link->deadline)) {
+    if (wz_now() > fmax(wait->until, link->heartbeat_received + link->deadline)) {
         if (peer >= 0) snprintf(who, sizeof who, "rank %d", peer);
         wz_die("%s at step %lld waited for %s longer than the deadline of %g s", operation, (long long)link->step, who,
                link->deadline);

@@ -120,10 +120,10 @@ static int mpi_drive(struct wz_link *link)
     int found;
 
     for (;;) {
-        CHECK(MPI_Iprobe, MPI_ANY_SOURCE, WZ_TAG_ALIVE, MPI_COMM_WORLD, &found, &status);
+        CHECK(MPI_Iprobe, MPI_ANY_SOURCE, WZ_TAG_HEARTBEAT, MPI_COMM_WORLD, &found, &status);
         if (!found) break;
-        CHECK(MPI_Recv, NULL, 0, MPI_BYTE, status.MPI_SOURCE, WZ_TAG_ALIVE, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-        link->heard = wz_now();
+        CHECK(MPI_Recv, NULL, 0, MPI_BYTE, status.MPI_SOURCE, WZ_TAG_HEARTBEAT, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        link->heartbeat_received = wz_now();
     }
     for (int i = 0; i < s->n;) {
         if (!test(&s->parts[i].request)) {

@@ -14,8 +14,8 @@ struct wz_link_row {
     void (*close)(struct wz_link *link);
     /* Starts to send a message of n bytes, which are copied. */
     void (*send)(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
-    /* Takes in signs of life (link->heard) and makes progress on pending sends; -1 when none is left, else a rank that
-     * has not received all of its own. */
+    /* Takes in heartbeats (link->heartbeat_received) and makes progress on pending sends; -1 when none is left, else a
+     * rank that has not received all of its own. */
     int (*drive)(struct wz_link *link);
     /* Appends to buf what has arrived of the next message; true when the message is complete. */
     bool (*recv)(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf);
@@ -33,7 +33,7 @@ void wz_mpi_abort(int status); /* MPI_Abort of the whole job with this exit stat
 enum { WZ_PART = 16 << 20 };
 
 /* One wait, zeroed before its first use: while (!done) wz_wait(...). Each call makes progress on pending sends and
- * sleeps briefly; link->deadline seconds after its first call and after the last sign of life of any rank it dies
+ * sleeps briefly; link->deadline seconds after its first call and after the last heartbeat of any rank it dies
  * naming rank, operation, step and peer (-1: all other ranks). */
 struct wz_wait {
     double until; /* wz_now() at which the deadline is over */

@@ -81,7 +81,7 @@ void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work
     for (int l = c->layers - 1; l >= 0; l--) {
         if (w->recompute && l < c->layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
         layer_back(m, cache, w, d_params, l);
-        wz_alive();
+        wz_heartbeat();
     }
     wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, n, c->dim);
     w->open = true;

@@ -156,7 +156,7 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     const struct wz_rows *rows = &w->batch;
     int n = rows->n;
 
-    wz_alive();
+    wz_heartbeat();
     wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
     wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v },
                again ? 1 : 3, n);

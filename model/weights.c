@@ -222,7 +222,7 @@ void wz_param_put(struct wz_model *m, int i, size_t first, size_t n, const float
 
     assert(!is_dropped(m));
     assert(first + n <= wz_param_count(&m->list[i]));
-    wz_alive();
+    wz_heartbeat();
     if (mine.n)
         wz_upload(m->be, m->masters + (mine.at - m->shard.at), values + (mine.at - begin), mine.n * sizeof(float));
     if (floats) {

@@ -188,7 +188,7 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
 {
     uint16_t half[4096];
 
-    wz_alive();
+    wz_heartbeat();
     while (n) {
         while (out->at < out->n && !out->todo[out->at].left) out->at++;
         assert(out->at < out->n); /* no more values than the specs announced */

@@ -466,9 +466,9 @@ static void hashing_tells_that_it_is_at_work(void **state)
     char *bytes = wz_alloc(n);
     int told = 0;
 
-    wz_set_alive(count, &told);
+    wz_set_heartbeat(count, &told);
     wz_hash_pieces(NULL, bytes, n);
-    wz_set_alive(NULL, NULL);
+    wz_set_heartbeat(NULL, NULL);
     assert_true(told >= 3);
     free(bytes);
 }

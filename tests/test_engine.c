@@ -372,9 +372,9 @@ static void every_round_is_a_sign_of_life(void **state)
     struct wz_request one = request(0);
     int signs = 0;
 
-    wz_set_alive(count, &signs);
+    wz_set_heartbeat(count, &signs);
     wz_engine_run(e, &one, 1);
-    wz_set_alive(NULL, NULL);
+    wz_set_heartbeat(NULL, NULL);
     assert_true(one.n > 0 && signs >= one.n);
     wz_request_finish(&one);
     wz_engine_destroy(e);

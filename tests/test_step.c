@@ -126,9 +126,9 @@ static void check(bool token_mean, bool tied)
     for (int i = 0; i < EPISODES; i++) episodes[i] = episode(m, &probe, (uint32_t)i);
     memcpy(before, m->params, m->n_params * sizeof *before);
     int signs = 0; /* of life, guarantee 5: of every layer of every micro-batch, there and back */
-    wz_set_alive(count, &signs);
+    wz_set_heartbeat(count, &signs);
     wz_learner_step(&l, &how, &job, &group, episodes, EPISODES, EPISODES, 10, 1, &stats);
-    wz_set_alive(NULL, NULL);
+    wz_set_heartbeat(NULL, NULL);
     assert_true(signs >= 2 * 4 * m->config.layers);
     memcpy(after, m->params, m->n_params * sizeof *after);
     assert_int_equal(m->version, 4);

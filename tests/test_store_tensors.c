@@ -100,10 +100,10 @@ static void safetensors_round_trip(void **state)
     assert_non_null(w);
     for (int i = 0; i < N; i++) in[i] = (float)(i % 200 - 100) / 8; /* exact in every type */
     int signs = 0;
-    wz_set_alive(count, &signs);
+    wz_set_heartbeat(count, &signs);
     assert_int_equal(wz_safetensors_put(w, in, 10, &err), 0); /* across the borders of tensors */
     assert_int_equal(signs, 1);                               /* of life, guarantee 5 */
-    wz_set_alive(NULL, NULL);
+    wz_set_heartbeat(NULL, NULL);
     assert_int_equal(wz_safetensors_put(w, in + 10, N - 10, &err), 0);
     assert_false(wz_file_exists(path));
     assert_int_equal(wz_safetensors_end(w, &err), 0);
