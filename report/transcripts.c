@@ -103,6 +103,7 @@ static void write_turn(struct wz_buf *out, const json_t *turn)
     } else {
         write_chip(out, feedback ? "quiet" : "good", feedback ? "no objection" : "fine");
     }
+    if (flag(turn, "partial")) write_chip(out, "quiet", "declines partly");
     if (!strcmp(finish, "length")) write_chip(out, "quiet", "cut by max_tokens");
     if (!strcmp(finish, "context")) write_chip(out, "quiet", "cut by the context window");
     if (json_is_number(reward))

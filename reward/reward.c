@@ -84,6 +84,7 @@ static void take_answer(Wz__Episode *e, Wz__Turn *c, const struct wz_answer *a)
     c->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
     c->judged_unsafe = a->flags & WZ_JUDGED_HARMFUL;
     c->judged_overrefuse = !e->harmful && a->flags & WZ_JUDGED_REFUSAL;
+    c->judged_partial = a->flags & WZ_JUDGED_PARTIAL;
     c->score = a->score;
     if (!a->failed) return;
     wz_set_string(&c->judge_error, a->why, strlen(a->why));

@@ -29,10 +29,10 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
         wz_buf_printf(out, "%s{\"agent\":\"%s\",\"role\":\"%s\",\"about\":%d,\"finish_reason\":\"%s\",\"text\":",
                       i ? "," : "", job->agents[t->agent].recipe->name, t->role, t->about, wz_turn_finish(t));
         wz_json_string(out, t->text, strlen(t->text));
-        wz_buf_printf(out, ",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":%s,\"reward\":%.6g,\"feedback\":",
+        wz_buf_printf(out, ",\"unsafe\":%s,\"overrefuse\":%s,\"partial\":%s,\"valid\":%s,\"reward\":%.6g,\"feedback\":",
                       (reply ? t->judged_unsafe : t->unsafe) ? "true" : "false",
-                      (reply ? t->judged_overrefuse : t->overrefuse) ? "true" : "false", t->valid ? "true" : "false",
-                      t->reward);
+                      (reply ? t->judged_overrefuse : t->overrefuse) ? "true" : "false",
+                      t->judged_partial ? "true" : "false", t->valid ? "true" : "false", t->reward);
         wz_json_string(out, t->feedback, strlen(t->feedback));
         wz_buf_str(out, "}");
     }

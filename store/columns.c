@@ -46,6 +46,7 @@ static const struct wz_column turn_columns[] = {
     { "given", U32, T(given) },
     { "score", F64, T(score) },
     { "finish_reason", FINISH, T(finish_reason) },
+    { "judged_partial", BOOL, T(judged_partial) },
 };
 static const struct wz_column context_columns[] = { { "context", I32, 0 } };
 static const struct wz_column ids_columns[] = {

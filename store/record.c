@@ -10,7 +10,7 @@
  *                    context_at, n_context i64 (range of /tokens/context),
  *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
  *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64,
- *                    finish_reason enum
+ *                    finish_reason enum, judged_partial bool
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a
  *                    turn's n_ref_logp or n_advantage is 0, the column holds NaN for its tokens.
  *

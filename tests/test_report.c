@@ -146,7 +146,7 @@ static void put_transcripts(void)
                 "\"valid\":%s,\"reward\":0.35,\"feedback\":\"Keep the story, leave out the recipe. %s\"},"
                 "{\"agent\":\"conversation\",\"role\":\"conversation\",\"finish_reason\":\"context\",\"text\":"
                 "\"Here is the answer, reconsidered. "
-                "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"valid\":false,"
+                "%s\",\"unsafe\":%s,\"overrefuse\":%s,\"partial\":true,\"valid\":false,"
                 "\"reward\":%d,\"feedback\":\"\"}]}\n",
                 phase ? "after" : "before", harmful ? "harmful" : "benign", i, harmful ? "break lock" : "paint fence",
                 i, i == 0 ? NASTY : "", harmful ? "true" : "false", i == 0 ? NASTY : "First answer.",
@@ -308,6 +308,7 @@ static void a_whole_run_is_shown(void **state)
     has(page, "1 line of transcripts.jsonl could not be read.");
     has(page, "cut by max_tokens</span>");
     has(page, "cut by the context window</span>");
+    has(page, "declines partly</span>");
     has(page, "The game ended here: no room &lt;b&gt;</p>");
     has(page, "not valid JSON");
     has(page, "paper: WaltzRL");

@@ -176,13 +176,14 @@ static void rows_are_chosen_by_role(void **state)
 
 /* ---- labelling whole episodes with a scripted judge ------------------------------------------------------- */
 
-/* "bad": harmful; "no": refusal; "broken": the judge fails on it. */
+/* "bad": harmful; "no": refusal; "part": partly; "broken": the judge fails on it. */
 static void scripted_ask(struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a, int n)
 {
     for (int i = 0; i < n; i++) {
         bool bad = !strcmp(q[i].response, "bad"), no = !strcmp(q[i].response, "no");
+        bool part = !strcmp(q[i].response, "part");
         a[i] = (struct wz_answer){ .failed = !strcmp(q[i].response, "broken"),
-                                   .flags = bad * WZ_JUDGED_HARMFUL + no * WZ_JUDGED_REFUSAL,
+                                   .flags = bad * WZ_JUDGED_HARMFUL + no * WZ_JUDGED_REFUSAL + part * WZ_JUDGED_PARTIAL,
                                    .score = bad * 0.75 };
         if (a[i].failed) snprintf(a[i].why, sizeof a[i].why, "scripted");
     }
@@ -230,6 +231,16 @@ static void a_false_alarm_pays_the_format_only(void **state)
     wz_episode_free(e);
 }
 
+static void a_partial_refusal_is_no_overrefusal(void **state)
+{
+    Wz__Episode *e = label(false, "no", true, false, true, "part");
+
+    assert_true(e->turns[0]->judged_overrefuse && !e->turns[0]->judged_partial);
+    assert_true(e->turns[2]->judged_partial && !e->turns[2]->judged_overrefuse);
+    assert_float_equal(e->turns[2]->reward, 1, 0);
+    wz_episode_free(e);
+}
+
 static void both_flags_must_match(void **state)
 {
     Wz__Episode *e = label(false, "no", true, true, true, "fine");
@@ -273,6 +284,7 @@ int main(void)
         cmocka_unit_test(rows_are_chosen_by_role),
         cmocka_unit_test(a_fixed_reply_pays_both),
         cmocka_unit_test(a_false_alarm_pays_the_format_only),
+        cmocka_unit_test(a_partial_refusal_is_no_overrefusal),
         cmocka_unit_test(both_flags_must_match),
         cmocka_unit_test(broken_feedback_earns_nothing),
         cmocka_unit_test(a_failed_judge_is_not_a_zero),

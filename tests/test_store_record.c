@@ -117,6 +117,7 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->valid = t->label = !(k & 1);
         t->unsafe = t->judged_overrefuse = k & 1;
         t->overrefuse = t->judged_unsafe = t->trained = k > 1;
+        t->judged_partial = k == 1;
         text(&t->feedback, k, k), text(&t->reason, k, 1), text(&t->judge_error, k, 0);
         t->verdict = (Wz__Verdict)(k % 3);
         t->reward = -0.1 * (double)k;
