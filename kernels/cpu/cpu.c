@@ -59,7 +59,7 @@ static double gemm_work(const struct gemm *g)
 
 static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, int want)
 {
-    int panels = (g->n + hot->panel - 1) / hot->panel;
+    int panel = wz_product(hot, g->kind)->panel, panels = (g->n + panel - 1) / panel;
 
     *c = (struct cut){ g, hot, (g->m + 255) / 256, 1, panels };
     while (c->row_parts * panels < want && g->m / (c->row_parts + 1) >= 24) c->row_parts++;
@@ -70,13 +70,13 @@ static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, 
 
 static void gemm_run(const struct hot *hot, const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    (g->int8 ? hot->gemm_int8 : hot->gemm)(g, row, row_end, col, col_end);
+    wz_product(hot, g->kind)->gemm(g, row, row_end, col, col_end);
 }
 
 static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
-    int r = i % c->row_parts, p = i / c->row_parts, panel = c->hot->panel;
+    int r = i % c->row_parts, p = i / c->row_parts, panel = wz_product(c->hot, c->g->kind)->panel;
     int from = (int)((long)c->panels * p / c->col_parts) * panel;
     int to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
@@ -121,17 +121,17 @@ static const float *pairing_run(struct wz_backend *be, struct pairing *p)
 const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
                            int width)
 {
-    if (type == WZ_F32) return x;
-    size_t depth = wz_cpu_depth(type, width);
-    uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, depth));
+    pair_fn *fn = wz_product(wz_hot(be), type)->factor;
+    size_t depth = wz_cpu_left(wz_hot(be), type, width);
     int step = CHUNK / width + 1;
-    pair_fn *fn = type == WZ_INT8 ? wz_hot(be)->quantise : wz_hot(be)->pair;
 
+    if (!fn) return x;
+    uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, depth));
     return pairing_run(be, &(struct pairing){ fn, out, x, ldx, (size_t)step * depth, n, width, step });
 }
 
-struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struct wz_weight *w, int first, int m, int n,
-                               bool add)
+struct gemm wz_cpu_gemm_packed(const struct hot *hot, float *c, size_t ldc, const float *a, const struct wz_weight *w,
+                               int first, int m, int n, bool add)
 {
     size_t depth = wz_cpu_depth(w->type, w->in);
 
@@ -140,15 +140,14 @@ struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struc
                           .a = a,
                           .b = (const float *)w->packed + (size_t)first * depth,
                           .ldc = ldc,
-                          .sm = depth,
+                          .sm = wz_cpu_left(hot, w->type, w->in),
                           .sk = 1,
                           .m = m,
                           .n = n,
                           .k = (int)(w->type == WZ_INT8 ? depth - 2 : depth),
                           .panels = true,
-                          .pairs = w->type == WZ_BF16,
-                          .int8 = w->type == WZ_INT8,
-                          .add = add };
+                          .add = add,
+                          .kind = w->type };
 }
 
 struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
@@ -166,10 +165,10 @@ struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct
                           .m = m,
                           .n = w->in,
                           .k = (int)wz_cpu_depth(w->type, depth),
+                          .odd = depth % 2,
                           .add = add,
-                          .type = w->type,
-                          .pairs = w->type == WZ_BF16,
-                          .odd = depth % 2 };
+                          .kind = w->type,
+                          .type = w->type };
 }
 
 struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,
@@ -185,15 +184,15 @@ struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float 
                           .m = out,
                           .n = in,
                           .k = (int)wz_cpu_depth(type, n),
+                          .odd = n % 2,
                           .add = true,
-                          .pairs = type == WZ_BF16,
-                          .odd = n % 2 };
+                          .kind = type };
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
     const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in);
-    struct gemm g = wz_cpu_gemm_packed(y, (size_t)w->out, a, w, 0, n, w->out, add);
+    struct gemm g = wz_cpu_gemm_packed(wz_hot(be), y, (size_t)w->out, a, w, 0, n, w->out, add);
 
     wz_cpu_gemm(be, &g);
 }
@@ -226,7 +225,7 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     assert(count <= MOST_PRODUCTS);
     for (int i = 0; i < count; i++) {
         assert(w[i]->type == w[0]->type);
-        g[i] = wz_cpu_gemm_packed(y[i], (size_t)w[i]->out, a, w[i], 0, n, w[i]->out, false);
+        g[i] = wz_cpu_gemm_packed(wz_hot(be), y[i], (size_t)w[i]->out, a, w[i], 0, n, w[i]->out, false);
         work += gemm_work(&g[i]);
     }
     if (!n || threads == 1 || work < GRAIN) {
@@ -241,7 +240,7 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
                           bool add)
 {
     const float *a = wz_cpu_factor(be, FACTOR, d_y, (size_t)w->out, w->type, n, w->out);
-    struct gemm g = wz_cpu_gemm_back_x(d_x, a, wz_cpu_depth(w->type, w->out), w, 0, w->out, n, add);
+    struct gemm g = wz_cpu_gemm_back_x(d_x, a, wz_cpu_left(wz_hot(be), w->type, w->out), w, 0, w->out, n, add);
 
     wz_cpu_gemm(be, &g);
 }
@@ -249,14 +248,15 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
                           const struct wz_weight *w, int n)
 {
+    const struct product *product = wz_product(wz_hot(be), w->type);
     size_t out = (size_t)w->out;
     const float *a = d_y;
 
-    if (w->type == WZ_BF16) {
-        uint32_t *pairs = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_depth(w->type, n) * sizeof *pairs, out));
+    if (product->factor_rows) {
+        uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_left(wz_hot(be), w->type, n) * sizeof *to, out));
         int two = CHUNK / w->out / 2 + 1;
-        a = pairing_run(
-            be, &(struct pairing){ wz_hot(be)->pair_rows, pairs, d_y, out, (size_t)two * out, n, w->out, 2 * two });
+        a = pairing_run(be, &(struct pairing){ product->factor_rows, to, d_y, out, (size_t)(two * product->left) * out,
+                                               n, w->out, 2 * two });
     }
     struct gemm g = wz_cpu_gemm_back_w(d_w, a, out, x, w->type, w->out, w->in, n);
     wz_cpu_gemm(be, &g);
@@ -272,13 +272,15 @@ static void pack_part(void *arg, int i)
 {
     const struct packing *p = arg;
 
-    (p->w->type == WZ_INT8 ? p->hot->pack_int8 : p->hot->pack)((char *)p->w->packed + (size_t)i * p->size, p->w, i);
+    wz_product(p->hot, p->w->type)->pack((char *)p->w->packed + (size_t)i * p->size, p->w, i);
 }
 
 static int panels_of(const struct hot *hot, const struct wz_weight *w, size_t *size)
 {
-    *size = wz_mul((size_t)hot->panel * sizeof(float), wz_cpu_depth(w->type, w->in));
-    return (w->out + hot->panel - 1) / hot->panel;
+    int panel = wz_product(hot, w->type)->panel;
+
+    *size = wz_mul((size_t)panel * sizeof(float), wz_cpu_depth(w->type, w->in));
+    return (w->out + panel - 1) / panel;
 }
 
 static void pack(struct wz_backend *be, struct wz_weight *w)

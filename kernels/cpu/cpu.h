@@ -10,18 +10,20 @@
  *   a(m, k) = a[m * sm + k * sk]
  *   b, panels:      [n / panel][k][panel], made by pack()
  *   b, not panels:  [k][n], rows ldb elements apart, f32 or bf16 by `type`
- * pairs: an element of a and of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is
- * padded with a zero), and k counts pairs. A b that is not packed is converted to pairs two rows at a time; `odd`:
- * its last row is single. VDPBF16PS adds in that order: like two FMAs, the upper half's first. So two FMAs give the
- * same bits where it is missing, except for denormals, which the instruction flushes to zero. */
+ * kind BF16: an element of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is padded
+ * with a zero), and k counts such pairs. a holds them as pairs too, or as two floats with the values of bf16, sk apart
+ * (`left` of struct product). A b that is not packed is converted two rows at a time; `odd`: its last row is single.
+ * VDPBF16PS adds in that order, like two FMAs, the upper half's first, and takes denormal inputs and results as zeros;
+ * the rows without it set the processor to do the same, so that all of x86 with FMA has one set of bits.
+ * kind INT8: the product of int8.c, over panels; k counts groups of four bytes. */
 struct gemm {
     float *c;
     const float *a;
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
-    bool panels, pairs, odd, int8, add; /* int8: the product of int8.c, over panels; k counts groups of four bytes */
-    enum wz_type type;                  /* of a b that is not packed */
+    bool panels, odd, add;
+    enum wz_type kind, type; /* type: of a b that is not packed */
 };
 
 enum {
@@ -78,16 +80,21 @@ typedef void pack_fn(void *dst, const struct wz_weight *w, int panel);
 /* Converts x[n][k], rows ldx apart. */
 typedef void pair_fn(uint32_t *out, const float *x, size_t ldx, int k, int n);
 
+/* Products with weights of one type. Depth: wz_cpu_depth. */
+struct product {
+    int panel, left; /* columns of a panel; 4-byte elements of a left operand for each one of a panel's depth */
+    gemm_fn *gemm;
+    pack_fn *pack;
+    pair_fn *factor;      /* left operands from tokens, out[n][left * depth]; NULL: x itself */
+    pair_fn *factor_rows; /* the same by neighbouring rows, for sums over tokens: out[left * depth(n)][k] */
+};
+
 /* Functions compiled once per instruction set. Shapes and formulas are those of ops.h, for one thread's part. */
 struct hot {
     const char *isa;
-    int panel;          /* columns of a panel */
-    bool (*runs)(void); /* does this machine have the instructions? */
-    gemm_fn *gemm, *gemm_int8;
-    pack_fn *pack, *pack_int8;
-    pair_fn *quantise;  /* tokens as left operands of gemm_int8 */
-    pair_fn *pair;      /* to pairs of neighbouring columns: out[n][(k + 1) / 2] */
-    pair_fn *pair_rows; /* to pairs of neighbouring rows: out[(n + 1) / 2][k] */
+    const char *bits;          /* rows of one name give the same bits for all inputs, NaNs' payloads apart */
+    bool (*runs)(void);        /* does this machine have the instructions? */
+    struct product product[3]; /* by the weight's type */
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
@@ -120,25 +127,31 @@ struct cpu {
 
 static inline const struct hot *wz_hot(const struct wz_backend *be) { return ((const struct cpu *)be->state)->hot; }
 
+static inline const struct product *wz_product(const struct hot *hot, enum wz_type type) { return &hot->product[type]; }
+
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size); /* not zeroed; grows, never shrinks */
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);       /* on all threads where it is large enough */
 /* Multiply-adds that amortise a barrier of the pool: smaller work runs on the calling thread. */
 enum { GRAIN = 1 << 21 };
-/* x[n][width], rows ldx apart, as the left operand of a product with a weight of `type`: f32: x itself; bf16: pairs,
- * int8: quantised, both in scratch `which` with rows wz_cpu_depth apart. */
+/* x[n][width], rows ldx apart, as the left operand of a product with a weight of `type`: f32: x itself; bf16: rounded,
+ * int8: quantised, both in scratch `which` with rows wz_cpu_left apart. */
 const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
                            int width);
-/* Length in 4-byte elements of the k dimension of a panel, or of such a left operand. */
+/* Length in 4-byte elements of the k dimension of a panel, and of a left operand. */
 static inline size_t wz_cpu_depth(enum wz_type type, int width)
 {
     return type == WZ_INT8 ? ((size_t)width + 3) / 4 + 2 : type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
 }
+static inline size_t wz_cpu_left(const struct hot *hot, enum wz_type type, int width)
+{
+    return (size_t)wz_product(hot, type)->left * wz_cpu_depth(type, width);
+}
 /* Products for wz_cpu_gemm. a: the left operand as made by wz_cpu_factor; sm, sk: its strides, in 4-byte elements.
  * packed:  c[m, ldc] = a W[first .. first + n, :]^T (+= when add), for matmul and the head's logits
  * back_x:  c[m, in] = a W[first .. first + depth, :] (+= when add), summed over output channels
- * back_w:  c[out, in] += a^T x[n, in], summed over n tokens; `type`, of the weight, says whether a is pairs */
-struct gemm wz_cpu_gemm_packed(float *c, size_t ldc, const float *a, const struct wz_weight *w, int first, int m, int n,
-                               bool add);
+ * back_w:  c[out, in] += a^T x[n, in], summed over n tokens; `type`, of the weight, is the kind of the product */
+struct gemm wz_cpu_gemm_packed(const struct hot *hot, float *c, size_t ldc, const float *a, const struct wz_weight *w,
+                               int first, int m, int n, bool add);
 struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
                                int m, bool add);
 struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,

@@ -5,15 +5,15 @@
  *       for each register tile of up to MR rows
  *
  * Between blocks of k the sums are stored in c, as f32, which is exact. A b that is not packed is copied to a buffer
- * (strip) first when several tiles use it, when the last columns are fewer than a panel, or when it is bf16. Tiles of
- * bf16 pairs differ only in their FMA, since a pair is as wide as a float. */
+ * (strip) first when several tiles use it, when the last columns are fewer than a panel, or when it is bf16: as pairs
+ * where there is an instruction for them, else as rounded floats, two for each pair. */
 #include "kernels/cpu/tile.h"
 
 enum { KC = 256, PANEL = 2 * W };
 
 /* Last columns, fewer than a panel: computed in a buffer. */
 static void edge_run(const struct gemm *g, float *c, const float *a, int rows, int cols, const void *const *b,
-                     size_t ldb, int k, bool from_c, bool pairs)
+                     size_t ldb, int k, bool from_c, enum tile_kind kind)
 {
     float buf[MR2 * PANEL];
 
@@ -22,8 +22,28 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
         for (int i = 0; i < n; i++)
             for (int j = 0; j < PANEL; j++)
                 buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
-        by_2[pairs][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true, 0);
+        by_2[kind][n - 1](buf, PANEL, a + (size_t)at * g->sm, g->sm, g->sk, b, ldb, k, true, 0);
         for (int i = 0; i < n; i++) memcpy(c + (size_t)(at + i) * g->ldc, buf + i * PANEL, (size_t)cols * sizeof *c);
+    }
+}
+
+/* x rounded to bf16 like wz_f32_to_bf16, in the upper half of each element. */
+INLINE vu upper_half(vf x)
+{
+    vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
+
+    return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
+}
+
+/* Pairs of neighbouring rows: out[(n + 1) / 2][k] */
+static void pair_rows(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    for (int i = 0; i < n; i += 2, x += 2 * ldx, out += k) {
+        int j = 0;
+        for (; i + 1 < n && j + W <= k; j += W)
+            store((float *)out + j, (vf)(upper_half(load(x + j)) | upper_half(load(x + ldx + j)) >> 16));
+        for (; j < k; j++)
+            out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < n ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
     }
 }
 
@@ -41,23 +61,37 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
             else
                 for (int j = 0; j < cols; j++) strip[j] = (uint32_t)first[j] << 16 | (second[j] & keep);
         } else {
-            HOT(wz_pair_rows)(strip, (const float *)g->b + at, g->ldb, cols, 1 + two);
+            pair_rows(strip, (const float *)g->b + at, g->ldb, cols, 1 + two);
         }
         for (int j = cols; j < PANEL; j++) strip[j] = 0;
     }
 }
 
-/* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column. */
+/* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column, and rounded floats for pairs where a left
+ * operand has them. */
 static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
-    if (g->pairs) {
+    bool pairs = g->kind == WZ_BF16;
+
+    if (pairs && LEFT == 1) {
         strip_pairs((uint32_t *)strip, g, k0, k, col, cols);
         return;
     }
-    for (int i = 0; i < k; i++, strip += PANEL) {
-        size_t at = (size_t)(k0 + i) * g->ldb + (size_t)col;
-        if (g->type == WZ_BF16)
+    for (int i = 0; i < k * (pairs ? 2 : 1); i++, strip += PANEL) {
+        size_t at = (size_t)((pairs ? 2 : 1) * k0 + i) * g->ldb + (size_t)col;
+        if (pairs && i == 2 * k - 1 && k0 + k == g->k && g->odd) {
+            memset(strip, 0, PANEL * sizeof *strip);
+            return;
+        }
+        if (g->type == WZ_BF16 && cols == PANEL)
+            for (int j = 0; j < PANEL; j += W) store(strip + j, load_half((const uint16_t *)g->b + at + j));
+        else if (g->type == WZ_BF16)
             for (int j = 0; j < cols; j++) strip[j] = wz_bf16_to_f32(((const uint16_t *)g->b)[at + (size_t)j]);
+        else if (pairs && cols == PANEL)
+            for (int j = 0; j < PANEL; j += W) store(strip + j, (vf)upper_half(load((const float *)g->b + at + j)));
+        else if (pairs)
+            for (int j = 0; j < cols; j++)
+                strip[j] = wz_bf16_to_f32(wz_f32_to_bf16(((const float *)g->b)[at + (size_t)j]));
         else if (cols == PANEL)
             for (int j = 0; j < PANEL; j += W) store(strip + j, load((const float *)g->b + at + j));
         else memcpy(strip, (const float *)g->b + at, (size_t)cols * sizeof *strip);
@@ -65,9 +99,11 @@ static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int co
     }
 }
 
-void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
+static void products(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    int rows = row_end - row, blocks = (g->k + KC - 1) / KC;
+    bool widened = g->kind == WZ_BF16 && LEFT == 2; /* a holds two floats for each pair */
+    int most = widened && !g->panels ? KC / 2 : KC, rows = row_end - row, blocks = (g->k + most - 1) / most;
+    enum tile_kind kind = g->kind == WZ_BF16 && (g->panels || LEFT == 1) ? PAIRS : FLOATS;
     float strip[KC * PANEL] __attribute__((aligned(64)));
 
     if (g->k == 0 && !g->add)
@@ -75,7 +111,7 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             memset(g->c + (size_t)i * g->ldc + col, 0, (size_t)(col_end - col) * sizeof *g->c);
     for (int block = 0; block < blocks; block++) {
         int k0 = (int)((long)g->k * block / blocks), k = (int)((long)g->k * (block + 1) / blocks) - k0;
-        const float *a = g->a + (size_t)row * g->sm + (size_t)k0 * g->sk;
+        const float *a = g->a + (size_t)row * g->sm + (size_t)(widened ? 2 * k0 : k0) * g->sk;
         bool from_c = g->add || block > 0;
         for (int j = col, cols; j < col_end; j += cols) {
             float *c = g->c + (size_t)row * g->ldc + (size_t)j;
@@ -83,7 +119,7 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             const char *ahead = NULL;
             size_t ldb = PANEL, size = sizeof(float);
             bool pair = rows <= MR4 && j + 2 * PANEL <= col_end;
-            bool direct = !g->panels && !g->pairs && g->type == WZ_F32 && rows <= MR2;
+            bool direct = !g->panels && g->kind == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
@@ -104,9 +140,21 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
             }
             b[1] = (const char *)b[0] + W * size;
             b[3] = pair ? (const char *)b[2] + W * size : NULL;
-            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, k, from_c, g->pairs);
-            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, k, from_c, pair ? 4 : 2, g->pairs, ahead);
+            int steps = widened && kind == FLOATS ? 2 * k : k;
+            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, steps, from_c, kind);
+            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, steps, from_c, pair ? 4 : 2, kind, ahead);
         }
+    }
+}
+
+void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
+{
+    if (g->kind == WZ_BF16 && LEFT == 2) {
+        unsigned long was = flush_begin();
+        products(g, row, row_end, col, col_end);
+        flush_end(was);
+    } else {
+        products(g, row, row_end, col, col_end);
     }
 }
 
@@ -135,21 +183,22 @@ static void transpose_f32(float *to, const float *from, size_t in, int rows)
             to[i * PANEL + (size_t)j] = j < rows ? from[(size_t)j * in + i] : 0;
 }
 
-/* x rounded to bf16 like wz_f32_to_bf16, in the upper half of each element. */
-INLINE vu upper_half(vf x)
-{
-    vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
-
-    return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
-}
-
 typedef uint32_t vu_any __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint64_t vq __attribute__((vector_size(4 * W)));
 typedef uint32_t vu_half __attribute__((vector_size(2 * W)));
 
+/* out[k] = x[k] rounded to bf16. */
+INLINE void round_row(float *out, const float *x, int k)
+{
+    int j = 0;
+
+    for (; j + W <= k; j += W) store(out + j, (vf)upper_half(load(x + j)));
+    for (; j < k; j++) out[j] = wz_bf16_to_f32(wz_f32_to_bf16(x[j]));
+}
+
 /* Each 64-bit element holds two neighbours, the earlier in its low half: narrowed to 32 bits it keeps the earlier,
  * whose low 16 bits receive the later, shifted down by 48. */
-void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     size_t depth = ((size_t)k + 1) / 2;
 
@@ -165,15 +214,25 @@ void HOT(wz_pair)(uint32_t *out, const float *x, size_t ldx, int k, int n)
     }
 }
 
-void HOT(wz_pair_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+void HOT(wz_factor)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    for (int i = 0; i < n; i += 2, x += 2 * ldx, out += k) {
-        int j = 0;
-        for (; i + 1 < n && j + W <= k; j += W)
-            store((float *)out + j, (vf)(upper_half(load(x + j)) | upper_half(load(x + ldx + j)) >> 16));
-        for (; j < k; j++)
-            out[j] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (i + 1 < n ? wz_f32_to_bf16(x[ldx + (size_t)j]) : 0);
+    size_t width = ((size_t)k + 1) / 2 * 2;
+    float *to = (float *)out;
+
+    if (LEFT == 1) pair(out, x, ldx, k, n);
+    for (int i = 0; i < n && LEFT == 2; i++, x += ldx, to += width) {
+        round_row(to, x, k);
+        if (k % 2) to[k] = 0;
     }
+}
+
+void HOT(wz_factor_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    float *to = (float *)out;
+
+    if (LEFT == 1) pair_rows(out, x, ldx, k, n);
+    for (int i = 0; i < n && LEFT == 2; i++, x += ldx, to += k) round_row(to, x, k);
+    if (LEFT == 2 && n % 2) memset(to, 0, (size_t)k * sizeof *to);
 }
 
 void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)

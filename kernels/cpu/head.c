@@ -37,9 +37,9 @@ static int block_size(const struct wz_weight *w, int v) { return w->out - v < VO
 static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m,
                    int n)
 {
-    struct gemm g = wz_cpu_gemm_packed(z, ldz, x, w, v, m, n, false);
+    struct gemm g = wz_cpu_gemm_packed(hot, z, ldz, x, w, v, m, n, false);
 
-    hot->gemm(&g, 0, m, 0, n);
+    wz_product(hot, g.kind)->gemm(&g, 0, m, 0, n);
 }
 
 static void pass_block(void *arg, int b)
@@ -149,7 +149,8 @@ static float pick_plain(const struct picking *k, int i, const struct total *t, i
         z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
     } else {
         z = block;
-        logits(p->hot, block, VOCAB, p->factor + (size_t)i * wz_cpu_depth(p->w->type, p->w->in), p->w, b * VOCAB, 1, n);
+        logits(p->hot, block, VOCAB, p->factor + (size_t)i * wz_cpu_left(p->hot, p->w->type, p->w->in), p->w, b * VOCAB,
+               1, n);
     }
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
@@ -228,12 +229,13 @@ static void back_block(void *arg, int b)
     }
     if (!k->d_w) return;
     size_t in = (size_t)p->w->in;
-    uint32_t pairs[TILE / 2 * VOCAB] __attribute__((aligned(64)));
-    bool half = p->w->type == WZ_BF16;
-    if (half) p->hot->pair_rows(pairs, g, WIDE, n, p->m);
-    struct gemm w = wz_cpu_gemm_back_w(k->d_w + (size_t)v * in, half ? (const float *)pairs : g,
-                                       half ? (size_t)n : WIDE, p->x, p->w->type, n, p->w->in, p->m);
-    p->hot->gemm(&w, 0, n, 0, w.n);
+    uint32_t left[TILE * VOCAB] __attribute__((aligned(64)));
+    const struct product *product = wz_product(p->hot, p->w->type);
+    bool made = product->factor_rows;
+    if (made) product->factor_rows(left, g, WIDE, n, p->m);
+    struct gemm w = wz_cpu_gemm_back_w(k->d_w + (size_t)v * in, made ? (const float *)left : g, made ? (size_t)n : WIDE,
+                                       p->x, p->w->type, n, p->w->in, p->m);
+    product->gemm(&w, 0, n, 0, w.n);
 }
 
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
@@ -263,7 +265,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
             int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;
             wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
             const float *a = wz_cpu_factor(be, FACTOR_BACK, k.g, WIDE, w->type, p.m, cols);
-            size_t sm = a == k.g ? WIDE : wz_cpu_depth(w->type, cols);
+            size_t sm = a == k.g ? WIDE : wz_cpu_left(p.hot, w->type, cols);
             struct gemm g = wz_cpu_gemm_back_x(d_rows, a, sm, w, k.first, cols, p.m, k.first > 0);
             wz_cpu_gemm(be, &g);
         }

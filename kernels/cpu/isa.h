@@ -70,14 +70,48 @@ INLINE vf load_half(const uint16_t *p)
 #endif
 }
 
-/* c + a b for the two bf16 in each 32-bit element, the upper half's product first. */
-INLINE vf fma_pair(vf a, vf b, vf c)
-{
+/* c + a b for the two bf16 in each 32-bit element, the upper half's product first. Rows without the instruction keep
+ * their left operands as floats, LEFT of them for a pair: no element of a is widened more than once. */
 #ifdef __AVX512BF16__
-    return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+enum { LEFT = 1 };
+#define FMA_PAIR(a, b, c) ((vf)_mm512_dpbf16_ps((__m512)(c), (__m512bh)(a), (__m512bh)(b)))
 #else
-    vu upper = (vu){ 0 } + 0xffff0000u;
-    return FMA((vf)((vu)a << 16), (vf)((vu)b << 16), FMA((vf)((vu)a & upper), (vf)((vu)b & upper), c));
+enum { LEFT = 2 };
+#define FMA_PAIR(a, b, c) (c) /* not called */
+#endif
+
+/* The names of rows of equal bits. On Arm a result is tiny before it is rounded, on x86 after: one that rounds up to
+ * the smallest normal number is flushed to zero there and not here. */
+#if defined(__AVX2__) || defined(__AVX512F__)
+#define BITS "fma"
+#elif defined(WZ_NEON)
+#define BITS "neon"
+#else
+#define BITS "generic"
+#endif
+
+/* Denormal inputs and results of this thread are zeros between flush_begin and flush_end. */
+INLINE unsigned long flush_begin(void)
+{
+#if defined(__AVX2__) || defined(__AVX512F__)
+    unsigned was = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(was | 0x8040); /* FTZ, DAZ */
+    return was;
+#elif defined(WZ_NEON)
+    unsigned long was = __builtin_aarch64_get_fpcr();
+    __builtin_aarch64_set_fpcr((unsigned)was | 1u << 24); /* FZ */
+    return was;
+#else
+    return 0;
+#endif
+}
+
+INLINE void flush_end(unsigned long was)
+{
+#if defined(__AVX2__) || defined(__AVX512F__)
+    __builtin_ia32_ldmxcsr((unsigned)was);
+#elif defined(WZ_NEON)
+    __builtin_aarch64_set_fpcr((unsigned)was);
 #endif
 }
 
@@ -194,7 +228,7 @@ INLINE void store_in(float *to, size_t at, size_t n, vf x)
 
 gemm_fn HOT(wz_gemm), HOT(wz_gemm_int8);
 pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
-pair_fn HOT(wz_pair), HOT(wz_pair_rows), HOT(wz_quantise);
+pair_fn HOT(wz_factor), HOT(wz_factor_rows), HOT(wz_quantise);
 walk_fn HOT(wz_cast);
 attend_fn HOT(wz_attend), HOT(wz_attend_back);
 

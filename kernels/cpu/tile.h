@@ -10,7 +10,8 @@
 
 #include "kernels/cpu/isa.h"
 
-/* Elements of b: floats; pairs of bf16, as in a (struct gemm); single bf16, multiplied by floats of a. */
+/* Elements of b: floats; pairs of bf16 (struct gemm), multiplied by pairs or by two floats of a (LEFT); single bf16,
+ * multiplied by floats of a. */
 enum tile_kind { FLOATS, PAIRS, HALVES };
 
 /* b: NV pointers to columns of W elements; consecutive k are ldb elements apart. from_c: start from c instead of 0.
@@ -34,9 +35,25 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
         for (int j = 0; j < nv; j++) acc[i][j] = from_c ? load(c + (size_t)i * ldc + j * W) : SPLAT(0.f);
     for (; k > 0; k--) {
         vf col[4];
+        if (kind == PAIRS && LEFT == 2) {
+#pragma GCC unroll 4
+            for (int j = 0; j < nv; j++) col[j] = (vf)((vu)load((const float *)p[j]) & 0xffff0000u);
+#pragma GCC unroll 12
+            for (int i = 0; i < mr; i++) {
+                const float *row = i < 3 ? a0 : i < 6 ? a1 : i < 9 ? a2 : a3;
+                vf x = SPLAT(row[(size_t)(i % 3) * sm]);
+#pragma GCC unroll 4
+                for (int j = 0; j < nv; j++) acc[i][j] = FMA(x, col[j], acc[i][j]);
+            }
+            a0 += sk;
+            a1 += sk;
+            a2 += sk;
+            a3 += sk;
+        }
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) {
             col[j] = kind == HALVES ? load_half((const uint16_t *)p[j]) : load((const float *)p[j]);
+            if (kind == PAIRS && LEFT == 2) col[j] = (vf)((vu)col[j] << 16);
             p[j] += step;
         }
         if (nv == 2 && kind != HALVES && next) {
@@ -49,7 +66,7 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
             vf x = SPLAT(row[(size_t)(i % 3) * sm]);
 #pragma GCC unroll 4
             for (int j = 0; j < nv; j++)
-                acc[i][j] = kind == PAIRS ? fma_pair(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
+                acc[i][j] = kind == PAIRS && LEFT == 1 ? FMA_PAIR(x, col[j], acc[i][j]) : FMA(x, col[j], acc[i][j]);
         }
         a0 += sk;
         a1 += sk;
