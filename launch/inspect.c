@@ -67,11 +67,10 @@ static json_t *read_tensors(const struct job *job)
         const struct wz_tensor *t = wz_tensors_at(set, i);
         json_t *shape = json_array();
         for (int k = 0; k < t->n_dims; k++) json_array_append_new(shape, json_integer((json_int_t)t->shape[k]));
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:o}", "name", t->name, "type", wz_dtype_name(t->dtype), "shape", shape));
-        count(types, wz_dtype_name(t->dtype), "tensors", 1);
-        count(types, wz_dtype_name(t->dtype), "numbers", (int64_t)t->count);
-        count(types, wz_dtype_name(t->dtype), "bytes", (int64_t)t->bytes);
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "type", t->type, "shape", shape));
+        count(types, t->type, "tensors", 1);
+        count(types, t->type, "numbers", (int64_t)t->count);
+        count(types, t->type, "bytes", (int64_t)t->bytes);
         numbers += t->count;
         bytes += t->bytes;
     }

@@ -39,7 +39,8 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
         const struct wz_tensor *t = found[i] = wz_tensors_find(set, name);
         if (!t) return wz_fail(err, "%s: tensor %s is missing", path, name);
         if (t->dtype == WZ_DT_OTHER)
-            return wz_fail(err, "%s: %s: unsupported type; expected F32, F16, BF16, Q8_0, Q4_0 or Q4_1", t->file, name);
+            return wz_fail(err, "%s: %s: expected F32, F16, BF16, Q4_0 to Q8_0 or Q2_K to Q6_K, got type %.40s",
+                           t->file, name, t->type);
         bool fits = p->cols > 0 ? t->n_dims == 2 && t->shape[0] == (size_t)p->rows && t->shape[1] == (size_t)p->cols
                                 : t->n_dims == 1 && t->shape[0] == (size_t)p->rows;
         if (!fits && p->cols > 0)

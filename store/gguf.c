@@ -6,6 +6,9 @@
  *   array value: u32 type, u64 count, values
  *   tensor info: string name, u32 dims, u64 size[dims] (fastest first), u32 type, u64 offset from the start of the data
  *
+ * A file may be split: NAME-00001-of-000NN.gguf and so on, each a GGUF with keys split.no (from 0), split.count and
+ * split.tensors.count (of all parts). The first part has the model's other keys too. Its tensors are read from all.
+ *
  * Metadata becomes one JSON object: numbers, booleans, strings, arrays of those. A u64 past 2^63 - 1 and floats become
  * reals, infinities and NaN become null.
  *
@@ -24,18 +27,45 @@ static const uint8_t type_size[N_TYPES] = {
     1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8
 }; /* of strings and arrays: at least */
 
-/* By ggml's type number: our type, and the block (elements, bytes) for the size check. Zero: unknown or removed. */
+/* By ggml's type number: our type or, of types that can't be converted, the block (elements, bytes) for the size check.
+ * Without a name: removed. */
 static const struct {
     enum wz_dtype dtype;
+    const char *name;
     uint16_t elements, bytes;
 } ggml[] = {
-    [0] = { WZ_DT_F32, 1, 4 },        [1] = { WZ_DT_F16, 1, 2 },        [2] = { WZ_DT_Q4_0, 32, 18 },
-    [3] = { WZ_DT_Q4_1, 32, 20 },     [6] = { WZ_DT_OTHER, 32, 22 },    [7] = { WZ_DT_OTHER, 32, 24 },
-    [8] = { WZ_DT_Q8_0, 32, 34 },     [9] = { WZ_DT_OTHER, 32, 36 },    [10] = { WZ_DT_OTHER, 256, 84 },
-    [11] = { WZ_DT_OTHER, 256, 110 }, [12] = { WZ_DT_OTHER, 256, 144 }, [13] = { WZ_DT_OTHER, 256, 176 },
-    [14] = { WZ_DT_OTHER, 256, 210 }, [15] = { WZ_DT_OTHER, 256, 292 }, [24] = { WZ_DT_OTHER, 1, 1 },
-    [25] = { WZ_DT_OTHER, 1, 2 },     [26] = { WZ_DT_OTHER, 1, 4 },     [27] = { WZ_DT_OTHER, 1, 8 },
-    [28] = { WZ_DT_OTHER, 1, 8 },     [30] = { WZ_DT_BF16, 1, 2 },
+    [0] = { WZ_DT_F32, "F32" },
+    [1] = { WZ_DT_F16, "F16" },
+    [2] = { WZ_DT_Q4_0, "Q4_0" },
+    [3] = { WZ_DT_Q4_1, "Q4_1" },
+    [6] = { WZ_DT_Q5_0, "Q5_0" },
+    [7] = { WZ_DT_Q5_1, "Q5_1" },
+    [8] = { WZ_DT_Q8_0, "Q8_0" },
+    [9] = { WZ_DT_OTHER, "Q8_1", 32, 36 },
+    [10] = { WZ_DT_Q2_K, "Q2_K" },
+    [11] = { WZ_DT_Q3_K, "Q3_K" },
+    [12] = { WZ_DT_Q4_K, "Q4_K" },
+    [13] = { WZ_DT_Q5_K, "Q5_K" },
+    [14] = { WZ_DT_Q6_K, "Q6_K" },
+    [15] = { WZ_DT_OTHER, "Q8_K", 256, 292 },
+    [16] = { WZ_DT_OTHER, "IQ2_XXS", 256, 66 },
+    [17] = { WZ_DT_OTHER, "IQ2_XS", 256, 74 },
+    [18] = { WZ_DT_OTHER, "IQ3_XXS", 256, 98 },
+    [19] = { WZ_DT_OTHER, "IQ1_S", 256, 50 },
+    [20] = { WZ_DT_OTHER, "IQ4_NL", 32, 18 },
+    [21] = { WZ_DT_OTHER, "IQ3_S", 256, 110 },
+    [22] = { WZ_DT_OTHER, "IQ2_S", 256, 82 },
+    [23] = { WZ_DT_OTHER, "IQ4_XS", 256, 136 },
+    [24] = { WZ_DT_OTHER, "I8", 1, 1 },
+    [25] = { WZ_DT_OTHER, "I16", 1, 2 },
+    [26] = { WZ_DT_OTHER, "I32", 1, 4 },
+    [27] = { WZ_DT_OTHER, "I64", 1, 8 },
+    [28] = { WZ_DT_OTHER, "F64", 1, 8 },
+    [29] = { WZ_DT_OTHER, "IQ1_M", 256, 56 },
+    [30] = { WZ_DT_BF16, "BF16" },
+    [34] = { WZ_DT_OTHER, "TQ1_0", 256, 54 },
+    [35] = { WZ_DT_OTHER, "TQ2_0", 256, 66 },
+    [39] = { WZ_DT_OTHER, "MXFP4", 32, 17 },
 };
 
 /* The unread part of the file. Every take checks what is left; `path` is for messages. */
@@ -214,25 +244,31 @@ static int take_info(struct cursor *c, struct wz_tensor *t, struct wz_arena *are
         return -1;
     t->n_dims = (int)dims;
     for (uint32_t i = 0; i < dims; i++) t->shape[dims - 1 - i] = (size_t)size[i];
-    if (type >= WZ_COUNT(ggml) || !ggml[type].elements)
+    if (type >= WZ_COUNT(ggml) || !ggml[type].name)
         return wz_fail(c->err, "%s: tensor %.200s: unknown type %u", c->path, name, type);
     t->dtype = ggml[type].dtype;
-    if (!wz_tensor_count(t) ||
-        __builtin_mul_overflow(t->count / ggml[type].elements, (size_t)ggml[type].bytes, &t->bytes))
+    t->type = ggml[type].name;
+    bool other = t->dtype == WZ_DT_OTHER;
+    size_t elements = other ? ggml[type].elements : wz_dtypes[t->dtype].elements;
+    size_t bytes = other ? ggml[type].bytes : wz_dtypes[t->dtype].bytes;
+    if (!wz_tensor_count(t) || __builtin_mul_overflow(t->count / elements, bytes, &t->bytes))
         return wz_fail(c->err, "%s: tensor %.200s: its shape overflows the address space", c->path, name);
-    if (ggml[type].elements > 1 && (!dims || size[0] % ggml[type].elements))
-        return wz_fail(c->err, "%s: tensor %.200s: expected an innermost size that is a multiple of the block of %u",
-                       c->path, name, ggml[type].elements);
+    if (elements > 1 && (!dims || size[0] % elements))
+        return wz_fail(c->err,
+                       "%s: tensor %.200s: expected an innermost size that is a multiple of the block of %zu of %s, "
+                       "got %llu",
+                       c->path, name, elements, t->type, dims ? (unsigned long long)size[0] : 0ull);
     return 0;
 }
 
-int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
+/* One file: adds its tensors to the set. *meta is its metadata, the caller's, where it was read at all. */
+static int read_part(struct wz_tensors *set, const char *path, json_t **meta, struct wz_err *err)
 {
     const struct wz_map *map = wz_tensors_map(set, path, err);
     char magic[4];
     uint32_t version;
     uint64_t n_tensors, n_keys, align = 32, *offsets = NULL;
-    int rc = -1;
+    int first = set->n, rc = -1;
 
     if (!map) return -1;
     struct cursor c = { path, map->bytes, map->len, map->len, err };
@@ -246,9 +282,9 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     if (n_tensors > c.left / 24 || n_keys > c.left / 13 || n_tensors > 1 << 24)
         return wz_fail(err, "%s: %llu tensors and %llu keys can't be in a file of %zu bytes", path,
                        (unsigned long long)n_tensors, (unsigned long long)n_keys, map->len);
-    set->meta = json_object();
-    if (take_keys(&c, set->meta, n_keys) < 0) return -1;
-    const json_t *a = json_object_get(set->meta, "general.alignment");
+    *meta = json_object();
+    if (take_keys(&c, *meta, n_keys) < 0) return -1;
+    const json_t *a = json_object_get(*meta, "general.alignment");
     if (a) align = (uint64_t)json_integer_value(a);
     if (align == 0 || align > 1 << 20 || (align & (align - 1)))
         return wz_fail(err, "%s: general.alignment: expected a power of two up to 1048576", path);
@@ -262,17 +298,72 @@ int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
     }
     size_t pad = (size_t)(-(uint64_t)(map->len - c.left) & (align - 1));
     size_t data_len = c.left < pad ? 0 : c.left - pad;
-    for (int i = 0; i < set->n; i++) {
+    for (int i = first; i < set->n; i++) {
         struct wz_tensor *t = &set->list[i];
-        if (offsets[i] % align || offsets[i] > data_len || t->bytes > data_len - offsets[i]) {
+        uint64_t offset = offsets[i - first];
+        if (offset % align || offset > data_len || t->bytes > data_len - offset) {
             wz_fail(err, "%s: tensor %.200s: %zu bytes at offset %llu are not aligned or exceed the %zu bytes of data",
-                    path, t->name, t->bytes, (unsigned long long)offsets[i], data_len);
+                    path, t->name, t->bytes, (unsigned long long)offset, data_len);
             goto out;
         }
-        t->data = c.at + (c.left < pad ? c.left : pad) + offsets[i];
+        t->data = c.at + (c.left < pad ? c.left : pad) + offset;
     }
     rc = 0;
 out:
     free(offsets);
     return rc;
+}
+
+/* Part `no` (from 1) of `count`, of which `path` is part `from`. Heap; NULL: its name is not that of a part. */
+static char *part_name(const char *path, int from, int no, int count)
+{
+    char tail[64];
+    size_t n = strlen(path), k = (size_t)snprintf(tail, sizeof tail, "-%05d-of-%05d.gguf", from, count);
+
+    if (n < k || strcmp(path + n - k, tail)) return NULL;
+    return wz_path("%.*s-%05d-of-%05d.gguf", (int)(n - k), path, no, count);
+}
+
+enum { PARTS_MAX = 99999 };
+
+/* The number at key "split.WHAT"; 0: none. -1: out of range. */
+static int split(const json_t *meta, const char *what)
+{
+    char key[32];
+
+    snprintf(key, sizeof key, "split.%s", what);
+    json_int_t n = json_integer_value(json_object_get(meta, key));
+    return n < 0 || n > 1 << 24 ? -1 : (int)n;
+}
+
+int wz_gguf_read(struct wz_tensors *set, const char *path, struct wz_err *err)
+{
+    if (read_part(set, path, &set->meta, err) < 0) return -1;
+    int count = split(set->meta, "count"), no = split(set->meta, "no"), all = split(set->meta, "tensors.count");
+
+    if (count < 0 || count > PARTS_MAX || no < 0 || (count && no >= count))
+        return wz_fail(err, "%s: split.no and split.count: expected part numbers below %d", path, PARTS_MAX);
+    if (count <= 1) return 0;
+    char *name = part_name(path, no + 1, 1, count);
+    if (no || !name)
+        wz_fail(err, "%s: this is part %d of %d of a split model: give the first, %s", path, no + 1, count,
+                name ? name : "by its name NAME-00001-of-000NN.gguf");
+    bool ok = no == 0 && name;
+    for (int part = 2; part <= count && ok; part++) {
+        json_t *meta = NULL;
+        free(name);
+        name = part_name(path, 1, part, count);
+        ok = read_part(set, name, &meta, err) == 0;
+        if (!ok) wz_fail_in(err, "part %d of %d of %s", part, count, path);
+        else if (split(meta, "no") != part - 1 || split(meta, "count") != count) {
+            wz_fail(err, "%s: expected split.no %d and split.count %d of part %d", name, part - 1, count, part);
+            ok = false;
+        }
+        json_decref(meta);
+    }
+    free(name);
+    if (ok && set->n != all)
+        return wz_fail(err, "%s: the %d parts hold %d tensors, expected split.tensors.count %d", path, count, set->n,
+                       all);
+    return ok ? 0 : -1;
 }

@@ -43,6 +43,7 @@ static int read_one(struct wz_tensors *set, const char *file, const char *name, 
 
     t->file = file;
     t->name = wz_arena_strdup(&set->arena, name);
+    t->type = type ? wz_arena_strdup(&set->arena, type) : "";
     if (!type) return wz_fail(err, "%s: tensor %.200s: dtype: expected a string", file, name);
     if (!json_is_array(shape) || json_array_size(shape) > WZ_MAX_DIMS)
         return wz_fail(err, "%s: tensor %.200s: shape: expected a list of at most %d numbers", file, name, WZ_MAX_DIMS);

@@ -8,9 +8,24 @@
 #include "base/base.h"
 #include "proto/proto.h"
 
-/* ---- tensors.c, safetensors.c, gguf.c: named arrays in files ---------------------------------------------- */
+/* ---- tensors.c, quants.c, safetensors.c, gguf.c: named arrays in files ------------------------------------ */
 
-enum wz_dtype { WZ_DT_F32, WZ_DT_F16, WZ_DT_BF16, WZ_DT_Q8_0, WZ_DT_Q4_0, WZ_DT_Q4_1, WZ_DT_OTHER };
+enum wz_dtype {
+    WZ_DT_F32,
+    WZ_DT_F16,
+    WZ_DT_BF16,
+    WZ_DT_Q8_0,
+    WZ_DT_Q4_0,
+    WZ_DT_Q4_1,
+    WZ_DT_Q5_0,
+    WZ_DT_Q5_1,
+    WZ_DT_Q2_K,
+    WZ_DT_Q3_K,
+    WZ_DT_Q4_K,
+    WZ_DT_Q5_K,
+    WZ_DT_Q6_K,
+    WZ_DT_OTHER /* can't be converted */
+};
 
 struct wz_tensor {
     const char *name;
@@ -20,10 +35,11 @@ struct wz_tensor {
     size_t count, bytes; /* elements; size of data */
     const uint8_t *data; /* inside the mapped file, at any alignment */
     const char *file;    /* for messages */
+    const char *type;    /* its name in the file, for messages: of a WZ_DT_OTHER too */
 };
 
 /* The tensors of one safetensors file, of a folder with model.safetensors or model.safetensors.index.json, or of a GGUF
- * file. Tensors and their names live until wz_tensors_close. */
+ * file, all parts of it where it is the first of a split one. Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
 /* 0 where a model may be at `path`, a file or a folder. -1 and a message where there is nothing (which helps with a
@@ -33,10 +49,9 @@ void wz_tensors_close(struct wz_tensors *set); /* accepts NULL */
 int wz_tensors_count(const struct wz_tensors *set);
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i);
 const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char *name); /* NULL: absent */
-/* out[n] = elements [first, first + n) of t as f32; not of WZ_DT_OTHER. Quantised types (formulas: tensors.c): first
- * and n are multiples of 32. */
+/* out[n] = elements [first, first + n) of t as f32; not of WZ_DT_OTHER. Quantised types (formulas: quants.c): first and
+ * n are multiples of the block, 32 or 256; a row of a matrix always is. */
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out);
-const char *wz_dtype_name(enum wz_dtype dtype); /* as in safetensors, e.g. "BF16" */
 
 /* GGUF metadata, borrowed: an object of scalars, strings and arrays; NULL for safetensors. Strings that are not UTF-8
  * are escaped as the top of gguf.c describes. */

@@ -1,4 +1,4 @@
-/* Named arrays in files: opening by kind of file, finding by name, converting every type to f32.
+/* Named arrays in files: opening by kind of file, finding by name. quants.c converts them to f32.
  *
  *   a file ending in .gguf, or beginning with "GGUF" ─▶ gguf.c
  *   any other file                                   ─▶ safetensors.c
@@ -12,14 +12,6 @@
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "both formats are little endian and are read in place");
-
-const struct wz_dtype_row wz_dtypes[] = {
-    [WZ_DT_F32] = { "F32", 1, 4 },     [WZ_DT_F16] = { "F16", 1, 2 },     [WZ_DT_BF16] = { "BF16", 1, 2 },
-    [WZ_DT_Q8_0] = { "Q8_0", 32, 34 }, [WZ_DT_Q4_0] = { "Q4_0", 32, 18 }, [WZ_DT_Q4_1] = { "Q4_1", 32, 20 },
-    [WZ_DT_OTHER] = { "other", 0, 0 },
-};
-
-const char *wz_dtype_name(enum wz_dtype dtype) { return wz_dtypes[dtype].name; }
 
 /* ---- the set ---------------------------------------------------------------------------------------------- */
 
@@ -222,103 +214,3 @@ const struct wz_tensor *wz_tensors_find(const struct wz_tensors *set, const char
 }
 
 const json_t *wz_tensors_meta(const struct wz_tensors *set) { return set->meta; }
-
-/* ---- conversion to f32 ------------------------------------------------------------------------------------ */
-
-static float from_bits(uint32_t bits)
-{
-    float x;
-
-    memcpy(&x, &bits, 4);
-    return x;
-}
-
-static uint32_t to_bits(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-
-/* binary16: sign 1, exponent 5 (bias 15), fraction 10. Exponent 0: fraction * 2^-24; 31: infinite or NaN. */
-static float f16_at(const uint8_t *p)
-{
-    uint32_t h = p[0] | (uint32_t)p[1] << 8;
-    uint32_t sign = (h & 0x8000u) << 16;
-    uint32_t e = h >> 10 & 31u;
-    uint32_t m = h & 0x3ffu;
-
-    if (e == 0) return from_bits(sign | to_bits((float)m * 0x1p-24f));
-    if (e == 31) return from_bits(sign | 0x7f800000u | m << 13);
-    return from_bits(sign | (e + 112u) << 23 | m << 13);
-}
-
-uint16_t wz_f16_from(float x)
-{
-    uint32_t bits = to_bits(x), sign = bits >> 16 & 0x8000u, abs = bits & 0x7fffffffu;
-
-    if (abs > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and up round to 2^16 */
-    if (abs < 0x38800000u) /* subnormal: the sum with 1/2 has a last place of 2^-24, so the addition rounds */
-        return (uint16_t)(sign | (to_bits(from_bits(abs) + 0.5f) - 0x3f000000u));
-    return (uint16_t)(sign | (((abs + 0xfffu + (abs >> 13 & 1u)) >> 13) - (112u << 10)));
-}
-
-/* Blocks of 32 elements, as ggml defines them (d, m are binary16):
- *   Q8_0  d, int8 q[32]        x[i] = d * q[i]
- *   Q4_0  d, 16 bytes          x[i] = d * (low nibble of byte i - 8), x[i+16] = d * (high nibble of byte i - 8)
- *   Q4_1  d, m, 16 bytes       x[i] = d * low nibble + m,             x[i+16] = d * high nibble + m */
-static void q8_0(const uint8_t *p, float *out)
-{
-    float d = f16_at(p);
-
-    for (int i = 0; i < 32; i++) out[i] = d * (float)(int8_t)p[2 + i];
-}
-
-static void q4_0(const uint8_t *p, float *out)
-{
-    float d = f16_at(p);
-
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)((p[2 + i] & 15) - 8);
-        out[i + 16] = d * (float)((p[2 + i] >> 4) - 8);
-    }
-}
-
-static void q4_1(const uint8_t *p, float *out)
-{
-    float d = f16_at(p), m = f16_at(p + 2);
-
-    for (int i = 0; i < 16; i++) {
-        out[i] = d * (float)(p[4 + i] & 15) + m;
-        out[i + 16] = d * (float)(p[4 + i] >> 4) + m;
-    }
-}
-
-void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out)
-{
-    static void (*const unpack[])(const uint8_t *, float *) = {
-        [WZ_DT_Q8_0] = q8_0,
-        [WZ_DT_Q4_0] = q4_0,
-        [WZ_DT_Q4_1] = q4_1,
-    };
-    const struct wz_dtype_row *row = &wz_dtypes[t->dtype];
-
-    assert(t->dtype != WZ_DT_OTHER && first <= t->count && n <= t->count - first);
-    assert(first % row->elements == 0 && n % row->elements == 0);
-    const uint8_t *p = t->data + first / row->elements * row->bytes;
-    switch (t->dtype) {
-    case WZ_DT_F32:
-        if (n) memcpy(out, p, 4 * n);
-        break;
-    case WZ_DT_F16:
-        for (size_t i = 0; i < n; i++) out[i] = f16_at(p + 2 * i);
-        break;
-    case WZ_DT_BF16:
-        for (size_t i = 0; i < n; i++) out[i] = wz_bf16_to_f32((uint16_t)(p[2 * i] | p[2 * i + 1] << 8));
-        break;
-    default:
-        for (size_t i = 0; i < n / 32; i++) unpack[t->dtype](p + i * row->bytes, out + 32 * i);
-    }
-}

@@ -23,10 +23,12 @@ struct wz_tensor *wz_tensors_add(struct wz_tensors *set);
 /* t->count = shape[0] * shape[1] * ... False where it overflows size_t, or a size exceeds JSON's 2^63 - 1. */
 bool wz_tensor_count(struct wz_tensor *t);
 
-/* By enum wz_dtype: elements and bytes of a block; 1 element where it is not quantised, 0 for WZ_DT_OTHER. */
+/* By enum wz_dtype (quants.c): elements and bytes of a block, 1 element where it is not quantised, 0 for WZ_DT_OTHER;
+ * unpack writes the elements of a block of a quantised type. */
 struct wz_dtype_row {
     const char *name;
     size_t elements, bytes;
+    void (*unpack)(const uint8_t *block, float *out);
 };
 extern const struct wz_dtype_row wz_dtypes[];
 

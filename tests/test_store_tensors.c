@@ -443,6 +443,129 @@ static void gguf_reads_every_type(void **state)
     }
 }
 
+/* Blocks of the other quantised types. Bytes from a small generator; x[i] worked out here from the bits of the format,
+ * one element at a time: `scale_at` and `bits` follow ggml's quants by position, not the loops of quants.c. d = 0.5 and
+ * m = 0.25 stand where the format has them, so that every value is exact. */
+static unsigned bit(const uint8_t *p, int i) { return p[i / 8] >> i % 8 & 1u; }
+
+static float expected(enum wz_dtype type, const uint8_t *p, int i)
+{
+    int row = i / 32, col = i % 32, k = row % 4, chunk = i / 128;
+    const uint8_t *s = p + (type == WZ_DT_Q3_K ? 96 : 4);
+    unsigned low2 = 0, six, least;
+
+    switch ((int)type) {
+    case WZ_DT_Q5_0: /* d high[4] q[16] */
+        return 0.5f * (float)((int)((p[6 + i % 16] >> (i / 16 * 4) & 15u) + 16 * bit(p + 2, i)) - 16);
+    case WZ_DT_Q5_1: /* d m high[4] q[16] */
+        return 0.5f * (float)((p[8 + i % 16] >> (i / 16 * 4) & 15u) + 16 * bit(p + 4, i)) + 0.25f;
+    case WZ_DT_Q2_K:
+        low2 = 2 * bit(p + 16 + chunk * 32 + col, k * 2 + 1) + bit(p + 16 + chunk * 32 + col, k * 2);
+        return 0.5f * (float)(p[i / 16] % 16 * low2) - 0.25f * (float)(p[i / 16] / 16);
+    case WZ_DT_Q3_K:
+        low2 = 2 * bit(p + 32 + chunk * 32 + col, k * 2 + 1) + bit(p + 32 + chunk * 32 + col, k * 2);
+        six = (i / 16 < 8 ? s[i / 16] % 16u : s[i / 16 - 8] / 16u) + 32 * bit(s + 8 + i / 16 % 4, i / 64 * 2 + 1) +
+              16 * bit(s + 8 + i / 16 % 4, i / 64 * 2);
+        return 0.5f * (float)(((int)six - 32) * ((int)low2 - 4 * !bit(p + col, row)));
+    case WZ_DT_Q4_K:
+    case WZ_DT_Q5_K:
+        six = row < 4 ? s[row] % 64u : s[4 + row] % 16u + s[k] / 64u * 16;
+        least = row < 4 ? s[4 + row] % 64u : s[4 + row] / 16u + s[4 + k] / 64u * 16;
+        low2 = p[(type == WZ_DT_Q4_K ? 16 : 48) + i / 64 * 32 + col] >> (row & 1) * 4 & 15u;
+        if (type == WZ_DT_Q5_K) low2 += 16 * bit(p + 16 + col, row);
+        return 0.5f * (float)(six * low2) - 0.25f * (float)least;
+    default: /* Q6_K: q[128] high[64] s[16] d */
+        low2 = p[chunk * 64 + i % 64] >> (i % 128 / 64 * 4) & 15u;
+        low2 += 32 * bit(p + 128 + chunk * 32 + col, k * 2 + 1) + 16 * bit(p + 128 + chunk * 32 + col, k * 2);
+        return 0.5f * (float)((int8_t)p[192 + i / 16] * ((int)low2 - 32));
+    }
+}
+
+static void quantised_blocks(void **state)
+{
+    static const struct {
+        enum wz_dtype type;
+        int d, m; /* where they stand, -1: absent */
+    } rows[] = {
+        { WZ_DT_Q5_0, 0, -1 }, { WZ_DT_Q5_1, 0, 2 }, { WZ_DT_Q2_K, 80, 82 },  { WZ_DT_Q3_K, 108, -1 },
+        { WZ_DT_Q4_K, 0, 2 },  { WZ_DT_Q5_K, 0, 2 }, { WZ_DT_Q6_K, 208, -1 },
+    };
+    uint8_t bytes[4 * 256];
+    float out[4 * 256];
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const struct wz_dtype_row *row = &wz_dtypes[rows[i].type];
+        struct wz_tensor t = { .dtype = rows[i].type, .data = bytes, .count = 4 * row->elements };
+        for (size_t k = 0; k < 4 * row->bytes; k++) bytes[k] = (uint8_t)(wz_hash(&k, sizeof k, i) >> 11);
+        for (size_t k = 0; k < 4; k++) {
+            memcpy(bytes + k * row->bytes + rows[i].d, "\x00\x38", 2);
+            if (rows[i].m >= 0) memcpy(bytes + k * row->bytes + rows[i].m, "\x00\x34", 2);
+        }
+        wz_tensor_floats(&t, 0, t.count, out);
+        for (size_t k = 0; k < t.count; k++) {
+            float want = expected(rows[i].type, bytes + k / row->elements * row->bytes, (int)(k % row->elements));
+            if (out[k] != want)
+                fail_msg("%s: element %zu: got %g, expected %g", row->name, k, (double)out[k], (double)want);
+        }
+        wz_tensor_floats(&t, row->elements, 2 * row->elements, out); /* from the second block on */
+        assert_true(out[0] == expected(rows[i].type, bytes + row->bytes, 0));
+    }
+}
+
+/* Part `no` (from 0) of `count`, of a model of `all` tensors; it holds one, of one element. */
+static void put_part(const char *name, uint16_t no, uint16_t count, uint32_t all, const char *tensor, float value)
+{
+    struct wz_buf b = { 0 };
+
+    gguf_begin(&b, 3, 1, 3);
+    gkey(&b, "split.no", 2), wz_buf_add(&b, &no, 2);
+    gkey(&b, "split.count", 2), wz_buf_add(&b, &count, 2);
+    gkey(&b, "split.tensors.count", 5), g32(&b, all);
+    ginfo(&b, tensor, 1, 1, 0, 0), gpad(&b, 32);
+    wz_buf_add(&b, &value, 4), gpad(&b, 32);
+    put_file(name, b.data, b.len);
+    wz_buf_finish(&b);
+}
+
+static void gguf_parts(void **state)
+{
+    char *one = wz_path("%s-00001-of-00003.gguf", path), *two = wz_path("%s-00002-of-00003.gguf", path),
+         *three = wz_path("%s-00003-of-00003.gguf", path);
+    struct wz_err err = { "" };
+    float x;
+
+    put_part(one, 0, 3, 3, "a", 1), put_part(two, 1, 3, 3, "b", 2), put_part(three, 2, 3, 3, "c", 3);
+    struct wz_tensors *set = wz_tensors_open(one, &err);
+    assert_string_equal(err.text, "");
+    assert_int_equal(wz_tensors_count(set), 3);
+    for (int i = 0; i < 3; i++) {
+        wz_tensor_floats(wz_tensors_find(set, (const char *[]){ "a", "b", "c" }[i]), 0, 1, &x);
+        assert_true(x == (float)(i + 1));
+    }
+    assert_string_equal(wz_tensors_find(set, "b")->file, two);
+    assert_int_equal(json_integer_value(json_object_get(wz_tensors_meta(set), "split.no")), 0);
+    wz_tensors_close(set);
+
+    refuses(two, "part 2 of 3 of a split model: give the first, ");
+    put_part(two, 2, 3, 3, "b", 2);
+    refuses(two, "part 3 of 3"); /* a part under another's name */
+    assert_null(wz_tensors_open(one, &err));
+    assert_non_null(strstr(err.text, "expected split.no 1 and split.count 3 of part 2"));
+    put_part(two, 1, 3, 3, "a", 2);
+    assert_null(wz_tensors_open(one, &err));
+    assert_non_null(strstr(err.text, "twice"));
+    put_part(two, 1, 3, 3, "b", 2), put_part(one, 0, 3, 4, "a", 1);
+    refuses(one, "hold 3 tensors, expected split.tensors.count 4");
+    put_part(one, 0, 3, 3, "a", 1), unlink(two);
+    refuses(one, "part 2 of 3 of ");
+    put_part(path, 0, 3, 3, "a", 1);
+    refuses(path, "NAME-00001-of-000NN.gguf");
+    put_part(one, 3, 3, 3, "a", 1);
+    refuses(one, "split.no and split.count");
+    unlink(one), unlink(three);
+    free(one), free(two), free(three);
+}
+
 static void gguf_mangled(void **state)
 {
     struct wz_buf b = { 0 };
@@ -491,6 +614,9 @@ static void gguf_hostile(void **state)
     gguf_begin(&b, 3, 1, 0), ginfo(&b, "t", 31, 1, 8, 0), gpad(&b, 32);
     put_file(path, b.data, b.len);
     refuses(path, "multiple");
+    gguf_begin(&b, 3, 1, 0), ginfo(&b, "t", 128, 2, 12, 0), gpad(&b, 32);
+    put_file(path, b.data, b.len);
+    refuses(path, "multiple of the block of 256 of Q4_K, got 128");
     gguf_begin(&b, 3, 1, 0), ginfo(&b, "t", 4, 1, 5, 0), gpad(&b, 32);
     put_file(path, b.data, b.len);
     refuses(path, "unknown type");
@@ -587,8 +713,28 @@ static int setup(void **state)
     return 0;
 }
 
-int main(void)
+/* `test_store_tensors FILE OUT` writes all tensors of FILE to OUT as f32, in the file's order: for tests/oracles. */
+static int dump(const char *from, const char *to)
 {
+    struct wz_err err;
+    struct wz_tensors *set = wz_tensors_open(from, &err);
+    FILE *f = set ? fopen(to, "wb") : NULL;
+
+    for (int i = 0; f && i < wz_tensors_count(set); i++) {
+        const struct wz_tensor *t = wz_tensors_at(set, i);
+        float *x = wz_alloc(wz_mul(4, t->count));
+        wz_tensor_floats(t, 0, t->count, x);
+        fwrite(x, 4, t->count, f);
+        free(x);
+    }
+    wz_tensors_close(set);
+    return f && fclose(f) == 0 ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3) return dump(argv[1], argv[2]);
+
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(halves_convert, setup),
         cmocka_unit_test_setup(safetensors_round_trip, setup),
@@ -598,6 +744,8 @@ int main(void)
         cmocka_unit_test_setup(safetensors_mangled, setup),
         cmocka_unit_test_setup(folder_of_shards, setup),
         cmocka_unit_test_setup(gguf_reads_every_type, setup),
+        cmocka_unit_test_setup(quantised_blocks, setup),
+        cmocka_unit_test_setup(gguf_parts, setup),
         cmocka_unit_test_setup(gguf_mangled, setup),
         cmocka_unit_test_setup(gguf_hostile, setup),
         cmocka_unit_test_setup(real_safetensors, setup),
