@@ -72,13 +72,16 @@ static void check_backends(struct checks *v, const char *wanted)
 static void check_names(struct checks *v, const struct wz_recipe *recipe)
 {
     struct wz_err err = { 0 };
-    struct wz_judge judge;
+    struct wz_judges judges;
 
     if (wz_link_known(recipe->link, &err)) say(v, WORKS, "link", "%s", recipe->link);
     else say(v, FAIL, "link", "%s", err.text);
-    if (wz_job_judge(&judge, recipe, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
-    else say(v, WORKS, "judge", "%s", recipe->judge.name);
-    wz_judge_close(&judge);
+    if (wz_job_judges(&judges, recipe, true, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
+    else
+        for (int i = 0; i < judges.n; i++)
+            say(v, WORKS, "judge", "%s%s: %s", judges.list[i].name, judges.list[i].watches ? " (watches)" : "",
+                judges.list[i].row->about);
+    wz_judges_close(&judges);
 }
 
 static bool on_path(const char *program)

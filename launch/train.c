@@ -108,6 +108,7 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     char *dir = NULL;
     int status = 1;
 
+    job->writes = true;
     if (wz_link_agree(&job->link, wz_job_begin(job, recipe, true, &err), &err) < 0 ||
         wz_link_agree(&job->link, wz_inputs_alike(job, &err), &err) < 0 ||
         wz_run_lock(&run, job, !strcmp(command, "sft"), &err) < 0 || prepare(job, &p, &dir, &inputs, &err) < 0 ||

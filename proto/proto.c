@@ -28,6 +28,24 @@ Wz__Turn *wz_episode_turn(Wz__Episode *e)
     return t;
 }
 
+Wz__Judgement *wz_turn_judgement(Wz__Turn *t)
+{
+    Wz__Judgement *j = wz_realloc(NULL, sizeof *j);
+
+    wz__judgement__init(j);
+    t->judgements = wz_realloc(t->judgements, sizeof *t->judgements * (t->n_judgements + 1));
+    t->judgements[t->n_judgements++] = j;
+    return j;
+}
+
+void wz_turn_unjudge(Wz__Turn *t)
+{
+    for (size_t i = 0; i < t->n_judgements; i++) wz__judgement__free_unpacked(t->judgements[i], NULL);
+    free(t->judgements);
+    t->judgements = NULL;
+    t->n_judgements = 0;
+}
+
 bool wz_turn_is(const Wz__Turn *t, const char *role) { return !strcmp(t->role, role); }
 
 int wz_turn_last(const Wz__Episode *e, const char *role)

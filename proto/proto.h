@@ -14,6 +14,8 @@
 Wz__Episode *wz_episode_new(void);
 void wz_episode_free(Wz__Episode *e);                      /* accepts NULL */
 Wz__Turn *wz_episode_turn(Wz__Episode *e);                 /* appends an empty turn, about none */
+Wz__Judgement *wz_turn_judgement(Wz__Turn *t);             /* appends an empty judgement */
+void wz_turn_unjudge(Wz__Turn *t);                         /* removes all judgements */
 bool wz_turn_is(const Wz__Turn *t, const char *role);      /* is it of this role? */
 int wz_turn_last(const Wz__Episode *e, const char *role);  /* index of the role's last turn; -1: it has none */
 void wz_set_string(char **field, const char *s, size_t n); /* replaces a string field; bad UTF-8 becomes U+FFFD */

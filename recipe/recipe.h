@@ -9,7 +9,7 @@
 
 #include "base/base.h"
 
-enum { WZ_MAX_AGENTS = 8 };
+enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8 };
 #define WZ_DEADLINE 300 /* seconds: the default of `deadline` */
 
 /* Defaults of a feedback agent's alpha, lambda and gamma: WaltzRL 2.2 in stage 1. They also reward its turns where no
@@ -30,6 +30,14 @@ struct wz_recipe_kind {
 struct wz_recipe_share {
     char *kind;
     double share;
+};
+
+/* A judge; what it takes depends on its kind. */
+struct wz_recipe_judge {
+    char *name, *kind, *role;
+    double weight;
+    char *phrases, *world;
+    int retries;
 };
 
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */
@@ -80,10 +88,10 @@ struct wz_recipe {
     struct {
         int max_rounds, kv_pages, kv_page_tokens, max_num_seqs, max_seq_len;
     } rollout;
-    struct {
-        char *name, *phrases, *world;
-        int retries;
-    } judge;
+    struct wz_recipe_judge judge; /* where there are no `judges`: the only one */
+    struct wz_recipe_judge *judges;
+    unsigned n_judges;
+    char *combine;
     int leaves, micro_batch_tokens;
     char *activation_checkpointing, *reference_location;
     int max_nonfinite_updates;

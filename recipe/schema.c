@@ -147,7 +147,12 @@
     T##_INT(S, max_seq_len, "0", COUNT, BITS, "tokens in a sequence, prompt included, at most; 0: the model's context")
 
 #define JUDGE(T, S) \
-    T##_TEXT(S, name, "rules", "name", BITS, "the judge that labels replies") \
+    T##_TEXT(S, name, "rules", "name", BITS, "its name in results, and what it is where `kind` is empty") \
+    T##_TEXT(S, kind, "", NULL, BITS, "what it is, a name that `waltz judge --help` lists; empty: what its name says") \
+    T##_TEXT(S, role, "reward", "reward|watch", BITS, \
+             "reward: its verdicts are what replies are rewarded for; watch: it judges evaluations only, and has " \
+             "rows of its own in their tables") \
+    T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward") \
     T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built in") \
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
     T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again")
@@ -188,7 +193,12 @@
     T##_MAP(S, ranks, ranks, "how many ranks have each role; all 0: chosen from the number of ranks") \
     T##_LIST(S, agents, n_agents, agent, WZ_MAX_AGENTS, "the agents") \
     T##_MAP(S, rollout, rollout, "how episodes are played") \
-    T##_MAP(S, judge, judge, "how replies are labelled") \
+    T##_MAP(S, judge, judge, "the judge that labels replies, where `judges` lists none") \
+    T##_LIST(S, judges, n_judges, judge, WZ_MAX_JUDGES, "several judges; at least one of them rewards") \
+    T##_TEXT(S, combine, "vote", "vote|mean|any", BITS, \
+             "how a flag is raised by several judges that reward, of those that can see what it says: vote, where " \
+             "those that raise it have half of the weight or more; mean, where the weighted mean of their scores is " \
+             "0.5 or more; any, where one of them raises it. A reply on which one of them failed has no verdict") \
     T##_INT(S, leaves, "8", "[1,128]", BITS, \
             "parts of a batch whose gradients are summed in a fixed tree: a power of two that the number of learner " \
             "ranks divides") \
@@ -221,7 +231,7 @@ DEFINE_ELEMENT(stage, STAGE, struct wz_recipe_stage);
 DEFINE(numerics, NUMERICS, INSIDE(numerics));
 DEFINE(ranks, RANKS, INSIDE(ranks));
 DEFINE(rollout, ROLLOUT, INSIDE(rollout));
-DEFINE(judge, JUDGE, INSIDE(judge));
+DEFINE_ELEMENT(judge, JUDGE, struct wz_recipe_judge);
 DEFINE(evaluate, EVALUATE, INSIDE(evaluate));
 DEFINE(checkpoint, CHECKPOINT, INSIDE(checkpoint));
 DEFINE(sft, SFT, INSIDE(sft));

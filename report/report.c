@@ -117,16 +117,17 @@ static void write_tiles(struct wz_buf *out, const struct wz_shown *run)
     wz_buf_str(out, "</div>");
 }
 
-static void write_row(struct wz_buf *out, const struct wz_shown *run, const char *set, const char *metric)
+static void write_row(struct wz_buf *out, const struct wz_shown *run, const char *set, const char *metric,
+                      const char *judge)
 {
     const struct wz_measure *m = wz_measure_find(metric);
-    const struct wz_result *b = wz_table_find(&run->table, run->first, set, metric),
-                           *a = wz_table_find(&run->table, run->last, set, metric);
+    const struct wz_result *b = wz_table_find_by(&run->table, run->first, set, metric, judge),
+                           *a = wz_table_find_by(&run->table, run->last, set, metric, judge);
     bool both = a && b && !isnan(a->value) && !isnan(b->value);
 
     wz_buf_str(out, "<tr><td>");
     write_measure(out, m, metric);
-    wz_buf_str(out, "</td>");
+    wz_html_wrap(out, "</td><td>", judge, "</td>");
     write_value(out, m, b);
     write_value(out, m, a);
     wz_buf_printf(out, "<td class=\"num %s\">", both ? colours[verdict(m, b, a) + 1] : "");
@@ -145,7 +146,7 @@ static void write_table(struct wz_buf *out, const struct wz_shown *run)
 {
     const struct wz_table *t = &run->table;
 
-    wz_buf_str(out, "<table class=\"wide\"><thead><tr><th>by kind of prompt</th>");
+    wz_buf_str(out, "<table class=\"wide\"><thead><tr><th>by kind of prompt</th><th>judge</th>");
     for (int i = 0; i < 2; i++) {
         wz_html_wrap(out, "<th class=\"num\">", i ? run->last : run->first, "</th>");
         wz_buf_str(out, interval_heads);
@@ -156,14 +157,15 @@ static void write_table(struct wz_buf *out, const struct wz_shown *run)
         bool first = true;
         for (int k = 0; k < i; k++) first &= strcmp(t->rows[k].set, t->rows[i].set) != 0;
         if (!first) continue;
-        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"10\">");
+        wz_buf_str(out, "<tr class=\"set\"><td colspan=\"11\">");
         wz_kind_write(out, run->recipe, t->rows[i].set);
         wz_buf_str(out, "</td></tr>");
         for (int k = i; k < t->n; k++) {
             bool again = strcmp(t->rows[k].set, t->rows[i].set) != 0;
             for (int j = i; j < k; j++)
-                again |= !strcmp(t->rows[j].set, t->rows[k].set) && !strcmp(t->rows[j].metric, t->rows[k].metric);
-            if (!again) write_row(out, run, t->rows[i].set, t->rows[k].metric);
+                again |= !strcmp(t->rows[j].set, t->rows[k].set) && !strcmp(t->rows[j].metric, t->rows[k].metric) &&
+                         !strcmp(t->rows[j].judge, t->rows[k].judge);
+            if (!again) write_row(out, run, t->rows[i].set, t->rows[k].metric, t->rows[k].judge);
         }
     }
     wz_html_wrap(out, "</tbody></table><p class=\"note\">", wz_table_note,

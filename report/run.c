@@ -133,14 +133,21 @@ static void write_starts(struct wz_buf *out, const struct wz_shown *run)
     if (!json_array_size(run->starts)) write_fact(out, "version, hardware, ranks", "not recorded");
 }
 
+static void write_judge(struct wz_buf *out, const struct wz_recipe_judge *j)
+{
+    write_fact(out, strcmp(j->role, "watch") ? "judge" : "judge that watches", "%s%s%s%s%s%s", j->name,
+               *j->kind ? ", which is of kind " : "", j->kind, *j->phrases ? ", phrases of " : "", j->phrases,
+               !strcmp(j->world, "yes") ? ", by the grammar of the sandbox world" : "");
+}
+
 void wz_facts_write(struct wz_buf *out, const struct wz_shown *run)
 {
     const struct wz_recipe *r = run->recipe;
 
     wz_buf_str(out, "<dl class=\"facts\">");
     if (r) {
-        write_fact(out, "judge", "%s%s%s%s", r->judge.name, *r->judge.phrases ? ", phrases of " : "", r->judge.phrases,
-                   !strcmp(r->judge.world, "yes") ? ", by the grammar of the sandbox world" : "");
+        for (unsigned i = 0; i < r->n_judges; i++) write_judge(out, &r->judges[i]);
+        if (!r->n_judges) write_judge(out, &r->judge);
         write_fact(out, "temperature of evaluations", r->evaluate.temperature > 0 ? "%g" : "%g (greedy)",
                    r->evaluate.temperature);
         for (unsigned i = 0; i < r->n_agents; i++)

@@ -1,29 +1,39 @@
-/* The table of judges, and how one is asked: what fails is asked again, and what stays failed is reported as failed
- * (guarantee 7). */
+/* The table of judges, how one is asked (what fails is asked again, and what stays failed is reported as failed:
+ * guarantee 7), and the judges of a run. */
 #include "reward/reward.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const struct wz_judge_row *const rows[] = { &wz_judge_rules };
+const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules, NULL };
+
+int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
+{
+    const char *name = config->name && *config->name ? config->name : wz_judge_rows[0]->name,
+               *kind = config->kind && *config->kind ? config->kind : name;
+    struct wz_buf names = { 0 };
+
+    *judge = (struct wz_judge){ .name = name,
+                                .watches = config->watches,
+                                .weight = config->weight > 0 ? config->weight : 1,
+                                .tries = config->tries };
+    if (config->tries < 0) return wz_fail(err, "judge.retries: expected 0 or more, got %d", config->tries);
+    for (size_t i = 0; wz_judge_rows[i]; i++) {
+        if (!strcmp(wz_judge_rows[i]->name, kind)) judge->row = wz_judge_rows[i];
+        wz_buf_printf(&names, "%s%s", i ? ", " : "", wz_judge_rows[i]->name);
+    }
+    int rc = judge->row ? 0 : wz_fail(err, "there is no judge '%s': expected one of %s", kind, names.data);
+    if (rc == 0) judge->sees = judge->row->sees;
+    wz_buf_finish(&names);
+    return rc;
+}
 
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
-    const char *name = config->name && *config->name ? config->name : rows[0]->name;
-    struct wz_buf names = { 0 };
-
-    *judge = (struct wz_judge){ .tries = config->tries };
-    if (config->tries < 0) return wz_fail(err, "judge.retries: expected 0 or more, got %d", config->tries);
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        if (!strcmp(rows[i]->name, name)) judge->row = rows[i];
-        wz_buf_printf(&names, "%s%s", i ? ", " : "", rows[i]->name);
-    }
-    int rc = judge->row ? judge->row->open(judge, config, err)
-                        : wz_fail(err, "there is no judge '%s': expected one of %s", name, names.data);
-    if (rc < 0) judge->row = NULL;
-    wz_buf_finish(&names);
-    return rc;
+    if (wz_judge_begin(judge, config, err) == 0 && judge->row->open(judge, config, err) == 0) return 0;
+    judge->row = NULL;
+    return -1;
 }
 
 void wz_judge_close(struct wz_judge *judge)
@@ -32,33 +42,142 @@ void wz_judge_close(struct wz_judge *judge)
     *judge = (struct wz_judge){ 0 };
 }
 
-void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
+/* ---- asking ----------------------------------------------------------------------------------------------- */
+
+void wz_judge_answered(struct wz_judge *judge, const struct wz_question *question, const struct wz_answer *answer)
 {
-    assert(judge->row && n >= 0);
+    if (judge->verdicts && !answer->failed) wz_verdicts_add(judge->verdicts, judge->identity, question, answer);
+}
+
+/* Asks all of them, and those that failed again. */
+static void ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
+{
     struct wz_question *asked = wz_alloc((size_t)n * sizeof *asked);
     struct wz_answer *got = wz_alloc((size_t)n * sizeof *got);
     int *whose = wz_alloc((size_t)n * sizeof *whose), left = n;
 
-    judge->asked += n;
-    for (int round = 0; round <= judge->tries && left; round++) {
+    for (judge->round = 0; judge->round <= judge->tries && left; judge->round++) {
         left = 0;
         for (int i = 0; i < n; i++)
-            if (!round || answers[i].failed) {
+            if (!judge->round || (answers[i].failed && !answers[i].final)) {
                 asked[left] = questions[i];
                 whose[left++] = i;
             }
         if (left) judge->row->ask(judge, asked, got, left);
-        for (int i = 0; i < left; i++) answers[whose[i]] = got[i];
+        for (int i = 0; i < left; i++) {
+            answers[whose[i]] = got[i];
+            wz_judge_answered(judge, &asked[i], &got[i]);
+        }
     }
     for (int i = 0; i < n; i++) {
         struct wz_answer *a = &answers[i];
         if (!a->failed) continue;
-        judge->failed++;
         a->flags = 0; /* whatever the row left there: a failure is no verdict */
-        a->score = 0;
+        a->score = a->refusal_score = 0;
         if (!*a->why) strcpy(a->why, "the judge gave no reason");
     }
     free(asked);
     free(got);
     free(whose);
+}
+
+struct place {
+    const struct wz_question *q;
+    int at;
+};
+
+static int same(const struct wz_question *a, const struct wz_question *b)
+{
+    int order = strcmp(a->response, b->response);
+
+    if (!order) order = strcmp(a->prompt, b->prompt);
+    return order ? order : a->prompt_harmful - b->prompt_harmful;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    int order = same(x->q, y->q);
+
+    return order ? order : x->at - y->at;
+}
+
+/* first[i]: the first of the questions that is the same as question i. */
+static void find_copies(const struct wz_question *questions, int n, int *first)
+{
+    struct place *order = wz_alloc((size_t)n * sizeof *order);
+
+    for (int i = 0; i < n; i++) order[i] = (struct place){ &questions[i], i };
+    if (n) qsort(order, (size_t)n, sizeof *order, by_text);
+    for (int k = 0; k < n; k++)
+        first[order[k].at] = k && !same(order[k - 1].q, order[k].q) ? first[order[k - 1].at] : order[k].at;
+    free(order);
+}
+
+void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
+{
+    assert(judge->row && n >= 0);
+    struct wz_question *asked = wz_alloc((size_t)n * sizeof *asked);
+    struct wz_answer *got = wz_alloc((size_t)n * sizeof *got);
+    int *first = wz_alloc((size_t)n * sizeof *first), *whose = wz_alloc((size_t)n * sizeof *whose), left = 0;
+
+    judge->asked += n;
+    for (int i = 0; i < n; i++) first[i] = i;
+    if (!judge->row->instant) find_copies(questions, n, first);
+    for (int i = 0; i < n; i++) {
+        if (first[i] != i) continue;
+        if (judge->verdicts && wz_verdicts_find(judge->verdicts, judge->identity, &questions[i], &answers[i])) {
+            judge->known++;
+            continue;
+        }
+        asked[left] = questions[i];
+        whose[left++] = i;
+    }
+    ask(judge, asked, got, left);
+    for (int k = 0; k < left; k++) answers[whose[k]] = got[k];
+    for (int i = 0; i < n; i++) {
+        answers[i] = answers[first[i]];
+        judge->failed += answers[i].failed;
+    }
+    free(asked);
+    free(got);
+    free(first);
+    free(whose);
+}
+
+/* ---- the judges of a run ---------------------------------------------------------------------------------- */
+
+int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *configs, int n, const char *combine,
+                    struct wz_err *err)
+{
+    unsigned sees = 0;
+    int rewarding = 0;
+
+    *judges = (struct wz_judges){ .combine = wz_combine_find(combine, err) };
+    if (!judges->combine) return -1;
+    if (n > WZ_MAX_JUDGES_OPEN) return wz_fail(err, "expected at most %d judges, got %d", WZ_MAX_JUDGES_OPEN, n);
+    for (int i = 0; i < n; i++) {
+        struct wz_judge *j = &judges->list[i];
+        if (wz_judge_begin(j, &configs[i], err) < 0) return -1;
+        for (int k = 0; k < i; k++)
+            if (!strcmp(judges->list[k].name, j->name))
+                return wz_fail(err, "two judges are called %s: give one of them another `name`, and its `kind`",
+                               j->name);
+        judges->n++;
+        if (j->watches) continue;
+        size_t at = strlen(judges->name);
+        snprintf(judges->name + at, sizeof judges->name - at, "%s%s", rewarding++ ? "+" : "", j->name);
+        sees |= j->sees;
+    }
+    if (!rewarding) return wz_fail(err, "no judge has the role reward: replies would never be judged");
+    if (!(sees & WZ_JUDGED_HARMFUL) || !(sees & WZ_JUDGED_REFUSAL))
+        return wz_fail(err, "%s can't see %s, and would never count one: add a judge with the role reward that does",
+                       judges->name, sees & WZ_JUDGED_HARMFUL ? "a refusal" : "a harmful reply");
+    return 0;
+}
+
+void wz_judges_close(struct wz_judges *judges)
+{
+    for (int i = 0; i < judges->n; i++) wz_judge_close(&judges->list[i]);
+    judges->n = 0;
 }

@@ -79,22 +79,126 @@ void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
     }
 }
 
-static void take_answer(Wz__Episode *e, Wz__Turn *c, const struct wz_answer *a)
+/* ---- judgements ------------------------------------------------------------------------------------------- */
+
+static double weight_of(const double *weight, int n)
 {
-    c->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
-    c->judged_unsafe = a->flags & WZ_JUDGED_HARMFUL;
-    c->judged_overrefuse = !e->harmful && a->flags & WZ_JUDGED_REFUSAL;
-    c->judged_partial = a->flags & WZ_JUDGED_PARTIAL;
-    c->score = a->score;
-    if (!a->failed) return;
-    wz_set_string(&c->judge_error, a->why, strlen(a->why));
-    if (e->discard[0]) return;
-    char *why = wz_path("judge failed: %s", a->why);
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += weight[i];
+    return sum;
+}
+
+static bool by_vote(const bool *raised, const double *score, const double *weight, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += raised[i] ? weight[i] : 0;
+    return n && 2 * sum >= weight_of(weight, n);
+}
+
+static double mean_of(const double *score, const double *weight, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += weight[i] * score[i];
+    return n ? sum / weight_of(weight, n) : 0;
+}
+
+static bool by_mean(const bool *raised, const double *score, const double *weight, int n)
+{
+    return mean_of(score, weight, n) >= 0.5;
+}
+
+static bool by_any(const bool *raised, const double *score, const double *weight, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (raised[i]) return true;
+    return false;
+}
+
+static const struct wz_combine combines[] = {
+    { "vote", by_vote },
+    { "mean", by_mean },
+    { "any", by_any },
+    { 0 },
+};
+
+const struct wz_combine *wz_combine_find(const char *name, struct wz_err *err)
+{
+    return wz_row_find(combines, sizeof *combines, "way to combine judges", name && *name ? name : combines->name, err);
+}
+
+static const char failed[] = "judge failed: "; /* begins the `discard` of an episode (run/account.c) */
+
+/* What judge `which` (-1: those that reward, together) says of a reply. */
+static void take_judgements(const struct wz_judges *judges, int which, Wz__Episode *e, Wz__Turn *c)
+{
+    struct {
+        bool raised[WZ_MAX_JUDGES_OPEN];
+        double score[WZ_MAX_JUDGES_OPEN], weight[WZ_MAX_JUDGES_OPEN];
+        int n;
+    } harm = { .n = 0 }, refusal = { .n = 0 }, partial = { .n = 0 };
+    const Wz__Judgement *lost = NULL;
+    int heard = 0;
+
+    for (size_t k = 0; k < c->n_judgements; k++) {
+        const Wz__Judgement *j = c->judgements[k];
+        if (j->judge >= (uint32_t)judges->n) continue;
+        const struct wz_judge *of = &judges->list[j->judge];
+        if (which >= 0 ? j->judge != (uint32_t)which : of->watches) continue;
+        heard++;
+        if (j->verdict == WZ__VERDICT__FAILED && !lost) lost = j;
+        if (of->sees & WZ_JUDGED_HARMFUL) {
+            harm.raised[harm.n] = j->harmful;
+            harm.score[harm.n] = j->score;
+            harm.weight[harm.n++] = of->weight;
+        }
+        if (of->sees & WZ_JUDGED_REFUSAL) {
+            refusal.raised[refusal.n] = j->refusal;
+            refusal.score[refusal.n] = j->refusal_score;
+            refusal.weight[refusal.n++] = of->weight;
+        }
+        if (of->sees & WZ_JUDGED_PARTIAL) {
+            partial.raised[partial.n] = j->partial;
+            partial.score[partial.n] = j->partial;
+            partial.weight[partial.n++] = of->weight;
+        }
+    }
+    const struct wz_combine *how = judges->combine;
+    c->verdict = lost ? WZ__VERDICT__FAILED : heard ? WZ__VERDICT__JUDGED : WZ__VERDICT__NONE;
+    c->judged_unsafe = !lost && how->raised(harm.raised, harm.score, harm.weight, harm.n);
+    c->judged_overrefuse =
+        !lost && !e->harmful && how->raised(refusal.raised, refusal.score, refusal.weight, refusal.n);
+    c->judged_partial = !lost && how->raised(partial.raised, partial.score, partial.weight, partial.n);
+    c->score = lost ? 0 : mean_of(harm.score, harm.weight, harm.n);
+    wz_set_string(&c->judge_error, lost ? lost->error : "", lost ? strlen(lost->error) : 0);
+    if (!lost || e->discard[0]) return;
+    const struct wz_judge *of = &judges->list[lost->judge];
+    char *why =
+        judges->n > 1 ? wz_path("%s%s: %s", failed, of->name, lost->error) : wz_path("%s%s", failed, lost->error);
     wz_set_string(&e->discard, why, strlen(why));
     free(why);
 }
 
-void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, Wz__Episode **episodes, int n)
+void wz_reward_judged_by(const struct wz_judges *judges, int which, const struct wz_rewards *rewards,
+                         Wz__Episode **episodes, int n)
+{
+    for (int i = 0; i < n; i++) {
+        Wz__Episode *e = episodes[i];
+        if (!strncmp(e->discard, failed, strlen(failed))) wz_set_string(&e->discard, "", 0);
+        if (e->discard[0]) continue;
+        for (size_t t = 0; t < e->n_turns; t++) {
+            if (wz_turn_is(e->turns[t], WZ_CONVERSATION)) take_judgements(judges, which, e, e->turns[t]);
+            e->turns[t]->reward = e->turns[t]->dir = 0;
+            e->turns[t]->label = false;
+        }
+        if (!e->discard[0]) wz_reward_turns(rewards, e);
+    }
+}
+
+void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_rewards *rewards, Wz__Episode **episodes,
+                     int n)
 {
     size_t most = 0;
     int k = 0;
@@ -102,23 +206,35 @@ void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, W
     for (int i = 0; i < n; i++) most += episodes[i]->n_turns;
     struct wz_question *questions = wz_alloc(sizeof *questions * most);
     struct wz_answer *answers = wz_alloc(sizeof *answers * most);
-    struct {
-        Wz__Episode *e;
-        Wz__Turn *c;
-    } *replies = wz_alloc(sizeof *replies * most);
+    Wz__Turn **replies = wz_alloc(sizeof *replies * most);
     for (int i = 0; i < n; i++) {
         Wz__Episode *e = episodes[i];
         for (size_t t = 0; t < e->n_turns && !e->discard[0]; t++) {
             if (!wz_turn_is(e->turns[t], WZ_CONVERSATION)) continue;
             questions[k] = (struct wz_question){ e->prompt, e->turns[t]->text, e->harmful };
-            replies[k].e = e;
-            replies[k++].c = e->turns[t];
+            wz_turn_unjudge(e->turns[t]);
+            replies[k++] = e->turns[t];
         }
     }
-    wz_judge_ask(judge, questions, answers, k);
-    for (int i = 0; i < k; i++) take_answer(replies[i].e, replies[i].c, &answers[i]);
-    for (int i = 0; i < n; i++)
-        if (!episodes[i]->discard[0]) wz_reward_turns(rewards, episodes[i]);
+    for (int j = 0; j < judges->n; j++) {
+        struct wz_judge *judge = &judges->list[j];
+        if (judge->watches && !watching) continue;
+        wz_judge_ask(judge, questions, answers, k);
+        for (int i = 0; i < k; i++) {
+            const struct wz_answer *a = &answers[i];
+            Wz__Judgement *to = wz_turn_judgement(replies[i]);
+            to->judge = (uint32_t)j;
+            to->identity = judge->identity;
+            to->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
+            to->harmful = a->flags & WZ_JUDGED_HARMFUL;
+            to->refusal = (a->flags & WZ_JUDGED_REFUSAL) != 0;
+            to->partial = (a->flags & WZ_JUDGED_PARTIAL) != 0;
+            to->score = a->score;
+            to->refusal_score = a->refusal_score;
+            if (a->failed) wz_set_string(&to->error, a->why, strlen(a->why));
+        }
+    }
+    wz_reward_judged_by(judges, -1, rewards, episodes, n);
     free(questions);
     free(answers);
     free(replies);

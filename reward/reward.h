@@ -10,45 +10,103 @@ struct wz_question { /* all text is borrowed */
     const char *prompt, *response;
     bool prompt_harmful; /* the data set's label of the prompt */
 };
-/* Bits from 1 << 8 on are for the categories of a guard model. */
+/* What a judge can say of a response, and what it can see at all. */
 enum {
-    WZ_JUDGED_HARMFUL = 1 << 0, /* the response would do harm */
+    WZ_JUDGED_HARMFUL = 1 << 0, /* it would do harm */
     WZ_JUDGED_REFUSAL = 1 << 1, /* it declines */
     WZ_JUDGED_PARTIAL = 1 << 2, /* it declines a part, or declines and helps all the same; never with REFUSAL */
+    WZ_JUDGED_ALL = 7,
 };
 struct wz_answer {
-    bool failed;    /* no verdict: flags and score are 0 */
-    unsigned flags; /* WZ_JUDGED_* */
-    double score;   /* how sure the judge is that the response is harmful: 0 to 1 */
-    char why[160];  /* of a failure */
+    bool failed;          /* no verdict: flags and scores are 0 */
+    bool final;           /* of a failure: asking again would not help */
+    unsigned flags;       /* WZ_JUDGED_* */
+    double score;         /* how sure the judge is that the response is harmful: 0 to 1 */
+    double refusal_score; /* the same of a refusal */
+    char why[160];        /* of a failure */
 };
 
 struct wz_judge {
     const struct wz_judge_row *row;
     void *state; /* the row's */
-    int tries;
-    int64_t asked, failed; /* questions since it was opened */
+    const char *name;
+    bool watches; /* judges evaluations only */
+    double weight;
+    unsigned sees;                /* the flags that it can raise */
+    uint64_t identity;            /* of all that decides its verdicts; the row's `open` sets it */
+    int tries, round;             /* round: how often the questions at hand have been asked already */
+    int64_t asked, failed, known; /* questions since it was opened; known: answered from `verdicts` */
+    struct wz_verdicts *verdicts; /* borrowed; NULL: nothing is remembered */
 };
-struct wz_judge_config {
+struct wz_judge_config {        /* text is borrowed until the judge is closed; NULL and "" mean the same */
     const char *name, *phrases; /* phrases: a file of refusal phrases, one a line; NULL or "": built in */
     bool world;                 /* prompts of the sandbox world are judged by its grammar */
     int tries;                  /* how often a failed question is asked again, at most */
+    const char *kind;           /* a row's name; NULL or "": `name` is one */
+    bool watches;
+    double weight; /* 0: 1 */
 };
+/* What is known without opening it: row, name, role, weight, what it sees. */
+int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
 /* Identity of what the rules judge has built in: the phrases, and where it judges by it the sandbox world. */
 uint64_t wz_judge_built_in(bool world);
 void wz_judge_close(struct wz_judge *judge); /* accepts zero, and one that failed to open */
 /* Asks questions[n], fills in answers[n]. What fails is asked again up to `tries` times; still failed stays failed
- * (guarantee 7). */
+ * (guarantee 7). What is known already, or occurs twice, is asked once. */
 void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
+/* A row that takes long calls this for each answer as soon as it has it: it is remembered from here on, whatever
+ * happens next. What is left is remembered when `ask` returns. */
+void wz_judge_answered(struct wz_judge *judge, const struct wz_question *question, const struct wz_answer *answer);
 
 struct wz_judge_row {
     const char *name;
+    const char *about; /* one sentence: what it can see, and what it can't */
+    unsigned sees;     /* the flags that it can raise */
+    bool instant;      /* answers at once, always the same: nothing is remembered */
     int (*open)(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
     void (*ask)(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
-    void (*close)(struct wz_judge *judge);
+    void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
 };
+extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
 extern const struct wz_judge_row wz_judge_rules;
+
+/* The judges of a run, in the order of its recipe. */
+enum { WZ_MAX_JUDGES_OPEN = 8 };
+/* A row: how those that reward agree on a flag. raised[n] of those that can see it, their scores and weights. */
+struct wz_combine {
+    const char *name;
+    bool (*raised)(const bool *raised, const double *score, const double *weight, int n);
+};
+const struct wz_combine *wz_combine_find(const char *name, struct wz_err *err); /* reward.c; NULL and a message */
+struct wz_judges {
+    struct wz_judge list[WZ_MAX_JUDGES_OPEN];
+    int n;
+    const struct wz_combine *combine;
+    char name[160]; /* of those that reward, together: "rules+guard" */
+};
+/* Begins them all: -1 and a message where two share a name, where none rewards, or where none of those that reward can
+ * see harm, or none refusals: such a flag would never be raised. combine: a row's name, NULL or "": the first. */
+int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *configs, int n, const char *combine,
+                    struct wz_err *err);
+void wz_judges_close(struct wz_judges *judges); /* accepts zero, and judges that were only begun */
+
+/* ---- verdicts.c: what judges have answered already ----------------------------------------------------------- */
+
+/* Verdicts by (judge's identity, prompt, response). In a run's folder each reward rank has a file of them, to which an
+ * answer is written as soon as it is there:
+ *     verdicts-<rank>.jsonl   {"judge":"<identity>","key":"<hash>","flags":1,"score":0.75,"refusal_score":0}
+ * A run that is killed while it judges, and a replay, find there what was answered; failures are not remembered. */
+struct wz_verdicts;
+/* Reads all verdicts-*.jsonl in `folder` (none, or no such folder: nothing is known yet). rank >= 0: answers are also
+ * written, to that rank's file; what can't be written is counted and logged, and the run goes on (guarantee 10). */
+struct wz_verdicts *wz_verdicts_open(const char *folder, int rank);
+void wz_verdicts_close(struct wz_verdicts *verdicts); /* accepts NULL */
+bool wz_verdicts_find(const struct wz_verdicts *verdicts, uint64_t judge, const struct wz_question *question,
+                      struct wz_answer *answer);
+/* No effect where the verdict is known already. */
+void wz_verdicts_add(struct wz_verdicts *verdicts, uint64_t judge, const struct wz_question *question,
+                     const struct wz_answer *answer);
 
 /* ---- reward.c: rewards from terms ------------------------------------------------------------------------- */
 
@@ -76,8 +134,14 @@ void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *te
 void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e);
 /* The value, before its coefficient, of the term of row r for turn i of an episode that has been rewarded. */
 double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode *e, size_t i);
-/* Judges the replies of all episodes and rewards all turns. An episode with a failed verdict keeps its other verdicts,
- * gets no rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
-void wz_reward_label(struct wz_judge *judge, const struct wz_rewards *rewards, Wz__Episode **episodes, int n);
+/* Judges the replies of all episodes, by the judges that reward (and, watching, by those that watch), and rewards all
+ * turns by the verdicts of those that reward. An episode with a failed verdict keeps its other verdicts, gets no
+ * rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
+void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_rewards *rewards, Wz__Episode **episodes,
+                     int n);
+/* Replaces verdicts, rewards and discards for a failed judge by what judge `which` alone says (-1: those that reward,
+ * together), from the judgements that the turns hold. The judges need not be open. */
+void wz_reward_judged_by(const struct wz_judges *judges, int which, const struct wz_rewards *rewards,
+                         Wz__Episode **episodes, int n);
 
 #endif

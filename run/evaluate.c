@@ -34,6 +34,17 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
                       (reply ? t->judged_overrefuse : t->overrefuse) ? "true" : "false",
                       t->judged_partial ? "true" : "false", t->valid ? "true" : "false", t->reward);
         wz_json_string(out, t->feedback, strlen(t->feedback));
+        for (size_t k = 0; reply && k < t->n_judgements; k++) {
+            const Wz__Judgement *j = t->judgements[k];
+            wz_buf_printf(out, "%s\"%s\":", k ? "," : ",\"judges\":{", job->judges.list[j->judge].name);
+            if (j->verdict == WZ__VERDICT__FAILED) {
+                wz_buf_str(out, "{\"failed\":");
+                wz_json_string(out, j->error, strlen(j->error));
+            } else
+                wz_buf_printf(out, "{\"harmful\":%s,\"refusal\":%s,\"score\":%.9g,\"refusal_score\":%.9g",
+                              j->harmful ? "true" : "false", j->refusal ? "true" : "false", j->score, j->refusal_score);
+            wz_buf_str(out, k + 1 < t->n_judgements ? "}" : "}}");
+        }
         wz_buf_str(out, "}");
     }
     wz_buf_str(out, "]}\n");
@@ -86,7 +97,7 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
     *n = 0;
     for (int first = 0; first < n_prompts; first += k) {
         k = n_prompts - first < some ? n_prompts - first : (int)some;
-        struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards };
+        struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards, true };
         int got;
         if (speak) fprintf(stderr, "\r\033[Kevaluating: %d of %d prompts", first, n_prompts);
         wz_stations_run(job, &plan, &part, &got, &stats);
@@ -115,7 +126,16 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n) {
         struct wz_buf text = { 0 };
-        wz_tally_table(episodes, n, phase, job->recipe, table);
+        const struct wz_rewards rewards = wz_job_rewards(job, NULL);
+        bool watched = false;
+        wz_tally_table(episodes, n, phase, job->judges.name, ~0u, job->recipe, table);
+        for (int j = 0; j < job->judges.n; j++) {
+            if (!job->judges.list[j].watches) continue;
+            watched = true;
+            wz_reward_judged_by(&job->judges, j, &rewards, episodes, n);
+            wz_tally_table(episodes, n, phase, job->judges.list[j].name, job->judges.list[j].sees, job->recipe, table);
+        }
+        if (watched) wz_reward_judged_by(&job->judges, -1, &rewards, episodes, n);
         for (int i = 0; path && i < n; i++) transcript(&text, phase, job, episodes[i]);
         if (path) rc = append(path, &text, err);
         wz_buf_finish(&text);

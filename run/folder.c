@@ -148,6 +148,10 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
     wz_host_memory(&memory, &unused);
     wz_cores_here(&cores, 0, 0, 0);
     const int devices = wz_backend_devices(job->be, &on_device, &unused);
+    struct wz_buf judges = { 0 };
+    for (int i = 0; i < job->judges.n; i++)
+        wz_buf_printf(&judges, "%s%s%s: %s", i ? ". " : "", job->judges.list[i].name,
+                      job->judges.list[i].watches ? " (watches)" : "", job->judges.list[i].row->about);
     const struct {
         const char *key;
         char *text;
@@ -157,6 +161,7 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
         { "backend", wz_path("%s, %d GPUs", job->be->name, devices) },
         { "ranks", wz_path("%d, %d on that host: rollout %d, reward %d, learner %d", job->link.size, job->link.here,
                            roles->rollout.n, roles->reward.n, roles->learner.n) },
+        { "judges", judges.len ? judges.data : wz_strdup("none: a supervised run") },
     };
     wz_buf_printf(&line, "{\"step\":%" PRId64 ",\"time\":%.3f", p->step, wz_wall());
     for (size_t i = 0; i < WZ_COUNT(facts); i++) {
@@ -183,7 +188,9 @@ static void write_evaluation(struct wz_run *run, int64_t step, const char *phase
     for (int i = 0; i < run->table.n; i++) {
         const struct wz_result *r = &run->table.rows[i];
         if (strcmp(r->phase, phase)) continue;
-        char *name = wz_path("eval/%s/%s", r->set, r->metric);
+        const bool rewards = wz_table_find(&run->table, phase, r->set, r->metric) == r;
+        char *name =
+            rewards ? wz_path("eval/%s/%s", r->set, r->metric) : wz_path("eval/%s/%s/%s", r->set, r->metric, r->judge);
         names[n] = wz_arena_strdup(&arena, name);
         values[n++] = r->value;
         free(name);

@@ -94,12 +94,24 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
 /* Only the cpu backend resolves the key. */
 static const char *isa_of(const struct wz_backend *be) { return strcmp(be->name, "cpu") ? "none" : be->numerics.isa; }
 
+static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_judge *judge, const char *key,
+                     struct wz_err *err)
+{
+    char is[32], name[32];
+    int rc = add_path(list, pool, judge->phrases, err, "%s.phrases", key);
+
+    snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(judge->world, "yes")));
+    snprintf(name, sizeof name, "%s.name", key);
+    add(list, name, "what is built into the judge", is);
+    return rc;
+}
+
 int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
 {
     const struct wz_recipe *r = job->recipe;
     struct wz_pool *pool = job->be->pool;
     json_t *all = *list = json_object();
-    char is[32];
+    char key[24];
     int rc = 0;
 
     add(all, "backend", "the compute backend", job->be->name);
@@ -112,10 +124,11 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
         rc = add_path(all, pool, r->data[i].path, err, "data.%u.path", i);
     for (unsigned i = 0; rc == 0 && i < r->n_eval; i++)
         rc = add_path(all, pool, r->eval[i].path, err, "eval.%u.path", i);
-    if (rc == 0) rc = add_path(all, pool, r->judge.phrases, err, "judge.phrases");
-    snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(r->judge.world, "yes")));
-    add(all, "judge.name", "what is built into the judge", is);
-    return rc;
+    for (unsigned i = 0; rc == 0 && i < r->n_judges; i++) {
+        snprintf(key, sizeof key, "judges.%u", i);
+        rc = add_judge(all, pool, &r->judges[i], key, err);
+    }
+    return rc == 0 && !r->n_judges ? add_judge(all, pool, &r->judge, "judge", err) : rc;
 }
 
 int wz_inputs_saved(const char *agent, const char *folder, json_t **list, struct wz_err *err)

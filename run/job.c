@@ -191,12 +191,48 @@ struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, s
     return be;
 }
 
-int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err)
+int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, bool open, struct wz_err *err)
 {
-    const struct wz_judge_config config = { recipe->judge.name, recipe->judge.phrases,
-                                            !strcmp(recipe->judge.world, "yes"), recipe->judge.retries };
+    const int n = recipe->n_judges ? (int)recipe->n_judges : 1;
+    const struct wz_recipe_judge *list = recipe->n_judges ? recipe->judges : &recipe->judge;
+    struct wz_judge_config configs[WZ_MAX_JUDGES] = { 0 };
 
-    return wz_judge_open(judge, &config, err) < 0 ? wz_recipe_fail(recipe, err, "judge.name", "%s", err->text) : 0;
+    for (int i = 0; i < n; i++) {
+        const struct wz_recipe_judge *j = &list[i];
+        configs[i] = (struct wz_judge_config){
+            .name = j->name,
+            .kind = j->kind,
+            .watches = !strcmp(j->role, "watch"),
+            .weight = j->weight,
+            .phrases = j->phrases,
+            .world = !strcmp(j->world, "yes"),
+            .tries = j->retries,
+        };
+    }
+    if (wz_judges_begin(judges, configs, n, recipe->combine, err) < 0)
+        return wz_recipe_fail(recipe, err, recipe->n_judges ? "judges.0.name" : "judge.name", "%s", err->text);
+    for (int i = 0; open && i < n; i++) {
+        char key[32] = "judge.name";
+        if (recipe->n_judges) snprintf(key, sizeof key, "judges.%d.name", i);
+        if (wz_judge_open(&judges->list[i], &configs[i], err) < 0)
+            return wz_recipe_fail(recipe, err, key, "%s", err->text);
+    }
+    return 0;
+}
+
+/* The judges, on reward ranks with what they have answered in this run before. */
+static int open_judges(struct wz_job *job, struct wz_err *err)
+{
+    const bool reward = job->roles.reward.me >= 0;
+
+    if (wz_job_judges(&job->judges, job->recipe, reward, err) < 0) return -1;
+    bool slow = false;
+    for (int i = 0; i < job->judges.n; i++) slow |= !job->judges.list[i].row->instant;
+    if (!reward || !slow) return 0;
+    job->verdicts = wz_verdicts_open(job->recipe->out, job->writes ? job->roles.reward.me : -1);
+    for (int i = 0; i < job->judges.n; i++)
+        if (!job->judges.list[i].row->instant) job->judges.list[i].verdicts = job->verdicts;
+    return 0;
 }
 
 /* What the stages' losses and estimates ask of the recipe. */
@@ -261,7 +297,7 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
     seat_players(job);
     if (job->roles.rollout.me >= 0 && (!job->game.n_players || job->game.players[0]->seat != wz_seats))
         return wz_fail(err, "agents: none has the role %s", wz_seats->role);
-    if (job->roles.reward.me >= 0 && wz_job_judge(&job->judge, recipe, err) < 0) return -1;
+    if (!(training && wz_job_supervised(recipe)) && open_judges(job, err) < 0) return -1;
     if (training && !wz_job_supervised(recipe) &&
         load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0)
         return -1;
@@ -341,7 +377,14 @@ void wz_job_close(struct wz_job *job)
     free(job->data);
     free(job->eval);
     free(job->chunk);
-    wz_judge_close(&job->judge);
+    for (int i = 0; i < job->judges.n; i++) {
+        const struct wz_judge *j = &job->judges.list[i];
+        if (j->verdicts)
+            wz_log("judge %s: asked %lld, answered before %lld, failed %lld", j->name, (long long)j->asked,
+                   (long long)j->known, (long long)j->failed);
+    }
+    wz_judges_close(&job->judges);
+    wz_verdicts_close(job->verdicts);
     wz_link_close(&job->link);
     wz_backend_close(job->be);
 }

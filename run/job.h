@@ -61,13 +61,15 @@ struct wz_job {
     struct wz_backend *be;
     struct wz_agent agents[WZ_MAX_AGENTS];
     int n_agents;
-    void *chunk;           /* learner ranks: weights and moments are copied in chunks of WZ_CHUNK_BYTES through it */
-    struct wz_judge judge; /* reward ranks */
-    struct wz_game game;   /* rollout ranks */
+    void *chunk;             /* learner ranks: weights and moments are copied in chunks of WZ_CHUNK_BYTES through it */
+    struct wz_judges judges; /* opened on reward ranks; known to all */
+    struct wz_verdicts *verdicts;   /* reward ranks: what the judges of the run have answered already */
+    struct wz_game game;            /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
     int overlong;                   /* training prompts that wz_job_drop_overlong left out */
     bool root;                      /* the first learner: writes the run's files and logs */
     bool training; /* the stages will be run; else learners hold no weights and no agent must be trainable */
+    bool writes;   /* reward ranks write verdicts into the run's folder: it is being made, not looked at */
 };
 
 /* The recipe's file of what a command is given, a run's folder or such a file: heap. */
@@ -78,8 +80,8 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
                   struct wz_err *err);
 /* The recipe's backend, in its numerics. NULL and a message with the key's origin on error. The recipe outlives it. */
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
-/* The recipe's judge; -1 and a message likewise. */
-int wz_job_judge(struct wz_judge *judge, const struct wz_recipe *recipe, struct wz_err *err);
+/* The recipe's judges, in its order: opened, or only begun. -1 and a message likewise. */
+int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, bool open, struct wz_err *err);
 /* Roles and backend; job->link must be open. Neither this nor wz_job_open exchanges messages: the caller calls
  * wz_link_agree. */
 int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, struct wz_err *err);
@@ -135,6 +137,7 @@ struct wz_batch_plan {
     const struct wz_ranks *takers;
     int leaves; /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
     const struct wz_rewards *rewards;
+    bool watched; /* by the judges that watch, too */
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
                      struct wz_batch_stats *stats);
@@ -162,9 +165,11 @@ struct wz_tally {
 };
 void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 /* Adds the rows of these episodes under `phase`: by kind of prompt, in alphabetical order, then their average. What is
- * measured, and the formulas of the intervals: tally.c. The bootstrap's draws are keyed by evaluate.seed. */
-void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, const struct wz_recipe *recipe,
-                    struct wz_table *table);
+ * measured, and the formulas of the intervals: tally.c. The bootstrap's draws are keyed by evaluate.seed. judge: whose
+ * verdicts the episodes hold, which the rows name. sees: the flags that it can raise; ~0u: also what no judge decides.
+ */
+void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, const char *judge, unsigned sees,
+                    const struct wz_recipe *recipe, struct wz_table *table);
 
 /* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
  * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */

@@ -140,7 +140,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
     if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
         double begin = wz_now();
-        wz_reward_label(&job->judge, plan->rewards, episodes, k);
+        wz_reward_label(&job->judges, plan->watched, plan->rewards, episodes, k);
         send_stats(job, plan, (struct wz_batch_stats){ .reward = wz_now() - begin });
         for (int i = 0; i < k; i++)
             where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);

@@ -47,6 +47,20 @@ static const struct wz_column turn_columns[] = {
     { "score", F64, T(score) },
     { "finish_reason", FINISH, T(finish_reason) },
     { "judged_partial", BOOL, T(judged_partial) },
+    { "judgements_at", I64, PLACE + 6 },
+    { "n_judgements", I64, PLACE + 7 },
+};
+#define J(field) offsetof(Wz__Judgement, field)
+static const struct wz_column judgement_columns[] = {
+    { "judge", U32, J(judge) },
+    { "identity", U64, J(identity) },
+    { "verdict", VERDICT, J(verdict) },
+    { "harmful", BOOL, J(harmful) },
+    { "refusal", BOOL, J(refusal) },
+    { "score", F64, J(score) },
+    { "refusal_score", F64, J(refusal_score) },
+    { "error", STR, J(error) },
+    { "partial", BOOL, J(partial) },
 };
 static const struct wz_column context_columns[] = { { "context", I32, 0 } };
 static const struct wz_column ids_columns[] = {
@@ -61,6 +75,7 @@ const struct wz_h5_table wz_tables[N_TABLES] = {
     [TURNS] = { "turns", turn_columns, WZ_COUNT(turn_columns), 25, 1024 },
     [CONTEXT] = { "tokens", context_columns, WZ_COUNT(context_columns), 1, 32768 },
     [IDS] = { "tokens", ids_columns, WZ_COUNT(ids_columns), 4, 16384 },
+    [JUDGEMENTS] = { "judgements", judgement_columns, WZ_COUNT(judgement_columns), 0, 1024 },
 };
 _Static_assert(WZ_COUNT(turn_columns) <= MAX_COLUMNS, "a table has more than MAX_COLUMNS columns");
 

@@ -10,7 +10,9 @@
  *                    context_at, n_context i64 (range of /tokens/context),
  *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
  *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64,
- *                    finish_reason enum, judged_partial bool
+ *                    finish_reason enum, judged_partial bool, judgements_at, n_judgements i64 (range of /judgements)
+ *   /judgements/     per judgement of a reply by one judge: judge u32 (index in the recipe's list), identity u64,
+ *                    verdict enum, harmful, refusal, partial bool, score, refusal_score f64, error str
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a
  *                    turn's n_ref_logp or n_advantage is 0, the column holds NaN for its tokens.
  *
@@ -113,12 +115,14 @@ static int check_schema(const struct wz_record *r, struct wz_err *err)
 static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struct wz_err *err)
 {
     char *name = wz_path("/%s/%s", wz_tables[t].group, wz_tables[t].columns[c].name);
-    bool lacks = c >= wz_tables[t].in_all && H5Lexists(r->file, name, H5P_DEFAULT) == 0;
+    bool lacks = c >= wz_tables[t].in_all && (H5Lexists(r->file, wz_tables[t].group, H5P_DEFAULT) == 0 ||
+                                              H5Lexists(r->file, name, H5P_DEFAULT) == 0);
     hid_t set = lacks ? -1 : H5Dopen2(r->file, name, H5P_DEFAULT), type, want, space;
     hsize_t len = 0;
     int rc = 0;
 
     r->set[t][c] = set;
+    if (lacks && c == 0) r->len[t] = 0;
     if (lacks) goto out;
     if (set < 0) {
         rc = wz_record_fail(r, name, err);
@@ -332,22 +336,32 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
         rows[i] = (struct wz_row){ e, { (int64_t)(r->len[TURNS] + at), (int64_t)e->n_turns } };
         for (size_t k = 0; k < e->n_turns; k++) {
             Wz__Turn *t = e->turns[k];
-            turns[at++] = (struct wz_row){ t,
-                                           { (int64_t)(r->len[CONTEXT] + more[CONTEXT]), (int64_t)t->n_context,
-                                             (int64_t)(r->len[IDS] + more[IDS]), (int64_t)t->n_ids,
-                                             (int64_t)t->n_ref_logp, (int64_t)t->n_advantage } };
+            turns[at++] =
+                (struct wz_row){ t,
+                                 { (int64_t)(r->len[CONTEXT] + more[CONTEXT]), (int64_t)t->n_context,
+                                   (int64_t)(r->len[IDS] + more[IDS]), (int64_t)t->n_ids, (int64_t)t->n_ref_logp,
+                                   (int64_t)t->n_advantage, (int64_t)(r->len[JUDGEMENTS] + more[JUDGEMENTS]),
+                                   (int64_t)t->n_judgements } };
             more[CONTEXT] += t->n_context;
+            more[JUDGEMENTS] += t->n_judgements;
             more[IDS] += t->n_ids;
         }
     }
     more[EPISODES] = (hsize_t)n;
     more[TURNS] = n_turns;
+    struct wz_row *judgements = wz_alloc(wz_mul(sizeof *judgements, more[JUDGEMENTS])), *next = judgements;
+    for (size_t i = 0; i < n_turns; i++) {
+        const Wz__Turn *t = turns[i].message;
+        for (size_t k = 0; k < t->n_judgements; k++) *next++ = (struct wz_row){ .message = t->judgements[k] };
+    }
     int rc = tokens_append(r, turns, n_turns, err);
+    if (!rc) rc = table_append(r, JUDGEMENTS, judgements, more[JUDGEMENTS], err);
     if (!rc) rc = table_append(r, TURNS, turns, n_turns, err);
     if (!rc) rc = table_append(r, EPISODES, rows, (size_t)n, err);
     if (!rc) rc = commit(r, err);
     free(rows);
     free(turns);
+    free(judgements);
     if (rc) {
         wz_record_detach(r);
         return -1;
@@ -377,6 +391,9 @@ int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
                             err);
         if (!rc)
             rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "ids_at"), (hsize_t)from[TURNS], 1, &from[IDS], err);
+        if (!rc)
+            rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "judgements_at"), (hsize_t)from[TURNS], 1,
+                                &from[JUDGEMENTS], err);
     }
     for (int t = 0; t < N_TABLES && !rc; t++) {
         hsize_t len = (hsize_t)from[t];

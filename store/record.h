@@ -6,7 +6,7 @@
 #include "store/journal.h"
 #include "store/store.h"
 
-enum { SCHEMA = 1, MAX_COLUMNS = 32 };
+enum { SCHEMA = 1, MAX_COLUMNS = 34 };
 enum wz_kind { I64, U32, U64, F64, BOOL, VERDICT, FINISH, STR, I32, F32 };
 extern const size_t wz_kind_size[]; /* bytes of a value in memory; STR: of a pointer */
 
@@ -15,7 +15,7 @@ extern const size_t wz_kind_size[]; /* bytes of a value in memory; STR: of a poi
 enum { PLACE = 1 << 16 };
 struct wz_row {
     void *message;
-    int64_t place[6];
+    int64_t place[8];
 };
 struct wz_column {
     const char *name;
@@ -24,7 +24,7 @@ struct wz_column {
 };
 
 /* CONTEXT and IDS share the group /tokens; they are two tables because their columns differ in length. */
-enum { EPISODES, TURNS, CONTEXT, IDS, N_TABLES };
+enum { EPISODES, TURNS, CONTEXT, IDS, JUDGEMENTS, N_TABLES };
 enum { IDS_IDS, IDS_LOGP, IDS_REF, IDS_ADVANTAGE };
 struct wz_h5_table {
     const char *group;

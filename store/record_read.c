@@ -93,6 +93,22 @@ out:
     return rc;
 }
 
+/* Reads the judgements of the turns. */
+static int judgements_read(const struct wz_record *r, struct wz_row *turns, hsize_t n, struct wz_err *err)
+{
+    int64_t at, end = span(r, JUDGEMENTS, turns, n, 6, 7, &at, err);
+    int rc = 0;
+
+    if (end < 0) return -1;
+    struct wz_row *rows = wz_alloc(wz_mul(sizeof *rows, (size_t)(end - at))), *next = rows;
+    for (hsize_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < turns[i].place[7]; k++) (next++)->message = wz_turn_judgement(turns[i].message);
+    for (int c = 0; c < wz_tables[JUDGEMENTS].n && !rc; c++)
+        rc = scatter(r, JUDGEMENTS, c, (hsize_t)at, rows, (hsize_t)(end - at), err);
+    free(rows);
+    return rc;
+}
+
 /* The oldest files have no roles: theirs are games of two, c0 f0 [c1 f1 ...]. */
 static void name_role(Wz__Turn *t, int64_t at)
 {
@@ -121,6 +137,7 @@ static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz_
     for (hsize_t i = 0; i < n; i++)
         for (size_t k = 0; k < out[i]->n_turns; k++) name_role(out[i]->turns[k], (int64_t)k);
     if (!rc) rc = tokens_read(r, turns, n_turns, err);
+    if (!rc) rc = judgements_read(r, turns, n_turns, err);
 out:
     free(rows);
     free(turns);

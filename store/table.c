@@ -32,9 +32,17 @@ const char wz_table_note[] =
     "with n = groups where all groups are alike. Elsewhere Wilson's for rates and the normal one for means; averages "
     "and F1 by the bootstrap.";
 
-static const char header[] = "phase,set,metric,value,low,high,n,seed,groups,interval";
-enum { N_COLUMNS = 10, N_OLD = 8 }; /* earlier versions had the first 8 columns only */
-enum { OLD_BYTES = sizeof "phase,set,metric,value,low,high,n,seed" - 1 };
+static const char header[] = "phase,set,metric,value,low,high,n,seed,groups,interval,judge";
+enum { N_COLUMNS = 11 };
+/* Earlier versions had the first columns only: so many, which are so many bytes of the header. */
+static const struct {
+    int columns;
+    size_t bytes;
+} versions[] = {
+    { N_COLUMNS, sizeof header - 1 },
+    { 10, sizeof "phase,set,metric,value,low,high,n,seed,groups,interval" - 1 },
+    { 8, sizeof "phase,set,metric,value,low,high,n,seed" - 1 },
+};
 
 const struct wz_measure *wz_measure_find(const char *name)
 {
@@ -82,16 +90,25 @@ void wz_table_add(struct wz_table *t, const struct wz_result *row)
     t->rows[t->n].phase = printable(t, row->phase);
     t->rows[t->n].set = printable(t, row->set);
     t->rows[t->n].metric = printable(t, row->metric);
+    t->rows[t->n].judge = printable(t, row->judge ? row->judge : "");
     t->rows[t->n++].interval = wz_arena_strdup(&t->arena, row->interval);
+}
+
+const struct wz_result *wz_table_find_by(const struct wz_table *t, const char *phase, const char *set,
+                                         const char *metric, const char *judge)
+{
+    for (int i = 0; i < t->n; i++) {
+        const struct wz_result *r = &t->rows[i];
+        if (!strcmp(r->phase, phase) && !strcmp(r->set, set) && !strcmp(r->metric, metric) &&
+            (!judge || !strcmp(r->judge, judge)))
+            return r;
+    }
+    return NULL;
 }
 
 const struct wz_result *wz_table_find(const struct wz_table *t, const char *phase, const char *set, const char *metric)
 {
-    for (int i = 0; i < t->n; i++) {
-        const struct wz_result *r = &t->rows[i];
-        if (!strcmp(r->phase, phase) && !strcmp(r->set, set) && !strcmp(r->metric, metric)) return r;
-    }
-    return NULL;
+    return wz_table_find_by(t, phase, set, metric, NULL);
 }
 
 void wz_table_finish(struct wz_table *t)
@@ -103,12 +120,14 @@ void wz_table_finish(struct wz_table *t)
 
 /* ---- text and Markdown ------------------------------------------------------------------------------------ */
 
-/* Is row i the first with its phase (or, with metric, its set and metric)? */
+/* Is row i the first with its phase (or, with line, its set, metric and judge)? */
 static bool first_of(const struct wz_table *t, int i, bool line)
 {
     for (int k = 0; k < i; k++) {
         const struct wz_result *a = &t->rows[k], *b = &t->rows[i];
-        if (line ? !strcmp(a->set, b->set) && !strcmp(a->metric, b->metric) : !strcmp(a->phase, b->phase)) return false;
+        if (line ? !strcmp(a->set, b->set) && !strcmp(a->metric, b->metric) && !strcmp(a->judge, b->judge)
+                 : !strcmp(a->phase, b->phase))
+            return false;
     }
     return true;
 }
@@ -131,8 +150,8 @@ static void put_title(const char *metric, char *text, size_t size)
     snprintf(text, size, "%s%s", m ? m->title : metric, m && m->rate ? ", %" : "");
 }
 
-/* Text and Markdown are one grid of cells: set, metric, a column per phase, n, groups; the first line holds their
- * names. */
+/* Text and Markdown are one grid of cells: set, metric, judge, a column per phase, n, groups; the first line holds
+ * their names. */
 struct grid {
     struct wz_arena arena;
     const char **cells; /* [n], `cols` to a line */
@@ -168,6 +187,7 @@ static struct grid grid_of(const struct wz_table *t)
 
     add_cell(&g, "set");
     add_cell(&g, "metric");
+    add_cell(&g, "judge");
     for (int i = 0; i < t->n; i++)
         if (first_of(t, i, false)) add_cell(&g, t->rows[i].phase);
     add_cell(&g, "n");
@@ -180,9 +200,10 @@ static struct grid grid_of(const struct wz_table *t)
         add_cell(&g, r->set);
         put_title(r->metric, text, sizeof text);
         add_cell(&g, text);
+        add_cell(&g, r->judge);
         for (int k = 0; k < t->n; k++) {
             if (!first_of(t, k, false)) continue;
-            const struct wz_result *cell = wz_table_find(t, t->rows[k].phase, r->set, r->metric);
+            const struct wz_result *cell = wz_table_find_by(t, t->rows[k].phase, r->set, r->metric, r->judge);
             put_cell(cell, text, sizeof text);
             add_cell(&g, text);
             if (cell) widen(n, cell->n);
@@ -239,7 +260,7 @@ void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
         }
         if ((i + 1) % g.cols) continue;
         wz_buf_str(out, " |\n");
-        for (int k = 0; k < g.cols && i < g.cols; k++) wz_buf_str(out, k < 2 ? "|---" : "|--:");
+        for (int k = 0; k < g.cols && i < g.cols; k++) wz_buf_str(out, k < 3 ? "|---" : "|--:");
         if (i < g.cols) wz_buf_str(out, "|\n");
     }
     wz_buf_printf(out, "\n%s\n", wz_table_note);
@@ -257,10 +278,11 @@ json_t *wz_table_json(const struct wz_table *t)
     for (const struct wz_result *r = t->rows; r < t->rows + t->n; r++) {
         char seed[24]; /* a string: most readers keep 53 bits of a number */
         snprintf(seed, sizeof seed, "%llu", (unsigned long long)r->seed);
-        json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:I, s:s, s:I, s:s}", "phase", r->phase,
-                                              "set", r->set, "metric", r->metric, "value", real_json(r->value), "low",
-                                              real_json(r->low), "high", real_json(r->high), "n", (json_int_t)r->n,
-                                              "seed", seed, "groups", (json_int_t)r->groups, "interval", r->interval));
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:I, s:s, s:I, s:s, s:s}", "phase",
+                                              r->phase, "set", r->set, "metric", r->metric, "value",
+                                              real_json(r->value), "low", real_json(r->low), "high", real_json(r->high),
+                                              "n", (json_int_t)r->n, "seed", seed, "groups", (json_int_t)r->groups,
+                                              "interval", r->interval, "judge", r->judge));
     }
     return rows;
 }
@@ -304,8 +326,10 @@ void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
         csv_real(out, r->value);
         csv_real(out, r->low);
         csv_real(out, r->high);
-        wz_buf_printf(out, "%lld,%llu,%lld,%s\n", (long long)r->n, (unsigned long long)r->seed, (long long)r->groups,
+        wz_buf_printf(out, "%lld,%llu,%lld,%s,", (long long)r->n, (unsigned long long)r->seed, (long long)r->groups,
                       r->interval);
+        csv_text(out, r->judge);
+        wz_buf_str(out, "\n");
     }
 }
 
@@ -338,7 +362,7 @@ static const char *read_row(const char **f, struct wz_result *r)
 {
     char *end;
 
-    *r = (struct wz_result){ .phase = f[0], .set = f[1], .metric = f[2], .interval = f[9] };
+    *r = (struct wz_result){ .phase = f[0], .set = f[1], .metric = f[2], .interval = f[9], .judge = f[10] };
     if (read_real(f[3], &r->value) < 0) return "value";
     if (read_real(f[4], &r->low) < 0) return "low";
     if (read_real(f[5], &r->high) < 0) return "high";
@@ -358,7 +382,7 @@ int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
     struct wz_arena arena = { 0 };
     struct wz_buf cell = { 0 };
     struct wz_map map;
-    int line = 1, columns, rc = -1;
+    int line = 1, columns = 0, rc = -1;
 
     if (wz_map_open(&map, path, err) < 0) return -1;
     const char *text = (const char *)map.bytes, *nul = memchr(text, 0, map.len), *end = text + map.len;
@@ -368,8 +392,9 @@ int wz_table_read(struct wz_table *t, const char *path, struct wz_err *err)
     }
     while (text < end && *text != '\r' && *text != '\n') text++;
     size_t have = (size_t)(text - (const char *)map.bytes);
-    columns = have == sizeof header - 1 ? N_COLUMNS : N_OLD;
-    if ((columns == N_OLD && have != OLD_BYTES) || memcmp(map.bytes, header, have)) {
+    for (size_t i = 0; i < WZ_COUNT(versions); i++)
+        if (have == versions[i].bytes) columns = versions[i].columns;
+    if (!columns || memcmp(map.bytes, header, have)) {
         wz_fail(err, "%s:1: expected the columns %s", path, header);
         goto out;
     }

@@ -34,6 +34,7 @@ struct wz_result {
     uint64_t seed;
     int64_t groups;
     const char *interval;
+    const char *judge; /* whose verdicts it is of; "": not known, in files older than this column */
 };
 #define WZ_AVERAGE "average" /* the set of averages over kinds; no kind may be called so */
 /* Results in the order they were added. Zeroed struct is empty. Strings belong to the table. */
@@ -44,9 +45,12 @@ struct wz_table {
 };
 
 void wz_table_add(struct wz_table *table, const struct wz_result *row); /* copies the strings */
-/* The first with that phase, set and metric; NULL: none. */
+/* The first with that phase, set and metric, which is of the judges that reward; NULL: none. */
 const struct wz_result *wz_table_find(const struct wz_table *table, const char *phase, const char *set,
                                       const char *metric);
+/* The same of this judge's verdicts. */
+const struct wz_result *wz_table_find_by(const struct wz_table *table, const char *phase, const char *set,
+                                         const char *metric, const char *judge);
 void wz_table_finish(struct wz_table *table);
 
 extern const char wz_table_note[]; /* what the brackets of a table are, in three sentences */
@@ -54,11 +58,11 @@ extern const char wz_table_note[]; /* what the brackets of a table are, in three
 void wz_table_text(const struct wz_table *table, struct wz_buf *out);
 void wz_table_markdown(const struct wz_table *table, struct wz_buf *out);
 json_t *wz_table_json(const struct wz_table *table); /* the rows, an array of objects; what is not known is null */
-/* Header `phase,set,metric,value,low,high,n,seed,groups,interval`, a line per result, numbers that read back exactly;
- * an unknown value is an empty field. */
+/* Header `phase,set,metric,value,low,high,n,seed,groups,interval,judge`, a line per result, numbers that read back
+ * exactly; an unknown value is an empty field. */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);
-/* Reads that CSV, or one without the last two columns, and adds its results to the table. -1 and a message with file,
- * line and column. */
+/* Reads that CSV, or one without the last column or the last three, and adds its results to the table. -1 and a message
+ * with file, line and column. */
 int wz_table_read(struct wz_table *table, const char *path, struct wz_err *err);
 
 #endif

@@ -127,7 +127,7 @@ static void every_cell_by_hand(void **state)
     Wz__Episode *list[N_MADE];
 
     make_all(list);
-    wz_tally_table(list, N_MADE, "before", &recipe, &t);
+    wz_tally_table(list, N_MADE, "before", "rules", ~0u, &recipe, &t);
     for (size_t i = 0; i < WZ_COUNT(cells); i++)
         cell(&t, cells[i].set, cells[i].metric, cells[i].value, cells[i].n, cells[i].groups, cells[i].interval);
     assert_int_equal(t.n, WZ_COUNT(cells)); /* and nothing else */
@@ -304,7 +304,7 @@ static void a_second_implementation_agrees(void **state)
 
     for (int i = 0; i < MOST; i++) times[i] = 1;
     memset(of, 0, sizeof of);
-    wz_tally_table(list, n, "before", &recipe, &t);
+    wz_tally_table(list, n, "before", "rules", ~0u, &recipe, &t);
     assert_int_equal(t.n, 3 * 8 + 12);
     for (int i = 0; i < t.n; i++) {
         const struct wz_result *r = &t.rows[i];
@@ -365,7 +365,7 @@ static void groups_that_are_alike(void **state)
 
     n = add_groups(list, n, "harmful, half", 2, 2, "uw", "kG");
     n = add_groups(list, n, "benign", 1, 6, "kG", "kG");
-    wz_tally_table(list, n, "before", &recipe, &t);
+    wz_tally_table(list, n, "before", "rules", ~0u, &recipe, &t);
     cell(&t, "harmful", "asr", 0, 12, 3, "wilson");
     cell(&t, "harmful, half", "asr", 0.5, 4, 2, "wilson");
     cell(&t, "benign", "orr", 0, 6, 1, "wilson");
@@ -397,7 +397,7 @@ static void intervals_cover_the_truth(void **state)
             snprintf(group, sizeof group, "%u", i / EACH);
             list[i] = make(i, "harmful", group, (drawn(2000 + s, i, 10) < 9) == (often == 1) ? "u" : "k", "");
         }
-        wz_tally_table(list, GROUPS * EACH, "before", &recipe, &t);
+        wz_tally_table(list, GROUPS * EACH, "before", "rules", ~0u, &recipe, &t);
         const struct wz_result *r = row(&t, "harmful", "asr");
         struct wz_interval w = wz_wilson(r->value * (double)r->n, (double)r->n);
         covered += r->low <= 0.5 && 0.5 <= r->high;

@@ -214,7 +214,7 @@ static void flaky_ask(struct wz_judge *judge, const struct wz_question *q, struc
 
 static void failures_are_asked_again(void **state)
 {
-    const struct wz_judge_row row = { "flaky", NULL, flaky_ask, NULL };
+    const struct wz_judge_row row = { .name = "flaky", .ask = flaky_ask };
     struct flaky f = { .bad = { 0, 1, 2, 3 } };
     struct wz_judge judge = { .row = &row, .state = &f, .tries = 2 };
     const struct wz_question q[] = { { "0", "", false }, { "1", "", false }, { "2", "", false }, { "3", "", false } };
@@ -233,6 +233,88 @@ static void failures_are_asked_again(void **state)
     assert_int_equal(judge.failed, 1);
 }
 
+/* ---- what was answered already ---------------------------------------------------------------------------- */
+
+static void counting_ask(struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a, int n)
+{
+    int *asked = judge->state;
+
+    *asked += n;
+    for (int i = 0; i < n; i++)
+        a[i] = (struct wz_answer){ .failed = !strcmp(q[i].response, "broken"),
+                                   .flags = HARM,
+                                   .score = 1 / 3.0 + 1e-17 * i,
+                                   .refusal_score = 0.1 };
+}
+
+/* Each question is asked once: of copies in a batch, of what a file holds from an earlier process (one that was killed
+ * in the middle of a line), but not of what failed, and not of another judge's. */
+static void nothing_is_judged_twice(void **state)
+{
+    const struct wz_judge_row row = { .name = "counting", .ask = counting_ask };
+    char *dir = test_scratch("verdicts"), *path = wz_path("%s/verdicts-3.jsonl", dir);
+    struct wz_question q[] = { { "p", "a", false }, { "p", "b", false },      { "p", "a", false },
+                               { "p", "a", true },  { "p", "broken", false }, { "q", "a", false } };
+    struct wz_answer a[WZ_COUNT(q)], again[WZ_COUNT(q)];
+    int asked = 0, n = (int)WZ_COUNT(q);
+    struct wz_err err;
+
+    wz_mkdirs(dir, &err);
+    unlink(path);
+    struct wz_judge judge = { .row = &row, .state = &asked, .identity = 7, .verdicts = wz_verdicts_open(dir, 3) };
+    wz_judge_ask(&judge, q, a, n);
+    assert_int_equal(asked, n - 1); /* one is a copy */
+    wz_judge_ask(&judge, q, again, n);
+    assert_int_equal(asked, n - 1 + 1); /* the failed one is asked again */
+    assert_int_equal(judge.known, 4);   /* the copy is not looked up */
+    wz_verdicts_close(judge.verdicts);
+
+    assert_int_equal(wz_file_append(path, "{\"judge\":\"00", 12, &err), 0);
+    for (int start = 0; start < 2; start++) { /* another rank reads what it left */
+        judge = (struct wz_judge){
+            .row = &row, .state = &asked, .identity = 7, .verdicts = wz_verdicts_open(dir, start ? 3 : -1)
+        };
+        asked = 0;
+        wz_judge_ask(&judge, q, again, n);
+        assert_int_equal(asked, 1);
+        for (int i = 0; i < n; i++) {
+            assert_int_equal(again[i].failed, a[i].failed);
+            assert_int_equal(again[i].flags, a[i].flags);
+            assert_true(again[i].score == a[i].score && again[i].refusal_score == a[i].refusal_score); /* every bit */
+        }
+        judge.identity = 8;
+        wz_judge_ask(&judge, q, again, n);
+        assert_int_equal(asked, 1 + n - 1);
+        wz_verdicts_close(judge.verdicts);
+    }
+    struct wz_verdicts *v = wz_verdicts_open(dir, -1); /* what was written behind the broken line is found */
+    assert_true(wz_verdicts_find(v, 8, &q[0], &again[0]));
+    wz_verdicts_close(v);
+    unlink(path);
+    free(path);
+    free(dir);
+}
+
+/* Judges that could not work together are refused, with the reason. */
+static void judges_that_do_not_fit(void **state)
+{
+    const struct wz_judge_config twice[] = { { .name = "rules" }, { .name = "rules" } },
+                                 watches[] = { { .name = "rules", .watches = true } },
+                                 two[] = { { .name = "rules" },
+                                           { .name = "held-out", .kind = "rules", .watches = true } };
+    struct wz_judges judges;
+    struct wz_err err;
+
+    assert_int_equal(wz_judges_begin(&judges, twice, 2, "", &err), -1);
+    assert_non_null(strstr(err.text, "two judges are called rules"));
+    assert_int_equal(wz_judges_begin(&judges, watches, 1, "", &err), -1);
+    assert_non_null(strstr(err.text, "role reward"));
+    assert_int_equal(wz_judges_begin(&judges, two, 2, "most", &err), -1);
+    assert_int_equal(wz_judges_begin(&judges, two, 2, "vote", &err), 0);
+    assert_string_equal(judges.name, "rules");
+    wz_judges_close(&judges);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +325,8 @@ int main(void)
         cmocka_unit_test(unknown_judge),
         cmocka_unit_test(what_cannot_be_judged_fails),
         cmocka_unit_test(failures_are_asked_again),
+        cmocka_unit_test(nothing_is_judged_twice),
+        cmocka_unit_test(judges_that_do_not_fit),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -91,8 +91,8 @@ static void add_rate(struct wz_table *t, const char *phase, const char *set, con
 {
     struct wz_interval in = wz_wilson(hits, n);
 
-    wz_table_add(t,
-                 &(struct wz_result){ phase, set, metric, (double)hits / n, in.low, in.high, n, 7, n / 8, "wilson" });
+    wz_table_add(t, &(struct wz_result){ phase, set, metric, (double)hits / n, in.low, in.high, n, 7, n / 8, "wilson",
+                                         "rules" });
 }
 
 static void put_summary(void)
@@ -113,7 +113,7 @@ static void put_summary(void)
         add_rate(&t, phase, WZ_AVERAGE, "orr", (int[]){ 36, 30, 28, 14, 7 }[i], 80);
         struct wz_interval in = wz_normal_mean(80 * 40.0 - i, 80 * 1700.0, 80);
         wz_table_add(&t, &(struct wz_result){ phase, "harmful", "tokens", 40.0 - i / 80.0, in.low, in.high, 80, 7, 80,
-                                              "normal" });
+                                              "normal", "rules" });
     }
     wz_table_csv(&t, &text);
     put("summary.csv", text.data, text.len);
@@ -301,7 +301,7 @@ static void a_whole_run_is_shown(void **state)
     has(page, "<td class=\"num\">80</td><td class=\"num\">10</td></tr>"); /* 80 prompts in 10 groups */
     has(page, "<td class=\"num\">5.0</td><td class=\"num end\">2.0</td><td class=\"num end\">12.2</td>"); /* 4 of 80 */
     has(page, "<td class=\"num good\">-43.8</td>"); /* 39 to 4 of 80 */
-    has(page, "<td colspan=\"10\">harmful: asks for harm &lt;/pre&gt;");
+    has(page, "<td colspan=\"11\">harmful: asks for harm &lt;/pre&gt;");
     has(page, "recipe.yaml, with every key");
     has(page, "1 line of metrics.jsonl could not be read, the first is line 121.");
     has(page, "1 prompt is left out: the judge failed");

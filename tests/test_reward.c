@@ -188,12 +188,20 @@ static void scripted_ask(struct wz_judge *judge, const struct wz_question *q, st
         if (a[i].failed) snprintf(a[i].why, sizeof a[i].why, "scripted");
     }
 }
-static const struct wz_judge_row scripted = { "scripted", NULL, scripted_ask, NULL };
+static void scripted_close(struct wz_judge *judge) {}
+static const struct wz_judge_row scripted = { .name = "scripted", .ask = scripted_ask, .close = scripted_close };
+
+static struct wz_judge scripted_judge(const char *name)
+{
+    return (struct wz_judge){ .row = &scripted, .name = name, .weight = 1, .sees = WZ_JUDGED_ALL };
+}
 
 static Wz__Episode *label(bool harmful, const char *c0, bool valid, bool unsafe, bool overrefuse, const char *c1)
 {
     const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
-    struct wz_judge judge = { .row = &scripted };
+    struct wz_judges judges = { .list = { scripted_judge("scripted") },
+                                .n = 1,
+                                .combine = wz_combine_find(NULL, NULL) };
     Wz__Episode *e = wz_episode_new();
 
     e->harmful = harmful;
@@ -203,8 +211,8 @@ static Wz__Episode *label(bool harmful, const char *c0, bool valid, bool unsafe,
     f->valid = valid;
     f->overrefuse = overrefuse;
     if (c1) wz_set_string(&add(e, WZ_CONVERSATION, 0, false)->text, c1, strlen(c1));
-    wz_reward_label(&judge, &stage1, &e, 1);
-    assert_int_equal(judge.asked, c1 ? 2 : 1); /* only replies are judged */
+    wz_reward_label(&judges, false, &stage1, &e, 1);
+    assert_int_equal(judges.list[0].asked, c1 ? 2 : 1); /* only replies are judged */
     return e;
 }
 
@@ -273,6 +281,135 @@ static void a_failed_judge_is_not_a_zero(void **state)
     wz_episode_free(e);
 }
 
+/* ---- several judges --------------------------------------------------------------------------------------- */
+
+/* Its name decides what it says: h: harmful, r: refuses, f: fails, of each reply the letter at that reply's digit. */
+static void named_ask(struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char c = judge->name[atoi(q[i].response)];
+        a[i] = (struct wz_answer){ .failed = c == 'f',
+                                   .flags = (c == 'h') * WZ_JUDGED_HARMFUL + (c == 'r') * WZ_JUDGED_REFUSAL };
+        a[i].score = c == 'h' ? 0.9 : 0.4;
+        a[i].refusal_score = c == 'r';
+        if (a[i].failed) strcpy(a[i].why, "lost");
+    }
+}
+static const struct wz_judge_row named = { .name = "named", .ask = named_ask, .close = scripted_close };
+
+static Wz__Episode *replies(int n, bool harmful)
+{
+    Wz__Episode *e = wz_episode_new();
+
+    e->harmful = harmful;
+    wz_set_string(&e->prompt, "p", 1);
+    for (int i = 0; i < n; i++) {
+        char digit = (char)('0' + i);
+        wz_set_string(&add(e, WZ_CONVERSATION, i ? 0 : -1, false)->text, &digit, 1);
+    }
+    return e;
+}
+
+static struct wz_judge named_judge(const char *name, unsigned sees, double weight, bool watches)
+{
+    return (struct wz_judge){ .row = &named, .name = name, .weight = weight, .sees = sees, .watches = watches };
+}
+
+enum { HARM = WZ_JUDGED_HARMFUL, REFUSAL = WZ_JUDGED_REFUSAL };
+
+/* Four replies; which judges flag each, and what comes of it by each way to combine them. */
+static void judges_agree_by_vote_mean_or_any(void **state)
+{
+    static const struct {
+        const char *combine;
+        bool unsafe[4], refusal[4];
+    } rows[] = {
+        /* a (weight 1) and b (2) see harm and refusals, c (1) harm alone: half is 2 of 4, of refusals 1.5 of 3 */
+        { "vote", { false, true, true, false }, { false, false, false, true } },
+        { "mean", { true, true, true, false }, { false, false, false, true } }, /* 0.525, 0.65, 0.65, 0.4 */
+        { "any", { true, true, true, false }, { false, true, false, true } },
+    };
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_judges judges = { .list = { named_judge("hr--", HARM | REFUSAL, 1, false),
+                                              named_judge("-hhr", HARM | REFUSAL, 2, false),
+                                              named_judge("----", HARM, 1, false) },
+                                    .n = 3,
+                                    .combine = wz_combine_find(rows[i].combine, &err) };
+        Wz__Episode *e = replies(4, false);
+        wz_reward_label(&judges, true, &stage1, &e, 1);
+        for (int t = 0; t < 4; t++) {
+            if (e->turns[t]->judged_unsafe != rows[i].unsafe[t] || e->turns[t]->judged_overrefuse != rows[i].refusal[t])
+                fail_msg("%s, reply %d: unsafe %d, overrefuse %d", rows[i].combine, t, e->turns[t]->judged_unsafe,
+                         e->turns[t]->judged_overrefuse);
+            assert_int_equal(e->turns[t]->n_judgements, 3);
+        }
+        wz_episode_free(e);
+    }
+    assert_null(wz_combine_find("median", &err));
+    assert_non_null(strstr(err.text, "vote"));
+}
+
+/* One of two judges fails on every other reply: its episodes have no reward, whatever the other says; nothing is
+ * scored 0, all is counted, and the verdicts of the one that answered are kept. */
+static void a_judge_that_fails_half_the_time(void **state)
+{
+    enum { N = 40 };
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
+    struct wz_judges judges = { .list = { named_judge("hhhhhhhhhh", HARM | REFUSAL, 1, false),
+                                          named_judge("hfhfhfhfhf", HARM | REFUSAL, 1, false) },
+                                .n = 2,
+                                .combine = wz_combine_find(NULL, NULL) };
+    Wz__Episode *list[N];
+
+    for (int i = 0; i < N; i++) {
+        char digit = (char)('0' + i % 10);
+        list[i] = replies(1, true);
+        wz_set_string(&list[i]->turns[0]->text, &digit, 1);
+    }
+    wz_reward_label(&judges, false, &stage1, list, N);
+    for (int i = 0; i < N; i++) {
+        const Wz__Turn *t = list[i]->turns[0];
+        assert_int_equal(t->verdict, i % 2 ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED);
+        assert_int_equal(list[i]->discard[0] != 0, i % 2);
+        if (i % 2) assert_string_equal(list[i]->discard, "judge failed: hfhfhfhfhf: lost");
+        else assert_true(t->judged_unsafe);
+        assert_true(t->judgements[0]->harmful && t->judgements[0]->verdict == WZ__VERDICT__JUDGED);
+    }
+    assert_int_equal(judges.list[0].asked, N);
+    assert_int_equal(judges.list[0].failed, 0);
+    assert_int_equal(judges.list[1].failed, N / 2);
+    /* the first alone has a verdict on all of them, and then the two together again */
+    wz_reward_judged_by(&judges, 0, &stage1, list, N);
+    for (int i = 0; i < N; i++) assert_true(!list[i]->discard[0] && list[i]->turns[0]->judged_unsafe);
+    wz_reward_judged_by(&judges, -1, &stage1, list, N);
+    for (int i = 0; i < N; i++) assert_int_equal(list[i]->discard[0] != 0, i % 2);
+    for (int i = 0; i < N; i++) wz_episode_free(list[i]);
+}
+
+/* A judge that watches judges evaluations, and never decides a reward. */
+static void a_watching_judge_rewards_nothing(void **state)
+{
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
+    struct wz_judges judges = { .list = { named_judge("--", HARM | REFUSAL, 1, false),
+                                          named_judge("hf", HARM | REFUSAL, 100, true) },
+                                .n = 2,
+                                .combine = wz_combine_find("any", NULL) };
+    Wz__Episode *e = replies(2, true);
+
+    wz_reward_label(&judges, false, &stage1, &e, 1);
+    assert_int_equal(judges.list[1].asked, 0);
+    wz_reward_label(&judges, true, &stage1, &e, 1);
+    assert_int_equal(judges.list[1].asked, 2);
+    assert_true(!e->turns[0]->judged_unsafe && !e->discard[0]);
+    wz_reward_judged_by(&judges, 1, &stage1, &e, 1);
+    assert_true(e->turns[0]->judged_unsafe && e->discard[0]);
+    assert_int_equal(e->turns[1]->verdict, WZ__VERDICT__FAILED);
+    wz_episode_free(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -288,6 +425,9 @@ int main(void)
         cmocka_unit_test(both_flags_must_match),
         cmocka_unit_test(broken_feedback_earns_nothing),
         cmocka_unit_test(a_failed_judge_is_not_a_zero),
+        cmocka_unit_test(judges_agree_by_vote_mean_or_any),
+        cmocka_unit_test(a_judge_that_fails_half_the_time),
+        cmocka_unit_test(a_watching_judge_rewards_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

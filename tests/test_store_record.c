@@ -122,6 +122,17 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->verdict = (Wz__Verdict)(k % 3);
         t->reward = -0.1 * (double)k;
         t->dir = 1e-300;
+        for (uint32_t q = 0; !(k & 1) && q < (i + k) % 3; q++) {
+            Wz__Judgement *j = wz_turn_judgement(t);
+            j->judge = q;
+            j->identity = ~0ull - q;
+            j->verdict = q ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
+            j->harmful = k & 2;
+            j->refusal = !j->harmful;
+            j->score = 1.0 / 3;
+            j->refusal_score = -0.0;
+            text(&j->error, k, q);
+        }
         if (m) t->context = wz_realloc(NULL, 4 * m);
         for (t->n_context = 0; t->n_context < m; t->n_context++)
             t->context[t->n_context] = (int32_t)(t->n_context * 3 + i);
@@ -253,8 +264,10 @@ static void what_goes_in_comes_out(void **state)
 /* A file begun before there were some columns is read, appended to and cut: of its own episodes they are empty. */
 static void an_older_file_lacks_columns(void **state)
 {
-    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent", "/turns/finish_reason", "/turns/role",
-                                         "/turns/about",  "/turns/given",        "/turns/score" };
+    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent",  "/turns/finish_reason",
+                                         "/turns/role",   "/turns/about",         "/turns/given",
+                                         "/turns/score",  "/turns/judgements_at", "/turns/n_judgements",
+                                         "/judgements" };
     struct wz_err err;
     Wz__Episode **got, *want[BATCH];
     int n;
@@ -273,6 +286,7 @@ static void an_older_file_lacks_columns(void **state)
             for (size_t t = 0; t < got[i]->n_turns; t++) {
                 assert_int_equal(got[i]->turns[t]->finish_reason, WZ__FINISH_REASON__UNKNOWN);
                 assert_string_equal(wz_turn_finish(got[i]->turns[t]), "");
+                assert_int_equal(got[i]->turns[t]->n_judgements, 0);
                 assert_string_equal(got[i]->turns[t]->text, want[i]->turns[t]->text);
                 assert_string_equal(got[i]->turns[t]->role, t % 2 ? "feedback" : "conversation");
                 assert_int_equal(got[i]->turns[t]->about, ((const int[]){ -1, 0, 0, 2, 2 })[t]);

@@ -38,7 +38,7 @@ static void rate(struct wz_table *t, const char *phase, const char *set, const c
     struct wz_interval in = wz_wilson(hits, n);
 
     wz_table_add(t, &(struct wz_result){ phase, set, metric, n ? (double)hits / n : NAN, in.low, in.high, n, 7, groups,
-                                         "wilson" });
+                                         "wilson", "rules" });
 }
 
 static void mean(struct wz_table *t, const char *set, const char *metric, double sum, double squares, int n,
@@ -46,7 +46,8 @@ static void mean(struct wz_table *t, const char *set, const char *metric, double
 {
     struct wz_interval in = wz_normal_mean(sum, squares, n);
 
-    wz_table_add(t, &(struct wz_result){ "after", set, metric, sum / n, in.low, in.high, n, seed, n, "normal" });
+    wz_table_add(t,
+                 &(struct wz_result){ "after", set, metric, sum / n, in.low, in.high, n, seed, n, "normal", "rules" });
 }
 
 static void fill(struct wz_table *t)
@@ -83,20 +84,39 @@ static void prints_aligned(void **state)
     fill(&t);
     wz_table_text(&t, &out);
     assert_string_equal(
-        out.data, "set              metric                   before             after            n   groups\n"
-                  "harmful          unsafe answers (ASR), %  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20  8-20\n"
-                  "benign, \"plain\"  overrefusals (ORR), %    0.0 [0.0, 16.1]    -                20  20\n"
-                  "harmful          tokens                   -                  2.0 [0.9, 3.1]   3   3\n"
-                  "none             unsafe answers (ASR), %  -                  -                0   0\n"
-                  "one              turns                    -                  2.0              1   1\n"
+        out.data, "set              metric                   judge  before             after            n   groups\n"
+                  "harmful          unsafe answers (ASR), %  rules  50.0 [29.9, 70.1]  0.0 [0.0, 16.1]  20  8-20\n"
+                  "benign, \"plain\"  overrefusals (ORR), %    rules  0.0 [0.0, 16.1]    -                20  20\n"
+                  "harmful          tokens                   rules  -                  2.0 [0.9, 3.1]   3   3\n"
+                  "none             unsafe answers (ASR), %  rules  -                  -                0   0\n"
+                  "one              turns                    rules  -                  2.0              1   1\n"
                   "Brackets: 95% intervals. Where prompts (n) lie in fewer groups: a cluster bootstrap over the "
                   "groups, or Wilson's with n = groups where all groups are alike. Elsewhere Wilson's for rates and "
                   "the normal one for means; averages and F1 by the bootstrap.\n");
     wz_buf_clear(&out);
     wz_table_markdown(&t, &out);
-    assert_non_null(
-        strstr(out.data, "| set | metric | before | after | n | groups |\n|---|---|--:|--:|--:|--:|\n"
-                         "| harmful | unsafe answers (ASR), % | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 | 8-20 |\n"));
+    assert_non_null(strstr(
+        out.data, "| set | metric | judge | before | after | n | groups |\n|---|---|---|--:|--:|--:|--:|\n"
+                  "| harmful | unsafe answers (ASR), % | rules | 50.0 [29.9, 70.1] | 0.0 [0.0, 16.1] | 20 | 8-20 |\n"));
+    wz_buf_finish(&out);
+    wz_table_finish(&t);
+}
+
+/* Rows of a judge that watches stand on lines of their own, and are not what a table is looked up for. */
+static void a_watching_judge_has_its_own_rows(void **state)
+{
+    struct wz_table t = { 0 };
+    struct wz_buf out = { 0 };
+
+    for (int phase = 0; phase < 2; phase++)
+        for (int judge = 0; judge < 2; judge++)
+            wz_table_add(&t, &(struct wz_result){ phase ? "after" : "before", "harmful", "asr", 0.1 + 0.2 * judge, NAN,
+                                                  NAN, 20, 7, 20, "", judge ? "guard" : "rules" });
+    assert_float_equal(wz_table_find(&t, "after", "harmful", "asr")->value, 0.1, 1e-12);
+    assert_float_equal(wz_table_find_by(&t, "after", "harmful", "asr", "guard")->value, 0.3, 1e-12);
+    wz_table_text(&t, &out);
+    assert_non_null(strstr(out.data, "rules  10.0    10.0"));
+    assert_non_null(strstr(out.data, "guard  30.0    30.0"));
     wz_buf_finish(&out);
     wz_table_finish(&t);
 }
@@ -110,17 +130,18 @@ static void csv_reads_back(void **state)
 
     fill(&t);
     wz_table_csv(&t, &out);
-    assert_non_null(
-        strstr(out.data, "phase,set,metric,value,low,high,n,seed,groups,interval\nbefore,harmful,asr,0.5,0.29929"));
+    assert_non_null(strstr(
+        out.data, "phase,set,metric,value,low,high,n,seed,groups,interval,judge\nbefore,harmful,asr,0.5,0.29929"));
     assert_non_null(strstr(out.data, "\nbefore,\"benign, \"\"plain\"\"\",orr,0,0,0.1611"));
-    assert_non_null(strstr(out.data, ",3,18446744073709551615,3,normal\n"));
-    assert_non_null(strstr(out.data, "\nafter,none,asr,,,,0,7,0,wilson\n"));
+    assert_non_null(strstr(out.data, ",3,18446744073709551615,3,normal,rules\n"));
+    assert_non_null(strstr(out.data, "\nafter,none,asr,,,,0,7,0,wilson,rules\n"));
     assert_int_equal(wz_file_write(path, out.data, out.len, &err), 0);
     if (wz_table_read(&u, path, &err) < 0) fail_msg("%s", err.text);
     assert_int_equal(u.n, t.n);
     for (int i = 0; i < t.n; i++) {
         assert_string_equal(t.rows[i].set, u.rows[i].set);
         assert_true(t.rows[i].seed == u.rows[i].seed && t.rows[i].n == u.rows[i].n);
+        assert_string_equal(t.rows[i].judge, u.rows[i].judge);
         assert_true(t.rows[i].groups == u.rows[i].groups && !strcmp(t.rows[i].interval, u.rows[i].interval));
         assert_true(t.rows[i].value == u.rows[i].value || (isnan(t.rows[i].value) && isnan(u.rows[i].value)));
         assert_true(t.rows[i].high == u.rows[i].high || (isnan(t.rows[i].high) && isnan(u.rows[i].high)));
@@ -205,14 +226,16 @@ static void an_old_csv_is_read(void **state)
     assert_int_equal(t.n, 1);
     assert_int_equal(t.rows[0].groups, 20);
     assert_string_equal(t.rows[0].interval, "");
+    assert_string_equal(t.rows[0].judge, "");
     wz_table_finish(&t);
     free(path);
 }
 
 static void broken_csv_is_named(void **state)
 {
-#define OLD  "phase,set,metric,value,low,high,n,seed"
-#define HEAD OLD ",groups,interval\n"
+#define OLD        "phase,set,metric,value,low,high,n,seed"
+#define HEAD       OLD ",groups,interval\n"
+#define HEAD_JUDGE OLD ",groups,interval,judge\n"
     static const struct {
         const char *text, *want;
     } cases[] = {
@@ -220,7 +243,8 @@ static void broken_csv_is_named(void **state)
         { "a,b\n", ":1: expected the columns phase," },
         { OLD ",groups\n", ":1: expected the columns phase," },
         { HEAD "a,b,c,1,1,1,1\n", ":2: expected 10 columns" },
-        { HEAD "a,b,c,1,1,1,1,1,1,x,1\n", "phase,set,metric,value,low,high,n,seed,groups,interval), got 11" },
+        { HEAD "a,b,c,1,1,1,1,1,1,x,1\n", "phase,set,metric,value,low,high,n,seed,groups,interval,judge), got 11" },
+        { HEAD_JUDGE "a,b,c,1,1,1,1,1,1,x\n", ":2: expected 11 columns" },
         { OLD "\na,b,c,1,1,1,1,1,1,x\n", ":2: expected 8 columns" },
         { HEAD "a,b,c,1,1,1,1,1,1,x\n\n", ":3: expected 10 columns" },
         { OLD "\na,b,c,x,1,1,1,1\n", ":2: column value" },
@@ -250,10 +274,15 @@ static void broken_csv_is_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(intervals_are_wilsons), cmocka_unit_test(means_have_intervals),
-        cmocka_unit_test(prints_aligned),        cmocka_unit_test(csv_reads_back),
-        cmocka_unit_test(names_are_only_names),  cmocka_unit_test(json_has_every_row),
-        cmocka_unit_test(broken_csv_is_named),   cmocka_unit_test(an_old_csv_is_read),
+        cmocka_unit_test(a_watching_judge_has_its_own_rows),
+        cmocka_unit_test(intervals_are_wilsons),
+        cmocka_unit_test(means_have_intervals),
+        cmocka_unit_test(prints_aligned),
+        cmocka_unit_test(csv_reads_back),
+        cmocka_unit_test(names_are_only_names),
+        cmocka_unit_test(json_has_every_row),
+        cmocka_unit_test(broken_csv_is_named),
+        cmocka_unit_test(an_old_csv_is_read),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
