@@ -124,11 +124,11 @@ static inline bool wz_rows_fit(const struct wz_rows *r, const struct wz_kv *kv)
     return true;
 }
 
-/* Sequences are whole: tokens of each are consecutive, from position 0. */
-static inline bool wz_rows_whole(const struct wz_rows *r)
+/* Tokens of each sequence are consecutive, from position `past` (0: sequences are whole). */
+static inline bool wz_rows_from(const struct wz_rows *r, int past)
 {
     for (int i = 0; i < r->n; i++)
-        if (r->pos[i] != (i > 0 && r->seq[i] == r->seq[i - 1] ? r->pos[i - 1] + 1 : 0)) return false;
+        if (r->pos[i] != (i > 0 && r->seq[i] == r->seq[i - 1] ? r->pos[i - 1] + 1 : past)) return false;
     return true;
 }
 
@@ -288,12 +288,12 @@ static inline void wz_attention(struct wz_backend *be, float *out, float *lse, c
     be->ops.attention(be, out, lse, q, kv, rows, heads);
 }
 
-static inline void wz_attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
-                                     const float *out, const float *lse, const float *q, const struct wz_kv *kv,
-                                     const struct wz_rows *rows, int heads)
+static inline void wz_attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
+                                     const float *d_out, const float *out, const float *lse, const float *q,
+                                     const struct wz_kv *kv, const struct wz_rows *rows, int heads)
 {
-    assert(wz_rows_fit(rows, kv) && wz_rows_whole(rows) && heads > 0 && heads % kv->heads == 0);
-    be->ops.attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
+    assert(wz_rows_fit(rows, kv) && wz_rows_from(rows, past.n) && heads > 0 && heads % kv->heads == 0);
+    be->ops.attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads);
 }
 
 /* ---- head ------------------------------------------------------------------------------------------------- */

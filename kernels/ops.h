@@ -52,6 +52,13 @@ struct wz_rows {
     const int *seq, *pos, *table;
 };
 
+/* What all sequences of an attention_back begin with, tokens of earlier batches: positions [0, n). d_k, d_v [n,K,D]:
+ * the sums of their gradients. Zeroed: there is nothing before the sequences' tokens. */
+struct wz_past {
+    float *d_k, *d_v;
+    int n;
+};
+
 /* Sampling parameters of one token (host). temperature 0 is greedy: the largest logit, of equals the lowest id.
  * Filters, in this order: top_k (0: off), top_p (1: off), min_p (0: off). `u` in [0, 1) selects the token by inverse
  * CDF in order of token id. */
@@ -112,11 +119,13 @@ struct wz_ops {
      * q, out [N,H,D]; lse [N,H], or NULL: not wanted. The tokens' own keys and values must be in the cache already. */
     void (*attention)(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
                       const struct wz_rows *rows, int heads);
-    /* Backward, for whole sequences only: tokens of a sequence are consecutive, from position 0.
-     * d_q[N,H,D], d_k[N,K,D], d_v[N,K,D] are overwritten (not +=). */
-    void (*attention_back)(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
-                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
-                           const struct wz_rows *rows, int heads);
+    /* Backward. Tokens of a sequence are consecutive, from position past.n. d_q[N,H,D], and d_k[N,K,D], d_v[N,K,D] of
+     * the tokens' own keys and values, are overwritten (not +=). past.d_k and past.d_v are added to: what a sequence
+     * adds is summed first, then added, sequences in ascending order, so a batch cut between sequences into two calls
+     * gives the same bits as one call. */
+    void (*attention_back)(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
+                           const float *d_out, const float *out, const float *lse, const float *q,
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads);
 
     /* out = silu(gate) * up over n elements.   back: d_gate, d_up are overwritten */
     void (*swiglu)(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n);

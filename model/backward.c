@@ -5,7 +5,10 @@
  *
  * A tied embedding has two such chains: the head adds to it at the beginning of a backward, the look-up at the end. In
  * one array they would mix as batches are cut, so the look-up's is summed apart (d_table) and added once, after the
- * last batch. */
+ * last batch.
+ *
+ * A prefix that is kept goes back after the sequences that follow it. It has no loss of its own: what comes back is the
+ * gradient of its keys and values, which the attention of these sequences has added up. */
 #include "model/inner.h"
 
 #include <assert.h>
@@ -18,8 +21,16 @@ static void matrix_back(const struct wz_model *m, float *d_w, float *d_x, const 
     wz_matmul_back_x(m->be, d_x, d_y, w, n, add);
 }
 
-/* d_x: gradient of the layer's output on entry, of its input on return. */
-static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l)
+/* The gradient of the batch's keys, or values, so far; others' of a prefix, which they have added up, come on top. */
+static void keys_back(const struct wz_model *m, const struct wz_work *w, float *d_k, float *past, int l)
+{
+    const size_t width = (size_t)m->config.kv_heads * (size_t)m->config.head_dim;
+
+    wz_add(m->be, d_k, wz_work_past(w, past, l, w->past), (size_t)w->batch.n * width);
+}
+
+/* d_x: gradient of the layer's output on entry, of its input on return. kept: the rows are those of a prefix. */
+static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l, bool kept)
 {
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
@@ -32,6 +43,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     const float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
     float *rstd1 = wz_work_at(w, w->rstd1, 1, l), *rstd2 = wz_work_at(w, w->rstd2, 1, l);
     const struct wz_rows *rows = &w->batch;
+    struct wz_past past = { 0 };
     int n = rows->n;
 
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
@@ -43,7 +55,12 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     wz_rmsnorm_back(be, w->d_x, d_params + p[NORM2].at, w->d_h, mid, y->norm2, rstd2, n, c->dim);
 
     matrix_back(m, d_params + p[O].at, w->d_att, w->d_x, att, &y->o, n, false);
-    wz_attention_back(be, w->d_q, w->d_k, w->d_v, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads);
+    if (w->past) past = (struct wz_past){ wz_work_past(w, w->past_k, l, 0), wz_work_past(w, w->past_v, l, 0), w->past };
+    wz_attention_back(be, w->d_q, w->d_k, w->d_v, past, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads);
+    if (kept) {
+        keys_back(m, w, w->d_k, w->past_k, l);
+        keys_back(m, w, w->d_v, w->past_v, l);
+    }
     wz_rope(be, w->d_q, rows->pos, m->freq, n, c->heads, c->head_dim, -1);
     wz_rope(be, w->d_k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, -1);
     wz_rmsnorm(be, w->h, rstd1, x, y->norm1, n, c->dim, c->norm_eps);
@@ -68,6 +85,21 @@ float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *target
     return d_hidden;
 }
 
+/* From the gradient of the last layer's output, in d_x. */
+static void layers_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, bool kept)
+{
+    const struct wz_config *c = &m->config;
+    const int n = w->batch.n;
+
+    for (int l = c->layers - 1; l >= 0; l--) {
+        if (w->recompute && l < c->layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
+        layer_back(m, cache, w, d_params, l, kept);
+        wz_heartbeat();
+    }
+    wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids + w->past, n, c->dim);
+    w->open = true;
+}
+
 void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const float *d_hidden,
                       float *d_params)
 {
@@ -78,13 +110,16 @@ void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work
     assert(w->model == m && w->tape && w->whole && w->version == m->version);
     wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
     wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
-    for (int l = c->layers - 1; l >= 0; l--) {
-        if (w->recompute && l < c->layers - 1) wz_layer_forward(m, cache, w, l, true); /* the last's is there */
-        layer_back(m, cache, w, d_params, l);
-        wz_heartbeat();
-    }
-    wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids, n, c->dim);
-    w->open = true;
+    layers_back(m, cache, w, d_params, false);
+}
+
+void wz_backward_kept(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params)
+{
+    assert(w->model == m && w->n_kept > 0 && w->version == m->version);
+    w->batch = w->kept[--w->n_kept];
+    w->past -= w->batch.n;
+    wz_zero(m->be, w->d_x, (size_t)w->batch.n * (size_t)m->config.dim * sizeof(float));
+    layers_back(m, cache, w, d_params, true);
 }
 
 void wz_backward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, const int *targets, const float *d_logp,

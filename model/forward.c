@@ -83,10 +83,22 @@ struct wz_work *wz_work_create(const struct wz_model *model, int max_rows, bool 
     return w;
 }
 
+void wz_work_share(struct wz_work *w, int tokens)
+{
+    const struct wz_config *c = &w->model->config;
+    size_t n = wz_mul((size_t)c->layers * (size_t)tokens, (size_t)(c->kv_heads * c->head_dim));
+
+    assert(w->tape && !w->past_k && tokens <= w->max_rows);
+    w->past_k = wz_backend_alloc_for(w->model->be, wz_mul(2 * n, sizeof(float)), "gradients of prefixes");
+    w->past_v = w->past_k + n;
+    w->most_past = tokens;
+}
+
 void wz_work_destroy(struct wz_work *w)
 {
     if (!w) return;
     wz_backend_free(w->model->be, w->block);
+    wz_backend_free(w->model->be, w->past_k);
     free(w->host);
     free(w->table);
     free(w);
@@ -102,6 +114,14 @@ void wz_work_prealloc(struct wz_work *w, const struct wz_cache *cache, int seqs,
     w->table_cap = seqs * stride;
 }
 
+/* Does the sequence begin with the very pages of what is kept? */
+static bool follows(const struct wz_work *w, const struct wz_cache *cache, const struct wz_seq *seq)
+{
+    const int *pages = w->n_kept ? w->kept[w->n_kept - 1].table : NULL;
+
+    return !pages || !memcmp(seq->pages, pages, sizeof *pages * (size_t)(w->past / cache->page));
+}
+
 /* Sequence, position and page table of the batch's tokens. Pages that are read must be of these weights (guarantee 6),
  * pages that are written must not be shared. */
 static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct wz_work *w,
@@ -115,12 +135,13 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
     if (batch->n_seqs > w->table_cap / stride) wz_work_prealloc(w, cache, 2 * batch->n_seqs, stride * page);
     w->whole = true;
+    assert(!w->n_kept || w->version == m->version);
     for (int s = 0; s < batch->n_seqs; s++) {
         const struct wz_seq *seq = batch->seqs[s];
         int end = seq->len + batch->count[s], first_new = seq->len / page;
 
-        assert(batch->count[s] > 0 && end <= seq->n_pages * page && n + batch->count[s] <= w->max_rows);
-        if (seq->len > 0) w->whole = false;
+        assert(batch->count[s] > 0 && end <= seq->n_pages * page && w->past + n + batch->count[s] <= w->max_rows);
+        if (seq->len != w->past || !follows(w, cache, seq)) w->whole = false;
         for (int p = 0; p * page < seq->len; p++)
             if (cache->version[seq->pages[p]] != m->version)
                 wz_die("cache page %d: expected keys and values of weights version %llu, got version %llu",
@@ -132,14 +153,32 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         }
         for (int p = 0; p < stride; p++) w->table[s * stride + p] = p < seq->n_pages ? seq->pages[p] : -1;
         for (int i = 0; i < batch->count[s]; i++, n++) {
-            w->seq[n] = s;
-            w->pos[n] = seq->len + i;
+            w->seq[w->past + n] = s;
+            w->pos[w->past + n] = seq->len + i;
             w->has_lse[n] = false;
         }
     }
-    memcpy(w->ids, batch->ids, (size_t)n * sizeof(int));
-    w->batch = (struct wz_rows){ n, batch->n_seqs, stride, w->seq, w->pos, w->table };
+    memcpy(w->ids + w->past, batch->ids, (size_t)n * sizeof(int));
+    w->batch = (struct wz_rows){ n, batch->n_seqs, stride, w->seq + w->past, w->pos + w->past, w->table };
     w->version = m->version;
+}
+
+void wz_work_keep(struct wz_work *w, const struct wz_cache *cache, const struct wz_seq *seq)
+{
+    const struct wz_config *c = &w->model->config;
+    const int n = w->batch.n;
+    const size_t size = (size_t)n * (size_t)(c->kv_heads * c->head_dim) * sizeof(float);
+
+    assert(w->tape && w->whole && w->batch.seqs == 1 && seq->len == w->past + n && seq->len % cache->page == 0);
+    assert(w->n_kept < WZ_KEPT && seq->len <= w->most_past);
+    for (int l = 0; l < c->layers; l++) {
+        wz_zero(w->model->be, wz_work_past(w, w->past_k, l, w->past), size);
+        wz_zero(w->model->be, wz_work_past(w, w->past_v, l, w->past), size);
+    }
+    w->batch.stride = seq->n_pages;
+    w->batch.table = seq->pages;
+    w->kept[w->n_kept++] = w->batch;
+    w->past += n;
 }
 
 void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again)
@@ -181,7 +220,7 @@ static void layers(struct wz_model *m, struct wz_cache *cache, struct wz_work *w
 {
     const struct wz_config *c = &m->config;
 
-    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids, w->batch.n);
+    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids + w->past, w->batch.n);
     for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);
     wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps);
 }

@@ -52,7 +52,11 @@ struct wz_cache {
  * input of layer l is x[l], its output x[l + 1]), else once (x twice: input and output alternate), so that one body
  * serves both. Outputs of norms and swiglu are not stored: backward recomputes them bit-exactly. With activation
  * checkpointing (recompute) the tape is x alone, and backward runs wz_layer_forward again for the rest of a layer: a
- * token's bits depend on its sequence only, so they are the same. */
+ * token's bits depend on its sequence only, so they are the same.
+ *
+ * Rows are a stack: those of prefixes that are kept (wz_work_keep), `past` of them, lie below those of the last
+ * forward, in the arrays that a backward reads and in ids, seq and pos. As many tokens come before each of its
+ * sequences. */
 struct wz_work {
     const struct wz_model *model;
     int max_rows;
@@ -68,28 +72,43 @@ struct wz_work {
     float *hidden, *rstd; /* [N,C] final norm's output; [N] */
     float *picked;        /* [N,C] gathered hidden states */
     float *d_x, *d_h, *d_q, *d_att, *d_k, *d_v, *d_gate, *d_up, *d_act; /* with a tape */
-    float *d_table; /* [V,C] with a tape, where the embedding is tied: its gradient from look-ups; else NULL */
-    bool open;      /* there was a backward since the last wz_backward_end */
+    float *d_table;         /* [V,C] with a tape, where the embedding is tied: its gradient from look-ups; else NULL */
+    bool open;              /* there was a backward since the last wz_backward_end */
+    float *past_k, *past_v; /* L [most_past,K,D] wz_work_share: what backwards have added to kept keys and values */
+    int most_past;
 
     /* host */
-    int *ids, *seq, *pos;   /* [N] of the last forward */
+    int *ids, *seq, *pos;   /* [N] */
     float *logp, *head_lse; /* [N] unused log-probabilities; the head's log-sum-exp at temperature head_t, if has_lse */
     bool *has_lse;
     float head_t;
     int *table, table_cap; /* page table of the last forward: [seqs, stride] */
     struct wz_rows batch;  /* the last forward */
-    bool whole;            /* every sequence was empty before the last forward */
-    uint64_t version;      /* of the weights of the last forward */
+    bool whole;            /* every sequence had `past` tokens before the last forward */
+    int past, n_kept;
+    struct wz_rows kept[WZ_KEPT]; /* outermost first */
+    uint64_t version;             /* of the weights of the last forward */
 };
 
 /* The part for layer l of an L array with `width` floats per token. */
 static inline float *wz_work_at(const struct wz_work *w, float *array, size_t width, int l)
 {
-    return w->tape && !w->recompute ? array + (size_t)l * (size_t)w->max_rows * width : array;
+    size_t first = w->tape && !w->recompute ? (size_t)l * (size_t)w->max_rows : 0;
+
+    return array + (first + (size_t)w->past) * width;
 }
 static inline float *wz_work_x(const struct wz_work *w, int l)
 {
-    return w->x + (size_t)(w->tape ? l : l & 1) * (size_t)w->max_rows * (size_t)w->model->config.dim;
+    size_t first = (size_t)(w->tape ? l : l & 1) * (size_t)w->max_rows;
+
+    return w->x + (first + (size_t)w->past) * (size_t)w->model->config.dim;
+}
+/* Layer l's part of past_k or past_v, from the `from`-th row on. */
+static inline float *wz_work_past(const struct wz_work *w, float *array, int l, int from)
+{
+    size_t width = (size_t)w->model->config.kv_heads * (size_t)w->model->config.head_dim;
+
+    return array + ((size_t)l * (size_t)w->most_past + (size_t)from) * width;
 }
 
 /* Layer l of the last batch, from its input x[l]. again: recomputation for a backward, which does not need the output;

@@ -151,6 +151,8 @@ void wz_work_destroy(struct wz_work *work);
 /* Allocates the page table for batches of up to `seqs` sequences of up to `tokens` tokens in that cache, so that no
  * later forward allocates. */
 void wz_work_prealloc(struct wz_work *work, const struct wz_cache *cache, int seqs, int tokens);
+/* Allocates what wz_work_keep needs, for prefixes of up to `tokens` tokens together. */
+void wz_work_share(struct wz_work *work, int tokens);
 
 /* Runs the batch, writes the cache, advances the sequences' len. Returns the hidden states [N, C] after the final norm,
  * in backend memory and batch order, valid until the next forward with this work. Pages must have been reserved. Dies
@@ -171,10 +173,19 @@ void wz_forward_sample(struct wz_model *model, struct wz_cache *cache, struct wz
 /* Gathers rows[n] of hidden [N, C] into [n, C]: owned by work, valid until the next call. */
 const float *wz_gather(struct wz_work *work, const float *hidden, const int *rows, int n);
 
-/* After a forward with a tape on whole sequences (seqs were empty): d_params[n_params] += the gradient of
- * sum_n d_logp[n] * logp[n], where logp[n] is of targets[n] (host; -1: no loss) at `temperature`. The look-up gradient
- * of a tied embedding is summed in the work until wz_backward_end. The bits do not depend on how sequences are
- * distributed over batches if every sequence has a multiple of be->grain tokens. */
+/* Prefixes that sequences share go forward and back once. wz_work_keep, after a forward with a tape of `seq` alone:
+ * forwards to come are of sequences forked from it at its end (it stays as it is), on the rows that are left of
+ * max_rows, and their backwards add up the gradient of its keys and values. Its length is a multiple of the cache's
+ * pages. A prefix may begin with the one kept before it, up to WZ_KEPT deep. wz_backward_kept runs the backward of the
+ * prefix that was kept last, which has no loss of its own, and drops it. */
+enum { WZ_KEPT = 8 };
+void wz_work_keep(struct wz_work *work, const struct wz_cache *cache, const struct wz_seq *seq);
+void wz_backward_kept(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, float *d_params);
+
+/* After a forward with a tape on whole sequences (seqs were empty, or what is kept and no more): d_params[n_params] +=
+ * the gradient of sum_n d_logp[n] * logp[n], where logp[n] is of targets[n] (host; -1: no loss) at `temperature`. The
+ * look-up gradient of a tied embedding is summed in the work until wz_backward_end. The bits do not depend on how
+ * sequences are distributed over batches if every sequence has a multiple of be->grain tokens, less what is kept. */
 void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
                  const float *d_logp, float temperature, float *d_params);
 /* Its two parts, for losses that are not of log-probabilities alone (a value head, distillation). head: from the loss

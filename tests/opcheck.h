@@ -4,6 +4,7 @@
 
 #include "kernels/kernels.h"
 
+enum { OPCHECK_ARRAYS = 13 };
 enum role { IN = 1, OUT, SUM }; /* SUM: read and added to */
 
 /* n floats (or bf16) of which `row` belong to each row (0: to all). Host arrays are not the backend's memory. */
@@ -19,6 +20,7 @@ struct problem {
     const char *op;
     int shape, n;                       /* rows */
     int step;                           /* rows that only make sense together; 0: all */
+    int past;                           /* tokens that every sequence follows */
     int in, out, heads, kv_heads, page; /* as the op reads them */
     float temperature;
     bool add, half; /* half: a cache of bf16 */
@@ -26,7 +28,7 @@ struct problem {
     int *ids, *seq, *pos, *table, seqs, stride;
     struct wz_pick *picks;
     double budget, floor; /* largest error, in units of the array's largest value or of floor */
-    struct array a[10];
+    struct array a[OPCHECK_ARRAYS];
     int arrays;
     void (*call)(const struct problem *p, struct wz_backend *be, float **a, int from, int to);
     struct wz_kv kv; /* made anew for every run */

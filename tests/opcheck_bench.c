@@ -69,7 +69,7 @@ static void squares(void) { wz_squares(be, sums, x, (size_t)n * (size_t)in); }
 static void attention(void) { wz_attention(be, y, stats, x, &kv, &rows, heads); }
 static void attention_back(void)
 {
-    wz_attention_back(be, grads, weights, weights + most / 2, z, y, stats, x, &kv, &rows, heads);
+    wz_attention_back(be, grads, weights, weights + most / 2, (struct wz_past){ 0 }, z, y, stats, x, &kv, &rows, heads);
 }
 
 static void copy(void) { wz_kv_copy(be, &kv, 1, 0, kv.page); }

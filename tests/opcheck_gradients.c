@@ -15,7 +15,7 @@
 
 #include "tests/opcheck.h"
 
-enum { DIRECTIONS = 6, MOST = 4 };
+enum { DIRECTIONS = 6, MOST = 5 };
 
 static const float h = 0x1p-7f;
 
@@ -153,7 +153,30 @@ static void attention(const struct function *f)
 
 static void attention_back(const struct function *f)
 {
-    wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], f->r, f->out, stats, f->x[0], &kv, &rows, HEADS);
+    const struct wz_past none = { 0 };
+
+    wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], none, f->r, f->out, stats, f->x[0], &kv, &rows, HEADS);
+}
+
+/* Two sequences, of 2 rows and of 4, that follow the same page. */
+enum { PAST = PAGE };
+static const int after_seq[N] = { 0, 0, 1, 1, 1, 1 }, after[N] = { 3, 4, 3, 4, 5, 6 }, shared[] = { 3, 0, 0, 3, 2, 1 };
+static const struct wz_rows rows_after = { N, 2, 3, after_seq, after, shared };
+static const struct wz_rows rows_before = { PAST, 1, 3, seq, pos, shared };
+
+static void attention_after(const struct function *f)
+{
+    wz_kv_write(opcheck_ref, &kv, f->x[3], f->x[4], &rows_before);
+    wz_kv_write(opcheck_ref, &kv, f->x[1], f->x[2], &rows_after);
+    wz_attention(opcheck_ref, f->out, stats, f->x[0], &kv, &rows_after, HEADS);
+}
+
+static void attention_after_back(const struct function *f)
+{
+    const struct wz_past past = { f->d[3], f->d[4], PAST };
+
+    wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], past, f->r, f->out, stats, f->x[0], &kv, &rows_after,
+                      HEADS);
 }
 
 static void swiglu(const struct function *f) { wz_swiglu(opcheck_ref, f->out, f->x[0], f->x[1], f->out_size); }
@@ -210,6 +233,12 @@ void opcheck_gradients(void **state)
           .out_size = N * HEADS * D,
           .forward = attention,
           .backward = attention_back },
+        { .name = "attention after a past",
+          .inputs = 5,
+          .size = { N * HEADS * D, N * KV * D, N * KV * D, PAST * KV * D, PAST * KV * D },
+          .out_size = N * HEADS * D,
+          .forward = attention_after,
+          .backward = attention_after_back },
         { .name = "swiglu",
           .inputs = 2,
           .size = { 40, 40 },

@@ -165,13 +165,28 @@ CALL(kv_copy)
     }
 }
 
+/* The rows' keys and values, and those of what every sequence begins with (arrays 11 and 12). */
+static void write_keys(const struct problem *p, struct wz_backend *be, const struct wz_kv *kv, float **a,
+                       const struct wz_rows *r, const float *k, const float *v)
+{
+    int *seq = wz_alloc(2 * (size_t)p->past * sizeof *seq), *pos = seq + p->past;
+
+    wz_kv_write(be, kv, k, v, r);
+    for (int s = 0; s < p->seqs && p->past; s++) {
+        for (int i = 0; i < p->past; i++) seq[i] = s, pos[i] = i;
+        wz_kv_write(be, kv, a[11], a[12], &(struct wz_rows){ p->past, p->seqs, p->stride, seq, pos, p->table });
+    }
+    free(seq);
+}
+
 CALL(attention_back)
 {
     struct wz_rows r = { to - from, p->seqs, p->stride, p->seq + from, p->pos + from, p->table };
+    struct wz_past past = { a[9], a[10], p->past };
 
-    wz_kv_write(be, &p->kv, ROWS(a, 7), ROWS(a, 8), &r);
-    wz_attention_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), ROWS(a, 3), ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv,
-                      &r, p->heads);
+    write_keys(p, be, &p->kv, a, &r, ROWS(a, 7), ROWS(a, 8));
+    wz_attention_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), p->past ? past : (struct wz_past){ 0 }, ROWS(a, 3),
+                      ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv, &r, p->heads);
 }
 
 CALL(head_logprob)
@@ -486,10 +501,58 @@ static bool make_kv_copy(struct problem *p)
     return true;
 }
 
+/* Sequences of one length that follow a common past: shorter and longer than blocks of keys and tiles, within pages and
+ * at their ends. Calls may be cut between sequences. Those over bf16 are last. */
+static const struct past {
+    int heads, kv_heads, d, page, past, rows, seqs;
+    bool half;
+} pasts[] = {
+    { 6, 2, 64, 16, 48, 5, 4, false },    { 4, 4, 16, 16, 1, 40, 2, false },   { 2, 1, 12, 7, 33, 9, 3, false },
+    { 3, 1, 128, 48, 100, 33, 1, false }, { 2, 2, 258, 16, 16, 3, 2, false },  { 4, 1, 80, 32, 70, 1, 11, false },
+    { 6, 2, 64, 16, 48, 5, 4, true },     { 8, 2, 128, 16, 144, 70, 2, true }, { 3, 1, 64, 16, 130, 33, 3, true },
+    { 6, 2, 16, 5, 31, 17, 2, true },
+};
+enum { PASTS = WZ_COUNT(pasts), PASTS_HALF = 4 };
+
+static void past_shape(struct problem *p, const struct past *past)
+{
+    p->heads = past->heads;
+    p->kv_heads = past->kv_heads;
+    p->in = past->d;
+    p->page = past->page;
+    p->half = past->half;
+    p->past = past->past;
+    p->seqs = past->seqs;
+    p->step = past->rows;
+    p->n = p->seqs * p->step;
+    p->stride = (p->past + p->step) / p->page + 1;
+    p->seq = wz_alloc((size_t)p->n * sizeof *p->seq);
+    p->pos = wz_alloc((size_t)p->n * sizeof *p->pos);
+    p->table = wz_alloc((size_t)(p->seqs * p->stride) * sizeof *p->table);
+    for (int t = 0; t < p->seqs * p->stride; t++) p->table[t] = p->seqs * p->stride - 1 - t;
+    for (int t = 0; t < p->n; t++) p->seq[t] = t / p->step, p->pos[t] = p->past + t % p->step;
+}
+
+/* Those of a past first; then whole sequences. */
+static bool attention_back_shape(struct problem *p)
+{
+    const int n = PASTS - (opcheck_ref->half_kv ? 0 : PASTS_HALF);
+    bool there;
+
+    if (p->shape < n) {
+        past_shape(p, &pasts[p->shape]);
+        return true;
+    }
+    p->shape -= n;
+    there = attention_shape(p, true);
+    p->shape += n;
+    return there;
+}
+
 /* out and lse are ref's own forward, so that the problem is consistent. */
 static bool make_attention_back(struct problem *p)
 {
-    if (!attention_shape(p, true)) return false;
+    if (!attention_back_shape(p)) return false;
     add_array(p, "d_q", OUT, q_width(p), (size_t)p->n, 1);
     add_array(p, "d_k", OUT, kv_width(p), (size_t)p->n, 1);
     add_array(p, "d_v", OUT, kv_width(p), (size_t)p->n, 1);
@@ -499,15 +562,21 @@ static bool make_attention_back(struct problem *p)
     add_array(p, "q", IN, q_width(p), (size_t)p->n, 2);
     add_array(p, "k", IN, kv_width(p), (size_t)p->n, 1);
     add_array(p, "v", IN, kv_width(p), (size_t)p->n, 1);
+    add_common(p, "past.d_k", SUM, (size_t)p->past * kv_width(p), 1);
+    add_common(p, "past.d_v", SUM, (size_t)p->past * kv_width(p), 1);
+    add_common(p, "past k", IN, (size_t)p->past * kv_width(p), 1);
+    add_common(p, "past v", IN, (size_t)p->past * kv_width(p), 1);
     struct wz_kv kv = { NULL, NULL, p->seqs * p->stride, p->page, p->kv_heads, p->in, p->half };
     size_t size = (size_t)(kv.pages * p->page) * kv_width(p) * sizeof(float);
     struct wz_rows r = { p->n, p->seqs, p->stride, p->seq, p->pos, p->table };
+    float *a[WZ_COUNT(p->a)];
+    for (int i = 0; i < p->arrays; i++) a[i] = p->a[i].init;
     kv.k = wz_alloc(size);
     kv.v = wz_alloc(size);
     p->budget =
         rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5; /* p and ds of bf16; exp of a float score, then float sums */
-    wz_kv_write(opcheck_ref, &kv, p->a[7].init, p->a[8].init, &r);
-    wz_attention(opcheck_ref, p->a[4].init, p->a[5].init, p->a[6].init, &kv, &r, p->heads);
+    write_keys(p, opcheck_ref, &kv, a, &r, a[7], a[8]);
+    wz_attention(opcheck_ref, a[4], a[5], a[6], &kv, &r, p->heads);
     free(kv.k);
     free(kv.v);
     p->floor = 1; /* a softmax over one key has no gradient */

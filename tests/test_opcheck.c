@@ -75,7 +75,7 @@ enum { GUARD = 64, NONE = -1 }; /* floats of canary on either side */
 static const float canary = -12345.678f;
 
 struct run {
-    float *host[10];
+    float *host[OPCHECK_ARRAYS];
 }; /* every array after the call, without canaries */
 
 static size_t bytes_of(const struct array *a) { return a->n * (a->bf16 ? 2 : 4); }
@@ -99,7 +99,7 @@ static void WZ_PRINTF(2, 3) broken(const struct problem *p, const char *fmt, ...
 static struct run run_of(struct problem *p, struct wz_backend *be, int step)
 {
     struct run out = { { 0 } };
-    float *base[10], *at[10], guard[GUARD];
+    float *base[OPCHECK_ARRAYS], *at[OPCHECK_ARRAYS], guard[GUARD];
     size_t kv_size = 0;
 
     for (int i = 0; i < GUARD; i++) guard[i] = canary;
@@ -210,7 +210,7 @@ static void check_problem(struct problem *p)
         run_finish(p, &other);
     }
     for (size_t c = LIGHT; p->step && !under_test->fast && c < (LIGHT ? 2 : WZ_COUNT(cuts)); c++) {
-        other = run_of(p, on_threads[c], grain * cuts[c]);
+        other = run_of(p, on_threads[c], p->step * grain * cuts[c]);
         same_bits(p, &got, &other, c == 0 ? "grain by grain" : c == 1 ? "by threes" : "by tens");
         run_finish(p, &other);
     }

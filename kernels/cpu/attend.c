@@ -230,11 +230,12 @@ static const float *pad_rows(float *to, const float *from, size_t ld, int rows, 
     return to;
 }
 
-/* A whole sequence, one kv head. The outer loop is over blocks of keys, so that their d_k and d_v stay in the cache;
- * d_q is summed in the order of keys. */
+/* All tokens of a sequence, one kv head. The outer loop is over blocks of keys, so that their d_k and d_v stay in the
+ * cache; d_q is summed in the order of keys. No block has both keys before the tokens and keys of the tokens. */
 void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 {
     int d = a->kv->head_dim, wide = (d + 15) / 16 * 16, group = a->heads / a->kv->heads;
+    const int past = a->past;
     size_t width = (size_t)a->heads * (size_t)d;
     size_t kv_width = (size_t)a->kv->heads * (size_t)d;
     size_t size = (size_t)(KEYS * wide);
@@ -251,8 +252,9 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
 
     assert(d <= MOST_D);
     memset(buffers, 0, 4 * size * sizeof *buffers);
-    for (int t = 0; t < n; t += KEYS) {
-        int keys = n - t < KEYS ? n - t : KEYS;
+    for (int t = 0, keys; t < past + n; t += keys) {
+        const int end = t < past ? past : past + n, first = t < past ? 0 : t - past; /* first: token that sees them */
+        keys = end - t < KEYS ? end - t : KEYS;
         gather(kt, v, a, a->rows->seq[row], t, keys, kv_head, wide);
         for (int i = 0; i < keys; i++)
             for (int j = 0; j < d; j++) {
@@ -261,7 +263,7 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
             }
         memset(d_k, 0, 2 * size * sizeof *d_k);
         for (int h = kv_head * group; h < (kv_head + 1) * group; h++)
-            for (int i = t; i < n; i += KEYS) {
+            for (int i = first; i < n; i += KEYS) {
                 int rows = n - i < KEYS ? n - i : KEYS;
                 size_t at = (size_t)(row + i) * width + (size_t)(h * d), ld = width;
                 const float *q = a->q + at, *d_out = a->d_out + at;
@@ -277,7 +279,7 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 product(dp, KEYS, d_out, ld, 1, rows, vt, KEYS, KEYS, d, false);
                 for (int j = 0; j < rows; j++) {
                     size_t to = at + (size_t)j * width;
-                    int seen = i + j + 1 - t < keys ? i + j + 1 - t : keys;
+                    int seen = past + i + j + 1 - t < keys ? past + i + j + 1 - t : keys;
                     softmax_back(s + j * KEYS, dp + j * KEYS, seen, scale,
                                  a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
                                  dot(a->d_out + to, a->o + to, d));
@@ -288,10 +290,11 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 for (int j = 0; j < rows && wide > d; j++)
                     memcpy(a->d_q + at + (size_t)j * width, d_q + j * wide, (size_t)d * sizeof *d_q);
             }
+        float *to_k = t < past ? a->past_k : a->d_k, *to_v = t < past ? a->past_v : a->d_v;
         for (int i = 0; i < keys; i++) {
-            size_t to = (size_t)(row + t + i) * kv_width + (size_t)(kv_head * d);
-            memcpy(a->d_k + to, d_k + i * wide, (size_t)d * sizeof *d_k);
-            memcpy(a->d_v + to, d_v + i * wide, (size_t)d * sizeof *d_v);
+            size_t to = (size_t)((t < past ? t : row + t - past) + i) * kv_width + (size_t)(kv_head * d);
+            memcpy(to_k + to, d_k + i * wide, (size_t)d * sizeof *d_k);
+            memcpy(to_v + to, d_v + i * wide, (size_t)d * sizeof *d_v);
         }
     }
 }

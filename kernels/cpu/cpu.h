@@ -47,11 +47,14 @@ struct attend {
     int heads;
     const float *d_out, *o; /* backward only */
     float *d_q, *d_k, *d_v;
+    int past;               /* tokens before the sequence's, of which it sums d_k and d_v apart: */
+    float *past_k, *past_v; /* [past, K, D], overwritten */
 };
 
 /* Scratch buffers: partial sums and tiles; logits or their gradients; the head's gathered tokens; sampling; left
- * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward). */
-enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, SCRATCHES };
+ * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward); gradients of what sequences
+ * begin with. */
+enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, PAST, SCRATCHES };
 
 /* An op on an array of n elements, or on tokens [n, cols], done in parts of `step`: fn computes [from, end). */
 struct walk;

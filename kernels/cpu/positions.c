@@ -8,8 +8,9 @@
 
 #include "kernels/cpu/cpu.h"
 
-/* Most tokens of a tile, and most tokens times heads; multiply-adds that amortise a barrier, as for GRAIN. */
-enum { TILE_TOKENS = 12, TILE_STATE = 256, ATTEND_GRAIN = 1 << 20 };
+/* Most tokens of a tile, and most tokens times heads; multiply-adds that amortise a barrier, as for GRAIN; floats of a
+ * task that adds sums. */
+enum { TILE_TOKENS = 12, TILE_STATE = 256, ATTEND_GRAIN = 1 << 20, PAST_STEP = 1 << 12 };
 
 static bool fast(const struct wz_kv *kv) { return kv->head_dim <= 256; }
 
@@ -97,22 +98,16 @@ static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int 
     }
 }
 
+/* Tiles of at most so many consecutive tokens of one sequence, and the pool if they are worth it. */
 struct tiles {
     attend_fn *fn;
     const struct attend *a;
     const int *from, *count;
-    int heads;
+    int n;
+    struct wz_pool *pool;
 };
 
-static void attend_part(void *arg, int i)
-{
-    const struct tiles *t = arg;
-
-    t->fn(t->a, t->from[i / t->heads], t->count[i / t->heads], i % t->heads);
-}
-
-/* Runs fn for every tile (at most `most` consecutive tokens of one sequence) and kv head. */
-static void tiles_run(struct wz_backend *be, const struct attend *a, int most, attend_fn *fn)
+static struct tiles tiles_of(struct wz_backend *be, const struct attend *a, int most, attend_fn *fn)
 {
     const struct wz_rows *r = a->rows;
     int *from = wz_cpu_scratch(be, SMALL, 2 * (size_t)r->n * sizeof *from), *count = from + r->n, n = 0;
@@ -124,8 +119,16 @@ static void tiles_run(struct wz_backend *be, const struct attend *a, int most, a
         while (i + count[n] < r->n && count[n] < most && r->seq[i + count[n]] == r->seq[i]) count[n]++;
         work += (double)count[n] * (r->pos[i + count[n] - 1] + 1);
     }
-    struct tiles t = { fn, a, from, count, a->kv->heads };
-    wz_pool_run(work * a->heads * a->kv->head_dim < ATTEND_GRAIN ? NULL : be->pool, n * a->kv->heads, attend_part, &t);
+    return (struct tiles){ fn, a, from, count, n, work * a->heads * a->kv->head_dim < ATTEND_GRAIN ? NULL : be->pool };
+}
+
+/* Part i: a tile and a kv head. */
+static void attend_part(void *arg, int i)
+{
+    const struct tiles *t = arg;
+    const int heads = t->a->kv->heads;
+
+    t->fn(t->a, t->from[i / heads], t->count[i / heads], i % heads);
 }
 
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
@@ -138,30 +141,82 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
         return;
     }
     assert(group <= TILE_STATE);
-    tiles_run(be, &(struct attend){ .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads },
-              most < TILE_TOKENS ? most : TILE_TOKENS, wz_hot(be)->attend);
+    const struct attend a = { .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads };
+    struct tiles t = tiles_of(be, &a, most < TILE_TOKENS ? most : TILE_TOKENS, wz_hot(be)->attend);
+    wz_pool_run(t.pool, t.n * kv->heads, attend_part, &t);
 }
 
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
-                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
-                           const struct wz_rows *rows, int heads)
+/* Backward of some sequences that follow a past, whose gradient they add to: each sums its own into [past, K, D] of
+ * `sums`, for keys and for values, and then these are added in order of the sequences. */
+struct following {
+    struct tiles t; /* a tile is a sequence */
+    struct wz_past past;
+    float *sums;           /* [2, at_once, size] */
+    size_t size, step;     /* of a sequence's sums, and of a part in adding them */
+    int at_once, first, n; /* sequences [first, first + n) run now */
+    walk_fn *add;
+};
+
+static void following_part(void *arg, int i)
+{
+    const struct following *f = arg;
+    const int heads = f->t.a->kv->heads, seq = f->first + i / heads;
+    struct attend a = *f->t.a;
+
+    a.past_k = f->sums + (size_t)(i / heads) * f->size;
+    a.past_v = a.past_k + (size_t)f->at_once * f->size;
+    f->t.fn(&a, f->t.from[seq], f->t.count[seq], i % heads);
+}
+
+static void add_part(void *arg, int i)
+{
+    const struct following *f = arg;
+    const size_t from = (size_t)i * f->step, end = from + f->step < f->size ? from + f->step : f->size;
+
+    for (int s = 0; s < f->n; s++) {
+        const float *sums = f->sums + (size_t)s * f->size;
+        f->add(&(struct walk){ .out = f->past.d_k, .a = sums }, from, end);
+        f->add(&(struct walk){ .out = f->past.d_v, .a = sums + (size_t)f->at_once * f->size }, from, end);
+    }
+}
+
+static void following_back(struct wz_backend *be, const struct tiles *t, struct wz_past past)
+{
+    const int heads = t->a->kv->heads, parts = 4 * wz_pool_threads(be->pool);
+    const size_t size = (size_t)past.n * (size_t)heads * (size_t)t->a->kv->head_dim;
+    struct following f = { .t = *t, .past = past, .size = size, .step = PAST_STEP, .add = wz_hot(be)->add };
+
+    f.at_once = (parts + heads - 1) / heads;
+    f.sums = wz_cpu_scratch(be, PAST, wz_mul(2 * (size_t)f.at_once, size * sizeof *f.sums));
+    for (f.first = 0; f.first < t->n; f.first += f.n) {
+        f.n = t->n - f.first < f.at_once ? t->n - f.first : f.at_once;
+        wz_pool_run(t->pool, f.n * heads, following_part, &f);
+        wz_pool_run(t->pool, (int)((size + f.step - 1) / f.step), add_part, &f);
+    }
+}
+
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
+                           const float *d_out, const float *out, const float *lse, const float *q,
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads)
 {
     if (!fast(kv)) {
-        ref_of(be)->attention_back(be, d_q, d_k, d_v, d_out, out, lse, q, kv, rows, heads);
+        ref_of(be)->attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads);
         return;
     }
-    tiles_run(be,
-              &(struct attend){ .q = q,
-                                .kv = kv,
-                                .rows = rows,
-                                .heads = heads,
-                                .d_out = d_out,
-                                .o = out,
-                                .lse = (float *)lse,
-                                .d_q = d_q,
-                                .d_k = d_k,
-                                .d_v = d_v },
-              INT32_MAX, wz_hot(be)->attend_back);
+    const struct attend a = { .q = q,
+                              .kv = kv,
+                              .rows = rows,
+                              .heads = heads,
+                              .d_out = d_out,
+                              .o = out,
+                              .lse = (float *)lse,
+                              .d_q = d_q,
+                              .d_k = d_k,
+                              .d_v = d_v,
+                              .past = past.n };
+    struct tiles t = tiles_of(be, &a, INT32_MAX, wz_hot(be)->attend_back);
+    if (past.n) following_back(be, &t, past);
+    else wz_pool_run(t.pool, t.n * kv->heads, attend_part, &t);
 }
 
 void wz_ops_cpu_attention(struct wz_ops *ops)

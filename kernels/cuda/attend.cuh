@@ -46,11 +46,21 @@ static inline struct attend attend_of(struct wz_backend *be, const float *out, c
 const struct tile *wz_cuda_tiles(struct wz_backend *be, enum mirror_of where, const struct wz_rows *rows, int group,
                                  int wide, int few, int count[2]);
 
+/* A tile for all tokens of each sequence: *n of them. */
+static inline const struct tile *wz_cuda_sequences(struct wz_backend *be, const struct wz_rows *rows, int *n)
+{
+    int count[2];
+    const struct tile *t = wz_cuda_tiles(be, SEQUENCES, rows, 1, 1 << 30, 0, count);
+
+    *n = count[0];
+    return t;
+}
+
 /* Attention by flash.cu, its backward by flash_back.cu; false where they do not apply: they need a bf16 cache, heads of
  * 64 or 128 channels, and enough shared memory. They set a->at.tiles themselves. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
-                        const float *d_out, const struct wz_rows *rows);
+                        struct wz_past past, const float *d_out, const struct wz_rows *rows);
 
 /* ---- in kernels: vectors of d channels are d + 1 apart in shared memory, against bank conflicts ----------- */
 

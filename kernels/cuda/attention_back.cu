@@ -1,12 +1,13 @@
-/* attention's backward for whole sequences on f32 (flash_back.cu has it on tensor cores), without atomics: one kernel
- * for d_q, one for d_k and d_v.
+/* attention's backward on f32 (flash_back.cu has it on tensor cores), without atomics: one kernel for d_q, one for d_k
+ * and d_v, which runs once for the tokens' own keys and once for the past's.
  *
  *   delta = d_out . out;  p_j = exp(q . k_j scale - lse);  ds_j = p_j (d_out . v_j - delta) scale
  *   d_q = sum_j ds_j k_j, keys in order
  *   d_k_j = sum ds_j q, d_v_j = sum p_j d_out, over tokens in order and the heads of a token within
  *
  *   block           d_q: a tile of queries, over the keys it attends to; d_k and d_v: KEYS keys of a sequence, over the
- *                   tiles that attend to them. Both recompute s, p and ds of a tile and KEYS keys
+ *                   tiles that attend to them, or KEYS keys of the past, over all sequences, one after another. Both
+ *                   recompute s, p and ds of a tile and KEYS keys
  *   thread          dot products with one key; then one channel of the sums
  *   shared memory   struct smem: q, d_out [QUERIES, D + 1], k, v [KEYS, D + 1], p, ds [QUERIES, KEYS], the sums
  *
@@ -19,7 +20,9 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v, *delta;
     const float *d_out;
-    const struct tile *keys; /* tiles of KEYS keys of a sequence */
+    struct wz_past past;
+    const struct tile *keys; /* tiles of KEYS keys of a sequence; over the past: sequences, of which there are `seqs` */
+    int seqs;
 };
 
 /* One warp per query. */
@@ -112,57 +115,91 @@ static __global__ void __launch_bounds__(THREADS, 1) back_queries(struct back b)
         b.d_q[query_at(&b.a, &t, e / d, head) * (size_t)d + (size_t)(e % d)] = m.sums[e];
 }
 
-static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
+/* Sums over the queries of one sequence, from the `first`-th on, for `keys` keys of positions from t0 on. */
+INLINE void sum_keys(const struct smem *m, const struct back *b, int row, int rows, int first, int t0, int keys,
+                     int head)
 {
-    SHARED(float, shared);
-    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
-    struct tile of = b.keys[(int)blockIdx.x / b.a.kv.heads];
-    struct smem m = carve(shared, d);
-    int row = of.row;
-    int rows = of.rows;
-    int t0 = of.first;
-    int keys = queries_of(&of, 1, KEYS);
-    float *d_k = m.sums, *d_v = d_k + KEYS * d;
+    int d = b->a.kv.head_dim;
+    float *d_k = m->sums, *d_v = d_k + KEYS * d;
 
-    load_keys(&m, &b, b.a.at.pages[row], t0, keys, head);
-    for (int e = (int)threadIdx.x; e < 2 * KEYS * d; e += THREADS) m.sums[e] = 0;
-    for (int first = t0 * b.a.group / QUERIES * QUERIES; first < rows * b.a.group; first += QUERIES) {
+    for (int e = (int)threadIdx.x; e < 2 * KEYS * d; e += THREADS) m->sums[e] = 0;
+    for (first = first / QUERIES * QUERIES; first < rows * b->a.group; first += QUERIES) {
         struct tile t = { row, rows, first };
-        int n = queries_of(&t, b.a.group);
-        load_tile(&m, &b, &t, n, head);
+        int n = queries_of(&t, b->a.group);
+        load_tile(m, b, &t, n, head);
         __syncthreads();
-        pairs(&m, &b, &t, n, t0, keys, head);
+        pairs(m, b, &t, n, t0, keys, head);
         for (int e = (int)threadIdx.x; e < keys * d; e += THREADS) {
             int j = e / d, c = e % d;
             float k = d_k[e], v = d_v[e];
             for (int i = 0; i < n; i++) {
-                k = fmaf(m.ds[i * KEYS + j], m.q[i * (d + 1) + c], k);
-                v = fmaf(m.p[i * KEYS + j], m.d_out[i * (d + 1) + c], v);
+                k = fmaf(m->ds[i * KEYS + j], m->q[i * (d + 1) + c], k);
+                v = fmaf(m->p[i * KEYS + j], m->d_out[i * (d + 1) + c], v);
             }
             d_k[e] = k;
             d_v[e] = v;
         }
         __syncthreads();
     }
+}
+
+/* Index of element e of KEYS keys' gradients in an array [keys, K, D]. */
+INLINE size_t key_at(const struct back *b, int first, int e, int head)
+{
+    int d = b->a.kv.head_dim;
+
+    return ((size_t)(first + e / d) * (size_t)b->a.kv.heads + (size_t)head) * (size_t)d + (size_t)(e % d);
+}
+
+static __global__ void __launch_bounds__(THREADS, 1) back_keys(struct back b)
+{
+    SHARED(float, shared);
+    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads;
+    struct tile of = b.keys[(int)blockIdx.x / b.a.kv.heads];
+    struct smem m = carve(shared, d);
+    int t0 = b.past.n + of.first, keys = queries_of(&of, 1, KEYS);
+
+    load_keys(&m, &b, b.a.at.pages[of.row], t0, keys, head);
+    sum_keys(&m, &b, of.row, of.rows, of.first * b.a.group, t0, keys, head);
     for (int e = (int)threadIdx.x; e < keys * d; e += THREADS) {
-        size_t to = ((size_t)(row + t0 + e / d) * (size_t)b.a.kv.heads + (size_t)head) * (size_t)d + (size_t)(e % d);
-        b.d_k[to] = d_k[e];
-        b.d_v[to] = d_v[e];
+        size_t to = key_at(&b, of.row + of.first, e, head);
+        b.d_k[to] = m.sums[e];
+        b.d_v[to] = m.sums[KEYS * d + e];
     }
 }
 
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
-                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
-                           const struct wz_rows *rows, int heads)
+/* An element is added to by the same thread for every sequence, in their order. */
+static __global__ void __launch_bounds__(THREADS, 1) back_past(struct back b)
+{
+    SHARED(float, shared);
+    int d = b.a.kv.head_dim, head = (int)blockIdx.x % b.a.kv.heads, t0 = (int)blockIdx.x / b.a.kv.heads * KEYS;
+    int keys = b.past.n - t0 < KEYS ? b.past.n - t0 : KEYS;
+    struct smem m = carve(shared, d);
+
+    load_keys(&m, &b, b.a.at.pages[0], t0, keys, head);
+    for (int s = 0; s < b.seqs; s++) {
+        sum_keys(&m, &b, b.keys[s].row, b.keys[s].rows, 0, t0, keys, head);
+        for (int e = (int)threadIdx.x; e < keys * d; e += THREADS) {
+            size_t to = key_at(&b, t0, e, head);
+            b.past.d_k[to] += m.sums[e];
+            b.past.d_v[to] += m.sums[KEYS * d + e];
+        }
+        __syncthreads();
+    }
+}
+
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
+                           const float *d_out, const float *out, const float *lse, const float *q,
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads)
 {
     wz_cuda_doing = __func__;
-    struct back b = { attend_of(be, out, lse, q, kv, rows, heads), d_q, d_k, d_v, NULL, d_out, NULL };
+    struct back b = { attend_of(be, out, lse, q, kv, rows, heads), d_q, d_k, d_v, NULL, d_out, past, NULL, 0 };
     int d = kv->head_dim, count[2], blocks[2];
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) *
                     sizeof(float);
 
-    if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, d_out, rows)) return;
+    if (wz_cuda_flash_back(be, &b.a, d_q, d_k, d_v, past, d_out, rows)) return;
     if (shared > (size_t)cuda_of(be)->shared)
         wz_cuda_plugin.die("cuda: attention_back: heads of %d channels are too wide", d);
     b.a.at.tiles = wz_cuda_tiles(be, TILES, rows, b.a.group, QUERIES, 0, count);
@@ -173,6 +210,10 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
     CHECK(cudaFuncSetAttribute(back_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     LAUNCH(be, back_queries, (size_t)count[0] * (size_t)kv->heads, THREADS, shared, b);
     LAUNCH(be, back_keys, (size_t)blocks[0] * (size_t)kv->heads, THREADS, shared, b);
+    if (!past.n || !rows->n) return;
+    b.keys = wz_cuda_sequences(be, rows, &b.seqs);
+    CHECK(cudaFuncSetAttribute(back_past, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    LAUNCH(be, back_past, (size_t)((past.n + KEYS - 1) / KEYS) * (size_t)kv->heads, THREADS, shared, b);
 }
 
 void wz_cuda_ops_attention_back(struct wz_ops *ops) { ops->attention_back = attention_back; }

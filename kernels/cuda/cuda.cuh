@@ -22,7 +22,7 @@ enum math { EXACT, FAST };
 enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, WORK, SCRATCHES };
 
 /* Device copies of host arrays; unchanged bytes are not copied again. */
-enum mirror_of { PLACES, TILES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, PICKS, MIRRORS };
+enum mirror_of { PLACES, TILES, SEQUENCES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, PICKS, MIRRORS };
 
 /* A cached bf16 copy of the n floats at x, valid until they are overwritten. Matrix rows whose length is not a multiple
  * of 8 are padded with zeros (row: that length, else 8). used: for replacing the least recently used. */

@@ -1,5 +1,5 @@
-/* flash_back: attention's backward over a bf16 cache on tensor cores, for whole sequences and without atomics. Operands
- * (q, d_out, p, ds) are rounded to bf16, sums are f32; the formula is that of attention_back.cu.
+/* flash_back: attention's backward over a bf16 cache on tensor cores, without atomics. Operands (q, d_out, p, ds) are
+ * rounded to bf16, sums are f32; the formula is that of attention_back.cu.
  *
  *   arrange    q and d_out to bf16, queries that share keys next to each other: [K, N group, D]; delta = d_out . out
  *              and lse log2(e) in the same order
@@ -8,6 +8,7 @@
  *   d_k, d_v   a block has WIDE keys of a sequence, a warp 16, over the queries that attend to them in steps of STEP:
  *              s = k q, dp = v d_out, d_v += p d_out, d_k += ds q; transposed, so that p and ds are already in the
  *              registers where the next mma needs its a operand
+ *   past       the same for WIDE keys of the past, over all sequences, one after another
  *
  * Both kernels recompute p and ds: seven products instead of five, but the order of every sum is fixed within one
  * block. Tiles and steps count from a sequence's first token, so a sequence's bits do not depend on the batch. Bound
@@ -20,10 +21,11 @@ struct back {
     struct attend a;
     float *d_q, *d_k, *d_v;
     const float *d_out;
-    bf16 *q16, *d_out16;     /* [K, N group, D] */
-    float *delta, *lse2;     /* [K, N group] */
-    const struct tile *keys; /* tiles of keys of a sequence */
-    int n;
+    bf16 *q16, *d_out16; /* [K, N group, D] */
+    float *delta, *lse2; /* [K, N group] */
+    struct wz_past past;
+    const struct tile *keys, *all; /* tiles of keys of a sequence; the sequences */
+    int n, seqs;
 };
 
 /* Index of a token's first query for a kv head in the arrays written by arrange(). */
@@ -70,9 +72,9 @@ template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2;
     struct tile t =
         b.a.at.tiles[tiles - 1 - (int)blockIdx.x / b.a.kv.heads]; /* longest first: the last positions have most keys */
-    int n = queries_of(&t, b.a.group, WIDE), end = (t.first + n - 1) / b.a.group + 1, sees[2];
-    int mine =
-        first < n ? (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group : -1; /* this warp's last key */
+    int n = queries_of(&t, b.a.group, WIDE), end = b.past.n + (t.first + n - 1) / b.a.group + 1, sees[2];
+    int mine = first < n ? b.past.n + (t.first + (first + 15 < n ? first + 15 : n - 1)) / b.a.group
+                         : -1; /* this warp's last key */
     struct kv_stream<D> in = {
         &b.a, d_out + WIDE *D, d_out + (WIDE + 2 * STEP) * D,
             (unsigned *)(d_out + (WIDE + 4 * STEP) * D), b.a.at.pages[t.row], head, end, 0
@@ -85,7 +87,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_
     load_rows<D, THREADS_WIDE, WIDE>(d_out, b.d_out16 + from * D, n);
     for (int h = 0; h < 2; h++) {
         int i = first + lane_of() / 4 + 8 * h;
-        sees[h] = i < n ? (t.first + i) / b.a.group + 1 : 0;
+        sees[h] = i < n ? b.past.n + (t.first + i) / b.a.group + 1 : 0;
         of[h] = { i < n ? b.lse2[from + (size_t)i] : 0, i < n ? b.delta[from + (size_t)i] : 0 };
     }
     kv_stream_begin<D, THREADS_WIDE>(&in);
@@ -127,56 +129,119 @@ INLINE void fetch_queries(const struct back *b, bf16 *q, bf16 *d_out, float *of,
     copy_commit();
 }
 
-template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_keys(struct back b)
-{
-    SHARED(bf16, smem);
-    bf16 *keys = smem, *values = keys + WIDE * D, *q = values + WIDE * D, *d_out = q + 2 * STEP * D;
-    float *of = (float *)(d_out + 2 * STEP * D); /* [2, lse and delta, STEP] */
-    unsigned *slots = (unsigned *)(of + 4 * STEP);
-    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16, c = lane_of() % 4 * 2,
-        group = b.a.group;
-    struct tile t = b.keys[(int)blockIdx.x / b.a.kv.heads];
-    int n = queries_of(&t, 1, WIDE), all = t.rows * group, key = t.first + first + lane_of() / 4,
-        pages = b.a.at.pages[t.row];
-    float d_k[D / 8][4] = {}, d_v[D / 8][4] = {}, scale = b.a.scale * LOG2E;
-    size_t from = arranged(&b, head, t.row);
+/* Shared memory of the kernels for keys. */
+struct key_smem {
+    bf16 *keys, *values, *q, *d_out; /* [WIDE, D] and, of two steps of queries, [2, STEP, D] */
+    float *of;                       /* [2, lse and delta, STEP] */
+    unsigned *slots;                 /* [WIDE] */
+};
 
-    if (threadIdx.x < WIDE) slots[threadIdx.x] = slot_of(&b.a, pages, t.first + (int)threadIdx.x, t.rows - 1, head);
+template <int D> INLINE struct key_smem key_smem_of(bf16 *smem)
+{
+    bf16 *q = smem + 2 * WIDE * D;
+    float *of = (float *)(q + 4 * STEP * D);
+
+    return { smem, smem + WIDE * D, q, q + 2 * STEP * D, of, (unsigned *)(of + 4 * STEP) };
+}
+
+/* Loads n keys and values of a sequence's positions from t0 on; there are none past `last`. */
+template <int D>
+INLINE void load_wide(const struct key_smem *m, const struct back *b, int row, int t0, int n, int last, int head)
+{
+    if (threadIdx.x < WIDE)
+        m->slots[threadIdx.x] = slot_of(&b->a, b->a.at.pages[row], t0 + (int)threadIdx.x, last, head);
     __syncthreads();
-    load_slots<D, THREADS_WIDE, WIDE>(keys, b.a.kv.k, slots, n);
-    load_slots<D, THREADS_WIDE, WIDE>(values, b.a.kv.v, slots, n);
-    int i0 = t.first * group / STEP * STEP;
-    fetch_queries<D>(&b, q, d_out, of, from, i0, all);
+    load_slots<D, THREADS_WIDE, WIDE>(m->keys, b->a.kv.k, m->slots, n);
+    load_slots<D, THREADS_WIDE, WIDE>(m->values, b->a.kv.v, m->slots, n);
+}
+
+/* d_k and d_v of this warp's 16 keys, from tile row `first` on, over the queries of a sequence: of a tile of keys that
+ * begins with the sequence's token `token` (below 0: all of its tokens see all of the keys). */
+template <int D>
+INLINE void sum_queries(float (*d_k)[4], float (*d_v)[4], const struct key_smem *m, const struct back *b, int head,
+                        const struct tile *t, int token, int first)
+{
+    int group = b->a.group, all = t->rows * group, i0 = token < 0 ? 0 : token * group / STEP * STEP;
+    int key = token + first + lane_of() / 4;
+    size_t from = arranged(b, head, t->row);
+    float scale = b->a.scale * LOG2E;
+
+    fetch_queries<D>(b, m->q, m->d_out, m->of, from, i0, all);
     for (; i0 < all; i0 += STEP) {
         int buffer = i0 / STEP % 2;
-        const bf16 *q_now = q + buffer * STEP * D, *d_out_now = d_out + buffer * STEP * D;
-        const float *of_now = of + buffer * 2 * STEP;
+        const bf16 *q_now = m->q + buffer * STEP * D, *d_out_now = m->d_out + buffer * STEP * D;
+        const float *of_now = m->of + buffer * 2 * STEP;
         float s[STEP / 8][4] = {}, ds[STEP / 8][4] = {};
         copy_wait<0>();
         __syncthreads();
-        fetch_queries<D>(&b, q, d_out, of, from, i0 + STEP, all);
-        if (i0 + STEP <= (t.first + first) * group) continue; /* no query of the step attends to this warp's keys */
+        fetch_queries<D>(b, m->q, m->d_out, m->of, from, i0 + STEP, all);
+        if (i0 + STEP <= (token + first) * group) continue; /* no query of the step attends to this warp's keys */
         struct operand_offsets at = operand_offsets_of<D>();
-        score<D>(s, keys, at, first, q_now);
+        score<D>(s, m->keys, at, first, q_now);
         for_each_score([&](int h, int column, int e) {
             bool seen = i0 + column >= (key + 8 * h) * group;
             s[e / 4][e % 4] = seen ? exp2_approx(fmaf(s[e / 4][e % 4], scale, -of_now[column])) : 0;
         });
         multiply_add<D>(d_v, s, at, d_out_now);
-        score<D>(ds, values, at, first, d_out_now);
+        score<D>(ds, m->values, at, first, d_out_now);
         for_each_score([&](int, int column, int e) {
             ds[e / 4][e % 4] = s[e / 4][e % 4] * (ds[e / 4][e % 4] - of_now[STEP + column]);
         });
         multiply_add<D>(d_k, ds, at, q_now);
     }
+}
+
+/* This lane's first channel of the n-th key of an array [keys, K, D]. */
+template <int D> INLINE size_t key_at(const struct back *b, int n, int head)
+{
+    return ((size_t)n * (size_t)b->a.kv.heads + (size_t)head) * D + (size_t)(lane_of() % 4 * 2);
+}
+
+template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_keys(struct back b)
+{
+    SHARED(bf16, smem);
+    struct key_smem m = key_smem_of<D>(smem);
+    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16;
+    struct tile t = b.keys[(int)blockIdx.x / b.a.kv.heads];
+    int key = t.first + first + lane_of() / 4;
+    float d_k[D / 8][4] = {}, d_v[D / 8][4] = {};
+
+    load_wide<D>(&m, &b, t.row, b.past.n + t.first, queries_of(&t, 1, WIDE), b.past.n + t.rows - 1, head);
+    sum_queries<D>(d_k, d_v, &m, &b, head, &t, t.first, first);
     for (int h = 0; h < 2; h++) {
         if (key + 8 * h >= t.rows) continue;
-        size_t to = ((size_t)(t.row + key + 8 * h) * (size_t)b.a.kv.heads + (size_t)head) * D + (size_t)c;
+        size_t to = key_at<D>(&b, t.row + key + 8 * h, head);
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             *(float2 *)(b.d_k + to + 8 * j) = { d_k[j][2 * h] * b.a.scale, d_k[j][2 * h + 1] * b.a.scale };
             *(float2 *)(b.d_v + to + 8 * j) = { d_v[j][2 * h], d_v[j][2 * h + 1] };
         }
+    }
+}
+
+template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_past(struct back b)
+{
+    SHARED(bf16, smem);
+    struct key_smem m = key_smem_of<D>(smem);
+    int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16;
+    int t0 = (int)blockIdx.x / b.a.kv.heads * WIDE, key = t0 + first + lane_of() / 4;
+
+    load_wide<D>(&m, &b, 0, t0, b.past.n - t0 < WIDE ? b.past.n - t0 : WIDE, b.past.n - 1, head);
+    for (int s = 0; s < b.seqs; s++) {
+        struct tile t = b.all[s];
+        float d_k[D / 8][4] = {}, d_v[D / 8][4] = {};
+        sum_queries<D>(d_k, d_v, &m, &b, head, &t, -WIDE, first);
+        for (int h = 0; h < 2; h++) {
+            if (key + 8 * h >= b.past.n) continue;
+            size_t to = key_at<D>(&b, key + 8 * h, head);
+#pragma unroll
+            for (int j = 0; j < D / 8; j++) {
+                float2 *k = (float2 *)(b.past.d_k + to + 8 * j), *v = (float2 *)(b.past.d_v + to + 8 * j);
+                *k = { k->x + d_k[j][2 * h] * b.a.scale, k->y + d_k[j][2 * h + 1] * b.a.scale };
+                *v = { v->x + d_v[j][2 * h], v->y + d_v[j][2 * h + 1] };
+            }
+        }
+        __syncthreads(); /* the next sequence's queries are copied over these */
     }
 }
 
@@ -198,13 +263,17 @@ template <int D> static bool attention_back(struct wz_backend *be, struct back b
     LAUNCH(be, arrange<D>, (queries + THREADS / 32 - 1) / (THREADS / 32), THREADS, 0, b);
     LAUNCH(be, back_queries<D>, (size_t)count[0] * (size_t)b.a.kv.heads, THREADS_WIDE, shared[0], b, count[0]);
     LAUNCH(be, back_keys<D>, (size_t)blocks[0] * (size_t)b.a.kv.heads, THREADS_WIDE, shared[1], b);
+    if (!b.past.n || !b.n) return true;
+    b.all = wz_cuda_sequences(be, rows, &b.seqs);
+    CHECK(cudaFuncSetAttribute(back_past<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared[1]));
+    LAUNCH(be, back_past<D>, (size_t)((b.past.n + WIDE - 1) / WIDE) * (size_t)b.a.kv.heads, THREADS_WIDE, shared[1], b);
     return true;
 }
 
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
-                        const float *d_out, const struct wz_rows *rows)
+                        struct wz_past past, const float *d_out, const struct wz_rows *rows)
 {
-    struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, NULL, rows->n };
+    struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, past, NULL, NULL, rows->n, 0 };
 
     if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
     return a->kv.head_dim == 64 ? attention_back<64>(be, b, rows) : attention_back<128>(be, b, rows);

@@ -109,41 +109,56 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
     free(p);
 }
 
-/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale
- *                    d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
-static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, const float *d_out,
-                           const float *out, const float *lse, const float *q, const struct wz_kv *kv,
-                           const struct wz_rows *r, int heads)
+/* One token and head: d_q, and what it adds to d_k and d_v of a sequence's keys, [position, K, D]. */
+static void token_back(double *dq, double *dk, double *dv, const float *q, const float *d_out, double delta, double lse,
+                       const struct wz_kv *kv, const struct wz_rows *r, int i, int kv_head)
 {
-    int d = kv->head_dim, group = heads / kv->heads;
-    size_t width = (size_t)kv->heads * (size_t)d, size = (size_t)r->n * width;
-    double scale = 1 / sqrt(d), *sums = wz_alloc((2 * size + (size_t)d) * sizeof *sums);
-    double *dk = sums, *dv = sums + size, *dq = sums + 2 * size;
+    const int d = kv->head_dim;
+    const double scale = 1 / sqrt(d);
 
-    for (int i = 0; i < r->n; i++) {
-        size_t first = (size_t)(i - r->pos[i]) * width; /* of the token at position 0 */
-        for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
-            double delta = dot(d_out, out, d);
-            memset(dq, 0, (size_t)d * sizeof *dq);
-            for (int t = 0; t <= r->pos[i]; t++) {
-                size_t at = slot(kv, r, r->seq[i], t, h / group);
-                size_t to = first + (size_t)t * width + (size_t)(h / group * d);
-                double p = exp(dot_cache(q, kv, kv->k, at) * scale - lse[(size_t)i * (size_t)heads + (size_t)h]);
-                double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale;
-                for (int j = 0; j < d; j++) {
-                    dq[j] += ds * cache_at(kv, kv->k, at + (size_t)j);
-                    dk[to + (size_t)j] += ds * q[j];
-                    dv[to + (size_t)j] += p * d_out[j];
-                }
-            }
-            for (int j = 0; j < d; j++) d_q[j] = (float)dq[j];
+    memset(dq, 0, (size_t)d * sizeof *dq);
+    for (int t = 0; t <= r->pos[i]; t++) {
+        const size_t at = slot(kv, r, r->seq[i], t, kv_head), to = (size_t)(t * kv->heads + kv_head) * (size_t)d;
+        const double p = exp(dot_cache(q, kv, kv->k, at) * scale - lse);
+        const double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale;
+        for (int j = 0; j < d; j++) {
+            dq[j] += ds * cache_at(kv, kv->k, at + (size_t)j);
+            dk[to + (size_t)j] += ds * q[j];
+            dv[to + (size_t)j] += p * d_out[j];
         }
     }
-    for (size_t i = 0; i < size; i++) {
-        d_k[i] = (float)dk[i];
-        d_v[i] = (float)dv[i];
+}
+
+/* A sequence's sums: those of its own tokens are written, those of what is before them are added. */
+static void keys_back(float *past, float *own, const double *sums, size_t n_past, size_t n_own)
+{
+    for (size_t j = 0; j < n_past; j++) past[j] += (float)sums[j];
+    for (size_t j = 0; j < n_own; j++) own[j] = (float)sums[n_past + j];
+}
+
+/* With p = softmax:  d_v_t = sum p d_out;  ds_t = p (d_out . v_t - d_out . out) scale
+ *                    d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
+static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
+                           const float *d_out, const float *out, const float *lse, const float *q,
+                           const struct wz_kv *kv, const struct wz_rows *r, int heads)
+{
+    const int d = kv->head_dim, group = heads / kv->heads;
+    const size_t width = (size_t)kv->heads * (size_t)d, before = (size_t)past.n * width;
+
+    for (int i = 0, n; i < r->n; i += n) {
+        for (n = 1; i + n < r->n && r->seq[i + n] == r->seq[i];) n++;
+        const size_t own = (size_t)n * width, size = before + own;
+        double *sums = wz_alloc((2 * size + (size_t)d) * sizeof *sums), *dq = sums + 2 * size;
+        for (int j = i; j < i + n; j++)
+            for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
+                token_back(dq, sums, sums + size, q, d_out, dot(d_out, out, d),
+                           (double)lse[(size_t)j * (size_t)heads + (size_t)h], kv, r, j, h / group);
+                for (int c = 0; c < d; c++) d_q[c] = (float)dq[c];
+            }
+        keys_back(past.d_k, d_k + (size_t)i * width, sums, before, own);
+        keys_back(past.d_v, d_v + (size_t)i * width, sums + size, before, own);
+        free(sums);
     }
-    free(sums);
 }
 
 void wz_ops_ref_attention(struct wz_ops *ops)
