@@ -153,7 +153,7 @@
              "reward: its verdicts are what replies are rewarded for; watch: it judges evaluations only, and has " \
              "rows of its own in their tables") \
     T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward") \
-    T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built in") \
+    T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built-in patterns") \
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
     T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again")
 

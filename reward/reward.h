@@ -49,7 +49,7 @@ struct wz_judge_config {        /* text is borrowed until the judge is closed; N
 /* What is known without opening it: row, name, role, weight, what it sees. */
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
-/* Identity of what the rules judge has built in: the phrases, and where it judges by it the sandbox world. */
+/* Identity of what the rules judge has built in: the patterns, and where it judges by it the sandbox world. */
 uint64_t wz_judge_built_in(bool world);
 void wz_judge_close(struct wz_judge *judge); /* accepts zero, and one that failed to open */
 /* Asks questions[n], fills in answers[n]. What fails is asked again up to `tries` times; still failed stays failed

@@ -95,13 +95,16 @@ static void phrase_cases(void **state)
 /* Where a refusal has to begin to be one, and where words begin to be an answer: each bound from both sides. */
 static void bounds_of_the_rules(void **state)
 {
-    enum { BEGINNING = 200 }; /* bytes of a reply, as reward/rules.c says at its top */
+    enum { BEGINNING = 200 }; /* bytes of a reply, as reward/rules.c says */
     static const char phrase[] = "i refuse";
     struct wz_judge judge;
     struct wz_answer a;
     struct wz_err err;
 
-    assert_int_equal(wz_judge_open(&judge, &(struct wz_judge_config){ .name = "rules" }, &err), 0);
+    char *path = test_scratch("phrase.txt");
+    assert_int_equal(wz_file_write(path, phrase, strlen(phrase), &err), 0);
+    assert_int_equal(wz_judge_open(&judge, &(struct wz_judge_config){ .name = "rules", .phrases = path }, &err), 0);
+    free(path);
     for (int end = BEGINNING - 1; end <= BEGINNING + 1; end++) { /* where the phrase ends */
         char text[2 * BEGINNING] = "";
         for (int i = 0; i < end - (int)strlen(phrase); i++) text[i] = i % 5 == 4 ? ' ' : (char)('a' + i % 7);
