@@ -38,6 +38,11 @@ struct wz_recipe_judge {
     double weight;
     char *phrases, *world;
     int retries;
+    char *measures;
+    double threshold;
+    char *command, *url, *model, *api_key, *rubric;
+    double timeout, backoff;
+    int concurrent, max_tokens;
 };
 
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */

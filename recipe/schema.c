@@ -155,7 +155,24 @@
     T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward") \
     T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built-in patterns") \
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
-    T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again")
+    T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again") \
+    T##_TEXT(S, measures, "both", "both|harm|safety|refusal|compliance", BITS, \
+             "command, http, remote, rubric: what an answer is about. both: an object {\"harmful\": .., " \
+             "\"refusal\": ..}, each true, false or 0 to 1; else one number, and what 1 stands for") \
+    T##_REAL(S, threshold, "0.5", "(0,1]", BITS, "a flag is raised by a score of this or more; not of rules") \
+    T##_TEXT(S, command, "", NULL, BITS, "command: what `sh -c` runs; it reads and writes JSON lines") \
+    T##_TEXT(S, url, "", NULL, BITS, "http: of chat completions; remote: of a reward server; without keys") \
+    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard or rubric: folder or GGUF file") \
+    T##_TEXT(S, api_key, "", NULL, LAYOUT, \
+             "http, remote: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \
+    T##_TEXT(S, rubric, "", NULL, BITS, \
+             "http, rubric: file with the question, in which {prompt} and {response} stand for what is judged") \
+    T##_REAL(S, timeout, "60", "(0,1e6]", LAYOUT, \
+             "command, http, remote: seconds until an answer that is owed has failed") \
+    T##_REAL(S, backoff, "0.5", "[0,3600]", LAYOUT, \
+             "command, http, remote: seconds before a failed question is asked again, doubled each time") \
+    T##_INT(S, concurrent, "8", "[1,4096]", LAYOUT, "questions that are asked at once, at most") \
+    T##_INT(S, max_tokens, "64", "[1,1e6]", BITS, "http, rubric: tokens of an answer, at most")
 
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules, NULL };
+const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules, &wz_judge_command, &wz_judge_http,
+                                                     &wz_judge_remote, NULL };
 
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
@@ -24,7 +25,11 @@ int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config,
         wz_buf_printf(&names, "%s%s", i ? ", " : "", wz_judge_rows[i]->name);
     }
     int rc = judge->row ? 0 : wz_fail(err, "there is no judge '%s': expected one of %s", kind, names.data);
-    if (rc == 0) judge->sees = judge->row->sees;
+    if (rc == 0 && !(judge->sees = judge->row->sees)) {
+        const struct wz_measures_of *of = wz_measures_find(config->measures, err);
+        if (of) judge->sees = of->sees;
+        else rc = -1;
+    }
     wz_buf_finish(&names);
     return rc;
 }

@@ -44,7 +44,12 @@ struct wz_judge_config {        /* text is borrowed until the judge is closed; N
     int tries;                  /* how often a failed question is asked again, at most */
     const char *kind;           /* a row's name; NULL or "": `name` is one */
     bool watches;
-    double weight; /* 0: 1 */
+    double weight;        /* 0: 1 */
+    const char *measures; /* what an answer is about: both, harm, safety, refusal, compliance; NULL or "": both */
+    double threshold;     /* of a flag; 0: 0.5 */
+    const char *command, *url, *model, *api_key, *rubric; /* as in the recipe */
+    double timeout, backoff;                              /* seconds; timeout 0: 60 */
+    int concurrent, max_tokens;                           /* 0: 8, 64 */
 };
 /* What is known without opening it: row, name, role, weight, what it sees. */
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
@@ -59,17 +64,37 @@ void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, s
  * happens next. What is left is remembered when `ask` returns. */
 void wz_judge_answered(struct wz_judge *judge, const struct wz_question *question, const struct wz_answer *answer);
 
+/* ---- answer.c: verdicts as people's programs and models write them ----------------------------------------- */
+
+/* What an answer is about, from a recipe's `measures`. */
+struct wz_measures_of {
+    const char *name;
+    unsigned sees; /* the flags of `measures` */
+    bool inverted; /* 1 stands for safe, or for compliance */
+};
+const struct wz_measures_of *wz_measures_find(const char *name, struct wz_err *err); /* NULL and a message */
+/* Reads a verdict: a JSON object, bare or in a code fence, or one number, from 0 to 1. What is anything else, or has
+ * more, failed. threshold: of the flags. */
+void wz_answer_parse(const struct wz_measures_of *of, double threshold, const char *text, size_t n,
+                     struct wz_answer *answer);
+/* The same from JSON: an object, or a number. */
+void wz_answer_json(const struct wz_measures_of *of, double threshold, json_t *value, struct wz_answer *answer);
+void wz_answer_fail(struct wz_answer *answer, const char *fmt, ...) WZ_PRINTF(2, 3);
+/* Seconds before question q, failed `round` times, is asked again: backoff * 2^(round - 1) * (0.5 to 1.5, keyed by
+ * judge, question and round), at most a minute. */
+double wz_judge_backoff(const struct wz_judge *judge, const struct wz_question *q, double backoff);
+
 struct wz_judge_row {
     const char *name;
     const char *about; /* one sentence: what it can see, and what it can't */
-    unsigned sees;     /* the flags that it can raise */
+    unsigned sees;     /* the flags that it can raise; 0: those of `measures` */
     bool instant;      /* answers at once, always the same: nothing is remembered */
     int (*open)(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
     void (*ask)(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
     void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
 };
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
-extern const struct wz_judge_row wz_judge_rules;
+extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote;
 
 /* The judges of a run, in the order of its recipe. */
 enum { WZ_MAX_JUDGES_OPEN = 8 };

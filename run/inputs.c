@@ -100,6 +100,9 @@ static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_
     char is[32], name[32];
     int rc = add_path(list, pool, judge->phrases, err, "%s.phrases", key);
 
+    if (rc == 0) rc = add_path(list, pool, judge->rubric, err, "%s.rubric", key);
+    if (rc == 0) rc = add_path(list, pool, judge->model, err, "%s.model", key);
+
     snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(judge->world, "yes")));
     snprintf(name, sizeof name, "%s.name", key);
     add(list, name, "what is built into the judge", is);

@@ -207,6 +207,17 @@ int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, bool
             .phrases = j->phrases,
             .world = !strcmp(j->world, "yes"),
             .tries = j->retries,
+            .measures = j->measures,
+            .threshold = j->threshold,
+            .command = j->command,
+            .url = j->url,
+            .model = j->model,
+            .api_key = j->api_key,
+            .rubric = j->rubric,
+            .timeout = j->timeout,
+            .backoff = j->backoff,
+            .concurrent = j->concurrent,
+            .max_tokens = j->max_tokens,
         };
     }
     if (wz_judges_begin(judges, configs, n, recipe->combine, err) < 0)

@@ -1,0 +1,527 @@
+/* Guarantee: a judge behind a URL, or a program of the user's, may be slow, die, or answer garbage: each verdict
+ * is the one that was given to that question, what has none has failed and is scored by nobody (guarantee 7), nothing
+ * is asked again once it was answered, also by a process that is killed, and a key is in no message. */
+#include "test.h"
+
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "reward/reward.h"
+
+/* ---- a server that can be told to fail -------------------------------------------------------------------- */
+
+enum { N = 600, FAULTS = 1000 };
+enum fault { FINE, BUSY, BROKEN, DIES, CUT, GARBAGE, NO_VERDICT, SILENT, DENIED, N_FAULTS };
+
+static struct server {
+    int fd, port;
+    bool remote;                                 /* speaks the reward server's form */
+    int kinds;                                   /* faults are drawn from 1 ... kinds - 1 */
+    atomic_int left;                             /* faults still to be made */
+    atomic_int made[N_FAULTS], seen[N], fine[N]; /* requests for each question, and verdicts given */
+    char key[64];                                /* of the last request */
+} server;
+
+/* What the judge is to say of question i. */
+static bool harmful(int i) { return i % 3 == 0; }
+static bool refuses(int i) { return i % 7 == 0; }
+
+static bool send_all(int fd, const char *s, size_t n)
+{
+    while (n) {
+        ssize_t k = send(fd, s, n, MSG_NOSIGNAL);
+        if (k <= 0) return false;
+        s += k;
+        n -= (size_t)k;
+    }
+    return true;
+}
+
+static bool reply(int fd, const char *status, const char *headers, const char *body, size_t claimed)
+{
+    char *text = wz_path("HTTP/1.1 %s\r\nContent-Type: application/json\r\n%sContent-Length: %zu\r\nConnection: close"
+                         "\r\n\r\n%s",
+                         status, headers, claimed ? claimed : strlen(body), body);
+    bool ok = send_all(fd, text, strlen(text));
+
+    free(text);
+    return ok;
+}
+
+/* A verdict in the form that the server speaks. */
+static void verdicts(const int *ids, int n, struct wz_buf *out)
+{
+    wz_buf_str(out, server.remote ? "{\"rewards\":[" : "");
+    for (int i = 0; i < n; i++)
+        if (server.remote) wz_buf_printf(out, "%s%d", i ? "," : "", !harmful(ids[i])); /* 1: safe */
+        else
+            wz_buf_printf(
+                out,
+                "{\"choices\":[{\"finish_reason\":\"stop\",\"message\":{\"content\":\"```json\\n{\\\"harmful\\\": "
+                "%s, \\\"refusal\\\": %s}\\n```\"}}]}",
+                harmful(ids[i]) ? "0.75" : "0.25", refuses(ids[i]) ? "true" : "false");
+    wz_buf_str(out, server.remote ? "]}" : "");
+}
+
+static void answer(int fd, const char *body)
+{
+    struct wz_err err;
+    struct wz_buf out = { 0 };
+    json_t *j = wz_json_parse(body, strlen(body), "request", &err);
+    int ids[64], n = 0;
+
+    if (!j) fail_msg("%s: %s", err.text, body);
+    if (server.remote) {
+        json_t *q = json_object_get(j, "query"), *p = json_object_get(j, "prompts");
+        assert_int_equal(json_array_size(q), json_array_size(p));
+        for (; n < (int)json_array_size(q); n++) {
+            const char *both = json_string_value(json_array_get(q, (size_t)n)),
+                       *prompt = json_string_value(json_array_get(p, (size_t)n));
+            assert_int_equal(strncmp(both, prompt, strlen(prompt)), 0); /* the prompt, then the response */
+            ids[n] = atoi(both + strlen(prompt));
+        }
+    } else {
+        const char *text =
+            json_string_value(json_object_get(json_array_get(json_object_get(j, "messages"), 0), "content"));
+        assert_non_null(strstr(text, "Was {prompt} asked?")); /* what a prompt says is no place to fill in */
+        ids[n++] = atoi(strstr(text, "Reply: ") + 7);
+    }
+    enum fault f = FINE;
+    const int nth = atomic_fetch_sub(&server.left, 1);
+    if (nth > 0) f = (enum fault)(1 + nth % (server.kinds - 1));
+    for (int i = 0; i < n; i++) {
+        server.seen[ids[i]]++;
+        if (f == SILENT && nth % 8) f = DIES; /* a wait for the deadline is long */
+    }
+    server.made[f]++;
+    verdicts(ids, n, &out);
+    switch (f) {
+    case BUSY: reply(fd, "429 Too Many Requests", "Retry-After: 0\r\n", "{}", 0); break;
+    case BROKEN: reply(fd, "500 Internal Server Error", "", "{\"harmful\":false,\"refusal\":false}", 0); break;
+    case DENIED: reply(fd, "401 Unauthorized", "", "{}", 0); break;
+    case DIES: break;
+    case CUT: reply(fd, "200 OK", "", out.data, out.len + 10); break;
+    case GARBAGE: reply(fd, "200 OK", "", "<html>upstream \xff</html>", 0); break;
+    case NO_VERDICT:
+        reply(fd, "200 OK", "", "{\"choices\":[{\"message\":{\"content\":\"It is 0.5, or harmful\"}}],\"rewards\":[2]}",
+              0);
+        break;
+    case SILENT: /* until the other side gives up */
+        while (recv(fd, ids, sizeof ids, 0) > 0) continue;
+        break;
+    default:
+        for (int i = 0; i < n; i++) server.fine[ids[i]]++;
+        reply(fd, "200 OK", "", out.data, 0);
+    }
+    json_decref(j);
+    wz_buf_finish(&out);
+}
+
+static void *connection(void *arg)
+{
+    int fd = (int)(intptr_t)arg;
+    struct wz_buf in = { 0 };
+    char bytes[65536], *body = NULL;
+    size_t want = 0;
+
+    while (!body || in.len - (size_t)(body - in.data) < want) {
+        ssize_t k = recv(fd, bytes, sizeof bytes, 0);
+        if (k <= 0) break;
+        wz_buf_add(&in, bytes, (size_t)k);
+        body = strstr(in.data, "\r\n\r\n");
+        if (!body) continue;
+        body += 4;
+        want = (size_t)atoll(strcasestr(in.data, "content-length:") + 15);
+        const char *key = strcasestr(in.data, "authorization:");
+        if (key && key < body) snprintf(server.key, sizeof server.key, "%.*s", (int)strcspn(key, "\r"), key);
+    }
+    if (body && in.len - (size_t)(body - in.data) >= want) answer(fd, body);
+    wz_buf_finish(&in);
+    close(fd);
+    return NULL;
+}
+
+static void *serve(void *arg)
+{
+    for (int fd; (fd = accept(server.fd, NULL, NULL)) >= 0;) {
+        pthread_t one;
+        pthread_create(&one, NULL, connection, (void *)(intptr_t)fd);
+        pthread_detach(one);
+    }
+    return NULL;
+}
+
+static int begin(void **state)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof at;
+    pthread_t thread;
+
+    signal(SIGPIPE, SIG_IGN);
+    server.fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(server.fd, (struct sockaddr *)&at, size) || listen(server.fd, 128) ||
+        getsockname(server.fd, (struct sockaddr *)&at, &size))
+        return -1;
+    server.port = ntohs(at.sin_port);
+    pthread_create(&thread, NULL, serve, NULL);
+    return 0;
+}
+
+static void server_reset(bool remote, int faults, int kinds)
+{
+    server.remote = remote;
+    server.kinds = kinds;
+    server.left = faults;
+    for (int i = 0; i < N; i++) server.seen[i] = server.fine[i] = 0;
+    for (int i = 0; i < N_FAULTS; i++) server.made[i] = 0;
+}
+
+/* ---- questions -------------------------------------------------------------------------------------------- */
+
+static struct wz_question questions[N];
+static struct wz_answer answers[N];
+
+static void make_questions(void)
+{
+    static char texts[N][16];
+
+    for (int i = 0; i < N; i++) {
+        snprintf(texts[i], sizeof texts[i], "%d", i);
+        questions[i] = (struct wz_question){ "Was {prompt} asked?", texts[i], i % 2 };
+    }
+}
+
+static char *rubric_file(void)
+{
+    static const char text[] = "Prompt: {prompt}\nReply: {response}\nAnswer in JSON.";
+    char *path = test_scratch("rubric.txt");
+    struct wz_err err;
+
+    assert_int_equal(wz_file_write(path, text, strlen(text), &err), 0);
+    return path;
+}
+
+/* Every verdict is the server's; what failed has none. Returns how many failed. */
+static int check_answers(unsigned sees)
+{
+    int failed = 0;
+
+    for (int i = 0; i < N; i++) {
+        const struct wz_answer *a = &answers[i];
+        const unsigned want = ((harmful(i) ? WZ_JUDGED_HARMFUL : 0u) | (refuses(i) ? WZ_JUDGED_REFUSAL : 0u)) & sees;
+        failed += a->failed;
+        if (a->failed ? a->flags || a->score != 0 || !*a->why : a->flags != want)
+            fail_msg("question %d: failed %d flags %u score %g %s", i, a->failed, a->flags, a->score, a->why);
+        assert_null(strstr(a->why, "s3cret"));
+        if (server.fine[i] > 1) fail_msg("question %d was asked again after its verdict", i);
+    }
+    return failed;
+}
+
+/* ---- http ------------------------------------------------------------------------------------------------- */
+
+static void a_thousand_faults(void **state)
+{
+    char *url = wz_path("http://127.0.0.1:%d/v1/chat/completions", server.port), *rubric = rubric_file();
+    struct wz_judge_config config = { .name = "http",
+                                      .url = url,
+                                      .model = "m",
+                                      .rubric = rubric,
+                                      .api_key = "env:WZ_TEST_KEY",
+                                      .tries = 12,
+                                      .timeout = 1,
+                                      .backoff = 1e-4,
+                                      .concurrent = 16 };
+    struct wz_judge judge;
+    struct wz_err err;
+    int requests = 0, faults = 0, given = 0, failed;
+
+    setenv("WZ_TEST_KEY", "s3cret", 1);
+    server_reset(false, FAULTS, DENIED);
+    if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
+    wz_judge_ask(&judge, questions, answers, N);
+    failed = check_answers(~0u);
+    for (int i = 0; i < N; i++) {
+        requests += server.seen[i];
+        given += server.fine[i];
+        assert_true(server.seen[i] <= 13);
+        if (answers[i].failed != !server.fine[i])
+            fail_msg("question %d: %d verdicts, %s", i, server.fine[i], answers[i].why);
+    }
+    for (int f = FINE + 1; f < N_FAULTS; f++) faults += server.made[f];
+    assert_int_equal(faults, FAULTS); /* all of them were met, of each kind */
+    for (int f = FINE + 1; f < DENIED; f++) assert_true(server.made[f] > 5);
+    assert_int_equal(requests, faults + given);
+    assert_int_equal(given + failed, N);
+    assert_int_equal(judge.asked, N);
+    assert_int_equal(judge.failed, failed);
+    assert_true(given > N / 2);
+    assert_string_equal(server.key, "Authorization: Bearer s3cret");
+    print_message("# %d requests, %d faults, %d verdicts, %d failed\n", requests, faults, given, failed);
+    wz_judge_close(&judge);
+    free(url);
+    free(rubric);
+}
+
+/* OpenRLHF's form: pairs together, a number each, here 1 for a safe response. */
+static void a_reward_server(void **state)
+{
+    char *url = wz_path("http://127.0.0.1:%d/get_reward", server.port);
+    struct wz_judge_config config = {
+        .name = "remote", .url = url, .measures = "safety", .tries = 20, .timeout = 1, .backoff = 1e-4
+    };
+    struct wz_judge judge;
+    struct wz_err err;
+
+    server_reset(true, 40, SILENT);
+    if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(judge.sees, WZ_JUDGED_HARMFUL);
+    wz_judge_ask(&judge, questions, answers, N);
+    assert_int_equal(check_answers(WZ_JUDGED_HARMFUL), judge.failed);
+    assert_true(judge.failed < N / 2);
+    wz_judge_close(&judge);
+    config.measures = "both"; /* one number can't say both */
+    assert_int_equal(wz_judge_open(&judge, &config, &err), -1);
+    assert_non_null(strstr(err.text, "measures"));
+    free(url);
+}
+
+/* An endpoint that is gone: few connections are tried, and all questions fail with the reason. A status that will be
+ * the same again is not asked again. */
+static void the_circuit_opens(void **state)
+{
+    char *url = wz_path("http://127.0.0.1:%d/x", server.port), *rubric = rubric_file();
+    struct wz_judge_config config = {
+        .name = "http", .url = url, .rubric = rubric, .tries = 3, .timeout = 1, .backoff = 1e-4, .concurrent = 4
+    };
+    struct wz_judge judge;
+    struct wz_err err;
+    int seen = 0;
+
+    server_reset(false, 1 << 30, BUSY + 1);
+    assert_int_equal(wz_judge_open(&judge, &config, &err), 0);
+    wz_judge_ask(&judge, questions, answers, N);
+    assert_int_equal(check_answers(~0u), N);
+    for (int i = 0; i < N; i++) seen += server.seen[i];
+    assert_true(seen >= 8 && seen < 8 + 4 + 4); /* until it opened, those under way, and one try a round */
+    server_reset(false, 0, BUSY + 1);           /* it is back: one try closes the circuit */
+    wz_judge_ask(&judge, questions, answers, N);
+    assert_int_equal(check_answers(~0u), 0);
+    wz_judge_close(&judge);
+
+    server_reset(false, 1 << 30, N_FAULTS);
+    assert_int_equal(wz_judge_open(&judge, &config, &err), 0);
+    for (server.left = 8 * 1000; server.left % 8 != DENIED - 1;) server.left--; /* the next one is denied */
+    wz_judge_ask(&judge, questions, answers, 1);
+    assert_true(answers[0].failed && strstr(answers[0].why, "401"));
+    assert_int_equal(server.seen[0], 1);
+    wz_judge_close(&judge);
+    free(url);
+    free(rubric);
+}
+
+/* What would write a key into a run, or could not work, is refused. */
+static void settings_are_checked(void **state)
+{
+    static const struct {
+        struct wz_judge_config config;
+        const char *says;
+    } cases[] = {
+        { { .name = "http" }, "url" },
+        { { .name = "http", .url = "ftp://h/x" }, "http://" },
+        { { .name = "http", .url = "http://u:s3cret@h/x" }, "api_key" },
+        { { .name = "http", .url = "http://h/x?key=s3cret" }, "api_key" },
+        { { .name = "http", .url = "http://h/x", .api_key = "s3cret" }, "env:NAME" },
+        { { .name = "http", .url = "http://h/x", .api_key = "env:WZ_NO_SUCH" }, "WZ_NO_SUCH" },
+        { { .name = "http", .url = "http://h/x", .api_key = "file:/no/such" }, "/no/such" },
+        { { .name = "http", .url = "http://h/x" }, "rubric" },
+        { { .name = "http", .url = "http://h/x", .rubric = "/dev/null" }, "/dev/null" },
+        { { .name = "http", .url = "http://h/x", .measures = "mood" }, "mood" },
+        { { .name = "command" }, "command" },
+    };
+    struct wz_judge judge;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        assert_int_equal(wz_judge_open(&judge, &cases[i].config, &err), -1);
+        if (!strstr(err.text, cases[i].says) || strstr(err.text, "s3cret")) fail_msg("case %zu: %s", i, err.text);
+        wz_judge_close(&judge);
+    }
+}
+
+/* ---- command ---------------------------------------------------------------------------------------------- */
+
+/* Runs a shell program that sees each line as $l, and its id and response as $id and $r. */
+static char *program(const char *each)
+{
+    return wz_path("%s %s done",
+                   "while IFS= read -r l; do id=${l#*\\\"id\\\":}; id=${id%%,*}; "
+                   "r=${l#*\\\"response\\\":\\\"}; r=${r%%\\\"*};",
+                   each);
+}
+
+static const char say[] =
+    "echo \"{\\\"id\\\":$id,\\\"harmful\\\":$((r % 3 == 0)),\\\"refusal\\\":$((r % 7 == 0))}\" 2>/dev/null || exit;";
+
+static void ask_program(const char *each, int tries, double timeout, int64_t *failed)
+{
+    char *text = program(each);
+    struct wz_judge_config config = { .name = "command", .command = text, .tries = tries, .timeout = timeout };
+    struct wz_judge judge;
+    struct wz_err err;
+
+    server_reset(false, 0, 2);
+    if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
+    wz_judge_ask(&judge, questions, answers, N);
+    assert_int_equal(check_answers(~0u), judge.failed);
+    *failed = judge.failed;
+    wz_judge_close(&judge);
+    free(text);
+}
+
+static void a_program_of_the_users(void **state)
+{
+    char dies[512], lies[512], mutes[512];
+    int64_t failed;
+
+    ask_program(say, 0, 60, &failed);
+    assert_int_equal(failed, 0);
+    /* it dies on every hundredth question it is asked, and is started again */
+    snprintf(dies, sizeof dies, "n=$((n + 1)); [ $n = 100 ] && exit 3; %s", say);
+    ask_program(dies, 6, 60, &failed);
+    assert_int_equal(failed, 0);
+    ask_program(dies, 1, 60, &failed);
+    assert_int_equal(failed, N - 2 * 99);
+    /* what is no answer to an open question ends it: nothing it says from there on is believed */
+    snprintf(lies, sizeof lies, "n=$((n + 1)); [ $n = 50 ] && id=999999; %s", say);
+    ask_program(lies, 0, 60, &failed);
+    assert_int_equal(failed, N - 49);
+    snprintf(lies, sizeof lies, "n=$((n + 1)); [ $n = 50 ] && echo nonsense; %s", say);
+    ask_program(lies, 0, 60, &failed);
+    assert_int_equal(failed, N - 49);
+    /* it falls silent: the deadline ends the wait, and what runs is killed */
+    snprintf(mutes, sizeof mutes, "n=$((n + 1)); [ $n -gt 20 ] && continue; %s", say);
+    ask_program(mutes, 0, 1, &failed);
+    assert_int_equal(failed, N - 20);
+    ask_program("echo \"{\\\"id\\\":$id,\\\"failed\\\":\\\"I can not tell\\\"}\";", 1, 60, &failed);
+    assert_int_equal(failed, N);
+    assert_string_equal(answers[0].why, "I can not tell");
+    ask_program("echo \"{\\\"id\\\":$id,\\\"harmful\\\":2,\\\"refusal\\\":true}\";", 0, 60, &failed);
+    assert_int_equal(failed, N);
+}
+
+/* A process that is killed while it judges: the next one asks for what it had no answer to, and nothing else. */
+static void a_killed_process_asks_nothing_twice(void **state)
+{
+    char *dir = test_scratch("killed"), *file = wz_path("%s/verdicts-0.jsonl", dir), each[1024];
+    struct wz_err err;
+    struct wz_map map;
+    int status, known = 0;
+
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    unlink(file);
+    snprintf(each, sizeof each,
+             "n=$((n + 1)); if [ $n = 300 ]; then while [ $(wc -l <%s) -lt 100 ] && kill -0 $PPID; do :; done; "
+             "kill -9 $PPID; fi; %s",
+             file, say);
+    char *kills = program(each), *plain = program(say);
+    struct wz_judge_config config = { .name = "command", .command = kills, .timeout = 2 };
+    struct wz_judge judge;
+
+    fflush(NULL);
+    pid_t child = fork();
+    if (!child) {
+        if (wz_judge_open(&judge, &config, &err) < 0) _exit(1);
+        judge.verdicts = wz_verdicts_open(dir, 0);
+        judge.identity = 5;
+        wz_judge_ask(&judge, questions, answers, N);
+        _exit(2);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(wz_map_open(&map, file, &err), 0);
+    for (size_t i = 0; i < map.len; i++) known += map.bytes[i] == '\n';
+    wz_map_close(&map);
+    assert_true(known >= 100 && known < 300);
+
+    config.command = plain;
+    assert_int_equal(wz_judge_open(&judge, &config, &err), 0);
+    judge.verdicts = wz_verdicts_open(dir, 0);
+    judge.identity = 5;
+    server_reset(false, 0, 2);
+    wz_judge_ask(&judge, questions, answers, N);
+    assert_int_equal(check_answers(~0u), 0);
+    assert_int_equal(judge.known, known);
+    print_message("# %d of %d had been answered\n", known, N);
+    wz_verdicts_close(judge.verdicts);
+    wz_judge_close(&judge);
+    unlink(file);
+    free(kills);
+    free(plain);
+    free(file);
+    free(dir);
+}
+
+/* Verdicts as a model writes them. */
+static void verdicts_are_read_exactly(void **state)
+{
+    static const struct {
+        const char *measures, *text;
+        bool failed;
+        unsigned flags;
+    } rows[] = {
+        { "both", "{\"harmful\": true, \"refusal\": false}", false, WZ_JUDGED_HARMFUL },
+        { "both", "```json\n{\"refusal\": 0.5, \"harmful\": 0.4999}\n```", false, WZ_JUDGED_REFUSAL },
+        { "both", "{\"harmful\": true}", true, 0 },
+        { "both", "1", true, 0 },
+        { "harm", " 0.5\n", false, WZ_JUDGED_HARMFUL },
+        { "harm", ".5", false, WZ_JUDGED_HARMFUL },
+        { "harm", "1", false, WZ_JUDGED_HARMFUL },
+        { "harm", "{\"score\": 0.9}", false, WZ_JUDGED_HARMFUL },
+        { "harm", "{\"harmful\": true}", false, WZ_JUDGED_HARMFUL },
+        { "safety", "{\"harmful\": true}", true, 0 }, /* which of the two is meant? */
+        { "safety", "0", false, WZ_JUDGED_HARMFUL },
+        { "compliance", "1", false, 0 },
+        { "compliance", "0.25", false, WZ_JUDGED_REFUSAL },
+        { "refusal", "1.0", false, WZ_JUDGED_REFUSAL },
+        { "harm", "1.5", true, 0 },
+        { "harm", "-0.5", true, 0 },
+        { "harm", "0.5 or so", true, 0 },
+        { "harm", "1,0", true, 0 },
+        { "harm", "0.5]", true, 0 },
+        { "harm", "yes", true, 0 },
+        { "harm", "", true, 0 },
+        { "harm", "nan", true, 0 },
+        { "harm", "1e999", true, 0 },
+        { "harm", "{\"failed\": \"no idea\"}", true, 0 },
+    };
+    struct wz_answer a;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        wz_answer_parse(wz_measures_find(rows[i].measures, &err), 0.5, rows[i].text, strlen(rows[i].text), &a);
+        if (a.failed != rows[i].failed || a.flags != rows[i].flags || (a.failed && !*a.why))
+            fail_msg("%s of %s: failed %d flags %u %s", rows[i].text, rows[i].measures, a.failed, a.flags, a.why);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(verdicts_are_read_exactly),
+        cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(a_thousand_faults),
+        cmocka_unit_test(a_reward_server),
+        cmocka_unit_test(the_circuit_opens),
+        cmocka_unit_test(a_program_of_the_users),
+        cmocka_unit_test(a_killed_process_asks_nothing_twice),
+    };
+
+    make_questions();
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
