@@ -94,7 +94,8 @@ struct wz_cost wz_meter_read(const struct wz_meter *m)
     double now = wz_now();
 
     getrusage(RUSAGE_SELF, &u);
-    return (struct wz_cost){ now - m->seconds, u.ru_minflt - m->faults, wz_heap_count() - m->allocations };
+    return (struct wz_cost){ now - m->seconds, own_seconds(&u) - m->own, u.ru_minflt - m->faults,
+                             wz_heap_count() - m->allocations };
 }
 
 double wz_meter_others(const struct wz_meter *m)
@@ -176,9 +177,10 @@ int *wz_bench_ids(const struct wz_bench *b, int n, uint32_t which)
 {
     int *ids = wz_alloc(wz_mul((size_t)n, sizeof *ids));
 
-    for (int i = 0; i < n; i++)
-        ids[i] = (int)wz_below((struct wz_key){ 1, WZ_RNG_TEST, which, (uint32_t)i, 0, 0 },
-                               (uint32_t)b->model->config.vocab);
+    for (int i = 0; i < n; i++) {
+        const struct wz_key key = { 1, WZ_RNG_TEST, i < b->system ? UINT32_MAX : which, (uint32_t)i, 0, 0 };
+        ids[i] = (int)wz_below(key, (uint32_t)b->model->config.vocab);
+    }
     return ids;
 }
 
@@ -252,10 +254,16 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
           "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
         { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
+        { "leaves", 0, WZ_INT, &b->leaves, "L", "parts of the batch, a power of two, as in a recipe", 1, 128 },
+        { "system", 0, WZ_INT, &b->system, "S", "tokens that all prompts begin with", 0, 1 << 20 },
+        { "share", 0, WZ_FLAG, &b->share, "", "share_prefix: yes", 0, 0 },
     };
-    const struct wz_usage usage = {
-        .name = b->program, .args = "", .about = about, .options = options, .n_options = WZ_COUNT(options) - !trains
-    };
+    enum { OF_TRAINING = 4 }; /* the last ones */
+    const struct wz_usage usage = { .name = b->program,
+                                    .args = "",
+                                    .about = about,
+                                    .options = options,
+                                    .n_options = WZ_COUNT(options) - (trains ? 0 : OF_TRAINING) };
     struct wz_config c = { 0 };
     struct wz_err err;
 

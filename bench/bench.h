@@ -10,8 +10,9 @@
 struct wz_bench {
     const char *program, *shape, *type, *backend;
     int layers, batch, prompt, more, seq, threads, runs,
-        micro; /* more: new tokens; micro: rows of a forward and backward */
-    bool csv, recompute;
+        micro;          /* more: new tokens; micro: rows of a forward and backward */
+    int leaves, system; /* system: tokens that all prompts begin with */
+    bool csv, recompute, share;
     struct wz_backend *be;
     struct wz_model *model;
 };
@@ -21,7 +22,7 @@ extern const struct wz_learn wz_bench_learn;
 
 /* What one measured stretch cost. */
 struct wz_cost {
-    double seconds;
+    double seconds, processor; /* of the clock; of all this process's threads, user and system */
     int64_t faults, allocations;
 };
 struct wz_meter {

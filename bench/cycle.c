@@ -49,6 +49,7 @@ int main(int argc, char **argv)
                           .prompt = 64,
                           .more = 128,
                           .micro = 384,
+                          .leaves = 1,
                           .runs = 1 };
     struct wz_bench_result r = { 0 };
     struct wz_learner learner;
@@ -62,7 +63,8 @@ int main(int argc, char **argv)
         return status;
     if (wz_link_open(&link, "self", 60, false, &err) < 0) return wz_give_up(b.program, &err);
     struct wz_engine *engine = wz_engine_create(b.model, b.batch, PAGE, b.batch * ((b.seq + PAGE - 1) / PAGE), b.seq);
-    wz_learner_init(&learner, b.model, NULL, 0, false, 1, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
+    wz_learner_init(&learner, b.model, NULL, 0, false, b.leaves, &group, b.micro ? b.micro : b.batch * b.seq, b.seq);
+    if (b.share) wz_learner_share(&learner, b.seq);
     struct wz_request *requests = wz_alloc(sizeof *requests * (size_t)b.batch);
     Wz__Episode **episodes = wz_alloc(sizeof *episodes * (size_t)b.batch);
     double *columns = wz_alloc(sizeof *columns * 4 * (size_t)b.runs), *rollout = columns, *update = rollout + b.runs,

@@ -135,7 +135,6 @@ static void rows_place(const struct wz_model *m, struct wz_cache *cache, struct 
         if (batch->seqs[s]->n_pages > stride) stride = batch->seqs[s]->n_pages;
     if (batch->n_seqs > w->table_cap / stride) wz_work_prealloc(w, cache, 2 * batch->n_seqs, stride * page);
     w->whole = true;
-    assert(!w->n_kept || w->version == m->version);
     for (int s = 0; s < batch->n_seqs; s++) {
         const struct wz_seq *seq = batch->seqs[s];
         int end = seq->len + batch->count[s], first_new = seq->len / page;

@@ -98,7 +98,7 @@ struct wz_recipe {
     unsigned n_judges;
     char *combine;
     int leaves, micro_batch_tokens;
-    char *activation_checkpointing, *reference_location;
+    char *share_prefix, *activation_checkpointing, *reference_location;
     int max_nonfinite_updates;
     struct wz_recipe_data *data;
     unsigned n_data;

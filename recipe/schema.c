@@ -219,6 +219,11 @@
     T##_INT(S, leaves, "8", "[1,128]", BITS, \
             "parts of a batch whose gradients are summed in a fixed tree: a power of two that the number of learner " \
             "ranks divides") \
+    T##_TEXT(S, share_prefix, "no", "yes|no", BITS, \
+             "what neighbouring samples of a leaf begin with (a system prompt, a prompt that was answered several " \
+             "times) goes forward and back once when learning: several times faster where that is most of a sample; " \
+             "the log-probabilities are the same bits, the gradient is summed in another order. Its rows count as " \
+             "micro_batch_tokens") \
     T##_INT(S, micro_batch_tokens, "0", COUNT, LAYOUT, \
             "tokens in one forward and backward of a learner, at most; 0: what the longest sample needs") \
     T##_TEXT(S, activation_checkpointing, "none", "none|layers", LAYOUT, \

@@ -52,8 +52,10 @@ static void stage(struct wz_plan_kind *k, const struct wz_plan *plan, const stru
             wz_model_commit(reference, 1);
             take(k, m->be, name, "reference ", !strcmp(recipe->reference_location, "host"));
         }
+        const int longest = wz_job_longest(recipe, &m->config);
         wz_learner_init(&l, m, reference, i, false, recipe->leaves / learners, &group, recipe->micro_batch_tokens,
-                        wz_job_longest(recipe, &m->config));
+                        longest);
+        if (!strcmp(recipe->share_prefix, "yes")) wz_learner_share(&l, longest);
         take(k, m->be, name, "learner ", false);
         wz_learner_finish(&l);
         wz_model_destroy(reference);

@@ -80,9 +80,10 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         if (a->reference && job->be->device && !strcmp(job->recipe->reference_location, "host"))
             wz_model_offload(a->reference);
+        int longest = loss->supervised ? a->examples.longest : wz_job_longest(job->recipe, &a->model->config);
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
-                        job->recipe->micro_batch_tokens,
-                        loss->supervised ? a->examples.longest : wz_job_longest(job->recipe, &a->model->config));
+                        job->recipe->micro_batch_tokens, longest);
+        if (!strcmp(job->recipe->share_prefix, "yes")) wz_learner_share(&a->learner, longest);
         a->learner.name = a->recipe->name;
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;

@@ -13,7 +13,10 @@ void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape
 {
     size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1; /* sequences: each has a page of its own */
 
-    *p = (struct wz_pack){ .model = model, .rows = rows, .grain = tape ? model->be->grain : 1 };
+    *p = (struct wz_pack){ .model = model, .tape = tape, .share = !tape, .rows = rows };
+    p->grain = tape ? model->be->grain : 1;
+    p->unit = p->grain < PAGE ? PAGE : p->grain;
+    assert(p->unit % PAGE == 0 && p->unit % p->grain == 0);
     p->cache = wz_cache_create(model, pages_of(rows), PAGE);
     p->work = wz_work_create(model, rows, tape);
     p->seqs = wz_alloc(most * sizeof *p->seqs);
@@ -25,7 +28,7 @@ void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape
     p->d_logp = wz_alloc(n * sizeof *p->d_logp);
     p->logp = wz_alloc(n * sizeof *p->logp);
     for (size_t i = 0; i < most; i++) wz_seq_prealloc(p->cache, &p->seqs[i], model->config.context);
-    wz_seq_prealloc(p->cache, &p->prefix, model->config.context);
+    for (int i = 0; i < WZ_KEPT; i++) wz_seq_prealloc(p->cache, &p->prefixes[i], model->config.context);
     wz_work_prealloc(p->work, p->cache, (int)most, model->config.context);
 }
 
@@ -33,7 +36,7 @@ void wz_pack_finish(struct wz_pack *p)
 {
     if (!p->model) return;
     for (int i = 0; i <= pages_of(p->rows); i++) wz_seq_finish(p->cache, &p->seqs[i]);
-    wz_seq_finish(p->cache, &p->prefix);
+    for (int i = 0; i < WZ_KEPT; i++) wz_seq_finish(p->cache, &p->prefixes[i]);
     wz_work_destroy(p->work);
     wz_cache_destroy(p->cache);
     free(p->seqs);
@@ -53,10 +56,20 @@ void wz_pack_clear(struct wz_pack *p)
     p->n_seqs = p->n_rows = 0;
 }
 
-/* Pages for the prefix and `rows` more. */
+void wz_pack_share(struct wz_pack *p, int longest)
+{
+    wz_work_share(p->work, longest < p->rows ? longest : p->rows);
+    p->share = true;
+}
+
+int wz_pack_past(const struct wz_pack *p) { return p->n_prefixes ? p->prefixes[p->n_prefixes - 1].len : 0; }
+
+/* Pages for the prefixes and `rows` more. */
 static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
 {
-    if (p->prefix.len && !wz_seq_fork(p->cache, seq, &p->prefix, p->prefix.len)) return false;
+    const int past = wz_pack_past(p);
+
+    if (past && !wz_seq_fork(p->cache, seq, &p->prefixes[p->n_prefixes - 1], past)) return false;
     if (wz_seq_reserve(p->cache, seq, rows)) return true;
     wz_seq_release(p->cache, seq);
     return false;
@@ -64,14 +77,14 @@ static bool reserve(struct wz_pack *p, struct wz_seq *seq, int rows)
 
 int wz_pack_rows(int grain, int tokens) { return (tokens + grain - 1) / grain * grain; }
 
-/* The next sequence, of `rows` rows less the prefix; -1: it does not fit. Returns its first row. */
+/* The next sequence, of `rows` rows behind the prefixes; -1: it does not fit. Returns its first row. */
 static int begin(struct wz_pack *p, int rows)
 {
     struct wz_seq *seq = &p->seqs[p->n_seqs];
-    const int all = wz_pack_rows(p->grain, rows), first = p->n_rows;
+    const int all = wz_pack_rows(p->grain, rows), first = p->n_rows, kept = p->tape ? wz_pack_past(p) : 0;
 
     assert(rows > 0);
-    if (first + all > p->rows || !reserve(p, seq, all)) {
+    if (kept + first + all > p->rows || !reserve(p, seq, all)) {
         if (!p->n_seqs) wz_die("trainer: a sample of %d tokens is more than the %d of a micro-batch", rows, p->rows);
         return -1;
     }
@@ -86,7 +99,7 @@ static int begin(struct wz_pack *p, int rows)
 /* A row reads token i and has token i + 1 as its target, so the last token is only a target. */
 static bool add_turn(struct wz_pack *p, const Wz__Turn *t, int first)
 {
-    const int context = (int)t->n_context, n = context + (int)t->n_ids, from = p->prefix.len;
+    const int context = (int)t->n_context, n = context + (int)t->n_ids, from = wz_pack_past(p);
     int row;
 
     assert(from < context && first >= context);
@@ -100,10 +113,11 @@ static bool add_turn(struct wz_pack *p, const Wz__Turn *t, int first)
 
 static bool add_example(struct wz_pack *p, const struct wz_sft_example *x)
 {
-    int row = begin(p, x->n - 1);
+    const int from = wz_pack_past(p);
+    int row = begin(p, x->n - 1 - from);
 
     if (row < 0) return false;
-    for (int i = 0; i + 1 < x->n; i++, row++) {
+    for (int i = from; i + 1 < x->n; i++, row++) {
         p->ids[row] = x->ids[i];
         p->targets[row] = x->loss[i + 1] ? x->ids[i + 1] : -1;
     }
@@ -136,15 +150,21 @@ void wz_pack_backward_end(struct wz_pack *p, float *d_params)
     wz_backward_end(p->model, p->work, d_params);
 }
 
-void wz_pack_share(struct wz_pack *p, const int *ids, int n)
+void wz_pack_push(struct wz_pack *p, const int *ids, int n)
 {
-    struct wz_seq *prefix = &p->prefix;
+    struct wz_seq *prefix = &p->prefixes[p->n_prefixes];
     struct wz_batch batch = { 1, &prefix, &n, ids };
 
-    assert(n < p->rows);
-    wz_pack_clear(p);
-    wz_seq_release(p->cache, prefix);
-    if (!n) return;
-    if (!wz_seq_reserve(p->cache, prefix, n)) wz_die("trainer: too few cache pages for a prefix of %d tokens", n);
+    assert(!p->n_seqs && p->share && p->n_prefixes < WZ_KEPT && n % p->unit == 0);
+    if (!reserve(p, prefix, n)) wz_die("trainer: too few cache pages for a prefix of %d tokens", n);
     wz_forward(p->model, p->cache, p->work, &batch);
+    if (p->tape) wz_work_keep(p->work, p->cache, prefix);
+    p->n_prefixes++;
+}
+
+void wz_pack_pop(struct wz_pack *p, float *d_params)
+{
+    assert(!p->n_seqs && p->n_prefixes > 0);
+    if (p->tape) wz_backward_kept(p->model, p->cache, p->work, d_params);
+    wz_seq_release(p->cache, &p->prefixes[--p->n_prefixes]);
 }

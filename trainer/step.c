@@ -22,6 +22,11 @@ void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_mod
     wz_optimizer_init(&l->opt, model, NULL, 0, leaves, group);
 }
 
+void wz_learner_share(struct wz_learner *l, int longest)
+{
+    wz_pack_share(&l->pack, wz_pack_rows(l->model->be->grain, longest));
+}
+
 void wz_learner_finish(struct wz_learner *l)
 {
     wz_optimizer_finish(&l->opt);
@@ -38,29 +43,6 @@ int wz_leaf_owner(int index, int batch, int leaves, int learners)
     return leaf_of(index, batch, leaves) / (leaves / learners);
 }
 
-/* Packs the next run of samples [from, return): as many as fit. */
-static int pack_samples(struct wz_pack *p, const struct wz_sample *s, int from, int to)
-{
-    wz_pack_clear(p);
-    while (from < to && wz_pack_sample(p, &s[from])) from++;
-    return from;
-}
-
-/* What all contexts begin with, a system prompt most often, is computed once: it is most of a feedback agent's
- * context. */
-static void share_prefix(struct wz_pack *p, const struct wz_sample *s, int n)
-{
-    const Wz__Turn *first = s[0].turn;
-    size_t shared = first->n_context - 1, k;
-
-    for (int i = 1; i < n; i++) {
-        const Wz__Turn *t = s[i].turn;
-        for (k = 0; k < shared && k < t->n_context - 1 && t->context[k] == first->context[k];) k++;
-        shared = k;
-    }
-    if (n > 1) wz_pack_share(p, first->context, (int)shared);
-}
-
 /* One of a turn's arrays is allocated once, however often the turn is learnt from. */
 static void resize(float **x, size_t *n, size_t want)
 {
@@ -70,18 +52,17 @@ static void resize(float **x, size_t *n, size_t want)
 
 static void reference_logps(struct wz_pack *p, float temperature, const struct wz_sample *samples, int n)
 {
-    if (n) share_prefix(p, samples, n);
-    for (int from = 0; from < n;) {
-        int to = pack_samples(p, samples, from, n);
+    struct wz_batches b = wz_batches_of(p, samples, 0, n, NULL);
+
+    while (wz_batches_next(&b)) {
         wz_pack_forward(p, temperature);
-        for (int i = 0; from < to; from++, i++) {
-            Wz__Turn *t = samples[from].turn;
+        for (int i = b.from; i < b.to; i++) {
+            Wz__Turn *t = samples[i].turn;
+            const int row = p->first[i - b.from] + (int)t->n_context - 1 - wz_pack_past(p);
             resize(&t->ref_logp, &t->n_ref_logp, t->n_ids);
-            memcpy(t->ref_logp, p->logp + p->first[i] + t->n_context - 1 - p->prefix.len,
-                   sizeof *t->ref_logp * t->n_ids);
+            memcpy(t->ref_logp, p->logp + row, sizeof *t->ref_logp * t->n_ids);
         }
     }
-    wz_pack_share(p, NULL, 0);
 }
 
 /* Guarantee 6: what was written by other weights than these is not trained on, ever. */
@@ -209,14 +190,15 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
                           const struct wz_sample_batch *b, int from, int to, float *grad, struct leaf_sums *sums)
 {
     struct wz_pack *p = &l->pack;
+    struct wz_batches at = wz_batches_of(p, b->samples, from, to, grad);
 
-    while (from < to) {
-        int end = pack_samples(p, b->samples, from, to);
+    while (wz_batches_next(&at)) {
         wz_pack_forward(p, (float)how->temperature);
-        for (int i = 0; from < end; from++, i++) {
-            const struct wz_sample *s = &b->samples[from];
+        for (int i = at.from; i < at.to; i++) {
+            const struct wz_sample *s = &b->samples[i];
+            const int row = i - at.from;
             double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * (double)s->tokens);
-            sample_slopes(p, how, s, share, p->first[i], p->count[i], sums);
+            sample_slopes(p, how, s, share, p->first[row], p->count[row], sums);
             check_finite(l, link, s, "its", sums->nll);
         }
         wz_pack_backward(p, (float)how->temperature, grad);

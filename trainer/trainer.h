@@ -157,11 +157,14 @@ struct wz_pack {
     struct wz_model *model; /* not owned */
     struct wz_cache *cache;
     struct wz_work *work;
-    struct wz_seq *seqs, **seq_list, prefix; /* what all sequences begin with, in the cache and not in the rows */
-    int rows, n_seqs, n_rows, grain;         /* rows: capacity; n_rows: in use */
-    int *count, *first;                      /* of sequence i: its rows, its first row */
-    int *ids, *targets;                      /* of row i; target -1: no loss */
-    float *logp, *d_logp;                    /* of row i's target; d_logp is the caller's to fill before backward */
+    struct wz_seq *seqs, **seq_list;
+    struct wz_seq prefixes[WZ_KEPT];      /* what all sequences begin with, each with the one before it */
+    bool tape, share;                     /* share: there may be prefixes */
+    int rows, n_seqs, n_rows, n_prefixes; /* rows: capacity, of which a tape keeps the prefixes'; n_rows: in use */
+    int grain, unit;                      /* rows of a sequence, and of a prefix, are a multiple of this */
+    int *count, *first;                   /* of sequence i: its rows, its first row */
+    int *ids, *targets;                   /* of row i; target -1: no loss */
+    float *logp, *d_logp;                 /* of row i's target; d_logp is the caller's to fill before backward */
 };
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
@@ -169,16 +172,38 @@ void wz_pack_clear(struct wz_pack *pack);
 /* Rows of a sequence that a backward will follow: the backend's grain may make them more than its tokens. Those
  * behind have no loss. */
 int wz_pack_rows(int grain, int tokens);
-/* Adds a sample's sequence less the prefix; false: it does not fit, run what is there first. */
+/* Adds a sample's sequence less the prefixes; false: it does not fit, run what is there first. */
 bool wz_pack_sample(struct wz_pack *pack, const struct wz_sample *sample);
 /* The same of a turn, all of whose ids are trained. */
 bool wz_pack_turn(struct wz_pack *pack, const Wz__Turn *turn);
-/* Computes the prefix of the sequences to come (n 0: none) into the cache; a pack with a tape has none. */
-void wz_pack_share(struct wz_pack *pack, const int *ids, int n);
+/* Lets a pack with a tape have prefixes, of up to `longest` tokens together; one without always may. */
+void wz_pack_share(struct wz_pack *pack, int longest);
+int wz_pack_past(const struct wz_pack *pack); /* tokens of the prefixes */
+/* In an empty pack: what the sequences to come begin with, n tokens (a multiple of `unit`) behind the prefixes so far,
+ * and its forward. pop: drops the last prefix, after its backward into d_params where there is a tape. */
+void wz_pack_push(struct wz_pack *pack, const int *ids, int n);
+void wz_pack_pop(struct wz_pack *pack, float *d_params);
 void wz_pack_forward(struct wz_pack *pack, float temperature); /* fills logp */
 void wz_pack_backward(struct wz_pack *pack, float temperature, float *d_params);
 /* After the last backward into d_params; clears the pack. */
 void wz_pack_backward_end(struct wz_pack *pack, float *d_params);
+
+/* ---- batches.c: samples in micro-batches, what neighbours begin with computed once ------------------------ */
+
+/* Samples [from, to) are in the pack now. */
+struct wz_batches {
+    struct wz_pack *pack;
+    const struct wz_sample *samples;
+    float *d_params;
+    int from, to, end[WZ_KEPT + 1]; /* end: of all samples; of those that begin with the pack's n-th prefix */
+};
+/* Samples [from, to), borrowed, through a pack without prefixes; d_params: where their gradient is summed, which with
+ * a tape is complete when wz_batches_next has returned false. */
+struct wz_batches wz_batches_of(struct wz_pack *pack, const struct wz_sample *samples, int from, int to,
+                                float *d_params);
+/* Replaces what is in the pack by the next samples: as many as fit, and begin with the same prefixes. False: there are
+ * no more, and the pack is empty. */
+bool wz_batches_next(struct wz_batches *batches);
 
 /* ---- step.c: one agent that learns ------------------------------------------------------------------------ */
 
@@ -194,6 +219,8 @@ struct wz_learner {
 /* micro: rows of one forward-backward; longest: tokens of the longest sample (at least its rows are made). */
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest);
+/* Prefixes that a leaf's samples share go forward and back once (batches.c). After init; longest as there. */
+void wz_learner_share(struct wz_learner *l, int longest);
 void wz_learner_finish(struct wz_learner *l);
 /* What a step reports: sums or means over the group; NAN: a mean of nothing. */
 struct wz_step_stats {
