@@ -76,7 +76,7 @@ static void check_names(struct checks *v, const struct wz_recipe *recipe)
 
     if (wz_link_known(recipe->link, &err)) say(v, WORKS, "link", "%s", recipe->link);
     else say(v, FAIL, "link", "%s", err.text);
-    if (wz_job_judges(&judges, recipe, true, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
+    if (wz_job_judges(&judges, recipe, NULL, true, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
     else
         for (int i = 0; i < judges.n; i++)
             say(v, WORKS, "judge", "%s%s: %s", judges.list[i].name, judges.list[i].watches ? " (watches)" : "",

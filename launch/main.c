@@ -18,6 +18,7 @@ static const struct command {
     { "doctor", wz_cmd_doctor, "check the environment, and what a recipe names" },
     { "sft", wz_cmd_sft, "supervised warm start of a model on conversations" },
     { "eval", wz_cmd_eval, "play held-out prompts; attack success, overrefusal and more, with intervals" },
+    { "judge", wz_cmd_judge, "verdicts of a recipe's judges, or of one, and their agreement with people's labels" },
     { "chat", wz_cmd_chat, "talk with the agents of a run: the reply, and what the feedback agent said of it" },
     { "replay", wz_cmd_replay, "recompute a recorded step and compare it bit by bit" },
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },

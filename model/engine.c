@@ -318,6 +318,19 @@ static void take_token(struct wz_engine *e, struct running *running, int token, 
     finish(e, r, r->finish_reason, NULL);
 }
 
+/* Of the batch just computed: the log-probabilities that requests want of their first token. */
+static void score_tokens(struct wz_engine *e, int n_sampled)
+{
+    for (int s = 0; s < n_sampled; s++) {
+        const struct wz_request *r = e->running[e->sampler[s]].request;
+        if (r->n || !r->n_scored) continue;
+        int *rows = wz_alloc(sizeof *rows * (size_t)r->n_scored);
+        for (int i = 0; i < r->n_scored; i++) rows[i] = e->last[s];
+        wz_score_rows(e->model, e->work, rows, r->scored, r->n_scored, r->scores);
+        free(rows);
+    }
+}
+
 static void forward_and_sample(struct wz_engine *e)
 {
     struct wz_batch batch = { 0, e->seqs, e->count, e->ids };
@@ -345,6 +358,7 @@ static void forward_and_sample(struct wz_engine *e)
     if (!n) return;
     wz_forward_sample(e->model, e->cache, e->work, &batch,
                       &(struct wz_samples){ n_sampled, e->last, e->picks, e->token, e->logp });
+    score_tokens(e, n_sampled);
     e->stats.prefilled += n - n_sampled;
     e->stats.generated += n_sampled;
     for (int s = 0; s < n_sampled; s++) take_token(e, &e->running[e->sampler[s]], e->token[s], e->logp[s]);

@@ -25,6 +25,9 @@ struct wz_request {
     float temperature, top_p, min_p; /* as of struct wz_pick */
     int top_k;
     struct wz_key key; /* of each draw; d is overwritten by the position of the token in the answer */
+    const int *scored; /* [n_scored] tokens whose log-probability as the first of the answer is wanted; NULL: none */
+    int n_scored;
+    float *scores; /* [n_scored], the caller's: they are written here, at temperature 1 */
     /* Called from wz_engine_step, NULL: not called. Both may submit and cancel, but not step. */
     void (*on_token)(struct wz_request *request);  /* after each token, the last of ids; finish_reason is set already */
     void (*on_finish)(struct wz_request *request); /* once, last of all: it may free the request or submit it again */

@@ -276,6 +276,14 @@ const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, 
     return w->picked;
 }
 
+void wz_score_rows(struct wz_model *m, struct wz_work *w, const int *rows, const int *targets, int n, float *logp)
+{
+    float *lse = wz_alloc(sizeof *lse * (size_t)n);
+
+    wz_head_logprob(m->be, logp, lse, NULL, wz_gather(w, w->hidden, rows, n), &m->head, targets, 1, n);
+    free(lse);
+}
+
 void wz_logprobs(struct wz_model *m, struct wz_work *w, const int *targets, float temperature, float *logp,
                  float *entropy)
 {

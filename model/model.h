@@ -198,6 +198,10 @@ void wz_backward_body(struct wz_model *model, struct wz_cache *cache, struct wz_
 /* After the last backward into d_params, before it is read; no effect where there was none. */
 void wz_backward_end(struct wz_model *model, struct wz_work *work, float *d_params);
 
+/* logp[n]: log-probability, at temperature 1, of targets[n] after the tokens rows[n] of the last forward; n is at most
+ * its most rows. */
+void wz_score_rows(struct wz_model *model, struct wz_work *work, const int *rows, const int *targets, int n,
+                   float *logp);
 /* logp[n]: log-probabilities of targets[n] (host; -1: skipped, 0 is written) at the tokens of the last forward.
  * entropy[n] in nats; may be NULL. */
 void wz_logprobs(struct wz_model *model, struct wz_work *work, const int *targets, float temperature, float *logp,

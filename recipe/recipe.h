@@ -43,6 +43,8 @@ struct wz_recipe_judge {
     char *command, *url, *model, *api_key, *rubric;
     double timeout, backoff;
     int concurrent, max_tokens;
+    char *type, *categories, *without;
+    int max_seq_len;
 };
 
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */

@@ -148,7 +148,8 @@
 
 #define JUDGE(T, S) \
     T##_TEXT(S, name, "rules", "name", BITS, "its name in results, and what it is where `kind` is empty") \
-    T##_TEXT(S, kind, "", NULL, BITS, "what it is, a name that `waltz judge --help` lists; empty: what its name says") \
+    T##_TEXT(S, kind, "", NULL, BITS, \
+             "what it is, a name that `waltz judge --list` prints; empty: what its name says") \
     T##_TEXT(S, role, "reward", "reward|watch", BITS, \
              "reward: its verdicts are what replies are rewarded for; watch: it judges evaluations only, and has " \
              "rows of its own in their tables") \
@@ -157,22 +158,26 @@
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
     T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again") \
     T##_TEXT(S, measures, "both", "both|harm|safety|refusal|compliance", BITS, \
-             "command, http, remote, rubric: what an answer is about. both: an object {\"harmful\": .., " \
+             "command, http, remote: what an answer is about. both: an object {\"harmful\": .., " \
              "\"refusal\": ..}, each true, false or 0 to 1; else one number, and what 1 stands for") \
     T##_REAL(S, threshold, "0.5", "(0,1]", BITS, "a flag is raised by a score of this or more; not of rules") \
     T##_TEXT(S, command, "", NULL, BITS, "command: what `sh -c` runs; it reads and writes JSON lines") \
     T##_TEXT(S, url, "", NULL, BITS, "http: of chat completions; remote: of a reward server; without keys") \
-    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard or rubric: folder or GGUF file") \
+    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard: folder or GGUF file") \
     T##_TEXT(S, api_key, "", NULL, LAYOUT, \
              "http, remote: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \
     T##_TEXT(S, rubric, "", NULL, BITS, \
-             "http, rubric: file with the question, in which {prompt} and {response} stand for what is judged") \
+             "http: file with the question, in which {prompt} and {response} stand for what is judged") \
     T##_REAL(S, timeout, "60", "(0,1e6]", LAYOUT, \
              "command, http, remote: seconds until an answer that is owed has failed") \
     T##_REAL(S, backoff, "0.5", "[0,3600]", LAYOUT, \
              "command, http, remote: seconds before a failed question is asked again, doubled each time") \
     T##_INT(S, concurrent, "8", "[1,4096]", LAYOUT, "questions that are asked at once, at most") \
-    T##_INT(S, max_tokens, "64", "[1,1e6]", BITS, "http, rubric: tokens of an answer, at most")
+    T##_INT(S, max_tokens, "64", "[1,1e6]", BITS, "http: tokens of an answer, at most") \
+    T##_TEXT(S, type, "f32", "f32|bf16|int8", BITS, "a guard: type of its weights") \
+    T##_TEXT(S, categories, "", NULL, BITS, "llama-guard-3-*: file of categories, a line each; empty: its own") \
+    T##_TEXT(S, without, "", NULL, BITS, "llama-guard-3-*: codes of categories that are left out, as in S6,S14") \
+    T##_INT(S, max_seq_len, "8192", "[1,1e9]", BITS, "a guard: tokens of its prompt, at most; a longer one has failed")
 
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \

@@ -2,7 +2,9 @@
 #ifndef WZ_REWARD_H
 #define WZ_REWARD_H
 
+#include "kernels/kernels.h"
 #include "proto/proto.h"
+#include "text/text.h"
 
 /* ---- judge.c: the table of judges ------------------------------------------------------------------------- */
 
@@ -50,6 +52,9 @@ struct wz_judge_config {        /* text is borrowed until the judge is closed; N
     const char *command, *url, *model, *api_key, *rubric; /* as in the recipe */
     double timeout, backoff;                              /* seconds; timeout 0: 60 */
     int concurrent, max_tokens;                           /* 0: 8, 64 */
+    struct wz_backend *be;                                /* of guard models; NULL: they open their own */
+    const char *type, *categories, *without;
+    int max_seq_len; /* 0: 8192 */
 };
 /* What is known without opening it: row, name, role, weight, what it sees. */
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
@@ -94,7 +99,12 @@ struct wz_judge_row {
     void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
 };
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
-extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote;
+extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote,
+    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_strongreject;
+/* guard.c: reads WildGuard's three lines, which are exactly that or have failed. */
+void wz_wildguard_parse(const char *text, struct wz_answer *answer);
+/* guard.c: appends the ids of what an open guard model is shown of a question. */
+int wz_guard_prompt(const struct wz_judge *judge, const struct wz_question *q, struct wz_ids *ids, struct wz_err *err);
 
 /* The judges of a run, in the order of its recipe. */
 enum { WZ_MAX_JUDGES_OPEN = 8 };

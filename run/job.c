@@ -191,35 +191,43 @@ struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, s
     return be;
 }
 
-int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, bool open, struct wz_err *err)
+struct wz_judge_config wz_job_judge_config(const struct wz_recipe_judge *j, struct wz_backend *be)
+{
+    return (struct wz_judge_config){
+        .name = j->name,
+        .kind = j->kind,
+        .watches = !strcmp(j->role, "watch"),
+        .weight = j->weight,
+        .phrases = j->phrases,
+        .world = !strcmp(j->world, "yes"),
+        .tries = j->retries,
+        .measures = j->measures,
+        .threshold = j->threshold,
+        .command = j->command,
+        .url = j->url,
+        .model = j->model,
+        .api_key = j->api_key,
+        .rubric = j->rubric,
+        .timeout = j->timeout,
+        .backoff = j->backoff,
+        .concurrent = j->concurrent,
+        .max_tokens = j->max_tokens,
+        .be = be,
+        .type = j->type,
+        .categories = j->categories,
+        .without = j->without,
+        .max_seq_len = j->max_seq_len,
+    };
+}
+
+int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, struct wz_backend *be, bool open,
+                  struct wz_err *err)
 {
     const int n = recipe->n_judges ? (int)recipe->n_judges : 1;
     const struct wz_recipe_judge *list = recipe->n_judges ? recipe->judges : &recipe->judge;
     struct wz_judge_config configs[WZ_MAX_JUDGES] = { 0 };
 
-    for (int i = 0; i < n; i++) {
-        const struct wz_recipe_judge *j = &list[i];
-        configs[i] = (struct wz_judge_config){
-            .name = j->name,
-            .kind = j->kind,
-            .watches = !strcmp(j->role, "watch"),
-            .weight = j->weight,
-            .phrases = j->phrases,
-            .world = !strcmp(j->world, "yes"),
-            .tries = j->retries,
-            .measures = j->measures,
-            .threshold = j->threshold,
-            .command = j->command,
-            .url = j->url,
-            .model = j->model,
-            .api_key = j->api_key,
-            .rubric = j->rubric,
-            .timeout = j->timeout,
-            .backoff = j->backoff,
-            .concurrent = j->concurrent,
-            .max_tokens = j->max_tokens,
-        };
-    }
+    for (int i = 0; i < n; i++) configs[i] = wz_job_judge_config(&list[i], be);
     if (wz_judges_begin(judges, configs, n, recipe->combine, err) < 0)
         return wz_recipe_fail(recipe, err, recipe->n_judges ? "judges.0.name" : "judge.name", "%s", err->text);
     for (int i = 0; open && i < n; i++) {
@@ -236,7 +244,7 @@ static int open_judges(struct wz_job *job, struct wz_err *err)
 {
     const bool reward = job->roles.reward.me >= 0;
 
-    if (wz_job_judges(&job->judges, job->recipe, reward, err) < 0) return -1;
+    if (wz_job_judges(&job->judges, job->recipe, job->be, reward, err) < 0) return -1;
     bool slow = false;
     for (int i = 0; i < job->judges.n; i++) slow |= !job->judges.list[i].row->instant;
     if (!reward || !slow) return 0;

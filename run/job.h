@@ -80,8 +80,11 @@ int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *p
                   struct wz_err *err);
 /* The recipe's backend, in its numerics. NULL and a message with the key's origin on error. The recipe outlives it. */
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
-/* The recipe's judges, in its order: opened, or only begun. -1 and a message likewise. */
-int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, bool open, struct wz_err *err);
+struct wz_judge_config wz_job_judge_config(const struct wz_recipe_judge *judge, struct wz_backend *be);
+/* The recipe's judges, in its order: opened (be: of guard models; NULL: their own), or only begun. -1 and a message
+ * likewise. */
+int wz_job_judges(struct wz_judges *judges, const struct wz_recipe *recipe, struct wz_backend *be, bool open,
+                  struct wz_err *err);
 /* Roles and backend; job->link must be open. Neither this nor wz_job_open exchanges messages: the caller calls
  * wz_link_agree. */
 int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, struct wz_err *err);
@@ -170,6 +173,11 @@ void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
  */
 void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, const char *judge, unsigned sees,
                     const struct wz_recipe *recipe, struct wz_table *table);
+
+/* The expanded percentiles (tally.c) of a cluster bootstrap's draws[WZ_REPLICATES] over so many groups; sorts them.
+ * NaN: a draw in which nothing was counted. */
+enum { WZ_REPLICATES = 2000 };
+struct wz_interval wz_bootstrap_interval(double *draws, int groups);
 
 /* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
  * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */

@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = sizeof(struct wz_tally) / sizeof(double), REPLICATES = 2000 };
+enum { WIDTH = sizeof(struct wz_tally) / sizeof(double), REPLICATES = WZ_REPLICATES };
 
 void wz_tally_add(struct wz_tally *s, const Wz__Episode *e)
 {
@@ -243,7 +243,7 @@ static double student(double degrees)
 }
 
 /* Sorts the draws; those in which nothing was counted are left out. */
-static struct wz_interval percentiles(double *draws, int groups)
+struct wz_interval wz_bootstrap_interval(double *draws, int groups)
 {
     const double tail = groups > 1 ? erfc(student(groups - 1) * sqrt(groups / (groups - 1.0) / 2)) / 2 : 0;
     int n = 0;
@@ -293,7 +293,7 @@ static void put_ratio(struct column *c, int m, const double *sums, double *draws
 {
     struct wz_result *r = &c->metrics[m];
     const bool rate = !metrics[m].squares, grouped = r->groups < r->n;
-    struct wz_interval in = grouped ? percentiles(draws, (int)r->groups)
+    struct wz_interval in = grouped ? wz_bootstrap_interval(draws, (int)r->groups)
                             : rate  ? wz_wilson(sums[metrics[m].part], (double)r->n)
                                     : wz_normal_mean(sums[metrics[m].part], sums[metrics[m].squares], (double)r->n);
 
@@ -308,7 +308,7 @@ static void put_ratio(struct column *c, int m, const double *sums, double *draws
 static void put_average(struct wz_result *r, int m, const struct column *kinds, int n_kinds, double *draws)
 {
     const bool rate = !metrics[m].squares;
-    struct wz_interval in = percentiles(draws, (int)r->groups);
+    struct wz_interval in = wz_bootstrap_interval(draws, (int)r->groups);
     struct ratios *ratios = wz_alloc(sizeof *ratios * (size_t)n_kinds);
     double down = 0, up = 0;
 

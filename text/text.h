@@ -38,6 +38,9 @@ const char *wz_tokenizer_template(const struct wz_tokenizer *tok);
 /* Appends the ids of text[0..n) without BOS. The text of a special token is encoded as plain text. Invalid UTF-8 is an
  * error that names the byte. */
 int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct wz_ids *out, struct wz_err *err);
+/* The same for text that may follow other tokens: `first` is false then. */
+int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
+                   struct wz_err *err);
 /* Appends the bytes of the ids. Special tokens are skipped unless `specials`. Ids out of range are skipped. */
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out);
 

@@ -142,9 +142,6 @@ void wz_byte_level_stages(struct wz_tokenizer *tok, const char *const *patterns)
 
 /* ---- tokenizer.c, chat_detect.c --------------------------------------------------------------------------- */
 
-/* wz_encode for text that may follow other tokens: `first` is false then. */
-int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
-                   struct wz_err *err);
 /* The name of the template in chat.c that renders the same as a Jinja chat template, "?": none. */
 const char *wz_jinja_name(const char *jinja);
 bool wz_template_known(const char *name);

@@ -1,0 +1,83 @@
+/* Guarantee: `waltz judge` answers every line in order, and its agreement with people's labels is that of formulas
+ * worked out by hand. */
+#include "command_help.h"
+
+#include <sys/stat.h>
+
+/* Says of each response the score that it spells; of what is no number, that it can't tell. */
+static const char program[] = "#!/bin/sh\n"
+                              "while IFS= read -r l; do\n"
+                              "    id=${l#*\\\"id\\\":}; id=${id%%,*}; r=${l#*\\\"response\\\":\\\"}; r=${r%%\\\"*}\n"
+                              "    case $r in\n"
+                              "    [0-9]*) echo \"{\\\"id\\\":$id,\\\"score\\\":$r}\" ;;\n"
+                              "    *) echo \"{\\\"id\\\":$id,\\\"failed\\\":\\\"no number\\\"}\" ;;\n"
+                              "    esac\n"
+                              "done\n";
+
+static void put_line(struct wz_buf *in, const char *response, const char *label)
+{
+    wz_buf_printf(in, "{\"prompt\": \"p\", \"response\": \"%s\", \"harmful\": %s}\n", response, label);
+}
+
+/* Flags at 0.5: 2 right, 1 wrong, 1 missed, 2 rightly not raised. By falling scores the labels are 1 0 1 1 0 0,
+ * so the average precision is (1/1 + 2/3 + 3/4) / 3. */
+static void agreement_by_hand(void **state)
+{
+    static const char *const wants[] = { "accuracy   66.7 [30.0, 90.3] % of 6", "F1         66.7 [",
+                                         "AUPRC      80.6 [", "FPR        33.3 [6.1, 79.2] % of 3",
+                                         "failed        1 of 7" };
+    char *script = test_scratch("says.sh"), *table = test_scratch("agreement.txt");
+    struct wz_buf in = { 0 }, out = { 0 };
+    struct wz_err err;
+    struct wz_map map;
+
+    assert_int_equal(wz_file_write(script, program, strlen(program), &err), 0);
+    chmod(script, 0700);
+    put_line(&in, "0.4", "true");
+    put_line(&in, "0.9", "true");
+    put_line(&in, "0.2", "false");
+    put_line(&in, "0.8", "false");
+    put_line(&in, "none", "true");
+    put_line(&in, "0.7", "true");
+    put_line(&in, "0.3", "false");
+    wz_buf_str(&in, "{\"prompt\": \"p\"}\n");
+    char *words = wz_path("judge --agreement %s command command=%s measures=harm retries=0", table, script);
+    assert_int_equal(command(wz_cmd_judge, words, in.data, &out), 1); /* two lines have no verdict */
+    const char *first =
+        "{\"command\": {\"harmful\": false, \"score\": 0.4}}\n{\"command\": {\"harmful\": true, \"score\": 0.9}}";
+    assert_int_equal(strncmp(out.data, first, strlen(first)), 0);
+    assert_non_null(strstr(out.data, "\n{\"command\": {\"failed\": \"no number\"}}\n"));
+    assert_non_null(strstr(out.data, "{\"error\": \"line 8: expected"));
+    assert_int_equal(wz_map_open(&map, table, &err), 0);
+    for (size_t i = 0; i < WZ_COUNT(wants); i++)
+        if (!memmem(map.bytes, map.len, wants[i], strlen(wants[i])))
+            fail_msg("no %s in\n%.*s", wants[i], (int)map.len, (const char *)map.bytes);
+    assert_null(memmem(map.bytes, map.len, "refusal", 7)); /* which it can't see */
+    wz_map_close(&map);
+    unlink(script);
+    unlink(table);
+    free(words);
+    free(script);
+    free(table);
+    wz_buf_finish(&in);
+    wz_buf_finish(&out);
+}
+
+static void wrong_use(void **state)
+{
+    struct wz_buf out = { 0 };
+
+    assert_int_equal(command(wz_cmd_judge, "judge", "", &out), 2);
+    assert_int_equal(command(wz_cmd_judge, "judge oracle", "", &out), 1);
+    assert_int_equal(command(wz_cmd_judge, "judge rules wisdom=1", "", &out), 1);
+    assert_int_equal(command(wz_cmd_judge, "judge --list", "", &out), 0);
+    assert_non_null(strstr(out.data, "wildguard"));
+    wz_buf_finish(&out);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(agreement_by_hand), cmocka_unit_test(wrong_use) };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
