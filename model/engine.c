@@ -318,17 +318,38 @@ static void take_token(struct wz_engine *e, struct running *running, int token, 
     finish(e, r, r->finish_reason, NULL);
 }
 
-/* Of the batch just computed: the log-probabilities that requests want of their first token. */
+/* Of the batch just computed: the log-probabilities that requests want of their first token, many at a time, since the
+ * head is read as a whole each time. */
 static void score_tokens(struct wz_engine *e, int n_sampled)
 {
+    int n = 0, most = 0;
+
     for (int s = 0; s < n_sampled; s++) {
         const struct wz_request *r = e->running[e->sampler[s]].request;
-        if (r->n || !r->n_scored) continue;
-        int *rows = wz_alloc(sizeof *rows * (size_t)r->n_scored);
-        for (int i = 0; i < r->n_scored; i++) rows[i] = e->last[s];
-        wz_score_rows(e->model, e->work, rows, r->scored, r->n_scored, r->scores);
-        free(rows);
+        most += r->n ? 0 : r->n_scored;
     }
+    if (!most) return;
+    int *rows = wz_alloc(sizeof *rows * (size_t)most), *targets = wz_alloc(sizeof *targets * (size_t)most);
+    float *logp = wz_alloc(sizeof *logp * (size_t)most);
+    for (int s = 0; s < n_sampled; s++) {
+        const struct wz_request *r = e->running[e->sampler[s]].request;
+        for (int i = 0; !r->n && i < r->n_scored; i++) {
+            rows[n] = e->last[s];
+            targets[n++] = r->scored[i];
+        }
+    }
+    for (int at = 0, k; at < n; at += k) {
+        k = n - at < e->max_batch ? n - at : e->max_batch;
+        wz_score_rows(e->model, e->work, rows + at, targets + at, k, logp + at);
+    }
+    n = 0;
+    for (int s = 0; s < n_sampled; s++) {
+        const struct wz_request *r = e->running[e->sampler[s]].request;
+        for (int i = 0; !r->n && i < r->n_scored; i++) r->scores[i] = logp[n++];
+    }
+    free(rows);
+    free(targets);
+    free(logp);
 }
 
 static void forward_and_sample(struct wz_engine *e)
