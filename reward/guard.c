@@ -201,7 +201,7 @@ struct guard {
     struct wz_ids stops;
     char *categories;
     double threshold;
-    int concurrent, scored[TOKENS], word_of[TOKENS], n_scored; /* tokens that begin a word, and which */
+    int scored[TOKENS], word_of[TOKENS], n_scored; /* tokens that begin a word, and which */
 };
 
 static void add_filled(struct wz_buf *out, const char *s, bool trim)
@@ -436,6 +436,11 @@ static int read_categories(struct guard *g, const char *path, const char *withou
     return 0;
 }
 
+struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int max_seq_len)
+{
+    return wz_engine_create(model, concurrent > 0 ? concurrent : 8, 16, 0, max_seq_len > 0 ? max_seq_len : 8192);
+}
+
 static int open_row(struct wz_judge *judge, const struct wz_judge_config *config, const struct guard_row *row,
                     struct wz_err *err)
 {
@@ -448,7 +453,6 @@ static int open_row(struct wz_judge *judge, const struct wz_judge_config *config
     judge->state = g;
     g->row = row;
     g->threshold = config->threshold > 0 ? config->threshold : 0.5;
-    g->concurrent = config->concurrent > 0 ? config->concurrent : 8;
     g->be = config->be ? config->be : wz_backend_open("auto", 0, NULL, err);
     g->own_be = !config->be;
     if (!g->be) goto out;
@@ -474,7 +478,7 @@ static int open_row(struct wz_judge *judge, const struct wz_judge_config *config
     }
     if (render(g, &sample, "", &ids, err) < 0 || find_words(g, err) < 0) goto out;
     wz_stops_find(&g->model->config, NULL, g->tok, &g->stops);
-    g->engine = wz_engine_create(g->model, g->concurrent, 16, 0, config->max_seq_len > 0 ? config->max_seq_len : 8192);
+    g->engine = wz_guard_engine(g->model, config->concurrent, config->max_seq_len);
     judge->identity = wz_hash(ids.ids, sizeof *ids.ids * (size_t)ids.n, g->model->hash);
     judge->identity = wz_hash(&g->threshold, sizeof g->threshold, judge->identity);
     judge->identity = wz_hash(type, strlen(type), judge->identity);
@@ -497,6 +501,7 @@ out:
         .name = title,                                                                                     \
         .about = says,                                                                                     \
         .sees = flags,                                                                                     \
+        .model = true,                                                                                     \
         .open = id##_open,                                                                                 \
         .ask = guard_ask,                                                                                  \
         .close = guard_close,                                                                              \

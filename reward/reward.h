@@ -94,6 +94,7 @@ struct wz_judge_row {
     const char *about; /* one sentence: what it can see, and what it can't */
     unsigned sees;     /* the flags that it can raise; 0: those of `measures` */
     bool instant;      /* answers at once, always the same: nothing is remembered */
+    bool model;        /* has a model in the rank's memory, and an engine (wz_guard_engine) */
     int (*open)(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
     void (*ask)(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
     void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
@@ -101,6 +102,9 @@ struct wz_judge_row {
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
 extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote,
     wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_strongreject;
+/* guard.c: the engine that a guard model is given; concurrent, max_seq_len as in the recipe, 0: their defaults. */
+struct wz_model;
+struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int max_seq_len);
 /* guard.c: reads WildGuard's three lines, which are exactly that or have failed. */
 void wz_wildguard_parse(const char *text, struct wz_answer *answer);
 /* guard.c: appends the ids of what an open guard model is shown of a question. */

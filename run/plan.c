@@ -118,14 +118,15 @@ static void episodes(struct wz_plan_kind *k, const struct wz_plan *plan, const s
 }
 
 /* Which roles the ranks from this one on have, and how many ranks that is. Returns by how many a batch is shared. */
-static int kind_name(struct wz_plan_kind *k, const struct wz_roles *roles, int rank, bool *plays, bool *trains)
+static int kind_name(struct wz_plan_kind *k, const struct wz_roles *roles, int rank, bool *plays, bool *judges,
+                     bool *trains)
 {
     const struct {
         const char *name;
         const struct wz_ranks *ranks;
         bool *in;
     } all[] = { { "rollout", &roles->rollout, plays },
-                { "reward", &roles->reward, NULL },
+                { "reward", &roles->reward, judges },
                 { "learner", &roles->learner, trains } };
     int sharers = 0;
 
@@ -143,16 +144,38 @@ static int kind_name(struct wz_plan_kind *k, const struct wz_roles *roles, int r
     return sharers;
 }
 
+/* The guard models of a rank that judges, none of which is larger than its file says. */
+static void guards(struct wz_plan_kind *k, const struct wz_recipe *recipe, struct wz_backend *be)
+{
+    const struct wz_recipe_judge *list = recipe->n_judges ? recipe->judges : &recipe->judge;
+    const int n = recipe->n_judges ? (int)recipe->n_judges : 1;
+
+    for (int i = 0; i < n; i++) {
+        const struct wz_judge_config how = wz_job_judge_config(&list[i], be);
+        struct wz_config config;
+        struct wz_judge judge;
+        struct wz_err err; /* opening the judge says it */
+        if (wz_judge_begin(&judge, &how, &err) < 0 || !judge.row->model) continue;
+        if (wz_config_load(&config, list[i].model, &err) < 0) continue;
+        struct wz_model *m = wz_model_create(&config, wz_type_named(list[i].type), NULL, be);
+        wz_model_commit(m, 1);
+        wz_engine_destroy(wz_guard_engine(m, how.concurrent, how.max_seq_len));
+        take(k, be, list[i].name, "judge ", false);
+        wz_model_destroy(m);
+    }
+}
+
 static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const struct wz_roles *roles, int rank,
                       const struct wz_config *configs, struct wz_backend *be)
 {
     const struct wz_recipe *recipe = plan->recipe;
     struct wz_model *models[WZ_MAX_AGENTS];
-    bool plays, trains;
-    int sharers = kind_name(k, roles, rank, &plays, &trains), learners = trains ? roles->learner.n : 0;
+    bool plays, judges, trains;
+    int sharers = kind_name(k, roles, rank, &plays, &judges, &trains), learners = trains ? roles->learner.n : 0;
 
     for (unsigned i = 0; i < recipe->n_agents; i++)
         models[i] = agent(k, plan, &recipe->agents[i], &configs[i], plays, learners, be);
+    if (judges && !wz_job_supervised(recipe)) guards(k, recipe, be);
     const struct wz_plan_kind base = *k;
     for (unsigned s = 0; learners && s < recipe->n_stages; s++) { /* the stage that takes the most */
         struct wz_plan_kind with = base;

@@ -122,10 +122,11 @@ static struct wz_plan *plan_of(const char *const *overrides, int n, struct wz_re
 
     paths[0] = wz_path("agents.conversation.model=%s/base", world);
     paths[1] = wz_path("agents.feedback.model=%s/base", world);
-    for (int i = 0; i < n; i++) paths[2 + i] = wz_strdup(overrides[i]);
-    if (wz_recipe_load(r, recipe, paths, 2 + n, &err) < 0) fail_msg("%s", err.text);
+    paths[2] = wz_path("judge.model=%s/base", world); /* of a judge that has one */
+    for (int i = 0; i < n; i++) paths[3 + i] = wz_strdup(overrides[i]);
+    if (wz_recipe_load(r, recipe, paths, 3 + n, &err) < 0) fail_msg("%s", err.text);
     if (wz_plan_make(plan, *r, NULL, size, 1, &err) < 0) fail_msg("%s", err.text);
-    for (int i = 0; i < 2 + n; i++) free(paths[i]);
+    for (int i = 0; i < 3 + n; i++) free(paths[i]);
     return plan;
 }
 
@@ -189,8 +190,8 @@ static void what_does_not_fit_is_refused(void **state)
 /* Every buffer of every kind of rank, by name: one that is left out of the sums fits anywhere. */
 static void every_buffer_is_named(void **state)
 {
-    static const char *const overrides[] = { "backend=ref", "agents.feedback.type=bf16", "ranks.rollout=1",
-                                             "ranks.reward=1", "ranks.learner=2" };
+    static const char *const overrides[] = { "backend=ref",    "agents.feedback.type=bf16", "ranks.rollout=1",
+                                             "ranks.reward=1", "ranks.learner=2",           "judge.name=wildguard" };
     static const char want[] =
         "rollout, 1 ranks\n"
         "conversation: weights, staging chunk, tensor index, key/value cache, key/value page table, forward scratch, "
@@ -199,6 +200,8 @@ static void every_buffer_is_named(void **state)
         "prefix-cache token ids\n"
         ": episodes, at most\n"
         "reward, 1 ranks\n"
+        "wildguard: judge weights, judge staging chunk, judge key/value cache, judge key/value page table, judge "
+        "forward scratch, judge prefix-cache token ids\n"
         ": episodes, at most\n"
         "learner, 2 ranks\n"
         "conversation: weights, staging chunk, tensor index\n"
