@@ -164,20 +164,13 @@ static void q6_k(const uint8_t *p, float *out)
 }
 
 const struct wz_dtype_row wz_dtypes[] = {
-    [WZ_DT_F32] = { "F32", 1, 4 },
-    [WZ_DT_F16] = { "F16", 1, 2 },
-    [WZ_DT_BF16] = { "BF16", 1, 2 },
-    [WZ_DT_Q8_0] = { "Q8_0", 32, 34, q8_0 },
-    [WZ_DT_Q4_0] = { "Q4_0", 32, 18, q4_0 },
-    [WZ_DT_Q4_1] = { "Q4_1", 32, 20, q4_1 },
-    [WZ_DT_Q5_0] = { "Q5_0", 32, 22, q5_0 },
-    [WZ_DT_Q5_1] = { "Q5_1", 32, 24, q5_1 },
-    [WZ_DT_Q2_K] = { "Q2_K", 256, 84, q2_k },
-    [WZ_DT_Q3_K] = { "Q3_K", 256, 110, q3_k },
-    [WZ_DT_Q4_K] = { "Q4_K", 256, 144, q4_k },
-    [WZ_DT_Q5_K] = { "Q5_K", 256, 176, q5_k },
-    [WZ_DT_Q6_K] = { "Q6_K", 256, 210, q6_k },
-    [WZ_DT_OTHER] = { "other" },
+    [WZ_DT_F32] = { "F32", 1, 4, NULL },       [WZ_DT_F16] = { "F16", 1, 2, NULL },
+    [WZ_DT_BF16] = { "BF16", 1, 2, NULL },     [WZ_DT_Q8_0] = { "Q8_0", 32, 34, q8_0 },
+    [WZ_DT_Q4_0] = { "Q4_0", 32, 18, q4_0 },   [WZ_DT_Q4_1] = { "Q4_1", 32, 20, q4_1 },
+    [WZ_DT_Q5_0] = { "Q5_0", 32, 22, q5_0 },   [WZ_DT_Q5_1] = { "Q5_1", 32, 24, q5_1 },
+    [WZ_DT_Q2_K] = { "Q2_K", 256, 84, q2_k },  [WZ_DT_Q3_K] = { "Q3_K", 256, 110, q3_k },
+    [WZ_DT_Q4_K] = { "Q4_K", 256, 144, q4_k }, [WZ_DT_Q5_K] = { "Q5_K", 256, 176, q5_k },
+    [WZ_DT_Q6_K] = { "Q6_K", 256, 210, q6_k }, [WZ_DT_OTHER] = { "other", 0, 0, NULL },
 };
 
 void wz_tensor_floats(const struct wz_tensor *t, size_t first, size_t n, float *out)

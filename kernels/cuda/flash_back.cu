@@ -156,12 +156,12 @@ INLINE void load_wide(const struct key_smem *m, const struct back *b, int row, i
 }
 
 /* d_k and d_v of this warp's 16 keys, from tile row `first` on, over the queries of a sequence: of a tile of keys that
- * begins with the sequence's token `token` (below 0: all of its tokens see all of the keys). */
-template <int D>
+ * begins with the sequence's token `token`, or of the past, all of which all of its tokens see. */
+template <int D, bool PAST>
 INLINE void sum_queries(float (*d_k)[4], float (*d_v)[4], const struct key_smem *m, const struct back *b, int head,
                         const struct tile *t, int token, int first)
 {
-    int group = b->a.group, all = t->rows * group, i0 = token < 0 ? 0 : token * group / STEP * STEP;
+    int group = b->a.group, all = t->rows * group, i0 = PAST ? 0 : token * group / STEP * STEP;
     int key = token + first + lane_of() / 4;
     size_t from = arranged(b, head, t->row);
     float scale = b->a.scale * LOG2E;
@@ -175,11 +175,12 @@ INLINE void sum_queries(float (*d_k)[4], float (*d_v)[4], const struct key_smem 
         copy_wait<0>();
         __syncthreads();
         fetch_queries<D>(b, m->q, m->d_out, m->of, from, i0 + STEP, all);
-        if (i0 + STEP <= (token + first) * group) continue; /* no query of the step attends to this warp's keys */
+        if (!PAST && i0 + STEP <= (token + first) * group)
+            continue; /* no query of the step attends to this warp's keys */
         struct operand_offsets at = operand_offsets_of<D>();
         score<D>(s, m->keys, at, first, q_now);
         for_each_score([&](int h, int column, int e) {
-            bool seen = i0 + column >= (key + 8 * h) * group;
+            bool seen = PAST || i0 + column >= (key + 8 * h) * group;
             s[e / 4][e % 4] = seen ? exp2_approx(fmaf(s[e / 4][e % 4], scale, -of_now[column])) : 0;
         });
         multiply_add<D>(d_v, s, at, d_out_now);
@@ -207,7 +208,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_
     float d_k[D / 8][4] = {}, d_v[D / 8][4] = {};
 
     load_wide<D>(&m, &b, t.row, b.past.n + t.first, queries_of(&t, 1, WIDE), b.past.n + t.rows - 1, head);
-    sum_queries<D>(d_k, d_v, &m, &b, head, &t, t.first, first);
+    sum_queries<D, false>(d_k, d_v, &m, &b, head, &t, t.first, first);
     for (int h = 0; h < 2; h++) {
         if (key + 8 * h >= t.rows) continue;
         size_t to = key_at<D>(&b, t.row + key + 8 * h, head);
@@ -224,14 +225,16 @@ template <int D> static __global__ void __launch_bounds__(THREADS_WIDE, 1) back_
     SHARED(bf16, smem);
     struct key_smem m = key_smem_of<D>(smem);
     int head = (int)blockIdx.x % b.a.kv.heads, first = (int)threadIdx.x / 32 * 16;
-    int t0 = (int)blockIdx.x / b.a.kv.heads * WIDE, key = t0 + first + lane_of() / 4;
+    int t0 = (int)blockIdx.x / b.a.kv.heads * WIDE;
 
     load_wide<D>(&m, &b, 0, t0, b.past.n - t0 < WIDE ? b.past.n - t0 : WIDE, b.past.n - 1, head);
     for (int s = 0; s < b.seqs; s++) {
         struct tile t = b.all[s];
         float d_k[D / 8][4] = {}, d_v[D / 8][4] = {};
-        sum_queries<D>(d_k, d_v, &m, &b, head, &t, -WIDE, first);
+        sum_queries<D, true>(d_k, d_v, &m, &b, head, &t, 0, first);
         for (int h = 0; h < 2; h++) {
+            int e = opaque((int)threadIdx.x),
+                key = t0 + e / 32 * 16 + e % 32 / 4; /* not kept in a register meanwhile */
             if (key + 8 * h >= b.past.n) continue;
             size_t to = key_at<D>(&b, key + 8 * h, head);
 #pragma unroll
