@@ -60,9 +60,9 @@ struct wz_recipe_learn {
     char *name; /* the agent's */
     double lr, warmup, min_lr_ratio;
     double beta1, beta2, eps, weight_decay, max_grad_norm;
-    double kl_coef, clip_eps;
-    char *estimate; /* a row of the trainer's table; ignored by a supervised loss */
-    char *loss_mean;
+    double kl_coef, clip_eps, clip_eps_high, dual_clip;
+    char *kl_form, *estimate; /* rows of the trainer's tables; ignored by a supervised loss */
+    char *ratio, *loss_mean, *overlong;
     double alpha, lambda, gamma;
     char *feedback_bonus;
     double revision_prob;
@@ -70,7 +70,7 @@ struct wz_recipe_learn {
 
 struct wz_recipe_stage {
     char *name;
-    int steps, batch;
+    int steps, batch, samples_per_prompt;
     char *loss;
     struct wz_recipe_share *mix;
     unsigned n_mix;

@@ -99,10 +99,24 @@
     ADAMW(T, S) \
     T##_REAL(S, kl_coef, "0.01", "[0,inf)", BITS, \
              "beta, the coefficient of the KL penalty (WaltzRL 2.3); 0: no reference model is held") \
+    T##_TEXT(S, kl_form, "return", "text", BITS, \
+             "where the KL penalty is. return: log pi - log pi_ref of a token and those after it is taken from its " \
+             "return (WaltzRL 2.3); k2, k3: a term of the loss (k3 is GRPO's)") \
     T##_REAL(S, clip_eps, "0.2", "(0,1)", BITS, "epsilon of the clipped ratio (WaltzRL 2.3)") \
-    T##_TEXT(S, loss_mean, "sequence", "sequence|token", BITS, \
-             "sequence: the mean of each sample's mean (WaltzRL 2.3); token: the mean over all tokens") \
-    T##_TEXT(S, estimate, "reinforce++", "text", BITS, "how advantages are estimated: reinforce++ (WaltzRL 2.3)") \
+    T##_REAL(S, clip_eps_high, "0", "[0,1e6]", BITS, \
+             "epsilon above 1, where it is another than below (DAPO's clip-higher: 0.28); 0: the same") \
+    T##_REAL(S, dual_clip, "0", "[0,1e6]", BITS, \
+             "a ratio above this has no slope where the advantage is negative (dual clip: 3 is usual); 0: none") \
+    T##_TEXT(S, ratio, "token", "token|sequence", BITS, \
+             "what is clipped: each token's ratio, or one of each sample, the geometric mean of its tokens' (GSPO)") \
+    T##_TEXT(S, loss_mean, "sequence", "sequence|token|constant", BITS, \
+             "sequence: the mean of each sample's mean (WaltzRL 2.3); token: the mean over all tokens; constant: the " \
+             "mean of each sample's sum divided by max_tokens (Dr. GRPO)") \
+    T##_TEXT(S, estimate, "reinforce++", "text", BITS, \
+             "how advantages are estimated: reinforce++ (WaltzRL 2.3), or beside the samples of the same prompt, of " \
+             "which samples_per_prompt makes several: reinforce++-baseline, grpo, dr_grpo, rloo") \
+    T##_TEXT(S, overlong, "train", "train|drop", BITS, \
+             "a turn that max_tokens ended is trained on, or left out (DAPO's overlong filtering)") \
     T##_REAL(S, alpha, STRING(WZ_ALPHA), "[0,100]", BITS, \
              "feedback: coefficient of the improvement reward (WaltzRL 2.2)") \
     T##_REAL(S, lambda, STRING(WZ_LAMBDA), "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \
@@ -119,6 +133,8 @@
            "optimizer steps; more of them in the last stage extend a finished run, from there on by the schedule " \
            "of the new number, which begins higher than the old one ended") \
     T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes, or conversations, in a step") \
+    T##_INT(S, samples_per_prompt, "1", "[1,1e6]", BITS, \
+            "episodes of one prompt in a step, which divides batch; estimates compare their rewards") \
     T##_TEXT(S, loss, "clip", "name", BITS, \
              "clip: reinforcement learning (WaltzRL 2.3); cross_entropy: learns the conversations in `data`") \
     T##_LIST(S, mix, n_mix, share, 64, "shares by kind of prompt; empty: all prompts, shuffled, in turn") \

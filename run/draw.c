@@ -1,5 +1,6 @@
 /* Which prompts a step uses. Shares of the stage's `mix` hold at every prefix: each place of a batch goes to the kind
- * that is furthest behind its share. Within a kind, an epoch is a keyed shuffle: every prompt once, then again. */
+ * that is furthest behind its share. Within a kind, an epoch is a keyed shuffle: every prompt once, then again. Of a
+ * stage with several samples of a prompt, these are neighbours, and share a place. */
 #include "run/job.h"
 
 #include <stdlib.h>
@@ -48,7 +49,7 @@ struct kind_share {
 
 struct wz_draw {
     struct kind_share *kinds;
-    int n_kinds, stage;
+    int n_kinds, stage, peers;
     int64_t drawn;
     uint64_t seed;
 };
@@ -108,6 +109,7 @@ struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const 
 
     d->seed = seed;
     d->stage = stage_index;
+    d->peers = stage->samples_per_prompt;
     d->n_kinds = stage->n_mix ? (int)stage->n_mix : 1;
     d->kinds = wz_alloc(sizeof *d->kinds * (size_t)d->n_kinds);
     for (unsigned i = 0; i < stage->n_mix; i++) sum += stage->mix[i].share;
@@ -139,6 +141,10 @@ void wz_draw_step(struct wz_draw *d, const struct wz_prompt **list, int batch)
     for (int i = 0; i < batch; i++) {
         struct kind_share *best = NULL;
         double behind = 0;
+        if (i % d->peers) {
+            list[i] = list[i - 1];
+            continue;
+        }
         d->drawn++;
         for (struct kind_share *k = d->kinds; k < d->kinds + d->n_kinds; k++) {
             double b = k->share * (double)d->drawn - k->used;

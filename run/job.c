@@ -268,10 +268,21 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
         if (loss->supervised != supervised)
             return wz_recipe_fail(recipe, err, path, "'%s' can't be in a recipe whose first stage has '%s'", loss->name,
                                   recipe->stages[0].loss);
+        snprintf(path, sizeof path, "stages.%u.samples_per_prompt", s);
+        if (stage->batch % stage->samples_per_prompt)
+            return wz_recipe_fail(recipe, err, path, "expected a divisor of the batch of %d, got %d", stage->batch,
+                                  stage->samples_per_prompt);
         for (unsigned a = 0; a < stage->n_agents; a++) {
+            const struct wz_estimate *e = wz_estimate_find(stage->agents[a].estimate, err);
             snprintf(path, sizeof path, "stages.%u.agents.%u.estimate", s, a);
-            if (!wz_estimate_find(stage->agents[a].estimate, err))
-                return wz_recipe_fail(recipe, err, path, "%s", err->text);
+            if (!e) return wz_recipe_fail(recipe, err, path, "%s", err->text);
+            if (e->relative && !supervised && stage->samples_per_prompt < 2)
+                return wz_recipe_fail(recipe, err, path,
+                                      "'%s' compares samples of one prompt: expected samples_per_prompt of the stage "
+                                      "to be 2 or more",
+                                      e->name);
+            snprintf(path, sizeof path, "stages.%u.agents.%u.kl_form", s, a);
+            if (!wz_kl_find(stage->agents[a].kl_form, err)) return wz_recipe_fail(recipe, err, path, "%s", err->text);
         }
     }
     if (supervised && (recipe->n_data != 1 || recipe->n_eval))

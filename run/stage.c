@@ -6,21 +6,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_learn *r,
-                               const struct wz_recipe_agent *agent)
+struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_stage *stage,
+                               const struct wz_recipe_learn *r, const struct wz_recipe_agent *agent)
 {
     struct wz_err err;
 
     return (struct wz_learn){
         .adamw = { r->lr, r->warmup, r->min_lr_ratio, r->beta1, r->beta2, r->eps, r->weight_decay, r->max_grad_norm },
         .pick = loss->supervised ? NULL : wz_sample_picks,
-        .estimate = loss->supervised ? NULL : wz_estimate_find(r->estimate, &err), /* the job has checked the name */
+        .estimate = loss->supervised ? NULL : wz_estimate_find(r->estimate, &err), /* the job has checked the names */
         .loss = loss,
         .kl = loss->supervised ? 0 : r->kl_coef, /* conversations have no rollout to compare a reference with */
+        .kl_form = wz_kl_find(r->kl_form, &err),
         .epsilon = r->clip_eps,
+        .epsilon_high = r->clip_eps_high,
+        .dual = r->dual_clip,
         .revision = r->revision_prob,
         .temperature = agent->temperature,
+        .length = strcmp(r->loss_mean, "constant") ? 0 : agent->max_tokens,
         .token_mean = !strcmp(r->loss_mean, "token"),
+        .sequence_ratio = !strcmp(r->ratio, "sequence"),
+        .drop_overlong = !strcmp(r->overlong, "drop"),
+        .peers = stage->samples_per_prompt,
     };
 }
 
@@ -76,7 +83,7 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         struct wz_agent *a = &job->agents[i];
         const struct wz_recipe_learn *r = wz_recipe_learn(stage, a->recipe->name);
         if (!r || job->roles.learner.me < 0) continue;
-        a->how = wz_stage_learn(loss, r, a->recipe);
+        a->how = wz_stage_learn(loss, stage, r, a->recipe);
         if (a->how.kl > 0 && open_reference(job, a, p, err) < 0) return -1;
         if (a->reference && job->be->device && !strcmp(job->recipe->reference_location, "host"))
             wz_model_offload(a->reference);

@@ -24,8 +24,8 @@ struct wz_step_report {
 };
 
 /* How an agent learns by a stage's loss, as its recipe says. */
-struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_learn *learn,
-                               const struct wz_recipe_agent *agent);
+struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recipe_stage *stage,
+                               const struct wz_recipe_learn *learn, const struct wz_recipe_agent *agent);
 /* Opens stage p->stage at p->stage_step; dir: the checkpoint that p was read from (moments), unused at a stage's
  * beginning. */
 int wz_stage_open(struct wz_stage *stage, struct wz_job *job, const struct wz_progress *p, const char *dir,

@@ -24,12 +24,15 @@ static int setup(void **state)
 
 static struct wz_recipe_share mix[SIZES];
 static char name[] = "s";
+static int samples = 1; /* per prompt */
 
 static struct wz_recipe_stage stage_of(bool mixed)
 {
     for (int k = 0; k < SIZES; k++)
         mix[k] = (struct wz_recipe_share){ (char *)(uintptr_t)names[k], 2.0 * sixteenths[k] };
-    return (struct wz_recipe_stage){ .name = name, .batch = BATCH, .mix = mix, .n_mix = mixed ? SIZES : 0 };
+    return (struct wz_recipe_stage){
+        .name = name, .batch = BATCH, .samples_per_prompt = samples, .mix = mix, .n_mix = mixed ? SIZES : 0
+    };
 }
 
 /* The numbers of the prompts of all steps. */
@@ -79,6 +82,18 @@ static void a_second_implementation_agrees(void **state)
     }
     draw(got, false, 0, 4);
     for (int i = 0; i < N; i++) assert_int_equal(got[i], nth(i, 0, 15, 0, 4));
+}
+
+/* BATCH samples of each prompt: the prompts are those of a step of one. */
+static void samples_of_a_prompt_are_neighbours(void **state)
+{
+    int one[N], got[N];
+
+    draw(one, true, 3, 21);
+    samples = BATCH;
+    draw(got, true, 3, 21);
+    samples = 1;
+    for (int i = 0; i < N; i++) assert_int_equal(got[i], one[i / BATCH]);
 }
 
 /* Every prompt once in an epoch; epochs, stages and seeds have orders of their own. */
@@ -151,11 +166,9 @@ static void choices_do_not_depend_on_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_second_implementation_agrees),
-        cmocka_unit_test(epochs_are_permutations),
-        cmocka_unit_test(orders_are_uniform),
-        cmocka_unit_test(a_kind_that_is_missing),
-        cmocka_unit_test(choices_do_not_depend_on_files),
+        cmocka_unit_test(a_second_implementation_agrees), cmocka_unit_test(samples_of_a_prompt_are_neighbours),
+        cmocka_unit_test(epochs_are_permutations),        cmocka_unit_test(orders_are_uniform),
+        cmocka_unit_test(a_kind_that_is_missing),         cmocka_unit_test(choices_do_not_depend_on_files),
     };
 
     return cmocka_run_group_tests(tests, setup, NULL);

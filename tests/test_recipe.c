@@ -285,7 +285,8 @@ static void saved_loads_the_same(void **state)
         for (unsigned i = 0; i < x->n_agents; i++) {
             /* lr to clip and alpha to gamma are runs of doubles */
             assert_string_equal(x->agents[i].name, y->agents[i].name);
-            assert_memory_equal(&x->agents[i].lr, &y->agents[i].lr, 10 * sizeof(double));
+            assert_memory_equal(&x->agents[i].lr, &y->agents[i].lr, 12 * sizeof(double));
+            assert_string_equal(x->agents[i].kl_form, y->agents[i].kl_form);
             assert_string_equal(x->agents[i].loss_mean, y->agents[i].loss_mean);
             assert_memory_equal(&x->agents[i].alpha, &y->agents[i].alpha, 3 * sizeof(double));
         }

@@ -26,9 +26,14 @@ static const struct {
     { "weight_decay", "0.02", LEARN(adamw.decay) },
     { "max_grad_norm", "2.5", LEARN(adamw.clip) },
     { "kl_coef", "0.04", LEARN(kl) },
+    { "kl_form", "k3", OTHER },
     { "clip_eps", "0.17", LEARN(epsilon) },
+    { "clip_eps_high", "0.27", LEARN(epsilon_high) },
+    { "dual_clip", "3.5", LEARN(dual) },
+    { "ratio", "sequence", OTHER },
     { "loss_mean", "token", OTHER },
-    { "estimate", "reinforce++", OTHER }, /* the only one there is */
+    { "estimate", "rloo", OTHER },
+    { "overlong", "drop", OTHER },
     { "alpha", "0.71", REWARD(1) },
     { "lambda", "0.13", REWARD(2) },
     { "gamma", "0.29", REWARD(3) },
@@ -45,7 +50,7 @@ static const char head[] =
     "sft: {model: a, data: b, out: c, system: d, chat: e, type: bf16, steps: 11, batch: 12, lr: 0.011, warmup: 13,\n"
     "  min_lr_ratio: 0.41, beta1: 0.42, beta2: 0.43, eps: 0.044, weight_decay: 0.45, max_grad_norm: 46}\n"
     "stages:\n"
-    "  - {name: s, steps: 5, agents: [{name: bob, alpha: 9, lambda: 9, gamma: 9}, {";
+    "  - {name: s, steps: 5, samples_per_prompt: 4, agents: [{name: bob, alpha: 9, lambda: 9, gamma: 9}, {";
 
 static struct wz_recipe *recipe_of(const char *only)
 {
@@ -85,7 +90,7 @@ static struct wz_learn learn_of(struct wz_recipe *recipe, struct wz_rewards *rew
         job.agents[i].feedback = i == 0;
     }
     *rewards = wz_job_rewards(&job, recipe->stages);
-    return wz_stage_learn(wz_losses, wz_recipe_learn(recipe->stages, "ann"), &recipe->agents[0]);
+    return wz_stage_learn(wz_losses, recipe->stages, wz_recipe_learn(recipe->stages, "ann"), &recipe->agents[0]);
 }
 
 static double number_at(const struct wz_learn *how, const struct wz_rewards *rewards, size_t i)
@@ -106,14 +111,15 @@ static void every_key_of_learning_arrives(void **state)
         size_t i = 0;
         while (i < WZ_COUNT(places) && strcmp(places[i].key, keys->fields[k].key) != 0) i++;
         if (i == WZ_COUNT(places)) fail_msg("nobody looks where %s arrives", keys->fields[k].key);
-        if (keys->rules[k].fallback && strcmp(places[i].key, "estimate") != 0)
-            assert_string_not_equal(keys->rules[k].fallback, places[i].value);
+        if (keys->rules[k].fallback) assert_string_not_equal(keys->rules[k].fallback, places[i].value);
         if (places[i].at == 0 && places[i].row < 0) continue;
         if (number_at(&how, &rewards, i) != strtod(places[i].value, NULL))
             fail_msg("%s: %s arrives as %g", places[i].key, places[i].value, number_at(&how, &rewards, i));
     }
     assert_true(how.token_mean && how.temperature == 1.7 && how.loss == wz_losses && how.pick == wz_sample_picks);
-    assert_string_equal(how.estimate->name, "reinforce++");
+    assert_string_equal(how.estimate->name, "rloo");
+    assert_string_equal(how.kl_form->name, "k3");
+    assert_true(how.sequence_ratio && how.drop_overlong && how.peers == 4 && how.length == 0);
     assert_int_equal(rewards.n, 4);
     assert_true(rewards.rows[0].coefficient == 1);
     const char *terms[] = { "outcome", "outcome", "label", "format" };
@@ -142,6 +148,10 @@ static void a_key_moves_nothing_else(void **state)
                 if (moved != (i == k)) fail_msg("%s moves %s", places[k].key, places[i].key);
             }
         assert_true(how.token_mean == !strcmp(places[k].key, "loss_mean"));
+        assert_true(how.sequence_ratio == !strcmp(places[k].key, "ratio"));
+        assert_true(how.drop_overlong == !strcmp(places[k].key, "overlong"));
+        assert_true((how.kl_form != before.kl_form) == !strcmp(places[k].key, "kl_form"));
+        assert_true((how.estimate != before.estimate) == !strcmp(places[k].key, "estimate"));
         assert_string_equal(rewards.rows[1].term->name, strcmp(places[k].key, "feedback_bonus") ? "dir" : "outcome");
         wz_recipe_destroy(recipe);
     }
@@ -152,8 +162,8 @@ static void a_key_moves_nothing_else(void **state)
 static void a_supervised_stage_needs_no_rollout(void **state)
 {
     struct wz_recipe *recipe = recipe_of(NULL);
-    const struct wz_learn how =
-        wz_stage_learn(wz_loss_find("cross_entropy", NULL), wz_recipe_learn(recipe->stages, "ann"), &recipe->agents[0]);
+    const struct wz_learn how = wz_stage_learn(wz_loss_find("cross_entropy", NULL), recipe->stages,
+                                               wz_recipe_learn(recipe->stages, "ann"), &recipe->agents[0]);
 
     assert_true(!how.pick && !how.estimate && how.kl == 0 && how.adamw.lr == 0.0003);
     wz_recipe_destroy(recipe);

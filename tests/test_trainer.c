@@ -47,7 +47,7 @@ static void equal_returns_whiten_to_zero(void **state)
 static double slope(const char *loss, double now, double old, double advantage)
 {
     const struct wz_learn how = { .epsilon = 0.2 };
-    const struct wz_loss_token t = { now, old, 0, advantage };
+    const struct wz_loss_token t = { now, old, 0, advantage, now - old };
     double value;
 
     return wz_loss_find(loss, NULL)->slope(&how, &t, &value);
@@ -93,9 +93,11 @@ static Wz__Episode *episode(int turns, uint32_t index)
     return e;
 }
 
+static bool drop_overlong;
+
 static Wz__Turn *pick(Wz__Episode *e, int agent, bool feedback, double revision, uint64_t seed)
 {
-    const struct wz_learn how = { .pick = wz_sample_picks, .revision = revision };
+    const struct wz_learn how = { .pick = wz_sample_picks, .revision = revision, .drop_overlong = drop_overlong };
     struct wz_sample sample;
 
     return wz_samples_pick(&sample, &how, agent, feedback, seed, &e, 1) ? sample.turn : NULL;
@@ -140,6 +142,9 @@ static void turns_that_the_window_cut_are_not_picked(void **state)
             e->turns[k]->finish_reason = k % 2 ? WZ__FINISH_REASON__CONTEXT : WZ__FINISH_REASON__LENGTH;
         assert_null(pick(e, 1, true, 0.5, 3));
         assert_ptr_equal(pick(e, 0, false, 1, 7), e->turns[6]);
+        drop_overlong = true;
+        assert_null(pick(e, 0, false, 1, 7)); /* max_tokens ended them all */
+        drop_overlong = false;
         wz_episode_free(e);
     }
     assert_int_equal(seen[0] + seen[1], 1000);

@@ -182,50 +182,100 @@ struct sample {
     double reward;
 };
 
-static void reinforce_pp_by_hand(struct sample *s, int n, double kl, double *std)
+/* The reward that each estimate puts into the returns, from the samples of the same prompt: `peers` neighbours. */
+static double plain_by_hand(double own, const double *peers, int n) { return own; }
+
+static double mean_by_hand(const double *peers, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += peers[i] / n;
+    return sum;
+}
+
+static double less_mean_by_hand(double own, const double *peers, int n) { return own - mean_by_hand(peers, n); }
+
+static double grpo_by_hand(double own, const double *peers, int n)
+{
+    double squares = 0;
+
+    for (int i = 0; i < n; i++) squares += pow(peers[i] - mean_by_hand(peers, n), 2) / (n - 1);
+    return (own - mean_by_hand(peers, n)) / (sqrt(squares) + 1e-4);
+}
+
+static double rloo_by_hand(double own, const double *peers, int n)
+{
+    double others = -own;
+
+    for (int i = 0; i < n; i++) others += peers[i];
+    return own - others / (n - 1);
+}
+
+static const struct {
+    const char *name;
+    double (*relative)(double own, const double *peers, int n);
+    bool whitens;
+} estimates[] = { { "reinforce++", plain_by_hand, true },
+                  { "reinforce++-baseline", less_mean_by_hand, true },
+                  { "grpo", grpo_by_hand, false },
+                  { "dr_grpo", less_mean_by_hand, false },
+                  { "rloo", rloo_by_hand, false } };
+
+static void advantages_by_hand(struct sample *s, int n, size_t e, double kl, int peers, double *std)
 {
     double sum = 0, squares = 0, tokens = 0;
 
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        double rewards[BATCH];
+        int first = i / peers * peers, count = 0;
+        for (int j = first; j < first + peers && j < n; j++) rewards[count++] = s[j].reward;
         for (int k = 0; k < s[i].n; k++) {
             double penalty = 0;
             for (int j = k; j < s[i].n; j++) penalty += s[i].tokens[j].old - s[i].tokens[j].ref;
-            s[i].tokens[k].advantage = s[i].reward - kl * penalty;
+            s[i].tokens[k].advantage = estimates[e].relative(s[i].reward, rewards, count) - kl * penalty;
             sum += s[i].tokens[k].advantage;
             tokens++;
         }
+    }
     const double mean = sum / tokens;
     for (int i = 0; i < n; i++)
         for (int k = 0; k < s[i].n; k++) squares += pow(s[i].tokens[k].advantage - mean, 2);
     *std = sqrt(squares / tokens);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && estimates[e].whitens; i++)
         for (int k = 0; k < s[i].n; k++) s[i].tokens[k].advantage = (s[i].tokens[k].advantage - mean) / *std;
 }
 
-static const struct {
-    const char *name;
-    void (*whiten)(struct sample *s, int n, double kl, double *std);
-} estimates[] = { { "reinforce++", reinforce_pp_by_hand } };
-
-/* J of one token, and its derivative, from the definition: both of its terms are evaluated and compared. */
-static double clip_by_hand(const struct token *t, double eps, double *value)
+/* J of one token, and its derivative, from the definition: all of its terms are evaluated and compared. */
+static double clip_by_hand(const struct wz_learn *how, double ratio, double a, double *value)
 {
-    const double ratio = exp(t->now - t->old), bounded = fmin(fmax(ratio, 1 - eps), 1 + eps);
+    const double high = how->epsilon_high > 0 ? how->epsilon_high : how->epsilon;
+    const double bounded = fmin(fmax(ratio, 1 - how->epsilon), 1 + high);
+    double j = fmin(ratio * a, bounded * a);
 
-    *value = fmin(ratio * t->advantage, bounded * t->advantage);
-    return ratio * t->advantage <= bounded * t->advantage ? ratio * t->advantage : 0;
+    if (a < 0 && how->dual > 0) j = fmax(j, how->dual * a);
+    *value = j;
+    return j == ratio * a ? j : 0;
 }
 
-static double likelihood_by_hand(const struct token *t, double eps, double *value)
-{
-    *value = t->now;
-    return 1;
-}
+static double likelihood_by_hand(const struct wz_learn *how, double ratio, double a, double *value) { return 1; }
 
 static const struct {
     const char *name;
-    double (*slope)(const struct token *t, double eps, double *value);
+    double (*slope)(const struct wz_learn *how, double ratio, double a, double *value);
 } losses[] = { { "clip", clip_by_hand }, { "cross_entropy", likelihood_by_hand } };
+
+/* An estimate of the divergence at one token, by its name, and its derivative as a quotient of differences. */
+static double divergence_by_hand(const char *name, double x)
+{
+    return strcmp(name, "k2") ? exp(x) - 1 - x : 0.5 * x * x;
+}
+
+static double divergence_slope(const char *name, double x)
+{
+    const double h = 1e-5;
+
+    return -(divergence_by_hand(name, x + h) - divergence_by_hand(name, x - h)) / (2 * h);
+}
 
 /* Runs one sample alone; now[k]: log-probability of its k-th trained token. Returns how many. */
 static int run_alone(struct wz_pack *pack, const struct wz_sample *s, float temperature, double *now)
@@ -267,19 +317,26 @@ static struct wz_step_stats step_by_hand(struct sample *s, int n, const struct w
 
     while (how->estimate && strcmp(estimates[e].name, how->estimate->name) != 0) e++;
     while (strcmp(losses[l].name, how->loss->name) != 0) l++;
-    if (how->estimate) estimates[e].whiten(s, n, how->kl, &want.return_std);
+    const char *form = how->kl > 0 && how->kl_form && how->kl_form->slope ? how->kl_form->name : NULL;
+    if (how->estimate) advantages_by_hand(s, n, e, form ? 0 : how->kl, how->peers ? how->peers : 1, &want.return_std);
     for (int i = 0; i < n; i++) want.tokens += s[i].n;
     memset(g, 0, n_params * sizeof *g);
     for (int i = 0; i < n; i++) {
-        const double share = how->token_mean ? 1 / want.tokens : 1.0 / n / s[i].n;
-        double d[LONGEST], value;
+        const double length = how->length > 0 ? how->length : s[i].n;
+        const double share = how->token_mean ? 1 / want.tokens : 1 / (n * length);
+        double d[LONGEST], product = 1;
+        for (int k = 0; k < s[i].n; k++) product *= exp(s[i].tokens[k].now - s[i].tokens[k].old);
         for (int k = 0; k < s[i].n; k++) {
             const struct token *t = &s[i].tokens[k];
-            const double slope = losses[l].slope(t, how->epsilon, &value);
+            const double ratio = how->sequence_ratio ? pow(product, 1.0 / s[i].n) : exp(t->now - t->old);
+            double value = t->now;
+            const double slope = losses[l].slope(how, ratio, t->advantage, &value);
             d[k] = -share * slope;
+            if (form) value -= how->kl * divergence_by_hand(form, t->ref - t->now);
+            if (form) d[k] += share * how->kl * divergence_slope(form, t->ref - t->now);
             want.loss -= share * value;
             want.nll -= t->now / want.tokens;
-            want.clipped += (slope == 0) / want.tokens;
+            want.clipped += (slope == 0 && t->advantage != 0) / want.tokens;
             want.mismatch += t->now != t->old;
             want.max_gap = fmax(want.max_gap, fabs(t->now - t->old));
             if (reference) want.kl += (t->old - t->ref) / n;
@@ -406,17 +463,34 @@ static struct wz_learn unusual(const struct wz_loss *loss, bool token_mean)
                               .token_mean = token_mean };
 }
 
+/* What else can be chosen, some of it at once. */
+static struct wz_learn varied(struct wz_learn how, int variant)
+{
+    struct wz_err err;
+
+    if (variant & 2) how.kl = 0;
+    if (variant < 4) return how;
+    how.kl_form = wz_kl_find(variant == 5 ? "k2" : "k3", &err);
+    how.epsilon_high = variant == 5 ? 0 : 0.2;
+    how.dual = variant == 5 ? 0 : 1.15;
+    how.sequence_ratio = variant == 5;
+    how.length = variant == 4 ? 9 : 0;
+    how.kl = 0.3;
+    return how;
+}
+
 static void steps_are_as_worked_out_by_hand(void **state)
 {
+    enum { PEERS = 3 }; /* of whom the last prompt has one less: the lost one */
     struct wz_model *reference = tiny(12, 5);
 
     for (const struct wz_loss *loss = wz_losses; loss->name; loss++)
         for (const struct wz_estimate *e = wz_estimates; e->name && !loss->supervised; e++)
-            for (int variant = 0; variant < 4; variant++) {
-                struct wz_learn how = unusual(loss, variant & 1);
+            for (int variant = 0; variant < 6; variant++) {
+                struct wz_learn how = varied(unusual(loss, variant & 1), variant);
                 how.pick = wz_sample_picks;
                 how.estimate = e;
-                if (variant & 2) how.kl = 0;
+                how.peers = e->relative ? PEERS : 1;
                 const struct seen seen = follow(&how, how.kl > 0 ? reference : NULL, NULL, e->name);
                 assert_true(seen.clipped > 0 && seen.mismatch > 0 && seen.exact > 0);
                 assert_true((seen.kl > 0) == (how.kl > 0));

@@ -1,4 +1,17 @@
-/* Estimates of advantages: arithmetic, free of models and ranks. */
+/* Estimates of advantages: arithmetic, free of models and ranks.
+ *
+ *   return of token i       R_i = f(r) - beta sum_{t >= i} (logp_t - ref_t)
+ *   advantage               R_i, or (R_i - mean) / std over all trained tokens of the step
+ *
+ * r is the sample's reward; f sees it beside those of the G samples of the same prompt, with mean m and deviation s:
+ *
+ *   reinforce++             r, whitened             Hu 2025, arXiv 2501.03262; WaltzRL 2.3
+ *   reinforce++-baseline    r - m, whitened         Hu 2025, the variant for several samples of a prompt
+ *   grpo                    (r - m) / (s + 1e-4)    Shao et al. 2024, arXiv 2402.03300, 4.1; the small term is TRL's
+ *   dr_grpo                 r - m                   Liu et al. 2025, arXiv 2503.20783, 3.2
+ *   rloo                    r - (mean of the other G - 1)    Ahmadian et al. 2024, arXiv 2402.14740, 3.2
+ *
+ * Peers are the samples that there are: a lost one is not among them, and one without others has r - m = 0. */
 #include "trainer/trainer.h"
 
 #include <math.h>
@@ -31,19 +44,64 @@ struct wz_moments wz_moments(const struct wz_outcome *all, int batch)
     return m;
 }
 
-/* A = (return - mean) / std over all trained tokens of the step   (REINFORCE++, Hu 2025; WaltzRL 2.3) */
-static void reinforce_pp(const struct wz_outcome *all, int batch, const struct wz_sample *own, int n)
+/* peers[group] of all samples. */
+static void find_peers(struct wz_peers *peers, const struct wz_outcome *all, int batch)
 {
-    const struct wz_moments m = wz_moments(all, batch);
-
-    for (int i = 0; i < n; i++) {
-        const Wz__Turn *t = own[i].turn;
-        for (size_t k = 0; k < t->n_advantage; k++)
-            t->advantage[k] = (float)(((double)t->advantage[k] - m.mean) * m.rstd);
-    }
+    for (int i = 0; i < batch; i++)
+        if (all[i].tokens > 0) {
+            peers[(int)all[i].group].mean += all[i].reward;
+            peers[(int)all[i].group].n++;
+        }
+    for (int g = 0; g < batch; g++)
+        if (peers[g].n > 0) peers[g].mean /= peers[g].n;
+    for (int i = 0; i < batch; i++)
+        if (all[i].tokens > 0) {
+            struct wz_peers *p = &peers[(int)all[i].group];
+            p->std += (all[i].reward - p->mean) * (all[i].reward - p->mean);
+        }
+    for (int g = 0; g < batch; g++) peers[g].std = peers[g].n > 1 ? sqrt(peers[g].std / (peers[g].n - 1)) : 0;
 }
 
-const struct wz_estimate wz_estimates[] = { { "reinforce++", reinforce_pp }, { 0 } };
+static double less_mean(double reward, const struct wz_peers *p) { return reward - p->mean; }
+
+static double standard(double reward, const struct wz_peers *p) { return (reward - p->mean) / (p->std + 1e-4); }
+
+/* r - (n m - r) / (n - 1) */
+static double leave_one_out(double reward, const struct wz_peers *p)
+{
+    return p->n > 1 ? (reward - p->mean) * p->n / (p->n - 1) : 0;
+}
+
+const struct wz_estimate wz_estimates[] = {
+    { "reinforce++", NULL, true },    { "reinforce++-baseline", less_mean, true },
+    { "grpo", standard, false },      { "dr_grpo", less_mean, false },
+    { "rloo", leave_one_out, false }, { 0 },
+};
+
+struct wz_moments wz_advantages(const struct wz_estimate *estimate, struct wz_arena *lists, struct wz_outcome *all,
+                                int batch, const struct wz_sample *own, int n)
+{
+    struct wz_peers *peers = wz_arena_alloc(lists, sizeof *peers * (size_t)batch);
+
+    find_peers(peers, all, batch);
+    for (int i = 0; i < batch && estimate && estimate->relative; i++) {
+        struct wz_outcome *o = &all[i];
+        if (!(o->tokens > 0)) continue;
+        const double r = estimate->relative(o->reward, &peers[(int)o->group]);
+        o->squares += r * (2 * o->sum + r * o->tokens);
+        o->sum += r * o->tokens;
+    }
+    const struct wz_moments m = wz_moments(all, batch);
+    for (int i = 0; i < n && estimate; i++) {
+        const Wz__Turn *t = own[i].turn;
+        const double r = estimate->relative ? estimate->relative(own[i].reward, &peers[own[i].group]) : 0;
+        for (size_t k = 0; k < t->n_advantage; k++) {
+            const double a = (double)t->advantage[k] + r;
+            t->advantage[k] = (float)(estimate->whiten ? (a - m.mean) * m.rstd : a);
+        }
+    }
+    return m;
+}
 
 const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err)
 {

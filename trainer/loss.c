@@ -3,15 +3,22 @@
 
 #include <math.h>
 
-/* J = min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) with r = exp(now - old)   (PPO's, Schulman et al. 2017; WaltzRL
- * eq. 4): dJ / d now = r A, and 0 where min() takes the clipped, constant branch. */
+/* J = min(r A, clip(r, 1 - e, 1 + h) A) with r = exp(now - old)   (PPO's, Schulman et al. 2017; WaltzRL eq. 4, with
+ * h = e; DAPO's clip-higher, Yu et al. 2025, arXiv 2503.14476, eq. 8, with h > e): dJ / d now = r A, and 0 where min()
+ * takes the clipped, constant branch.
+ * Dual clip: where A < 0, J = max(that, c A) (Ye et al. 2020, arXiv 1912.09729, eq. 3): also 0 where r > c.
+ * GSPO's ratio (Zheng et al. 2025, arXiv 2507.18071, eq. 5 to 7): r = exp(mean of now - old over a sample's T tokens).
+ * All of them then have the same r A, whose mean has the derivative r A / T by each now: what the mean over tokens
+ * makes of a slope of r A. */
 static double clip(const struct wz_learn *how, const struct wz_loss_token *t, double *value)
 {
-    const double a = t->advantage, ratio = exp(t->now - t->old), e = how->epsilon;
-    const bool clipped = (a > 0 && ratio > 1 + e) || (a < 0 && ratio < 1 - e);
+    const double a = t->advantage, ratio = exp(t->log_ratio);
+    const double e = how->epsilon, high = how->epsilon_high > 0 ? how->epsilon_high : e;
+    const bool clipped = (a > 0 && ratio > 1 + high) || (a < 0 && ratio < 1 - e);
+    const bool dual = a < 0 && how->dual > 0 && ratio > how->dual;
 
-    *value = clipped ? (a > 0 ? 1 + e : 1 - e) * a : ratio * a;
-    return clipped ? 0 : ratio * a;
+    *value = clipped ? (a > 0 ? 1 + high : 1 - e) * a : dual ? how->dual * a : ratio * a;
+    return clipped || dual ? 0 : ratio * a;
 }
 
 /* J = A now, with A = 1 the log-likelihood of the data (maximum likelihood; A weighs a token). */
@@ -26,4 +33,25 @@ const struct wz_loss wz_losses[] = { { "clip", false, clip }, { "cross_entropy",
 const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err)
 {
     return wz_row_find(wz_losses, sizeof *wz_losses, "loss", name, err);
+}
+
+/* k2 and k3 (Schulman, "Approximating KL divergence", 2020), x = ref - now: x^2 / 2, and e^x - x - 1, which is what
+ * GRPO takes (Shao et al. 2024, eq. 4). k1, -x, has no derivative on average in the loss: it is in the return. */
+static double k2(const struct wz_loss_token *t, double *value)
+{
+    *value = (t->now - t->ref) * (t->now - t->ref) / 2;
+    return t->now - t->ref;
+}
+
+static double k3(const struct wz_loss_token *t, double *value)
+{
+    *value = exp(t->ref - t->now) - (t->ref - t->now) - 1;
+    return 1 - exp(t->ref - t->now);
+}
+
+const struct wz_kl wz_kls[] = { { "return", NULL }, { "k2", k2 }, { "k3", k3 }, { 0 } };
+
+const struct wz_kl *wz_kl_find(const char *name, struct wz_err *err)
+{
+    return wz_row_find(wz_kls, sizeof *wz_kls, "kl form", name, err);
 }

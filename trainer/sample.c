@@ -1,10 +1,12 @@
 /* Which turn of an episode an agent is trained on. */
 #include "trainer/trainer.h"
 
-/* A turn that the context window cut is not what the agent would have said: it is not trained on. */
-static bool may_pick(const Wz__Turn *t, int agent)
+/* A turn that the context window cut is not what the agent would have said: it is not trained on. Nor is one that
+ * max_tokens cut, where overlong turns are dropped (DAPO's overlong filtering, Yu et al. 2025, 3.4). */
+static bool may_pick(const struct wz_learn *how, const Wz__Turn *t, int agent)
 {
-    return t->agent == (uint32_t)agent && t->finish_reason != WZ__FINISH_REASON__CONTEXT;
+    return t->agent == (uint32_t)agent && t->finish_reason != WZ__FINISH_REASON__CONTEXT &&
+           !(how->drop_overlong && t->finish_reason == WZ__FINISH_REASON__LENGTH);
 }
 
 /* The paper's (WaltzRL 2.3): a feedback agent learns from one of its rounds, drawn uniformly. A conversation agent
@@ -13,10 +15,10 @@ static Wz__Turn *pick_ab(const struct wz_learn *how, const Wz__Episode *e, int a
 {
     uint32_t n = 0, want = 0;
 
-    for (size_t i = 0; i < e->n_turns; i++) n += may_pick(e->turns[i], agent);
+    for (size_t i = 0; i < e->n_turns; i++) n += may_pick(how, e->turns[i], agent);
     if (n > 1) want = feedback ? wz_below(key, n) : wz_uniform(key) < how->revision ? n - 1 : 0;
     for (size_t i = 0; i < e->n_turns; i++)
-        if (may_pick(e->turns[i], agent) && want-- == 0) return e->turns[i];
+        if (may_pick(how, e->turns[i], agent) && want-- == 0) return e->turns[i];
     return NULL;
 }
 
@@ -34,7 +36,7 @@ int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent
         if (!t) continue;
         out[found++] = (struct wz_sample){ .turn = t,
                                            .at = (int)e->index,
-                                           .group = (int)e->index,
+                                           .group = (int)e->index / (how->peers > 0 ? how->peers : 1),
                                            .first = (int)(t->n_context + t->given),
                                            .tokens = (int)(t->n_ids - t->given),
                                            .reward = t->reward };

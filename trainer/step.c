@@ -86,15 +86,19 @@ static void check_finite(const struct wz_learner *l, const struct wz_link *link,
            (long long)link->step, s->at, l->name ? l->name : "?", whose);
 }
 
+static bool kl_in_loss(const struct wz_learn *how) { return how->kl > 0 && how->kl_form && how->kl_form->slope; }
+
 /* Fills turn->advantage with returns, and sums them. */
-static struct wz_outcome outcome_of(const struct wz_sample *s, double kl, bool reference)
+static struct wz_outcome outcome_of(const struct wz_sample *s, const struct wz_learn *how, bool reference)
 {
+    const double reward = how->estimate && how->estimate->relative ? 0 : s->reward; /* else it is added later */
+    const double kl = kl_in_loss(how) ? 0 : how->kl;
     struct wz_outcome o = { .group = s->group, .reward = s->reward, .tokens = s->tokens };
     Wz__Turn *t = s->turn;
 
     if (!t) return o;
     resize(&t->advantage, &t->n_advantage, t->n_ids);
-    wz_returns(s->reward, kl, t->logp, reference ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
+    wz_returns(reward, kl, t->logp, reference ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
     for (size_t k = (size_t)s->first - t->n_context; k < t->n_ids; k++) {
         o.sum += (double)t->advantage[k];
         o.squares += (double)t->advantage[k] * (double)t->advantage[k];
@@ -144,12 +148,11 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
     }
     for (int i = 0; i < b->n; i++) {
         struct wz_outcome *own = &all[b->samples[i].at];
-        *own = outcome_of(&b->samples[i], how->kl, reference != NULL);
+        *own = outcome_of(&b->samples[i], how, reference != NULL);
         check_finite(l, link, &b->samples[i], "the rollout's and the reference's", own->kl);
     }
     gather_outcomes(&l->lists, link, group, all, b->batch, l->opt.leaves * group->n);
-    if (how->estimate) how->estimate->advantages(all, b->batch, b->samples, b->n);
-    b->moments = wz_moments(all, b->batch);
+    b->moments = wz_advantages(how->estimate, &l->lists, all, b->batch, b->samples, b->n);
     stats->return_std = 1 / b->moments.rstd;
     tell_outcomes(all, b->batch, b->moments.samples, stats);
     if (!reference) stats->kl = NAN;
@@ -160,25 +163,42 @@ struct leaf_sums {
     double loss, nll, clipped, mismatch, max_gap;
 };
 
+/* The mean over a sample's trained tokens of now - old. */
+static double mean_log_ratio(const struct wz_pack *p, const struct wz_sample *s, int row, int count)
+{
+    const float *old = s->turn->logp + ((size_t)s->first - s->turn->n_context);
+    double sum = 0;
+
+    for (int r = row; r < row + count; r++)
+        if (p->targets[r] >= 0) sum += (double)p->logp[r] - (double)*old++;
+    return sum / s->tokens;
+}
+
 /* The loss's slope at the trained rows of one sample, whose rows are [row, row + count). */
 static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const struct wz_sample *s, double share,
                           int row, int count, struct leaf_sums *sums)
 {
     const Wz__Turn *t = s->turn;
-    size_t k = t ? (size_t)s->first - t->n_context : 0;
+    const size_t first = t ? (size_t)s->first - t->n_context : 0;
+    const double mean = how->sequence_ratio && t ? mean_log_ratio(p, s, row, count) : 0;
+    size_t k = first;
 
     for (int r = row; r < row + count; r++) {
         p->d_logp[r] = 0;
         if (p->targets[r] < 0) continue;
         const float now = p->logp[r], old = t ? t->logp[k] : now;
         const struct wz_loss_token token = { (double)now, (double)old, t && t->n_ref_logp ? (double)t->ref_logp[k] : 0,
-                                             t ? (double)t->advantage[k] : 1 };
-        double value;
-        const double slope = how->loss->slope(how, &token, &value), gap = fabs(token.now - token.old);
+                                             t ? (double)t->advantage[k] : 1,
+                                             how->sequence_ratio && t ? mean : (double)now - (double)old };
+        double value, divergence = 0, pull = 0;
+        const double policy = how->loss->slope(how, &token, &value), gap = fabs(token.now - token.old);
+        if (kl_in_loss(how)) pull = how->kl * how->kl_form->slope(&token, &divergence);
+        const double slope = policy - pull;
+        value -= how->kl * divergence;
         p->d_logp[r] = (float)(-share * slope); /* minimised: the loss is -J */
         sums->loss -= share * value;
         sums->nll -= token.now;
-        sums->clipped += slope == 0 && token.advantage != 0;
+        sums->clipped += policy == 0 && token.advantage != 0;
         sums->mismatch += now != old;
         if (gap > sums->max_gap) sums->max_gap = gap;
         k++;
@@ -197,7 +217,8 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
         for (int i = at.from; i < at.to; i++) {
             const struct wz_sample *s = &b->samples[i];
             const int row = i - at.from;
-            double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * (double)s->tokens);
+            const double length = how->length > 0 ? how->length : (double)s->tokens;
+            double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * length);
             sample_slopes(p, how, s, share, p->first[row], p->count[row], sums);
             check_finite(l, link, s, "its", sums->nll);
         }

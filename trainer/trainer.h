@@ -34,8 +34,16 @@ struct wz_learn {
     const struct wz_sample_pick *pick;  /* NULL: not from episodes */
     const struct wz_estimate *estimate; /* NULL: every trained token has advantage 1 */
     const struct wz_loss *loss;
-    double kl, epsilon, revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
-    bool token_mean;                           /* else eq. 4: mean over samples of the mean over tokens */
+    const struct wz_kl *kl_form; /* where the KL penalty is; NULL: in the return */
+    double kl;
+    double epsilon, epsilon_high; /* of the clip, below 1 and above; epsilon_high 0: as below */
+    double dual;                  /* of the dual clip; 0: none */
+    double revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
+    double length;                /* tokens that a sample's sum is divided by; 0: as many as it has (eq. 4) */
+    bool token_mean;              /* mean over all tokens; else over samples, of their sums so divided */
+    bool sequence_ratio;          /* one ratio for all tokens of a sample (GSPO) */
+    bool drop_overlong;           /* a turn that max_tokens ended is not trained on */
+    int peers;                    /* neighbours in the batch that have one prompt; 0: 1 */
 };
 
 /* ---- sample.c: from an episode to what an agent is trained on --------------------------------------------- */
@@ -52,7 +60,7 @@ struct wz_sample {
     Wz__Turn *turn; /* or NULL. Gets ref_logp and advantage, and `trained` where an update is made of it */
     const struct wz_sft_example *example; /* or NULL */
     int at;                               /* place in the step's batch: its leaf, and so the learner that owns it */
-    int group;                            /* samples of one prompt have one number */
+    int group;                            /* samples of one prompt have one number, below the batch's size */
     int first;                            /* index of the first trained token in the sequence */
     int tokens;                           /* trained tokens */
     double reward;
@@ -85,22 +93,33 @@ struct wz_moments {
     double mean, rstd, tokens, samples;
 };
 struct wz_moments wz_moments(const struct wz_outcome *all, int batch);
-/* An estimate turns the returns in own samples' turn->advantage into advantages; all[batch] is the same on every
- * learner. */
+/* Rewards of the n samples of one prompt; std: with n - 1 (0 where n is 1). */
+struct wz_peers {
+    double n, mean, std;
+};
+/* An estimate: a sample's reward seen beside its peers', which takes the reward's place in the returns, and whether
+ * these are whitened over all trained tokens of the step. */
 struct wz_estimate {
     const char *name;
-    void (*advantages)(const struct wz_outcome *all, int batch, const struct wz_sample *own, int n);
+    double (*relative)(double reward, const struct wz_peers *peers); /* NULL: the reward itself */
+    bool whiten;
 };
 extern const struct wz_estimate wz_estimates[]; /* ended by a row without a name */
+/* Turns the returns in own samples' turn->advantage into advantages; where the estimate has `relative`, these returns
+ * lack the reward. all[batch] is the same on every learner, and gets sums and squares of the returns before they are
+ * whitened, of which the moments are. estimate NULL: none. */
+struct wz_moments wz_advantages(const struct wz_estimate *estimate, struct wz_arena *lists, struct wz_outcome *all,
+                                int batch, const struct wz_sample *own, int n);
 /* NULL and a message that lists the names where there is none of that name. */
 const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err);
 
 /* ---- loss.c ----------------------------------------------------------------------------------------------- */
 
 /* A trained token: its log-probability by the weights that are trained, by those that sampled it, by the reference (0
- * where there is none), and its advantage. */
+ * where there is none), its advantage, and the logarithm of its ratio, now - old, or the mean of that over its sample's
+ * tokens (wz_learn.sequence_ratio). */
 struct wz_loss_token {
-    double now, old, ref, advantage;
+    double now, old, ref, advantage, log_ratio;
 };
 /* A loss is minimised: -J, with J a mean over tokens (wz_learn.token_mean) of a term. slope() returns the term's
  * derivative by t->now, and the term in *value. supervised: trained on conversations, which need no rollout, reward, or
@@ -113,6 +132,15 @@ struct wz_loss {
 extern const struct wz_loss wz_losses[]; /* ended by a row without a name */
 /* NULL and a message that lists the names where there is none of that name. */
 const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err);
+
+/* A KL penalty in the loss: an estimate of KL(pi || pi_ref) at one token, taken from J kl times. Returns its derivative
+ * by t->now, and the estimate in *value. slope NULL: the penalty is in the return (wz_returns). */
+struct wz_kl {
+    const char *name;
+    double (*slope)(const struct wz_loss_token *t, double *value);
+};
+extern const struct wz_kl wz_kls[]; /* ended by a row without a name */
+const struct wz_kl *wz_kl_find(const char *name, struct wz_err *err);
 
 /* ---- optimizer.c ------------------------------------------------------------------------------------------ */
 
