@@ -142,6 +142,7 @@ void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, s
         whose[left++] = i;
     }
     ask(judge, asked, got, left);
+    if (judge->verdicts) wz_verdicts_sync(judge->verdicts);
     for (int k = 0; k < left; k++) answers[whose[k]] = got[k];
     for (int i = 0; i < n; i++) {
         answers[i] = answers[first[i]];

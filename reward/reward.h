@@ -146,6 +146,9 @@ bool wz_verdicts_find(const struct wz_verdicts *verdicts, uint64_t judge, const 
 /* No effect where the verdict is known already. */
 void wz_verdicts_add(struct wz_verdicts *verdicts, uint64_t judge, const struct wz_question *question,
                      const struct wz_answer *answer);
+/* What was added outlives a power failure from here on; before, it outlives the process. wz_judge_ask does this at its
+ * end. */
+void wz_verdicts_sync(struct wz_verdicts *verdicts);
 
 /* ---- reward.c: rewards from terms ------------------------------------------------------------------------- */
 

@@ -22,7 +22,8 @@ struct entry {
 struct wz_verdicts {
     struct entry *entries; /* [size], a power of two; open addressing */
     size_t n, size;
-    int fd; /* -1: not written */
+    int fd;     /* -1: not written */
+    bool dirty; /* something was written that is not on the disk yet */
     int64_t lost;
 };
 
@@ -100,12 +101,14 @@ static void read_file(struct wz_verdicts *v, const char *path)
 static void open_file(struct wz_verdicts *v, const char *path)
 {
     char last = '\n';
+    struct wz_err err;
 
     v->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (v->fd < 0) {
         wz_log("%s: %s; verdicts are not remembered", path, strerror(errno));
         return;
     }
+    if (wz_folder_sync(path, &err) < 0) wz_log("%s", err.text);
     off_t end = lseek(v->fd, 0, SEEK_END);
     if (end > 0 && pread(v->fd, &last, 1, end - 1) == 1 && last != '\n' && write(v->fd, "\n", 1) != 1) v->lost++;
 }
@@ -168,6 +171,17 @@ void wz_verdicts_add(struct wz_verdicts *v, uint64_t judge, const struct wz_ques
     wz_buf_str(&line, ",\"refusal_score\":");
     wz_real_add(&line, e.refusal_score);
     wz_buf_str(&line, "}\n");
-    if (write(v->fd, line.data, line.len) != (ssize_t)line.len) v->lost++;
+    const off_t end = lseek(v->fd, 0, SEEK_END);
+    const ssize_t k = write(v->fd, line.data, line.len);
+    if (k != (ssize_t)line.len) v->lost++;
+    if (k > 0 && k < (ssize_t)line.len && ftruncate(v->fd, end) < 0) wz_log("verdicts: %s", strerror(errno));
+    v->dirty = true;
     wz_buf_finish(&line);
+}
+
+void wz_verdicts_sync(struct wz_verdicts *v)
+{
+    if (!v->dirty) return;
+    if (fsync(v->fd) < 0) wz_log("verdicts: %s; they may be lost in a power failure", strerror(errno));
+    v->dirty = false;
 }

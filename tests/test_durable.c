@@ -159,23 +159,37 @@ int __wrap_unlink(const char *path)
 static void of_a_run_all_is_on_the_disk(void **state)
 {
     static const char *const lost[] = { "/metrics.jsonl", "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
-    static const char *const seen[] = {
-        "/checkpoints/2",         "/recipe.yaml",       "/feedback/model.safetensors",
-        "/manifest.json",         "/chain.jsonl",       "/ledger.jsonl",
-        "/summary.csv",           "/transcripts.jsonl", "/starts.jsonl",
-        "/episodes-0.h5.journal", "/episodes-0.h5",     "/feedback.moments.safetensors"
-    };
-    char *world = test_scratch("world"), *run = test_scratch("run");
+    static const char *const seen[] = { "/checkpoints/2",
+                                        "/recipe.yaml",
+                                        "/feedback/model.safetensors",
+                                        "/manifest.json",
+                                        "/chain.jsonl",
+                                        "/ledger.jsonl",
+                                        "/summary.csv",
+                                        "/transcripts.jsonl",
+                                        "/starts.jsonl",
+                                        "/verdicts-0.jsonl",
+                                        "/episodes-0.h5.journal",
+                                        "/episodes-0.h5",
+                                        "/feedback.moments.safetensors" };
+    static const char judge[] = "#!/bin/sh\n"
+                                "while IFS= read -r l; do id=${l#*:}; echo \"{\\\"id\\\":${id%%,*},\\\"harmful\\\":0,"
+                                "\\\"refusal\\\":0}\"; done\n";
+    char *script = test_scratch("judge.sh"), *world = test_scratch("world"), *run = test_scratch("run");
     struct wz_buf out = { 0 };
     unsigned known = 0;
+    struct wz_err err;
 
     char *words = wz_path("sandbox %s", world);
     assert_int_equal(command(wz_cmd_sandbox, words, "", &out), 0);
     free(words);
+    assert_int_equal(wz_file_write(script, judge, strlen(judge), &err), 0);
+    chmod(script, 0700);
     words = wz_path("train recipes/sandbox.yaml agents.conversation.model=%s/base agents.feedback.model=%s/base "
                     "data.0.path=%s/prompts-dev.jsonl eval.0.path=%s/prompts-dev.jsonl evaluate.eval_limit=2 out=%s "
-                    "stages.0.steps=1 stages.1.steps=1 stages.0.batch=8 stages.1.batch=8 checkpoint.every=1 threads=1",
-                    world, world, world, world, run);
+                    "stages.0.steps=1 stages.1.steps=1 stages.0.batch=8 stages.1.batch=8 checkpoint.every=1 threads=1 "
+                    "judge.name=command judge.command=%s judge.world=no",
+                    world, world, world, world, run, script);
     root = realpath(test_scratch(""), NULL);
     assert_int_equal(command(wz_cmd_train, words, "", &out), 0);
     if (problem[0]) fail_msg("%s", problem);
@@ -188,6 +202,7 @@ static void of_a_run_all_is_on_the_disk(void **state)
     }
     assert_int_equal(known, (1u << WZ_COUNT(seen)) - 1);
     free(words);
+    free(script);
     free(world);
     free(run);
     wz_buf_finish(&out);
