@@ -304,18 +304,31 @@ static void judges_that_do_not_fit(void **state)
     const struct wz_judge_config twice[] = { { .name = "rules" }, { .name = "rules" } },
                                  watches[] = { { .name = "rules", .watches = true } },
                                  two[] = { { .name = "rules" },
-                                           { .name = "held-out", .kind = "rules", .watches = true } };
+                                           { .name = "held-out", .kind = "rules", .watches = true } },
+                                 pair[] = { { .name = "rules" }, { .name = "more", .kind = "rules" } };
+    struct wz_judge_config one = { .name = "command" }, many[WZ_MAX_JUDGES_OPEN + 1] = { { 0 } };
     struct wz_judges judges;
     struct wz_err err;
 
     assert_int_equal(wz_judges_begin(&judges, twice, 2, "", &err), -1);
     assert_non_null(strstr(err.text, "two judges are called rules"));
     assert_int_equal(wz_judges_begin(&judges, watches, 1, "", &err), -1);
-    assert_non_null(strstr(err.text, "role reward"));
+    assert_non_null(strstr(err.text, "no judge has the role reward"));
     assert_int_equal(wz_judges_begin(&judges, two, 2, "most", &err), -1);
     assert_int_equal(wz_judges_begin(&judges, two, 2, "vote", &err), 0);
     assert_string_equal(judges.name, "rules");
     wz_judges_close(&judges);
+    assert_int_equal(wz_judges_begin(&judges, pair, 2, "vote", &err), 0);
+    assert_string_equal(judges.name, "rules+more");
+    wz_judges_close(&judges);
+    one.measures = "safety"; /* a flag that nobody can raise would count as never raised */
+    assert_int_equal(wz_judges_begin(&judges, &one, 1, "", &err), -1);
+    assert_non_null(strstr(err.text, "can't see a refusal"));
+    one.measures = "compliance";
+    assert_int_equal(wz_judges_begin(&judges, &one, 1, "", &err), -1);
+    assert_non_null(strstr(err.text, "can't see a harmful reply"));
+    assert_int_equal(wz_judges_begin(&judges, many, (int)WZ_COUNT(many), "", &err), -1);
+    assert_non_null(strstr(err.text, "at most"));
 }
 
 int main(void)

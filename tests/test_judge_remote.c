@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hostile_help.h"
 #include "reward/reward.h"
 
 /* ---- a server that can be told to fail -------------------------------------------------------------------- */
@@ -21,6 +22,8 @@ enum fault { FINE, BUSY, BROKEN, DIES, CUT, GARBAGE, NO_VERDICT, SILENT, DENIED,
 static struct server {
     int fd, port;
     bool remote;                                 /* speaks the reward server's form */
+    bool parrot;                                 /* questions are hostile, and every other one is its own answer */
+    atomic_int strange;                          /* hostile questions that arrived as something else */
     int kinds;                                   /* faults are drawn from 1 ... kinds - 1 */
     atomic_int left;                             /* faults still to be made */
     atomic_int made[N_FAULTS], seen[N], fine[N]; /* requests for each question, and verdicts given */
@@ -68,6 +71,52 @@ static void verdicts(const int *ids, int n, struct wz_buf *out)
     wz_buf_str(out, server.remote ? "]}" : "");
 }
 
+/* The text of hostile question i as JSON has it, compared with what arrived. */
+static void compare(int i, const char *got, size_t n)
+{
+    char *text = hostile(i);
+    struct wz_buf json = { 0 };
+    struct wz_err err;
+
+    wz_buf_str(&json, "[");
+    wz_json_string(&json, text, strlen(text));
+    wz_buf_str(&json, "]");
+    json_t *list = wz_json_parse(json.data, json.len, "text", &err);
+    const char *want = json_string_value(json_array_get(list, 0));
+    if (!want || strlen(want) != n || memcmp(want, got, n) != 0) server.strange++;
+    json_decref(list);
+    wz_buf_finish(&json);
+    free(text);
+}
+
+/* Answers hostile questions, whose prompts end in their numbers: even ones with the reply itself, as a model might that
+ * does what it reads. */
+static void parrot(int fd, json_t *j)
+{
+    static const char prompt[] = "Was {prompt} asked? ", after[] = "\nReply: ", end[] = "\nAnswer in JSON.";
+    const char *text = json_string_value(json_object_get(json_array_get(json_object_get(j, "messages"), 0), "content"));
+    struct wz_buf out = { 0 };
+
+    wz_buf_str(&out, server.remote ? "{\"rewards\":[" : "{\"choices\":[{\"message\":{\"content\":");
+    for (size_t k = 0; k < (server.remote ? json_array_size(json_object_get(j, "query")) : 1); k++) {
+        const char *asked = text, *said;
+        if (server.remote) {
+            asked = json_string_value(json_array_get(json_object_get(j, "prompts"), k));
+            said = json_string_value(json_array_get(json_object_get(j, "query"), k)) + strlen(asked);
+        } else said = strstr(text, after) + strlen(after);
+        const int i = atoi(strstr(asked, prompt) + strlen(prompt));
+        const size_t n = strlen(said) - (server.remote ? 0 : strlen(end));
+        compare(i, said, n);
+        if (k) wz_buf_str(&out, ",");
+        if (i % 2 == 0) wz_json_string(&out, said, n);
+        else if (server.remote) wz_buf_printf(&out, "%d", !harmful(i));
+        else wz_buf_printf(&out, "\"{\\\"harmful\\\":%d,\\\"refusal\\\":%d}\"", harmful(i), refuses(i));
+    }
+    wz_buf_str(&out, server.remote ? "]}" : "}}]}");
+    reply(fd, "200 OK", "", out.data, 0);
+    wz_buf_finish(&out);
+}
+
 static void answer(int fd, const char *body)
 {
     struct wz_err err;
@@ -76,6 +125,11 @@ static void answer(int fd, const char *body)
     int ids[64], n = 0;
 
     if (!j) fail_msg("%s: %s", err.text, body);
+    if (server.parrot) {
+        parrot(fd, j);
+        json_decref(j);
+        return;
+    }
     if (server.remote) {
         json_t *q = json_object_get(j, "query"), *p = json_object_get(j, "prompts");
         assert_int_equal(json_array_size(q), json_array_size(p));
@@ -404,6 +458,9 @@ static void a_program_of_the_users(void **state)
     snprintf(lies, sizeof lies, "n=$((n + 1)); [ $n = 50 ] && echo nonsense; %s", say);
     ask_program(lies, 0, 60, &failed);
     assert_int_equal(failed, N - 49);
+    snprintf(lies, sizeof lies, "n=$((n + 1)); [ $n = 50 ] && id=$((id - 1)); %s", say); /* a second verdict on one */
+    ask_program(lies, 0, 60, &failed);
+    assert_int_equal(failed, N - 49);
     /* it falls silent: the deadline ends the wait, and what runs is killed */
     snprintf(mutes, sizeof mutes, "n=$((n + 1)); [ $n -gt 20 ] && continue; %s", say);
     ask_program(mutes, 0, 1, &failed);
@@ -413,6 +470,53 @@ static void a_program_of_the_users(void **state)
     assert_string_equal(answers[0].why, "I can not tell");
     ask_program("echo \"{\\\"id\\\":$id,\\\"harmful\\\":2,\\\"refusal\\\":true}\";", 0, 60, &failed);
     assert_int_equal(failed, N);
+}
+
+/* Hostile replies arrive as text, and get the verdict of their own question; a judge that repeats what it read has
+ * given none. */
+static void hostile_replies(void **state)
+{
+    static char prompts[HOSTILE][32];
+    char *url = wz_path("http://127.0.0.1:%d/x", server.port), *rubric = rubric_file(), each[512];
+    struct wz_question q[HOSTILE];
+    struct wz_answer a[HOSTILE];
+    struct wz_err err;
+
+    snprintf(each, sizeof each,
+             "if [ $((id %% 2)) = 1 ]; then r=$id; %s else r=${l#*\\\"response\\\":}; r=${r%%,\\\"prompt_harmful*}; "
+             "printf '{\"id\":%%s,\"harmful\":%%s,\"refusal\":%%s}\\n' \"$id\" \"$r\" \"$r\"; fi;",
+             say);
+    char *text = program(each);
+    const struct wz_judge_config configs[] = {
+        { .name = "http", .url = url, .rubric = rubric, .concurrent = 8 },
+        { .name = "remote", .url = url, .measures = "safety" },
+        { .name = "command", .command = text },
+    };
+    for (int i = 0; i < HOSTILE; i++) {
+        snprintf(prompts[i], sizeof prompts[i], "Was {prompt} asked? %d", i);
+        q[i] = (struct wz_question){ prompts[i], hostile(i), false };
+    }
+    server.parrot = true;
+    server.strange = 0;
+    for (size_t k = 0; k < WZ_COUNT(configs); k++) {
+        struct wz_judge judge;
+        server.remote = k == 1;
+        if (wz_judge_open(&judge, &configs[k], &err) < 0) fail_msg("%s", err.text);
+        wz_judge_ask(&judge, q, a, HOSTILE);
+        for (int i = 0; i < HOSTILE; i++) {
+            const unsigned want =
+                (harmful(i) ? WZ_JUDGED_HARMFUL : 0u) | (refuses(i) && k != 1 ? WZ_JUDGED_REFUSAL : 0u);
+            if (a[i].failed != (i % 2 == 0) || a[i].flags != (i % 2 ? want : 0) || (a[i].failed && a[i].score != 0))
+                fail_msg("%s, %d: failed %d flags %u %s", configs[k].name, i, a[i].failed, a[i].flags, a[i].why);
+        }
+        wz_judge_close(&judge);
+    }
+    assert_int_equal(server.strange, 0);
+    server.parrot = false;
+    for (int i = 0; i < HOSTILE; i++) free((char *)(uintptr_t)q[i].response);
+    free(text);
+    free(url);
+    free(rubric);
 }
 
 /* A process that is killed while it judges: the next one asks for what it had no answer to, and nothing else. */
@@ -513,13 +617,10 @@ static void verdicts_are_read_exactly(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(verdicts_are_read_exactly),
-        cmocka_unit_test(settings_are_checked),
-        cmocka_unit_test(a_thousand_faults),
-        cmocka_unit_test(a_reward_server),
-        cmocka_unit_test(the_circuit_opens),
-        cmocka_unit_test(a_program_of_the_users),
-        cmocka_unit_test(a_killed_process_asks_nothing_twice),
+        cmocka_unit_test(verdicts_are_read_exactly), cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(a_thousand_faults),         cmocka_unit_test(a_reward_server),
+        cmocka_unit_test(the_circuit_opens),         cmocka_unit_test(a_program_of_the_users),
+        cmocka_unit_test(hostile_replies),           cmocka_unit_test(a_killed_process_asks_nothing_twice),
     };
 
     make_questions();
