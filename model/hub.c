@@ -133,6 +133,29 @@ static int files_open(struct files *f, const char *path, struct wz_err *err)
     return match(f->set, &f->config, f->list, f->n, f->gguf, path, f->found, err);
 }
 
+/* The folder's generation settings, checked to be JSON when the config was read. */
+static int load_generation(struct wz_model *m, const char *path, struct wz_err *err)
+{
+    char *file = wz_path("%s/generation_config.json", path);
+    struct wz_map map = { 0 };
+    int rc = wz_file_exists(file) ? wz_map_open(&map, file, err) : 1;
+
+    if (rc == 0) m->generation = strndup((const char *)map.bytes, map.len);
+    wz_map_close(&map);
+    free(file);
+    return rc < 0 ? -1 : 0;
+}
+
+/* In the place of the one that wz_config_save makes of the config. */
+static int save_generation(const struct wz_model *m, const char *dir, struct wz_err *err)
+{
+    char *file = wz_path("%s/generation_config.json", dir);
+    int rc = m->generation ? wz_file_write(file, m->generation, strlen(m->generation), err) : 0;
+
+    free(file);
+    return rc;
+}
+
 int wz_model_check(struct wz_config *config, const char *path, enum wz_type type, struct wz_err *err)
 {
     struct files f;
@@ -179,6 +202,7 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     m = wz_model_create(c, type, trains, be);
     for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(m, i, f.found[i], f.gguf, values, err);
     free(values);
+    if (rc == 0) rc = load_generation(m, path, err);
     if (rc == 0) wz_model_commit(m, 0);
     else {
         wz_model_destroy(m);
@@ -193,11 +217,13 @@ out:
 
 static enum wz_dtype stored(const struct wz_param *p, enum wz_dtype dtype) { return p->cols > 0 ? dtype : WZ_DT_F32; }
 
-/* Writes tensors [from, to) of the index into one file. */
+/* Writes tensors [from, to) of the index into one file. Values that would round to infinity are refused: from half a
+ * step above the type's largest number on. */
 static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype dtype, const char *path,
                        struct wz_err *err)
 {
     struct wz_tensor_spec *specs = wz_alloc((size_t)(to - from) * sizeof(*specs));
+    const float limit = dtype == WZ_DT_F16 ? 0x1.ffep15f : 0x1.ffp127f;
     float *values = NULL;
     int rc = 0;
 
@@ -218,9 +244,13 @@ static int shard_write(const struct wz_model *m, int from, int to, enum wz_dtype
             size_t k = all - at < CHUNK ? all - at : CHUNK;
 
             wz_param_get(m, i, at, k, values);
-            rc = wz_safetensors_put(out, values, k, err);
+            const size_t bad = wz_first_unfit(values, k, limit);
+            if (bad < k && stored(&m->list[i], dtype) != WZ_DT_F32)
+                rc = wz_fail(err, "%s: tensor %s holds %g, which %s can't hold: choose another type", path,
+                             m->list[i].name, (double)values[bad], dtype == WZ_DT_F16 ? "f16" : "bf16");
+            else rc = wz_safetensors_put(out, values, k, err);
         }
-    if (wz_safetensors_end(out, err) < 0) rc = -1;
+    if (wz_safetensors_end(out, rc < 0 ? NULL : err) < 0) rc = -1;
 done:
     free(values);
     free(specs);
@@ -269,7 +299,7 @@ int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, en
         for (int i = s > 0 ? ends[s - 1] : 0; i < ends[s]; i++)
             json_object_set_new(map, m->list[i].name, json_string(name));
     }
-    if (wz_config_save(&m->config, dir, dtype, err) < 0) goto out;
+    if (wz_config_save(&m->config, dir, dtype, err) < 0 || save_generation(m, dir, err) < 0) goto out;
     if (shard > 0) {
         json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
         free(path);

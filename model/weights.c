@@ -173,6 +173,7 @@ void wz_model_destroy(struct wz_model *m)
     free(m->layers);
     wz_host_free(m->be, m->chunk);
     free(m->freq);
+    free(m->generation);
     free(m);
 }
 

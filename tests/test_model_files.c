@@ -1,6 +1,7 @@
 /* Guarantee: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same
  * weights is the same model; every spelling of a config means what it should; and whatever is wrong with a folder is
  * one error message. */
+#include "model/inner.h"
 #include "model_help.h"
 
 #include <unistd.h>
@@ -104,6 +105,60 @@ static void round_trips(void **state)
     free(dir);
     free(index);
     free(one);
+}
+
+static void generation_settings_are_kept(void **state)
+{
+    static const char text[] = "{\"temperature\":  0.6, \"pad_token_id\": 3, \"eos_token_id\": 2}\n";
+    char *dir = test_scratch("settings"), *out = test_scratch("settings-saved");
+    char *from = test_scratch("settings/generation_config.json"),
+         *to = test_scratch("settings-saved/generation_config.json");
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_map map;
+    struct wz_err err;
+
+    saved(m, dir, 0);
+    wz_model_destroy(m);
+    assert_int_equal(wz_file_write(from, text, sizeof text - 1, &err), 0);
+    m = model_of(dir, WZ_BF16, be);
+    saved(m, out, 0);
+    assert_int_equal(wz_map_open(&map, to, &err), 0);
+    assert_int_equal(map.len, sizeof text - 1);
+    assert_memory_equal(map.bytes, text, map.len);
+    wz_map_close(&map);
+    wz_model_destroy(m);
+    free(dir);
+    free(out);
+    free(from);
+    free(to);
+}
+
+/* 65520 rounds to infinity in f16, the number below it to 65504; what f32 holds behind bf16's range is refused too. */
+static void overflow_is_refused(void **state)
+{
+    static const struct {
+        float value;
+        enum wz_dtype dtype;
+        bool fits;
+    } rows[] = {
+        { 65519, WZ_DT_F16, true },       { 65520, WZ_DT_F16, false },       { -65520, WZ_DT_F16, false },
+        { 65520, WZ_DT_BF16, true },      { 0x1.fep127f, WZ_DT_BF16, true }, { 0x1.ffp127f, WZ_DT_BF16, false },
+        { 0x1.ffp127f, WZ_DT_F32, true },
+    };
+    char *dir = test_scratch("overflow"), *file = test_scratch("overflow/model.safetensors");
+    struct wz_model *m = model_make(&config, WZ_F32);
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_err err = { "" };
+        remove(file);
+        wz_param_put(m, 3, 7, 1, &rows[i].value);
+        assert_int_equal(wz_model_save_as(m, dir, 0, rows[i].dtype, &err), rows[i].fits ? 0 : -1);
+        assert_true(wz_file_exists(file) == rows[i].fits);
+        assert_true(rows[i].fits || strstr(err.text, m->list[3].name));
+    }
+    wz_model_destroy(m);
+    free(dir);
+    free(file);
 }
 
 /* ---- GGUF, written by hand -------------------------------------------------------------------------------- */
@@ -616,10 +671,16 @@ static void any_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips),       cmocka_unit_test(gguf),
-        cmocka_unit_test(gguf_of_llama_cpp), cmocka_unit_test(spellings),
-        cmocka_unit_test(bad_configs),       cmocka_unit_test(bad_tensors),
-        cmocka_unit_test(any_bytes),         cmocka_unit_test(values_must_be_finite),
+        cmocka_unit_test(round_trips),
+        cmocka_unit_test(gguf),
+        cmocka_unit_test(gguf_of_llama_cpp),
+        cmocka_unit_test(spellings),
+        cmocka_unit_test(bad_configs),
+        cmocka_unit_test(bad_tensors),
+        cmocka_unit_test(any_bytes),
+        cmocka_unit_test(values_must_be_finite),
+        cmocka_unit_test(generation_settings_are_kept),
+        cmocka_unit_test(overflow_is_refused),
     };
 
     return cmocka_run_group_tests(tests, open_ref, close_ref);
