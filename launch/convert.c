@@ -83,7 +83,7 @@ int wz_cmd_convert(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .about = "Reads a model, a GGUF file or a Hugging Face folder, or one of a run's newest checkpoint, and\n"
                  "writes the Hugging Face folder DST: config.json, model.safetensors (or shards with their index),\n"
-                 "tokenizer.json.",
+                 "the tokenizer's files as they were read, or a tokenizer.json made of a GGUF file's.",
     };
     struct wz_err err;
 

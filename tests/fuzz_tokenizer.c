@@ -80,7 +80,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         unlink(path);
         unlink(model);
     }
-    char *files[] = { wz_path("%s/tokenizer.json", saved), wz_path("%s/tokenizer_config.json", saved) };
+    char *files[] = { wz_path("%s/tokenizer.json", saved), wz_path("%s/tokenizer.model", saved),
+                      wz_path("%s/tokenizer_config.json", saved) };
     for (size_t i = 0; i < WZ_COUNT(files); i++) {
         unlink(files[i]);
         free(files[i]);

@@ -308,8 +308,10 @@ static void broken_files_are_an_error(void **state)
         { "x.json", MODEL "[\"ab\"]}}", "merge 0" },
         { "x.json", MODEL "[\"a b ab\"]}}", "merge 0" },
         { "x.json", MODEL "[7]}}", "merge 0" },
-        { "x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Whitespace\"}}", "unsupported type Whitespace" },
-        { "x.json", MODEL "[]}, \"normalizer\": {\"type\": \"NFC\"}}", "unsupported type NFC" },
+        { "x.json", MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Mecab\"}}",
+          "pre-tokenizer: expected Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit, "
+          "CharDelimiterSplit, Sequence, got unsupported type Mecab" },
+        { "x.json", MODEL "[]}, \"normalizer\": {\"type\": \"Nmt\"}}", "unsupported type Nmt" },
         { "x.json", MODEL "[]}, \"normalizer\": {}}", "has no type" },
         { "x.json",
           MODEL "[]}, \"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": "

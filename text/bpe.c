@@ -87,10 +87,10 @@ int wz_bpe_run(const struct wz_tokenizer *tok, const char *s, size_t size, struc
         w->symbols = wz_realloc(w->symbols, wz_mul(size, sizeof *w->symbols));
     }
     for (size_t at = 0; at < size; at += (size_t)len) {
-        int id = tok->added_inside ? wz_vocab_added(tok, s + at, size - at) : -1;
-        if (id >= 0) {
-            len = tok->pieces[id].n_text;
-            w->symbols[n++].id = id;
+        const struct wz_pattern *added = tok->added_inside ? wz_added_find(&tok->raw, s + at, size - at) : NULL;
+        if (added) {
+            len = added->n;
+            w->symbols[n++].id = added->id;
             continue;
         }
         wz_utf8_get(s + at, size - at, &len);

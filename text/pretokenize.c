@@ -1,11 +1,8 @@
 /* Normalizer and pre-tokenizer: stages that rewrite a text and split it into spans, as a tokenizer.json lists them.
  * Each stage turns (text, spans) into (text, spans):
  *
- *   Prepend, Replace, Metaspace, byte alphabet    rewrite the bytes of every span
- *   Split (regex, digits, GPT-2's)                split every span
- *
- * The regexes in the files are written for Oniguruma. PCRE2 with UTF and UCP agrees with it except for \s, where PCRE2
- * includes U+180E and Oniguruma means the property White_Space, so \s is replaced by that property. */
+ *   Prepend, Replace, Metaspace, NFC, byte alphabet, ...    rewrite the bytes of every span
+ *   Split (regex, digits, punctuation, GPT-2's)             split every span */
 #include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
@@ -18,7 +15,7 @@ const char wz_gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^
 const char wz_llama3_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
                                  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-enum verb { PREPEND, REPLACE, PREFIX, SPLIT, ALPHABET };
+enum verb { PREPEND, REPLACE, PREFIX, SPLIT, ALPHABET, NORMALIZE };
 enum when { NEVER, FIRST, ALWAYS }; /* PREFIX: which spans get it */
 enum behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS };
 static const char *const behaviors[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
@@ -27,6 +24,7 @@ struct stage {
     enum verb verb;
     enum when when;
     enum behavior behavior;
+    enum wz_form form;
     bool invert;
     char *text;     /* PREPEND, PREFIX: the prefix; REPLACE: the replacement */
     pcre2_code *re; /* REPLACE, SPLIT */
@@ -48,31 +46,29 @@ static struct stage *add(struct wz_stages *s, enum verb verb, const char *text)
 
 static int compile(const struct wz_stages *s, struct stage *st, const char *pattern, bool literal, struct wz_err *err)
 {
+    const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
     struct wz_buf b = { 0 };
+    const char *cannot = literal ? NULL : wz_pattern_pcre(pattern, &b);
+    uint32_t empty = 0;
     int code;
     PCRE2_SIZE at;
     PCRE2_UCHAR why[256];
 
-    for (const char *p = pattern; *p; p++) {
+    for (const char *p = pattern; literal && *p; p++) {
         unsigned char c = (unsigned char)*p;
         bool word = c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-        if (literal) {
-            wz_buf_printf(&b, "%s%c", word ? "" : "\\", c);
-        } else if (c == '\\' && p[1]) {
-            p++;
-            if (*p == 's' || *p == 'S') wz_buf_printf(&b, "\\%c{White_Space}", *p == 's' ? 'p' : 'P');
-            else wz_buf_printf(&b, "\\%c", *p);
-        } else {
-            wz_buf_add(&b, p, 1);
-        }
+        wz_buf_printf(&b, "%s%c", word ? "" : "\\", c);
     }
-    st->re = pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
-                           &code, &at, NULL);
+    st->re = cannot ? NULL : pcre2_compile((PCRE2_SPTR)(b.data ? b.data : ""), b.len, options, &code, &at, NULL);
     wz_buf_finish(&b);
+    if (cannot) return wz_fail(err, "%s: pattern \"%.200s\": %s is not supported", s->name, pattern, cannot);
     if (!st->re) {
         pcre2_get_error_message(code, why, sizeof why);
         return wz_fail(err, "%s: pattern \"%.200s\": %s", s->name, pattern, (char *)why);
     }
+    pcre2_pattern_info(st->re, PCRE2_INFO_MATCHEMPTY, &empty);
+    if (empty)
+        return wz_fail(err, "%s: pattern \"%.200s\": expected one that does not match an empty text", s->name, pattern);
     pcre2_jit_compile(st->re, PCRE2_JIT_COMPLETE); /* where it fails, pcre2_match interprets */
     return 0;
 }
@@ -98,6 +94,18 @@ static int add_split(struct wz_stages *s, const char *regex, enum behavior behav
     return compile(s, st, regex, false, err);
 }
 
+/* Sets the behavior of a part; without one it is Isolated where the key is optional. */
+static int behavior_of(const struct wz_stages *s, struct stage *st, const json_t *of, bool optional, struct wz_err *err)
+{
+    const char *behavior = json_string_value(json_object_get(of, "behavior"));
+
+    for (st->behavior = ISOLATED; st->behavior < WZ_COUNT(behaviors); st->behavior++)
+        if ((!behavior && optional) || (behavior && strcmp(behavior, behaviors[st->behavior]) == 0)) return 0;
+    return wz_fail(err,
+                   "%s: %s: behavior: expected Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous",
+                   s->name, json_string_value(json_object_get(of, "type")));
+}
+
 static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *err)
 {
     static const char *const schemes[] = { "never", "first", "always" };
@@ -121,69 +129,154 @@ static int add_metaspace(struct wz_stages *s, const json_t *of, struct wz_err *e
     return compile(s, st, with, true, err);
 }
 
-/* One normalizer or pre-tokenizer; their type names are disjoint. deep: nesting of sequences, at most 8. */
-static int add_part(struct wz_stages *s, const json_t *of, int deep, struct wz_err *err)
+static int add_prepend(struct wz_stages *s, const json_t *of, struct wz_err *err)
 {
-    const char *type = json_string_value(json_object_get(of, "type"));
-    struct stage *st;
-
-    if (!of || json_is_null(of)) return 0;
-    if (!type) return wz_fail(err, "%s: a normalizer or pre-tokenizer has no type", s->name);
-    if (strcmp(type, "Sequence") == 0 && deep < 8) {
-        const json_t *parts = json_object_get(of, "pretokenizers"), *part;
-        size_t i;
-        if (!parts) parts = json_object_get(of, "normalizers");
-        json_array_foreach(parts, i, part) if (add_part(s, part, deep + 1, err) < 0) return -1;
-        return 0;
-    }
-    if (strcmp(type, "Prepend") == 0) {
-        add(s, PREPEND, json_string_value(json_object_get(of, "prepend")));
-        return 0;
-    }
-    if (strcmp(type, "Replace") == 0) {
-        st = add(s, REPLACE, json_string_value(json_object_get(of, "content")));
-        return pattern_of(s, st, of, err);
-    }
-    if (strcmp(type, "Split") == 0) {
-        const char *behavior = json_string_value(json_object_get(of, "behavior"));
-        st = add(s, SPLIT, NULL);
-        st->invert = json_is_true(json_object_get(of, "invert"));
-        for (st->behavior = ISOLATED; st->behavior < WZ_COUNT(behaviors); st->behavior++)
-            if (behavior && strcmp(behavior, behaviors[st->behavior]) == 0) return pattern_of(s, st, of, err);
-        return wz_fail(err,
-                       "%s: Split: behavior: expected Isolated, Removed, MergedWithPrevious, MergedWithNext or "
-                       "Contiguous",
-                       s->name);
-    }
-    if (strcmp(type, "Digits") == 0)
-        return add_split(s, json_is_true(json_object_get(of, "individual_digits")) ? "\\p{N}" : "\\p{N}+", ISOLATED,
-                         err);
-    if (strcmp(type, "Metaspace") == 0) return add_metaspace(s, of, err);
-    if (strcmp(type, "ByteLevel") == 0) {
-        if (!json_is_false(json_object_get(of, "add_prefix_space"))) add(s, PREFIX, " ")->when = ALWAYS;
-        if (!json_is_false(json_object_get(of, "use_regex")) && add_split(s, wz_gpt2_pattern, ISOLATED, err) < 0)
-            return -1;
-        add(s, ALPHABET, NULL);
-        s->byte_level = true;
-        return 0;
-    }
-    return wz_fail(
-        err,
-        "%s: unsupported type %.40s; normalizers are Sequence, Prepend, Replace, pre-tokenizers Sequence, Split, "
-        "Digits, ByteLevel, Metaspace",
-        s->name, type);
+    add(s, PREPEND, json_string_value(json_object_get(of, "prepend")));
+    return 0;
 }
 
-struct wz_stages *wz_stages_create(const json_t *normalizer, const json_t *pre, const char *name, struct wz_err *err)
+static int add_replace(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    return pattern_of(s, add(s, REPLACE, json_string_value(json_object_get(of, "content"))), of, err);
+}
+
+static int add_strip(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    if (!json_is_false(json_object_get(of, "strip_left"))) add(s, NORMALIZE, NULL)->form = WZ_STRIP_LEFT;
+    if (!json_is_false(json_object_get(of, "strip_right"))) add(s, NORMALIZE, NULL)->form = WZ_STRIP_RIGHT;
+    return 0;
+}
+
+static int add_form(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    static const char *const names[] = { "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents" };
+    struct stage *st = add(s, NORMALIZE, NULL);
+
+    while (strcmp(json_string_value(json_object_get(of, "type")), names[st->form]) != 0) st->form++;
+    return 0;
+}
+
+static int add_splits(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    struct stage *st = add(s, SPLIT, NULL);
+
+    st->invert = json_is_true(json_object_get(of, "invert"));
+    return behavior_of(s, st, of, false, err) < 0 ? -1 : pattern_of(s, st, of, err);
+}
+
+static int add_digits(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    return add_split(s, json_is_true(json_object_get(of, "individual_digits")) ? "\\p{N}" : "\\p{N}+", ISOLATED, err);
+}
+
+static int add_punctuation(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    struct stage *st = add(s, SPLIT, NULL);
+
+    return behavior_of(s, st, of, true, err) < 0 ? -1 : compile(s, st, "[\\p{P}$+<=>^`|~]", false, err);
+}
+
+static int add_whitespace(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}" /* what \w is in its regexes */
+    const char *regex = "[" RUST_WORD "]+|[^\\s" RUST_WORD "]+";
+
+    if (add_split(s, regex, REMOVED, err) < 0) return -1;
+    s->list[s->n - 1].invert = true;
+    return 0;
+}
+
+static int add_whitespace_split(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    return add_split(s, "\\s", REMOVED, err);
+}
+
+static int add_delimiter(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    const char *delimiter = json_string_value(json_object_get(of, "delimiter"));
+
+    if (!delimiter || !*delimiter) return wz_fail(err, "%s: CharDelimiterSplit: expected a delimiter", s->name);
+    struct stage *st = add(s, SPLIT, NULL);
+    st->behavior = REMOVED;
+    return compile(s, st, delimiter, true, err);
+}
+
+static int add_byte_level(struct wz_stages *s, const json_t *of, struct wz_err *err)
+{
+    if (!json_is_false(json_object_get(of, "add_prefix_space"))) add(s, PREFIX, " ")->when = ALWAYS;
+    if (!json_is_false(json_object_get(of, "use_regex")) && add_split(s, wz_gpt2_pattern, ISOLATED, err) < 0) return -1;
+    add(s, ALPHABET, NULL);
+    s->byte_level = true;
+    return 0;
+}
+
+static const struct part {
+    enum wz_part_kind kind;
+    const char *type;
+    int (*add)(struct wz_stages *s, const json_t *of, struct wz_err *err);
+} parts[] = {
+    { WZ_NORMALIZER, "Prepend", add_prepend },
+    { WZ_NORMALIZER, "Replace", add_replace },
+    { WZ_NORMALIZER, "Strip", add_strip },
+    { WZ_NORMALIZER, "NFC", add_form },
+    { WZ_NORMALIZER, "NFD", add_form },
+    { WZ_NORMALIZER, "NFKC", add_form },
+    { WZ_NORMALIZER, "NFKD", add_form },
+    { WZ_NORMALIZER, "Lowercase", add_form },
+    { WZ_NORMALIZER, "StripAccents", add_form },
+    { WZ_PRE_TOKENIZER, "Split", add_splits },
+    { WZ_PRE_TOKENIZER, "ByteLevel", add_byte_level },
+    { WZ_PRE_TOKENIZER, "Metaspace", add_metaspace },
+    { WZ_PRE_TOKENIZER, "Digits", add_digits },
+    { WZ_PRE_TOKENIZER, "Punctuation", add_punctuation },
+    { WZ_PRE_TOKENIZER, "Whitespace", add_whitespace },
+    { WZ_PRE_TOKENIZER, "WhitespaceSplit", add_whitespace_split },
+    { WZ_PRE_TOKENIZER, "CharDelimiterSplit", add_delimiter },
+};
+static const struct {
+    const char *name, *list;
+} kinds[] = {
+    [WZ_NORMALIZER] = { "normalizer", "normalizers" }, [WZ_PRE_TOKENIZER] = { "pre-tokenizer", "pretokenizers" }
+};
+
+/* deep: nesting of sequences, at most 8. */
+static int add_part(struct wz_stages *s, const json_t *of, enum wz_part_kind kind, int deep, struct wz_err *err)
+{
+    const char *type = json_string_value(json_object_get(of, "type"));
+    const json_t *list = json_object_get(of, kinds[kind].list), *part;
+    struct wz_buf known = { 0 };
+    size_t i;
+
+    if (!of || json_is_null(of)) return 0;
+    if (!type) return wz_fail(err, "%s: a %s has no type", s->name, kinds[kind].name);
+    if (strcmp(type, "Sequence") == 0 && deep < 8) {
+        if (!json_is_array(list))
+            return wz_fail(err, "%s: %s Sequence: expected a list \"%s\"", s->name, kinds[kind].name, kinds[kind].list);
+        json_array_foreach(list, i, part) if (add_part(s, part, kind, deep + 1, err) < 0) return -1;
+        return 0;
+    }
+    for (i = 0; i < WZ_COUNT(parts); i++) {
+        if (parts[i].kind != kind) continue;
+        if (strcmp(type, parts[i].type) == 0) {
+            wz_buf_finish(&known);
+            return parts[i].add(s, of, err);
+        }
+        wz_buf_printf(&known, "%s, ", parts[i].type);
+    }
+    wz_fail(err, "%s: %s: expected %sSequence, got unsupported type %.40s", s->name, kinds[kind].name, known.data,
+            type);
+    wz_buf_finish(&known);
+    return -1;
+}
+
+struct wz_stages *wz_stages_create(const json_t *part, enum wz_part_kind kind, const char *name, struct wz_err *err)
 {
     struct wz_stages *s = wz_alloc(sizeof *s);
 
     s->name = name;
-    if (add_part(s, normalizer, 0, err) < 0 || add_part(s, pre, 0, err) < 0) {
-        wz_stages_destroy(s);
-        return NULL;
-    }
-    return s;
+    if (add_part(s, part, kind, 0, err) == 0) return s;
+    wz_stages_destroy(s);
+    return NULL;
 }
 
 void wz_stages_destroy(struct wz_stages *s)
@@ -295,6 +388,8 @@ static int rewrite(const struct wz_stages *s, const struct stage *st, struct wz_
             len = wz_utf8_put(out, wz_byte_char((unsigned char)text[i]));
             wz_buf_add(&cut->spare, out, (size_t)len);
         }
+    } else if (st->verb == NORMALIZE) {
+        wz_normalize(st->form, text, span.len, &cut->spare);
     } else if (st->verb == REPLACE) {
         while (done < span.len && (rc = match(s, st, cut, text, span.len, done, at, err)) > 0) {
             wz_buf_add(&cut->spare, text + done, at[0] - done);

@@ -34,7 +34,7 @@ void wz_spm_stages(struct wz_tokenizer *tok, bool prefix, bool squeeze)
         json_array_append_new(
             decoders, json_pack("{s:s, s:s, s:i, s:i}", "type", "Strip", "content", " ", "start", 1, "stop", 0));
     tok->decoder = json_pack("{s:s, s:o}", "type", "Sequence", "decoders", decoders);
-    tok->strip = prefix;
+    tok->squeeze = squeeze;
     tok->fuse_unk = true;
     tok->added_inside = true;
 }
@@ -85,10 +85,54 @@ int wz_load_spm(struct wz_tokenizer *tok, const uint8_t *bytes, size_t n, struct
     tok->byte_fallback = trainer->byte_fallback;
     wz_merges_derive(tok);
     wz_spm_stages(tok, normalizer->add_dummy_prefix, normalizer->remove_extra_whitespaces);
+    tok->as_read = true;
     rc = 0;
 out:
     sentencepiece__model_proto__free_unpacked(model, NULL);
     return rc;
+}
+
+void wz_spm_pack(const struct wz_tokenizer *tok, struct wz_buf *out)
+{
+    Sentencepiece__TrainerSpec trainer = SENTENCEPIECE__TRAINER_SPEC__INIT;
+    Sentencepiece__NormalizerSpec normalizer = SENTENCEPIECE__NORMALIZER_SPEC__INIT;
+    Model model = SENTENCEPIECE__MODEL_PROTO__INIT;
+    Sentencepiece__SentencePiece *pieces = wz_alloc(wz_mul((size_t)tok->n, sizeof *pieces));
+
+    model.pieces = wz_alloc(wz_mul((size_t)tok->n, sizeof *model.pieces));
+    for (int id = 0; id < tok->n; id++) {
+        const struct wz_piece *p = &tok->pieces[id];
+        pieces[id] = (Sentencepiece__SentencePiece)SENTENCEPIECE__SENTENCE_PIECE__INIT;
+        pieces[id].piece = (char *)p->text;
+        pieces[id].has_score = pieces[id].has_type = true;
+        pieces[id].score = p->score;
+        pieces[id].type = id == tok->unk               ? SENTENCEPIECE__SENTENCE_PIECE__TYPE__UNKNOWN
+                          : p->kind == WZ_PIECE_NORMAL ? SENTENCEPIECE__SENTENCE_PIECE__TYPE__NORMAL
+                          : p->kind == WZ_PIECE_BYTE   ? SENTENCEPIECE__SENTENCE_PIECE__TYPE__BYTE
+                          : p->kind == WZ_PIECE_ADDED  ? SENTENCEPIECE__SENTENCE_PIECE__TYPE__USER_DEFINED
+                                                       : SENTENCEPIECE__SENTENCE_PIECE__TYPE__CONTROL;
+        model.pieces[model.n_pieces++] = &pieces[id];
+    }
+    model.trainer_spec = &trainer;
+    trainer.has_model_type = trainer.has_byte_fallback = trainer.has_unk_id = trainer.has_bos_id = trainer.has_eos_id =
+        true;
+    trainer.model_type = SENTENCEPIECE__TRAINER_SPEC__MODEL_TYPE__BPE;
+    trainer.byte_fallback = tok->byte_fallback;
+    trainer.unk_id = tok->unk;
+    trainer.bos_id = tok->bos;
+    trainer.eos_id = tok->eos;
+    model.normalizer_spec = &normalizer;
+    normalizer.name = "identity";
+    normalizer.has_add_dummy_prefix = normalizer.has_remove_extra_whitespaces = true;
+    normalizer.add_dummy_prefix = tok->strip;
+    normalizer.remove_extra_whitespaces = tok->squeeze;
+    const size_t n = sentencepiece__model_proto__get_packed_size(&model);
+    uint8_t *bytes = wz_alloc(n);
+    sentencepiece__model_proto__pack(&model, bytes);
+    wz_buf_add(out, (const char *)bytes, n);
+    free(bytes);
+    free(model.pieces);
+    free(pieces);
 }
 
 static uint32_t u32(const uint8_t *p)

@@ -1,7 +1,8 @@
-/* text: text to token ids and back, and chat templates. Tokenizers: byte-level BPE (GPT-2, SmolLM2, Llama 3) and
- * SentencePiece BPE with byte fallback (Llama 2, Mistral), read from a Hugging Face tokenizer.json, a SentencePiece
- * tokenizer.model, Meta's base64-rank tokenizer.model, a llama2.c tokenizer .bin, or a GGUF file. Immutable after load;
- * safe to share between threads. Unless said otherwise functions return 0, or -1 and a message in `err`. */
+/* text: text to token ids and back, and chat templates. Tokenizers: byte-level BPE (GPT-2, SmolLM2, Llama 3, Qwen) and
+ * SentencePiece BPE with byte fallback (Llama 2, Mistral, Gemma), read from a Hugging Face tokenizer.json, a
+ * SentencePiece tokenizer.model, Meta's base64-rank tokenizer.model, a llama2.c tokenizer .bin, or a GGUF file.
+ * Immutable after load; safe to share between threads. Unless said otherwise functions return 0, or -1 and a message in
+ * `err`. */
 #ifndef WZ_TEXT_H
 #define WZ_TEXT_H
 
@@ -21,7 +22,9 @@ void wz_ids_finish(struct wz_ids *list);
 /* path: a folder (tokenizer.json, else tokenizer.model) or one file of any of the kinds above. NULL and a message. */
 struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err);
 void wz_tokenizer_destroy(struct wz_tokenizer *tok);
-/* Writes tokenizer.json and tokenizer_config.json. */
+/* Writes it into a folder: files of a folder as they were read, tokenizer.json, its settings and all; of other kinds of
+ * files a tokenizer.json and tokenizer_config.json, or a tokenizer.model where a tokenizer.json could not say the same.
+ */
 int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz_err *err);
 
 /* Whether both give every id the same kind and bytes: then ids of one may be passed to a model of the other. */

@@ -75,7 +75,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
     char *config = wz_path("%s/tokenizer_config.json", dir), *jinja = wz_path("%s/chat_template.jinja", dir);
     int rc = -1;
 
-    tok->bos = tok->eos = tok->unk = -1;
+    tok->bos = tok->eos = tok->unk = tok->pad = -1;
     tok->name = wz_is_dir(path) ? wz_path("%s/tokenizer.json", path) : wz_strdup(path);
     if (wz_is_dir(path) && !wz_file_exists(tok->name)) {
         free(tok->name);
@@ -93,6 +93,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
     if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
     if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
     rc = wz_vocab_complete(tok, err);
+    if (rc == 0) rc = wz_tokenizer_keep(tok, dir, hub, err);
 out:
     free(dir);
     free(config);
@@ -105,7 +106,10 @@ out:
 void wz_tokenizer_destroy(struct wz_tokenizer *tok)
 {
     if (!tok) return;
-    wz_stages_destroy(tok->stages);
+    wz_stages_destroy(tok->normalize);
+    wz_stages_destroy(tok->split);
+    wz_stages_destroy(tok->show);
+    for (int i = 0; i < WZ_FILES; i++) wz_buf_finish(&tok->kept[i]);
     json_decref(tok->normalizer);
     json_decref(tok->pre);
     json_decref(tok->post);
@@ -114,7 +118,8 @@ void wz_tokenizer_destroy(struct wz_tokenizer *tok)
     free(tok->pieces);
     free(tok->slots);
     free(tok->merges);
-    free(tok->added);
+    free(tok->raw.list);
+    free(tok->normal.list);
     free(tok->jinja);
     free(tok->name);
     free(tok);
@@ -136,40 +141,79 @@ const char *wz_tokenizer_template(const struct wz_tokenizer *tok) { return tok->
 /* ---- encoding --------------------------------------------------------------------------------------------- */
 
 struct work {
-    struct wz_cut cut;
+    struct wz_cut normal, cut;
     struct wz_bpe bpe;
+    struct wz_ids *out;
+    struct wz_err *err;
 };
 
-static int encode_segment(const struct wz_tokenizer *tok, const char *s, size_t n, bool first, struct work *w,
-                          struct wz_ids *out, struct wz_err *err)
+/* A text without added pieces: normalized before. */
+static int encode_plain(const struct wz_tokenizer *tok, struct work *w, const char *s, size_t n, bool first)
+{
+    if (wz_stages_run(tok->split, s, n, first, &w->cut, w->err) < 0) return -1;
+    for (int i = 0; i < w->cut.n; i++)
+        if (wz_bpe_run(tok, w->cut.text.data + w->cut.list[i].at, w->cut.list[i].len, &w->bpe, w->out, w->err) < 0)
+            return -1;
+    return 0;
+}
+
+static bool beside_words(const char *s, size_t n, size_t from, size_t to)
+{
+    int len;
+
+    return (from > 0 && wz_char_word(wz_char_before(s, from, &len))) ||
+           (to < n && wz_char_word(wz_utf8_get(s + to, n - to, &len)));
+}
+
+static int encode_split(const struct wz_tokenizer *tok, struct work *w, const struct wz_added *added, const char *s,
+                        size_t n, bool first);
+
+/* What lies between two added pieces: normalized it may hold others, and is plain text then. */
+static int encode_between(const struct wz_tokenizer *tok, struct work *w, const struct wz_added *added, const char *s,
+                          size_t n, bool first)
 {
     if (n == 0) return 0;
-    if (wz_stages_run(tok->stages, s, n, first, &w->cut, err) < 0) return -1;
-    for (int i = 0; i < w->cut.n; i++)
-        if (wz_bpe_run(tok, w->cut.text.data + w->cut.list[i].at, w->cut.list[i].len, &w->bpe, out, err) < 0) return -1;
-    return 0;
+    if (added == &tok->normal) return encode_plain(tok, w, s, n, first);
+    if (wz_stages_run(tok->normalize, s, n, first, &w->normal, w->err) < 0) return -1;
+    return encode_split(tok, w, &tok->normal, w->normal.text.data, w->normal.text.len, first);
+}
+
+/* Takes the added pieces out, the leftmost and longest first. A match ends before the whitespace that it takes in, so
+ * the next one may begin within that, as in `tokenizers`. */
+static int encode_split(const struct wz_tokenizer *tok, struct work *w, const struct wz_added *added, const char *s,
+                        size_t n, bool first)
+{
+    size_t done = 0;
+    int len;
+
+    for (size_t at = 0; at < n && added->n && !tok->added_inside;) {
+        const struct wz_pattern *found = wz_added_find(added, s + at, n - at);
+        size_t from = at, to = at += found ? (size_t)found->n : 1;
+        const struct wz_piece *p = found ? &tok->pieces[found->id] : NULL;
+        if (!p || p->kind == WZ_PIECE_SPECIAL || (p->flags & WZ_SINGLE_WORD && beside_words(s, n, from, to))) continue;
+        if (p->flags & WZ_LSTRIP)
+            while (from > done && wz_char_space(wz_char_before(s, from, &len))) from -= (size_t)len;
+        if (p->flags & WZ_RSTRIP)
+            while (to < n && wz_char_space(wz_utf8_get(s + to, n - to, &len))) to += (size_t)len;
+        if (from > done && encode_between(tok, w, added, s + done, from - done, first && done == 0) < 0) return -1;
+        wz_ids_add(w->out, found->id);
+        done = to;
+    }
+    return encode_between(tok, w, added, s + done, n - done, first && done == 0);
 }
 
 int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
                    struct wz_err *err)
 {
-    size_t valid = wz_utf8_valid(text, n), done = 0;
-    int before = out->n, rc = 0, id;
-    struct work w = { 0 };
+    size_t valid = wz_utf8_valid(text, n);
+    struct work w = { .out = out, .err = err };
+    int before = out->n;
 
     if (valid < n) return wz_fail(err, "invalid UTF-8 at byte %zu: 0x%02X", valid, (unsigned char)text[valid]);
     if (n > WZ_TEXT_MAX) return wz_fail(err, "expected a text of at most %d bytes, got %zu", WZ_TEXT_MAX, n);
-    for (size_t at = 0; tok->n_added && !tok->added_inside && at < n && rc == 0;) {
-        if ((id = wz_vocab_added(tok, text + at, n - at)) < 0) {
-            at++;
-            continue;
-        }
-        rc = encode_segment(tok, text + done, at - done, first && done == 0, &w, out, err);
-        wz_ids_add(out, id);
-        done = at += (size_t)tok->pieces[id].n_text;
-    }
-    if (rc == 0) rc = encode_segment(tok, text + done, n - done, first && done == 0, &w, out, err);
+    int rc = encode_split(tok, &w, &tok->raw, text, n, first);
     if (rc < 0) out->n = before;
+    wz_cut_finish(&w.normal);
     wz_cut_finish(&w.cut);
     wz_bpe_finish(&w.bpe);
     return rc;

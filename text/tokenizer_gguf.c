@@ -7,20 +7,59 @@
 
 #include "store/store.h"
 
-/* Patterns are applied one after another, each within the spans of the one before. */
+static const char qwen2_pattern[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
+    "|\\s+(?!\\S)|\\s+";
+
+/* Patterns are applied one after another, each within the spans of the one before. Names of the same patterns stand in
+ * one row, with blanks between. */
 static const struct pre {
-    const char *name, *patterns[5];
-    bool ignore_merges;
+    const char *names, *patterns[5];
+    bool ignore_merges, nfc; /* nfc: their tokenizer.json normalizes so, which the format has no key for */
 } pres[] = {
-    { "gpt-2", { wz_gpt2_pattern }, false },
-    { "llama-bpe", { wz_llama3_pattern }, true },
-    { "llama3", { wz_llama3_pattern }, true },
-    { "llama-v3", { wz_llama3_pattern }, true },
-    { "smollm", { "\\p{N}", wz_gpt2_pattern }, false },
-    { "starcoder", { "\\p{N}", wz_gpt2_pattern }, false },
-    { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false },
-    { 0 },
+    { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false, false },
+    { "gpt-2 phi-2 mpt olmo jais trillion gigachat roberta-bpe jina-es jina-de granite-docling exaone4",
+      { wz_gpt2_pattern },
+      false,
+      false },
+    { "smollm starcoder refact command-r codeshell exaone minerva-7b", { "\\p{N}", wz_gpt2_pattern }, false, false },
+    { "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", { wz_llama3_pattern }, true, false },
+    { "dbrx smaug-bpe", { wz_llama3_pattern }, false, false },
+    { "qwen2 deepseek-r1-qwen", { qwen2_pattern }, false, true },
+    { "stablelm2 hunyuan megrez", { qwen2_pattern }, false, false },
+    { "tekken",
+      { "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+        "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+        "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
+      true,
+      false },
+    { "gpt-4o llama4",
+      { "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+" },
+      false,
+      false },
 };
+
+/* NULL and a message with all names where it is none of them. */
+static const struct pre *find_pre(const char *name, const char *file, struct wz_err *err)
+{
+    struct wz_buf all = { 0 };
+    const size_t n = strchr(name, ' ') ? 0 : strlen(name);
+
+    for (size_t i = 0; i < WZ_COUNT(pres); i++) {
+        for (const char *at = pres[i].names; n && (at = strstr(at, name)); at += n)
+            if ((at == pres[i].names || at[-1] == ' ') && (at[n] == ' ' || !at[n])) {
+                wz_buf_finish(&all);
+                return &pres[i];
+            }
+        wz_buf_printf(&all, " %s", pres[i].names);
+    }
+    wz_fail(err, "%s: tokenizer.ggml.pre: expected one of%s, got \"%.40s\"", file, all.data, name);
+    wz_buf_finish(&all);
+    return NULL;
+}
 
 static const json_t *meta(const json_t *all, const char *key)
 {
@@ -87,6 +126,7 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     tok->bos = id_of(all, "bos_token_id", -1);
     tok->eos = id_of(all, "eos_token_id", -1);
     tok->unk = id_of(all, "unknown_token_id", tok->unk);
+    tok->pad = id_of(all, "padding_token_id", -1);
     if (jinja) tok->jinja = wz_strdup(jinja);
     if (strcmp(model, "llama") == 0) {
         tok->byte_fallback = true;
@@ -95,9 +135,15 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
                       json_is_true(meta(all, "remove_extra_whitespaces")));
         return 0;
     }
-    const struct pre *row = wz_row_find(pres, sizeof *pres, "value of tokenizer.ggml.pre", pre ? pre : "default", err);
-    if (!row) return wz_fail_in(err, "%s", tok->name);
+    if (!pre)
+        wz_log(
+            "%s: warning: tokenizer.ggml.pre is missing, so texts are split by the patterns \"default\": if the model "
+            "was trained with others, its ids are wrong; convert it to GGUF again, or give its Hugging Face folder",
+            tok->name);
+    const struct pre *row = find_pre(pre ? pre : "default", tok->name, err);
+    if (!row) return -1;
     tok->ignore_merges = row->ignore_merges;
+    if (row->nfc) tok->normalizer = json_pack("{s:s}", "type", "NFC");
     wz_byte_level_stages(tok, row->patterns);
     return read_merges(tok, meta(all, "merges"), err);
 }

@@ -16,19 +16,59 @@ static bool has_type(const json_t *part, const char *type)
     return s && strcmp(s, type) == 0;
 }
 
-/* Whether the decoder removes a leading space. */
-static bool strips(const json_t *decoder)
+/* Gathers the replacements of a decoder. Fuse and ByteFallback are what decoding does anyway, and ByteLevel follows
+ * from the pre-tokenizer. deep: nesting of sequences, at most 8. */
+static int read_decoder(struct wz_tokenizer *tok, const json_t *decoder, json_t *replaces, int deep, struct wz_err *err)
 {
-    const json_t *part;
+    const char *type = json_string_value(json_object_get(decoder, "type"));
+    const json_t *start = json_object_get(decoder, "start"), *stop = json_object_get(decoder, "stop");
+    const char *space = json_string_value(json_object_get(decoder, "content"));
+    json_t *part;
     size_t i;
 
-    if (has_type(decoder, "Strip")) return json_integer_value(json_object_get(decoder, "start")) > 0;
+    if (!decoder || json_is_null(decoder) || has_type(decoder, "Fuse") || has_type(decoder, "ByteFallback") ||
+        has_type(decoder, "ByteLevel"))
+        return 0;
+    if (has_type(decoder, "Replace")) {
+        json_array_append(replaces, (json_t *)decoder);
+        return 0;
+    }
+    if (has_type(decoder, "Strip") && space && strcmp(space, " ") == 0 && json_integer_value(start) <= 1 &&
+        json_integer_value(stop) == 0) {
+        tok->strip = tok->strip || json_integer_value(start) > 0;
+        return 0;
+    }
     if (has_type(decoder, "Metaspace")) {
         const char *scheme = json_string_value(json_object_get(decoder, "prepend_scheme"));
-        return scheme ? strcmp(scheme, "never") != 0 : !json_is_false(json_object_get(decoder, "add_prefix_space"));
+        const char *mark = json_string_value(json_object_get(decoder, "replacement"));
+        tok->strip =
+            scheme ? strcmp(scheme, "never") != 0 : !json_is_false(json_object_get(decoder, "add_prefix_space"));
+        json_array_append_new(replaces, json_pack("{s:s, s:{s:s}, s:s}", "type", "Replace", "pattern", "String",
+                                                  mark ? mark : "\xe2\x96\x81", "content", " "));
+        return 0;
     }
-    json_array_foreach(json_object_get(decoder, "decoders"), i, part) if (strips(part)) return true;
-    return false;
+    if (!has_type(decoder, "Sequence") || deep >= 8)
+        return wz_fail(err,
+                       "%s: decoder: expected Replace, ByteFallback, ByteLevel, Fuse, Metaspace, Sequence, or a Strip "
+                       "of at most one leading space, got %.40s",
+                       tok->name, type ? type : "no type");
+    json_array_foreach(json_object_get(decoder, "decoders"), i, part)
+    {
+        if (read_decoder(tok, part, replaces, deep + 1, err) < 0) return -1;
+    }
+    return 0;
+}
+
+int wz_load_decoder(struct wz_tokenizer *tok, struct wz_err *err)
+{
+    json_t *replaces = json_array(), *all = json_pack("{s:s, s:O}", "type", "Sequence", "normalizers", replaces);
+
+    tok->strip = false;
+    if (read_decoder(tok, tok->decoder, replaces, 0, err) == 0)
+        tok->show = wz_stages_create(all, WZ_NORMALIZER, tok->name, err);
+    json_decref(all);
+    json_decref(replaces);
+    return tok->show ? 0 : -1;
 }
 
 static int read_vocab(struct wz_tokenizer *tok, json_t *vocab, struct wz_err *err)
@@ -51,16 +91,20 @@ static int read_added(struct wz_tokenizer *tok, const json_t *token, json_int_t 
 {
     const json_t *content = json_object_get(token, "content");
     bool special = json_is_true(json_object_get(token, "special"));
+    static const struct {
+        const char *key;
+        int flag;
+    } keys[] = { { "lstrip", WZ_LSTRIP },
+                 { "rstrip", WZ_RSTRIP },
+                 { "single_word", WZ_SINGLE_WORD },
+                 { "normalized", WZ_NORMALIZED } };
+    int flags = 0;
 
     if (!json_is_string(content) || id < 0 || id >= WZ_VOCAB_MAX)
         return wz_fail(err, "%s: added token: expected content and an id from 0 to %d", tok->name, WZ_VOCAB_MAX - 1);
-    if (!special && (json_is_true(json_object_get(token, "lstrip")) || json_is_true(json_object_get(token, "rstrip")) ||
-                     json_is_true(json_object_get(token, "single_word"))))
-        return wz_fail(err,
-                       "%s: added token \"%.60s\": lstrip, rstrip and single_word are supported for special tokens "
-                       "only",
-                       tok->name, json_string_value(content));
-    return wz_vocab_mark(tok, (int)id, json_string_value(content), json_string_length(content), special, err);
+    for (size_t i = 0; i < WZ_COUNT(keys); i++)
+        if (json_is_true(json_object_get(token, keys[i].key))) flags |= keys[i].flag;
+    return wz_vocab_mark(tok, (int)id, json_string_value(content), json_string_length(content), special, flags, err);
 }
 
 static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz_err *err)
@@ -139,7 +183,7 @@ int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct w
     tok->pre = json_incref(json_object_get(root, "pre_tokenizer"));
     tok->post = json_incref(json_object_get(root, "post_processor"));
     tok->decoder = json_incref(json_object_get(root, "decoder"));
-    tok->strip = strips(tok->decoder);
+    tok->as_read = true;
     rc = 0;
 out:
     json_decref(root);

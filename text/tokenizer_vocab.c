@@ -89,12 +89,16 @@ int wz_vocab_add(struct wz_tokenizer *tok, int id, const char *text, size_t n, e
     return 0;
 }
 
-int wz_vocab_mark(struct wz_tokenizer *tok, int id, const char *text, size_t n, bool special, struct wz_err *err)
+int wz_vocab_mark(struct wz_tokenizer *tok, int id, const char *text, size_t n, bool special, int flags,
+                  struct wz_err *err)
 {
     enum wz_piece_kind kind = special ? WZ_PIECE_SPECIAL : WZ_PIECE_ADDED;
 
-    if (!wz_vocab_at(tok, id) || wz_vocab_find(tok, text, n) != id) return wz_vocab_add(tok, id, text, n, kind, 0, err);
+    if ((!wz_vocab_at(tok, id) || wz_vocab_find(tok, text, n) != id) &&
+        wz_vocab_add(tok, id, text, n, kind, 0, err) < 0)
+        return -1;
     tok->pieces[id].kind = kind;
+    tok->pieces[id].flags = (uint8_t)flags;
     return 0;
 }
 
@@ -169,15 +173,15 @@ static int falling_key(const void *x, const void *y)
     return (a->id > b->id) - (a->id < b->id);
 }
 
-/* Ids of the pieces of one kind, by falling score or length, then by rising id: heap, *n of them. */
-static struct keyed *sorted(const struct wz_tokenizer *tok, enum wz_piece_kind kind, bool by_length, int *n)
+/* Ids of the normal pieces, by falling score, then by rising id: heap, *n of them. */
+static struct keyed *sorted(const struct wz_tokenizer *tok, int *n)
 {
     struct keyed *list = wz_alloc(wz_mul((size_t)tok->n + 1, sizeof *list));
 
     *n = 0;
     for (int id = 0; id < tok->n; id++) {
         const struct wz_piece *p = &tok->pieces[id];
-        if (p->kind == kind) list[(*n)++] = (struct keyed){ by_length ? (float)p->n_text : p->score, id };
+        if (p->kind == WZ_PIECE_NORMAL) list[(*n)++] = (struct keyed){ p->score, id };
     }
     qsort(list, (size_t)*n, sizeof *list, falling_key);
     return list;
@@ -186,7 +190,7 @@ static struct keyed *sorted(const struct wz_tokenizer *tok, enum wz_piece_kind k
 void wz_merges_derive(struct wz_tokenizer *tok)
 {
     int n;
-    struct keyed *order = sorted(tok, WZ_PIECE_NORMAL, false, &n);
+    struct keyed *order = sorted(tok, &n);
     uint32_t rank = 0;
 
     for (int i = 0; i < n; i++) {
@@ -204,54 +208,111 @@ void wz_merges_derive(struct wz_tokenizer *tok)
     free(order);
 }
 
-int wz_vocab_added(const struct wz_tokenizer *tok, const char *s, size_t n)
+/* ---- added pieces ----------------------------------------------------------------------------------------- */
+
+/* Byte `at` of a pattern, -1 behind its end. */
+static int byte_at(const struct wz_pattern *p, int at) { return at < p->n ? (unsigned char)p->text[at] : -1; }
+
+/* The first pattern in [lo, hi), which all begin with the same `at` bytes, whose next byte is at least c. */
+static int lower(const struct wz_added *a, int lo, int hi, int at, int c)
 {
-    if (n == 0 || !tok->added_first[(unsigned char)s[0]]) return -1;
-    for (int i = 0; i < tok->n_added; i++) {
-        const struct wz_piece *p = &tok->pieces[tok->added[i]];
-        if ((size_t)p->n_text <= n && memcmp(p->text, s, (size_t)p->n_text) == 0) return tok->added[i];
+    while (lo < hi) {
+        int middle = lo + (hi - lo) / 2;
+        if (byte_at(&a->list[middle], at) < c) lo = middle + 1;
+        else hi = middle;
     }
-    return -1;
+    return lo;
 }
 
-static void list_added(struct wz_tokenizer *tok)
+const struct wz_pattern *wz_added_find(const struct wz_added *a, const char *s, size_t n)
 {
-    struct keyed *order = sorted(tok, WZ_PIECE_ADDED, true, &tok->n_added);
+    const struct wz_pattern *best = NULL;
+    int lo = 0, hi = n && a->begins[(unsigned char)*s] ? a->n : 0;
 
-    tok->added = wz_alloc((size_t)tok->n_added * sizeof *tok->added);
-    for (int i = 0; i < tok->n_added; i++) {
-        tok->added[i] = order[i].id;
-        tok->added_first[(unsigned char)tok->pieces[order[i].id].text[0]] = true;
+    for (int at = 0; lo < hi && (size_t)at < n; at++) {
+        lo = lower(a, lo, hi, at, (unsigned char)s[at]);
+        hi = lower(a, lo, hi, at, (unsigned char)s[at] + 1);
+        if (lo < hi && a->list[lo].n == at + 1) best = &a->list[lo];
     }
-    free(order);
+    return best;
+}
+
+static int by_text(const void *x, const void *y)
+{
+    const struct wz_pattern *a = x, *b = y;
+    int order = memcmp(a->text, b->text, (size_t)(a->n < b->n ? a->n : b->n));
+
+    return order ? order : a->n != b->n ? (a->n > b->n) - (a->n < b->n) : (a->id > b->id) - (a->id < b->id);
+}
+
+/* Fills the two lists. Special pieces are in them, so that what overlaps with one is no match, as in `tokenizers` when
+ * it encodes special tokens as text; SentencePiece never looks for them. Of patterns that are equal once normalized the
+ * special one counts, then the one with the lower id. */
+static int list_added(struct wz_tokenizer *tok, struct wz_err *err)
+{
+    struct wz_cut cut = { 0 };
+    int rc = 0;
+
+    for (int i = 0; i < 2; i++) {
+        struct wz_added *a = i ? &tok->normal : &tok->raw;
+        int n = 0;
+        a->list = wz_alloc(wz_mul((size_t)tok->n, sizeof *a->list));
+        for (int id = 0; id < tok->n && rc == 0; id++) {
+            const struct wz_piece *p = &tok->pieces[id];
+            if (p->kind != WZ_PIECE_ADDED && (p->kind != WZ_PIECE_SPECIAL || tok->added_inside)) continue;
+            if (((p->flags & WZ_NORMALIZED) != 0) != (i == 1)) continue;
+            a->list[a->n] = (struct wz_pattern){ p->text, p->n_text, id };
+            if (i && (rc = wz_stages_run(tok->normalize, p->text, (size_t)p->n_text, true, &cut, err)) == 0) {
+                a->list[a->n].text = keep(tok, cut.text.data, cut.text.len);
+                a->list[a->n].n = (int)cut.text.len;
+            }
+            a->n += a->list[a->n].n > 0;
+        }
+        qsort(a->list, (size_t)a->n, sizeof *a->list, by_text);
+        for (int k = 0; k < a->n; k++) {
+            struct wz_pattern *last = &a->list[n - 1], *p = &a->list[k];
+            bool same = n && last->n == p->n && memcmp(last->text, p->text, (size_t)p->n) == 0;
+            a->begins[(unsigned char)*p->text] = true;
+            if (!same) a->list[n++] = *p;
+            else if (tok->pieces[last->id].kind == WZ_PIECE_ADDED && tok->pieces[p->id].kind == WZ_PIECE_SPECIAL)
+                *last = *p;
+        }
+        a->n = n;
+    }
+    wz_cut_finish(&cut);
+    return rc;
 }
 
 static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1; }
 
-/* The bytes that a piece decodes to: the text itself for added and special pieces, and for a byte-level piece with a
- * character outside of the alphabet. */
-static void decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_buf *b)
+/* The bytes that a piece decodes to: what the decoder's replacements leave, or the bytes of the alphabet; in a
+ * byte-level vocabulary the text itself for added and special pieces, and for one with a character outside of it. */
+static int decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_cut *cut, struct wz_err *err)
 {
     bool bytes = tok->byte_level && p->kind == WZ_PIECE_NORMAL;
+    struct wz_buf b = { 0 };
     int len;
 
     for (int at = 0; at < p->n_text && bytes; at += len)
         bytes = wz_char_byte(wz_utf8_get(p->text + at, (size_t)(p->n_text - at), &len)) >= 0;
-    wz_buf_clear(b);
-    for (int at = 0; at < p->n_text; at += len) {
-        uint32_t code = wz_utf8_get(p->text + at, (size_t)(p->n_text - at), &len);
-        char byte = bytes ? (char)wz_char_byte(code) : ' ';
-        if (code == WZ_NUL_CHAR) wz_buf_add(b, "", 1);
-        else if (bytes || (code == 0x2581 && !tok->byte_level && p->kind == WZ_PIECE_NORMAL)) wz_buf_add(b, &byte, 1);
-        else wz_buf_add(b, p->text + at, (size_t)len);
+    if (wz_stages_run(tok->show, p->text, (size_t)p->n_text, true, cut, err) < 0) return -1;
+    const char *text = bytes ? p->text : cut->text.data;
+    const int n = bytes ? p->n_text : (int)cut->text.len;
+    for (int at = 0; at < n; at += len) {
+        uint32_t code = wz_utf8_get(text + at, (size_t)(n - at), &len);
+        char byte = bytes ? (char)wz_char_byte(code) : 0;
+        if (bytes || code == WZ_NUL_CHAR) wz_buf_add(&b, &byte, 1);
+        else wz_buf_add(&b, text + at, (size_t)len);
     }
     if (p->kind == WZ_PIECE_BYTE) {
         char byte = (char)(hex(p->text[3]) << 4 | hex(p->text[4]));
-        wz_buf_clear(b);
-        wz_buf_add(b, &byte, 1);
+        wz_buf_clear(&b);
+        wz_buf_add(&b, &byte, 1);
     }
-    p->bytes = keep(tok, b->data, b->len);
-    p->n_bytes = (int)b->len;
+    p->bytes = keep(tok, b.data, b.len);
+    p->n_bytes = (int)b.len;
+    wz_buf_finish(&b);
+    return 0;
 }
 
 /* BOS or EOS where the files do not name them: the names that models of these families use. */
@@ -268,14 +329,17 @@ int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
 {
     static const char *const bos[] = { "<|begin_of_text|>", "<s>", "<|endoftext|>", NULL };
     static const char *const eos[] = { "<|end_of_text|>", "</s>", "<|endoftext|>", NULL };
-    struct wz_buf b = { 0 };
+    struct wz_cut cut = { 0 };
+    int rc = 0;
 
     if (!tok->n) return wz_fail(err, "%s: no tokens in the file", tok->name);
-    tok->stages = wz_stages_create(tok->normalizer, tok->pre, tok->name, err);
-    if (!tok->stages) return -1;
-    tok->byte_level = wz_stages_byte_level(tok->stages);
+    if (!(tok->normalize = wz_stages_create(tok->normalizer, WZ_NORMALIZER, tok->name, err)) ||
+        !(tok->split = wz_stages_create(tok->pre, WZ_PRE_TOKENIZER, tok->name, err)) || wz_load_decoder(tok, err) < 0 ||
+        list_added(tok, err) < 0)
+        return -1;
+    tok->byte_level = wz_stages_byte_level(tok->split);
     for (int i = 0; i < 256; i++) tok->byte_ids[i] = -1;
-    for (int id = 0; id < tok->n; id++) {
+    for (int id = 0; id < tok->n && rc == 0; id++) {
         struct wz_piece *p = &tok->pieces[id];
         if (tok->byte_fallback && (p->kind == WZ_PIECE_NORMAL || p->kind == WZ_PIECE_BYTE) && p->n_text == 6 &&
             memcmp(p->text, "<0x", 3) == 0 && p->text[5] == '>' && hex(p->text[3]) >= 0 && hex(p->text[4]) >= 0) {
@@ -284,10 +348,10 @@ int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
         } else if (p->kind == WZ_PIECE_BYTE) {
             p->kind = WZ_PIECE_NORMAL;
         }
-        decode_piece(tok, p, &b);
+        if (p->kind != WZ_PIECE_NONE) rc = decode_piece(tok, p, &cut, err);
     }
-    wz_buf_finish(&b);
-    list_added(tok);
+    wz_cut_finish(&cut);
+    if (rc < 0) return -1;
     if (tok->bos == -1) tok->bos = known_id(tok, bos);
     if (tok->eos == -1) tok->eos = known_id(tok, eos);
     if (!wz_vocab_at(tok, tok->bos)) tok->bos = -1;

@@ -208,17 +208,17 @@ def main():
     hub = compare_hub("llama3 tokenizer.json", llama3 + "/tokenizer.json", llama3, sample)
     compare_hub("llama3 ranks", llama3 + "/tokenizer.model", llama3, sample)
     for model in ("/tok_llama3/tokenizer.json", "/tok_llama3/tokenizer.model", "/tok_gpt2/ggml-vocab-gpt-2.gguf",
-                  "/tok_llama2/tokenizer.model", "/tok_llama2/ggml-vocab-llama-spm.gguf", "/tok_llama2/tokenizer.bin",
-                  "/tok_stories/tok4096.bin", "/stories260k/tok512.bin", "/stories260k/tok512.model",
-                  "/tok_tiny/test_tiktoken.model"):
+                  "/tok_llama2/ggml-vocab-llama-spm.gguf", "/tok_llama2/tokenizer.bin", "/tok_stories/tok4096.bin",
+                  "/stories260k/tok512.bin", "/tok_tiny/test_tiktoken.model"):
         saved = save(DATA + model)
         compare_hub(model + " and what was saved of it", DATA + model, saved, sample)
         compare_hub(model + ", saved, read by both", saved, saved, sample[::4])
-    compare_sentencepiece(DATA + "/tok_llama2/tokenizer.model", sample)
-    compare_sentencepiece(DATA + "/stories260k/tok512.model", sample)
+    for model in ("/tok_llama2/tokenizer.model", "/stories260k/tok512.model"):
+        compare_sentencepiece(DATA + model, sample)
+        compare_sentencepiece(save(DATA + model) + "/tokenizer.model", sample[::4])
     for name, jinja in (("llama3", LLAMA3), ("llama3.1", LLAMA31)):
         compare_chat(name, llama3 + "/tokenizer.json", hub, jinja, "<|begin_of_text|>", "<|eot_id|>")
-    saved = save(DATA + "/tok_llama2/tokenizer.model")
+    saved = save(DATA + "/tok_llama2/ggml-vocab-llama-spm.gguf")
     llama2 = tokenizers.Tokenizer.from_file(saved + "/tokenizer.json")
     llama2.encode_special_tokens = True
     for name, jinja in (("llama2", LLAMA2), ("mistral", MISTRAL)):
