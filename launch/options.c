@@ -149,8 +149,10 @@ static int take_option(const struct wz_usage *u, int argc, char **argv, int *i, 
             if (!strcmp(u->options[k].name, name)) o = &u->options[k];
         if (!o) {
             const char *near = u->n_options ? wz_nearest(name, u->options, sizeof *u->options, u->n_options) : NULL;
-            return near ? wz_fail(err, "there is no option --%s; did you mean --%s?", name, near)
-                        : wz_fail(err, "there is no option --%s; --help lists them", name);
+            return near
+                       ? wz_fail(err, "there is no option --%s; did you mean --%s?", name, near)
+                       : wz_fail(err, "there is no option --%s; --help lists them%s", name,
+                                 strstr(u->args, "key=value") ? ", and keys of the recipe are given as key=value" : "");
         }
         if (eq) value = eq + 1;
     } else {

@@ -66,6 +66,14 @@ int wz_recipe_load(struct wz_recipe **recipe, const char *path, char *const *ove
     struct wz_map map;
 
     *recipe = NULL;
+    if (wz_is_dir(path)) {
+        char *of_run = wz_path("%s/recipe.yaml", path);
+        bool run = wz_file_exists(of_run);
+        wz_fail(err, "%s: expected a recipe, got a folder%s%s", path, run ? "; the recipe of that run is " : "",
+                run ? of_run : "");
+        free(of_run);
+        return -1;
+    }
     if (wz_map_open(&map, path, err) < 0) return -1;
     int rc = wz_recipe_parse(recipe, path, map.bytes, map.len, overrides, n, err);
     wz_map_close(&map);

@@ -93,8 +93,10 @@ int wz_safetensors_read(struct wz_tensors *set, const char *path, struct wz_err 
         return wz_fail(err, "%s: not a safetensors file: expected at least 8 bytes, got %zu", path, map->len);
     memcpy(&n, map->bytes, 8);
     if (n > map->len - 8)
-        return wz_fail(err, "%s: not a safetensors file, or truncated: a header of %llu bytes in a file of %zu", path,
-                       (unsigned long long)n, map->len);
+        return wz_fail(err,
+                       "%s: expected a model folder, a .gguf, or a .safetensors file that is whole; this one's first 8 "
+                       "bytes would be those of a header of %llu bytes, in a file of %zu",
+                       path, (unsigned long long)n, map->len);
     const uint8_t *data = map->bytes + 8 + n, *at = data;
     size_t len = map->len - 8 - n;
 
