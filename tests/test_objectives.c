@@ -1,0 +1,169 @@
+/* Guarantee: a learner's loss and its gradient by every parameter are those of TRL's GRPOTrainer for the same weights, token
+ * ids, old and reference log-probabilities and rewards. Needs env WALTZ_PYTHON: a Python that can import trl, transformers
+ * and torch, which computes in double. */
+#include <sys/wait.h>
+
+#include "tests/learner_help.h"
+
+enum { VOCAB = 37, PEERS = 4, BATCH = 2 * PEERS, CONTEXT = 4, LONGEST = 9 };
+
+/* TRL's names for them are in the second column: loss_type, scale_rewards, importance_sampling_level. */
+static const struct {
+    const char *estimate, *trl;
+    struct wz_learn how;
+} cases[] = {
+    { "grpo", "grpo group token", { .epsilon = 0.1, .kl = 0.2, .temperature = 1 } },
+    { "grpo", "bnpo group token", { .epsilon = 0.1, .epsilon_high = 0.25, .temperature = 1.3, .token_mean = true } },
+    { "grpo", "grpo group sequence", { .epsilon = 0.05, .kl = 0.05, .temperature = 1, .sequence_ratio = true } },
+    { "dr_grpo", "dr_grpo none token", { .epsilon = 0.1, .dual = 1.2, .temperature = 0.8, .length = 16 } },
+};
+
+static const struct wz_config config = { .layers = 1,
+                                         .dim = 16,
+                                         .heads = 2,
+                                         .kv_heads = 1,
+                                         .head_dim = 8,
+                                         .ffn = 24,
+                                         .vocab = VOCAB,
+                                         .context = 32,
+                                         .norm_eps = 1e-5f,
+                                         .rope_theta = 1e4f,
+                                         .bos = -1 };
+
+static struct wz_model *tiny(uint64_t seed)
+{
+    struct wz_model *m = wz_model_create(&config, WZ_F32, NULL, backend_of("cpu", 1));
+
+    wz_model_init(m, seed);
+    for (size_t i = 0; i < m->n_params; i++) m->params[i] *= 5;
+    wz_model_commit(m, 3);
+    return m;
+}
+
+static double keyed(uint32_t a, uint32_t b, uint32_t c)
+{
+    return wz_uniform((struct wz_key){ 9, WZ_RNG_TEST, a, b, c, 0 });
+}
+
+/* A turn of the first model's, whose old log-probabilities are off by up to a quarter. */
+static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, float temperature, uint32_t index)
+{
+    Wz__Episode *e = wz_episode_new();
+    Wz__Turn *t = wz_episode_turn(e);
+    const uint32_t n = 3 + index * 5 % 7;
+
+    e->index = index;
+    t->version = m->version;
+    t->weights = m->hash;
+    t->reward = floor(4 * keyed(index, 1, 0)) / 4;
+    t->context = wz_alloc(sizeof *t->context * CONTEXT);
+    t->n_context = CONTEXT;
+    for (uint32_t k = 0; k < CONTEXT; k++) t->context[k] = (int)(VOCAB * keyed(index / PEERS, 2, k));
+    wz_turn_reserve(t, n);
+    for (uint32_t k = 0; k < n; k++) wz_turn_add(t, (int)(VOCAB * keyed(index, 3, k)), 0);
+    wz_pack_clear(pack);
+    assert_true(wz_pack_turn(pack, t));
+    wz_pack_forward(pack, temperature);
+    for (uint32_t k = 0; k < n; k++)
+        t->logp[k] = pack->logp[t->n_context - 1 + k] + (float)(0.5 * (keyed(index, 4, k) - 0.5));
+    wz_pack_clear(pack);
+    return e;
+}
+
+static void put_floats(struct wz_buf *out, const char *name, const float *x, size_t n)
+{
+    wz_buf_printf(out, ",\"%s\":[", name);
+    for (size_t i = 0; i < n; i++) wz_buf_printf(out, "%s%.9g", i ? "," : "", (double)x[i]);
+    wz_buf_str(out, "]");
+}
+
+static void put_ids(struct wz_buf *out, const char *name, const int *x, size_t n)
+{
+    wz_buf_printf(out, ",\"%s\":[", name);
+    for (size_t i = 0; i < n; i++) wz_buf_printf(out, "%s%d", i ? "," : "", x[i]);
+    wz_buf_str(out, "]");
+}
+
+static void put_turn(struct wz_buf *out, const Wz__Turn *t, bool first)
+{
+    wz_buf_printf(out, "%s{\"reward\":%.17g", first ? "" : ",", t->reward);
+    put_ids(out, "context", t->context, t->n_context);
+    put_ids(out, "ids", t->ids, t->n_ids);
+    put_floats(out, "old", t->logp, t->n_logp);
+    put_floats(out, "ref", t->ref_logp, t->n_ref_logp);
+    wz_buf_str(out, "}");
+}
+
+/* Writes DIR/N, the model before, DIR/N.gradient, its gradient as if that were weights, and what Python needs. */
+static void write_case(size_t i, const char *dir, struct wz_buf *out)
+{
+    struct wz_learn how = cases[i].how;
+    struct wz_model *m = tiny(11), *reference = tiny(12);
+    struct wz_learner l;
+    struct wz_pack probe;
+    struct wz_step_stats stats;
+    Wz__Episode *episodes[BATCH];
+    struct wz_err err;
+    char *before = wz_path("%s/%zu", dir, i), *gradient = wz_path("%s/%zu.gradient", dir, i);
+
+    how.adamw = (struct wz_adamw){ 0, 0, 1, 0.9, 0.95, 1e-8, 0, 0 };
+    how.pick = wz_sample_picks;
+    how.loss = wz_losses;
+    how.estimate = wz_estimate_find(cases[i].estimate, &err);
+    how.kl_form = wz_kl_find("k3", &err);
+    how.peers = PEERS;
+    wz_learner_init(&l, m, how.kl > 0 ? reference : NULL, 0, false, 1, &group, 64, 24);
+    wz_pack_init(&probe, m, 24, false);
+    for (uint32_t k = 0; k < BATCH; k++) episodes[k] = episode(m, &probe, (float)how.temperature, k);
+    if (wz_model_save(m, before, 0, &err) < 0) fail_msg("%s", err.text);
+    wz_learner_step(&l, &how, &job, &group, episodes, BATCH, BATCH, 1, 1, &stats);
+    assert_true(stats.clipped > 0 && stats.samples == BATCH);
+    memcpy(m->params, l.opt.grad[0], m->n_params * sizeof *m->params);
+    if (wz_model_save(m, gradient, 0, &err) < 0) fail_msg("%s", err.text);
+    wz_buf_printf(out,
+                  "%s{\"estimate\":\"%s\",\"trl\":\"%s\",\"peers\":%d,\"low\":%g,\"high\":%g,\"delta\":%g,\"beta\":%g,"
+                  "\"temperature\":%g,\"length\":%g,\"loss\":%.17g,\"turns\":[",
+                  i ? "," : "", cases[i].estimate, cases[i].trl, PEERS, how.epsilon,
+                  how.epsilon_high > 0 ? how.epsilon_high : how.epsilon, how.dual, how.kl, how.temperature, how.length,
+                  stats.loss);
+    for (int k = 0; k < BATCH; k++) put_turn(out, episodes[k]->turns[0], k == 0);
+    wz_buf_str(out, "]}");
+    for (int k = 0; k < BATCH; k++) wz_episode_free(episodes[k]);
+    wz_pack_finish(&probe);
+    wz_learner_finish(&l);
+    model_end(m);
+    model_end(reference);
+    free(before);
+    free(gradient);
+}
+
+static void losses_and_gradients_are_those_of_trl(void **state)
+{
+    const char *program = getenv("WALTZ_PYTHON"), *scripts = getenv("WALTZ_REFERENCE");
+    struct wz_buf text = { 0 };
+    struct wz_err err;
+
+    if (!program) SKIP("WALTZ_PYTHON is not set");
+    assert_non_null(scripts);
+    char *dir = test_scratch("objectives"), *list = wz_path("%s/cases.json", dir);
+    if (wz_mkdirs(dir, &err) < 0) fail_msg("%s", err.text);
+    wz_buf_str(&text, "[");
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) write_case(i, dir, &text);
+    wz_buf_str(&text, "]\n");
+    assert_int_equal(wz_file_write(list, text.data, text.len, &err), 0);
+    wz_buf_finish(&text);
+    char *line = wz_path("'%s' '%s/objectives.py' '%s' >&2", program, scripts, dir);
+    const int status = system(line);
+    free(line);
+    free(list);
+    free(dir);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("%s has no trl with transformers and torch", program);
+    if (status != 0) fail_msg("objectives.py: status %d", status);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test(losses_and_gradients_are_those_of_trl) };
+
+    return cmocka_run_group_tests(tests, job_open, job_close);
+}
