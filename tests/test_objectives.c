@@ -1,6 +1,6 @@
-/* Guarantee: a learner's loss and its gradient by every parameter are those of TRL's GRPOTrainer for the same weights, token
- * ids, old and reference log-probabilities and rewards. Needs env WALTZ_PYTHON: a Python that can import trl, transformers
- * and torch, which computes in double. */
+/* Guarantee: a learner's loss and its gradient by every parameter are those of TRL's GRPOTrainer for the same weights,
+ * token ids, old and reference log-probabilities and rewards. Needs env WALTZ_PYTHON: a Python that can import trl,
+ * transformers and torch, which computes in double. */
 #include <sys/wait.h>
 
 #include "tests/learner_help.h"
