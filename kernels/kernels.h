@@ -246,6 +246,18 @@ static inline void wz_matmul_back_w(struct wz_backend *be, float *d_w, const flo
     be->ops.matmul_back_w(be, d_w, d_y, x, w, n);
 }
 
+static inline void wz_bias(struct wz_backend *be, float *y, const float *b, int n, int c)
+{
+    assert(n >= 0 && c > 0 && y != b);
+    be->ops.bias(be, y, b, n, c);
+}
+
+static inline void wz_bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n, int c)
+{
+    assert(n >= 0 && c > 0 && d_b != d_y);
+    be->ops.bias_back(be, d_b, d_y, n, c);
+}
+
 static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d,
                            int sign)
 {
@@ -339,6 +351,11 @@ static inline void wz_cast(struct wz_backend *be, uint16_t *dst, const float *sr
 static inline void wz_add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
     be->ops.add(be, dst, src, n);
+}
+
+static inline void wz_scale(struct wz_backend *be, float *out, const float *x, float by, size_t n)
+{
+    be->ops.scale(be, out, x, by, n);
 }
 
 static inline void wz_squares(struct wz_backend *be, double *sums, const float *x, size_t n)

@@ -87,7 +87,8 @@ struct wz_ops {
     void (*embed_back)(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c);
 
     /* RMSNorm (Zhang & Sennrich 2019): rstd = 1/sqrt(mean_c x^2 + eps); out = w * (x * rstd). rstd[N] is kept for back:
-     * d_x += rstd * (g - xh * mean_c(g * xh)) with g = d_out * w, xh = x * rstd;   d_w += d_out * xh */
+     * d_x += rstd * (g - xh * mean_c(g * xh)) with g = d_out * w, xh = x * rstd;   d_w += d_out * xh
+     * out may be x. */
     void (*rmsnorm)(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
                     float eps);
     void (*rmsnorm_back)(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
@@ -103,6 +104,10 @@ struct wz_ops {
                           bool add);
     void (*matmul_back_w)(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
                           const struct wz_weight *w, int n);
+
+    /* y[n,:] += b over y [N,C].   back: d_b += d_y[n,:], one chain over n ascending */
+    void (*bias)(struct wz_backend *be, float *y, const float *b, int n, int c);
+    void (*bias_back)(struct wz_backend *be, float *d_b, const float *d_y, int n, int c);
 
     /* RoPE (Su et al. 2021), half-split pairs (i, i + D/2) as in Hugging Face: x[N,heads,D] is rotated in place by
      * sign * pos[n] * freq[i] radians; freq[D/2] and pos[N] on the host; sign -1 is the backward. Angles in double. */
@@ -153,6 +158,8 @@ struct wz_ops {
     void (*cast)(struct wz_backend *be, uint16_t *dst, const float *src, size_t n);
     /* dst[i] += src[i] */
     void (*add)(struct wz_backend *be, float *dst, const float *src, size_t n);
+    /* out[i] = x[i] * by; out may be x */
+    void (*scale)(struct wz_backend *be, float *out, const float *x, float by, size_t n);
     /* sums[ceil(n / WZ_BLOCK)] on the host: the sum of squares of each block of x, in double */
     void (*squares)(struct wz_backend *be, double *sums, const float *x, size_t n);
     /* AdamW (Loshchilov & Hutter 2019). g is multiplied by `scale` first (gradient clipping). step counts from 1.

@@ -29,51 +29,101 @@ static void keys_back(const struct wz_model *m, const struct wz_work *w, float *
     wz_add(m->be, d_k, wz_work_past(w, past, l, w->past), (size_t)w->batch.n * width);
 }
 
+/* The gradient of what attention or feed-forward added to the residual stream, d_x itself where it was added as it is;
+ * in h or d_h, which are free. */
+static const float *branch_back(struct wz_model *m, struct wz_work *w, float *d_norm, const float *branch,
+                                const float *norm, const float *rstd)
+{
+    const struct wz_config *c = &m->config;
+    size_t all = (size_t)w->batch.n * (size_t)c->dim;
+    const float *d = w->d_x;
+
+    if (c->residual_scale > 0) {
+        wz_scale(m->be, w->h, d, c->residual_scale, all);
+        d = w->h;
+    }
+    if (!norm) return d;
+    wz_zero(m->be, w->d_h, all * sizeof(float));
+    wz_rmsnorm_back(m->be, w->d_h, d_norm, d, branch, norm, rstd, w->batch.n, c->dim);
+    return w->d_h;
+}
+
+/* Undoes what the forward did to q or k between its matrix and attention. d: the gradient, on entry of the result;
+ * raw: its values before the norm. The gradient before the norm is in d, or in d_raw where there is one. */
+static const float *place_back(struct wz_model *m, struct wz_work *w, float *d, float *d_raw, const float *raw,
+                               const float *norm, float *d_norm, const float *rstd, int heads, int l)
+{
+    const struct wz_config *c = &m->config;
+    int rows, width;
+
+    if (!c->unrotated[l]) wz_rope(m->be, d, w->batch.pos, m->freq, w->batch.n, heads, c->head_dim, -1);
+    if (!norm) return d;
+    wz_qk_shape(c, w->batch.n, heads, &rows, &width);
+    wz_zero(m->be, d_raw, (size_t)rows * (size_t)width * sizeof(float));
+    wz_rmsnorm_back(m->be, d_raw, d_norm, d, raw, norm, rstd, rows, width);
+    return d_raw;
+}
+
 /* d_x: gradient of the layer's output on entry, of its input on return. kept: the rows are those of a prefix. */
 static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, float *d_params, int l, bool kept)
 {
     const struct wz_config *c = &m->config;
     struct wz_backend *be = m->be;
     struct wz_layer *y = &m->layers[l];
-    const struct wz_param *p = &m->list[1 + l * PER_LAYER];
     size_t dim = (size_t)c->dim, hd = (size_t)c->heads * (size_t)c->head_dim, ffn = (size_t)c->ffn;
-    const float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l);
+    const float *x = wz_work_x(w, l), *mid = wz_work_at(w, w->mid, dim, l), *h;
     const float *q = wz_work_at(w, w->q, hd, l), *att = wz_work_at(w, w->att, hd, l);
     const float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
     const float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
     float *rstd1 = wz_work_at(w, w->rstd1, 1, l), *rstd2 = wz_work_at(w, w->rstd2, 1, l);
+    float *grad[LAYER_TENSORS] = { NULL };
     const struct wz_rows *rows = &w->batch;
     struct wz_past past = { 0 };
     int n = rows->n;
 
+    for (int t = 0; t < LAYER_TENSORS; t++) grad[t] = d_params + wz_param_of(m, l, t)->at;
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
-    matrix_back(m, d_params + p[DOWN].at, w->d_act, w->d_x, w->act, &y->down, n, false);
+    const float *d =
+        branch_back(m, w, grad[AFTER2], wz_work_at(w, w->branch2, dim, l), y->after2, wz_work_at(w, w->rstd4, 1, l));
+    matrix_back(m, grad[DOWN], w->d_act, d, w->act, &y->down, n, false);
     wz_swiglu_back(be, w->d_gate, w->d_up, w->d_act, gate, up, (size_t)n * ffn);
-    wz_rmsnorm(be, w->h, rstd2, mid, y->norm2, n, c->dim, c->norm_eps);
-    matrix_back(m, d_params + p[GATE].at, w->d_h, w->d_gate, w->h, &y->gate, n, false);
-    matrix_back(m, d_params + p[UP].at, w->d_h, w->d_up, w->h, &y->up, n, true);
-    wz_rmsnorm_back(be, w->d_x, d_params + p[NORM2].at, w->d_h, mid, y->norm2, rstd2, n, c->dim);
+    h = wz_layer_before(m, w, mid, y->norm2, rstd2);
+    float *d_h = y->norm2 ? w->d_h : w->d_x; /* without a norm it is part of the residual stream's */
+    matrix_back(m, grad[GATE], d_h, w->d_gate, h, &y->gate, n, !y->norm2);
+    matrix_back(m, grad[UP], d_h, w->d_up, h, &y->up, n, true);
+    if (y->norm2) wz_rmsnorm_back(be, w->d_x, grad[NORM2], w->d_h, mid, y->norm2, rstd2, n, c->dim);
 
-    matrix_back(m, d_params + p[O].at, w->d_att, w->d_x, att, &y->o, n, false);
+    d = branch_back(m, w, grad[AFTER1], wz_work_at(w, w->branch1, dim, l), y->after1, wz_work_at(w, w->rstd3, 1, l));
+    matrix_back(m, grad[O], w->d_att, d, att, &y->o, n, false);
     if (w->past) past = (struct wz_past){ wz_work_past(w, w->past_k, l, 0), wz_work_past(w, w->past_v, l, 0), w->past };
     wz_attention_back(be, w->d_q, w->d_k, w->d_v, past, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads);
     if (kept) {
         keys_back(m, w, w->d_k, w->past_k, l);
         keys_back(m, w, w->d_v, w->past_v, l);
     }
-    wz_rope(be, w->d_q, rows->pos, m->freq, n, c->heads, c->head_dim, -1);
-    wz_rope(be, w->d_k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, -1);
-    wz_rmsnorm(be, w->h, rstd1, x, y->norm1, n, c->dim, c->norm_eps);
-    matrix_back(m, d_params + p[Q].at, w->d_h, w->d_q, w->h, &y->q, n, false);
-    matrix_back(m, d_params + p[K].at, w->d_h, w->d_k, w->h, &y->k, n, true);
-    matrix_back(m, d_params + p[V].at, w->d_h, w->d_v, w->h, &y->v, n, true);
-    wz_rmsnorm_back(be, w->d_x, d_params + p[NORM1].at, w->d_h, x, y->norm1, rstd1, n, c->dim);
+    h = wz_layer_before(m, w, x, y->norm1, rstd1);
+    if (y->q_norm) wz_layer_project(m, y, (float *const[]){ w->d_att, w->k, NULL }, h, 2, n);
+    if (wz_query_scale(c) > 0) wz_scale(be, w->d_q, w->d_q, wz_query_scale(c), (size_t)n * hd);
+    const float *d_q = place_back(m, w, w->d_q, w->d_raw, w->d_att, y->q_norm, grad[Q_NORM],
+                                  wz_work_at(w, w->rstd_q, (size_t)c->heads, l), c->heads, l);
+    const float *d_k = place_back(m, w, w->d_k, w->v, w->k, y->k_norm, grad[K_NORM],
+                                  wz_work_at(w, w->rstd_k, (size_t)c->kv_heads, l), c->kv_heads, l);
+    if (y->q_bias) {
+        wz_bias_back(be, grad[Q_BIAS], d_q, n, y->q.out);
+        wz_bias_back(be, grad[K_BIAS], d_k, n, y->k.out);
+        wz_bias_back(be, grad[V_BIAS], w->d_v, n, y->v.out);
+    }
+    d_h = y->norm1 ? w->d_h : w->d_x;
+    matrix_back(m, grad[Q], d_h, d_q, h, &y->q, n, !y->norm1);
+    matrix_back(m, grad[K], d_h, d_k, h, &y->k, n, true);
+    matrix_back(m, grad[V], d_h, w->d_v, h, &y->v, n, true);
+    if (y->norm1) wz_rmsnorm_back(be, w->d_x, grad[NORM1], w->d_h, x, y->norm1, rstd1, n, c->dim);
 }
 
 float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp,
                         float temperature, float *d_params)
 {
-    const struct wz_param *head = m->config.tied ? m->list : &m->list[2 + m->config.layers * PER_LAYER];
+    const struct wz_param *head = m->config.tied ? m->list : &m->list[m->n_list - 1];
     float *d_hidden = w->h; /* free until the body recomputes a layer's norm into it */
     int n = w->batch.n;
     bool known = w->head_t == temperature;
@@ -96,6 +146,7 @@ static void layers_back(struct wz_model *m, struct wz_cache *cache, struct wz_wo
         layer_back(m, cache, w, d_params, l, kept);
         wz_heartbeat();
     }
+    if (c->embed_scale > 0) wz_scale(m->be, w->d_x, w->d_x, c->embed_scale, (size_t)n * (size_t)c->dim);
     wz_embed_back(m->be, w->d_table ? w->d_table : d_params + m->list[0].at, w->d_x, w->ids + w->past, n, c->dim);
     w->open = true;
 }
@@ -104,11 +155,15 @@ void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work
                       float *d_params)
 {
     const struct wz_config *c = &m->config;
-    const struct wz_param *norm = &m->list[1 + c->layers * PER_LAYER];
+    const struct wz_param *norm = &m->list[1 + c->layers * m->per_layer];
     int n = w->batch.n;
 
     assert(w->model == m && w->tape && w->whole && w->version == m->version);
     wz_zero(m->be, w->d_x, (size_t)n * (size_t)c->dim * sizeof(float));
+    if (c->logit_scale > 0) {
+        wz_scale(m->be, w->h, d_hidden, c->logit_scale, (size_t)n * (size_t)c->dim);
+        d_hidden = w->h;
+    }
     wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
     layers_back(m, cache, w, d_params, false);
 }

@@ -1,5 +1,5 @@
-/* config: a model's shape, read from a Hugging Face config.json (old and new spellings) or a GGUF's metadata, and
- * written as config.json.
+/* config: a model's shape and switches, read from a Hugging Face config.json (old and new spellings) or a GGUF's
+ * metadata, and written as config.json. What an architecture's own keys are is in arch.c.
  *
  *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... } (transformers 4)
  *              rope_parameters: { rope_theta, rope_type, ... }                                        (transformers 5)
@@ -95,7 +95,8 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
         return wz_fail(err, "%s: expected an even head size, as RoPE requires, got %d", path, c->head_dim);
     if ((int64_t)c->heads * c->head_dim > LIMIT)
         return wz_fail(err, "%s: %d heads of size %d exceed %d channels", path, c->heads, c->head_dim, LIMIT);
-    if (c->layers > 4096) return wz_fail(err, "%s: expected at most 4096 layers, got %d", path, c->layers);
+    if (c->layers > WZ_MOST_LAYERS)
+        return wz_fail(err, "%s: expected at most %d layers, got %d", path, WZ_MOST_LAYERS, c->layers);
     for (int i = 0; i < c->n_eos; i++)
         if (c->eos[i] >= c->vocab)
             return wz_fail(err, "%s: eos_token_id %d is outside of the vocabulary of %d", path, c->eos[i], c->vocab);
@@ -110,10 +111,13 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
 
 static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
-    const json_t *r = json_object_get(j, "rope_parameters");
+    static const char known[] = "rope_theta rope_type type factor low_freq_factor high_freq_factor "
+                                "original_max_position_embeddings";
+    const json_t *r = json_object_get(j, "rope_parameters"), *value;
     bool inside = !absent(json_object_get(r, "rope_theta"));
+    const char *key;
 
-    if (get_float(inside ? r : j, path, "rope_theta", 10000, &c->rope_theta, err) < 0) return -1;
+    if (get_float(inside ? r : j, path, "rope_theta", wz_arch_of(c)->theta, &c->rope_theta, err) < 0) return -1;
     if (absent(r)) r = json_object_get(j, "rope_scaling");
     if (absent(r)) return 0;
     if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling: expected an object or null", path);
@@ -125,6 +129,10 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (!strcmp(name, "default")) return 0;
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
         return wz_fail(err, "%s: rope_type: expected default, linear or llama3, got \"%s\"", path, name);
+    json_object_foreach((json_t *)(uintptr_t)r, key,
+                        value) if (!wz_word_in(known, key) &&
+                                   !absent(value)) return wz_fail(err, "%s: %s: %s is not known: expected one of %s",
+                                                                  path, "rope_scaling", key, known);
     if (get_float(r, path, "factor", 0, &c->rope_factor, err) < 0) return -1;
     c->rope = WZ_ROPE_LINEAR;
     if (!strcmp(name, "linear")) return 0;
@@ -135,26 +143,39 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     return get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err);
 }
 
-static int hub_supported(const json_t *j, const char *path, struct wz_err *err)
+/* The numbers and lists that are an architecture's own. */
+static int hub_switches(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
-    static const char *const off[] = { "attention_bias", "mlp_bias", "rope_interleaved" };
-    static const char *const none[] = { "quantization_config", "sliding_window" };
-    const json_t *names = json_object_get(j, "architectures"), *kind = json_object_get(j, "model_type");
-    const char *name = json_string_value(json_array_get(names, 0)), *act;
+    float logits = 0;
+    const struct {
+        const char *key;
+        float other, *out;
+    } scales[] = {
+        { "embedding_multiplier", 1, &c->embed_scale },
+        { "residual_multiplier", 1, &c->residual_scale },
+        { "attention_multiplier", 1, &c->score_scale },
+        { "logits_scaling", 1, &logits },
+    };
+    const char *act = json_string_value(json_object_get(j, "hidden_act"));
+    const json_t *window = wz_arch_key(c, j, "sliding_window"), *rotated = wz_arch_key(c, j, "no_rope_layers");
+    int every = 4;
 
-    if (!name) name = absent(kind) ? NULL : json_string_value(kind);
-    if (!name) return wz_fail(err, "%s: architectures is missing: expected [\"LlamaForCausalLM\"]", path);
-    if (strcmp(name, "LlamaForCausalLM") && strcmp(name, "llama"))
-        return wz_fail(err, "%s: architectures: expected LlamaForCausalLM, got %s", path, name);
-    act = json_string_value(json_object_get(j, "hidden_act"));
     if (act && strcmp(act, "silu")) return wz_fail(err, "%s: hidden_act: expected silu, got \"%s\"", path, act);
-    for (size_t i = 0; i < WZ_COUNT(off); i++)
-        if (json_is_true(json_object_get(j, off[i])))
-            return wz_fail(err, "%s: %s: expected false, got true", path, off[i]);
-    for (size_t i = 0; i < WZ_COUNT(none); i++)
-        if (!absent(json_object_get(j, none[i])))
-            return wz_fail(err, "%s: %s is not supported: expected f32, bf16 or f16 weights with full attention", path,
-                           none[i]);
+    for (size_t i = 0; i < WZ_COUNT(scales); i++)
+        if (wz_arch_takes(c, scales[i].key) &&
+            get_float(j, path, scales[i].key, scales[i].other, scales[i].out, err) < 0)
+            return -1;
+    if (logits > 0) c->logit_scale = 1 / logits;
+    if (wz_arch_takes(c, "use_sliding_window")
+            ? json_is_true(json_object_get(j, "use_sliding_window"))
+            : window || (wz_arch_takes(c, "sliding_window") && !json_object_get(j, "sliding_window")))
+        return wz_fail(err, "%s: sliding_window: expected null, as only full attention is supported", path);
+    if (!wz_arch_takes(c, "no_rope_layers")) return 0;
+    if (get_int(j, path, "no_rope_layer_interval", 1, 4, &every, err) < 0) return -1;
+    if (rotated && (!json_is_array(rotated) || json_array_size(rotated) < (size_t)c->layers))
+        return wz_fail(err, "%s: no_rope_layers: expected a list of 0 or 1 for each of %d layers", path, c->layers);
+    for (int l = 0; l < c->layers; l++)
+        c->unrotated[l] = rotated ? !json_integer_value(json_array_get(rotated, (size_t)l)) : (l + 1) % every == 0;
     return 0;
 }
 
@@ -170,7 +191,8 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         wz_fail(err, "%s: not an object", path);
         goto out;
     }
-    if (hub_supported(j, path, err) < 0) goto out;
+    if (wz_arch_hub(&c.arch, j, path, err) < 0) goto out;
+    const struct wz_arch *a = wz_arch_of(&c);
     const struct field sizes[] = {
         { "hidden_size", 1, 0, &c.dim },          { "intermediate_size", 1, 0, &c.ffn },
         { "num_hidden_layers", 1, 0, &c.layers }, { "num_attention_heads", 1, 0, &c.heads },
@@ -178,21 +200,22 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         { "bos_token_id", -1, -1, &c.bos },
     };
     if (get_ints(j, path, sizes, WZ_COUNT(sizes), err) < 0) goto out;
-    if (absent(json_object_get(j, "head_dim")) && c.dim % c.heads != 0) {
+    if (absent(json_object_get(j, "head_dim")) && !a->head_dim && c.dim % c.heads != 0) {
         wz_fail(err, "%s: without head_dim, hidden_size %d must be a multiple of num_attention_heads %d", path, c.dim,
                 c.heads);
         goto out;
     }
     if (get_int(j, path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) < 0 ||
-        get_int(j, path, "head_dim", 1, c.dim / c.heads, &c.head_dim, err) < 0 ||
+        get_int(j, path, "head_dim", 1, a->head_dim ? a->head_dim : c.dim / c.heads, &c.head_dim, err) < 0 ||
         get_float(j, path, "rms_norm_eps", 1e-6f, &c.norm_eps, err) < 0 || hub_rope(&c, j, path, err) < 0 ||
         get_eos(&c, j, path, "eos_token_id", err) < 0)
         goto out;
-    c.tied = json_is_true(json_object_get(j, "tie_word_embeddings"));
+    const json_t *tied = json_object_get(j, "tie_word_embeddings");
+    c.tied = absent(tied) ? a->tied : json_is_true(tied);
     if (wz_file_exists(gen_path) &&
         (!(gen = wz_json_load(gen_path, err)) || get_eos(&c, gen, gen_path, "eos_token_id", err) < 0))
         goto out;
-    rc = check(&c, path, err);
+    rc = check(&c, path, err) < 0 ? -1 : hub_switches(&c, j, path, err);
 out:
     json_decref(j);
     json_decref(gen);
@@ -222,8 +245,31 @@ static json_t *real(float x)
     return json_real(strtod(text, NULL));
 }
 
+static void switches_save(const struct wz_config *c, json_t *j)
+{
+    const struct {
+        const char *key;
+        float value;
+    } scales[] = {
+        { "embedding_multiplier", c->embed_scale },
+        { "residual_multiplier", c->residual_scale },
+        { "attention_multiplier", c->score_scale },
+        { "logits_scaling", 1 / c->logit_scale },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(scales); i++)
+        if (wz_arch_takes(c, scales[i].key)) json_object_set_new(j, scales[i].key, real(scales[i].value));
+    if (c->arch) json_object_set_new(j, "pad_token_id", json_null()); /* some have one where none is said */
+    if (wz_arch_takes(c, "sliding_window")) json_object_set_new(j, "sliding_window", json_null());
+    if (!wz_arch_takes(c, "no_rope_layers")) return;
+    json_t *rotated = json_array();
+    for (int l = 0; l < c->layers; l++) json_array_append_new(rotated, json_integer(!c->unrotated[l]));
+    json_object_set_new(j, "no_rope_layers", rotated);
+}
+
 int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
 {
+    const struct wz_arch *a = wz_arch_of(c);
     json_t *rope = json_null();
     json_t *bos = c->bos < 0 ? json_null() : json_integer(c->bos);
     const char *type = dtype == WZ_DT_BF16 ? "bfloat16" : dtype == WZ_DT_F16 ? "float16" : "float32";
@@ -238,11 +284,12 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
                          "original_max_position_embeddings", c->rope_original);
     json_t *j = json_pack(
         "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:o, s:s, s:b, s:b, s:b, s:o, s:o, s:s}",
-        "architectures", "LlamaForCausalLM", "model_type", "llama", "hidden_size", c->dim, "intermediate_size", c->ffn,
+        "architectures", a->name, "model_type", a->type, "hidden_size", c->dim, "intermediate_size", c->ffn,
         "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
         c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->context, "rms_norm_eps", real(c->norm_eps),
         "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias",
         0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
+    switches_save(c, j);
 
     char *path = wz_path("%s/config.json", dir), *gen_path = wz_path("%s/generation_config.json", dir);
     int rc = wz_json_save(gen, gen_path, err);
@@ -255,20 +302,50 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
 
 /* ---- GGUF ------------------------------------------------------------------------------------------------- */
 
+/* A key of the architecture: "llama.rope.freq_base" by its part behind the first dot. */
+static const char *gguf_name(const struct wz_config *c, const char *key, char name[static 96])
+{
+    snprintf(name, 96, "%s.%s", wz_arch_of(c)->gguf, key);
+    return name;
+}
+
+static const json_t *gguf_key(const struct wz_config *c, const json_t *meta, const char *key)
+{
+    char name[96];
+
+    return json_object_get(meta, gguf_name(c, key, name));
+}
+
+static int gguf_float(const struct wz_config *c, const json_t *meta, const char *path, const char *key, float other,
+                      float *out, struct wz_err *err)
+{
+    char name[96];
+
+    return get_float(meta, path, gguf_name(c, key, name), other, out, err);
+}
+
+static int gguf_int(const struct wz_config *c, const json_t *meta, const char *path, const char *key, int low,
+                    int other, int *out, struct wz_err *err)
+{
+    char name[96];
+
+    return get_int(meta, path, gguf_name(c, key, name), low, other, out, err);
+}
+
 /* Llama 3 scaling from its divisors: the largest is the factor; low 1, high 4 and original 8192, which every model of
  * that family has, are assumed and checked against all divisors. */
 static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const char *path, struct wz_err *err)
 {
     const struct wz_tensor *t = wz_tensors_find(set, "rope_freqs.weight");
-    const json_t *meta = wz_tensors_meta(set), *type = json_object_get(meta, "llama.rope.scaling.type");
+    const json_t *meta = wz_tensors_meta(set), *type = gguf_key(c, meta, "rope.scaling.type");
     const char *name = absent(type) ? "none" : json_string_value(type);
     int half = c->head_dim / 2, bad = -1;
 
     if (name && !strcmp(name, "linear")) {
         c->rope = WZ_ROPE_LINEAR;
-        if (get_float(meta, path, "llama.rope.scaling.factor", 0, &c->rope_factor, err) < 0) return -1;
+        if (gguf_float(c, meta, path, "rope.scaling.factor", 0, &c->rope_factor, err) < 0) return -1;
     } else if (!name || strcmp(name, "none")) {
-        return wz_fail(err, "%s: llama.rope.scaling.type: expected none or linear, got %s", path, name ? name : "?");
+        return wz_fail(err, "%s: rope.scaling.type: expected none or linear, got %s", path, name ? name : "?");
     }
     if (!t) return 0;
     if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
@@ -303,34 +380,48 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
 {
     static const char *const eos[] = { "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id" };
     const json_t *meta = wz_tensors_meta(set);
-    const char *arch = json_string_value(json_object_get(meta, "general.architecture"));
     const struct wz_tensor *embed = wz_tensors_find(set, "token_embd.weight");
     struct wz_config c = { .bos = -1 };
-    int rotated = 0, experts = 0;
+    int rotated = 0, values = 0;
+    float logits = 0;
 
-    if (!arch || strcmp(arch, "llama"))
-        return wz_fail(err, "%s: general.architecture: expected llama, got %s", path, arch ? arch : "(absent)");
-    const struct field sizes[] = {
-        { "llama.embedding_length", 1, 0, &c.dim },
-        { "llama.feed_forward_length", 1, 0, &c.ffn },
-        { "llama.block_count", 1, 0, &c.layers },
-        { "llama.attention.head_count", 1, 0, &c.heads },
-        { "llama.context_length", 1, 2048, &c.context },
-        { "llama.expert_count", 0, 0, &experts },
-        { "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos },
+    if (wz_arch_gguf(&c.arch, meta, path, err) < 0) return -1;
+    const struct {
+        const char *key;
+        int low, other, *out;
+    } sizes[] = {
+        { "embedding_length", 1, 0, &c.dim },      { "feed_forward_length", 1, 0, &c.ffn },
+        { "block_count", 1, 0, &c.layers },        { "attention.head_count", 1, 0, &c.heads },
+        { "context_length", 1, 2048, &c.context },
     };
-    if (get_ints(meta, path, sizes, WZ_COUNT(sizes), err) < 0) return -1;
-    if (experts) return wz_fail(err, "%s: mixture of experts (%d) is not supported", path, experts);
+    const struct {
+        const char *key;
+        float *out;
+    } scales[] = {
+        { "embedding_scale", &c.embed_scale },
+        { "residual_scale", &c.residual_scale },
+        { "attention.scale", &c.score_scale },
+        { "logit_scale", &logits },
+    };
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++)
+        if (gguf_int(&c, meta, path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out, err) < 0) return -1;
+    for (size_t i = 0; i < WZ_COUNT(scales); i++)
+        if (gguf_key(&c, meta, scales[i].key) && gguf_float(&c, meta, path, scales[i].key, 0, scales[i].out, err) < 0)
+            return -1;
+    if (logits > 0) c.logit_scale = 1 / logits;
+    if (get_int(meta, path, "tokenizer.ggml.bos_token_id", 0, INT_MAX, &c.bos, err) < 0) return -1;
     if (c.bos == INT_MAX) c.bos = -1;
-    if (get_int(meta, path, "llama.attention.head_count_kv", 1, c.heads, &c.kv_heads, err) < 0 ||
-        get_int(meta, path, "llama.attention.key_length", 1, c.dim / c.heads, &c.head_dim, err) < 0 ||
-        get_int(meta, path, "llama.rope.dimension_count", 1, c.head_dim, &rotated, err) < 0)
+    if (gguf_int(&c, meta, path, "attention.head_count_kv", 1, c.heads, &c.kv_heads, err) < 0 ||
+        gguf_int(&c, meta, path, "attention.key_length", 1, c.dim / c.heads, &c.head_dim, err) < 0 ||
+        gguf_int(&c, meta, path, "attention.value_length", 1, c.head_dim, &values, err) < 0 ||
+        gguf_int(&c, meta, path, "rope.dimension_count", 1, c.head_dim, &rotated, err) < 0)
         return -1;
-    if (rotated != c.head_dim)
-        return wz_fail(err, "%s: llama.rope.dimension_count: expected the head size %d, got %d", path, c.head_dim,
-                       rotated);
-    if (get_float(meta, path, "llama.attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0 ||
-        get_float(meta, path, "llama.rope.freq_base", 10000, &c.rope_theta, err) < 0)
+    if (rotated != c.head_dim || values != c.head_dim)
+        return wz_fail(err,
+                       "%s: rope.dimension_count and attention.value_length: expected the head size %d, got %d and %d",
+                       path, c.head_dim, rotated, values);
+    if (gguf_float(&c, meta, path, "attention.layer_norm_rms_epsilon", 0, &c.norm_eps, err) < 0 ||
+        gguf_float(&c, meta, path, "rope.freq_base", 10000, &c.rope_theta, err) < 0)
         return -1;
     if (!embed || embed->n_dims != 2 || embed->shape[0] == 0 || embed->shape[0] > LIMIT)
         return wz_fail(err, "%s: token_embd.weight [vocabulary, %d] is missing", path, c.dim);
@@ -339,6 +430,8 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
     for (size_t i = 0; i < WZ_COUNT(eos); i++)
         if (get_eos(&c, meta, path, eos[i], err) < 0) return -1;
     if (check(&c, path, err) < 0 || gguf_rope(&c, set, path, err) < 0) return -1;
+    for (int l = 0; l < c.layers && wz_arch_takes(&c, "no_rope_layers"); l++)
+        c.unrotated[l] = (l + 1) % 4 == 0; /* what SmolLM3 is; a GGUF does not say */
     *config = c;
     return 0;
 }

@@ -21,11 +21,22 @@ static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bo
     size_t n = rows, all = tape && !recompute ? rows * (size_t)c->layers : rows, at = 0;
     size_t dim = (size_t)c->dim, hd = (size_t)(c->heads * c->head_dim), kd = (size_t)(c->kv_heads * c->head_dim);
     size_t ffn = (size_t)c->ffn, f = sizeof(float);
+    const bool after = wz_arch_of(c)->norms != WZ_NORMS_BEFORE, qk_norm = wz_arch_of(c)->qk_norm != WZ_QK_NONE;
 
     w->x = carve(block, &at, wz_mul((tape ? (size_t)c->layers + 1 : 2) * n, dim), f);
     w->mid = carve(block, &at, wz_mul(all, dim), f);
     w->rstd1 = carve(block, &at, all, f);
     w->rstd2 = carve(block, &at, all, f);
+    if (after) {
+        w->branch1 = carve(block, &at, wz_mul(all, dim), f);
+        w->branch2 = carve(block, &at, wz_mul(all, dim), f);
+        w->rstd3 = carve(block, &at, all, f);
+        w->rstd4 = carve(block, &at, all, f);
+    }
+    if (qk_norm) {
+        w->rstd_q = carve(block, &at, wz_mul(all, (size_t)c->heads), f);
+        w->rstd_k = carve(block, &at, wz_mul(all, (size_t)c->kv_heads), f);
+    }
     w->q = carve(block, &at, wz_mul(all, hd), f);
     w->att = carve(block, &at, wz_mul(all, hd), f);
     w->lse = carve(block, &at, wz_mul(all, (size_t)c->heads), f);
@@ -49,6 +60,7 @@ static size_t plan(struct wz_work *w, const struct wz_config *c, size_t rows, bo
     w->d_gate = carve(block, &at, wz_mul(n, ffn), f);
     w->d_up = carve(block, &at, wz_mul(n, ffn), f);
     w->d_act = carve(block, &at, wz_mul(n, ffn), f);
+    if (qk_norm) w->d_raw = carve(block, &at, wz_mul(n, hd), f);
     if (c->tied) w->d_table = carve(block, &at, wz_mul((size_t)c->vocab, dim), f);
     return at;
 }
@@ -180,6 +192,47 @@ void wz_work_keep(struct wz_work *w, const struct wz_cache *cache, const struct 
     w->past += n;
 }
 
+const float *wz_layer_before(struct wz_model *m, struct wz_work *w, const float *x, const float *norm, float *rstd)
+{
+    if (!norm) return x;
+    wz_rmsnorm(m->be, w->h, rstd, x, norm, w->batch.n, m->config.dim, m->config.norm_eps);
+    return w->h;
+}
+
+void wz_layer_project(struct wz_model *m, const struct wz_layer *y, float *const to[3], const float *h, int count,
+                      int n)
+{
+    const float *const bias[] = { y->q_bias, y->k_bias, y->v_bias };
+    const struct wz_weight *const of[] = { &y->q, &y->k, &y->v };
+
+    wz_matmuls(m->be, to, h, of, count, n);
+    for (int i = 0; i < count; i++)
+        if (bias[i]) wz_bias(m->be, to[i], bias[i], n, of[i]->out);
+}
+
+/* q or k as attention reads it: normed and rotated in place. */
+static void place(struct wz_model *m, struct wz_work *w, float *x, const float *norm, float *rstd, int heads, int l)
+{
+    const struct wz_config *c = &m->config;
+    int rows, width;
+
+    wz_qk_shape(c, w->batch.n, heads, &rows, &width);
+    if (norm) wz_rmsnorm(m->be, x, rstd, x, norm, rows, width, c->norm_eps);
+    if (!c->unrotated[l]) wz_rope(m->be, x, w->batch.pos, m->freq, w->batch.n, heads, c->head_dim, 1);
+}
+
+/* out = x + the branch, which is out itself where it is not normed. */
+static void join(struct wz_model *m, struct wz_work *w, float *out, const float *branch, const float *x,
+                 const float *norm, float *rstd)
+{
+    const struct wz_config *c = &m->config;
+    size_t all = (size_t)w->batch.n * (size_t)c->dim;
+
+    if (norm) wz_rmsnorm(m->be, out, rstd, branch, norm, w->batch.n, c->dim, c->norm_eps);
+    if (c->residual_scale > 0) wz_scale(m->be, out, out, c->residual_scale, all);
+    wz_add(m->be, out, x, all);
+}
+
 void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again)
 {
     const struct wz_config *c = &m->config;
@@ -191,37 +244,43 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     float *att = wz_work_at(w, w->att, hd, l);
     float *lse = wz_work_at(w, w->lse, (size_t)c->heads, l);
     float *gate = wz_work_at(w, w->gate, ffn, l), *up = wz_work_at(w, w->up, ffn, l);
+    float *branch1 = y->after1 ? wz_work_at(w, w->branch1, dim, l) : mid;
+    float *branch2 = y->after2 ? wz_work_at(w, w->branch2, dim, l) : out;
     const struct wz_rows *rows = &w->batch;
+    const float *h;
     int n = rows->n;
 
     wz_heartbeat();
-    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd1, 1, l), x, y->norm1, n, c->dim, c->norm_eps);
-    wz_matmuls(be, (float *[]){ q, w->k, w->v }, w->h, (const struct wz_weight *[]){ &y->q, &y->k, &y->v },
-               again ? 1 : 3, n);
-    wz_rope(be, q, rows->pos, m->freq, n, c->heads, c->head_dim, 1);
-    if (!again) {
-        wz_rope(be, w->k, rows->pos, m->freq, n, c->kv_heads, c->head_dim, 1);
-        wz_kv_write(be, &cache->kv[l], w->k, w->v, rows);
-    }
+    h = wz_layer_before(m, w, x, y->norm1, wz_work_at(w, w->rstd1, 1, l));
+    wz_layer_project(m, y, (float *const[]){ q, w->k, w->v }, h, !again ? 3 : y->k_norm ? 2 : 1, n);
+    place(m, w, q, y->q_norm, wz_work_at(w, w->rstd_q, (size_t)c->heads, l), c->heads, l);
+    if (wz_query_scale(c) > 0) wz_scale(be, q, q, wz_query_scale(c), (size_t)n * hd);
+    if (!again || y->k_norm)
+        place(m, w, w->k, y->k_norm, wz_work_at(w, w->rstd_k, (size_t)c->kv_heads, l), c->kv_heads, l);
+    if (!again) wz_kv_write(be, &cache->kv[l], w->k, w->v, rows);
     wz_attention(be, att, lse, q, &cache->kv[l], rows, c->heads);
-    wz_matmul(be, mid, att, &y->o, n, false);
-    wz_add(be, mid, x, (size_t)n * dim);
+    wz_matmul(be, branch1, att, &y->o, n, false);
+    join(m, w, mid, branch1, x, y->after1, wz_work_at(w, w->rstd3, 1, l));
 
-    wz_rmsnorm(be, w->h, wz_work_at(w, w->rstd2, 1, l), mid, y->norm2, n, c->dim, c->norm_eps);
-    wz_matmuls(be, (float *[]){ gate, up }, w->h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
-    if (again) return;
+    h = wz_layer_before(m, w, mid, y->norm2, wz_work_at(w, w->rstd2, 1, l));
+    wz_matmuls(be, (float *[]){ gate, up }, h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
+    if (again && !y->after2) return;
     wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
-    wz_matmul(be, out, w->act, &y->down, n, false);
-    wz_add(be, out, mid, (size_t)n * dim);
+    wz_matmul(be, branch2, w->act, &y->down, n, false);
+    join(m, w, out, branch2, mid, y->after2, wz_work_at(w, w->rstd4, 1, l));
 }
 
 static void layers(struct wz_model *m, struct wz_cache *cache, struct wz_work *w)
 {
     const struct wz_config *c = &m->config;
+    float *x = wz_work_x(w, 0);
+    size_t all = (size_t)w->batch.n * (size_t)c->dim;
 
-    wz_embed(m->be, wz_work_x(w, 0), &m->embed, w->ids + w->past, w->batch.n);
+    wz_embed(m->be, x, &m->embed, w->ids + w->past, w->batch.n);
+    if (c->embed_scale > 0) wz_scale(m->be, x, x, c->embed_scale, all);
     for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);
     wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps);
+    if (c->logit_scale > 0) wz_scale(m->be, w->hidden, w->hidden, c->logit_scale, all);
 }
 
 static void batch_end(const struct wz_batch *batch)

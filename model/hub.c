@@ -1,7 +1,7 @@
 /* hub: reads a Hugging Face folder or a GGUF file into a model, writes a Hugging Face folder.
  *
- * A GGUF's names map one to one, but its q and k matrices are in the order of interleaved pairs, and are permuted back
- * when read:
+ * A GGUF's names map one to one, but in some architectures its q and k matrices are in the order of interleaved pairs,
+ * and are permuted back when read:
  *     here   head h: first halves of the pairs, then second halves     row h D + s D/2 + i
  *     GGUF   head h: pair by pair                                      row h D + 2 i + s       (s: 0 or 1)
  *
@@ -19,7 +19,7 @@
 
 enum { CHUNK = 1 << 20 }; /* elements converted at a time, if a row is not longer */
 
-/* Tensors that a file may hold in addition: tables that are computed here, and a tied embedding as the head. */
+/* Tensors that a file may hold in addition: tables that are computed here, and the embedding once more as the head. */
 static bool ignored(const char *name, const struct wz_config *c)
 {
     const char *inv = "rotary_emb.inv_freq";
@@ -57,9 +57,29 @@ static int match(const struct wz_tensors *set, const struct wz_config *c, const 
 
         for (int k = 0; k < n && !used; k++) used = found[k] == t;
         if (!used)
-            return wz_fail(err, "%s: unexpected tensor %s: not part of a Llama of this config", t->file, t->name);
+            return wz_fail(err, "%s: unexpected tensor %s: not part of a %s of this config", t->file, t->name,
+                           wz_arch_of(c)->name);
     }
     return 0;
+}
+
+/* Does the file hold a head that is not the embedding, whatever its config says? transformers 5 does not tie then. */
+static bool other_head(const struct wz_tensors *set)
+{
+    const struct wz_tensor *head = wz_tensors_find(set, "lm_head.weight");
+    const struct wz_tensor *embed = wz_tensors_find(set, "model.embed_tokens.weight");
+    float a[256], b[256];
+
+    if (!head || !embed || head->count != embed->count || head->dtype == WZ_DT_OTHER || embed->dtype == WZ_DT_OTHER)
+        return head != NULL;
+    if (head->dtype == embed->dtype) return memcmp(head->data, embed->data, head->bytes) != 0;
+    for (size_t at = 0, n; at < head->count; at += n) {
+        n = head->count - at < 256 ? head->count - at : 256;
+        wz_tensor_floats(head, at, n, a);
+        wz_tensor_floats(embed, at, n, b);
+        if (memcmp(a, b, n * sizeof *a)) return true;
+    }
+    return false;
 }
 
 /* The row in the file of row r of a permuted matrix (q or k). */
@@ -86,7 +106,8 @@ static int check_values(const struct wz_tensor *t, const float *values, size_t n
 static int fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values, struct wz_err *err)
 {
     const struct wz_param *p = &m->list[at];
-    bool permuted = gguf && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
+    bool permuted = gguf && p->cols > 0 && wz_arch_of(&m->config)->permuted &&
+                    (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
     int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
     int step = cols < CHUNK ? CHUNK / cols : 1;
 
@@ -128,6 +149,7 @@ static int files_open(struct files *f, const char *path, struct wz_err *err)
     *f = (struct files){ .gguf = !wz_is_dir(path), .set = wz_tensors_open(path, err) };
     if (!f->set) return -1;
     if ((f->gguf ? wz_config_gguf(&f->config, f->set, path, err) : wz_config_hub(&f->config, path, err)) < 0) return -1;
+    if (f->config.tied && !f->gguf && other_head(f->set)) f->config.tied = false;
     f->list = wz_params_list(&f->config, &f->n, &total);
     f->found = wz_alloc((size_t)f->n * sizeof(*f->found));
     return match(f->set, &f->config, f->list, f->n, f->gguf, path, f->found, err);

@@ -2,6 +2,8 @@
 #ifndef WZ_MODEL_INNER_H
 #define WZ_MODEL_INNER_H
 
+#include <math.h>
+
 #include "model/model.h"
 #include "store/store.h"
 
@@ -11,6 +13,17 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
 int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const char *path, struct wz_err *err);
 /* config.json and generation_config.json into an existing folder. `dtype`: what the matrices are stored as. */
 int wz_config_save(const struct wz_config *config, const char *dir, enum wz_dtype dtype, struct wz_err *err);
+
+/* ---- arch.c ----------------------------------------------------------------------------------------------- */
+
+/* The row that config.json, or a GGUF's metadata, names; -1 where there is none, or a key is not known to be harmless.
+ */
+int wz_arch_hub(int *arch, const json_t *config, const char *path, struct wz_err *err);
+int wz_arch_gguf(int *arch, const json_t *meta, const char *path, struct wz_err *err);
+/* Whether the architecture reads that key of its own, and its value in config.json: NULL where not, or it is null. */
+bool wz_arch_takes(const struct wz_config *c, const char *key);
+const json_t *wz_arch_key(const struct wz_config *c, const json_t *config, const char *key);
+bool wz_word_in(const char *list, const char *word); /* a list of words separated by spaces; NULL: of none */
 
 /* ---- rope.c ----------------------------------------------------------------------------------------------- */
 
@@ -26,8 +39,28 @@ static inline size_t wz_param_count(const struct wz_param *p)
 {
     return (size_t)p->rows * (p->cols > 0 ? (size_t)p->cols : 1);
 }
-/* Positions in the tensor index: those of layer l begin at 1 + l * PER_LAYER, behind the embedding. */
-enum layer_tensor { NORM1, Q, K, V, O, NORM2, GATE, UP, DOWN, PER_LAYER };
+/* A layer's tensors in the order of the index, behind the embedding; an architecture leaves some out. */
+enum layer_tensor {
+    NORM1,
+    Q,
+    Q_BIAS,
+    K,
+    K_BIAS,
+    V,
+    V_BIAS,
+    Q_NORM,
+    K_NORM,
+    O,
+    AFTER1,
+    NORM2,
+    GATE,
+    UP,
+    DOWN,
+    AFTER2,
+    LAYER_TENSORS
+};
+/* That tensor of layer l; where the architecture has none, the one that comes next. */
+const struct wz_param *wz_param_of(const struct wz_model *model, int l, enum layer_tensor tensor);
 /* Elements [first, first + n) of tensor i of the index, as f32 on the host. put rounds to the type of the block, and
  * also stores the f32 values in the masters where this rank has them. */
 void wz_param_get(const struct wz_model *model, int i, size_t first, size_t n, float *out);
@@ -50,7 +83,8 @@ struct wz_cache {
 
 /* Buffers of a forward of N <= max_rows tokens. With a tape the arrays marked L exist once per layer (x once more: the
  * input of layer l is x[l], its output x[l + 1]), else once (x twice: input and output alternate), so that one body
- * serves both. Outputs of norms and swiglu are not stored: backward recomputes them bit-exactly. With activation
+ * serves both. Outputs of norms and swiglu are not stored, nor are q and k before a norm of theirs: backward recomputes
+ * them bit-exactly. With activation
  * checkpointing (recompute) the tape is x alone, and backward runs wz_layer_forward again for the rest of a layer: a
  * token's bits depend on its sequence only, so they are the same.
  *
@@ -65,6 +99,8 @@ struct wz_work {
 
     float *x, *mid;       /* L [N,C] residual stream: at a layer's input, between attention and feed-forward */
     float *rstd1, *rstd2; /* L [N] */
+    float *branch1, *branch2, *rstd3, *rstd4; /* L [N,C], [N] with norms after: their inputs; else NULL */
+    float *rstd_q, *rstd_k;                   /* L [N,H], [N,K] with norms of q and k; else NULL */
     float *q, *att, *lse; /* L [N,H,D] queries after RoPE, attention's output; [N,H] its log-sum-exp */
     float *gate, *up;     /* L [N,F] */
     float *k, *v;         /* [N,K,D] */
@@ -72,6 +108,7 @@ struct wz_work {
     float *hidden, *rstd; /* [N,C] final norm's output; [N] */
     float *picked;        /* [N,C] gathered hidden states */
     float *d_x, *d_h, *d_q, *d_att, *d_k, *d_v, *d_gate, *d_up, *d_act; /* with a tape */
+    float *d_raw;           /* [N,H,D] with norms of q and k: the gradient of q before its norm */
     float *d_table;         /* [V,C] with a tape, where the embedding is tied: its gradient from look-ups; else NULL */
     bool open;              /* there was a backward since the last wz_backward_end */
     float *past_k, *past_v; /* L [most_past,K,D] wz_work_share: what backwards have added to kept keys and values */
@@ -95,7 +132,7 @@ static inline float *wz_work_at(const struct wz_work *w, float *array, size_t wi
 {
     size_t first = w->tape && !w->recompute ? (size_t)l * (size_t)w->max_rows : 0;
 
-    return array + (first + (size_t)w->past) * width;
+    return array ? array + (first + (size_t)w->past) * width : NULL;
 }
 static inline float *wz_work_x(const struct wz_work *w, int l)
 {
@@ -114,5 +151,24 @@ static inline float *wz_work_past(const struct wz_work *w, float *array, int l, 
 /* Layer l of the last batch, from its input x[l]. again: recomputation for a backward, which does not need the output;
  * keys and values are in the cache already. */
 void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work *w, int l, bool again);
+
+/* Its parts that a backward repeats. before: x normed into h, or x itself where there is no norm; project: the first
+ * `count` of q, k and v, with biases. */
+const float *wz_layer_before(struct wz_model *m, struct wz_work *w, const float *x, const float *norm, float *rstd);
+void wz_layer_project(struct wz_model *m, const struct wz_layer *y, float *const to[3], const float *h, int count,
+                      int n);
+/* RMSNorm of q or k [n, heads, D] as the architecture has it; *rows vectors of *width channels. */
+static inline void wz_qk_shape(const struct wz_config *c, int n, int heads, int *rows, int *width)
+{
+    bool each = wz_arch_of(c)->qk_norm == WZ_QK_HEAD;
+
+    *rows = each ? n * heads : n;
+    *width = each ? c->head_dim : heads * c->head_dim;
+}
+/* The factor that makes attention's 1 / sqrt(D) the config's, 0: it is that. */
+static inline float wz_query_scale(const struct wz_config *c)
+{
+    return c->score_scale > 0 ? c->score_scale * sqrtf((float)c->head_dim) : 0;
+}
 
 #endif

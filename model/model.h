@@ -1,7 +1,9 @@
-/* model: tokens in, tokens out, gradients back. A Llama-family decoder on any backend, with its cache.
+/* model: tokens in, tokens out, gradients back. A decoder on any backend, with its cache.
  *
  *   ids ─▶ embed ─▶ [ norm ─▶ q k v ─▶ rope ─▶ cache ─▶ attention ─▶ o + ─▶
  *                     norm ─▶ gate up ─▶ swiglu ─▶ down + ] x L ─▶ norm ─▶ head
+ *
+ * This is Llama; others are switches of it (struct wz_arch, and the numbers at the end of struct wz_config).
  *
  * One forward serves prefill, decode, scoring and training (guarantee 1): a batch is packed tokens, each with a
  * sequence and a position; keys and values always go through the paged cache. B sequences, N packed tokens, C channels,
@@ -16,7 +18,28 @@
 
 enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR };
 
-/* config.json of a Hugging Face Llama folder, or a GGUF's metadata. */
+/* An architecture: what differs from Llama, where all is zero. The table is in arch.c; docs/models.md shows what each
+ * row was held against. */
+enum wz_norms { WZ_NORMS_BEFORE, WZ_NORMS_AFTER, WZ_NORMS_BOTH }; /* of attention, and of feed-forward */
+enum wz_qk_norm { WZ_QK_NONE, WZ_QK_HEAD, WZ_QK_ALL };            /* RMSNorm of q and k, before RoPE: each head, all */
+struct wz_arch {
+    const char *type, *name; /* model_type and architectures of config.json */
+    const char *gguf;        /* general.architecture of a GGUF; NULL: of an earlier row */
+    const char *keys;        /* of config.json, besides Llama's: those whose values are read, separated by spaces */
+    enum wz_norms norms;
+    enum wz_qk_norm qk_norm;
+    bool qkv_bias;
+    bool permuted; /* a GGUF's q and k are in the order of interleaved pairs */
+    bool tied;     /* where config.json does not say */
+    int head_dim;  /* likewise; 0: hidden_size / num_attention_heads */
+    float theta;   /* rope_theta likewise */
+};
+enum { WZ_LLAMA, WZ_MISTRAL, WZ_QWEN2, WZ_QWEN3, WZ_GRANITE, WZ_OLMO2, WZ_SMOLLM3 };
+extern const struct wz_arch wz_archs[]; /* the last has no type */
+
+enum { WZ_MOST_LAYERS = 512 };
+
+/* config.json of a Hugging Face folder, or a GGUF's metadata. */
 struct wz_config {
     int layers, dim, heads, kv_heads, head_dim, ffn, vocab, context; /* context: longest sequence, tokens */
     float norm_eps, rope_theta;
@@ -25,23 +48,34 @@ struct wz_config {
     int rope_original;                      /* original_max_position_embeddings */
     bool tied;                              /* the head is the embedding */
     int bos, eos[256], n_eos;               /* bos -1: none; eos: of config.json and generation_config.json */
+    int arch;                               /* row of wz_archs */
+    /* Factors of the embedding, of what a layer adds to the residual stream, of attention's scores, and of the logits;
+     * 0: 1, and of scores 1 / sqrt(head_dim) */
+    float embed_scale, residual_scale, score_scale, logit_scale;
+    bool unrotated[WZ_MOST_LAYERS]; /* layers without RoPE */
 };
+static inline const struct wz_arch *wz_arch_of(const struct wz_config *config) { return &wz_archs[config->arch]; }
 
 /* A named tensor inside the block of parameters: an entry of the tensor index. Names are Hugging Face's. */
 struct wz_param {
     char name[64];  /* in a Hugging Face folder */
     char gguf[48];  /* in a GGUF file */
     size_t at;      /* first element in params */
-    int rows, cols; /* cols 1..: [rows, cols]; norms are [rows] with cols 0 */
+    int rows, cols; /* cols 1..: [rows, cols]; vectors, which are norms and biases, are [rows] with cols 0 */
+    bool bias;      /* 0 in a new model, where norms are 1 */
 };
 
+/* A layer's tensors; NULL, or without data, where the architecture has none. Vectors are always f32. */
 struct wz_layer {
-    float *norm1, *norm2; /* [C], always f32 */
+    float *norm1, *norm2;            /* [C] before attention, before feed-forward */
+    float *after1, *after2;          /* [C] after them */
+    float *q_norm, *k_norm;          /* [D], or [H D] and [K D] */
+    float *q_bias, *k_bias, *v_bias; /* [H D], [K D], [K D] */
     struct wz_weight q, k, v, o, gate, up, down;
 };
 
 /* Weights. A forward reads one block of memory, which is published and hashed as bytes (wz_model_weights): f32 models
- * have all their tensors in params, bf16 models the matrices as bf16 and the norms as f32 in `block`. AdamW updates
+ * have all their tensors in params, bf16 models the matrices as bf16 and the vectors as f32 in `block`. AdamW updates
  * params; a bf16 model that trains also has f32 masters, each learner those of its own shard of the parameters, from
  * which the block is rounded (wz_model_round). */
 struct wz_model {
@@ -50,9 +84,9 @@ struct wz_model {
     enum wz_type type;
     size_t n_params;
     struct wz_param *list; /* [n_list] the tensor index */
-    int n_list;
-    float *params;  /* f32 models: [n_params], every tensor of `list` */
-    void *block;    /* bf16 models: matrices as bf16, norms as f32 */
+    int n_list, per_layer; /* tensors in all, of a layer */
+    float *params;         /* f32 models: [n_params], every tensor of `list` */
+    void *block;           /* bf16 models: matrices as bf16, norms as f32 */
     float *masters; /* bf16 models that train: f32 [shard.n], elements [shard.at, shard.at + shard.n) of params */
     struct wz_shard shard;
     void *offloaded;              /* host: the weights of an offloaded model (wz_model_offload), else NULL */
@@ -110,7 +144,7 @@ void wz_model_onload(struct wz_model *model, void *memory);
 /* The *n bytes that a forward reads, in backend memory: what is published and hashed. After writing it, commit. */
 void *wz_model_weights(const struct wz_model *model, size_t *n);
 /* The norms in a bf16 model's block, *n floats, that belong to elements `part` of the parameters. */
-float *wz_model_norms(const struct wz_model *model, struct wz_shard part, size_t *n);
+float *wz_model_vectors(const struct wz_model *model, struct wz_shard part, size_t *n);
 
 /* ---- cache (cache.c) -------------------------------------------------------------------------------------- */
 

@@ -1,7 +1,7 @@
 /* weights: the memory blocks of a model's parameters, in the order of the tensor index.
  *
  *   f32   params  [ embedding | norm1 q k v o norm2 gate up down | ... | final norm | head unless tied ]   one block
- *   bf16  block   [ the same index: matrices as bf16, zeros in place of the norms ][ all norms as f32 ]
+ *   bf16  block   [ the same index: matrices as bf16, zeros in place of the vectors ][ all vectors as f32 ]
  *         masters the learner's shard of params in f32, where the model trains
  *   int8  as bf16: quantised when packed
  *
@@ -17,30 +17,46 @@
 enum { CHUNK = WZ_PIECE / sizeof(float) }; /* elements of the staging chunk between host and backend */
 
 /* The tensors of a layer, in the order of the index. */
-enum size { NONE, DIM, QUERIES, KEYS, FFN };
+enum size { NONE, DIM, QUERIES, KEYS, FFN, QUERY_NORM, KEY_NORM };
 static const struct {
     const char *hub, *gguf;
     size_t at; /* in struct wz_layer, of a float * where there are no columns, else of a struct wz_weight */
     enum size rows, cols;
-} tensors[PER_LAYER] = {
-    [NORM1] = { "input_layernorm", "attn_norm", offsetof(struct wz_layer, norm1), DIM, NONE },
-    [Q] = { "self_attn.q_proj", "attn_q", offsetof(struct wz_layer, q), QUERIES, DIM },
-    [K] = { "self_attn.k_proj", "attn_k", offsetof(struct wz_layer, k), KEYS, DIM },
-    [V] = { "self_attn.v_proj", "attn_v", offsetof(struct wz_layer, v), KEYS, DIM },
-    [O] = { "self_attn.o_proj", "attn_output", offsetof(struct wz_layer, o), DIM, QUERIES },
-    [NORM2] = { "post_attention_layernorm", "ffn_norm", offsetof(struct wz_layer, norm2), DIM, NONE },
-    [GATE] = { "mlp.gate_proj", "ffn_gate", offsetof(struct wz_layer, gate), FFN, DIM },
-    [UP] = { "mlp.up_proj", "ffn_up", offsetof(struct wz_layer, up), FFN, DIM },
-    [DOWN] = { "mlp.down_proj", "ffn_down", offsetof(struct wz_layer, down), DIM, FFN },
+} tensors[LAYER_TENSORS] = {
+    [NORM1] = { "input_layernorm.weight", "attn_norm.weight", offsetof(struct wz_layer, norm1), DIM, NONE },
+    [Q] = { "self_attn.q_proj.weight", "attn_q.weight", offsetof(struct wz_layer, q), QUERIES, DIM },
+    [Q_BIAS] = { "self_attn.q_proj.bias", "attn_q.bias", offsetof(struct wz_layer, q_bias), QUERIES, NONE },
+    [K] = { "self_attn.k_proj.weight", "attn_k.weight", offsetof(struct wz_layer, k), KEYS, DIM },
+    [K_BIAS] = { "self_attn.k_proj.bias", "attn_k.bias", offsetof(struct wz_layer, k_bias), KEYS, NONE },
+    [V] = { "self_attn.v_proj.weight", "attn_v.weight", offsetof(struct wz_layer, v), KEYS, DIM },
+    [V_BIAS] = { "self_attn.v_proj.bias", "attn_v.bias", offsetof(struct wz_layer, v_bias), KEYS, NONE },
+    [Q_NORM] = { "self_attn.q_norm.weight", "attn_q_norm.weight", offsetof(struct wz_layer, q_norm), QUERY_NORM, NONE },
+    [K_NORM] = { "self_attn.k_norm.weight", "attn_k_norm.weight", offsetof(struct wz_layer, k_norm), KEY_NORM, NONE },
+    [O] = { "self_attn.o_proj.weight", "attn_output.weight", offsetof(struct wz_layer, o), DIM, QUERIES },
+    [AFTER1] = { "post_attention_layernorm.weight", "post_attention_norm.weight", offsetof(struct wz_layer, after1),
+                 DIM, NONE },
+    [NORM2] = { "post_attention_layernorm.weight", "ffn_norm.weight", offsetof(struct wz_layer, norm2), DIM, NONE },
+    [GATE] = { "mlp.gate_proj.weight", "ffn_gate.weight", offsetof(struct wz_layer, gate), FFN, DIM },
+    [UP] = { "mlp.up_proj.weight", "ffn_up.weight", offsetof(struct wz_layer, up), FFN, DIM },
+    [DOWN] = { "mlp.down_proj.weight", "ffn_down.weight", offsetof(struct wz_layer, down), DIM, FFN },
+    [AFTER2] = { "post_feedforward_layernorm.weight", "post_ffw_norm.weight", offsetof(struct wz_layer, after2), DIM,
+                 NONE },
 };
 
-/* hub, gguf: the tensor's names in the two kinds of files, less ".weight". */
+static bool has(const struct wz_arch *a, enum layer_tensor t)
+{
+    if (t == NORM1 || t == NORM2) return a->norms != WZ_NORMS_AFTER;
+    if (t == AFTER1 || t == AFTER2) return a->norms != WZ_NORMS_BEFORE;
+    if (t == Q_NORM || t == K_NORM) return a->qk_norm != WZ_QK_NONE;
+    return a->qkv_bias || (t != Q_BIAS && t != K_BIAS && t != V_BIAS);
+}
+
 static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int cols, const char *hub, const char *gguf)
 {
     struct wz_param *p = &list[(*n)++];
 
-    snprintf(p->name, sizeof p->name, "%s.weight", hub);
-    snprintf(p->gguf, sizeof p->gguf, "%s.weight", gguf);
+    snprintf(p->name, sizeof p->name, "%s", hub);
+    snprintf(p->gguf, sizeof p->gguf, "%s", gguf);
     p->at = *at;
     p->rows = rows;
     p->cols = cols;
@@ -49,26 +65,41 @@ static void param_add(struct wz_param *list, int *n, size_t *at, int rows, int c
 
 struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total)
 {
-    const int size[] = { 0, c->dim, c->heads * c->head_dim, c->kv_heads * c->head_dim, c->ffn };
-    struct wz_param *list = wz_alloc(wz_mul((size_t)c->layers * PER_LAYER + 3, sizeof(*list)));
+    const struct wz_arch *a = wz_arch_of(c);
+    const int queries = c->heads * c->head_dim, keys = c->kv_heads * c->head_dim;
+    const bool each = a->qk_norm == WZ_QK_HEAD;
+    const int size[] = { 0, c->dim, queries, keys, c->ffn, each ? c->head_dim : queries, each ? c->head_dim : keys };
+    struct wz_param *list = wz_alloc(wz_mul((size_t)c->layers * LAYER_TENSORS + 3, sizeof(*list)));
 
     *n = 0;
     *total = 0;
-    param_add(list, n, total, c->vocab, c->dim, "model.embed_tokens", "token_embd");
+    param_add(list, n, total, c->vocab, c->dim, "model.embed_tokens.weight", "token_embd.weight");
     for (int l = 0; l < c->layers; l++)
-        for (int t = 0; t < PER_LAYER; t++) {
-            char hub[48], gguf[32];
-            snprintf(hub, sizeof hub, "model.layers.%d.%s", l, tensors[t].hub);
+        for (int t = 0; t < LAYER_TENSORS; t++) {
+            char hub[64], gguf[48];
+            if (!has(a, t)) continue;
+            bool other = t == NORM2 && a->norms == WZ_NORMS_BOTH; /* there its name is of the one after attention */
+            snprintf(hub, sizeof hub, "model.layers.%d.%s", l,
+                     other ? "pre_feedforward_layernorm.weight" : tensors[t].hub);
             snprintf(gguf, sizeof gguf, "blk.%d.%s", l, tensors[t].gguf);
             param_add(list, n, total, size[tensors[t].rows], size[tensors[t].cols], hub, gguf);
+            list[*n - 1].bias = t == Q_BIAS || t == K_BIAS || t == V_BIAS;
         }
-    param_add(list, n, total, c->dim, 0, "model.norm", "output_norm");
-    if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head", "output");
+    param_add(list, n, total, c->dim, 0, "model.norm.weight", "output_norm.weight");
+    if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head.weight", "output.weight");
     return list;
 }
 
-/* The number of floats in a bf16 model's norms, padding included, that belong to elements before `at` of params. */
-static size_t norms_before(const struct wz_model *m, size_t at)
+const struct wz_param *wz_param_of(const struct wz_model *m, int l, enum layer_tensor tensor)
+{
+    const struct wz_param *p = &m->list[1 + l * m->per_layer];
+
+    for (int t = 0; t < (int)tensor; t++) p += has(wz_arch_of(&m->config), t);
+    return p;
+}
+
+/* The number of floats in a bf16 model's vectors, padding included, that belong to elements before `at` of params. */
+static size_t vectors_before(const struct wz_model *m, size_t at)
 {
     size_t sum = 0;
 
@@ -79,14 +110,14 @@ static size_t norms_before(const struct wz_model *m, size_t at)
     return sum;
 }
 
-/* Tensor i in the backend's memory; norms are f32 in every model. */
+/* Tensor i in the backend's memory; vectors are f32 in every model. */
 static void *param_data(const struct wz_model *m, int i)
 {
     const struct wz_param *p = &m->list[i];
 
     if (m->type == WZ_F32) return m->params + p->at;
     if (p->cols > 0) return (uint16_t *)m->block + p->at;
-    return (float *)((uint16_t *)m->block + m->n_params) + norms_before(m, p->at);
+    return (float *)((uint16_t *)m->block + m->n_params) + vectors_before(m, p->at);
 }
 
 /* Embedding and head of an int8 model are bf16. */
@@ -109,22 +140,21 @@ static void point(struct wz_model *m)
 
     point_weight(m, &m->embed, i++);
     for (struct wz_layer *y = m->layers; y < m->layers + m->config.layers; y++)
-        for (int t = 0; t < PER_LAYER; t++, i++) {
+        for (int t = 0; t < LAYER_TENSORS; t++) {
             void *to = (char *)y + tensors[t].at;
-            if (tensors[t].cols) point_weight(m, to, i);
-            else *(float **)to = param_data(m, i);
+            if (!has(wz_arch_of(&m->config), t)) continue;
+            if (tensors[t].cols) point_weight(m, to, i++);
+            else *(float **)to = param_data(m, i++);
         }
     m->norm = param_data(m, i++);
     point_weight(m, &m->head, m->config.tied ? 0 : i++);
     assert(i == m->n_list);
 }
 
-/* Bytes of the block; n: elements of params. */
-static size_t block_bytes(const struct wz_config *c, enum wz_type type, size_t n)
+static size_t block_bytes(const struct wz_model *m)
 {
-    size_t norms = ((size_t)c->dim + 15) / 16 * 16 * ((size_t)c->layers * 2 + 1);
-
-    return type == WZ_F32 ? wz_mul(n, sizeof(float)) : wz_mul(n, sizeof(uint16_t)) + norms * sizeof(float);
+    if (m->type == WZ_F32) return wz_mul(m->n_params, sizeof(float));
+    return wz_mul(m->n_params, sizeof(uint16_t)) + vectors_before(m, m->n_params) * sizeof(float);
 }
 
 struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type type, const struct wz_share *trains,
@@ -137,7 +167,8 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     m->be = be;
     m->type = type;
     m->list = wz_params_list(config, &m->n_list, &m->n_params);
-    void *block = wz_backend_alloc_for(be, block_bytes(config, type, m->n_params), "weights");
+    for (int t = 0; t < LAYER_TENSORS; t++) m->per_layer += has(wz_arch_of(config), t);
+    void *block = wz_backend_alloc_for(be, block_bytes(m), "weights");
     if (type == WZ_F32) m->params = block;
     else m->block = block;
     if (type != WZ_F32 && trains) {
@@ -156,9 +187,10 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
  * it is tied, it is packed as the head. */
 static struct wz_weight *matrix(struct wz_model *m, int i)
 {
+    static const enum layer_tensor of[7] = { Q, K, V, O, GATE, UP, DOWN };
+
     if (i == m->config.layers * 7) return &m->head;
-    int t = i % 7 + 1; /* of the layer's tensors: the first is a norm, and so is NORM2 */
-    return (void *)((char *)&m->layers[i / 7] + tensors[t < NORM2 ? t : t + 1].at);
+    return (void *)((char *)&m->layers[i / 7] + tensors[of[i % 7]].at);
 }
 
 void wz_model_destroy(struct wz_model *m)
@@ -280,7 +312,7 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
 
             if (p->cols > 0) wz_pool_run(m->be->pool, (int)((f.n + SLICE - 1) / SLICE), fill_slice, &f);
             else
-                for (size_t j = 0; j < f.n; j++) values[j] = 1;
+                for (size_t j = 0; j < f.n; j++) values[j] = !p->bias;
             wz_param_put(m, i, at, f.n, values);
         }
     }
@@ -292,19 +324,19 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
 
 void *wz_model_weights(const struct wz_model *m, size_t *n)
 {
-    *n = block_bytes(&m->config, m->type, m->n_params);
+    *n = block_bytes(m);
     return m->type == WZ_F32 ? (void *)m->params : m->block;
 }
 
-float *wz_model_norms(const struct wz_model *m, struct wz_shard part, size_t *n)
+float *wz_model_vectors(const struct wz_model *m, struct wz_shard part, size_t *n)
 {
-    size_t at = norms_before(m, part.at);
+    size_t at = vectors_before(m, part.at);
 
-    *n = norms_before(m, part.at + part.n) - at;
+    *n = vectors_before(m, part.at + part.n) - at;
     return (float *)((uint16_t *)m->block + m->n_params) + at;
 }
 
-/* The zeros in place of the norms stay zero, as in a model without masters. */
+/* The zeros in place of the vectors stay zero, as in a model without masters. */
 void wz_model_round(struct wz_model *m)
 {
     for (int i = 0; i < m->n_list; i++) {

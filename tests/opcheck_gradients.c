@@ -124,6 +124,18 @@ static void matmul_back(const struct function *f)
     wz_matmul_back_w(opcheck_ref, f->d[1], f->r, f->x[0], &w, N);
 }
 
+static void bias(const struct function *f)
+{
+    memcpy(f->out, f->x[0], f->out_size * sizeof(float));
+    wz_bias(opcheck_ref, f->out, f->x[1], N, C);
+}
+
+static void bias_back(const struct function *f)
+{
+    memcpy(f->d[0], f->r, f->out_size * sizeof(float));
+    wz_bias_back(opcheck_ref, f->d[1], f->r, N, C);
+}
+
 static const float freq[D / 2] = { 1, 0.1f };
 static const int far[N] = { 0, 1, 5, 9, 100, 1000 };
 
@@ -221,6 +233,12 @@ void opcheck_gradients(void **state)
           .out_size = N * O,
           .forward = matmul,
           .backward = matmul_back },
+        { .name = "bias",
+          .inputs = 2,
+          .size = { N * C, C },
+          .out_size = N * C,
+          .forward = bias,
+          .backward = bias_back },
         { .name = "rope",
           .inputs = 1,
           .size = { N * HEADS * D },

@@ -88,7 +88,10 @@ CALL(embed)
 
 CALL(embed_back) { wz_embed_back(be, a[0], ROWS(a, 1), p->ids + from, to - from, p->in); }
 
-CALL(rmsnorm) { wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), a[3], to - from, p->in, 1e-5f); }
+CALL(rmsnorm)
+{
+    wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), p->add ? ROWS(a, 0) : ROWS(a, 2), a[3], to - from, p->in, 1e-5f);
+}
 
 CALL(rmsnorm_back)
 {
@@ -242,6 +245,12 @@ CALL(cast)
 
 CALL(add) { wz_add(be, ROWS(a, 0), ROWS(a, 1), (size_t)((to - from) * p->in)); }
 
+CALL(scale) { wz_scale(be, ROWS(a, 0), p->add ? ROWS(a, 0) : ROWS(a, 1), 0.3f, (size_t)((to - from) * p->in)); }
+
+CALL(bias) { wz_bias(be, ROWS(a, 0), a[1], to - from, p->in); }
+
+CALL(bias_back) { wz_bias_back(be, a[0], ROWS(a, 1), to - from, p->in); }
+
 CALL(squares)
 {
     size_t blocks = p->a[0].n / 3;
@@ -312,10 +321,11 @@ static bool make_embed_back(struct problem *p)
     return true;
 }
 
+/* add: in place */
 static bool make_rmsnorm(struct problem *p)
 {
-    if (!dense_shape(p, 1, false)) return false;
-    add_array(p, "out", OUT, (size_t)p->in, (size_t)p->n, 1);
+    if (!dense_shape(p, 1, true)) return false;
+    add_array(p, "out", p->add ? SUM : OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "rstd", OUT, 1, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 3);
     add_common(p, "w", IN, (size_t)p->in, 1);
@@ -686,6 +696,30 @@ static bool make_add(struct problem *p)
     return true;
 }
 
+static bool make_scale(struct problem *p)
+{
+    if (!dense_shape(p, 1, true)) return false;
+    add_array(p, "out", p->add ? SUM : OUT, (size_t)p->in, (size_t)p->n, 1);
+    add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 1);
+    return true;
+}
+
+static bool make_bias(struct problem *p)
+{
+    if (!dense_shape(p, 1, false)) return false;
+    add_array(p, "y", SUM, (size_t)p->in, (size_t)p->n, 1);
+    add_common(p, "b", IN, (size_t)p->in, 1);
+    return true;
+}
+
+static bool make_bias_back(struct problem *p)
+{
+    if (!dense_shape(p, 1, false)) return false;
+    add_common(p, "d_b", SUM, (size_t)p->in, 1);
+    add_array(p, "d_y", IN, (size_t)p->in, (size_t)p->n, 1);
+    return true;
+}
+
 static bool make_squares(struct problem *p)
 {
     if (p->shape >= 4) return false;
@@ -735,6 +769,9 @@ const struct row opcheck_rows[] = {
     { "head_back", SLOT(head_back), make_head_back, call_head_back, true },
     { "cast", SLOT(cast), make_cast, call_cast, false },
     { "add", SLOT(add), make_add, call_add, false },
+    { "scale", SLOT(scale), make_scale, call_scale, false },
+    { "bias", SLOT(bias), make_bias, call_bias, false },
+    { "bias_back", SLOT(bias_back), make_bias_back, call_bias_back, false },
     { "squares", SLOT(squares), make_squares, call_squares, false },
     { "adamw", SLOT(adamw), make_adamw, call_adamw, false },
 };

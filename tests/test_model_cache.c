@@ -4,8 +4,21 @@
 
 #include <sys/wait.h>
 
-static const struct wz_config config = { 1, 8, 1, 1, 4,    8, 20,    40, 1e-5f, 10000, WZ_ROPE_PLAIN,
-                                         0, 0, 0, 0, true, 1, { 2 }, 1 };
+static const struct wz_config config = { .layers = 1,
+                                         .dim = 8,
+                                         .heads = 1,
+                                         .kv_heads = 1,
+                                         .head_dim = 4,
+                                         .ffn = 8,
+                                         .vocab = 20,
+                                         .context = 40,
+                                         .norm_eps = 1e-5f,
+                                         .rope_theta = 10000,
+                                         .rope = WZ_ROPE_PLAIN,
+                                         .tied = true,
+                                         .bos = 1,
+                                         .eos = { 2 },
+                                         .n_eos = 1 };
 
 struct rig {
     struct wz_backend *be;
@@ -154,8 +167,21 @@ static void fork_leaves_source(void **state)
  * for the one that is looked up in. */
 static void unpacked_dropped(void **state)
 {
-    const struct wz_config wide = { 2, 128, 2, 2, 64,   384, 200,   40, 1e-5f, 10000, WZ_ROPE_PLAIN,
-                                    0, 0,   0, 0, true, 1,   { 2 }, 1 };
+    const struct wz_config wide = { .layers = 2,
+                                    .dim = 128,
+                                    .heads = 2,
+                                    .kv_heads = 2,
+                                    .head_dim = 64,
+                                    .ffn = 384,
+                                    .vocab = 200,
+                                    .context = 40,
+                                    .norm_eps = 1e-5f,
+                                    .rope_theta = 10000,
+                                    .rope = WZ_ROPE_PLAIN,
+                                    .tied = true,
+                                    .bos = 1,
+                                    .eos = { 2 },
+                                    .n_eos = 1 };
     float seen[3][5 * 128];
 
     for (int pass = 0; pass < 3; pass++) { /* never, before the commit, after */

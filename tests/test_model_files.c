@@ -1,13 +1,29 @@
 /* Guarantee: what is saved loads back bit for bit, in one file or in shards, as f32 or bf16; a GGUF of the same
  * weights is the same model; every spelling of a config means what it should; and whatever is wrong with a folder is
  * one error message. */
+#include "golden_help.h"
 #include "model/inner.h"
-#include "model_help.h"
 
 #include <unistd.h>
 
-static const struct wz_config config = { 2, 32, 4, 2,    8,     64, 48,       128, 1e-5f, 500000, WZ_ROPE_LLAMA3,
-                                         8, 1,  4, 8192, false, 1,  { 2, 3 }, 2 };
+static const struct wz_config config = { .layers = 2,
+                                         .dim = 32,
+                                         .heads = 4,
+                                         .kv_heads = 2,
+                                         .head_dim = 8,
+                                         .ffn = 64,
+                                         .vocab = 48,
+                                         .context = 128,
+                                         .norm_eps = 1e-5f,
+                                         .rope_theta = 500000,
+                                         .rope = WZ_ROPE_LLAMA3,
+                                         .rope_factor = 8,
+                                         .rope_low = 1,
+                                         .rope_high = 4,
+                                         .rope_original = 8192,
+                                         .bos = 1,
+                                         .eos = { 2, 3 },
+                                         .n_eos = 2 };
 static struct wz_backend *be;
 
 static int open_ref(void **state)
@@ -210,7 +226,11 @@ static const char *gguf_names[][2] = {
     { ".self_attn.k_proj.", "attn_k" },
     { ".self_attn.v_proj.", "attn_v" },
     { ".self_attn.o_proj.", "attn_output" },
-    { ".post_attention_layernorm.", "ffn_norm" },
+    { ".post_attention_layernorm.", "ffn_norm" }, /* but post_attention_norm where there are others */
+    { ".pre_feedforward_layernorm.", "ffn_norm" },
+    { ".post_feedforward_layernorm.", "post_ffw_norm" },
+    { ".self_attn.q_norm.", "attn_q_norm" },
+    { ".self_attn.k_norm.", "attn_k_norm" },
     { ".mlp.gate_proj.", "ffn_gate" },
     { ".mlp.up_proj.", "ffn_up" },
     { ".mlp.down_proj.", "ffn_down" },
@@ -230,6 +250,7 @@ static void pairs(float *out, const float *in, int heads, int d, int cols)
 static void gguf_write(const struct wz_model *m, const char *path, const float *divisors, const char *arch)
 {
     const struct wz_config *c = &m->config;
+    const bool after = strstr(arch, "olmo2"), permuted = strstr("llama granite smollm3", arch);
     struct wz_buf b = { 0 };
     struct wz_err err;
     size_t at = 0;
@@ -237,17 +258,43 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
     wz_buf_str(&b, "GGUF");
     u32(&b, 3);
     u64(&b, (uint64_t)m->n_list + (divisors ? 1 : 0));
-    u64(&b, 13);
+    const struct {
+        const char *key;
+        uint32_t value;
+    } sizes[] = {
+        { "embedding_length", (uint32_t)c->dim },
+        { "feed_forward_length", (uint32_t)c->ffn },
+        { "block_count", (uint32_t)c->layers },
+        { "attention.head_count", (uint32_t)c->heads },
+        { "attention.head_count_kv", (uint32_t)c->kv_heads },
+        { "attention.key_length", (uint32_t)c->head_dim },
+        { "context_length", (uint32_t)c->context },
+    };
+    const struct {
+        const char *key;
+        float value;
+    } numbers[] = {
+        { "attention.layer_norm_rms_epsilon", c->norm_eps },
+        { "rope.freq_base", c->rope_theta },
+        { "embedding_scale", c->embed_scale },
+        { "residual_scale", c->residual_scale },
+        { "attention.scale", c->score_scale },
+        { "logit_scale", c->logit_scale > 0 ? 1 / c->logit_scale : 0 },
+    };
+    size_t n_numbers = 0;
+    for (size_t i = 0; i < WZ_COUNT(numbers); i++) n_numbers += numbers[i].value != 0;
+    u64(&b, 4 + WZ_COUNT(sizes) + n_numbers);
     str(&b, "general.architecture"), u32(&b, 8), str(&b, arch);
-    key_u32(&b, "llama.embedding_length", (uint32_t)c->dim);
-    key_u32(&b, "llama.feed_forward_length", (uint32_t)c->ffn);
-    key_u32(&b, "llama.block_count", (uint32_t)c->layers);
-    key_u32(&b, "llama.attention.head_count", (uint32_t)c->heads);
-    key_u32(&b, "llama.attention.head_count_kv", (uint32_t)c->kv_heads);
-    key_u32(&b, "llama.attention.key_length", (uint32_t)c->head_dim);
-    key_u32(&b, "llama.context_length", (uint32_t)c->context);
-    key_f32(&b, "llama.attention.layer_norm_rms_epsilon", c->norm_eps);
-    key_f32(&b, "llama.rope.freq_base", c->rope_theta);
+    for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
+        char *key = wz_path("%s.%s", arch, sizes[i].key);
+        key_u32(&b, key, sizes[i].value);
+        free(key);
+    }
+    for (size_t i = 0; i < WZ_COUNT(numbers); i++) {
+        char *key = wz_path("%s.%s", arch, numbers[i].key);
+        if (numbers[i].value != 0) key_f32(&b, key, numbers[i].value);
+        free(key);
+    }
     key_u32(&b, "tokenizer.ggml.bos_token_id", (uint32_t)c->bos);
     key_u32(&b, "tokenizer.ggml.eos_token_id", (uint32_t)c->eos[0]);
     key_u32(&b, "tokenizer.ggml.eot_token_id", (uint32_t)c->eos[1]);
@@ -260,7 +307,9 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         for (size_t k = 0; k < WZ_COUNT(gguf_names); k++)
             if (strstr(p->name, gguf_names[k][0])) {
                 if (sscanf(p->name, "model.layers.%d.", &layer) == 1)
-                    snprintf(name, sizeof(name), "blk.%d.%s.weight", layer, gguf_names[k][1]);
+                    snprintf(name, sizeof(name), "blk.%d.%s.%s", layer,
+                             after && strstr(p->name, "post_attention") ? "post_attention_norm" : gguf_names[k][1],
+                             strrchr(p->name, '.') + 1);
                 else snprintf(name, sizeof(name), "%s", gguf_names[k][1]);
             }
         tensor_head(&b, name, p->rows, p->cols, &at);
@@ -274,8 +323,9 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         float *values = wz_alloc(n * sizeof(float));
 
         while ((b.len - start) % 32 != 0) wz_buf_add(&b, "", 1);
-        if (strstr(p->name, "q_proj")) pairs(values, m->params + p->at, c->heads, c->head_dim, p->cols);
-        else if (strstr(p->name, "k_proj")) pairs(values, m->params + p->at, c->kv_heads, c->head_dim, p->cols);
+        if (permuted && strstr(p->name, "q_proj")) pairs(values, m->params + p->at, c->heads, c->head_dim, p->cols);
+        else if (permuted && strstr(p->name, "k_proj"))
+            pairs(values, m->params + p->at, c->kv_heads, c->head_dim, p->cols);
         else memcpy(values, m->params + p->at, n * sizeof(float));
         if (!q8 || p->cols == 0) wz_buf_add(&b, values, n * sizeof(float));
         for (size_t j = 0; q8 && p->cols > 0 && j < n; j++) {
@@ -313,8 +363,8 @@ static void gguf(void **state)
     divisors[3] = 7;
     gguf_write(m, path, divisors, "llama");
     refuses(path, "rope_freqs.weight");
-    gguf_write(m, path, divisors, "qwen2");
-    refuses(path, "qwen2");
+    gguf_write(m, path, divisors, "phi3");
+    refuses(path, "expected one of llama, qwen2");
     wz_model_destroy(m);
 
     plain.rope = WZ_ROPE_PLAIN;
@@ -338,6 +388,33 @@ static void gguf(void **state)
         refuses(path, "");
     }
     wz_model_destroy(m);
+    free(path);
+}
+
+static void gguf_of_every_row(void **state)
+{
+    char *path = test_scratch("row.gguf");
+    struct wz_err err;
+    struct wz_config c;
+
+    for (size_t i = 0; i < WZ_COUNT(golden_rows); i++) {
+        char *dir = golden_row(golden_rows[i]);
+        if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+        const char *arch = wz_arch_of(&c)->gguf;
+        free(dir);
+        if (!arch || c.rope != WZ_ROPE_PLAIN) continue;
+        c.eos[c.n_eos++] = 3;
+        struct wz_model *m = model_make(&c, WZ_F32);
+        for (int k = 0; k < m->n_list; k++)
+            for (int j = 0; j < m->list[k].rows; j++) m->params[m->list[k].at + (size_t)j] += (float)(j % 61) / 64;
+        wz_model_commit(m, 0);
+        gguf_write(m, path, NULL, arch);
+        struct wz_model *read = model_of(path, WZ_F32, be);
+        assert_memory_equal(&read->config, &c, sizeof c);
+        assert_true(read->hash == m->hash);
+        wz_model_destroy(read);
+        wz_model_destroy(m);
+    }
     free(path);
 }
 
@@ -396,8 +473,9 @@ static void spellings(void **state)
          "{\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 4, "
          "\"original_max_position_embeddings\": 8192}");
     edit(dir, "head_dim", NULL);
-    edit(dir, "eos_token_id", "2"); /* 3 comes from generation_config.json */
-    edit(dir, "unheard_of", "17");
+    edit(dir, "eos_token_id", "2");  /* 3 comes from generation_config.json */
+    edit(dir, "unheard_of", "null"); /* off */
+    edit(dir, "_name_or_path", "\"somewhere\"");
     if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
     same_config(&config, &c);
     edit(dir, "rope_scaling", NULL);
@@ -446,7 +524,13 @@ static void bad_configs(void **state)
         { "vocab_size", "3", "outside of the vocabulary" },
         { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
         { "num_hidden_layers", "1", "model.layers.1" },
-        { "architectures", "[\"Qwen2ForCausalLM\"]", "expected LlamaForCausalLM, got Qwen2ForCausalLM" },
+        { "architectures", "[\"PhiForCausalLM\"]", "expected one of LlamaForCausalLM, MistralForCausalLM" },
+        { "architectures", "[\"Qwen2ForCausalLM\"]", "q_proj.bias is missing" },
+        { "architectures", "[\"MistralForCausalLM\"]", "sliding_window" }, /* 4096 where a Mistral does not say */
+        { "unheard_of", "17", "unheard_of: 17 is not known for LlamaForCausalLM" },
+        { "num_local_experts", "8", "num_local_experts" },
+        { "embedding_multiplier", "12", "embedding_multiplier" }, /* Granite's */
+        { "partial_rotary_factor", "0.5", "partial_rotary_factor" },
         { "hidden_act", "\"gelu\"", "gelu" },
         { "attention_bias", "true", "attention_bias" },
         { "mlp_bias", "true", "mlp_bias" },
@@ -456,6 +540,7 @@ static void bad_configs(void **state)
         { "rope_scaling", "7", "rope_scaling" },
         { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn" },
         { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
+        { "rope_scaling", "{\"rope_type\": \"linear\", \"factor\": 2, \"mscale\": 2}", "mscale" },
         { "rope_scaling",
           "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
           "\"original_max_position_embeddings\": 8192}",
@@ -484,6 +569,28 @@ static void bad_configs(void **state)
     wz_model_destroy(m);
     free(dir);
     free(path);
+}
+
+/* A head of its own is kept, whatever the config says of it; one that repeats the embedding is the embedding. */
+static void heads_of_their_own(void **state)
+{
+    char *dir = test_scratch("head");
+    struct wz_model *m = model_make(&config, WZ_F32), *read;
+    const size_t size = (size_t)(config.vocab * config.dim) * sizeof(float);
+
+    saved(m, dir, 0);
+    edit(dir, "tie_word_embeddings", "true");
+    read = model_of(dir, WZ_F32, be);
+    assert_true(!read->config.tied && read->hash == m->hash);
+    wz_model_destroy(read);
+    memcpy(m->params + m->list[m->n_list - 1].at, m->params, size);
+    saved(m, dir, 0);
+    edit(dir, "tie_word_embeddings", "true");
+    read = model_of(dir, WZ_F32, be);
+    assert_true(read->config.tied && read->n_params < m->n_params);
+    wz_model_destroy(read);
+    wz_model_destroy(m);
+    free(dir);
 }
 
 /* A folder whose model.safetensors has the tensors of m, one of them changed. */
@@ -681,6 +788,8 @@ int main(void)
         cmocka_unit_test(values_must_be_finite),
         cmocka_unit_test(generation_settings_are_kept),
         cmocka_unit_test(overflow_is_refused),
+        cmocka_unit_test(heads_of_their_own),
+        cmocka_unit_test(gguf_of_every_row),
     };
 
     return cmocka_run_group_tests(tests, open_ref, close_ref);

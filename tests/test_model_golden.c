@@ -1,131 +1,63 @@
-/* Guarantee: logits, log-probabilities and the gradient of every tensor equal a float64 PyTorch Llama's to a relative
- * 1e-5, for 1, 3 and 4 query heads a key/value head, head sizes 64, 80 and 128, tied and untied, with and without
- * RoPE scaling, on every backend. Only config.json and the seed of the weights are shared with it
- * (tests/golden/model/README.md). */
-#include "model_help.h"
-
-static const struct {
-    const char *name;
-    int threads;
-} backends[] = { { "ref", 1 }, { "cpu", 2 } };
-
-static double number(const json_t *j, const char *key)
-{
-    const json_t *v = json_object_get(j, key);
-
-    if (!json_is_number(v)) fail_msg("case.json has no number %s", key);
-    return json_number_value(v);
-}
-
-/* |got - want| / |want|, over n values. */
-static double apart(const float *got, const float *want, size_t n)
-{
-    double off = 0, norm = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        off += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
-        norm += (double)want[i] * (double)want[i];
-    }
-    return sqrt(off) / sqrt(norm);
-}
-
-static void hold(const char *name, const char *what, const char *backend, double error)
-{
-    if (!(error < 1e-5)) fail_msg("%s on %s: %s is off by a relative %g", name, backend, what, error);
-}
-
-static void one(const char *name, const char *backend, int threads)
-{
-    const char *golden = getenv("WALTZ_GOLDEN");
-    assert_non_null(golden);
-    char *dir = wz_path("%s/model/%s", golden, name), *json = wz_path("%s/case.json", dir),
-         *raw = wz_path("%s/values.f32", dir);
-    struct wz_err err = { "" };
-    struct wz_config c;
-    struct wz_map map;
-    json_t *k = wz_json_load(json, &err);
-
-    if (!k || wz_config_load(&c, dir, &err) < 0 || wz_map_open(&map, raw, &err) < 0) fail_msg("%s", err.text);
-    struct wz_backend *be = backend_of(backend, threads);
-    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, be);
-    int n = (int)json_array_size(json_object_get(k, "ids")), n_seqs = (int)json_array_size(json_object_get(k, "lens"));
-    int ids[64], targets[64], lens[8];
-    float d_logp[64], logp[64], scale = (float)number(k, "scale"), temperature = (float)number(k, "temperature");
-    size_t full = (size_t)number(k, "full"), sample = (size_t)number(k, "sample"), at = 0,
-           n_values = map.len / sizeof(float);
-    float *want = wz_alloc(map.len), *logits = wz_alloc((size_t)(n * c.vocab) * sizeof(float));
-    float *g = wz_alloc(m->n_params * sizeof(float)), *picked = wz_alloc(m->n_params * sizeof(float));
-
-    memcpy(want, map.bytes, map.len);
-    assert_in_range(n, 1, 64);
-    assert_in_range(n_seqs, 1, 8);
-    for (int i = 0; i < n; i++) {
-        ids[i] = (int)json_integer_value(json_array_get(json_object_get(k, "ids"), (size_t)i));
-        targets[i] = (int)json_integer_value(json_array_get(json_object_get(k, "targets"), (size_t)i));
-        d_logp[i] = (float)json_number_value(json_array_get(json_object_get(k, "d_logp"), (size_t)i));
-    }
-    for (int s = 0; s < n_seqs; s++)
-        lens[s] = (int)json_integer_value(json_array_get(json_object_get(k, "lens"), (size_t)s));
-    uint64_t seed = (uint64_t)number(k, "seed");
-    wz_model_init(m, seed);
-    for (int i = 0; i < m->n_list; i++) {
-        const struct wz_param *p = &m->list[i];
-        size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1);
-
-        for (size_t j = 0; j < count; j++) /* norms that differ, so that one can't pass for another */
-            if (p->cols > 0) m->params[p->at + j] *= scale;
-            else
-                m->params[p->at + j] =
-                    (float)(0.5 + wz_uniform((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
-    }
-    wz_model_commit(m, 1);
-
-    struct wz_cache *cache = wz_cache_create(m, 24, 4);
-    struct wz_work *work = wz_work_create(m, n, true);
-    struct wz_seq seqs[8] = { 0 };
-    const float *h = run(m, cache, work, seqs, n_seqs, ids, lens);
-    wz_head_logits(be, logits, h, &m->head, n);
-    hold(name, "the logits", backend, apart(logits, want + at, (size_t)(n * c.vocab)));
-    at += (size_t)(n * c.vocab);
-    wz_logprobs(m, work, targets, temperature, logp, NULL);
-    hold(name, "the log-probability", backend, apart(logp, want + at, (size_t)n));
-    at += (size_t)n;
-    wz_backward(m, cache, work, targets, d_logp, temperature, g);
-    wz_backward_end(m, work, g);
-    for (int i = 0; i < m->n_list; i++) {
-        const struct wz_param *p = &m->list[i];
-        size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1), kept = count > full ? sample : count;
-        double square = 0;
-
-        for (size_t j = 0; j < count; j++) square += (double)g[p->at + j] * (double)g[p->at + j];
-        float norm = (float)sqrt(square);
-        assert_true(at + 1 + kept <= n_values);
-        hold(name, p->name, backend, apart(&norm, want + at++, 1));
-        for (size_t j = 0; j < kept; j++) picked[j] = g[p->at + (count > full ? (j * 2654435761u) % count : j)];
-        hold(name, p->name, backend, apart(picked, want + at, kept));
-        at += kept;
-    }
-    assert_int_equal(at, n_values);
-
-    for (int s = 0; s < n_seqs; s++) wz_seq_finish(cache, &seqs[s]);
-    wz_work_destroy(work);
-    wz_cache_destroy(cache);
-    wz_model_destroy(m);
-    wz_backend_close(be);
-    wz_map_close(&map);
-    json_decref(k);
-    free(want);
-    free(logits);
-    free(g);
-    free(picked);
-    free(dir);
-    free(json);
-    free(raw);
-}
+/* Guarantee: logits, log-probabilities and the gradient of every tensor equal those of others in float64 to a relative
+ * 1e-5, on every backend. model/: a plain Llama in PyTorch, for 1, 3 and 4 query heads a key/value head, head sizes 64,
+ * 80 and 128, tied and untied, with and without RoPE scaling. rows/: the transformers library, for every architecture.
+ * Only config.json and the seed of the weights are shared with it (tests/golden/model/README.md). */
+#include "golden_help.h"
 
 static void golden(void **state)
 {
-    for (size_t b = 0; b < WZ_COUNT(backends); b++) one(*state, backends[b].name, backends[b].threads);
+    const char *golden = getenv("WALTZ_GOLDEN");
+
+    assert_non_null(golden);
+    for (size_t b = 0; b < WZ_COUNT(golden_backends); b++)
+        golden_check(golden, *state, golden_backends[b].name, golden_backends[b].threads);
+}
+
+static void rows(void **state)
+{
+    const char *golden = getenv("WALTZ_GOLDEN");
+    bool seen[32] = { false };
+    struct wz_err err;
+
+    assert_non_null(golden);
+    for (size_t i = 0; i < WZ_COUNT(golden_rows); i++) {
+        char *name = wz_path("rows/%s", golden_rows[i]), *dir = golden_row(golden_rows[i]);
+        struct wz_config c;
+        for (size_t b = 0; b < WZ_COUNT(golden_backends); b++)
+            golden_check(golden, name, golden_backends[b].name, golden_backends[b].threads);
+        assert_int_equal(wz_config_load(&c, dir, &err), 0);
+        seen[c.arch] = true;
+        free(name);
+        free(dir);
+    }
+    for (int a = 0; wz_archs[a].type; a++)
+        if (!seen[a]) fail_msg("no case is of %s", wz_archs[a].name);
+}
+
+/* What is saved is read back as it was: the same weights and the same mathematics. */
+static void saved(void **state)
+{
+    struct wz_backend *be = backend_of("ref", 1);
+    char *to = test_scratch("saved");
+    struct wz_config back;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(golden_rows); i++) {
+        char *dir = golden_row(golden_rows[i]);
+        struct wz_config c;
+        assert_int_equal(wz_config_load(&c, dir, &err), 0);
+        struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, be);
+        wz_model_init(m, 3);
+        if (wz_model_save(m, to, 0, &err) < 0 || wz_config_load(&back, to, &err) < 0) fail_msg("%s", err.text);
+        assert_memory_equal(&c, &back, sizeof c);
+        struct wz_model *read = model_of(to, WZ_F32, be);
+        assert_true(read->hash == m->hash);
+        wz_model_destroy(read);
+        wz_model_destroy(m);
+        free(dir);
+    }
+    wz_backend_close(be);
+    free(to);
 }
 
 int main(void)
@@ -135,8 +67,9 @@ int main(void)
         name, golden, NULL, NULL, name \
     }
     const struct CMUnitTest tests[] = {
-        CASE("gqa1-64"),        CASE("gqa1-128-llama3"), CASE("gqa3-64-llama3"),
-        CASE("gqa3-80-linear"), CASE("gqa4-64"),         CASE("gqa4-128-llama3"),
+        CASE("model/gqa1-64"),        CASE("model/gqa1-128-llama3"), CASE("model/gqa3-64-llama3"),
+        CASE("model/gqa3-80-linear"), CASE("model/gqa4-64"),         CASE("model/gqa4-128-llama3"),
+        cmocka_unit_test(rows),       cmocka_unit_test(saved),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,8 +14,36 @@ enum { SAMPLES = 7, SYSTEM = 35, LONGEST = 96, VOCAB = 61, MOST = 12 };
 static const int questions[SAMPLES] = { 0, 0, 0, 1, 2, 2, 2 }, asked[] = { 30, 7, 31 };
 
 static const struct wz_config configs[] = {
-    { 2, 24, 6, 2, 10, 36, VOCAB, LONGEST, 1e-5f, 500, WZ_ROPE_PLAIN, 0, 0, 0, 0, true, 1, { 2 }, 1 },
-    { 2, 32, 2, 1, 64, 40, VOCAB, LONGEST, 1e-5f, 500, WZ_ROPE_PLAIN, 0, 0, 0, 0, false, 1, { 2 }, 1 },
+    { .layers = 2,
+      .dim = 24,
+      .heads = 6,
+      .kv_heads = 2,
+      .head_dim = 10,
+      .ffn = 36,
+      .vocab = VOCAB,
+      .context = LONGEST,
+      .norm_eps = 1e-5f,
+      .rope_theta = 500,
+      .rope = WZ_ROPE_PLAIN,
+      .tied = true,
+      .bos = 1,
+      .eos = { 2 },
+      .n_eos = 1,
+      .arch = WZ_QWEN3 },
+    { .layers = 2,
+      .dim = 32,
+      .heads = 2,
+      .kv_heads = 1,
+      .head_dim = 64,
+      .ffn = 40,
+      .vocab = VOCAB,
+      .context = LONGEST,
+      .norm_eps = 1e-5f,
+      .rope_theta = 500,
+      .rope = WZ_ROPE_PLAIN,
+      .bos = 1,
+      .eos = { 2 },
+      .n_eos = 1 },
 };
 
 /* The last one is there where WALTZ_SHIM names the cuda row with its kernels on the host. */

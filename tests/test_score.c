@@ -3,8 +3,21 @@
 #include "command_help.h"
 #include "model_help.h"
 
-static const struct wz_config config = { 2, 16, 4, 2, 8,    24, 40,    700, 1e-5f, 10000, WZ_ROPE_PLAIN,
-                                         0, 0,  0, 0, true, 1,  { 2 }, 1 };
+static const struct wz_config config = { .layers = 2,
+                                         .dim = 16,
+                                         .heads = 4,
+                                         .kv_heads = 2,
+                                         .head_dim = 8,
+                                         .ffn = 24,
+                                         .vocab = 40,
+                                         .context = 700,
+                                         .norm_eps = 1e-5f,
+                                         .rope_theta = 10000,
+                                         .rope = WZ_ROPE_PLAIN,
+                                         .tied = true,
+                                         .bos = 1,
+                                         .eos = { 2 },
+                                         .n_eos = 1 };
 
 static void add_ids(struct wz_buf *in, int n, uint64_t seed)
 {

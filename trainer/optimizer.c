@@ -62,7 +62,7 @@ void wz_optimizer_init(struct wz_optimizer *opt, struct wz_model *model, const s
     opt->sums = wz_alloc(blocks_of(opt->shard.n) * sizeof *opt->sums);
     if (model->masters) {
         assert(model->shard.at == opt->shard.at && model->shard.n == opt->shard.n);
-        wz_model_norms(model, opt->shard, &norms);
+        wz_model_vectors(model, opt->shard, &norms);
         opt->norms = wz_alloc(norms * sizeof *opt->norms);
     }
 }
@@ -167,11 +167,11 @@ static void gather(struct wz_optimizer *opt, struct wz_link *link, const struct 
     wz_model_round(m);
     if (group->n == 1) return;
     wz_shards_gather(link, group, m->be, m->block, m->n_params, sizeof(uint16_t));
-    const float *mine = wz_model_norms(m, opt->shard, &n);
+    const float *mine = wz_model_vectors(m, opt->shard, &n);
     if (n) wz_download(m->be, opt->norms, mine, n * sizeof *mine);
     wz_all_gather_bytes(link, group, opt->norms, n * sizeof *mine, came);
     for (int i = 0; i < group->n; i++) {
-        float *theirs = wz_model_norms(m, wz_shard_of(i, group->n, m->n_params), &n);
+        float *theirs = wz_model_vectors(m, wz_shard_of(i, group->n, m->n_params), &n);
         assert(came[i].len == n * sizeof *theirs);
         if (n && i != group->me) wz_upload(m->be, theirs, came[i].data, came[i].len);
     }

@@ -346,6 +346,18 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
                                  .a = d_out, .b = x, .c = w, .d = rstd });
 }
 
+static void bias(struct wz_backend *be, float *y, const float *b, int n, int c)
+{
+    for (int i = 0; i < n; i++)
+        wz_hot(be)->add(&(struct walk){ .out = y + (size_t)i * (size_t)c, .a = b }, 0, (size_t)c);
+}
+
+static void bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n, int c)
+{
+    for (int i = 0; i < n; i++)
+        wz_hot(be)->add(&(struct walk){ .out = d_b, .a = d_y + (size_t)i * (size_t)c }, 0, (size_t)c);
+}
+
 static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
 {
     walk_run(be, &(struct walk){ wz_hot(be)->swiglu, n, CHUNK, .out = out, .a = gate, .b = up });
@@ -366,6 +378,11 @@ static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t 
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
     walk_run(be, &(struct walk){ wz_hot(be)->add, n, CHUNK, .out = dst, .a = src });
+}
+
+static void scale(struct wz_backend *be, float *out, const float *x, float by, size_t n)
+{
+    walk_run(be, &(struct walk){ wz_hot(be)->scale, n, CHUNK, .out = out, .a = x, .eps = by });
 }
 
 static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
@@ -431,10 +448,13 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.matmuls = matmuls;
     be->ops.matmul_back_x = matmul_back_x;
     be->ops.matmul_back_w = matmul_back_w;
+    be->ops.bias = bias;
+    be->ops.bias_back = bias_back;
     be->ops.swiglu = swiglu;
     be->ops.swiglu_back = swiglu_back;
     be->ops.cast = cast;
     be->ops.add = add;
+    be->ops.scale = scale;
     be->ops.squares = squares;
     be->ops.adamw = adamw;
     wz_ops_cpu_attention(&be->ops);

@@ -67,7 +67,7 @@ struct walk {
     const float *a, *b, *c, *d; /* the op's inputs, in their order in ops.h */
     uint16_t *halves;
     double *sums;
-    float eps;
+    float eps; /* or scale's factor */
     const struct wz_adamw_scalars *by;
 };
 
@@ -103,7 +103,7 @@ struct hot {
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
     attend_fn *attend, *attend_back;
-    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *cast, *add, *square, *adamw;
+    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *cast, *add, *scale, *square, *adamw;
     /* d_w[c] += d_out * x * rstd over n tokens */
     void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */

@@ -142,6 +142,13 @@ static void add(const struct walk *w, size_t from, size_t end)
     for (size_t i = from; i < end; i++) dst[i] += src[i];
 }
 
+static void scale(const struct walk *k, size_t from, size_t end)
+{
+    const struct walk w = *k;
+
+    for (size_t i = from; i < end; i++) w.out[i] = w.a[i] * w.eps;
+}
+
 static void square(const struct walk *w, size_t from, size_t end)
 {
     double sum[16] = { 0 }, total = 0;
@@ -206,6 +213,7 @@ const struct hot HOT(wz_hot) = {
     .swiglu_back = swiglu_back,
     .rope = rope,
     .add = add,
+    .scale = scale,
     .square = square,
     .adamw = adamw,
 };

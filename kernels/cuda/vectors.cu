@@ -214,6 +214,36 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
            wide(d_x, d_out, x, w) && c % 4 == 0);
 }
 
+/* ---- biases ----------------------------------------------------------------------------------------------- */
+
+static __global__ void bias_rows(float *y, const float *b, int n, int c)
+{
+    size_t i = my_element();
+
+    if (i < (size_t)n * (size_t)c) y[i] += b[i % (size_t)c];
+}
+
+static void bias(struct wz_backend *be, float *y, const float *b, int n, int c)
+{
+    LAUNCH(be, bias_rows, blocks_of((size_t)n * (size_t)c, BLOCK), BLOCK, 0, y, b, n, c);
+}
+
+static __global__ void bias_back_sums(float *d_b, const float *d_y, int n, int c)
+{
+    int j = (int)(blockIdx.x * CHANNELS + threadIdx.x);
+
+    if (j >= c) return;
+    float sum = d_b[j];
+#pragma unroll 8 /* loads ahead of the chain */
+    for (int i = 0; i < n; i++) sum += d_y[(size_t)i * (size_t)c + (size_t)j];
+    d_b[j] = sum;
+}
+
+static void bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n, int c)
+{
+    if (n > 0) LAUNCH(be, bias_back_sums, blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_b, d_y, n, c);
+}
+
 /* ---- RoPE ------------------------------------------------------------------------------------------------- */
 
 /* A thread rotates one pair of channels in all heads of a token, with one sine and cosine in double. */
@@ -311,6 +341,18 @@ static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
     LAUNCH(be, add_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, dst, src, n, wide(dst, src));
 }
 
+static __global__ void scale_all(float *out, const float *x, float by, size_t n)
+{
+    size_t i = my_element();
+
+    if (i < n) out[i] = x[i] * by;
+}
+
+static void scale(struct wz_backend *be, float *out, const float *x, float by, size_t n)
+{
+    LAUNCH(be, scale_all, blocks_of(n, BLOCK), BLOCK, 0, out, x, by, n);
+}
+
 static __global__ void square_blocks(double *sums, const float *x, size_t n)
 {
     SHARED(double, smem);
@@ -370,10 +412,13 @@ void wz_cuda_ops_vectors(struct wz_ops *ops)
     ops->embed_back = embed_back;
     ops->rmsnorm = rmsnorm;
     ops->rmsnorm_back = rmsnorm_back;
+    ops->bias = bias;
+    ops->bias_back = bias_back;
     ops->rope = rope;
     ops->swiglu = swiglu;
     ops->swiglu_back = swiglu_back;
     ops->add = add;
+    ops->scale = scale;
     ops->squares = squares;
     ops->adamw = adamw;
 }

@@ -135,6 +135,18 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
             }
 }
 
+static void bias(struct wz_backend *be, float *y, const float *b, int n, int c)
+{
+    for (int i = 0; i < n; i++, y += c)
+        for (int j = 0; j < c; j++) y[j] += b[j];
+}
+
+static void bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n, int c)
+{
+    for (int i = 0; i < n; i++, d_y += c)
+        for (int j = 0; j < c; j++) d_b[j] += d_y[j];
+}
+
 static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
 {
     for (size_t i = 0; i < n; i++) out[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
@@ -158,6 +170,11 @@ static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t 
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
     for (size_t i = 0; i < n; i++) dst[i] += src[i];
+}
+
+static void scale(struct wz_backend *be, float *out, const float *x, float by, size_t n)
+{
+    for (size_t i = 0; i < n; i++) out[i] = x[i] * by;
 }
 
 static void squares(struct wz_backend *be, double *sums, const float *x, size_t n)
@@ -198,10 +215,13 @@ void wz_ops_ref(struct wz_ops *ops)
         .matmul = matmul,
         .matmul_back_x = matmul_back_x,
         .matmul_back_w = matmul_back_w,
+        .bias = bias,
+        .bias_back = bias_back,
         .swiglu = swiglu,
         .swiglu_back = swiglu_back,
         .cast = cast,
         .add = add,
+        .scale = scale,
         .squares = squares,
         .adamw = adamw,
     };
