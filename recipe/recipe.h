@@ -70,7 +70,7 @@ struct wz_recipe_learn {
 
 struct wz_recipe_stage {
     char *name;
-    int steps, batch, samples_per_prompt;
+    int steps, batch, samples_per_prompt, epochs;
     char *loss;
     struct wz_recipe_share *mix;
     unsigned n_mix;

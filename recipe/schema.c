@@ -135,6 +135,8 @@
     T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes, or conversations, in a step") \
     T##_INT(S, samples_per_prompt, "1", "[1,1e6]", BITS, \
             "episodes of one prompt in a step, which divides batch; estimates compare their rewards") \
+    T##_INT(S, epochs, "1", "[1,1000]", BITS, \
+            "updates from each batch, every one over all of it; the clip keeps them near the policy that played") \
     T##_TEXT(S, loss, "clip", "name", BITS, \
              "clip: reinforcement learning (WaltzRL 2.3); cross_entropy: learns the conversations in `data`") \
     T##_LIST(S, mix, n_mix, share, 64, "shares by kind of prompt; empty: all prompts, shuffled, in turn") \

@@ -272,6 +272,10 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
         if (stage->batch % stage->samples_per_prompt)
             return wz_recipe_fail(recipe, err, path, "expected a divisor of the batch of %d, got %d", stage->batch,
                                   stage->samples_per_prompt);
+        snprintf(path, sizeof path, "stages.%u.epochs", s);
+        if (supervised && stage->epochs > 1)
+            return wz_recipe_fail(recipe, err, path, "expected 1 of a stage with loss '%s', got %d", loss->name,
+                                  stage->epochs);
         for (unsigned a = 0; a < stage->n_agents; a++) {
             const struct wz_estimate *e = wz_estimate_find(stage->agents[a].estimate, err);
             snprintf(path, sizeof path, "stages.%u.agents.%u.estimate", s, a);
@@ -444,7 +448,7 @@ int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *confi
     return longest > 0 && longest < config->context ? longest : config->context;
 }
 
-void wz_job_publish(struct wz_job *job, struct wz_agent *a)
+void wz_job_publish(struct wz_job *job, struct wz_agent *a, int updates)
 {
     const struct wz_roles *roles = &job->roles;
     int ranks[1 + WZ_MAX_RANKS] = { roles->learner.ranks[0] };
@@ -462,7 +466,7 @@ void wz_job_publish(struct wz_job *job, struct wz_agent *a)
     if (job->root) {
         wz_publish(&job->link, &group, job->be, agent, a->model->version, a->model->hash, bytes, size);
     } else {
-        uint64_t version = a->model->version + 1,
+        uint64_t version = a->model->version + (uint64_t)updates,
                  sent = wz_take(&job->link, &group, job->be, agent, version, bytes, size);
         wz_model_commit(a->model, version); /* its hash goes into every turn written, and the learner compares */
         wz_taken(&job->link, &group, agent, version, sent, a->model->hash);

@@ -106,8 +106,9 @@ struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recip
 int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_agent *agent, struct wz_err *err);
 /* Tokens of the longest sequence that a learner has to hold. */
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
-/* Sends the agent's weights from the first learner to every rollout rank that has its own copy. All ranks call it. */
-void wz_job_publish(struct wz_job *job, struct wz_agent *agent);
+/* Sends the agent's weights, so many updates newer, from the first learner to every rollout rank that has its own copy.
+ * All ranks call it. */
+void wz_job_publish(struct wz_job *job, struct wz_agent *agent, int updates);
 
 /* ---- draw.c: which prompts are played, and which in a step ------------------------------------------------- */
 

@@ -28,6 +28,7 @@ struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recip
         .sequence_ratio = !strcmp(r->ratio, "sequence"),
         .drop_overlong = !strcmp(r->overlong, "drop"),
         .peers = stage->samples_per_prompt,
+        .epochs = stage->epochs,
     };
 }
 
@@ -158,8 +159,8 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
                         job->recipe->seed, &report->learned[i]);
     }
     report->learn_end = wz_now();
-    for (int i = 0; i < job->n_agents; i++) /* version v+1 to the rollout ranks */
-        if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i]);
+    for (int i = 0; i < job->n_agents; i++) /* the new version to the rollout ranks */
+        if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i], recipe->epochs);
     report->publish_end = wz_now();
     p->step++;
     p->stage_step++;

@@ -50,7 +50,7 @@ static const char head[] =
     "sft: {model: a, data: b, out: c, system: d, chat: e, type: bf16, steps: 11, batch: 12, lr: 0.011, warmup: 13,\n"
     "  min_lr_ratio: 0.41, beta1: 0.42, beta2: 0.43, eps: 0.044, weight_decay: 0.45, max_grad_norm: 46}\n"
     "stages:\n"
-    "  - {name: s, steps: 5, samples_per_prompt: 4, agents: [{name: bob, alpha: 9, lambda: 9, gamma: 9}, {";
+    "  - {name: s, steps: 5, samples_per_prompt: 4, epochs: 3, agents: [{name: bob, alpha: 9, lambda: 9, gamma: 9}, {";
 
 static struct wz_recipe *recipe_of(const char *only)
 {
@@ -119,7 +119,7 @@ static void every_key_of_learning_arrives(void **state)
     assert_true(how.token_mean && how.temperature == 1.7 && how.loss == wz_losses && how.pick == wz_sample_picks);
     assert_string_equal(how.estimate->name, "rloo");
     assert_string_equal(how.kl_form->name, "k3");
-    assert_true(how.sequence_ratio && how.drop_overlong && how.peers == 4 && how.length == 0);
+    assert_true(how.sequence_ratio && how.drop_overlong && how.peers == 4 && how.epochs == 3 && how.length == 0);
     assert_int_equal(rewards.n, 4);
     assert_true(rewards.rows[0].coefficient == 1);
     const char *terms[] = { "outcome", "outcome", "label", "format" };

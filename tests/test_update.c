@@ -576,6 +576,46 @@ static void every_row_has_a_reference(void **state)
             fail_msg("no estimate '%s' by hand", e->name);
 }
 
+/* Several epochs: prepare once, then as many updates, by a schedule that is so much longer. */
+static void epochs_are_updates_from_one_batch(void **state)
+{
+    struct wz_model *m[2] = { tiny(11, 5), tiny(11, 5) };
+    struct wz_learn how = unusual(wz_losses, false);
+    struct wz_step_stats stats[2];
+
+    how.pick = wz_sample_picks;
+    how.estimate = wz_estimates;
+    how.epochs = 3;
+    for (int by_hand = 0; by_hand < 2; by_hand++) {
+        struct wz_sample samples[BATCH];
+        struct wz_sample_batch b = { .samples = samples, .batch = BATCH };
+        struct wz_learner l;
+        struct wz_pack probe;
+        Wz__Episode *episodes[BATCH];
+        wz_learner_init(&l, m[by_hand], NULL, 0, false, LEAVES, &group, 24, 24);
+        wz_pack_init(&probe, m[by_hand], 24, true);
+        for (uint32_t i = 0; i < BATCH; i++) episodes[i] = episode(m[by_hand], &probe, (float)how.temperature, i, 2);
+        if (by_hand) {
+            double mismatch = 0;
+            b.n = wz_samples_pick(samples, &how, 0, false, 4, episodes, BATCH);
+            wz_learner_prepare(&l, &how, &job, &group, &b, &stats[1]);
+            for (int i = 0; i < 3; i++) {
+                wz_learner_update(&l, &how, &job, &group, &b, 3 * STEPS, &stats[1]);
+                if (!i) mismatch = stats[1].mismatch;
+            }
+            assert_true(stats[1].mismatch > mismatch); /* the first weights' are not the last ones' */
+            stats[1].mismatch = mismatch;
+        } else wz_learner_step(&l, &how, &job, &group, episodes, BATCH, BATCH, STEPS, 4, &stats[0]);
+        for (int i = 0; i < BATCH; i++) wz_episode_free(episodes[i]);
+        wz_pack_finish(&probe);
+        wz_learner_finish(&l);
+    }
+    assert_true(m[0]->hash == m[1]->hash && m[0]->version == 6 && m[1]->version == 6);
+    assert_true(stats[0].mismatch == stats[1].mismatch && stats[0].loss == stats[1].loss &&
+                stats[0].lr == stats[1].lr && stats[0].grad_norm == stats[1].grad_norm);
+    for (int i = 0; i < 2; i++) model_end(m[i]);
+}
+
 /* ---- what no formula need say ----------------------------------------------------------------------------- */
 
 static double log_likelihood(struct wz_pack *pack, const Wz__Turn *t)
@@ -815,6 +855,7 @@ int main(void)
         cmocka_unit_test(supervised_steps_are_as_worked_out_by_hand),
         cmocka_unit_test(rewarded_tokens_become_likelier),
         cmocka_unit_test(two_arms_are_learnt),
+        cmocka_unit_test(epochs_are_updates_from_one_batch),
         cmocka_unit_test(what_must_not_be_trained_on_ends_the_step),
         cmocka_unit_test(skipped_updates_train_on_nothing),
     };

@@ -292,7 +292,12 @@ void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz
     *stats = (struct wz_step_stats){ 0 };
     b.n = wz_samples_pick(b.samples, how, l->agent, l->feedback, seed, episodes, n);
     wz_learner_prepare(l, how, link, group, &b, stats);
-    wz_learner_update(l, how, link, group, &b, steps, stats);
+    const int epochs = how->epochs > 0 ? how->epochs : 1;
+    wz_learner_update(l, how, link, group, &b, steps * epochs, stats);
+    const double mismatch = stats->mismatch, max_gap = stats->max_gap; /* afterwards the weights are others */
+    for (int i = 1; i < epochs; i++) wz_learner_update(l, how, link, group, &b, steps * epochs, stats);
+    stats->mismatch = mismatch;
+    stats->max_gap = max_gap;
     wz_arena_reset(&l->lists);
     stats->seconds = wz_now() - begin;
 }

@@ -44,6 +44,7 @@ struct wz_learn {
     bool sequence_ratio;          /* one ratio for all tokens of a sample (GSPO) */
     bool drop_overlong;           /* a turn that max_tokens ended is not trained on */
     int peers;                    /* neighbours in the batch that have one prompt; 0: 1 */
+    int epochs;                   /* updates from a batch, each over all of it; 0: 1 */
 };
 
 /* ---- sample.c: from an episode to what an agent is trained on --------------------------------------------- */
@@ -279,8 +280,9 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
 void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                        const struct wz_group *group, const struct wz_sample_batch *b, int steps,
                        struct wz_step_stats *stats);
-/* Pick, prepare, and one update from this rank's episodes (in order of index; its leaves of the step's batch). `batch`:
- * episodes of the whole step. */
+/* Pick, prepare, and how->epochs updates from this rank's episodes (in order of index; its leaves of the step's batch).
+ * `batch`: episodes of the whole step; steps: of this stage. stats: mismatch and max_gap are of the first update, what
+ * an update does is the last one's. */
 void wz_learner_step(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
                      const struct wz_group *group, Wz__Episode **episodes, int n, int batch, int steps, uint64_t seed,
                      struct wz_step_stats *stats);
