@@ -448,11 +448,12 @@ void wz_stops_find(const struct wz_config *config, const struct wz_template *cha
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err)
 {
-    if (wz_model_found(path, err) < 0) return -1;
-    if (wz_is_dir(path)) return wz_config_hub(config, path, err);
-    struct wz_tensors *set = wz_tensors_open(path, err);
-    if (!set) return -1;
-    int rc = wz_config_gguf(config, set, path, err);
+    char *at = wz_model_at(path, err);
+    int rc = at && wz_is_dir(at) ? wz_config_hub(config, at, err) : -1;
+    struct wz_tensors *set = at && !wz_is_dir(at) ? wz_tensors_open(at, err) : NULL;
+
+    if (set) rc = wz_config_gguf(config, set, at, err);
     wz_tensors_close(set);
+    free(at);
     return rc;
 }

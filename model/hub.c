@@ -126,6 +126,7 @@ static int fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf
 
 /* The tensors of a model's files, by the index. */
 struct files {
+    char *path; /* where they are */
     struct wz_config config;
     struct wz_tensors *set;
     struct wz_param *list;          /* [n] */
@@ -139,15 +140,18 @@ static void files_close(struct files *f)
     free(f->list);
     free(f->found);
     wz_tensors_close(f->set);
+    free(f->path);
 }
 
 /* Checks all but the values; files_close whatever it returns. */
-static int files_open(struct files *f, const char *path, struct wz_err *err)
+static int files_open(struct files *f, const char *named, struct wz_err *err)
 {
+    char *path = wz_model_at(named, err);
     size_t total;
 
-    *f = (struct files){ .gguf = !wz_is_dir(path), .set = wz_tensors_open(path, err) };
-    if (!f->set) return -1;
+    *f = (struct files){ .path = path };
+    if (!path || !(f->set = wz_tensors_open(path, err))) return -1;
+    f->gguf = !wz_is_dir(path);
     if ((f->gguf ? wz_config_gguf(&f->config, f->set, path, err) : wz_config_hub(&f->config, path, err)) < 0) return -1;
     if (f->config.tied && !f->gguf && other_head(f->set)) f->config.tied = false;
     f->list = wz_params_list(&f->config, &f->n, &total);
@@ -224,7 +228,7 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     m = wz_model_create(c, type, trains, be);
     for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(m, i, f.found[i], f.gguf, values, err);
     free(values);
-    if (rc == 0) rc = load_generation(m, path, err);
+    if (rc == 0) rc = load_generation(m, f.path, err);
     if (rc == 0) wz_model_commit(m, 0);
     else {
         wz_model_destroy(m);

@@ -67,7 +67,8 @@
     T##_TEXT(S, name, NULL, "name", BITS, "the agent's name") \
     T##_TEXT(S, role, NULL, "conversation|feedback", BITS, "what it does in the game (WaltzRL 2.1)") \
     T##_TEXT(S, model, NULL, "text", BITS, \
-             "Hugging Face folder or GGUF file of its first weights; a stage's reference model is its weights then") \
+             "Hugging Face folder, GGUF file or hub name (org/name@revision, in the local cache) of its first " \
+             "weights; a stage's reference model is its weights then") \
     T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt; empty: none") \
     T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \
     T##_TEXT(S, type, "f32", "f32|bf16", BITS, \
@@ -181,7 +182,7 @@
     T##_REAL(S, threshold, "0.5", "(0,1]", BITS, "a flag is raised by a score of this or more; not of rules") \
     T##_TEXT(S, command, "", NULL, BITS, "command: what `sh -c` runs; it reads and writes JSON lines") \
     T##_TEXT(S, url, "", NULL, BITS, "http: of chat completions; remote: of a reward server; without keys") \
-    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard: folder or GGUF file") \
+    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard: folder, GGUF file or hub name") \
     T##_TEXT(S, api_key, "", NULL, LAYOUT, \
              "http, remote: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \
     T##_TEXT(S, rubric, "", NULL, BITS, \
@@ -208,7 +209,7 @@
     T##_INT(S, keep, "0", COUNT, LAYOUT, "how many to keep, besides each stage's first; 0: all")
 
 #define SFT(T, S) \
-    T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder or GGUF file to begin with") \
+    T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder, GGUF file or hub name to begin with") \
     T##_TEXT(S, data, "", NULL, BITS, "conversations, as JSON lines") \
     T##_TEXT(S, out, "", NULL, LAYOUT, "folder to write") \
     T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt of conversations that have none; empty: none") \

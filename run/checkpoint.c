@@ -347,7 +347,7 @@ char *wz_checkpoint_model(const char *path, const char *agent, int step, struct 
 
     if (!wz_file_exists(file) || wz_file_exists(config)) { /* not a run; a warm start's folder is a model, too */
         if (agent || step >= 0) wz_fail(err, "%s: --agent and --step are for the folder of a run", path);
-        else found = wz_strdup(path);
+        else found = wz_file_exists(path) ? wz_strdup(path) : wz_model_at(path, err);
         goto out;
     }
     if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 || find_to_play(path, step, &p, &dir, recipe, err) < 0)
@@ -356,7 +356,7 @@ char *wz_checkpoint_model(const char *path, const char *agent, int step, struct 
         if (!strcmp(agent ? recipe->agents[i].name : recipe->agents[i].role, agent ? agent : WZ_CONVERSATION))
             a = (int)i;
     if (a < 0) wz_fail(err, "%s: the run has no agent '%s'", path, agent ? agent : WZ_CONVERSATION);
-    else if (!p.hash[a]) found = wz_strdup(recipe->agents[a].model); /* it has not learnt */
+    else if (!p.hash[a]) found = wz_model_at(recipe->agents[a].model, err); /* it has not learnt */
     else found = wz_path("%s/%s", dir, recipe->agents[a].name);
 out:
     wz_recipe_destroy(recipe);

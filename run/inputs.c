@@ -87,8 +87,12 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
     va_start(args, fmt);
     vsnprintf(name, sizeof name, fmt, args);
     va_end(args);
-    if (!path[0] || !wz_file_exists(path)) return 0;
-    return wz_is_dir(path) ? add_folder(list, pool, name, path, is_read, err) : add_file(list, pool, name, path, err);
+    char *at = path[0] ? wz_model_at(path, NULL) : NULL; /* it returns other files as they are */
+    int rc = !at             ? 0
+             : wz_is_dir(at) ? add_folder(list, pool, name, at, is_read, err)
+                             : add_file(list, pool, name, at, err);
+    free(at);
+    return rc;
 }
 
 /* Only the cpu backend resolves the key. */
@@ -101,7 +105,8 @@ static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_
     int rc = add_path(list, pool, judge->phrases, err, "%s.phrases", key);
 
     if (rc == 0) rc = add_path(list, pool, judge->rubric, err, "%s.rubric", key);
-    if (rc == 0) rc = add_path(list, pool, judge->model, err, "%s.model", key);
+    if (rc == 0 && strcmp(judge->name, "http")) /* there it is a name at the other end */
+        rc = add_path(list, pool, judge->model, err, "%s.model", key);
 
     snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(judge->world, "yes")));
     snprintf(name, sizeof name, "%s.name", key);

@@ -42,9 +42,11 @@ struct wz_tensor {
  * file, all parts of it where it is the first of a split one. Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
-/* 0 where a model may be at `path`, a file or a folder. -1 and a message where there is nothing (which helps with a
- * name on a hub), or a run's folder or a checkpoint of several agents. */
-int wz_model_found(const char *path, struct wz_err *err);
+/* Where the model is that a user names: the file or folder of that name, else what huggingface_hub's cache has of
+ * owner/name or owner/name@revision (a branch, tag or commit; main). Heap. NULL and a message where there is nothing
+ * (it gives the command that fetches it), or a run's folder or a checkpoint of several agents. wz_tensors_open,
+ * wz_tokenizer_load and the model's loaders call it. */
+char *wz_model_at(const char *path, struct wz_err *err);
 void wz_tensors_close(struct wz_tensors *set); /* accepts NULL */
 int wz_tensors_count(const struct wz_tensors *set);
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i);

@@ -129,19 +129,66 @@ static int read_folder(struct wz_tensors *set, const char *dir, struct wz_err *e
     return rc;
 }
 
-/* Could it be a model's name on a hub: owner/name, and no folder? */
-static bool is_hub_name(const char *path)
+/* ---- where models are ------------------------------------------------------------------------------------- */
+
+/* Could it be a model's name on a hub: owner/name or owner/name@revision? The length of owner/name, 0: no. */
+static size_t hub_name(const char *path)
 {
     const char *slash = strchr(path, '/');
+    const size_t n = strcspn(path, "@");
 
-    if (!slash || slash == path || !slash[1] || strchr(slash + 1, '/') || strchr("./~", *path)) return false;
-    char *owner = wz_path("%.*s", (int)(slash - path), path);
-    bool folder = wz_is_dir(owner);
-    free(owner);
-    return !folder;
+    if (!slash || slash == path || slash[1] == '/' || !slash[1] || strchr("./~", *path) || strstr(path, "..")) return 0;
+    return slash + 1 < path + n && !memchr(slash + 1, '/', (size_t)(path + n - slash - 1)) ? n : 0;
 }
 
-int wz_model_found(const char *path, struct wz_err *err)
+/* The folder of huggingface_hub's cache, heap. */
+static char *hub_cache(void)
+{
+    static const struct {
+        const char *variable, *under;
+    } places[] = { { "HF_HUB_CACHE", "" },
+                   { "HUGGINGFACE_HUB_CACHE", "" },
+                   { "HF_HOME", "/hub" },
+                   { "XDG_CACHE_HOME", "/huggingface/hub" },
+                   { "HOME", "/.cache/huggingface/hub" } };
+
+    for (size_t i = 0; i < WZ_COUNT(places); i++) {
+        const char *value = getenv(places[i].variable);
+        if (value && *value) return wz_path("%s%s", value, places[i].under);
+    }
+    return wz_strdup(".cache/huggingface/hub");
+}
+
+/* The snapshot of owner/name, n bytes of it, in the cache; NULL: it is not there.
+ *
+ *   CACHE/models--OWNER--NAME/refs/REVISION      a commit's name
+ *   CACHE/models--OWNER--NAME/snapshots/COMMIT/  its files */
+static char *hub_snapshot(const char *cache, const char *name, size_t n)
+{
+    const char *slash = strchr(name, '/'), *revision = name[n] ? name + n + 1 : "main";
+    char *repo =
+        wz_path("%s/models--%.*s--%.*s", cache, (int)(slash - name), name, (int)(name + n - slash - 1), slash + 1);
+    char *ref = wz_path("%s/refs/%s", repo, revision), *commit = wz_strdup(revision), *found;
+    struct wz_map map = { 0 };
+
+    if (wz_file_exists(ref) && !wz_is_dir(ref) && wz_map_open(&map, ref, NULL) == 0 && map.len < 100) {
+        free(commit);
+        commit = strndup((const char *)map.bytes, map.len);
+        commit[strcspn(commit, " \r\n/")] = 0;
+    }
+    wz_map_close(&map);
+    found = wz_path("%s/snapshots/%s", repo, commit);
+    if (!*commit || !wz_is_dir(found)) {
+        free(found);
+        found = NULL;
+    }
+    free(repo);
+    free(ref);
+    free(commit);
+    return found;
+}
+
+char *wz_model_at(const char *path, struct wz_err *err)
 {
     static const struct {
         const char *mark, *what;
@@ -149,34 +196,39 @@ int wz_model_found(const char *path, struct wz_err *err)
         { "recipe.yaml", "the folder of a run, not of a model; its models are in checkpoints/STEP/AGENT" },
         { "manifest.json", "a checkpoint, not a model; its models are the folders in it, one for each agent" },
     };
-    bool there = wz_file_exists(path);
-    char *config = wz_path("%s/config.json", path);
-    int rc = 0;
+    const size_t n = wz_file_exists(path) ? 0 : hub_name(path);
+    char *cache = hub_cache(), *at = n ? hub_snapshot(cache, path, n) : wz_strdup(path);
 
-    if (!there && is_hub_name(path))
-        rc = wz_fail(err,
-                     "%s: there is no such file or folder, and models are not fetched from a hub: download this one "
-                     "(`hf download %s --local-dir DIR`) and give its folder",
-                     path, path);
-    else if (!there) rc = wz_fail(err, "%s: there is no such file or folder", path);
-    for (size_t i = 0; i < WZ_COUNT(others) && rc == 0 && wz_is_dir(path) && !wz_file_exists(config); i++) {
-        char *mark = wz_path("%s/%s", path, others[i].mark);
-        if (wz_file_exists(mark)) rc = wz_fail(err, "%s: this is %s", path, others[i].what);
+    if (!at)
+        wz_fail(err,
+                "%s: there is no such file or folder, and no such model in the hub's cache %s: fetch it by "
+                "`hf download %.*s%s%s`",
+                path, cache, (int)n, path, path[n] ? " --revision " : "", path[n] ? path + n + 1 : "");
+    else if (!wz_file_exists(at)) wz_fail(err, "%s: there is no such file or folder", path);
+    char *config = at && wz_file_exists(at) ? wz_path("%s/config.json", at) : NULL;
+    bool well = config;
+    for (size_t i = 0; i < WZ_COUNT(others) && well && wz_is_dir(at) && !wz_file_exists(config); i++) {
+        char *mark = wz_path("%s/%s", at, others[i].mark);
+        if (wz_file_exists(mark)) well = wz_fail(err, "%s: this is %s", path, others[i].what) == 0;
         free(mark);
     }
     free(config);
-    return rc;
+    free(cache);
+    if (well) return at;
+    free(at);
+    return NULL;
 }
 
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err)
 {
-    if (wz_model_found(path, err) < 0) return NULL;
+    char *at = wz_model_at(path, err);
 
+    if (!at) return NULL;
     struct wz_tensors *set = wz_alloc(sizeof *set);
-    int rc;
-
-    if (wz_is_dir(path)) rc = read_folder(set, path, err);
-    else rc = is_gguf(path) ? wz_gguf_read(set, path, err) : wz_safetensors_read(set, path, err);
+    int rc = wz_is_dir(at) ? read_folder(set, at, err)
+             : is_gguf(at) ? wz_gguf_read(set, at, err)
+                           : wz_safetensors_read(set, at, err);
+    free(at);
     if (rc < 0 || (!set->by_name && index_names(set, err) < 0)) {
         wz_tensors_close(set);
         return NULL;

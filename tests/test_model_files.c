@@ -123,6 +123,71 @@ static void round_trips(void **state)
     free(one);
 }
 
+static void write_text(const char *path, const char *text)
+{
+    struct wz_err err;
+
+    if (wz_file_write(path, text, strlen(text), &err) < 0) fail_msg("%s", err.text);
+}
+
+/* A cache as huggingface_hub keeps it, with a commit, a branch and a tag that has no snapshot. */
+static void names_on_a_hub(void **state)
+{
+    static const struct {
+        const char *name, *says;
+    } rows[] = {
+        { "org/tiny", NULL },
+        { "org/tiny@main", NULL },
+        { "org/tiny@abc123", NULL },
+        { "org/tiny@pr/1", NULL },
+        { "org/tiny@v2", "`hf download org/tiny --revision v2`" },
+        { "org/other", "`hf download org/other`" },
+        { "org/tiny@", "hf download org/tiny" },
+        { "org/tiny@../../x", "no such file or folder" },
+        { "../org/tiny", "no such file or folder" },
+        { "org/tiny/x", "no such file or folder" },
+        { "/org/tiny", "no such file or folder" },
+    };
+    char *cache = test_scratch("cache"), *repo = test_scratch("cache/models--org--tiny");
+    char *dir = wz_path("%s/snapshots/abc123", repo), *refs = wz_path("%s/refs/pr", repo);
+    char *main_ref = wz_path("%s/refs/main", repo), *branch = wz_path("%s/1", refs), *tag = wz_path("%s/refs/v2", repo);
+    struct wz_model *m = model_make(&config, WZ_F32);
+    struct wz_err err = { "" };
+    struct wz_config c;
+
+    saved(m, dir, 0);
+    assert_int_equal(wz_mkdirs(refs, &err), 0);
+    write_text(main_ref, "abc123");
+    write_text(branch, "abc123\n");
+    write_text(tag, "def456");
+    setenv("HF_HUB_CACHE", cache, 1);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_model *back = wz_model_load(rows[i].name, WZ_F32, NULL, be, &err);
+        assert_true(!back == !!rows[i].says);
+        assert_int_equal(wz_config_load(&c, rows[i].name, &err), back ? 0 : -1);
+        if (back) assert_true(back->hash == m->hash && c.dim == config.dim);
+        else if (!strstr(err.text, rows[i].says)) fail_msg("%s: \"%s\"", rows[i].name, err.text);
+        wz_model_destroy(back);
+    }
+    /* Without that variable the cache is under HF_HOME, or under the home; a folder of the name goes before. */
+    char *hub = wz_path("%s/hub", cache), *under = wz_path("%s/.cache/huggingface/hub", cache), *at;
+    unsetenv("HF_HUB_CACHE");
+    unsetenv("HUGGINGFACE_HUB_CACHE");
+    unsetenv("XDG_CACHE_HOME");
+    for (int home = 0; home < 2; home++) {
+        unsetenv("HF_HOME");
+        setenv(home ? "HOME" : "HF_HOME", cache, 1);
+        assert_null(wz_model_at("org/tiny", &err));
+        assert_non_null(strstr(err.text, home ? under : hub));
+    }
+    assert_non_null(at = wz_model_at(dir, &err));
+    assert_string_equal(at, dir);
+    free(at);
+    wz_model_destroy(m);
+    char *all[] = { cache, repo, dir, refs, main_ref, branch, tag, hub, under };
+    for (size_t i = 0; i < WZ_COUNT(all); i++) free(all[i]);
+}
+
 static void generation_settings_are_kept(void **state)
 {
     static const char text[] = "{\"temperature\":  0.6, \"pad_token_id\": 3, \"eos_token_id\": 2}\n";
@@ -778,17 +843,12 @@ static void any_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips),
-        cmocka_unit_test(gguf),
-        cmocka_unit_test(gguf_of_llama_cpp),
-        cmocka_unit_test(spellings),
-        cmocka_unit_test(bad_configs),
-        cmocka_unit_test(bad_tensors),
-        cmocka_unit_test(any_bytes),
-        cmocka_unit_test(values_must_be_finite),
-        cmocka_unit_test(generation_settings_are_kept),
-        cmocka_unit_test(overflow_is_refused),
-        cmocka_unit_test(heads_of_their_own),
+        cmocka_unit_test(round_trips),         cmocka_unit_test(gguf),
+        cmocka_unit_test(gguf_of_llama_cpp),   cmocka_unit_test(spellings),
+        cmocka_unit_test(bad_configs),         cmocka_unit_test(bad_tensors),
+        cmocka_unit_test(any_bytes),           cmocka_unit_test(values_must_be_finite),
+        cmocka_unit_test(names_on_a_hub),      cmocka_unit_test(generation_settings_are_kept),
+        cmocka_unit_test(overflow_is_refused), cmocka_unit_test(heads_of_their_own),
         cmocka_unit_test(gguf_of_every_row),
     };
 

@@ -65,10 +65,11 @@ static int load_file(struct wz_tokenizer *tok, struct wz_err *err)
     return rc;
 }
 
-struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
+struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
 {
-    if (wz_model_found(path, err) < 0) return NULL;
+    char *path = wz_model_at(named, err);
 
+    if (!path) return NULL;
     struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
     const char *slash = strrchr(path, '/');
     char *dir = wz_is_dir(path) ? wz_strdup(path) : slash ? wz_path("%.*s", (int)(slash - path), path) : wz_strdup(".");
@@ -95,6 +96,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *path, struct wz_err *err)
     rc = wz_vocab_complete(tok, err);
     if (rc == 0) rc = wz_tokenizer_keep(tok, dir, hub, err);
 out:
+    free(path);
     free(dir);
     free(config);
     free(jinja);
