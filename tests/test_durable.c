@@ -6,6 +6,8 @@
 
 #include <sys/stat.h>
 
+#include "reward/reward.h"
+
 /* ---- what is not on the disk yet --------------------------------------------------------------------------- */
 
 enum { MOST = 512 };
@@ -208,6 +210,31 @@ static void of_a_run_all_is_on_the_disk(void **state)
     wz_buf_finish(&out);
 }
 
+/* A file of verdicts is in its folder, and a verdict in the file, when a batch has been answered. */
+static void verdicts_are_on_the_disk(void **state)
+{
+    const struct wz_question q = { "p", "r", false };
+    const struct wz_answer a = { .flags = WZ_JUDGED_REFUSAL };
+    struct wz_err err;
+
+    root = realpath(test_scratch(""), NULL);
+    char *dir = wz_path("%s/answered", root), *path = wz_path("%s/verdicts-0.jsonl", dir);
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    files[file_at(path)].entry = true; /* which it is about to make */
+    struct wz_verdicts *v = wz_verdicts_open(dir, 0);
+    wz_verdicts_add(v, 1, &q, &a);
+    assert_true(files[file_at(path)].bytes);
+    wz_verdicts_sync(v);
+    assert_false(files[file_at(path)].bytes || files[file_at(path)].entry);
+    wz_verdicts_close(v);
+    free(root);
+    root = NULL;
+    unlink(path);
+    rmdir(dir);
+    free(dir);
+    free(path);
+}
+
 /* POSIX lets a write that can put nothing return 0. */
 static void a_write_of_nothing_is_a_full_disk(void **state)
 {
@@ -224,6 +251,7 @@ static void a_write_of_nothing_is_a_full_disk(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(a_write_of_nothing_is_a_full_disk),
+                                        cmocka_unit_test(verdicts_are_on_the_disk),
                                         cmocka_unit_test(of_a_run_all_is_on_the_disk) };
 
     if (argc < 2 || chdir(argv[1]) < 0) return 1; /* the source: the recipe names files in it */
