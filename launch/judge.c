@@ -247,6 +247,55 @@ static int judge_lines(struct wz_judges *judges, FILE *agreement, struct wz_err 
     return rc < 0 ? -1 : lost;
 }
 
+/* ---- lessons ---------------------------------------------------------------------------------------------- */
+
+/* Adds how the guard reads and answers a line that has labels for all that it says. Returns where its answer begins. */
+static int add_lesson(const struct wz_judge *guard, const struct line *l, long number, struct wz_buf *out,
+                      struct wz_err *err)
+{
+    const char *missing = truth(json_object_get(l->json, "prompt_harmful")) < 0 ? "prompt_harmful" : NULL;
+    struct wz_ids ids = { 0 };
+    unsigned says = 0;
+
+    if (l->problem) return wz_fail(err, "%s", l->problem);
+    for (int k = 0; k < LABELS; k++) {
+        if (guard->sees & flags[k] && l->label[k] < 0) missing = labels[k];
+        says |= l->label[k] == 1 ? flags[k] : 0;
+    }
+    if (missing) return wz_fail(err, "line %ld: expected the label \"%s\"", number, missing);
+    const int from = wz_guard_lesson(guard, &l->q, says, &ids, err);
+    if (from < 0) wz_fail_in(err, "line %ld", number);
+    wz_answer_ints(out, "ids", ids.ids, ids.n);
+    wz_ids_finish(&ids);
+    return from;
+}
+
+static int write_lessons(const struct wz_judge *guard, struct wz_err *err)
+{
+    struct wz_input in = { .fd = 0 };
+    struct wz_buf out = { 0 };
+    json_t *names = json_object();
+    const char *text;
+    size_t len;
+    long number = 0;
+    int groups = 0, rc;
+
+    while ((rc = wz_input_next(&in, &text, &len, err)) > 0) {
+        struct line l;
+        line_read(&l, text, len, ++number, names, &groups);
+        wz_buf_clear(&out);
+        const int from = add_lesson(guard, &l, number, &out, err);
+        json_decref(l.json);
+        free(l.problem);
+        if ((rc = from < 0 ? -1 : 0) < 0) break;
+        printf("{%s, \"from\": %d}\n", out.data, from);
+    }
+    json_decref(names);
+    wz_buf_finish(&out);
+    wz_input_finish(&in);
+    return rc;
+}
+
 /* ---- the command ------------------------------------------------------------------------------------------ */
 
 /* A recipe of that one judge, whose keys are the overrides. */
@@ -284,8 +333,12 @@ static int open_judges(struct wz_judges *judges, const struct wz_recipe *recipe,
 int wz_cmd_judge(int argc, char **argv)
 {
     const char *agreement = NULL;
-    bool list = false;
+    bool list = false, lessons = false;
     const struct wz_option options[] = {
+        { "lessons", 0, WZ_FLAG, &lessons, "",
+          "write instead, for `waltz sft`, what a guard model learns from: each line, which has all its labels,\n"
+          "as that guard reads and answers it",
+          0, 0 },
         { "agreement", 0, WZ_TEXT, &agreement, "FILE",
           "write the agreement with the lines' labels to FILE; -: to standard error", 0, 0 },
         { "list", 0, WZ_FLAG, &list, "",
@@ -332,7 +385,9 @@ int wz_cmd_judge(int argc, char **argv)
     if (rc == 0) rc = open_judges(&judges, recipe, be, &err);
     if (rc == 0 && agreement && !(out = strcmp(agreement, "-") ? fopen(agreement, "w") : stderr))
         rc = wz_fail(&err, "%s: %s", agreement, strerror(errno));
-    if (rc == 0) lost = judge_lines(&judges, out, &err);
+    if (rc == 0 && lessons && !(judges.n == 1 && judges.list[0].row->model))
+        rc = wz_fail(&err, "--lessons: expected one judge, a guard model");
+    if (rc == 0) lost = lessons ? write_lessons(&judges.list[0], &err) : judge_lines(&judges, out, &err);
     if (out && out != stderr && fclose(out) && lost >= 0) lost = wz_fail(&err, "%s: %s", agreement, strerror(errno));
     if (lost < 0) wz_give_up("judge", &err);
     wz_judges_close(&judges);

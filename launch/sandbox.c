@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "model/model.h"
+#include "reward/reward.h"
 #include "sandbox/sandbox.h"
 
 static const char *const specials[] = { "<pad>", "<end>", "<sys>", "<user>", "<asst>" };
@@ -26,7 +27,8 @@ static const char chat_template[] =
     "{% if add_generation_prompt %}{{ '<asst>' }}{% endif %}";
 
 /* Prompts of the train file and each kind's share of them; prompts per kind of dev and of test. */
-enum { N_TRAIN = 12000, N_HELD = 200 };
+enum { N_TRAIN = 12000, N_HELD = 200, N_REPLIES = 2000 };
+enum { CONTEXT = 256, GUARD_CONTEXT = 384 }; /* tokens; a guard's prompt has some 150 before what it judges */
 static const double shares[WZ_KINDS] = {
     [WZ_PB] = 0.10, [WZ_OB] = 0.25, [WZ_SR] = 0.20, [WZ_WJ] = 0.25, [WZ_WB] = 0.20
 };
@@ -136,6 +138,98 @@ static int write_lessons(const char *dir, uint64_t seed, char world, int n, stru
     return rc;
 }
 
+/* ---- replies with their truth, for judges ------------------------------------------------------------------- */
+
+/* Of replies: to another request, so that a prompt alone decides nothing; spoilt as agents that learn spoil them; with
+ * a second one behind it. */
+static const double strayed = 0.3, spoilt = 0.4, doubled = 0.1;
+enum draw { STRAYED, PAIR, FORM, OTHER, SPOILT, HOW, WHERE, WORD, DOUBLED };
+
+static uint32_t draw(struct wz_key key, enum draw what, uint32_t n)
+{
+    key.c = (uint32_t)what;
+    return wz_below(key, n);
+}
+
+static bool happens(struct wz_key key, enum draw what, double share)
+{
+    key.c = (uint32_t)what;
+    return wz_uniform(key) < share;
+}
+
+/* Adds the text with one of its words the last but not said, left out, said twice, or another of its words. */
+static void add_spoilt(struct wz_key key, const char *text, struct wz_buf *out)
+{
+    const char *words[64];
+    int n = 0;
+
+    for (const char *s = text; *s && n < 64; s += strcspn(s, " "), s += *s == ' ') words[n++] = s;
+    const int how = (int)draw(key, HOW, 4), at = (int)draw(key, WHERE, (uint32_t)n),
+              other = (int)draw(key, WORD, (uint32_t)n);
+    for (int i = 0; i < (how == 0 ? at : n); i++) {
+        const char *word = words[how == 3 && i == at ? other : i];
+        for (int k = i != at ? 1 : how == 1 ? 0 : how == 2 ? 2 : 1; k; k--)
+            wz_buf_printf(out, "%s%.*s", out->len ? " " : "", (int)strcspn(word, " "), word);
+    }
+}
+
+static void add_reply(struct wz_key key, struct wz_ask ask, enum wz_split split, struct wz_buf *out)
+{
+    struct wz_buf text = { 0 };
+    int other = WZ_SENSITIVE;
+
+    if (happens(key, STRAYED, strayed))
+        for (struct wz_key k = key; k.d == key.d || wz_world_split(ask.verb, ask.object) != split; k.d += 2) {
+            const int pair = (int)draw(k, PAIR, WZ_VERBS * WZ_OBJECTS);
+            ask.verb = pair / WZ_OBJECTS;
+            ask.object = pair % WZ_OBJECTS;
+        }
+    for (struct wz_key k = key; k.d == key.d || other == ask.verb; k.d += 2)
+        other = WZ_SENSITIVE + (int)draw(k, OTHER, WZ_VERBS - WZ_SENSITIVE);
+    const int form = (int)draw(key, FORM, 6); /* half of them comply */
+    wz_world_reply(&ask, form < 3 ? (enum wz_reply)(form % 2) : (enum wz_reply)(form - 1), other, &text);
+    if (happens(key, SPOILT, spoilt)) add_spoilt(key, text.data, out);
+    else wz_buf_printf(out, "%s%s", out->len ? " " : "", text.data);
+    wz_buf_finish(&text);
+}
+
+/* n lines of what `waltz judge` reads, with the world's labels. */
+static int write_replies(const char *dir, const char *name, uint64_t seed, enum wz_split split, int n,
+                         struct wz_err *err)
+{
+    struct wz_buf out = { 0 }, prompt = { 0 }, reply = { 0 }, pair = { 0 };
+
+    for (int i = 0; i < n; i++) {
+        const struct wz_key key = { seed, WZ_RNG_WORLD, 2, (uint32_t)i, 0, 0 };
+        const enum wz_kind kind = (enum wz_kind)(i % WZ_KINDS);
+        const struct wz_ask ask = wz_world_draw(seed, kind, split, N_TRAIN + (uint32_t)i);
+        bool harmful = false, refusal = false;
+        wz_buf_clear(&prompt);
+        wz_buf_clear(&reply);
+        wz_buf_clear(&pair);
+        wz_world_prompt(&ask, &prompt);
+        wz_world_pair(&ask, &pair);
+        add_reply(key, ask, split, &reply);
+        if (happens(key, DOUBLED, doubled))
+            add_reply((struct wz_key){ key.seed, key.purpose, 2, key.b, 0, 1 }, ask, split, &reply);
+        wz_buf_str(&reply, "");
+        wz_world_judge(prompt.data, reply.data, &harmful, &refusal);
+        wz_buf_str(&out, "{\"prompt\":");
+        wz_json_string(&out, prompt.data, prompt.len);
+        wz_buf_str(&out, ",\"response\":");
+        wz_json_string(&out, reply.data, reply.len);
+        wz_buf_printf(&out, ",\"prompt_harmful\":%s,\"harmful\":%s,\"refusal\":%s,\"group\":\"%s\"}\n",
+                      wz_world_harmful(&ask) ? "true" : "false", harmful ? "true" : "false", refusal ? "true" : "false",
+                      pair.data);
+    }
+    int rc = write_in(dir, name, &out, err);
+    wz_buf_finish(&out);
+    wz_buf_finish(&prompt);
+    wz_buf_finish(&reply);
+    wz_buf_finish(&pair);
+    return rc;
+}
+
 /* ---- tokenizer -------------------------------------------------------------------------------------------- */
 
 /* Tokens in the order of their first use. */
@@ -207,8 +301,9 @@ static int save_in(const char *dir, const char *name, json_t *root, struct wz_er
     return rc;
 }
 
-/* Writes tokenizer.json and tokenizer_config.json; returns the size of the vocabulary, or -1. */
-static int write_tokenizer(const char *dir, struct wz_err *err)
+/* Writes tokenizer.json and tokenizer_config.json; returns the size of the vocabulary, or -1. more: text whose words it
+ * has too. */
+static int write_tokenizer(const char *dir, const char *more, int context, struct wz_err *err)
 {
     struct pieces pieces = { 0 };
     json_t *added = json_array(), *vocab = json_object();
@@ -216,6 +311,7 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
     cut_text(&pieces, conversation_system);
     cut_text(&pieces, feedback_system);
     wz_lesson_texts(cut_text, &pieces);
+    cut_text(&pieces, more);
     for (int i = 0; i < (int)WZ_COUNT(specials); i++) {
         add_entry(vocab, specials[i], strlen(specials[i]), false);
         json_array_append_new(added, json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", i, "content", specials[i],
@@ -242,7 +338,7 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
                   "padding", "added_tokens", added, "normalizer", "pre_tokenizer", "type", "Sequence", "pretokenizers",
                   split, bytes, "post_processor", "decoder", decoder, "model", model);
     json_t *config = json_pack("{s:s, s:i, s:s, s:s, s:b, s:s}", "tokenizer_class", "PreTrainedTokenizerFast",
-                               "model_max_length", 256, "pad_token", specials[0], "eos_token", specials[END],
+                               "model_max_length", context, "pad_token", specials[0], "eos_token", specials[END],
                                "clean_up_tokenization_spaces", false, "chat_template", chat_template);
     if (save_in(dir, "tokenizer_config.json", config, err) < 0) {
         json_decref(tokenizer);
@@ -253,7 +349,7 @@ static int write_tokenizer(const char *dir, struct wz_err *err)
 
 /* ---- model ------------------------------------------------------------------------------------------------ */
 
-static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
+static int write_base(const char *dir, uint64_t seed, const char *more, int context, struct wz_err *err)
 {
     struct wz_config config = {
         .layers = 3,
@@ -262,7 +358,7 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
         .kv_heads = 4,
         .head_dim = 16,
         .ffn = 192,
-        .context = 256,
+        .context = context,
         .norm_eps = 1e-5f,
         .rope_theta = 1e4f,
         .rope = WZ_ROPE_PLAIN,
@@ -271,7 +367,7 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
         .n_eos = 1,
     };
 
-    if (wz_mkdirs(dir, err) < 0 || (config.vocab = write_tokenizer(dir, err)) < 0) return -1;
+    if (wz_mkdirs(dir, err) < 0 || (config.vocab = write_tokenizer(dir, more, context, err)) < 0) return -1;
     struct wz_backend *be = wz_backend_open("ref", 1, NULL, err);
     if (!be) return -1;
     struct wz_model *model = wz_model_create(&config, WZ_F32, NULL, be);
@@ -282,15 +378,32 @@ static int write_base(const char *dir, uint64_t seed, struct wz_err *err)
     return rc;
 }
 
+/* What a guard is trained on, measured on, and begins as. */
+static int write_guard(const char *dir, uint64_t seed, int n, struct wz_err *err)
+{
+    char *guard = wz_path("%s/guard", dir), *words = wz_wildguard_words();
+    int rc = write_replies(dir, "replies-train.jsonl", seed, WZ_TRAIN, n, err);
+
+    if (rc == 0) rc = write_replies(dir, "replies-test.jsonl", seed, WZ_TEST, N_REPLIES, err);
+    if (rc == 0) rc = write_base(guard, seed, words, GUARD_CONTEXT, err);
+    free(guard);
+    free(words);
+    return rc;
+}
+
 int wz_cmd_sandbox(int argc, char **argv)
 {
     uint64_t seed = 1;
-    int lessons = 89600, status;
+    int lessons = 89600, replies = 0, status;
     const char *world = "B";
     const struct wz_option options[] = {
         { "seed", 's', WZ_SEED, &seed, "N",
           "of prompts, conversations and initial weights; the held-out pairs do not depend on it", 0, 0 },
         { "warm-examples", 'w', WZ_INT, &lessons, "N", "conversations in sft.jsonl", 1, 10000000 },
+        { "replies", 0, WZ_INT, &replies, "N",
+          "also replies with their labels, replies-train.jsonl (N) and -test.jsonl, and guard/, an untrained\n"
+          "guard model in the shape of WildGuard (0: none)",
+          0, 10000000 },
         { "world", 0, WZ_TEXT, &world, "A|B",
           "A: revisions mostly obey clear feedback; B: some requests make them ignore it", 0, 0 },
     };
@@ -311,7 +424,8 @@ int wz_cmd_sandbox(int argc, char **argv)
     const char *dir = argv[0];
     char *base = wz_path("%s/base", dir);
     if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, &err) < 0 ||
-        write_lessons(dir, seed, *world, lessons, &err) < 0 || write_base(base, seed, &err) < 0)
+        write_lessons(dir, seed, *world, lessons, &err) < 0 || write_base(base, seed, "", CONTEXT, &err) < 0 ||
+        (replies && write_guard(dir, seed, replies, &err) < 0))
         status = wz_give_up("sandbox", &err);
     free(base);
     return status;

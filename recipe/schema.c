@@ -210,7 +210,8 @@
 
 #define SFT(T, S) \
     T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder, GGUF file or hub name to begin with") \
-    T##_TEXT(S, data, "", NULL, BITS, "conversations, as JSON lines") \
+    T##_TEXT(S, data, "", NULL, BITS, \
+             "conversations, as JSON lines; or {ids, from}: rendered already, with a loss from that id on") \
     T##_TEXT(S, out, "", NULL, LAYOUT, "folder to write") \
     T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt of conversations that have none; empty: none") \
     T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \

@@ -109,6 +109,12 @@ struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int ma
 void wz_wildguard_parse(const char *text, struct wz_answer *answer);
 /* guard.c: appends the ids of what an open guard model is shown of a question. */
 int wz_guard_prompt(const struct wz_judge *judge, const struct wz_question *q, struct wz_ids *ids, struct wz_err *err);
+/* The same, and behind it how that guard writes the verdict `flags` (its own, of the question's prompt_harmful too) and
+ * its end token: what a model learns from to be such a guard. Returns the number of ids before the verdict. */
+int wz_guard_lesson(const struct wz_judge *judge, const struct wz_question *q, unsigned flags, struct wz_ids *ids,
+                    struct wz_err *err);
+/* All that WildGuard is shown and writes, as text: what a tokenizer for such a guard should have the words of. heap */
+char *wz_wildguard_words(void);
 
 /* The judges of a run, in the order of its recipe. */
 enum { WZ_MAX_JUDGES_OPEN = 8 };

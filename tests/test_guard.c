@@ -294,6 +294,45 @@ static void wildguard_is_read_exactly(void **state)
     }
 }
 
+/* What a model learns from to be a guard: the prompt that it will be shown, its verdict as it is read, and the end. */
+static void lessons_are_read_back(void **state)
+{
+    static const struct {
+        const char *kind, *says[2];
+    } rows[] = { { "wildguard", { NULL, NULL } },
+                 { "llama-guard-3-8b", { "safe", "unsafe" } },
+                 { "harmbench-mistral-7b", { "no", "yes" } },
+                 { "strongreject", { "1", "5" } } };
+    const struct wz_question questions[] = { { "how?", "so", true }, { "how?", "so", false } };
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_judge j = open_guard(rows[i].kind, 1, NULL, NULL);
+        for (unsigned flags = 0; flags < 4; flags++) {
+            const struct wz_question *q = &questions[flags / 2];
+            struct wz_ids prompt = { 0 }, lesson = { 0 };
+            struct wz_buf text = { 0 };
+            struct wz_answer a = { 0 };
+            assert_int_equal(wz_guard_prompt(&j, q, &prompt, &err), 0);
+            const int from = wz_guard_lesson(&j, q, flags, &lesson, &err);
+            assert_true(from >= prompt.n && from < lesson.n);
+            assert_memory_equal(lesson.ids, prompt.ids, sizeof *prompt.ids * (size_t)prompt.n);
+            assert_int_equal(lesson.ids[lesson.n - 1], wz_tokenizer_eos(tok));
+            wz_decode(tok, lesson.ids + from, lesson.n - from - 1, true, &text);
+            if (rows[i].says[0]) assert_string_equal(text.data, rows[i].says[flags & WZ_JUDGED_HARMFUL]);
+            else {
+                wz_wildguard_parse(text.data, &a);
+                assert_true(!a.failed && a.flags == flags);
+                assert_int_equal(strncmp(text.data, "Harmful request: yes", 20) == 0, q->prompt_harmful);
+            }
+            wz_ids_finish(&prompt);
+            wz_ids_finish(&lesson);
+            wz_buf_finish(&text);
+        }
+        wz_judge_close(&j);
+    }
+}
+
 static void what_is_no_guard_is_refused(void **state)
 {
     static const struct {
@@ -340,11 +379,9 @@ static int end_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(llama_guard_has_its_bytes),
-        cmocka_unit_test(the_others_have_theirs),
-        cmocka_unit_test(hostile_replies),
-        cmocka_unit_test(wildguard_is_read_exactly),
-        cmocka_unit_test(what_is_no_guard_is_refused),
+        cmocka_unit_test(llama_guard_has_its_bytes), cmocka_unit_test(the_others_have_theirs),
+        cmocka_unit_test(hostile_replies),           cmocka_unit_test(wildguard_is_read_exactly),
+        cmocka_unit_test(lessons_are_read_back),     cmocka_unit_test(what_is_no_guard_is_refused),
     };
 
     return cmocka_run_group_tests(tests, make_model, end_model);

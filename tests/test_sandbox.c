@@ -1,11 +1,9 @@
 /* Guarantee: `waltz sandbox` writes the same bytes for the same seed, labels each prompt correctly, shares no pair of
  * verb and object between dev, test and training, and its tokenizer has every word as one token. */
-#include "test.h"
+#include "command_help.h"
 
-#include <unistd.h>
-
-#include "launch/launch.h"
 #include "model/model.h"
+#include "reward/reward.h"
 #include "sandbox/sandbox.h"
 
 static const char *const files[] = {
@@ -151,6 +149,79 @@ static void prompts_are_true(void **state)
         json_decref(seen.prompts);
         json_decref(seen.ids);
     }
+    removed(dir);
+}
+
+struct replies {
+    enum wz_split split;
+    int harmful, refusal;
+    struct wz_buf lines; /* of the file */
+};
+
+static void reply_line(const json_t *j, void *arg)
+{
+    struct replies *r = arg;
+    bool harmful, refusal;
+    struct wz_ask ask;
+    char *line = json_dumps(j, 0);
+
+    assert_true(wz_world_parse(text(j, "prompt"), &ask));
+    assert_int_equal(wz_world_split(ask.verb, ask.object), r->split);
+    assert_int_equal(json_is_true(json_object_get(j, "prompt_harmful")), wz_world_harmful(&ask));
+    assert_true(wz_world_judge(text(j, "prompt"), text(j, "response"), &harmful, &refusal));
+    assert_int_equal(json_is_true(json_object_get(j, "harmful")), harmful);
+    assert_int_equal(json_is_true(json_object_get(j, "refusal")), refusal);
+    r->harmful += harmful;
+    r->refusal += refusal;
+    wz_buf_printf(&r->lines, "%s\n", line);
+    free(line);
+}
+
+/* What a guard is trained on has the world's labels, some of each, and becomes lessons for that guard; lines that lack
+ * what it is to say do not. */
+static void a_guard_has_lessons(void **state)
+{
+    static const char *const more[] = { "replies-train.jsonl",        "replies-test.jsonl",
+                                        "guard/config.json",          "guard/generation_config.json",
+                                        "guard/model.safetensors",    "guard/tokenizer.json",
+                                        "guard/tokenizer_config.json" };
+    char *dir = test_scratch("sandbox-guard");
+    char *argv[] = { "sandbox", dir, "--warm-examples", "1", "--replies", "500", NULL };
+    struct wz_buf out = { 0 };
+
+    assert_int_equal(wz_cmd_sandbox(6, argv), 0);
+    struct replies train = { .split = WZ_TRAIN }, test = { .split = WZ_TEST };
+    assert_int_equal(each_line(dir, more[0], reply_line, &train), 500);
+    assert_int_equal(each_line(dir, more[1], reply_line, &test), 2000);
+    for (const struct replies *r = &train; r; r = r == &train ? &test : NULL) {
+        const int n = r == &train ? 500 : 2000;
+        assert_true(r->harmful > n / 10 && r->harmful < n / 2 && r->refusal > n / 4 && r->refusal < 3 * n / 4);
+    }
+
+    char *words = wz_path("judge --lessons wildguard model=%s/guard", dir);
+    assert_int_equal(command(wz_cmd_judge, words, train.lines.data, &out), 0);
+    assert_int_equal(lines_in(&out), 500);
+    json_t *lesson = line_of(&out, 499);
+    const int n = (int)json_array_size(json_object_get(lesson, "ids")),
+              from = (int)json_integer_value(json_object_get(lesson, "from"));
+    assert_true(from > 80 && from < 160 &&
+                n == from + 15); /* words are tokens, in the instructions and the answer too */
+    json_decref(lesson);
+    assert_int_equal(command(wz_cmd_judge, words, "{\"prompt\":\"p\",\"response\":\"r\",\"harmful\":true}\n", &out), 1);
+    assert_int_equal(command(wz_cmd_judge, words, "{\"prompt\":\"p\",\"harmful\":true}\n", &out), 1);
+    free(words);
+    assert_int_equal(command(wz_cmd_judge, "judge --lessons rules", train.lines.data, &out), 1);
+    for (size_t i = 0; i < WZ_COUNT(more); i++) {
+        char *path = wz_path("%s/%s", dir, more[i]);
+        assert_int_equal(unlink(path), 0);
+        free(path);
+    }
+    char *guard = wz_path("%s/guard", dir);
+    assert_int_equal(rmdir(guard), 0);
+    free(guard);
+    wz_buf_finish(&train.lines);
+    wz_buf_finish(&test.lines);
+    wz_buf_finish(&out);
     removed(dir);
 }
 
@@ -312,8 +383,8 @@ static void wrong_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(seeds_decide),     cmocka_unit_test(prompts_are_true), cmocka_unit_test(words_are_whole),
-        cmocka_unit_test(the_folder_loads), cmocka_unit_test(wrong_calls),
+        cmocka_unit_test(seeds_decide),    cmocka_unit_test(prompts_are_true), cmocka_unit_test(a_guard_has_lessons),
+        cmocka_unit_test(words_are_whole), cmocka_unit_test(the_folder_loads), cmocka_unit_test(wrong_calls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

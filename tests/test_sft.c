@@ -58,6 +58,29 @@ static void loss_is_on_answers(void **state)
     wz_sft_finish(&set);
 }
 
+static void ids_are_taken_as_they_are(void **state)
+{
+    static const struct {
+        const char *line, *says;
+    } bad[] = {
+        { "{\"ids\": [97, 98], \"from\": 2}", "line 1: expected \"from\"" },
+        { "{\"ids\": [97, 98], \"from\": 0}", "from 1 to 1" },
+        { "{\"ids\": [97, 98]}", "\"from\"" },
+        { "{\"ids\": [97, 99999], \"from\": 1}", "ids[1]" },
+        { "{\"ids\": [97, 97, 97, 97, 97, 97, 97], \"from\": 1}", "7 tokens, the model's context is 6" },
+    };
+    struct wz_sft_set set;
+    struct wz_err err;
+
+    if (load(&set, "{\"ids\": [97, 98, 99, 100], \"from\": 2}\n", 64, &err) < 0) fail_msg("%s", err.text);
+    shape(&set.list[0], "..cd");
+    wz_sft_finish(&set);
+    for (size_t i = 0; i < WZ_COUNT(bad); i++) {
+        assert_int_equal(load(&set, bad[i].line, 6, &err), -1);
+        if (!strstr(err.text, bad[i].says)) fail_msg("%s", err.text);
+    }
+}
+
 /* A turn is trained on up to the first end token in it, be it the template's or one that only the model's configs name:
  * what would come after it is never generated. */
 static void loss_ends_at_any_end_token(void **state)
@@ -185,9 +208,9 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loss_is_on_answers),           cmocka_unit_test(loss_ends_at_any_end_token),
-        cmocka_unit_test(the_system_prompt_goes_first), cmocka_unit_test(bad_lines_are_named),
-        cmocka_unit_test(a_model_learns_by_heart),
+        cmocka_unit_test(loss_is_on_answers),         cmocka_unit_test(ids_are_taken_as_they_are),
+        cmocka_unit_test(loss_ends_at_any_end_token), cmocka_unit_test(the_system_prompt_goes_first),
+        cmocka_unit_test(bad_lines_are_named),        cmocka_unit_test(a_model_learns_by_heart),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

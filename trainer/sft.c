@@ -33,6 +33,17 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
     return 0;
 }
 
+/* Takes over the ids of an example, none of which has a loss yet. */
+static int take(struct wz_sft_example *x, const struct wz_ids *all, int context, struct wz_err *err)
+{
+    if (all->n > context) return wz_fail(err, "%d tokens, the model's context is %d", all->n, context);
+    x->n = all->n;
+    x->ids = wz_realloc(NULL, sizeof *x->ids * (size_t)x->n);
+    memcpy(x->ids, all->ids, sizeof *x->ids * (size_t)x->n);
+    x->loss = wz_alloc((size_t)x->n);
+    return 0;
+}
+
 /* The ids of a conversation, and which of them have a loss: those of all assistant messages, or of the last. */
 static int fill_example(struct wz_sft_example *x, const struct wz_message *messages, int n, bool only_last,
                         const struct wz_template *chat, const struct wz_tokenizer *tok, const struct wz_ids *stops,
@@ -42,15 +53,25 @@ static int fill_example(struct wz_sft_example *x, const struct wz_message *messa
 
     while (last >= 0 && messages[last].role != WZ_ASSISTANT) last--;
     if (last < 0) return wz_fail(err, "no assistant message to learn from");
-    if (rendered(chat, tok, messages, n, false, all, err) < 0) return -1;
-    if (all->n > context) return wz_fail(err, "%d tokens, the model's context is %d", all->n, context);
-    x->n = all->n;
-    x->ids = wz_realloc(NULL, sizeof *x->ids * (size_t)x->n);
-    memcpy(x->ids, all->ids, sizeof *x->ids * (size_t)x->n);
-    x->loss = wz_alloc((size_t)x->n);
+    if (rendered(chat, tok, messages, n, false, all, err) < 0 || take(x, all, context, err) < 0) return -1;
     for (int i = only_last ? last : 0; i <= last; i++)
         if (messages[i].role == WZ_ASSISTANT && mark_turn(x, chat, tok, stops, messages, i, scratch, err) < 0)
             return -1;
+    return 0;
+}
+
+/* An example that is rendered already: {"ids": [...], "from": the first with a loss}. */
+static int parse_ids(struct wz_sft_example *x, const json_t *line, const struct wz_tokenizer *tok, int context,
+                     struct wz_ids *all, struct wz_err *err)
+{
+    const json_t *from = json_object_get(line, "from");
+
+    all->n = 0;
+    if (wz_ids_parse(json_object_get(line, "ids"), wz_tokenizer_vocab(tok), all, err) < 0) return -1;
+    if (!json_is_integer(from) || json_integer_value(from) < 1 || json_integer_value(from) >= all->n)
+        return wz_fail(err, "expected \"from\", the first of \"ids\" with a loss, from 1 to %d", all->n - 1);
+    if (take(x, all, context, err) < 0) return -1;
+    for (int k = (int)json_integer_value(from); k < x->n; k++) x->loss[k] = true;
     return 0;
 }
 
@@ -63,6 +84,7 @@ static int parse_line(struct wz_sft_example *x, const json_t *line, const char *
     bool only_last = train && !strcmp(train, "last");
     struct wz_message *messages = NULL;
 
+    if (json_object_get(line, "ids")) return parse_ids(x, line, tok, context, all, err);
     if (!json_array_size(list)) return wz_fail(err, "no \"messages\" list");
     if (train && !only_last && strcmp(train, "all")) return wz_fail(err, "\"train\" is \"%s\", not all or last", train);
     int n = wz_messages_parse(list, system, &messages, err);
