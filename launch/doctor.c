@@ -119,13 +119,11 @@ static void check_agent(struct checks *v, const struct wz_recipe *recipe, const 
     char *system = NULL;
     bool well = wz_model_check(&config, a->model, wz_type_named(a->type), &err) == 0 &&
                 (tok = wz_tokenizer_load(a->model, &err)) && (system = wz_system_read(a->system, &err));
-    const char *chat = a->chat[0] ? a->chat : tok ? wz_tokenizer_template(tok) : NULL;
+    const struct wz_template *chat = well ? wz_template_find(a->chat, tok, &err) : NULL;
 
-    if (well && !chat) well = wz_fail(&err, "%s names no chat template; give one by its name as `chat`", a->model) == 0;
-    if (well && !wz_template_find(chat, tok, &err)) well = false;
-    if (well)
+    if (chat)
         say(v, WORKS, a->name, "%s: %d layers, %d ids, context %d, chat template %s", a->model, config.layers,
-            config.vocab, config.context, chat);
+            config.vocab, config.context, wz_template_name(chat));
     else {
         wz_job_agent_fail(recipe, a, &err);
         say(v, FAIL, a->name, "%s", err.text);

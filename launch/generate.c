@@ -164,13 +164,9 @@ static int run_lines(struct generator *g, struct wz_err *err)
 
 static int find_stops(struct generator *g, struct wz_err *err)
 {
-    const char *name = g->template ? g->template : g->tok ? wz_tokenizer_template(g->tok) : NULL;
-    const struct wz_template *t = NULL;
+    const struct wz_template *t = g->tok ? wz_template_find(g->template, g->tok, err) : NULL;
 
-    if (g->tok && name && (g->template || strcmp(name, "?"))) {
-        t = wz_template_find(name, g->tok, err);
-        if (!t && g->template) return -1;
-    }
+    if (g->tok && g->template && !t) return -1;
     wz_stops_find(&g->model->config, t, g->tok, &g->stops);
     return 0;
 }

@@ -54,10 +54,7 @@ char *wz_system_read(const char *path, struct wz_err *err)
 
 static int find_chat(struct wz_agent *a, struct wz_err *err)
 {
-    const char *name = a->recipe->chat && a->recipe->chat[0] ? a->recipe->chat : wz_tokenizer_template(a->tok);
-
-    if (!name) return wz_fail(err, "%s names no chat template; give one by its name as `chat`", a->recipe->model);
-    a->chat = wz_template_find(name, a->tok, err);
+    a->chat = wz_template_find(a->recipe->chat, a->tok, err);
     return a->chat ? 0 : -1;
 }
 

@@ -127,7 +127,7 @@ static void rendered_as_text(void **state)
     } rows[] = {
         { "llama2", talk, 4, true, B "[INST] <<SYS>>\n S \n<</SYS>>\n\n u [/INST] a " E B "[INST] v [/INST]" },
         { "llama2", talk + 1, 2, false, B "[INST] u [/INST] a " E },
-        { "llama2", wrote, 2, false, B "[INST] u [/INST] a" E },
+        { "llama2", wrote, 2, false, B "[INST] u [/INST] a " E }, /* one blank before it, the sampled one */
         { "llama2", blank, 2, true, B "[INST] <<SYS>>\nS\n<</SYS>> [/INST]" },
         { "llama2", blank + 1, 1, true, B "[INST]  [/INST]" },
         { "llama2", shown, 2, true, B "[INST] <<SYS>>\n S\n<</SYS>>\n\n u   [/INST]" },
@@ -197,7 +197,7 @@ static void what_does_not_fit_is_an_error(void **state)
     wz_ids_add(&ids, 5);
     assert_null(wz_template_find("lama3", tok, &err));
     assert_non_null(strstr(err.text, "lama3"));
-    assert_non_null(strstr(err.text, "llama3, llama3.1, chatml"));
+    assert_non_null(strstr(err.text, "jinja, llama3, llama3.1, chatml"));
     assert_int_equal(wz_template_apply(found("llama2", tok), tok, twice, 2, true, &ids, &err), -1);
     assert_non_null(strstr(err.text, "message 2"));
     assert_int_equal(wz_template_apply(found("mistral", tok), tok, system, 2, true, &ids, &err), -1);
@@ -213,68 +213,68 @@ static void what_does_not_fit_is_an_error(void **state)
     assert_null(wz_template_find("sandbox", tok, &err));
     assert_non_null(strstr(err.text, "<user>"));
     assert_null(wz_template_find("llama2", tok, &err));
-    assert_null(wz_tokenizer_template(tok));
+    assert_null(wz_template_find(NULL, tok, &err));
+    assert_non_null(strstr(err.text, "has no chat template"));
     wz_tokenizer_destroy(tok);
     wz_ids_finish(&ids);
 }
 
-/* What the chat_template of a tokenizer_config.json is taken for, before and after saving. */
-static void templates_are_told_by_their_text(void **state)
+/* What the model's own template writes of one user message; "-": it has none. */
+static void own_writes(const struct wz_tokenizer *tok, const char *want)
+{
+    const struct wz_message message = { .role = WZ_USER, .text = "x" };
+    struct wz_err err = { "" };
+    const struct wz_template *t = wz_template_find("", tok, &err);
+    struct wz_ids ids = { 0 };
+    struct wz_buf out = { 0 };
+
+    if (t && wz_template_apply(t, tok, &message, 1, true, &ids, &err) < 0) fail_msg("%s", err.text);
+    wz_decode(tok, ids.ids, ids.n, true, &out);
+    assert_string_equal(t ? out.data : "-", want);
+    if (!t) assert_non_null(strstr(err.text, "has no chat template; name one"));
+    if (t) assert_string_equal(wz_template_name(t), "jinja");
+    wz_ids_finish(&ids);
+    wz_buf_finish(&out);
+}
+
+/* Where a folder has its template, before and after saving. */
+static void a_folders_own_template_is_found(void **state)
 {
     static const struct {
-        const char *config, *name;
+        const char *config, *want;
     } rows[] = {
-        { "{}", NULL },
-        { "{\"chat_template\": \"something else\"}", "?" },
-        { "{\"chat_template\": \"<|start_header_id|> <|eot_id|>\"}", "llama3" },
-        { "{\"chat_template\": \"<|start_header_id|> Cutting Knowledge Date: December 2023 26 Jul 2024 <|eot_id|>\"}",
-          "llama3.1" },
-        { "{\"chat_template\": \"<|im_start|> <|im_end|>\"}", "chatml" },
-        { "{\"chat_template\": \"<|im_start|> You are Qwen <|im_end|>\"}", "?" },
-        { "{\"chat_template\": [{\"name\": \"default\", \"template\": \"<sys> <user> <asst>\"}]}", "sandbox" },
-        { "{\"waltz_template\": \"mistral\", \"chat_template\": \"<|im_start|> <|im_end|>\"}", "mistral" },
-        { "{\"waltz_template\": \"no such\"}", "?" },
+        { "{}", "-" },
+        { "{\"chat_template\": null}", "-" },
+        { "{\"chat_template\": \"one {{ messages[0].content }}\"}", "one x" },
+        { "{\"chat_template\": [{\"name\": \"tool_use\", \"template\": \"a\"}, {\"name\": \"default\", \"template\": "
+          "\"{{ messages[0].content }}<end>\"}]}",
+          "x<end>" },
+        { "{\"bos_token\": \"<sys>\", \"eos_token\": {\"content\": \"<end>\"}, \"chat_template\": \"{{ "
+          "bos_token + eos_token }}\"}",
+          "<sys><end>" },
+        { "{\"bos_token\": null, \"chat_template\": \"{{ bos_token }}|\"}", "|" },
     };
-    char *dir = test_scratch("detect"), *model = test_scratch("detect/tokenizer.json"),
-         *saved = test_scratch("detect-saved");
-    char *config = test_scratch("detect/tokenizer_config.json"), *jinja = test_scratch("detect/chat_template.jinja");
+    char *dir = test_scratch("own"), *model = test_scratch("own/tokenizer.json"), *saved = test_scratch("own-saved"),
+         *config = test_scratch("own/tokenizer_config.json"), *jinja = test_scratch("own/chat_template.jinja");
     struct wz_buf b = { 0 };
     struct wz_err err = { "" };
 
     tiny_json(&b, true, false);
     assert_int_equal(wz_mkdirs(dir, &err), 0);
     assert_int_equal(wz_file_write(model, b.data, b.len, &err), 0);
-    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
-        assert_int_equal(wz_file_write(config, rows[i].config, strlen(rows[i].config), &err), 0);
+    for (size_t i = 0; i <= WZ_COUNT(rows); i++) {
+        const bool beside = i == WZ_COUNT(rows); /* a chat_template.jinja beside it speaks before the config */
+        const char *text = beside ? rows[2].config : rows[i].config;
+        assert_int_equal(wz_file_write(config, text, strlen(text), &err), 0);
+        if (beside) assert_int_equal(wz_file_write(jinja, "two\n\n", 5, &err), 0);
         for (int again = 0; again < 2; again++) {
             struct wz_tokenizer *tok = wz_tokenizer_load(again ? saved : dir, &err);
             if (!tok) fail_msg("%s", err.text);
-            const char *name = wz_tokenizer_template(tok);
-            if (rows[i].name) assert_string_equal(name, rows[i].name);
-            else assert_null(name);
+            own_writes(tok, beside ? "two\n" : rows[i].want);
             if (!again) assert_int_equal(wz_tokenizer_save(tok, saved, &err), 0);
             wz_tokenizer_destroy(tok);
         }
     }
-
-    /* A chat_template.jinja beside it speaks before the config; bos_token null means none. */
-    static const char none[] = "{\"chat_template\": \"<|im_start|> <|im_end|>\", \"bos_token\": null, \"eos_token\": "
-                               "{\"content\": \"<end>\"}}";
-    assert_int_equal(wz_file_write(config, none, sizeof none - 1, &err), 0);
-    assert_int_equal(wz_file_write(jinja, "[INST] [/INST]", 14, &err), 0);
-    struct wz_tokenizer *tok = wz_tokenizer_load(model, &err);
-    assert_non_null(tok);
-    assert_string_equal(wz_tokenizer_template(tok), "mistral");
-    assert_int_equal(wz_tokenizer_bos(tok), -1);
-    assert_int_equal(wz_tokenizer_eos(tok), T_END);
-    assert_int_equal(wz_tokenizer_save(tok, saved, &err), 0);
-    wz_tokenizer_destroy(tok);
-    tok = wz_tokenizer_load(saved, &err);
-    assert_non_null(tok);
-    assert_string_equal(wz_tokenizer_template(tok), "mistral");
-    assert_int_equal(wz_tokenizer_bos(tok), -1);
-    assert_int_equal(wz_tokenizer_eos(tok), T_END);
-    wz_tokenizer_destroy(tok);
     remove(jinja);
     free(dir);
     free(model);
@@ -379,7 +379,7 @@ int main(void)
         cmocka_unit_test(rendered_as_text),
         cmocka_unit_test(stops_are_end_tokens),
         cmocka_unit_test(what_does_not_fit_is_an_error),
-        cmocka_unit_test(templates_are_told_by_their_text),
+        cmocka_unit_test(a_folders_own_template_is_found),
         cmocka_unit_test(golden_llama3),
         cmocka_unit_test(golden_llama2),
         cmocka_unit_test(golden_smollm2),

@@ -45,7 +45,7 @@ static void need_model(void)
     model = wz_model_load(path, WZ_F32, NULL, be, &err);
     free(path);
     if (!model || !tok) fail_msg("%s", err.text);
-    chat = wz_template_find(wz_tokenizer_template(tok), tok, &err);
+    chat = wz_template_find(NULL, tok, &err);
     if (!chat) fail_msg("%s", err.text);
 }
 

@@ -88,7 +88,7 @@ static void bad_lines_are_answered_in_place(void **state)
     check("--template", "llama2", "{\"messages\": [{\"role\": \"tool\", \"content\": \"a\"}]}\n", 1,
           "{\"error\": \"line 1: message 1: role \\\"tool\\\" is not system, user or assistant\"}\n", "tool");
     check(NULL, NULL, "{\"messages\": []}\n", 1,
-          "{\"error\": \"line 1: the model names no chat template; give one with --template\"}\n", "--template");
+          "{\"error\": \"line 1: the model has no chat template; name one (`chat`, --template)\"}\n", "--template");
     check("--template", "none", "{\"text\": \"a\"}\n", 1, "", "llama3");
 }
 

@@ -1,268 +1,342 @@
-/* Chat templates: one row of a table each. A template writes special tokens by id; texts between two special tokens are
- * joined and encoded together, as transformers does.
+/* Chat templates: messages to ids. A template is a text in Jinja (jinja.h): the one in the model's own files, or, for
+ * those without, one of the rows here. What it writes is cut where its own text spells a special token, which becomes
+ * that token's id, and where it is what a model sampled, whose ids go in; texts between are encoded together, as
+ * transformers does. What people and models wrote is plain text, whatever it spells.
  *
- *   llama3    <|begin_of_text|> { <|start_header_id|> ROLE <|end_header_id|> "\n\n" TEXT <|eot_id|> }
- *   llama3.1  the same, always with a system turn, which begins with two lines of dates
- *   chatml    { <|im_start|> "ROLE\n" TEXT <|im_end|> "\n" }
- *   smollm2   the same, with a default system turn when none is given
- *   llama2    { <s> "[INST] " ["<<SYS>>\n" SYSTEM "\n<</SYS>>\n\n"] TEXT " [/INST]" " " TEXT " " </s> }
- *   mistral   <s> { "[INST] " TEXT " [/INST]" TEXT </s> }
- *   sandbox   <sys> SYSTEM { <user> TEXT <end> <asst> TEXT <end> } */
+ *   "<|im_start|>assistant\n" "Yes"                     "<|im_end|>" "\n"
+ *    template ─▶ id, text      sampled ─▶ its own ids    template ─▶ id, text
+ *
+ * A template may strip what was sampled: its ids go in whole. It may leave out a part (the reasoning before the
+ * answer): the ids of the rest go in, if it cuts between tokens. A template that changes it or drops it is an error. */
 #include "text/text.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/jinja.h"
 #include "text/tokenizer_inside.h"
-
-/* A rendering in progress: the ids so far, and text not encoded yet. */
-struct rendering {
-    const struct wz_template *t;
-    const struct wz_tokenizer *tok;
-    struct wz_ids *out;
-    struct wz_buf text;
-    int start; /* out->n at the beginning */
-    struct wz_err *err;
-};
 
 struct wz_template {
     const char *name;
     const char *needs[6]; /* required special tokens, NULL-terminated; "": BOS and EOS of the tokenizer */
     const char *stops[4]; /* the first is the one that the template writes; those the tokenizer lacks are left out */
-    int (*apply)(struct rendering *r, const struct wz_message *messages, int n, bool generate);
+    const char *text;     /* NULL: the model's own */
 };
 
-/* ---- writing ---------------------------------------------------------------------------------------------- */
+/* ---- the templates by name -------------------------------------------------------------------------------- */
 
-static int flush(struct rendering *r)
-{
-    int rc = wz_encode_part(r->tok, r->text.data, r->text.len, r->out->n == r->start, r->out, r->err);
-
-    wz_buf_clear(&r->text);
-    return rc;
-}
-
-static int id(struct rendering *r, int token)
-{
-    if (r->text.len && flush(r) < 0) return -1;
-    wz_ids_add(r->out, token);
-    return 0;
-}
-
-static int special(struct rendering *r, const char *piece) { return id(r, wz_tokenizer_id(r->tok, piece)); }
-
-static int stop(struct rendering *r) { return r->t->stops[0] ? special(r, r->t->stops[0]) : id(r, r->tok->eos); }
-
-static int bos(struct rendering *r) { return id(r, r->tok->bos); }
-
-static void text(struct rendering *r, const char *s) { wz_buf_str(&r->text, s); }
-
-/* White space as Python's str.strip() has it. */
-static bool is_space(uint32_t c)
-{
-    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-static void trimmed(struct rendering *r, const char *s, bool left, bool right)
-{
-    size_t n = strlen(s), end = 0;
-    int len;
-
-    while (left && *s && is_space(wz_utf8_get(s, n, &len))) {
-        s += len;
-        n -= (size_t)len;
-    }
-    for (size_t at = 0; at < n; at += (size_t)len)
-        if (!is_space(wz_utf8_get(s + at, n - at, &len))) end = at + (size_t)len;
-    wz_buf_add(&r->text, s, right ? end : n);
-}
-
-static int ids(struct rendering *r, const struct wz_message *m)
-{
-    if (r->text.len && flush(r) < 0) return -1;
-    wz_ids_append(r->out, m->ids, m->n_ids);
-    return 0;
-}
-
-static int content(struct rendering *r, const struct wz_message *m, bool trim)
-{
-    if (m->text) trimmed(r, m->text, trim, trim && !m->ids);
-    return m->ids ? ids(r, m) : 0;
-}
-
-/* Checks for user, assistant, user, ... after an optional system message, which must be text since it is written inside
- * the user turn. Returns the index of the first user message, or -1 and a message. */
-static int alternate(struct rendering *r, const struct wz_message *messages, int n, bool system)
-{
-    int first = system && n && messages[0].role == WZ_SYSTEM;
-
-    if (first && !messages[0].text)
-        return wz_fail(r->err, "%s: expected a system message of text, got ids", r->t->name);
-    if (first && n == 1) return wz_fail(r->err, "%s: expected a user message after the system message", r->t->name);
-    for (int i = first; i < n; i++)
-        if (messages[i].role != ((i - first) % 2 ? WZ_ASSISTANT : WZ_USER))
-            return wz_fail(r->err, "%s: message %d: expected alternating user and assistant%s, got role %s", r->t->name,
-                           i + 1, system ? " after one system message" : "", wz_roles[messages[i].role]);
-    return first;
-}
-
-/* ---- the templates ---------------------------------------------------------------------------------------- */
-
-static int header(struct rendering *r, const char *role)
-{
-    if (special(r, "<|start_header_id|>") < 0) return -1;
-    text(r, role);
-    if (special(r, "<|end_header_id|>") < 0) return -1;
-    text(r, "\n\n");
-    return 0;
-}
-
-static int llama3_turns(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    for (int i = 0; i < n; i++)
-        if (header(r, wz_roles[messages[i].role]) < 0 || content(r, &messages[i], true) < 0 || stop(r) < 0) return -1;
-    return generate ? header(r, wz_roles[WZ_ASSISTANT]) : 0;
-}
-
-static int llama3(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    bos(r);
-    return llama3_turns(r, messages, n, generate);
-}
-
-static int llama31(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    int first = n && messages[0].role == WZ_SYSTEM;
-
-    bos(r);
-    if (header(r, wz_roles[WZ_SYSTEM]) < 0) return -1;
-    text(r, "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n");
-    if (first && content(r, &messages[0], true) < 0) return -1;
-    if (stop(r) < 0) return -1;
-    return llama3_turns(r, messages + first, n - first, generate);
-}
-
-static int im_start(struct rendering *r, const char *role)
-{
-    if (special(r, "<|im_start|>") < 0) return -1;
-    text(r, role);
-    text(r, "\n");
-    return 0;
-}
-
-static int chatml(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    for (int i = 0; i < n; i++) {
-        if (im_start(r, wz_roles[messages[i].role]) < 0 || content(r, &messages[i], false) < 0 || stop(r) < 0)
-            return -1;
-        text(r, "\n");
-    }
-    return generate ? im_start(r, wz_roles[WZ_ASSISTANT]) : 0;
-}
-
-static int smollm2(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    if (n && messages[0].role != WZ_SYSTEM) {
-        if (im_start(r, wz_roles[WZ_SYSTEM]) < 0) return -1;
-        text(r, "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-        if (stop(r) < 0) return -1;
-        text(r, "\n");
-    }
-    return chatml(r, messages, n, generate);
-}
-
-static int llama2(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    int first = alternate(r, messages, n, true);
-
-    if (first < 0) return -1;
-    for (int i = first; i < n; i++) {
-        const struct wz_message *m = &messages[i];
-        if (m->role == WZ_USER) {
-            bool system = first && i == first;
-            char *both;
-            if (bos(r) < 0) return -1;
-            text(r, "[INST] ");
-            if (system) {
-                text(r, "<<SYS>>\n");
-                text(r, messages[0].text);
-                text(r, "\n<</SYS>>");
-                both = wz_path("\n\n%s", m->text ? m->text : "");
-                trimmed(r, both, false,
-                        !m->ids); /* both parts are stripped together: of a blank text nothing is left */
-                free(both);
-            } else if (m->text) trimmed(r, m->text, true, !m->ids);
-            if (m->ids && ids(r, m) < 0) return -1;
-            text(r, " [/INST]");
-            continue;
-        }
-        if (m->text) {
-            text(r, " ");
-            trimmed(r, m->text, true, true);
-            text(r, " ");
-        } else if (ids(r, m) < 0) {
-            return -1;
-        }
-        if (stop(r) < 0) return -1;
-    }
-    return 0;
-}
-
-static int mistral(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    if (alternate(r, messages, n, false) < 0) return -1;
-    bos(r);
-    for (int i = 0; i < n; i++) {
-        bool user = messages[i].role == WZ_USER;
-        if (user) text(r, "[INST] ");
-        if (content(r, &messages[i], false) < 0) return -1;
-        if (user) text(r, " [/INST]");
-        else if (stop(r) < 0) return -1;
-    }
-    return 0;
-}
-
-static int sandbox(struct rendering *r, const struct wz_message *messages, int n, bool generate)
-{
-    static const char *const open[] = { [WZ_SYSTEM] = "<sys>", [WZ_USER] = "<user>", [WZ_ASSISTANT] = "<asst>" };
-
-    for (int i = 0; i < n; i++) {
-        if (special(r, open[messages[i].role]) < 0 || content(r, &messages[i], false) < 0) return -1;
-        if (messages[i].role != WZ_SYSTEM && stop(r) < 0) return -1;
-    }
-    return generate ? special(r, open[WZ_ASSISTANT]) : 0;
-}
+#define ASSISTANT_HEAD "<|start_header_id|>assistant<|end_header_id|>\n\n"
+#define LLAMA3_TURNS                                                                                           \
+    "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim }}" \
+    "{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '" ASSISTANT_HEAD "' }}{% endif %}"
+#define CHATML                                                                                             \
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}" \
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+#define ALTERNATE                                                                                            \
+    "{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}{{ raise_exception('message ' ~ loop.index ~ " \
+    "': expected alternating user and assistant, got role ' ~ m.role) }}{% endif %}"
 
 static const struct wz_template templates[] = {
+    { .name = "jinja" },
     { "llama3",
       { "", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
       { "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>" },
-      llama3 },
-    { "llama3.1",
+      "{{ bos_token }}" LLAMA3_TURNS },
+    { "llama3.1", /* always with a system turn, which begins with two lines of dates */
       { "", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>" },
       { "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>" },
-      llama31 },
-    { "chatml", { "<|im_start|>", "<|im_end|>" }, { "<|im_end|>", "<|endoftext|>" }, chatml },
-    { "smollm2", { "<|im_start|>", "<|im_end|>" }, { "<|im_end|>", "<|endoftext|>" }, smollm2 },
-    { "llama2", { "" }, { NULL }, llama2 },
-    { "mistral", { "" }, { NULL }, mistral },
-    { "sandbox", { "<sys>", "<user>", "<end>", "<asst>" }, { "<end>" }, sandbox },
+      "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n' }}"
+      "{{ 'Today Date: 26 Jul 2024\n\n' }}{% if messages and messages[0].role == 'system' %}"
+      "{{ messages[0].content | trim }}{% set messages = messages[1:] %}{% endif %}{{ '<|eot_id|>' }}" LLAMA3_TURNS },
+    { "chatml", { "<|im_start|>", "<|im_end|>" }, { "<|im_end|>", "<|endoftext|>" }, CHATML },
+    { "smollm2", /* the same, with a default system turn when none is given */
+      { "<|im_start|>", "<|im_end|>" },
+      { "<|im_end|>", "<|endoftext|>" },
+      "{% if messages and messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named "
+      "SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}" CHATML },
+    { "llama2", /* system prompt and text are stripped together: of a blank text nothing is left */
+      { "" },
+      { NULL },
+      "{% set system = messages and messages[0].role == 'system' %}{% if system and messages | length == 1 %}"
+      "{{ raise_exception('expected a user message after the system message') }}{% endif %}"
+      "{% for m in (messages[1:] if system else messages) %}" ALTERNATE
+      "{% if m.role != 'user' %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% continue %}{% endif %}"
+      "{% set text = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' if system and loop.first else '' %}"
+      "{{ bos_token + '[INST] ' + (text + m.content).strip() + ' [/INST]' }}{% endfor %}" },
+    { "mistral",
+      { "" },
+      { NULL },
+      "{{ bos_token }}{% for m in messages %}" ALTERNATE "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' "
+      "else m.content + eos_token }}{% endfor %}" },
+    { "sandbox",
+      { "<sys>", "<user>", "<end>", "<asst>" },
+      { "<end>" },
+      "{% for m in messages %}{{ {'system': '<sys>', 'user': '<user>', 'assistant': '<asst>'}[m.role] + m.content }}"
+      "{% if m.role != 'system' %}{{ '<end>' }}{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<asst>' }}{% endif %}" },
     { 0 },
 };
 
-/* ---- the public functions --------------------------------------------------------------------------------- */
+/* ---- what was said ---------------------------------------------------------------------------------------- */
 
-bool wz_template_known(const char *name)
+/* A message's text, or the text of its ids. Its byte i is byte `start` + i of all that was said; that and 1 is its
+ * origin in what the template writes. */
+struct part {
+    size_t start, n;
+    const struct wz_message *ids; /* NULL: text */
+    int message, first, last;     /* of the ids, the first that was placed and the one behind the last; -1: none yet */
+};
+struct rendering {
+    const struct wz_template *t;
+    const struct wz_program *program;
+    const struct wz_tokenizer *tok;
+    const struct wz_message *messages;
+    int n;
+    bool generate;
+    struct wz_buf said;
+    struct part *parts; /* [2 * n]: text and ids of each message */
+    struct wz_ids *out;
+    int start; /* out->n at the beginning */
+    struct wz_err *err;
+};
+
+static bool blank(const char *s, size_t n)
 {
-    return wz_row_find(templates, sizeof *templates, "chat template", name, NULL) != NULL;
+    int len;
+
+    for (size_t i = 0; i < n; i += (size_t)len)
+        if (!wz_text_space(wz_utf8_get(s + i, n - i, &len))) return false;
+    return true;
 }
+
+/* The bytes of a sampled id; special tokens have none. */
+static const struct wz_piece *piece_of(const struct rendering *r, int id)
+{
+    static const struct wz_piece none = { 0 };
+    const struct wz_piece *p = wz_vocab_at(r->tok, id);
+
+    return p && p->kind != WZ_PIECE_SPECIAL ? p : &none;
+}
+
+/* The text of sampled ids, as a template sees it: what is no UTF-8 is "?", byte by byte, so that bytes stay countable,
+ * and a blank text is one "?", so that it has a place in what the template writes. */
+static void say_ids(struct rendering *r, const struct wz_message *m)
+{
+    const size_t start = r->said.len;
+
+    for (int i = 0; i < m->n_ids; i++)
+        wz_buf_add(&r->said, piece_of(r, m->ids[i])->bytes, (size_t)piece_of(r, m->ids[i])->n_bytes);
+    for (size_t at = start; (at += wz_utf8_valid(r->said.data + at, r->said.len - at)) < r->said.len; at++)
+        r->said.data[at] = '?';
+    if (!m->n_ids || !blank(r->said.data + start, r->said.len - start)) return;
+    r->said.len = start;
+    wz_buf_str(&r->said, "?");
+}
+
+static int say(struct rendering *r)
+{
+    wz_buf_str(&r->said, "");
+    r->parts = wz_alloc(wz_mul((size_t)r->n + 1, 2 * sizeof *r->parts));
+    for (int i = 0; i < r->n; i++) {
+        const struct wz_message *m = &r->messages[i];
+        const size_t size = m->text ? strlen(m->text) : 0, valid = size ? wz_utf8_valid(m->text, size) : 0;
+        if (valid < size) return wz_fail(r->err, "message %d: invalid UTF-8 at byte %zu", i + 1, valid);
+        r->parts[2 * i] = (struct part){ .start = r->said.len, .n = size };
+        wz_buf_add(&r->said, m->text, size);
+        r->parts[2 * i + 1] =
+            (struct part){ .start = r->said.len, .ids = m->ids ? m : NULL, .message = i + 1, .first = -1 };
+        if (m->ids) say_ids(r, m);
+        r->parts[2 * i + 1].n = r->said.len - r->parts[2 * i + 1].start;
+        if (r->said.len > WZ_TEXT_MAX) return wz_fail(r->err, "expected messages of at most %d bytes", WZ_TEXT_MAX);
+    }
+    return 0;
+}
+
+/* The part that a byte of this origin belongs to; NULL: the template, or what was rewritten. */
+static struct part *part_of(const struct rendering *r, uint32_t from)
+{
+    int low = 0, high = 2 * r->n;
+
+    if (!from || from == WZ_REWRITTEN) return NULL;
+    while (high - low > 1) { /* empty parts begin where the next one does: the last that begins here is meant */
+        const int mid = (low + high) / 2;
+        if (r->parts[mid].start <= from - 1) low = mid;
+        else high = mid;
+    }
+    return &r->parts[low];
+}
+
+/* ---- running a template ----------------------------------------------------------------------------------- */
+
+static void add_token(struct wz_jinja *j, struct wz_items *variables, const char *name, const struct wz_piece *p)
+{
+    if (p) wz_dict_name(j, variables, name, wz_text_value(j, p->text, (size_t)p->n_text));
+}
+
+static void fill(struct wz_jinja *j, struct wz_items *variables, void *arg)
+{
+    const struct rendering *r = arg;
+    struct wz_value list = wz_items_value(j, WZ_IS_LIST);
+
+    for (int i = 0; i < r->n; i++) {
+        const struct part *p = &r->parts[2 * i];
+        const size_t n = p[0].n + p[1].n;
+        uint32_t *from = wz_jinja_alloc(j, n * sizeof *from);
+        struct wz_text *text = wz_jinja_alloc(j, sizeof *text);
+        struct wz_value m = wz_items_value(j, WZ_IS_DICT);
+        for (size_t k = 0; k < n; k++) from[k] = (uint32_t)(p->start + k + 1);
+        *text = (struct wz_text){ r->said.data + p->start, from, n };
+        wz_dict_name(j, m.items, "role",
+                     wz_text_value(j, wz_roles[r->messages[i].role], strlen(wz_roles[r->messages[i].role])));
+        wz_dict_name(j, m.items, "content", (struct wz_value){ .kind = WZ_IS_STRING, .text = text });
+        wz_items_add(j, list.items, m);
+    }
+    wz_dict_name(j, variables, "messages", list);
+    wz_dict_name(j, variables, "add_generation_prompt", wz_bool(r->generate));
+    wz_dict_name(j, variables, "tools", wz_none());
+    wz_dict_name(j, variables, "documents", wz_none());
+    add_token(j, variables, "bos_token", wz_vocab_at(r->tok, r->tok->bos));
+    add_token(j, variables, "eos_token", wz_vocab_at(r->tok, r->tok->eos));
+    add_token(j, variables, "unk_token", wz_vocab_at(r->tok, r->tok->unk));
+}
+
+/* What the template writes, in j's arena, which the caller ends. */
+static int write_text(struct rendering *r, struct wz_jinja *j, struct wz_text *text)
+{
+    j->most = WZ_JINJA_MEMORY + 256 * r->said.len;
+    return wz_jinja_run(j, r->program, fill, r, text, r->err);
+}
+
+/* The special token that the template's own text spells at `at`, the longest; -1: none. *n: its bytes. */
+static int special_at(const struct rendering *r, const struct wz_text *text, size_t at, size_t *n)
+{
+    size_t own = 0;
+    int id = -1;
+
+    if (!r->tok->special_first[(unsigned char)text->s[at]]) return -1;
+    while (own < r->tok->special_longest && at + own < text->n && !(text->from && text->from[at + own])) own++;
+    for (*n = own; *n > 0 && id < 0; *n -= id < 0) {
+        id = wz_vocab_find(r->tok, text->s + at, *n);
+        if (id >= 0 && !wz_vocab_special(r->tok, id)) id = -1;
+    }
+    return id;
+}
+
+/* ---- to ids ----------------------------------------------------------------------------------------------- */
+
+static int encode(struct rendering *r, const char *s, size_t n)
+{
+    return n ? wz_encode_part(r->tok, s, n, r->out->n == r->start, r->out, r->err) : 0;
+}
+
+/* Whether the messages before one and the opening of its turn are written without the last n bytes of s[0..at): then
+ * those bytes were not in front of the model when it sampled the message. */
+static bool added_later(const struct rendering *r, int message, const struct wz_text *text, size_t at, size_t n)
+{
+    struct rendering before = *r;
+    struct wz_jinja j = { 0 };
+    struct wz_err err;
+    struct wz_text opening;
+
+    before.n = message - 1;
+    before.generate = true;
+    before.err = &err;
+    const bool later =
+        write_text(&before, &j, &opening) == 0 && opening.n <= at - n && !memcmp(opening.s, text->s, opening.n);
+    wz_arena_finish(&j.arena);
+    return later;
+}
+
+/* Inserts the ids of text->s[at, at + n), a part's bytes from `from` on; the text since *done comes before them. */
+static int place(struct rendering *r, struct part *part, const struct wz_text *text, size_t at, size_t n, size_t from,
+                 size_t *done)
+{
+    const char *said = r->said.data + part->start;
+    const bool whole = blank(said, from) && blank(said + from + n, part->n - from - n);
+    const struct wz_message *m = part->ids;
+    size_t to = 0, begin = part->n, end = part->n; /* bytes of the ids that go in */
+    int first = 0, last = m->n_ids;
+
+    for (int i = 0; !whole && i < m->n_ids; i++) {
+        const size_t start = to, size = (size_t)piece_of(r, m->ids[i])->n_bytes;
+        to += size;
+        if (from && to <= from) first = i + 1;
+        else if (begin == part->n) begin = start;
+        if (size && start < from + n) last = i + 1, end = to;
+    }
+    if (whole) begin = 0;
+    if (from + n == part->n) last = m->n_ids;
+    if (!whole && begin < from && !blank(said + begin, from - begin)) first = -1;
+    if (!whole && end > from + n && !blank(said + from + n, end - from - n)) first = -1;
+    if (first < 0 || (part->first >= 0 && (part->first != first || part->last != last)))
+        return wz_fail(r->err, "message %d: the chat template cuts the sampled text within a token, or changes it",
+                       part->message);
+    part->first = first;
+    part->last = last;
+    /* Blanks that the template strips from the text and writes itself were sampled: they go in once. */
+    const size_t own = from - begin < at - *done ? from - begin : at - *done;
+    size_t until = at;
+    if (own && own == from - begin && !memcmp(text->s + at - own, said + begin, own) &&
+        added_later(r, part->message, text, at, own))
+        until -= own;
+    if (encode(r, text->s + *done, until - *done) < 0) return -1;
+    wz_ids_append(r->out, m->ids + first, last - first);
+    *done = at + n;
+    return 0;
+}
+
+static bool sampled_at(const struct rendering *r, const struct wz_text *text, size_t at)
+{
+    const struct part *part = text->from ? part_of(r, text->from[at]) : NULL;
+
+    return part && part->ids;
+}
+
+static int to_ids(struct rendering *r, const struct wz_text *text)
+{
+    size_t done = 0, n;
+
+    for (size_t at = 0; at < text->n; at += n) {
+        const uint32_t from = text->from ? text->from[at] : 0;
+        struct part *part = part_of(r, from);
+        const int id = from ? -1 : special_at(r, text, at, &n);
+        if (part && part->ids) {
+            const size_t begin = from - 1 - part->start;
+            for (n = 1; at + n < text->n && begin + n < part->n && text->from[at + n] == from + n;) n++;
+            if (place(r, part, text, at, n, begin, &done) < 0) return -1;
+        } else if (id >= 0) {
+            const int flags = wz_vocab_at(r->tok, id)->flags; /* white space that the token takes in */
+            size_t end = at;
+            int len;
+            while (flags & WZ_LSTRIP && end > done && wz_char_space(wz_char_before(text->s, end, &len)))
+                end -= (size_t)len;
+            if (encode(r, text->s + done, end - done) < 0) return -1;
+            wz_ids_add(r->out, id);
+            for (done = at + n; flags & WZ_RSTRIP && done < text->n && !sampled_at(r, text, done); done += (size_t)len)
+                if (!wz_char_space(wz_utf8_get(text->s + done, text->n - done, &len))) break;
+            n = done - at;
+        } else n = 1;
+    }
+    if (encode(r, text->s + done, text->n - done) < 0) return -1;
+    for (int i = 0; i < 2 * r->n; i++)
+        if (r->parts[i].ids && r->parts[i].n && r->parts[i].first < 0)
+            return wz_fail(r->err, "message %d: the chat template leaves out or changes what was sampled",
+                           r->parts[i].message);
+    return 0;
+}
+
+/* ---- the public functions --------------------------------------------------------------------------------- */
 
 const struct wz_template *wz_template_find(const char *name, const struct wz_tokenizer *tok, struct wz_err *err)
 {
-    const struct wz_template *t = wz_row_find(templates, sizeof *templates, "chat template", name ? name : "", err);
+    const struct wz_template *t = templates;
 
-    if (!t) return NULL;
+    if (name && *name && !(t = wz_row_find(templates, sizeof *templates, "chat template", name, err))) return NULL;
+    if (!t->text && !tok->chat) {
+        if (tok->jinja) wz_fail(err, "%s", tok->chat_problem.text);
+        else wz_fail(err, "the model has no chat template; name one (`chat`, --template)");
+        return NULL;
+    }
     for (int i = 0; t->needs[i]; i++) {
         if (*t->needs[i] ? wz_tokenizer_id(tok, t->needs[i]) >= 0 : tok->bos >= 0 && (t->stops[0] || tok->eos >= 0))
             continue;
@@ -275,32 +349,71 @@ const struct wz_template *wz_template_find(const char *name, const struct wz_tok
 
 const char *wz_template_name(const struct wz_template *t) { return t->name; }
 
+/* Parses the template and runs it: 0 with what it writes, in *j; end() releases all. */
+static int begin(struct rendering *r, struct wz_jinja *j, struct wz_text *text, struct wz_program **own)
+{
+    *own = r->t->text ? wz_jinja_parse(r->t->text, r->t->name, r->err) : NULL;
+    r->program = *own ? *own : r->tok->chat;
+    if (r->t->text && !*own) return -1;
+    return say(r) < 0 ? -1 : write_text(r, j, text);
+}
+
+static void end(struct rendering *r, struct wz_jinja *j, struct wz_program *own)
+{
+    wz_arena_finish(&j->arena);
+    wz_jinja_destroy(own);
+    wz_buf_finish(&r->said);
+    free(r->parts);
+}
+
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err)
 {
-    struct rendering r = { .t = t, .tok = tok, .out = out, .start = out->n, .err = err };
-    int rc = 0;
+    struct rendering r = {
+        .t = t, .tok = tok, .messages = messages, .n = n, .generate = generate, .out = out, .start = out->n, .err = err
+    };
+    struct wz_jinja j = { 0 };
+    struct wz_program *own;
+    struct wz_text text;
+    int rc = begin(&r, &j, &text, &own);
 
-    for (int i = 0; i < n && rc == 0; i++) {
-        size_t size = messages[i].text ? strlen(messages[i].text) : 0;
-        size_t valid = size ? wz_utf8_valid(messages[i].text, size) : 0;
-        if (valid < size) rc = wz_fail(err, "message %d: invalid UTF-8 at byte %zu", i + 1, valid);
-    }
-    if (rc == 0) rc = t->apply(&r, messages, n, generate);
-    if (rc == 0 && r.text.len) rc = flush(&r);
+    if (rc == 0) rc = to_ids(&r, &text);
     if (rc < 0) out->n = r.start;
-    wz_buf_finish(&r.text);
+    end(&r, &j, own);
     return rc;
+}
+
+/* The token that the model's own template writes behind a reply: -1: none. */
+static int written_stop(const struct wz_template *t, const struct wz_tokenizer *tok)
+{
+    const struct wz_message talk[] = { { .role = WZ_USER, .text = "?" }, { .role = WZ_ASSISTANT, .text = "." } };
+    struct wz_err err;
+    struct rendering r = { .t = t, .tok = tok, .messages = talk, .n = 2, .err = &err };
+    struct wz_jinja j = { 0 };
+    struct wz_program *own;
+    struct wz_text text;
+    int id = -1;
+
+    if (begin(&r, &j, &text, &own) == 0 && text.from) {
+        size_t at = text.n, n;
+        while (at > 0 && text.from[at - 1] != 2) at--; /* the reply is the second byte that was said */
+        for (; at > 0 && at < text.n && id < 0; at++) id = special_at(&r, &text, at, &n);
+    }
+    end(&r, &j, own);
+    return id;
 }
 
 int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *tok, int stops[8])
 {
+    static const char *const known[] = { "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", NULL };
+    const char *const *names = t->text ? t->stops : known;
     int n = 0;
 
-    if (!t->stops[0]) stops[n++] = tok->eos;
-    for (int i = 0; i < (int)WZ_COUNT(t->stops) && t->stops[i]; i++) {
-        int id = wz_tokenizer_id(tok, t->stops[i]);
-        if (id >= 0) stops[n++] = id;
+    if (!t->text && (stops[0] = written_stop(t, tok)) >= 0) n++;
+    else if (!t->stops[0] && tok->eos >= 0) stops[n++] = tok->eos;
+    for (int i = 0; i < 4 && names[i]; i++) {
+        int id = wz_tokenizer_id(tok, names[i]);
+        if (id >= 0 && (!n || id != stops[0])) stops[n++] = id;
     }
     return n;
 }

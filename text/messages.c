@@ -45,11 +45,9 @@ int wz_messages_parse(const json_t *list, const char *system, struct wz_message 
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
                        struct wz_ids *ids, struct wz_err *err)
 {
-    const char *name = template ? template : wz_tokenizer_template(tok);
-    const struct wz_template *t = name ? wz_template_find(name, tok, err) : NULL;
+    const struct wz_template *t = wz_template_find(template, tok, err);
     struct wz_message *messages = NULL;
 
-    if (!name) return wz_fail(err, "the model names no chat template; give one with --template");
     int n = t ? wz_messages_parse(list, NULL, &messages, err) : -1;
     if (n >= 0) n = wz_template_apply(t, tok, messages, n, generate, ids, err);
     free(messages);

@@ -34,9 +34,6 @@ int wz_tokenizer_bos(const struct wz_tokenizer *tok);   /* -1: none */
 int wz_tokenizer_eos(const struct wz_tokenizer *tok);
 /* Id of a (special) token by its exact text, -1: none. */
 int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece);
-/* Name of the chat template in the model's own files ("llama3", "chatml", ...); NULL: they have none; "?": none of the
- * templates known here. */
-const char *wz_tokenizer_template(const struct wz_tokenizer *tok);
 
 /* Appends the ids of text[0..n) without BOS. The text of a special token is encoded as plain text. Invalid UTF-8 is an
  * error that names the byte. */
@@ -57,10 +54,10 @@ struct wz_stream {
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out);
 void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out);
 
-/* ---- messages.c, chat.c: messages, and chat templates by name --------------------------------------------- */
+/* ---- messages.c, chat.c: messages, and chat templates ----------------------------------------------------- */
 
 /* Messages to token ids, the same as apply_chat_template of transformers gives. The text of a message is encoded as
- * plain text; only the template writes special tokens, by id (guarantee 8). */
+ * plain text; only the template writes special tokens (guarantee 8). */
 enum wz_role { WZ_SYSTEM, WZ_USER, WZ_ASSISTANT };
 /* A message: text (or NULL), then n_ids sampled ids less their end token (or NULL), which are inserted unchanged, so
  * that nothing sampled is tokenised again. All borrowed. */
@@ -75,19 +72,21 @@ struct wz_message {
  * JSON's) and returns how many; `system` (NULL or "": none) is put first unless they begin with a system message. -1
  * and an error that names the message. */
 int wz_messages_parse(const json_t *list, const char *system, struct wz_message **messages, struct wz_err *err);
-/* Such an array to ids (appended), by the named template (NULL: the one the model's files ask for). */
+/* Such an array to ids (appended), by the named template (NULL: the model's own). */
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
                        struct wz_ids *ids, struct wz_err *err);
 /* Appends the ids of a JSON array of integers in [0, vocab). */
 int wz_ids_parse(const json_t *list, int vocab, struct wz_ids *ids, struct wz_err *err);
 
-struct wz_template; /* a row of the table in chat.c: llama3, chatml, llama2, mistral, sandbox, ... */
-/* NULL and a message when the name is unknown (it lists the choices), or the tokenizer lacks a special token of the
- * template. Static storage. */
+struct wz_template; /* a row of the table in chat.c: jinja, llama3, chatml, llama2, mistral, sandbox, ... */
+/* name: NULL, "" or "jinja" is the template in the model's own files. NULL and a message when the name is unknown (it
+ * lists the choices), the files have no template or one that can't be read, or the tokenizer lacks a special token of
+ * the template. Static storage. */
 const struct wz_template *wz_template_find(const char *name, const struct wz_tokenizer *tok, struct wz_err *err);
 const char *wz_template_name(const struct wz_template *t);
 /* Appends the ids of messages[n], with BOS where the template has one; generate: also the opening of an assistant turn
- * (add_generation_prompt). -1 on invalid UTF-8 or an order of roles that the template does not allow. */
+ * (add_generation_prompt). -1 on invalid UTF-8, an error of the template or one that it raises (an order of roles that
+ * it does not allow), or one that changes or drops what was sampled. */
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err);
 /* The tokens that end an assistant turn: writes up to 8 ids, returns how many. */

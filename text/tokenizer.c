@@ -8,10 +8,12 @@
  *
  * A .bin whose longest piece has 10 bytes begins like a ModelProto, so the ending of the name counts there. */
 #include "store/store.h"
-#include "text/tokenizer_inside.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#include "text/jinja.h"
+#include "text/tokenizer_inside.h"
 
 void wz_ids_append(struct wz_ids *list, const int *ids, int n)
 {
@@ -95,6 +97,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
     if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
     rc = wz_vocab_complete(tok, err);
     if (rc == 0) rc = wz_tokenizer_keep(tok, dir, hub, err);
+    if (rc == 0 && tok->jinja) tok->chat = wz_jinja_parse(tok->jinja, tok->name, &tok->chat_problem);
 out:
     free(path);
     free(dir);
@@ -123,6 +126,7 @@ void wz_tokenizer_destroy(struct wz_tokenizer *tok)
     free(tok->raw.list);
     free(tok->normal.list);
     free(tok->jinja);
+    wz_jinja_destroy(tok->chat);
     free(tok->name);
     free(tok);
 }
@@ -137,8 +141,6 @@ int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece)
 {
     return wz_vocab_find(tok, piece, strlen(piece));
 }
-
-const char *wz_tokenizer_template(const struct wz_tokenizer *tok) { return tok->template; }
 
 /* ---- encoding --------------------------------------------------------------------------------------------- */
 

@@ -55,6 +55,7 @@ struct wz_merge {
 };
 
 struct wz_stages;
+struct wz_program;
 
 /* Names of the files of a folder that make its tokenizer; the first two hold a vocabulary. */
 enum { WZ_FILE_JSON, WZ_FILE_SPM, WZ_FILES = 8 };
@@ -82,8 +83,11 @@ struct wz_tokenizer {
     json_t *normalizer, *pre, *post, *decoder;  /* as in tokenizer.json; NULL: none */
     struct wz_stages *normalize, *split, *show; /* of normalizer, pre-tokenizer, and decoder: what rewrites a piece */
     struct wz_buf kept[WZ_FILES];               /* the bytes of wz_tokenizer_files; empty: there is no such file */
-    char *jinja;                                /* the files' own chat template, NULL: none */
-    const char *template;
+    bool special_first[256];                    /* first bytes of special pieces, and the length of the longest */
+    size_t special_longest;
+    char *jinja;                /* the files' own chat template, NULL: none... */
+    struct wz_program *chat;    /* ...parsed, NULL: */
+    struct wz_err chat_problem; /* why it can't be */
 };
 
 /* ---- tokenizer_vocab.c: pieces by id and by text, merges -------------------------------------------------- */
@@ -105,7 +109,9 @@ int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, cons
 void wz_merges_derive(struct wz_tokenizer *tok);
 /* The longest of the patterns that s begins with, NULL: none. */
 const struct wz_pattern *wz_added_find(const struct wz_added *added, const char *s, size_t n);
-/* The last step of loading: decoded bytes, byte ids, added pieces, stages, ids of BOS and EOS, chat template. */
+/* Whether a template that spells this piece means its id: a special piece, BOS or EOS. */
+bool wz_vocab_special(const struct wz_tokenizer *tok, int id);
+/* The last step of loading: decoded bytes, byte ids, added and special pieces, stages, ids of BOS and EOS. */
 int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err);
 
 /* The byte alphabet of GPT-2: each byte as a printable character; -1 for a character outside it. */
@@ -181,13 +187,9 @@ void wz_spm_stages(struct wz_tokenizer *tok, bool prefix, bool squeeze);
 void wz_spm_pack(const struct wz_tokenizer *tok, struct wz_buf *out); /* the bytes of a .model, of such a tokenizer */
 void wz_byte_level_stages(struct wz_tokenizer *tok, const char *const *patterns);
 
-/* ---- tokenizer_save.c, chat_detect.c ---------------------------------------------------------------------- */
+/* ---- tokenizer_save.c ------------------------------------------------------------------------------------- */
 
 /* Keeps the bytes of the loaded file, and of the folder's other files where hub is set. */
 int wz_tokenizer_keep(struct wz_tokenizer *tok, const char *dir, bool hub, struct wz_err *err);
-
-/* The name of the template in chat.c that renders the same as a Jinja chat template, "?": none. */
-const char *wz_jinja_name(const char *jinja);
-bool wz_template_known(const char *name);
 
 #endif

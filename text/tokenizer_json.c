@@ -203,7 +203,7 @@ static int special_id(const struct wz_tokenizer *tok, const json_t *config, cons
 int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
 {
     json_t *config = wz_json_load(path, err), *token, *jinja;
-    const char *key, *ours;
+    const char *key;
     size_t i;
     int rc = -1;
 
@@ -229,8 +229,6 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
         free(tok->jinja);
         tok->jinja = wz_strdup(json_string_value(jinja));
     }
-    ours = json_string_value(json_object_get(config, "waltz_template"));
-    if (ours) tok->template = wz_template_known(ours) ? wz_arena_strdup(&tok->arena, ours) : "?";
     rc = 0;
 out:
     json_decref(config);

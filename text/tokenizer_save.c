@@ -165,8 +165,6 @@ int wz_tokenizer_save(const struct wz_tokenizer *tok, const char *dir, struct wz
         json_object_set_new(config, "chat_template", json_loads(jinja.data, JSON_DECODE_ANY, NULL));
         wz_buf_finish(&jinja);
     }
-    if (tok->template && strcmp(tok->template, "?") != 0)
-        json_object_set_new(config, "waltz_template", json_string(tok->template));
     char *path = wz_path("%s/%s", dir, wz_tokenizer_files[json ? WZ_FILE_JSON : WZ_FILE_SPM]);
     char *config_path = wz_path("%s/tokenizer_config.json", dir);
     if (!json) wz_spm_pack(tok, &spm);

@@ -325,6 +325,11 @@ static int known_id(const struct wz_tokenizer *tok, const char *const *names)
     return -1;
 }
 
+bool wz_vocab_special(const struct wz_tokenizer *tok, int id)
+{
+    return tok->pieces[id].kind == WZ_PIECE_SPECIAL || id == tok->bos || id == tok->eos;
+}
+
 int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
 {
     static const char *const bos[] = { "<|begin_of_text|>", "<s>", "<|endoftext|>", NULL };
@@ -357,7 +362,12 @@ int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
     if (!wz_vocab_at(tok, tok->bos)) tok->bos = -1;
     if (!wz_vocab_at(tok, tok->eos)) tok->eos = -1;
     if (!wz_vocab_at(tok, tok->unk)) tok->unk = -1;
-    if (!tok->template && tok->jinja) tok->template = wz_jinja_name(tok->jinja);
+    for (int id = 0; id < tok->n; id++) {
+        const struct wz_piece *p = &tok->pieces[id];
+        if (!wz_vocab_special(tok, id)) continue;
+        tok->special_first[(unsigned char)p->text[0]] = true;
+        if ((size_t)p->n_text > tok->special_longest) tok->special_longest = (size_t)p->n_text;
+    }
     return 0;
 }
 
