@@ -189,8 +189,8 @@ static const struct {
     const char *ending;
     json_t *(*read)(const struct job *job);
 } readers[] = {
-    { ".h5", read_record },      { ".hdf5", read_record },  { ".jsonl", read_prompts },
-    { ".ndjson", read_prompts }, { ".json", read_prompts }, { ".csv", read_prompts },
+    { ".h5", read_record },    { ".hdf5", read_record }, { ".jsonl", read_prompts }, { ".ndjson", read_prompts },
+    { ".json", read_prompts }, { ".csv", read_prompts }, { ".gz", read_prompts },
 };
 
 static json_t *read_any(const struct job *job)

@@ -9,7 +9,7 @@ int wz_cmd_sft(int argc, char **argv)
         .name = "sft",
         .args = "RECIPE [key=value ...]",
         .about =
-            "Supervised warm start: trains the model sft.model on the conversations of sft.data (JSON lines, loss\n"
+            "Supervised warm start: trains the model sft.model on the conversations of sft.data (rows of JSON, loss\n"
             "on the assistant's tokens only) and writes it to sft.out, the run's folder: metrics, chain,\n"
             "checkpoints. Alone, or on 2, 4 or 8 ranks under mpirun. Stopped or killed, the same command resumes\n"
             "from the last checkpoint.",

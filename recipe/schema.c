@@ -45,7 +45,7 @@
 #define STRING(x) STRING_OF(x)
 
 #define DATA(T, S) \
-    T##_TEXT(S, path, NULL, "text", BITS, "file of prompts: .jsonl, .ndjson, .json or .csv") \
+    T##_TEXT(S, path, NULL, "text", BITS, "file of prompts: .jsonl, .ndjson, .json or .csv, or one of these and .gz") \
     T##_TEXT(S, column, "prompt", "text", BITS, "column with the prompt's text") \
     T##_TEXT(S, harmful, "harmful", "text", BITS, \
              "column that says whether a prompt is harmful (yes/no, true/false, 1/0), or =harmful or =benign for all") \
@@ -211,7 +211,7 @@
 #define SFT(T, S) \
     T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder, GGUF file or hub name to begin with") \
     T##_TEXT(S, data, "", NULL, BITS, \
-             "conversations, as JSON lines; or {ids, from}: rendered already, with a loss from that id on") \
+             "conversations, JSON lines or an array; or {ids, from}: rendered already, with a loss from that id on") \
     T##_TEXT(S, out, "", NULL, LAYOUT, "folder to write") \
     T##_TEXT(S, system, "", NULL, BITS, "file with the system prompt of conversations that have none; empty: none") \
     T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \

@@ -1,14 +1,13 @@
-/* Data sets of prompts: JSONL, JSON and CSV files become one list.
+/* Data sets of prompts: JSON and CSV files become one list.
  *
- *   .jsonl .ndjson   one object per line; blank lines are skipped
- *   .json            one array of objects, or of strings (then columns are not looked up)
- *   .csv             RFC 4180: the first row names the columns; "" is a quote in a quoted cell, which may hold commas
- *                    and line ends; rows end in LF or CRLF
+ *   .jsonl .ndjson .json   one object per line, or one array of objects or of strings (then columns are not looked up)
+ *   .csv                   RFC 4180: the first row names the columns; "" is a quote in a quoted cell, which may hold
+ *                          commas and line ends; rows end in LF or CRLF
  *
- * All are UTF-8; a byte order mark is skipped. Rows are counted from 1: lines of JSONL, elements of JSON, records of
- * CSV with the row of names as row 1. Every row becomes a JSON object, so that columns mean the same in every format. A
- * prompt's id is its column "id" where there is one, else the row's number. Without `kind` it is the file's name less
- * folder and ending. */
+ * with .gz behind it where it is packed. All are UTF-8; a byte order mark is skipped. Rows are counted from 1: lines,
+ * elements of an array, records of CSV with the row of names as row 1. Every row becomes a JSON object, so that columns
+ * mean the same in every format. A prompt's id is its column "id" where there is one, else the row's number. Without
+ * `kind` it is the file's name less folder and endings. */
 #include "store/append.h"
 
 #include <assert.h>
@@ -135,43 +134,16 @@ static int add_row(struct reader *r, json_t *row, int at)
     return add(r, text, id, kind, group, harm, at);
 }
 
-static int not_utf8(const struct reader *r, int at, size_t byte)
+static int read_json(struct reader *r)
 {
-    return wz_fail(r->err, "%s: row %d: byte %zu of it is not valid UTF-8", r->path, at, byte + 1);
-}
+    struct wz_data_rows rows;
+    int more;
 
-static int read_jsonl(struct reader *r, const char *s, size_t n)
-{
-    struct wz_lines l = wz_lines_begin(s, n);
-
-    while (wz_lines_next(&l)) {
-        size_t valid = wz_utf8_valid(l.line, l.n), blank = 0;
-        if (l.number == INT_MAX) return wz_fail(r->err, "%s: too many rows", r->path);
-        if (valid < l.n) return not_utf8(r, l.number, valid);
-        while (blank < l.n && strchr(" \t\r", l.line[blank])) blank++;
-        if (blank == l.n) continue;
-        char *place = wz_path("%s: row %d", r->path, l.number);
-        json_t *row = wz_json_parse(l.line, l.n, place, r->err);
-        free(place);
-        if (!row) return -1;
-        int bad = add_row(r, row, l.number);
-        json_decref(row);
-        if (bad) return -1;
-    }
-    return 0;
-}
-
-static int read_json(struct reader *r, const char *s, size_t n)
-{
-    json_t *rows = wz_json_parse(s, n, r->path, r->err), *row;
-    size_t i;
-    int rc = 0;
-
-    if (!rows) return -1;
-    if (!json_is_array(rows)) rc = wz_fail(r->err, "%s: expected an array of objects or of strings", r->path);
-    else json_array_foreach(rows, i, row) if ((rc = add_row(r, row, (int)i + 1)) < 0) break;
-    json_decref(rows);
-    return rc;
+    if (wz_data_rows_open(&rows, r->path, r->err) < 0) return -1;
+    while ((more = wz_data_rows_next(&rows, r->err)) > 0)
+        if (add_row(r, rows.row, rows.number) < 0) break;
+    wz_data_rows_close(&rows);
+    return more ? -1 : 0;
 }
 
 /* ---- CSV -------------------------------------------------------------------------------------------------- */
@@ -223,13 +195,15 @@ static int add_cells(struct reader *r, json_t *names, json_t *cells, int at)
     return rc;
 }
 
-static int read_csv(struct reader *r, const char *s, size_t n)
+static int read_csv(struct reader *r)
 {
-    const char *end = s + n;
+    struct wz_data_file text;
     struct wz_buf cell = { 0 };
     json_t *names = NULL, *cells = NULL;
     int at = 0, rc = -1;
 
+    if (wz_data_file_open(&text, r->path, r->err) < 0) return -1;
+    const char *s = text.bytes, *end = s + text.len;
     if (!(names = take_row(r, &s, end, &cell, ++at))) goto out;
     for (size_t i = 0; i < json_array_size(names); i++) {
         const char *a = json_string_value(json_array_get(names, i));
@@ -253,6 +227,7 @@ static int read_csv(struct reader *r, const char *s, size_t n)
     }
     rc = 0;
 out:
+    wz_data_file_close(&text);
     json_decref(names);
     json_decref(cells);
     wz_buf_finish(&cell);
@@ -263,10 +238,10 @@ out:
 
 static const struct {
     const char *ending;
-    int (*read)(struct reader *r, const char *s, size_t n);
+    int (*read)(struct reader *r);
 } formats[] = {
-    { ".jsonl", read_jsonl },
-    { ".ndjson", read_jsonl },
+    { ".jsonl", read_json },
+    { ".ndjson", read_json },
     { ".json", read_json },
     { ".csv", read_csv },
 };
@@ -274,30 +249,34 @@ static const struct {
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     const char *group, struct wz_err *err)
 {
-    const char *base = strrchr(path, '/') ? strrchr(path, '/') + 1 : path, *dot = strrchr(base, '.');
-    struct reader r = {
-        .set = set, .path = path, .column = column, .harm = harm, .kind = kind, .group = group, .err = err
-    };
-    struct wz_map map;
+    *set = (struct wz_prompts){ 0 };
+    assert(column && harm && group);
+
+    char *stem = wz_arena_strdup(&set->arena, strrchr(path, '/') ? strrchr(path, '/') + 1 : path);
+    char *dot = strrchr(stem, '.');
+    struct reader r = { .set = set,
+                        .path = path,
+                        .column = column,
+                        .harm = harm,
+                        .kind = kind,
+                        .group = group,
+                        .file_kind = stem,
+                        .err = err };
+    size_t f = 0;
     int rc = -1;
 
-    assert(column && harm && group);
-    *set = (struct wz_prompts){ 0 };
-    if (wz_map_open(&map, path, err) < 0) return -1;
-    size_t f = 0;
+    if (dot && !strcasecmp(dot, ".gz")) {
+        *dot = 0;
+        dot = strrchr(stem, '.');
+    }
     while (f < WZ_COUNT(formats) && (!dot || strcasecmp(dot, formats[f].ending))) f++;
     if (f == WZ_COUNT(formats)) {
-        wz_fail(err, "%s: expected a file ending in .jsonl, .ndjson, .json or .csv", path);
-        goto out;
+        wz_fail(err, "%s: expected a file ending in .jsonl, .ndjson, .json or .csv, or one of these and .gz", path);
+    } else {
+        *dot = 0;
+        rc = formats[f].read(&r);
+        if (!rc && !set->n) rc = wz_fail(err, "%s: no rows in the file", path);
     }
-    char *stem = wz_arena_strdup(&set->arena, base);
-    stem[dot - base] = 0;
-    r.file_kind = stem;
-    size_t mark = map.len >= 3 && !memcmp(map.bytes, "\xef\xbb\xbf", 3) ? 3 : 0;
-    rc = formats[f].read(&r, (const char *)map.bytes + mark, map.len - mark);
-    if (!rc && !set->n) rc = wz_fail(err, "%s: no rows in the file", path);
-out:
-    wz_map_close(&map);
     if (rc < 0) wz_prompts_finish(set);
     return rc;
 }

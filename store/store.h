@@ -75,6 +75,32 @@ int wz_safetensors_put(struct wz_safetensors_out *out, const float *values, size
 /* Frees `out`. -1 and no file where a put failed or values are missing: this is also how to abort. */
 int wz_safetensors_end(struct wz_safetensors_out *out, struct wz_err *err);
 
+/* ---- data.c: rows of data files --------------------------------------------------------------------------- */
+
+enum { WZ_UNPACKED_MAX = 1 << 30 };
+
+/* A file's bytes less a byte order mark, unpacked where it is gzip: to at most WZ_UNPACKED_MAX bytes. */
+struct wz_data_file {
+    const char *bytes;
+    size_t len;
+    struct wz_map map;
+    struct wz_buf unpacked;
+};
+int wz_data_file_open(struct wz_data_file *text, const char *path, struct wz_err *err);
+void wz_data_file_close(struct wz_data_file *text);
+
+/* The rows of a file of JSON lines (blank ones are no rows), or of one that is a JSON array, which begins with "[". */
+struct wz_data_rows {
+    const char *path; /* borrowed */
+    struct wz_data_file text;
+    struct wz_lines lines;
+    json_t *array, *row; /* row: the current one */
+    int number;          /* its own, from 1: the line's, or its place in the array */
+};
+int wz_data_rows_open(struct wz_data_rows *rows, const char *path, struct wz_err *err);
+int wz_data_rows_next(struct wz_data_rows *rows, struct wz_err *err); /* 1 and row, number; 0: the end; -1 */
+void wz_data_rows_close(struct wz_data_rows *rows);
+
 /* ---- prompts.c: data sets --------------------------------------------------------------------------------- */
 
 enum wz_harm { WZ_BENIGN, WZ_HARMFUL };
@@ -91,10 +117,10 @@ struct wz_prompts {
     uint64_t hash; /* of all texts, in order */
 };
 
-/* JSONL, JSON or CSV by file ending. `column` holds the text; `harm`/`kind`: a column name, or "=value" for a constant
- * (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe). kind NULL or "": the
- * file's name. group: a column name; a column of the default, "group", may be missing. Errors name the file, the row
- * and the available columns. wz_prompts_finish the set. */
+/* JSON (lines or an array) or CSV by file ending, with .gz behind it or not. `column` holds the text; `harm`/`kind`: a
+ * column name, or "=value" for a constant (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0,
+ * harmful/benign, unsafe/safe). kind NULL or "": the file's name. group: a column name; a column of the default,
+ * "group", may be missing. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     const char *group, struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);

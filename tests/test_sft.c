@@ -63,7 +63,7 @@ static void ids_are_taken_as_they_are(void **state)
     static const struct {
         const char *line, *says;
     } bad[] = {
-        { "{\"ids\": [97, 98], \"from\": 2}", "line 1: expected \"from\"" },
+        { "{\"ids\": [97, 98], \"from\": 2}", "row 1: expected \"from\"" },
         { "{\"ids\": [97, 98], \"from\": 0}", "from 1 to 1" },
         { "{\"ids\": [97, 98]}", "\"from\"" },
         { "{\"ids\": [97, 99999], \"from\": 1}", "ids[1]" },
@@ -115,16 +115,16 @@ static void bad_lines_are_named(void **state)
     static const struct {
         const char *line, *says;
     } rows[] = {
-        { "{", "line 2" },
-        { "{\"text\":1}", "line 2: no \"messages\"" },
-        { "{\"messages\":[]}", "line 2: no \"messages\"" },
-        { "{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}", "line 2: message 1: role \"bot\"" },
-        { "{\"messages\":[{\"role\":\"user\"}]}", "line 2: message 1: no \"content\"" },
-        { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}", "line 2: no assistant" },
-        { TALK ",\"train\":\"some\"}", "line 2: \"train\"" },
+        { "{", "row 2" },
+        { "{\"text\":1}", "row 2: no \"messages\"" },
+        { "{\"messages\":[]}", "row 2: no \"messages\"" },
+        { "{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}", "row 2: message 1: role \"bot\"" },
+        { "{\"messages\":[{\"role\":\"user\"}]}", "row 2: message 1: no \"content\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}", "row 2: no assistant" },
+        { TALK ",\"train\":\"some\"}", "row 2: \"train\"" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":\"uuuuuuuuuuuuuuuuuuuuuuuuu\"},{\"role\":\"assistant\","
           "\"content\":\"\"}]}",
-          "line 2: 29 tokens" },
+          "row 2: 29 tokens" },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {

@@ -1,8 +1,9 @@
-/* Guarantee: prompts come out of JSONL, JSON and CSV files byte for byte; a bad row is named with its file and
- * columns. */
+/* Guarantee: prompts come out of JSONL, JSON and CSV files, gzip or not, byte for byte; a bad row is named with its
+ * file and columns. */
 #include "test.h"
 
 #include <unistd.h>
+#include <zlib.h>
 
 #include "store/store.h"
 
@@ -144,6 +145,63 @@ static void json(void **state)
     assert_non_null(strstr(err.text, "no column \"label\""));
 }
 
+/* The bytes as one gzip member behind *n bytes of `out`. */
+static void pack(uint8_t *out, size_t *n, const char *text)
+{
+    z_stream z = {
+        .next_in = (Bytef *)(uintptr_t)text, .avail_in = (uInt)strlen(text), .next_out = out + *n, .avail_out = 400
+    };
+
+    assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 16 + MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+    *n += z.total_out;
+    deflateEnd(&z);
+}
+
+/* Packed files are the same rows, whatever their name says; cut, damaged or with something behind they are refused. */
+static void gzip(void **state)
+{
+    static const struct {
+        const char *ending, *first, *second;
+    } rows[] = {
+        { ".jsonl.gz", "{\"prompt\": \"one\", \"harmful\": 0}\n{\"prompt\":", " \"two\", \"harmful\": 1}\n" },
+        { ".jsonl", "[{\"prompt\": \"one\", \"harmful\": 0},\n", "{\"prompt\": \"two\", \"harmful\": 1}]" },
+        { ".json.GZ", "\xef\xbb\xbf {\"prompt\": \"one\", \"harmful\": 0}\n\n",
+          "{\"prompt\": \"two\", \"harmful\": 1}" },
+        { ".csv.gz", "prompt,harmful\none,0\n", "two,1\n" },
+    };
+    struct wz_prompts set;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        uint8_t bytes[1000];
+        size_t n = 0, first;
+        pack(bytes, &n, rows[i].first);
+        first = n;
+        pack(bytes, &n, rows[i].second);
+        put(rows[i].ending, (const char *)bytes, n);
+        loads(&set, "prompt", "harmful", NULL, 2);
+        assert_string_equal(set.list[0].text, "one");
+        assert_string_equal(set.list[1].text, "two");
+        assert_string_equal(set.list[1].kind, "prompts");
+        wz_prompts_finish(&set);
+        for (size_t cut = 2; cut < n; cut++) {
+            if (cut == first) continue; /* the first member alone */
+            put(rows[i].ending, (const char *)bytes, cut);
+            assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
+            if (!strstr(err.text, "not valid gzip")) fail_msg("cut at %zu: %s", cut, err.text);
+        }
+        bytes[n] = bytes[n + 1] = 'x';
+        put(rows[i].ending, (const char *)bytes, n + 2);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
+        assert_non_null(strstr(err.text, "incorrect header check"));
+        bytes[n - 6] ^= 1; /* its checksum */
+        put(rows[i].ending, (const char *)bytes, n);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", &err), -1);
+        assert_non_null(strstr(err.text, "incorrect data check"));
+    }
+}
+
 static void csv(void **state)
 {
     static const char text[] = "\xef\xbb\xbfid,\"the \"\"prompt\"\"\",harmful,,\r\n"
@@ -178,9 +236,12 @@ static void bad_rows_are_named(void **state)
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":null}", "row 1" },
         { ".jsonl", "{\"prompt\":\"a\",\"harmful\":1}\n{\"prompt\"", "row 2:1:9: not valid JSON" },
         { ".jsonl", "\n\"text\"", "row 2:1:6: not valid JSON" },
-        { ".jsonl", "[]", "row 1: expected an object" },
+        { ".jsonl", "[3]", "row 1: expected an object" },
         { ".jsonl", "{\"prompt\":\"a\xff\",\"harmful\":1}", "row 1: byte 13 of it is not valid UTF-8" },
-        { ".json", "{\"prompt\":\"a\"}", "an array of objects or of strings" },
+        { ".json", "{\n\"prompt\":\"a\"}", "row 1:1:1: not valid JSON" },
+        { ".jsonl", "[{\"prompt\":\"a\",\"harmful\":1},", "not valid JSON" },
+        { ".txt.gz", "a", "expected a file ending in .jsonl, .ndjson, .json or .csv, or one of these and .gz" },
+        { ".gz", "a", "expected a file ending in" },
         { ".json", "[{\"prompt\":\"a\",\"harmful\":1}, 3]", "row 2: expected an object" },
         { ".json", "[{\"prompt\":\"a\xff\"}]", "not valid JSON" },
         { ".csv", "", "no rows" },
@@ -270,9 +331,15 @@ static void real_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(groups),    cmocka_unit_test(jsonl),     cmocka_unit_test(words_of_truth),
-        cmocka_unit_test(json),      cmocka_unit_test(csv),       cmocka_unit_test(bad_rows_are_named),
-        cmocka_unit_test(truncated), cmocka_unit_test(real_data),
+        cmocka_unit_test(groups),
+        cmocka_unit_test(jsonl),
+        cmocka_unit_test(words_of_truth),
+        cmocka_unit_test(json),
+        cmocka_unit_test(csv),
+        cmocka_unit_test(gzip),
+        cmocka_unit_test(bad_rows_are_named),
+        cmocka_unit_test(truncated),
+        cmocka_unit_test(real_data),
     };
 
     return cmocka_run_group_tests_name("store_prompts", tests, NULL, NULL);

@@ -75,9 +75,9 @@ static int parse_ids(struct wz_sft_example *x, const json_t *line, const struct 
     return 0;
 }
 
-static int parse_line(struct wz_sft_example *x, const json_t *line, const char *system, const struct wz_template *chat,
-                      const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_ids *all,
-                      struct wz_ids *scratch, struct wz_err *err)
+static int parse_row(struct wz_sft_example *x, const json_t *line, const char *system, const struct wz_template *chat,
+                     const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_ids *all,
+                     struct wz_ids *scratch, struct wz_err *err)
 {
     const json_t *list = json_object_get(line, "messages");
     const char *train = json_string_value(json_object_get(line, "train"));
@@ -97,36 +97,28 @@ int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, co
                 const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_err *err)
 {
     struct wz_ids all = { 0 }, scratch = { 0 };
-    struct wz_map map;
-    int cap = 0, rc = -1;
+    struct wz_data_rows rows;
+    int cap = 0, rc = -1, more;
 
     *set = (struct wz_sft_set){ 0 };
-    if (wz_map_open(&map, path, err) < 0) return -1;
-    struct wz_lines lines = wz_lines_begin(map.bytes, map.len);
-    while (wz_lines_next(&lines)) {
-        char place[512];
-        if (!lines.n) continue;
-        snprintf(place, sizeof place, "%s line %d", path, lines.number);
-        json_t *line = wz_json_parse(lines.line, lines.n, place, err);
-        if (!line) goto out;
+    if (wz_data_rows_open(&rows, path, err) < 0) return -1;
+    while ((more = wz_data_rows_next(&rows, err)) > 0) {
         if (set->n == cap) {
             cap = cap ? 2 * cap : 1024;
             set->list = wz_realloc(set->list, sizeof *set->list * (size_t)cap);
         }
         struct wz_sft_example *x = &set->list[set->n++];
         *x = (struct wz_sft_example){ 0 };
-        int bad = parse_line(x, line, system, chat, tok, stops, context, &all, &scratch, err);
-        json_decref(line);
-        if (bad < 0) {
-            wz_fail_in(err, "%s", place);
+        if (parse_row(x, rows.row, system, chat, tok, stops, context, &all, &scratch, err) < 0) {
+            wz_fail_in(err, "%s: row %d", path, rows.number);
             goto out;
         }
         if (x->n > set->longest) set->longest = x->n;
         set->tokens += x->n;
     }
-    rc = set->n ? 0 : wz_fail(err, "%s: no examples", path);
+    rc = more < 0 ? -1 : set->n ? 0 : wz_fail(err, "%s: no examples", path);
 out:
-    wz_map_close(&map);
+    wz_data_rows_close(&rows);
     wz_ids_finish(&all);
     wz_ids_finish(&scratch);
     if (rc < 0) wz_sft_finish(set);
