@@ -298,8 +298,8 @@ struct wz_sft_set {
 };
 /* Rows of JSON (lines or an array, gzip or not): {"messages": [{"role","content"}...], "train": "all"|"last"}, or
  * {"ids": [...], "from": n}, which is rendered already and has a loss from id n on. `system` is put before
- * conversations that do not begin with a system message; "": nothing is. A turn is trained on up to the first of `stops`
- * (of wz_stops_find) in it. Errors name file and row; examples longer than `context` are errors too. */
+ * conversations that do not begin with a system message; "": nothing is. A turn is trained on up to the first of
+ * `stops` (of wz_stops_find) in it. Errors name file and row; examples longer than `context` are errors too. */
 int wz_sft_load(struct wz_sft_set *set, const char *path, const char *system, const struct wz_template *chat,
                 const struct wz_tokenizer *tok, const struct wz_ids *stops, int context, struct wz_err *err);
 void wz_sft_finish(struct wz_sft_set *set); /* accepts zero */
