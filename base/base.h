@@ -37,6 +37,7 @@ void wz_log(const char *fmt, ...) WZ_PRINTF(1, 2);
 /* Called once by comm: the rank shown in messages, and the function that aborts the whole job (NULL: exit). */
 void wz_set_rank(int rank, int size, void (*abort_job)(int status));
 int wz_rank(void);
+int wz_ranks(void); /* how many this job has */
 
 /* ---- memory (memory.c) ------------------------------------------------------------------------------------ */
 

@@ -16,6 +16,8 @@ void wz_set_rank(int rank, int size, void (*abort_job)(int))
 
 int wz_rank(void) { return my_rank; }
 
+int wz_ranks(void) { return world_size; }
+
 /* Formats into to[size]; text from outside within it is escaped. Returns the length, less than size. */
 static size_t format(char *to, size_t size, const char *fmt, va_list args)
 {

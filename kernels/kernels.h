@@ -92,6 +92,19 @@ static inline struct wz_shard wz_shard_of(int member, int size, size_t n)
     return (struct wz_shard){ at, wz_shard_at(s + 1, size, n) - at };
 }
 
+/* ---- the cpu row's own choice ----------------------------------------------------------------------------- */
+
+/* Which instruction set computes what, of those that give the bits of numerics.isa auto (kernels/cpu/choose.c), and
+ * what was tried, measured on one thread: n rates, and the most the processor can do in registers (0: not known). */
+enum { WZ_TUNED = 9, WZ_TUNED_ISAS = 4 };
+struct wz_tuned {
+    const char *op, *isa, *unit, *tried[WZ_TUNED_ISAS]; /* "bf16 many rows", "avx512", "GFLOP/s" */
+    double rate[WZ_TUNED_ISAS], peak;
+    int n; /* 0: not measured now */
+};
+/* anew: measures again, whatever the user's cache has, and keeps it. Returns where the choice is from. */
+const char *wz_cpu_tuned(struct wz_tuned list[WZ_TUNED], bool anew);
+
 /* ---- conditions that the wrappers assert ------------------------------------------------------------------ */
 
 static inline bool wz_weight_fits(const struct wz_weight *w)

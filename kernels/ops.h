@@ -201,8 +201,10 @@ struct wz_device {
 
 /* What decides a backend's bits besides its row. Zeroed: the defaults. */
 struct wz_numerics {
-    bool fast;       /* cuda: products by cuBLASLt, which keep only the third property above */
-    const char *isa; /* cpu: the instruction set; NULL or "auto": the best of this machine. Outlives the backend */
+    bool fast; /* cuda: products by cuBLASLt, which keep only the third property above */
+    /* cpu: an instruction set, or the name of the bits that several give; NULL or "auto": the best of this machine.
+     * open makes it the name of the bits. Outlives the backend */
+    const char *isa;
 };
 
 struct wz_backend {

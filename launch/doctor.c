@@ -68,6 +68,36 @@ static void check_backends(struct checks *v, const char *wanted)
     }
 }
 
+/* Which instruction set of the cpu backend computes what; tune: as just measured, an op a line. */
+static void check_isas(struct checks *v, bool tune)
+{
+    struct wz_tuned list[WZ_TUNED];
+    const char *from = wz_cpu_tuned(list, tune);
+    struct wz_buf text = { 0 };
+
+    for (int i = 0; i < WZ_TUNED; i++) {
+        bool seen = false;
+        for (int k = 0; k < i; k++) seen |= !strcmp(list[k].isa, list[i].isa);
+        if (!seen) wz_buf_printf(&text, "%s%s:", text.len ? "; " : "", list[i].isa);
+        for (int k = i; k < WZ_TUNED && !seen; k++)
+            if (!strcmp(list[k].isa, list[i].isa)) wz_buf_printf(&text, "%s %s", k > i ? "," : "", list[k].op);
+    }
+    say(v, WORKS, "instruction sets", "%s (%s)", text.data, from);
+    for (int i = 0; i < WZ_TUNED && tune; i++) {
+        const struct wz_tuned *t = &list[i];
+        wz_buf_clear(&text);
+        for (int k = 0; k < t->n; k++)
+            if (!strcmp(t->tried[k], t->isa)) wz_buf_printf(&text, "%s %.1f %s", t->isa, t->rate[k], t->unit);
+        for (int k = 0; k < t->n && t->peak > 0; k++)
+            if (!strcmp(t->tried[k], t->isa))
+                wz_buf_printf(&text, ", %.0f %% of the peak of %.0f", 100 * t->rate[k] / t->peak, t->peak);
+        for (int k = 0; k < t->n; k++)
+            if (strcmp(t->tried[k], t->isa)) wz_buf_printf(&text, "; %s %.1f", t->tried[k], t->rate[k]);
+        say(v, WORKS, t->op, "%s", text.data);
+    }
+    wz_buf_finish(&text);
+}
+
 /* The recipe's link and judge. */
 static void check_names(struct checks *v, const struct wz_recipe *recipe)
 {
@@ -178,9 +208,10 @@ static void check_recipe(struct checks *v, const struct wz_recipe *recipe, int r
 
 int wz_cmd_doctor(int argc, char **argv)
 {
-    bool as_json = false;
+    bool as_json = false, tune = false;
     const struct wz_option options[] = {
         { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON array, an object for each check", 0, 0 },
+        { "tune", 0, WZ_FLAG, &tune, "", "measure which instruction set computes each op, and keep it", 0, 0 },
     };
     const struct wz_usage usage = {
         .name = "doctor",
@@ -203,6 +234,7 @@ int wz_cmd_doctor(int argc, char **argv)
     if (ranks < 1) ranks = 1;
     cores = check_cores(&v, recipe ? recipe->threads : 0);
     check_backends(&v, recipe ? recipe->backend : "auto");
+    check_isas(&v, tune);
     check_ranks(&v, ranks, cores);
     if (recipe) check_recipe(&v, recipe, ranks);
     if (v.list) wz_print_json(v.list);

@@ -152,8 +152,8 @@
     T##_TEXT(S, cuda, "exact", "exact|fast", BITS, \
              "matrix products on GPUs: exact, whose bits do not depend on how batches are cut; or fast, by cuBLASLt") \
     T##_TEXT(S, isa, "auto", "name", BITS, \
-             "instruction set of the cpu backend; auto: the best of this machine. All but generic give the same " \
-             "bits, denormal numbers apart") \
+             "instruction set of the cpu backend; auto: fma or what else this machine has. fma: avx2, avx512 and " \
+             "avx512bf16 give the same bits, and each op is computed by the fastest here") \
     T##_TEXT(S, nccl_sum, "tree", "tree|ring", BITS, \
              "sums over NCCL: tree, the same bits on any number of ranks; or ring, NCCL's own order, faster")
 

@@ -95,7 +95,7 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
     return rc;
 }
 
-/* Only the cpu backend resolves the key. */
+/* Only the cpu backend resolves the key, to the name of its bits. */
 static const char *isa_of(const struct wz_backend *be) { return strcmp(be->name, "cpu") ? "none" : be->numerics.isa; }
 
 static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_judge *judge, const char *key,

@@ -1,11 +1,16 @@
 /* Rows of the cpu backend that share the name of their bits give the same bits for all inputs: products with bf16
- * weights are the chain that is written out here, denormal numbers included. */
+ * weights are the chain that is written out here, denormal numbers included, and whichever row computes an op changes
+ * no bit of it. Which does is the choice in the user's cache where that is whole and of this machine; any other file
+ * there is measured anew and replaced, and what can't be read or written is done without. */
 #include "tests/test.h"
 
 #include <float.h>
+#include <glob.h>
 #include <math.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/cpu.h"
 
 static const char *const isas[] = { "avx2", "avx512", "avx512bf16" };
 
@@ -144,10 +149,332 @@ static void test_bf16_chain(void **state)
     if (!tried) SKIP("no row with FMA of x86 runs here");
 }
 
+/* ---- mixtures --------------------------------------------------------------------------------------------- */
+
+enum {
+    TOKENS = 40,
+    WIDTH = 77,
+    WIDER = 83,
+    WORDS = 700,
+    HEADS = 6,
+    KV_HEADS = 2,
+    D = 24,
+    PAGE = 16,
+    PAGES = 3,
+    SIZE = 1 << 20
+};
+
+/* What all ops give, one after another. */
+struct outputs {
+    float at[SIZE], more[TOKENS * HEADS * D];
+    size_t n;
+};
+
+static float *next(struct outputs *o, size_t n)
+{
+    float *p = o->at + o->n;
+
+    o->n += n;
+    assert_true(o->n <= SIZE);
+    return p;
+}
+
+static float *filled(float *to, size_t n, uint32_t array)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] = (float)((double)(wz_random((struct wz_key){ .a = array, .b = (uint32_t)i }) >> 40) / (1 << 24) - 0.5);
+    return to;
+}
+
+static void run_products(struct outputs *o, struct wz_backend *be, struct wz_weight *w, int n)
+{
+    float *x = filled(wz_alloc(TOKENS * WORDS * sizeof *x), TOKENS * WORDS, 8);
+
+    wz_matmul(be, next(o, (size_t)(n * w->out)), x, w, n, false);
+    if (w->type != WZ_INT8) {
+        wz_matmul_back_x(be, next(o, (size_t)(n * w->in)), x, w, n, false);
+        wz_matmul_back_w(be, next(o, (size_t)(w->out * w->in)), x, x, w, n);
+    }
+    free(x);
+}
+
+static void run_head(struct outputs *o, struct wz_backend *be, struct wz_weight *w, int n)
+{
+    float *x = filled(wz_alloc(TOKENS * WIDTH * sizeof *x), TOKENS * WIDTH, 9), d[TOKENS];
+    float *logp = next(o, TOKENS), *lse = next(o, TOKENS), *entropy = next(o, TOKENS);
+    int targets[TOKENS], token[TOKENS];
+    struct wz_pick picks[TOKENS];
+
+    for (int i = 0; i < n; i++) {
+        targets[i] = i * 17 % WORDS;
+        d[i] = 1.f / (float)(i + 1);
+        picks[i] = (struct wz_pick){ 1, i % 3 ? 1 : 0.8f, i % 2 ? 20 : 0, 0, (double)i / TOKENS };
+    }
+    wz_head_logprob(be, logp, lse, entropy, x, w, targets, 0.9f, n);
+    wz_head_sample(be, token, next(o, TOKENS), x, w, picks, n);
+    for (int i = 0; i < n; i++) *next(o, 1) = (float)token[i];
+    wz_head_back(be, next(o, (size_t)(n * WIDTH)), next(o, WORDS * WIDTH), x, w, targets, d, lse, 0.9f, n);
+    free(x);
+}
+
+static void run_attention(struct outputs *o, struct wz_backend *be, bool half)
+{
+    const size_t wide = HEADS * D, narrow = KV_HEADS * D;
+    int seq[TOKENS] = { 0 }, pos[TOKENS], table[PAGES] = { 2, 0, 1 };
+    float *q = filled(wz_alloc(TOKENS * wide * sizeof *q), TOKENS * wide, 10), freq[D / 2];
+    float *keys = wz_alloc(PAGES * PAGE * narrow * sizeof *keys),
+          *values = wz_alloc(PAGES * PAGE * narrow * sizeof *keys);
+    const struct wz_kv kv = { keys, values, PAGES, PAGE, KV_HEADS, D, half };
+    const struct wz_rows rows = { TOKENS, 1, PAGES, seq, pos, table };
+
+    for (int i = 0; i < TOKENS; i++) pos[i] = i;
+    for (int i = 0; i < D / 2; i++) freq[i] = 1 / (float)(i + 1);
+    wz_rope(be, q, pos, freq, TOKENS, HEADS, D, 1);
+    wz_kv_write(be, &kv, filled(o->more, TOKENS * narrow, 11), q, &rows);
+    float *out = next(o, TOKENS * wide), *lse = next(o, TOKENS * HEADS), *d_q = next(o, TOKENS * wide);
+    wz_attention(be, out, lse, q, &kv, &rows, HEADS);
+    wz_attention_back(be, d_q, next(o, TOKENS * narrow), next(o, TOKENS * narrow), (struct wz_past){ 0 },
+                      filled(o->more, TOKENS * wide, 12), out, lse, q, &kv, &rows, HEADS);
+    free(q);
+    free(keys);
+    free(values);
+}
+
+static void run_vectors(struct outputs *o, struct wz_backend *be)
+{
+    const size_t n = TOKENS * WIDTH;
+    float *x = filled(wz_alloc(n * sizeof *x), n, 13), *y = filled(wz_alloc(n * sizeof *y), n, 14);
+    float *normed = next(o, n), *rstd = next(o, TOKENS), *w = next(o, n), *m = next(o, n), *v = next(o, n);
+    double sum;
+
+    wz_rmsnorm(be, normed, rstd, x, y, TOKENS, WIDTH, 1e-5f);
+    wz_rmsnorm_back(be, next(o, n), next(o, WIDTH), y, x, y, rstd, TOKENS, WIDTH);
+    wz_swiglu(be, next(o, n), x, y, n);
+    wz_swiglu_back(be, next(o, n), next(o, n), normed, x, y, n);
+    wz_cast(be, (uint16_t *)next(o, n), x, n);
+    wz_adamw(be, w, x, m, v, n, 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 3);
+    wz_add(be, w, y, n);
+    wz_squares(be, &sum, x, n);
+    memcpy(next(o, 2), &sum, sizeof sum);
+    free(x);
+    free(y);
+}
+
+static struct outputs *outputs_by(const struct hot *const choice[SLOTS])
+{
+    static const int counts[] = { 1, 5, FEW, FEW + 1, TOKENS };
+    struct outputs *o = wz_alloc(sizeof *o);
+    struct wz_err err;
+    struct wz_backend *be = wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = "fma" }, &err);
+    float *weights = filled(wz_alloc(WORDS * WIDTH * sizeof *weights), WORDS * WIDTH, 7);
+    uint16_t *halves = wz_alloc(WORDS * WIDTH * sizeof *halves);
+
+    assert_non_null(be);
+    wz_cpu_compose(be->state, choice);
+    for (int i = 0; i < WORDS * WIDTH; i++) halves[i] = wz_f32_to_bf16(weights[i]);
+    for (int type = 0; type < TYPES; type++) {
+        void *data = type == WZ_F32 ? (void *)weights : (void *)halves;
+        struct wz_weight w = { data, (enum wz_type)type, WIDER, WIDTH, NULL }, head = w;
+        head.out = WORDS;
+        wz_pack(be, &w);
+        for (size_t i = 0; i < WZ_COUNT(counts); i++) run_products(o, be, &w, counts[i]);
+        if (type != WZ_INT8) {
+            wz_pack(be, &head);
+            run_head(o, be, &head, FEW);
+            run_head(o, be, &head, TOKENS);
+        }
+        wz_unpack(be, &w);
+        wz_unpack(be, &head);
+    }
+    run_attention(o, be, false);
+    run_attention(o, be, true);
+    run_vectors(o, be);
+    free(weights);
+    free(halves);
+    wz_backend_close(be);
+    return o;
+}
+
+static void test_mixtures(void **state)
+{
+    const struct hot *rows[MOST_ROWS], *choice[SLOTS];
+    int n = wz_cpu_rows(rows, "fma", NULL), mixed = 0;
+
+    if (n < 2) SKIP("fewer than two rows of equal bits run here");
+    for (int slot = 0; slot < SLOTS; slot++) choice[slot] = rows[n - 1];
+    struct outputs *want = outputs_by(choice);
+    for (uint32_t m = 0; m < 24; m++) {
+        for (int slot = 0; slot < SLOTS; slot++)
+            choice[slot] = rows[wz_random((struct wz_key){ .a = m, .b = (uint32_t)slot }) % (uint64_t)n];
+        if (!wz_cpu_mixes(choice)) continue;
+        struct outputs *got = outputs_by(choice);
+        assert_int_equal(got->n, want->n);
+        for (size_t i = 0; i < want->n; i++)
+            if (memcmp(&want->at[i], &got->at[i], sizeof(float)))
+                fail_msg("mixture %d: output %zu is %a, by %s alone %a", (int)m, i, (double)got->at[i],
+                         rows[n - 1]->isa, (double)want->at[i]);
+        free(got);
+        mixed++;
+    }
+    free(want);
+    assert_true(mixed > 2);
+}
+
+/* ---- the user's cache ------------------------------------------------------------------------------------- */
+
+/* A process that opens the backend with the folder as its cache, after it measured anew where `anew`. */
+static pid_t chooser(const char *folder, bool anew, int to)
+{
+    pid_t child;
+
+    fflush(NULL);
+    if ((child = fork())) return child;
+    struct wz_tuned list[WZ_TUNED];
+    struct wz_buf out = { 0 };
+    setenv("XDG_CACHE_HOME", folder, 1);
+    unsetenv("HOME");
+    wz_buf_printf(&out, "%s:", wz_cpu_tuned(list, anew));
+    for (int i = 0; i < WZ_TUNED; i++) wz_buf_printf(&out, " %s", list[i].isa);
+    struct wz_backend *be = wz_backend_open("cpu", 1, NULL, NULL);
+    bool well = be && (to < 0 || write(to, out.data, out.len) == (ssize_t)out.len);
+    wz_backend_close(be);
+    wz_buf_finish(&out);
+    _exit(!well);
+}
+
+/* Where the choice of such a process is from has to begin with `from`. Returns it and the instruction set of each
+ * slot, valid until the next call. */
+static const char *choice_of(const char *folder, bool anew, const char *from)
+{
+    static char text[1024];
+    int fds[2], status;
+    size_t at = 0;
+
+    assert_int_equal(pipe(fds), 0);
+    pid_t child = chooser(folder, anew, fds[1]);
+    close(fds[1]);
+    for (ssize_t n; (n = read(fds[0], text + at, sizeof text - 1 - at)) > 0;) at += (size_t)n;
+    text[at] = 0;
+    close(fds[0]);
+    waitpid(child, &status, 0);
+    assert_int_equal(status, 0);
+    if (strncmp(text, from, strlen(from))) fail_msg("the choice is \"%s\", expected \"%s\"", text, from);
+    return text;
+}
+
+static int files_in(const char *folder, glob_t *g)
+{
+    char *pattern = wz_path("%s/waltz/*", folder);
+    int rc = glob(pattern, 0, NULL, g);
+
+    free(pattern);
+    return rc == 0 ? (int)g->gl_pathc : 0;
+}
+
+static void put(const char *path, const char *text)
+{
+    struct wz_err err;
+
+    if (wz_file_write(path, text, strlen(text), &err) < 0) fail_msg("%s", err.text);
+}
+
+static void put_json(const char *path, json_t *file)
+{
+    char *text = json_dumps(file, 0);
+
+    put(path, text);
+    free(text);
+}
+
+static void test_cache(void **state)
+{
+    const struct hot *rows[MOST_ROWS];
+    const int n = wz_cpu_rows(rows, NULL, NULL);
+    char *folder = test_scratch("rows_cache"), *flat = test_scratch("rows_flat"), *plain;
+    const char *name;
+    glob_t found;
+    json_t *value, *last;
+
+    if (n < 2) SKIP("fewer than two rows of equal bits run here");
+    choice_of(folder, false, "measured");
+    choice_of(folder, true, "measured, and kept"); /* whatever others do on this machine */
+    assert_int_equal(files_in(folder, &found), 1);
+    const char *path = found.gl_pathv[0];
+    choice_of(folder, false, "kept");
+
+    /* what the file says is done */
+    json_t *whole = wz_json_load(path, NULL), *choice = json_object_get(whole, "choice");
+    last = json_deep_copy(whole);
+    json_object_foreach(choice, name, value)
+        json_object_set_new(json_object_get(last, "choice"), name, json_string(rows[n - 1]->isa));
+    put_json(path, last);
+    const char *text = strchr(choice_of(folder, false, "kept"), ':') + 1;
+    for (int i = 0; i < SLOTS; i++, text += strlen(rows[n - 1]->isa) + 1)
+        assert_memory_equal(text + 1, rows[n - 1]->isa, strlen(rows[n - 1]->isa));
+
+    /* another machine's, another version's, of rows that can't be mixed or are not there, damaged */
+    static const char *const keys[] = { "processor", "version" };
+    for (size_t i = 0; i < WZ_COUNT(keys); i++) {
+        json_t *other = json_deep_copy(last);
+        json_object_set_new(json_object_get(other, "key"), keys[i], json_string("another"));
+        put_json(path, other);
+        choice_of(folder, false, "measured");
+        json_decref(other);
+    }
+    if (rows[0]->product[WZ_BF16].panel != rows[n - 1]->product[WZ_BF16].panel) {
+        json_object_set_new(json_object_get(last, "choice"), "bf16 few rows", json_string(rows[0]->isa));
+        put_json(path, last);
+        choice_of(folder, false, "measured");
+    }
+    json_object_set_new(json_object_get(last, "choice"), "bf16 few rows", json_string("mmx"));
+    put_json(path, last);
+    choice_of(folder, false, "measured");
+    plain = json_dumps(whole, 0);
+    plain[strlen(plain) / 2] = 0;
+    static const char *const damaged[] = { "", "[]", "{}", "{\"key\": 1, \"choice\": 2}", "\xff\xfe" };
+    for (size_t i = 0; i <= WZ_COUNT(damaged); i++) {
+        put(path, i < WZ_COUNT(damaged) ? damaged[i] : plain);
+        choice_of(folder, false, "measured");
+    }
+
+    /* what is no file, and no folder for one */
+    char *make = wz_path("rm '%s' && mkfifo '%s'", path, path);
+    assert_int_equal(system(make), 0);
+    choice_of(folder, false, "measured");
+    unlink(path);
+    assert_int_equal(wz_mkdirs(path, NULL), 0);
+    choice_of(folder, true, "measured, and not kept");
+    rmdir(path);
+    put(flat, "a file");
+    choice_of(flat, true, "measured, and not kept");
+    choice_of("relative", true, "measured, and not kept");
+
+    /* several at once leave one whole file */
+    pid_t all[6];
+    for (size_t i = 0; i < WZ_COUNT(all); i++) all[i] = chooser(folder, true, -1);
+    for (size_t i = 0; i < WZ_COUNT(all); i++) {
+        int status;
+        waitpid(all[i], &status, 0);
+        assert_int_equal(status, 0);
+    }
+    choice_of(folder, false, "kept");
+    globfree(&found);
+    assert_int_equal(files_in(folder, &found), 1);
+    globfree(&found);
+    free(make);
+    free(plain);
+    free(folder);
+    free(flat);
+    json_decref(whole);
+    json_decref(last);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cache), /* first: its processes must not inherit a choice */
         cmocka_unit_test(test_bf16_chain),
+        cmocka_unit_test(test_mixtures),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,8 @@
 /* cpu: the fast host backend. Its table is filled with ref's functions first, then with the faster ones.
  *
  * Work is divided among threads by tokens, panels or heads, never inside a sum. Small work stays on the calling thread,
- * since a barrier of the pool costs some microseconds. The instruction set is the best this machine has, or
- * numerics.isa. */
+ * since a barrier of the pool costs some microseconds. Of the rows of equal bits that run here, choose.c says which
+ * computes what. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -14,19 +14,8 @@
 enum {
     CHUNK = 1 << 14,        /* elements of a task */
     SCRATCH_STEP = 1 << 16, /* bytes: scratch grows by multiples of this */
-    MADDS_PER_WEIGHT = 10,  /* multiply-adds in the time in which one weight is read from memory */
-};
-
-static const struct hot *const hots[] = {
-/* best first */
-#if defined(__x86_64__)
-    &wz_hot_avx512bf16,
-    &wz_hot_avx512,
-    &wz_hot_avx2,
-#elif defined(__aarch64__)
-    &wz_hot_neon,
-#endif
-    &wz_hot_generic,
+    MOST_PANEL = 32,
+    MADDS_PER_WEIGHT = 10, /* multiply-adds in the time in which one weight is read from memory */
 };
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
@@ -47,7 +36,6 @@ void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size)
 /* How one product is divided into tasks, by rows of c and by panels. */
 struct cut {
     const struct gemm *g;
-    const struct hot *hot;
     int row_parts, col_parts, panels;
 };
 
@@ -57,31 +45,26 @@ static double gemm_work(const struct gemm *g)
     return (double)(g->m > MADDS_PER_WEIGHT ? g->m : MADDS_PER_WEIGHT) * g->n * g->k;
 }
 
-static int cut_make(struct cut *c, const struct hot *hot, const struct gemm *g, int want)
+static int cut_make(struct cut *c, const struct gemm *g, int want)
 {
-    int panel = wz_product(hot, g->kind)->panel, panels = (g->n + panel - 1) / panel;
+    int panel = g->by->panel, panels = (g->n + panel - 1) / panel;
 
-    *c = (struct cut){ g, hot, (g->m + 255) / 256, 1, panels };
+    *c = (struct cut){ g, (g->m + 255) / 256, 1, panels };
     while (c->row_parts * panels < want && g->m / (c->row_parts + 1) >= 24) c->row_parts++;
     c->col_parts = (want + c->row_parts - 1) / c->row_parts;
     c->col_parts = c->col_parts > panels ? panels : c->col_parts;
     return c->row_parts * c->col_parts;
 }
 
-static void gemm_run(const struct hot *hot, const struct gemm *g, int row, int row_end, int col, int col_end)
-{
-    wz_product(hot, g->kind)->gemm(g, row, row_end, col, col_end);
-}
-
 static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
-    int r = i % c->row_parts, p = i / c->row_parts, panel = wz_product(c->hot, c->g->kind)->panel;
+    int r = i % c->row_parts, p = i / c->row_parts, panel = c->g->by->panel;
     int from = (int)((long)c->panels * p / c->col_parts) * panel;
     int to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
-    gemm_run(c->hot, c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
-             to < c->g->n ? to : c->g->n);
+    c->g->by->gemm(c->g, (int)((long)c->g->m * r / c->row_parts), (int)((long)c->g->m * (r + 1) / c->row_parts), from,
+                   to < c->g->n ? to : c->g->n);
 }
 
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
@@ -89,8 +72,8 @@ void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g)
     int threads = wz_pool_threads(be->pool);
     struct cut c;
 
-    if (!g->m || gemm_work(g) < GRAIN || threads == 1) gemm_run(wz_hot(be), g, 0, g->m, 0, g->n);
-    else wz_pool_run(be->pool, cut_make(&c, wz_hot(be), g, 4 * threads), gemm_part, &c);
+    if (!g->m || gemm_work(g) < GRAIN || threads == 1) g->by->gemm(g, 0, g->m, 0, g->n);
+    else wz_pool_run(be->pool, cut_make(&c, g, 4 * threads), gemm_part, &c);
 }
 
 /* A left operand converted by `step` rows at a time; size: elements of `out` that a step writes. */
@@ -118,44 +101,44 @@ static const float *pairing_run(struct wz_backend *be, struct pairing *p)
     return (const float *)p->out;
 }
 
-const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
-                           int width)
+const float *wz_cpu_factor(struct wz_backend *be, int which, const struct product *by, const float *x, size_t ldx,
+                           int n, int width)
 {
-    pair_fn *fn = wz_product(wz_hot(be), type)->factor;
-    size_t depth = wz_cpu_left(wz_hot(be), type, width);
+    size_t depth = wz_cpu_left(by, width);
     int step = CHUNK / width + 1;
 
-    if (!fn) return x;
+    if (!by->factor) return x;
     uint32_t *out = wz_cpu_scratch(be, which, wz_mul((size_t)n * sizeof *out, depth));
-    return pairing_run(be, &(struct pairing){ fn, out, x, ldx, (size_t)step * depth, n, width, step });
+    return pairing_run(be, &(struct pairing){ by->factor, out, x, ldx, (size_t)step * depth, n, width, step });
 }
 
-struct gemm wz_cpu_gemm_packed(const struct hot *hot, float *c, size_t ldc, const float *a, const struct wz_weight *w,
-                               int first, int m, int n, bool add)
+struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
+                               const struct wz_weight *w, int first, int m, int n, bool add)
 {
     size_t depth = wz_cpu_depth(w->type, w->in);
 
     assert(w->packed);
-    return (struct gemm){ .c = c,
+    return (struct gemm){ .by = by,
+                          .c = c,
                           .a = a,
                           .b = (const float *)w->packed + (size_t)first * depth,
                           .ldc = ldc,
-                          .sm = wz_cpu_left(hot, w->type, w->in),
+                          .sm = wz_cpu_left(by, w->in),
                           .sk = 1,
                           .m = m,
                           .n = n,
                           .k = (int)(w->type == WZ_INT8 ? depth - 2 : depth),
                           .panels = true,
-                          .add = add,
-                          .kind = w->type };
+                          .add = add };
 }
 
-struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
-                               int m, bool add)
+struct gemm wz_cpu_gemm_back_x(const struct product *by, float *c, const float *a, size_t sm, const struct wz_weight *w,
+                               int first, int depth, int m, bool add)
 {
     size_t in = (size_t)w->in;
 
-    return (struct gemm){ .c = c,
+    return (struct gemm){ .by = by,
+                          .c = c,
                           .a = a,
                           .b = (const char *)w->data + (size_t)first * in * wz_type_size(w->type),
                           .ldc = in,
@@ -167,14 +150,14 @@ struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct
                           .k = (int)wz_cpu_depth(w->type, depth),
                           .odd = depth % 2,
                           .add = add,
-                          .kind = w->type,
                           .type = w->type };
 }
 
-struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,
-                               int n)
+struct gemm wz_cpu_gemm_back_w(const struct product *by, float *c, const float *a, size_t sk, const float *x, int out,
+                               int in, int n)
 {
-    return (struct gemm){ .c = c,
+    return (struct gemm){ .by = by,
+                          .c = c,
                           .a = a,
                           .b = x,
                           .ldc = (size_t)in,
@@ -183,16 +166,16 @@ struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float 
                           .ldb = (size_t)in,
                           .m = out,
                           .n = in,
-                          .k = (int)wz_cpu_depth(type, n),
+                          .k = (int)wz_cpu_depth(by->type, n),
                           .odd = n % 2,
-                          .add = true,
-                          .kind = type };
+                          .add = true };
 }
 
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
-    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w->in, w->type, n, w->in);
-    struct gemm g = wz_cpu_gemm_packed(wz_hot(be), y, (size_t)w->out, a, w, 0, n, w->out, add);
+    const struct product *by = wz_product(be, w->type, n);
+    const float *a = wz_cpu_factor(be, FACTOR, by, x, (size_t)w->in, n, w->in);
+    struct gemm g = wz_cpu_gemm_packed(by, y, (size_t)w->out, a, w, 0, n, w->out, add);
 
     wz_cpu_gemm(be, &g);
 }
@@ -216,7 +199,8 @@ static void products_part(void *arg, int i)
 static void matmuls(struct wz_backend *be, float *const *y, const float *x, const struct wz_weight *const *w, int count,
                     int n)
 {
-    const float *a = wz_cpu_factor(be, FACTOR, x, (size_t)w[0]->in, w[0]->type, n, w[0]->in);
+    const struct product *by = wz_product(be, w[0]->type, n);
+    const float *a = wz_cpu_factor(be, FACTOR, by, x, (size_t)w[0]->in, n, w[0]->in);
     struct gemm g[MOST_PRODUCTS];
     struct products p = { .first = { 0 } };
     int threads = wz_pool_threads(be->pool);
@@ -225,22 +209,23 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     assert(count <= MOST_PRODUCTS);
     for (int i = 0; i < count; i++) {
         assert(w[i]->type == w[0]->type);
-        g[i] = wz_cpu_gemm_packed(wz_hot(be), y[i], (size_t)w[i]->out, a, w[i], 0, n, w[i]->out, false);
+        g[i] = wz_cpu_gemm_packed(by, y[i], (size_t)w[i]->out, a, w[i], 0, n, w[i]->out, false);
         work += gemm_work(&g[i]);
     }
     if (!n || threads == 1 || work < GRAIN) {
-        for (int i = 0; i < count; i++) gemm_run(wz_hot(be), &g[i], 0, n, 0, g[i].n);
+        for (int i = 0; i < count; i++) by->gemm(&g[i], 0, n, 0, g[i].n);
         return;
     }
-    for (int i = 0; i < count; i++) p.first[i + 1] = p.first[i] + cut_make(&p.cut[i], wz_hot(be), &g[i], 2 * threads);
+    for (int i = 0; i < count; i++) p.first[i + 1] = p.first[i] + cut_make(&p.cut[i], &g[i], 2 * threads);
     wz_pool_run(be->pool, p.first[count], products_part, &p);
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
                           bool add)
 {
-    const float *a = wz_cpu_factor(be, FACTOR, d_y, (size_t)w->out, w->type, n, w->out);
-    struct gemm g = wz_cpu_gemm_back_x(d_x, a, wz_cpu_left(wz_hot(be), w->type, w->out), w, 0, w->out, n, add);
+    const struct product *by = wz_product(be, w->type, n);
+    const float *a = wz_cpu_factor(be, FACTOR, by, d_y, (size_t)w->out, n, w->out);
+    struct gemm g = wz_cpu_gemm_back_x(by, d_x, a, wz_cpu_left(by, w->out), w, 0, w->out, n, add);
 
     wz_cpu_gemm(be, &g);
 }
@@ -248,22 +233,22 @@ static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, c
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
                           const struct wz_weight *w, int n)
 {
-    const struct product *product = wz_product(wz_hot(be), w->type);
+    const struct product *by = wz_product(be, w->type, w->out);
     size_t out = (size_t)w->out;
     const float *a = d_y;
 
-    if (product->factor_rows) {
-        uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_left(wz_hot(be), w->type, n) * sizeof *to, out));
+    if (by->factor_rows) {
+        uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_left(by, n) * sizeof *to, out));
         int two = CHUNK / w->out / 2 + 1;
-        a = pairing_run(be, &(struct pairing){ product->factor_rows, to, d_y, out, (size_t)(two * product->left) * out,
-                                               n, w->out, 2 * two });
+        a = pairing_run(
+            be, &(struct pairing){ by->factor_rows, to, d_y, out, (size_t)(two * by->left) * out, n, w->out, 2 * two });
     }
-    struct gemm g = wz_cpu_gemm_back_w(d_w, a, out, x, w->type, w->out, w->in, n);
+    struct gemm g = wz_cpu_gemm_back_w(by, d_w, a, out, x, w->out, w->in, n);
     wz_cpu_gemm(be, &g);
 }
 
 struct packing {
-    const struct hot *hot;
+    pack_fn *fn;
     const struct wz_weight *w;
     size_t size;
 };
@@ -272,23 +257,26 @@ static void pack_part(void *arg, int i)
 {
     const struct packing *p = arg;
 
-    wz_product(p->hot, p->w->type)->pack((char *)p->w->packed + (size_t)i * p->size, p->w, i);
+    p->fn((char *)p->w->packed + (size_t)i * p->size, p->w, i);
 }
 
-static int panels_of(const struct hot *hot, const struct wz_weight *w, size_t *size)
+/* Rows of equal bits may have panels of other widths. A weight takes what the widest need, so that a plan does not
+ * depend on the choice among them. */
+static size_t packed_size(const struct wz_weight *w)
 {
-    int panel = wz_product(hot, w->type)->panel;
+    size_t columns = wz_mul(((size_t)w->out + MOST_PANEL - 1) / MOST_PANEL, MOST_PANEL);
 
-    *size = wz_mul((size_t)panel * sizeof(float), wz_cpu_depth(w->type, w->in));
-    return (w->out + panel - 1) / panel;
+    return wz_mul(columns * sizeof(float), wz_cpu_depth(w->type, w->in));
 }
 
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
-    struct packing p = { wz_hot(be), w, 0 };
-    int panels = panels_of(p.hot, w, &p.size);
+    const struct product *by = wz_product(be, w->type, INT32_MAX);
+    struct packing p = { by->pack, w, (size_t)by->panel * sizeof(float) * wz_cpu_depth(w->type, w->in) };
+    int panels = (w->out + by->panel - 1) / by->panel;
 
-    if (!w->packed) w->packed = wz_alloc(wz_mul((size_t)panels, p.size));
+    assert(MOST_PANEL % by->panel == 0);
+    if (!w->packed) w->packed = wz_alloc(packed_size(w));
     wz_pool_run((double)w->out * w->in * MADDS_PER_WEIGHT < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
 
@@ -400,39 +388,18 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 
 /* ---- the backend ------------------------------------------------------------------------------------------ */
 
-/* NULL: the instruction set that was asked for is unknown, or does not run here. */
-static const struct hot *hot_here(const struct wz_numerics *numerics)
-{
-    const char *want = numerics->isa && strcmp(numerics->isa, "auto") ? numerics->isa : NULL;
-
-    for (size_t i = 0; i < WZ_COUNT(hots); i++)
-        if ((!want || strcmp(want, hots[i]->isa) == 0) && hots[i]->runs()) return hots[i];
-    return NULL;
-}
-
-static size_t packed_cpu(const struct wz_numerics *numerics, const struct wz_weight *w)
-{
-    const struct hot *hot = hot_here(numerics);
-    size_t size;
-
-    if (!hot) return 0;
-    int panels = panels_of(hot, w, &size);
-    return wz_mul((size_t)panels, size);
-}
+static size_t packed_cpu(const struct wz_numerics *numerics, const struct wz_weight *w) { return packed_size(w); }
 
 static int open_cpu(struct wz_backend *be, struct wz_err *err)
 {
-    const struct hot *hot = hot_here(&be->numerics);
-    char choices[96] = "auto";
+    const struct hot *rows[MOST_ROWS], *choice[SLOTS];
+    int n = wz_cpu_rows(rows, be->numerics.isa, err);
 
-    for (size_t i = 0; i < WZ_COUNT(hots); i++)
-        if (hots[i]->runs()) strcat(strcat(choices, ", "), hots[i]->isa);
-    if (!hot)
-        return wz_fail(err, "numerics.isa: instruction set %s does not run here: expected one of %s", be->numerics.isa,
-                       choices);
+    if (!n) return -1;
     struct cpu *cpu = wz_alloc(sizeof *cpu);
-    cpu->hot = hot;
-    be->numerics.isa = hot->isa; /* what `auto` is here */
+    wz_cpu_choose(choice, rows, n);
+    wz_cpu_compose(cpu, choice);
+    be->numerics.isa = rows[0]->bits;
     be->state = cpu;
     be->rounds = true;
     be->int8 = true;

@@ -10,20 +10,22 @@
  *   a(m, k) = a[m * sm + k * sk]
  *   b, panels:      [n / panel][k][panel], made by pack()
  *   b, not panels:  [k][n], rows ldb elements apart, f32 or bf16 by `type`
- * kind BF16: an element of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is padded
+ * by->type BF16: an element of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is padded
  * with a zero), and k counts such pairs. a holds them as pairs too, or as two floats with the values of bf16, sk apart
  * (`left` of struct product). A b that is not packed is converted two rows at a time; `odd`: its last row is single.
  * VDPBF16PS adds in that order, like two FMAs, the upper half's first, and takes denormal inputs and results as zeros;
  * the rows without it set the processor to do the same, so that all of x86 with FMA has one set of bits.
- * kind INT8: the product of int8.c, over panels; k counts groups of four bytes. */
+ * by->type INT8: the product of int8.c, over panels; k counts groups of four bytes. */
+struct product;
 struct gemm {
+    const struct product *by;
     float *c;
     const float *a;
     const void *b;
     size_t ldc, sm, sk, ldb;
     int m, n, k;
     bool panels, odd, add;
-    enum wz_type kind, type; /* type: of a b that is not packed */
+    enum wz_type type; /* of a b that is not packed */
 };
 
 enum {
@@ -83,9 +85,16 @@ typedef void pack_fn(void *dst, const struct wz_weight *w, int panel);
 /* Converts x[n][k], rows ldx apart. */
 typedef void pair_fn(uint32_t *out, const float *x, size_t ldx, int k, int n);
 
+/* `steps` times PEAK_CHAINS independent multiply-adds of panel / 2 elements, in registers: the most a core can do. */
+typedef float peak_fn(int steps);
+enum { PEAK_CHAINS = 12 };
+
 /* Products with weights of one type. Depth: wz_cpu_depth. */
 struct product {
+    enum wz_type type;
     int panel, left; /* columns of a panel; 4-byte elements of a left operand for each one of a panel's depth */
+    int terms;       /* products that peak adds to an element in one multiply-add */
+    peak_fn *peak;
     gemm_fn *gemm;
     pack_fn *pack;
     pair_fn *factor;      /* left operands from tokens, out[n][left * depth]; NULL: x itself */
@@ -111,6 +120,11 @@ struct hot {
 
 extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;
 
+/* What rows of equal bits share among them: products of at most FEW rows and of more, by the weight's type, attention,
+ * its backward, and all else. A row computes each (choose.c). */
+enum slot { F32_FEW, F32_MANY, BF16_FEW, BF16_MANY, INT8_FEW, INT8_MANY, ATTEND, ATTEND_BACK, VECTORS, SLOTS };
+enum { FEW = 12, TYPES = 3, MOST_ROWS = WZ_TUNED_ISAS }; /* MOST_ROWS: of equal bits */
+
 /* RoPE's cos and sin for one set of frequencies freq[half]: cos_sin [count positions][2][half] */
 struct rope_table {
     float *freq, *cos_sin;
@@ -118,7 +132,8 @@ struct rope_table {
 };
 
 struct cpu {
-    const struct hot *hot;
+    struct hot hot; /* of every function, the chosen row's; its products are those of many rows */
+    struct product few[TYPES];
     struct wz_ops ref; /* ref's functions, for heads too wide for the tiles of attention */
     struct rope_table *tables;
     int n_tables;
@@ -128,37 +143,56 @@ struct cpu {
     } scratch[SCRATCHES];
 };
 
-static inline const struct hot *wz_hot(const struct wz_backend *be) { return ((const struct cpu *)be->state)->hot; }
+static inline const struct hot *wz_hot(const struct wz_backend *be) { return &((const struct cpu *)be->state)->hot; }
 
-static inline const struct product *wz_product(const struct hot *hot, enum wz_type type) { return &hot->product[type]; }
+/* Products of n rows. Those of one type have the same panels, but may differ in their left operands. */
+static inline const struct product *wz_product(const struct wz_backend *be, enum wz_type type, int n)
+{
+    const struct cpu *cpu = be->state;
+
+    return n <= FEW ? &cpu->few[type] : &cpu->hot.product[type];
+}
+
+/* ---- choose.c: which row of equal bits computes what ------------------------------------------------------ */
+
+/* The rows that run here and give the bits that numerics.isa asks for, best by the processor's flags first; returns how
+ * many, 0 and a message where there are none. */
+int wz_cpu_rows(const struct hot *rows[MOST_ROWS], const char *isa, struct wz_err *err);
+/* What computes each slot, of these n rows. */
+void wz_cpu_choose(const struct hot *choice[SLOTS], const struct hot *const *rows, int n);
+/* Is it of rows that may be mixed: have the few and the many of every type the same panels? */
+bool wz_cpu_mixes(const struct hot *const choice[SLOTS]);
+void wz_cpu_compose(struct cpu *cpu, const struct hot *const choice[SLOTS]);
+
+/* ---- products --------------------------------------------------------------------------------------------- */
 
 void *wz_cpu_scratch(struct wz_backend *be, int which, size_t size); /* not zeroed; grows, never shrinks */
 void wz_cpu_gemm(struct wz_backend *be, const struct gemm *g);       /* on all threads where it is large enough */
 /* Multiply-adds that amortise a barrier of the pool: smaller work runs on the calling thread. */
 enum { GRAIN = 1 << 21 };
-/* x[n][width], rows ldx apart, as the left operand of a product with a weight of `type`: f32: x itself; bf16: rounded,
- * int8: quantised, both in scratch `which` with rows wz_cpu_left apart. */
-const float *wz_cpu_factor(struct wz_backend *be, int which, const float *x, size_t ldx, enum wz_type type, int n,
-                           int width);
+/* x[n][width], rows ldx apart, as a left operand: f32: x itself; bf16: rounded, int8: quantised, both in scratch
+ * `which` with rows wz_cpu_left apart. */
+const float *wz_cpu_factor(struct wz_backend *be, int which, const struct product *by, const float *x, size_t ldx,
+                           int n, int width);
 /* Length in 4-byte elements of the k dimension of a panel, and of a left operand. */
 static inline size_t wz_cpu_depth(enum wz_type type, int width)
 {
     return type == WZ_INT8 ? ((size_t)width + 3) / 4 + 2 : type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
 }
-static inline size_t wz_cpu_left(const struct hot *hot, enum wz_type type, int width)
+static inline size_t wz_cpu_left(const struct product *by, int width)
 {
-    return (size_t)wz_product(hot, type)->left * wz_cpu_depth(type, width);
+    return (size_t)by->left * wz_cpu_depth(by->type, width);
 }
-/* Products for wz_cpu_gemm. a: the left operand as made by wz_cpu_factor; sm, sk: its strides, in 4-byte elements.
+/* Products for wz_cpu_gemm. a: the left operand, made for `by`; sm, sk: its strides, in 4-byte elements.
  * packed:  c[m, ldc] = a W[first .. first + n, :]^T (+= when add), for matmul and the head's logits
  * back_x:  c[m, in] = a W[first .. first + depth, :] (+= when add), summed over output channels
- * back_w:  c[out, in] += a^T x[n, in], summed over n tokens; `type`, of the weight, is the kind of the product */
-struct gemm wz_cpu_gemm_packed(const struct hot *hot, float *c, size_t ldc, const float *a, const struct wz_weight *w,
-                               int first, int m, int n, bool add);
-struct gemm wz_cpu_gemm_back_x(float *c, const float *a, size_t sm, const struct wz_weight *w, int first, int depth,
-                               int m, bool add);
-struct gemm wz_cpu_gemm_back_w(float *c, const float *a, size_t sk, const float *x, enum wz_type type, int out, int in,
-                               int n);
+ * back_w:  c[out, in] += a^T x[n, in], summed over n tokens */
+struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
+                               const struct wz_weight *w, int first, int m, int n, bool add);
+struct gemm wz_cpu_gemm_back_x(const struct product *by, float *c, const float *a, size_t sm, const struct wz_weight *w,
+                               int first, int depth, int m, bool add);
+struct gemm wz_cpu_gemm_back_w(const struct product *by, float *c, const float *a, size_t sk, const float *x, int out,
+                               int in, int n);
 void wz_ops_cpu_attention(struct wz_ops *ops);
 void wz_ops_cpu_head(struct wz_ops *ops);
 

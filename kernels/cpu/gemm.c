@@ -71,7 +71,7 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
  * operand has them. */
 static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
-    bool pairs = g->kind == WZ_BF16;
+    bool pairs = g->by->type == WZ_BF16;
 
     if (pairs && LEFT == 1) {
         strip_pairs((uint32_t *)strip, g, k0, k, col, cols);
@@ -101,9 +101,9 @@ static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int co
 
 static void products(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    bool widened = g->kind == WZ_BF16 && LEFT == 2; /* a holds two floats for each pair */
+    bool widened = g->by->type == WZ_BF16 && LEFT == 2; /* a holds two floats for each pair */
     int most = widened && !g->panels ? KC / 2 : KC, rows = row_end - row, blocks = (g->k + most - 1) / most;
-    enum tile_kind kind = g->kind == WZ_BF16 && (g->panels || LEFT == 1) ? PAIRS : FLOATS;
+    enum tile_kind kind = g->by->type == WZ_BF16 && (g->panels || LEFT == 1) ? PAIRS : FLOATS;
     float strip[KC * PANEL] __attribute__((aligned(64)));
 
     if (g->k == 0 && !g->add)
@@ -119,7 +119,7 @@ static void products(const struct gemm *g, int row, int row_end, int col, int co
             const char *ahead = NULL;
             size_t ldb = PANEL, size = sizeof(float);
             bool pair = rows <= MR4 && j + 2 * PANEL <= col_end;
-            bool direct = !g->panels && g->kind == WZ_F32 && rows <= MR2;
+            bool direct = !g->panels && g->by->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
                 const char *p = (const char *)g->b + ((size_t)j * (size_t)g->k + (size_t)k0 * PANEL) * size;
@@ -149,7 +149,7 @@ static void products(const struct gemm *g, int row, int row_end, int col, int co
 
 void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    if (g->kind == WZ_BF16 && LEFT == 2) {
+    if (g->by->type == WZ_BF16 && LEFT == 2) {
         unsigned long was = flush_begin();
         products(g, row, row_end, col, col_end);
         flush_end(was);
@@ -157,6 +157,28 @@ void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_e
         products(g, row, row_end, col, col_end);
     }
 }
+
+/* The operands are read anew in every step, so that no step is left out. */
+INLINE float peak(const bool pairs, int steps)
+{
+    volatile float x = 0.5f;
+    vf acc[PEAK_CHAINS], sum = SPLAT(0.f);
+
+#pragma GCC unroll 12
+    for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = SPLAT((float)i);
+    for (; steps > 0; steps--) {
+        vf a = SPLAT(x);
+#pragma GCC unroll 12
+        for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = pairs && LEFT == 1 ? FMA_PAIR(a, a, acc[i]) : FMA(acc[i], a, a);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < PEAK_CHAINS; i++) sum += acc[i];
+    return sum[0];
+}
+
+float HOT(wz_peak)(int steps) { return peak(false, steps); }
+
+float HOT(wz_peak_pairs)(int steps) { return peak(true, steps); }
 
 /* to[k][PANEL] = from[row][k]: blocks of 4 by 4 transposed in registers, the remainder one by one. */
 static void transpose_f32(float *to, const float *from, size_t in, int rows)

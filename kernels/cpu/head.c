@@ -18,6 +18,7 @@ enum { WIDE = 8 * VOCAB, FILTERED = 32 };
 /* One tile of m tokens over the whole vocabulary. */
 struct pass {
     const struct hot *hot;
+    const struct product *by;
     const struct wz_weight *w;
     const float *x, *factor; /* [m, C], and the same as a left operand (wz_cpu_factor) */
     int m, blocks;
@@ -34,12 +35,11 @@ struct total {
 static int block_size(const struct wz_weight *w, int v) { return w->out - v < VOCAB ? w->out - v : VOCAB; }
 
 /* z[m, n]: logits of entries [v, v + n) of the vocabulary; v is a multiple of VOCAB. */
-static void logits(const struct hot *hot, float *z, size_t ldz, const float *x, const struct wz_weight *w, int v, int m,
-                   int n)
+static void logits(const struct pass *p, float *z, size_t ldz, const float *x, int v, int m, int n)
 {
-    struct gemm g = wz_cpu_gemm_packed(hot, z, ldz, x, w, v, m, n, false);
+    struct gemm g = wz_cpu_gemm_packed(p->by, z, ldz, x, p->w, v, m, n, false);
 
-    wz_product(hot, g.kind)->gemm(&g, 0, m, 0, n);
+    p->by->gemm(&g, 0, m, 0, n);
 }
 
 static void pass_block(void *arg, int b)
@@ -50,7 +50,7 @@ static void pass_block(void *arg, int b)
     float *z = p->z ? p->z + v : block;
     size_t ldz = p->z ? (size_t)p->w->out : VOCAB;
 
-    logits(p->hot, z, ldz, p->factor, p->w, v, p->m, n);
+    logits(p, z, ldz, p->factor, v, p->m, n);
     for (int i = 0; i < p->m; i++) {
         p->stats[i * p->blocks + b] = p->hot->stat(z + (size_t)i * ldz, p->scale[i], n);
         if (p->id[i] >= v && p->id[i] < v + n) p->target[i] = z[(size_t)i * ldz + (size_t)(p->id[i] - v)] * p->scale[i];
@@ -62,7 +62,8 @@ static bool small(const struct wz_weight *w, int m) { return (double)m * w->in *
 static void pass_run(struct wz_backend *be, struct pass *p)
 {
     p->hot = wz_hot(be);
-    p->factor = wz_cpu_factor(be, FACTOR, p->x, (size_t)p->w->in, p->w->type, p->m, p->w->in);
+    p->by = wz_product(be, p->w->type, p->m);
+    p->factor = wz_cpu_factor(be, FACTOR, p->by, p->x, (size_t)p->w->in, p->m, p->w->in);
     p->blocks = (p->w->out + VOCAB - 1) / VOCAB;
     p->stats = wz_cpu_scratch(be, SMALL, TILE * (size_t)p->blocks * sizeof *p->stats);
     wz_pool_run(small(p->w, p->m) ? NULL : be->pool, p->blocks, pass_block, p);
@@ -149,8 +150,7 @@ static float pick_plain(const struct picking *k, int i, const struct total *t, i
         z += (size_t)i * (size_t)p->w->out + (size_t)b * VOCAB;
     } else {
         z = block;
-        logits(p->hot, block, VOCAB, p->factor + (size_t)i * wz_cpu_left(p->hot, p->w->type, p->w->in), p->w, b * VOCAB,
-               1, n);
+        logits(p, block, VOCAB, p->factor + (size_t)i * wz_cpu_left(p->by, p->w->in), b * VOCAB, 1, n);
     }
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
@@ -222,7 +222,7 @@ static void back_block(void *arg, int b)
     int v = k->first + b * VOCAB, n = block_size(p->w, v);
     float *g = k->g + b * VOCAB;
 
-    logits(p->hot, g, WIDE, p->factor, p->w, v, p->m, n);
+    logits(p, g, WIDE, p->factor, v, p->m, n);
     for (int i = 0; i < p->m; i++) {
         p->hot->grad(g + (size_t)i * WIDE, p->scale[i], k->lse[i], k->d[i], n);
         if (p->id[i] >= v && p->id[i] < v + n) g[(size_t)i * WIDE + (size_t)(p->id[i] - v)] += k->d[i];
@@ -230,12 +230,11 @@ static void back_block(void *arg, int b)
     if (!k->d_w) return;
     size_t in = (size_t)p->w->in;
     uint32_t left[TILE * VOCAB] __attribute__((aligned(64)));
-    const struct product *product = wz_product(p->hot, p->w->type);
-    bool made = product->factor_rows;
-    if (made) product->factor_rows(left, g, WIDE, n, p->m);
-    struct gemm w = wz_cpu_gemm_back_w(k->d_w + (size_t)v * in, made ? (const float *)left : g, made ? (size_t)n : WIDE,
-                                       p->x, p->w->type, n, p->w->in, p->m);
-    product->gemm(&w, 0, n, 0, w.n);
+    bool made = p->by->factor_rows;
+    if (made) p->by->factor_rows(left, g, WIDE, n, p->m);
+    struct gemm w = wz_cpu_gemm_back_w(p->by, k->d_w + (size_t)v * in, made ? (const float *)left : g,
+                                       made ? (size_t)n : WIDE, p->x, n, p->w->in, p->m);
+    p->by->gemm(&w, 0, n, 0, w.n);
 }
 
 static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float *x, const struct wz_weight *w,
@@ -253,7 +252,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
         p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
         if (!p.m) break; /* none of the tokens left has a gradient */
-        p.factor = wz_cpu_factor(be, FACTOR, rows, c, w->type, p.m, w->in);
+        p.by = wz_product(be, w->type, p.m);
+        p.factor = wz_cpu_factor(be, FACTOR, p.by, rows, c, p.m, w->in);
         k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;
@@ -264,9 +264,9 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         for (k.first = 0; k.first < w->out; k.first += WIDE) {
             int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;
             wz_pool_run(small(w, p.m) ? NULL : be->pool, (cols + VOCAB - 1) / VOCAB, back_block, &k);
-            const float *a = wz_cpu_factor(be, FACTOR_BACK, k.g, WIDE, w->type, p.m, cols);
-            size_t sm = a == k.g ? WIDE : wz_cpu_left(p.hot, w->type, cols);
-            struct gemm g = wz_cpu_gemm_back_x(d_rows, a, sm, w, k.first, cols, p.m, k.first > 0);
+            const float *a = wz_cpu_factor(be, FACTOR_BACK, p.by, k.g, WIDE, p.m, cols);
+            size_t sm = a == k.g ? WIDE : wz_cpu_left(p.by, cols);
+            struct gemm g = wz_cpu_gemm_back_x(p.by, d_rows, a, sm, w, k.first, cols, p.m, k.first > 0);
             wz_cpu_gemm(be, &g);
         }
         for (int i = 0; i < p.m; i++) memcpy(d_x + (size_t)row[i] * c, d_rows + (size_t)i * c, c * sizeof *d_x);

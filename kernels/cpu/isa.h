@@ -228,6 +228,7 @@ INLINE void store_in(float *to, size_t at, size_t n, vf x)
 
 gemm_fn HOT(wz_gemm), HOT(wz_gemm_int8);
 pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
+peak_fn HOT(wz_peak), HOT(wz_peak_pairs), HOT(wz_peak_int8);
 pair_fn HOT(wz_factor), HOT(wz_factor_rows), HOT(wz_quantise);
 walk_fn HOT(wz_cast);
 attend_fn HOT(wz_attend), HOT(wz_attend_back);
