@@ -442,7 +442,7 @@ static void a_text_never_becomes_a_special_token(void **state)
 /* Sampled ids: { the template, the ids, what comes out or the error's beginning } */
 static void what_was_sampled_goes_in_as_its_ids(void **state)
 {
-    static const int odd[] = { 'h', 'e', 'l', 'l', 'o' }, blanks[] = { ' ', '\n' },
+    static const int odd[] = { 'h', 'e', 'l', 'l', 'o' }, blanks[] = { ' ', '\n' }, line[] = { '\n', T_HELLO },
                      led[] = { '\n', ' ', T_HELLO, '\n' }, broken[] = { 0xe2, 'x', 0x80 },
                      special[] = { T_HELLO, T_END, T_HEAD }, only[] = { T_END },
                      thought[] = { '<', 't', '>', 'w', '<', '/', 't', '>', '\n', '\n', T_HELLO, '!' },
@@ -476,6 +476,7 @@ static void what_was_sampled_goes_in_as_its_ids(void **state)
         { after_thought, IDS(odd), NULL, 0, 5 },
         { spaced, IDS(led), NULL, 0, 4 },
         { opened, IDS(led), NULL, 0, 4 },
+        { opened, IDS(line), NULL, 0, 2 },
         { dropping, IDS(odd), "message 2: the chat template leaves out", 0, 0 },
         { "{% for m in messages %}{{ m.content | upper }}{% endfor %}", IDS(odd),
           "message 2: the chat template leaves out", 0, 0 },

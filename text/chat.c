@@ -299,7 +299,7 @@ static int to_ids(struct rendering *r, const struct wz_text *text)
     for (size_t at = 0; at < text->n; at += n) {
         const uint32_t from = text->from ? text->from[at] : 0;
         struct part *part = part_of(r, from);
-        const int id = from ? -1 : special_at(r, text, at, &n);
+        const int id = special_at(r, text, at, &n);
         if (part && part->ids) {
             const size_t begin = from - 1 - part->start;
             for (n = 1; at + n < text->n && begin + n < part->n && text->from[at + n] == from + n;) n++;
