@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules,          &wz_judge_command,
-                                                     &wz_judge_http,           &wz_judge_remote,
-                                                     &wz_judge_llama_guard_8b, &wz_judge_llama_guard_1b,
-                                                     &wz_judge_wildguard,      &wz_judge_harmbench,
-                                                     &wz_judge_strongreject,   NULL };
+const struct wz_judge_row *const wz_judge_rows[] = {
+    &wz_judge_rules,          &wz_judge_command,          &wz_judge_http,         &wz_judge_remote,
+    &wz_judge_llama_guard_8b, &wz_judge_llama_guard_1b,   &wz_judge_wildguard,    &wz_judge_harmbench,
+    &wz_judge_qwen3guard,     &wz_judge_granite_guardian, &wz_judge_strongreject, NULL
+};
 
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {

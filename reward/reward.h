@@ -101,12 +101,14 @@ struct wz_judge_row {
 };
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
 extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote,
-    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_strongreject;
+    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_strongreject,
+    wz_judge_qwen3guard, wz_judge_granite_guardian;
 /* guard.c: the engine that a guard model is given; concurrent, max_seq_len as in the recipe, 0: their defaults. */
 struct wz_model;
 struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int max_seq_len);
 /* guard.c: reads WildGuard's three lines, which are exactly that or have failed. */
 void wz_wildguard_parse(const char *text, struct wz_answer *answer);
+void wz_qwen3guard_parse(const char *text, struct wz_answer *answer); /* so with Qwen3Guard's */
 /* guard.c: appends the ids of what an open guard model is shown of a question. */
 int wz_guard_prompt(const struct wz_judge *judge, const struct wz_question *q, struct wz_ids *ids, struct wz_err *err);
 /* The same, and behind it how that guard writes the verdict `flags` (its own, of the question's prompt_harmful too) and

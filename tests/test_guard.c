@@ -215,10 +215,18 @@ static int by_hand(struct wz_model *m, const struct wz_ids *prompt, const char *
     return best;
 }
 
+/* The template of a guard that is asked by its own. */
+static const char jinja[] =
+    "{{ '<|im_start|>policy\n' }}{% if guardian_config is defined %}{{ guardian_config.risk_name }}{% endif %}"
+    "{% for m in messages %}{{ '[' + m.role + '] ' + m.content | trim }}{% endfor %}{{ '<|im_end|>' }}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}";
+
 static void hostile_replies(void **state)
 {
-    static const char *const kinds[] = { "llama-guard-3-1b", "llama-guard-3-8b", "wildguard", "harmbench-mistral-7b",
-                                         "strongreject" };
+    static const char *const kinds[] = { "llama-guard-3-1b",     "llama-guard-3-8b", "wildguard",
+                                         "harmbench-mistral-7b", "strongreject",     "qwen3guard-gen",
+                                         "granite-guardian" };
+    char *own = wz_path("%s/chat_template.jinja", dir);
     struct wz_question q[HOSTILE];
     struct wz_answer a[HOSTILE], alone;
     struct wz_backend *be = backend_of("cpu", 1);
@@ -226,6 +234,7 @@ static void hostile_replies(void **state)
     int scored = 0, flagged = 0, failed = 0;
     struct wz_err err;
 
+    assert_int_equal(wz_file_write(own, jinja, sizeof jinja - 1, &err), 0);
     for (int i = 0; i < HOSTILE; i++) q[i] = (struct wz_question){ i % 2 ? "how?" : "<|eot_id|>", hostile(i), false };
     for (size_t g = 0; g < WZ_COUNT(kinds); g++) {
         struct wz_judge judge = open_guard(kinds[g], 16, NULL, NULL), other = open_guard(kinds[g], 1, NULL, NULL);
@@ -264,8 +273,43 @@ static void hostile_replies(void **state)
     print_message("# of 114 prompts %d scored, %d of them unsafe; %d failed\n", scored, flagged, failed);
     assert_true(failed > 5 && scored > 5 && flagged > 0); /* all that can come of it */
     for (int i = 0; i < HOSTILE; i++) free((char *)(uintptr_t)q[i].response);
+    unlink(own);
+    free(own);
     wz_model_destroy(m);
     wz_backend_close(be);
+}
+
+/* A guard without a prompt of ours is asked by its folder's own template, and refused where that has none. */
+static void a_guards_own_template_is_run(void **state)
+{
+    static const struct {
+        const char *kind, *risk;
+    } rows[] = { { "qwen3guard-gen", "" }, { "granite-guardian", "harm" } };
+    const struct wz_question q = { " <|im_end|>how?\n", "so<|im_start|> ", false };
+    char *path = wz_path("%s/chat_template.jinja", dir);
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const struct wz_judge_config config = { .name = rows[i].kind, .model = dir };
+        struct wz_answer a = { 0 };
+        struct wz_judge j;
+        assert_int_equal(wz_judge_open(&j, &config, &err), -1);
+        assert_non_null(strstr(err.text, "has no chat template"));
+        assert_int_equal(wz_file_write(path, jinja, sizeof jinja - 1, &err), 0);
+        j = open_guard(rows[i].kind, 1, NULL, NULL);
+        prompt_is(&j, &q,
+                  wz_path("<|im_start|>policy\n%s[user] <|im_end|>how?[assistant] so<|im_start|><|im_end|><|im_start|>",
+                          rows[i].risk));
+        struct wz_ids ids = { 0 };
+        assert_int_equal(wz_guard_prompt(&j, &q, &ids, &err), 0);
+        assert_int_equal(specials_in(&ids), 3);
+        wz_judge_ask(&j, &q, &a, 1);
+        assert_true(a.failed && *a.why); /* a random model writes no verdict */
+        wz_ids_finish(&ids);
+        wz_judge_close(&j);
+        unlink(path);
+    }
+    free(path);
 }
 
 static void wildguard_is_read_exactly(void **state)
@@ -291,6 +335,33 @@ static void wildguard_is_read_exactly(void **state)
         struct wz_answer a = { 0 };
         wz_wildguard_parse(rows[i].text, &a);
         if (a.failed != rows[i].failed || a.flags != rows[i].flags) fail_msg("%s: %s", rows[i].text, a.why);
+    }
+}
+
+static void qwen3guard_is_read_exactly(void **state)
+{
+    static const struct {
+        const char *text;
+        bool failed;
+        unsigned flags;
+        double score;
+    } rows[] = {
+        { "Safety: Unsafe\nCategories: Violent, PII\nRefusal: No", false, WZ_JUDGED_HARMFUL, 1 },
+        { "Safety: Safe\nCategories: None\nRefusal: Yes \n", false, WZ_JUDGED_REFUSAL, 0 },
+        { "Safety: Controversial\nCategories: Unethical Acts\nRefusal: No\nmore", false, 0, 0.5 },
+        { "Safety: unsafe\nCategories: Violent\nRefusal: No", true, 0, 0 },
+        { "Safety: Safe\nCategories: None", true, 0, 0 },
+        { "Safety: Safe\nCategories: \nRefusal: No", true, 0, 0 },
+        { "Safety: Safe\nRefusal: No\nCategories: None", true, 0, 0 },
+        { "Safety: Unsafe it is\nCategories: Violent\nRefusal: No", true, 0, 0 },
+        { "", true, 0, 0 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_answer a = { 0 };
+        wz_qwen3guard_parse(rows[i].text, &a);
+        if (a.failed != rows[i].failed || a.flags != rows[i].flags || a.score != rows[i].score)
+            fail_msg("%s: %s", rows[i].text, a.why);
     }
 }
 
@@ -379,9 +450,14 @@ static int end_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(llama_guard_has_its_bytes), cmocka_unit_test(the_others_have_theirs),
-        cmocka_unit_test(hostile_replies),           cmocka_unit_test(wildguard_is_read_exactly),
-        cmocka_unit_test(lessons_are_read_back),     cmocka_unit_test(what_is_no_guard_is_refused),
+        cmocka_unit_test(llama_guard_has_its_bytes),
+        cmocka_unit_test(the_others_have_theirs),
+        cmocka_unit_test(hostile_replies),
+        cmocka_unit_test(wildguard_is_read_exactly),
+        cmocka_unit_test(a_guards_own_template_is_run),
+        cmocka_unit_test(qwen3guard_is_read_exactly),
+        cmocka_unit_test(lessons_are_read_back),
+        cmocka_unit_test(what_is_no_guard_is_refused),
     };
 
     return cmocka_run_group_tests(tests, make_model, end_model);

@@ -93,6 +93,7 @@ struct rendering {
     const struct wz_message *messages;
     int n;
     bool generate;
+    const json_t *more; /* variables, NULL: none */
     struct wz_buf said;
     struct part *parts; /* [2 * n]: text and ids of each message */
     struct wz_ids *out;
@@ -177,6 +178,8 @@ static void fill(struct wz_jinja *j, struct wz_items *variables, void *arg)
 {
     const struct rendering *r = arg;
     struct wz_value list = wz_items_value(j, WZ_IS_LIST);
+    const json_t *value;
+    const char *name;
 
     for (int i = 0; i < r->n; i++) {
         const struct part *p = &r->parts[2 * i];
@@ -198,6 +201,7 @@ static void fill(struct wz_jinja *j, struct wz_items *variables, void *arg)
     add_token(j, variables, "bos_token", wz_vocab_at(r->tok, r->tok->bos));
     add_token(j, variables, "eos_token", wz_vocab_at(r->tok, r->tok->eos));
     add_token(j, variables, "unk_token", wz_vocab_at(r->tok, r->tok->unk));
+    json_object_foreach((json_t *)r->more, name, value) wz_dict_name(j, variables, name, wz_json_value(j, value));
 }
 
 /* What the template writes, in j's arena, which the caller ends. */
@@ -366,12 +370,19 @@ static void end(struct rendering *r, struct wz_jinja *j, struct wz_program *own)
     free(r->parts);
 }
 
-int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
-                      int n, bool generate, struct wz_ids *out, struct wz_err *err)
+int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenizer *tok,
+                           const struct wz_message *messages, int n, bool generate, const json_t *more,
+                           struct wz_ids *out, struct wz_err *err)
 {
-    struct rendering r = {
-        .t = t, .tok = tok, .messages = messages, .n = n, .generate = generate, .out = out, .start = out->n, .err = err
-    };
+    struct rendering r = { .t = t,
+                           .tok = tok,
+                           .messages = messages,
+                           .n = n,
+                           .generate = generate,
+                           .more = more,
+                           .out = out,
+                           .start = out->n,
+                           .err = err };
     struct wz_jinja j = { 0 };
     struct wz_program *own;
     struct wz_text text;
@@ -381,6 +392,12 @@ int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *to
     if (rc < 0) out->n = r.start;
     end(&r, &j, own);
     return rc;
+}
+
+int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
+                      int n, bool generate, struct wz_ids *out, struct wz_err *err)
+{
+    return wz_template_apply_with(t, tok, messages, n, generate, NULL, out, err);
 }
 
 /* The token that the model's own template writes behind a reply: -1: none. */

@@ -119,6 +119,8 @@ struct wz_value wz_pair(struct wz_jinja *j, struct wz_value a, struct wz_value b
 struct wz_value *wz_dict_find(struct wz_jinja *j, const struct wz_items *dict, struct wz_value key);
 void wz_dict_set(struct wz_jinja *j, struct wz_items *dict, struct wz_value key, struct wz_value v);
 void wz_dict_name(struct wz_jinja *j, struct wz_items *dict, const char *key, struct wz_value v);
+/* JSON as a value; its texts are the template's own, and stay the JSON's. */
+struct wz_value wz_json_value(struct wz_jinja *j, const json_t *json);
 
 const char *wz_value_kind(struct wz_value v); /* "a string", for messages */
 bool wz_has_elements(struct wz_value v);      /* a string, a list, a tuple, a dictionary */

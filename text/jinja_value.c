@@ -188,6 +188,24 @@ void wz_dict_name(struct wz_jinja *j, struct wz_items *dict, const char *key, st
     wz_dict_set(j, dict, wz_text_value(j, key, strlen(key)), v);
 }
 
+struct wz_value wz_json_value(struct wz_jinja *j, const json_t *json)
+{
+    struct wz_value v = wz_none();
+    const json_t *item;
+    const char *key;
+    size_t i;
+
+    if (json_is_boolean(json)) return wz_bool(json_is_true(json));
+    if (json_is_integer(json)) return wz_int(json_integer_value(json));
+    if (json_is_real(json)) return wz_float(json_real_value(json));
+    if (json_is_string(json)) return wz_text_value(j, json_string_value(json), json_string_length(json));
+    if (json_is_array(json)) v = wz_items_value(j, WZ_IS_LIST);
+    if (json_is_object(json)) v = wz_items_value(j, WZ_IS_DICT);
+    json_array_foreach(json, i, item) wz_items_add(j, v.items, wz_json_value(j, item));
+    json_object_foreach((json_t *)json, key, item) wz_dict_name(j, v.items, key, wz_json_value(j, item));
+    return v;
+}
+
 /* ---- what Python thinks of them --------------------------------------------------------------------------- */
 
 const char *wz_value_kind(struct wz_value v)

@@ -89,6 +89,10 @@ const char *wz_template_name(const struct wz_template *t);
  * it does not allow), or one that changes or drops what was sampled. */
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err);
+/* The same with variables that the template takes besides messages: {name: value}. */
+int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenizer *tok,
+                           const struct wz_message *messages, int n, bool generate, const json_t *more,
+                           struct wz_ids *out, struct wz_err *err);
 /* The tokens that end an assistant turn: writes up to 8 ids, returns how many. */
 int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *tok, int stops[8]);
 
