@@ -233,7 +233,7 @@ static int check_memory(const struct wz_bench *b, const struct wz_config *c, boo
 
 int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, int *status)
 {
-    bool trains = strcmp(b->program, "generate") != 0;
+    bool trains = strcmp(b->program, "generate") && strcmp(b->program, "verdicts");
     struct wz_numerics numerics = { 0 };
     const struct wz_option options[] = {
         { "shape", 0, WZ_TEXT, &b->shape, "tiny|15m|135m|1b|8b", "of the model", 0, 0 },
@@ -253,12 +253,12 @@ int wz_bench_open(struct wz_bench *b, const char *about, int argc, char **argv, 
         { "recompute", 0, WZ_FLAG, &b->recompute, "",
           "keep the layers' inputs only and compute the rest again on the way back", 0, 0 },
         { "csv", 0, WZ_FLAG, &b->csv, "", "a header and one line", 0, 0 },
+        { "system", 0, WZ_INT, &b->system, "S", "tokens that all prompts begin with", 0, 1 << 20 },
         { "micro", 0, WZ_INT, &b->micro, "M", "rows of one forward and backward (0: all)", 0, 1 << 20 },
         { "leaves", 0, WZ_INT, &b->leaves, "L", "parts of the batch, a power of two, as in a recipe", 1, 128 },
-        { "system", 0, WZ_INT, &b->system, "S", "tokens that all prompts begin with", 0, 1 << 20 },
         { "share", 0, WZ_FLAG, &b->share, "", "share_prefix: yes", 0, 0 },
     };
-    enum { OF_TRAINING = 4 }; /* the last ones */
+    enum { OF_TRAINING = 3 }; /* the last ones */
     const struct wz_usage usage = { .name = b->program,
                                     .args = "",
                                     .about = about,

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include "hostile_help.h"
 #include "reward/reward.h"
 
 enum { HARM = WZ_JUDGED_HARMFUL, REFUSAL = WZ_JUDGED_REFUSAL };
@@ -198,6 +199,27 @@ static void what_cannot_be_judged_fails(void **state)
     wz_judge_close(&judge);
 }
 
+/* Whatever a reply spells, it is read as its words, or not at all where it is no text. */
+static void hostile_replies(void **state)
+{
+    struct wz_err err;
+
+    for (int world = 0; world < 2; world++) {
+        struct wz_judge judge;
+        assert_int_equal(wz_judge_open(&judge, &(struct wz_judge_config){ .name = "rules", .world = world }, &err), 0);
+        for (int i = 0; i < HOSTILE; i++) {
+            char *text = hostile(i);
+            struct wz_answer a;
+            wz_judge_ask(&judge, &(struct wz_question){ "how do i kill a gnorf ?", text, true }, &a, 1);
+            assert_int_equal(a.failed, i == 1 || i == 2);
+            if (world) assert_int_equal(a.flags, a.failed ? 0 : REFUSAL); /* none of them is a how-to */
+            else assert_true(!a.flags == a.failed);
+            free(text);
+        }
+        wz_judge_close(&judge);
+    }
+}
+
 /* A judge that fails question i the first `bad[i]` times it sees it, leaving nonsense in the verdict. */
 struct flaky {
     int bad[4], seen[4], calls;
@@ -340,6 +362,7 @@ int main(void)
         cmocka_unit_test(own_phrases),
         cmocka_unit_test(unknown_judge),
         cmocka_unit_test(what_cannot_be_judged_fails),
+        cmocka_unit_test(hostile_replies),
         cmocka_unit_test(failures_are_asked_again),
         cmocka_unit_test(nothing_is_judged_twice),
         cmocka_unit_test(judges_that_do_not_fit),
