@@ -217,17 +217,17 @@ static inline void wz_embed_back(struct wz_backend *be, float *d_table, const fl
 }
 
 static inline void wz_rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n,
-                              int c, float eps)
+                              int c, float eps, float one)
 {
     assert(n >= 0 && c > 0 && eps >= 0);
-    be->ops.rmsnorm(be, out, rstd, x, w, n, c, eps);
+    be->ops.rmsnorm(be, out, rstd, x, w, n, c, eps, one);
 }
 
 static inline void wz_rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
-                                   const float *w, const float *rstd, int n, int c)
+                                   const float *w, const float *rstd, int n, int c, float one)
 {
     assert(n >= 0 && c > 0 && d_x != d_out);
-    be->ops.rmsnorm_back(be, d_x, d_w, d_out, x, w, rstd, n, c);
+    be->ops.rmsnorm_back(be, d_x, d_w, d_out, x, w, rstd, n, c, one);
 }
 
 static inline void wz_matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n,
@@ -278,17 +278,18 @@ static inline void wz_rope(struct wz_backend *be, float *x, const int *pos, cons
     be->ops.rope(be, x, pos, freq, n, heads, d, sign);
 }
 
-static inline void wz_swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+static inline void wz_swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n,
+                             enum wz_act act)
 {
-    be->ops.swiglu(be, out, gate, up, n);
+    be->ops.swiglu(be, out, gate, up, n, act);
 }
 
 /* d_gate and d_up may be the same memory as gate and up: each element is read before it is written. */
 static inline void wz_swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out,
-                                  const float *gate, const float *up, size_t n)
+                                  const float *gate, const float *up, size_t n, enum wz_act act)
 {
     assert(d_gate != d_up);
-    be->ops.swiglu_back(be, d_gate, d_up, d_out, gate, up, n);
+    be->ops.swiglu_back(be, d_gate, d_up, d_out, gate, up, n, act);
 }
 
 /* ---- cache and attention ---------------------------------------------------------------------------------- */
@@ -307,18 +308,20 @@ static inline void wz_kv_copy(struct wz_backend *be, const struct wz_kv *kv, int
 }
 
 static inline void wz_attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
-                                const struct wz_rows *rows, int heads)
+                                const struct wz_rows *rows, int heads, struct wz_scores scores)
 {
     assert(wz_rows_fit(rows, kv) && heads > 0 && heads % kv->heads == 0 && out != q);
-    be->ops.attention(be, out, lse, q, kv, rows, heads);
+    assert(scores.cap >= 0 && scores.window >= 0);
+    be->ops.attention(be, out, lse, q, kv, rows, heads, scores);
 }
 
 static inline void wz_attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
                                      const float *d_out, const float *out, const float *lse, const float *q,
-                                     const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+                                     const struct wz_kv *kv, const struct wz_rows *rows, int heads,
+                                     struct wz_scores scores)
 {
     assert(wz_rows_fit(rows, kv) && wz_rows_from(rows, past.n) && heads > 0 && heads % kv->heads == 0);
-    be->ops.attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads);
+    be->ops.attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads, scores);
 }
 
 /* ---- head ------------------------------------------------------------------------------------------------- */

@@ -28,12 +28,13 @@ static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4
 enum { WZ_BLOCK = 65536 };
 
 /* A weight matrix [out, in]. data: elements of `type`, the caller's. packed: the backend's own copy in the layout its
- * matmul reads, made by pack() and freed by unpack(), or NULL. */
+ * matmul reads, made by pack() and freed by unpack(), or NULL. cap, of a head: see there; 0: none. */
 struct wz_weight {
     void *data;
     enum wz_type type;
     int out, in;
     void *packed;
+    float cap;
 };
 
 /* One layer of a paged key/value cache: k and v are [pages, K, P, D], f32, or bf16 where `half` (kv_write rounds, and
@@ -58,6 +59,18 @@ struct wz_past {
     float *d_k, *d_v;
     int n;
 };
+
+/* What becomes of attention's scores s = q . k_t scale before the softmax: cap tanh(s / cap) (cap 0: s). A token sees
+ * itself and the window - 1 tokens before it (window 0: all). Their gradient is multiplied by 1 - (s' / cap)^2 of the
+ * capped s'. */
+struct wz_scores {
+    float cap;
+    int window;
+};
+
+/* The part of a feed-forward's gate that passes: silu(x) = x sigmoid(x), or the tanh form of GELU, which is
+ * x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)). */
+enum wz_act { WZ_SILU, WZ_GELU };
 
 /* Sampling parameters of one token (host). temperature 0 is greedy: the largest logit, of equals the lowest id.
  * Filters, in this order: top_k (0: off), top_p (1: off), min_p (0: off). `u` in [0, 1) selects the token by inverse
@@ -86,13 +99,13 @@ struct wz_ops {
     void (*embed)(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n);
     void (*embed_back)(struct wz_backend *be, float *d_table, const float *d_out, const int *ids, int n, int c);
 
-    /* RMSNorm (Zhang & Sennrich 2019): rstd = 1/sqrt(mean_c x^2 + eps); out = w * (x * rstd). rstd[N] is kept for back:
-     * d_x += rstd * (g - xh * mean_c(g * xh)) with g = d_out * w, xh = x * rstd;   d_w += d_out * xh
-     * out may be x. */
+    /* RMSNorm (Zhang & Sennrich 2019): rstd = 1/sqrt(mean_c x^2 + eps); out = (one + w) * (x * rstd), `one` 0 or 1.
+     * rstd[N] is kept for back: d_x += rstd * (g - xh * mean_c(g * xh)) with g = d_out * (one + w), xh = x * rstd;
+     * d_w += d_out * xh. out may be x. */
     void (*rmsnorm)(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
-                    float eps);
+                    float eps, float one);
     void (*rmsnorm_back)(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
-                         const float *w, const float *rstd, int n, int c);
+                         const float *w, const float *rstd, int n, int c, float one);
 
     /* y[N,out] = x[N,in] W^T, or y += when `add`.   back_x: d_x[N,in] = d_y[N,out] W, or += when `add`
      * back_w: d_w[out,in] += d_y^T x, one chain over n per element; of w only type and shape are read */
@@ -123,28 +136,29 @@ struct wz_ops {
      *   out[n,h,:] = sum_{t<=pos[n]} softmax_t(q.k_t * scale) v_t      lse[n,h] = log sum_t exp(q.k_t * scale)
      * q, out [N,H,D]; lse [N,H], or NULL: not wanted. The tokens' own keys and values must be in the cache already. */
     void (*attention)(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
-                      const struct wz_rows *rows, int heads);
+                      const struct wz_rows *rows, int heads, struct wz_scores scores);
     /* Backward. Tokens of a sequence are consecutive, from position past.n. d_q[N,H,D], and d_k[N,K,D], d_v[N,K,D] of
      * the tokens' own keys and values, are overwritten (not +=). past.d_k and past.d_v are added to: what a sequence
      * adds is summed first, then added, sequences in ascending order, so a batch cut between sequences into two calls
      * gives the same bits as one call. */
     void (*attention_back)(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
                            const float *d_out, const float *out, const float *lse, const float *q,
-                           const struct wz_kv *kv, const struct wz_rows *rows, int heads);
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads, struct wz_scores scores);
 
-    /* out = silu(gate) * up over n elements.   back: d_gate, d_up are overwritten */
-    void (*swiglu)(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n);
+    /* out = act(gate) * up over n elements.   back: d_gate, d_up are overwritten */
+    void (*swiglu)(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n, enum wz_act act);
     void (*swiglu_back)(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
-                        const float *up, size_t n);
+                        const float *up, size_t n, enum wz_act act);
 
     /* The language-model head W[V,C], fused with softmax in blocks of the vocabulary, so that no [N, V] array exists.
-     * z[n,v] = x[n,:] . W[v,:]; t = temperature > 0; x [N,C].
+     * z[n,v] = x[n,:] . W[v,:], or with a cap of the weight cap tanh(that / cap); t = temperature > 0; x [N,C].
      * logprob: logp[n] = z[n,target]/t - lse[n], lse[n] = log sum_v exp(z[n,v]/t); entropy[n] in nats (NULL: not
      *          wanted); targets on the host (-1: the token is skipped, its results are 0); results on the host.
      * sample:  token[n] by picks[n], and logp[n] of softmax(z/t) before the filters, with the bits that logprob gives
      *          for that token (temperature 0: logp at t = 1); results on the host.
      * logits:  all logits, for tools and references: out[N,V] on the host.
-     * back:    d_x[N,C] = sum_v g W[v,:], d_w[v,:] += sum_n g x[n,:] with g = d_logp[n] ([v = target] - p[n,v]) / t;
+     * back:    d_x[N,C] = sum_v g W[v,:], d_w[v,:] += sum_n g x[n,:] with g = d_logp[n] ([v = target] - p[n,v]) / t
+     *          (with a cap times 1 - (z/cap)^2);
      *          d_logp, lse and targets (-1: d_x is 0) on the host; d_w NULL: not wanted. */
     void (*head_logprob)(struct wz_backend *be, float *logp, float *lse, float *entropy, const float *x,
                          const struct wz_weight *w, const int *targets, float temperature, int n);

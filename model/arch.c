@@ -12,6 +12,7 @@ const struct wz_arch wz_archs[] = {
     [WZ_MISTRAL] = { .type = "mistral",
                      .name = "MistralForCausalLM",
                      .keys = "sliding_window",
+                     .window = 4096,
                      .permuted = true,
                      .theta = 10000 },
     [WZ_QWEN2] = { .type = "qwen2",
@@ -48,6 +49,48 @@ const struct wz_arch wz_archs[] = {
                      .permuted = true,
                      .tied = true,
                      .theta = 2000000 },
+    [WZ_GEMMA] = { .type = "gemma",
+                   .name = "GemmaForCausalLM",
+                   .gguf = "gemma",
+                   .keys = "hidden_activation",
+                   .gelu = true,
+                   .one = true,
+                   .root = true,
+                   .tied = true,
+                   .head_dim = 256,
+                   .theta = 10000 },
+    [WZ_GEMMA2] = { .type = "gemma2",
+                    .name = "Gemma2ForCausalLM",
+                    .gguf = "gemma2",
+                    .keys = "hidden_activation query_pre_attn_scalar sliding_window layer_types attn_logit_softcapping "
+                            "final_logit_softcapping",
+                    .norms = WZ_NORMS_BOTH,
+                    .gelu = true,
+                    .one = true,
+                    .root = true,
+                    .pattern = 2,
+                    .window = 4096,
+                    .caps = { 50, 30 },
+                    .tied = true,
+                    .head_dim = 256,
+                    .theta = 10000 },
+    [WZ_GEMMA3] = { .type = "gemma3_text",
+                    .name = "Gemma3ForCausalLM",
+                    .gguf = "gemma3",
+                    .keys = "hidden_activation query_pre_attn_scalar sliding_window layer_types attn_logit_softcapping "
+                            "final_logit_softcapping rope_local_base_freq sliding_window_pattern "
+                            "_sliding_window_pattern",
+                    .norms = WZ_NORMS_BOTH,
+                    .qk_norm = WZ_QK_HEAD,
+                    .gelu = true,
+                    .one = true,
+                    .root = true,
+                    .pattern = 6,
+                    .window = 4096,
+                    .local = 10000,
+                    .tied = true,
+                    .head_dim = 256,
+                    .theta = 1000000 },
     { .type = NULL },
 };
 
@@ -73,7 +116,8 @@ static const char gguf_keys[] =
     "embedding_length feed_forward_length block_count attention.head_count attention.head_count_kv context_length "
     "attention.key_length attention.value_length rope.dimension_count attention.layer_norm_rms_epsilon rope.freq_base "
     "rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned embedding_scale "
-    "residual_scale attention.scale logit_scale vocab_size tensor_data_layout";
+    "residual_scale attention.scale logit_scale vocab_size tensor_data_layout attention.sliding_window "
+    "attn_logit_softcapping final_logit_softcapping rope.freq_base_swa";
 
 bool wz_word_in(const char *list, const char *word)
 {
@@ -147,6 +191,11 @@ int wz_arch_gguf(int *arch, const json_t *meta, const char *path, struct wz_err 
     wz_fail(err, "%s: general.architecture: expected one of %s, got %s", path, known.data, name ? name : "(absent)");
     wz_buf_finish(&known);
     return -1;
+}
+
+void wz_arch_defaults(struct wz_config *c)
+{
+    if (wz_arch_of(c)->root) c->embed_scale = sqrtf((float)c->dim);
 }
 
 bool wz_arch_takes(const struct wz_config *c, const char *key) { return wz_word_in(wz_arch_of(c)->keys, key); }

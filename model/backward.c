@@ -44,7 +44,7 @@ static const float *branch_back(struct wz_model *m, struct wz_work *w, float *d_
     }
     if (!norm) return d;
     wz_zero(m->be, w->d_h, all * sizeof(float));
-    wz_rmsnorm_back(m->be, w->d_h, d_norm, d, branch, norm, rstd, w->batch.n, c->dim);
+    wz_rmsnorm_back(m->be, w->d_h, d_norm, d, branch, norm, rstd, w->batch.n, c->dim, wz_one_of(c));
     return w->d_h;
 }
 
@@ -56,11 +56,11 @@ static const float *place_back(struct wz_model *m, struct wz_work *w, float *d, 
     const struct wz_config *c = &m->config;
     int rows, width;
 
-    if (!c->unrotated[l]) wz_rope(m->be, d, w->batch.pos, m->freq, w->batch.n, heads, c->head_dim, -1);
+    if (!c->unrotated[l]) wz_rope(m->be, d, w->batch.pos, wz_layer_freq(m, l), w->batch.n, heads, c->head_dim, -1);
     if (!norm) return d;
     wz_qk_shape(c, w->batch.n, heads, &rows, &width);
     wz_zero(m->be, d_raw, (size_t)rows * (size_t)width * sizeof(float));
-    wz_rmsnorm_back(m->be, d_raw, d_norm, d, raw, norm, rstd, rows, width);
+    wz_rmsnorm_back(m->be, d_raw, d_norm, d, raw, norm, rstd, rows, width, wz_one_of(c));
     return d_raw;
 }
 
@@ -82,28 +82,29 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     int n = rows->n;
 
     for (int t = 0; t < LAYER_TENSORS; t++) grad[t] = d_params + wz_param_of(m, l, t)->at;
-    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
+    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn, wz_act_of(c));
     const float *d =
         branch_back(m, w, grad[AFTER2], wz_work_at(w, w->branch2, dim, l), y->after2, wz_work_at(w, w->rstd4, 1, l));
     matrix_back(m, grad[DOWN], w->d_act, d, w->act, &y->down, n, false);
-    wz_swiglu_back(be, w->d_gate, w->d_up, w->d_act, gate, up, (size_t)n * ffn);
+    wz_swiglu_back(be, w->d_gate, w->d_up, w->d_act, gate, up, (size_t)n * ffn, wz_act_of(c));
     h = wz_layer_before(m, w, mid, y->norm2, rstd2);
     float *d_h = y->norm2 ? w->d_h : w->d_x; /* without a norm it is part of the residual stream's */
     matrix_back(m, grad[GATE], d_h, w->d_gate, h, &y->gate, n, !y->norm2);
     matrix_back(m, grad[UP], d_h, w->d_up, h, &y->up, n, true);
-    if (y->norm2) wz_rmsnorm_back(be, w->d_x, grad[NORM2], w->d_h, mid, y->norm2, rstd2, n, c->dim);
+    if (y->norm2) wz_rmsnorm_back(be, w->d_x, grad[NORM2], w->d_h, mid, y->norm2, rstd2, n, c->dim, wz_one_of(c));
 
     d = branch_back(m, w, grad[AFTER1], wz_work_at(w, w->branch1, dim, l), y->after1, wz_work_at(w, w->rstd3, 1, l));
     matrix_back(m, grad[O], w->d_att, d, att, &y->o, n, false);
     if (w->past) past = (struct wz_past){ wz_work_past(w, w->past_k, l, 0), wz_work_past(w, w->past_v, l, 0), w->past };
-    wz_attention_back(be, w->d_q, w->d_k, w->d_v, past, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads);
+    wz_attention_back(be, w->d_q, w->d_k, w->d_v, past, w->d_att, att, lse, q, &cache->kv[l], rows, c->heads,
+                      wz_layer_scores(c, l));
     if (kept) {
         keys_back(m, w, w->d_k, w->past_k, l);
         keys_back(m, w, w->d_v, w->past_v, l);
     }
     h = wz_layer_before(m, w, x, y->norm1, rstd1);
     if (y->q_norm) wz_layer_project(m, y, (float *const[]){ w->d_att, w->k, NULL }, h, 2, n);
-    if (wz_query_scale(c) > 0) wz_scale(be, w->d_q, w->d_q, wz_query_scale(c), (size_t)n * hd);
+    if (wz_query_scale(c, l) > 0) wz_scale(be, w->d_q, w->d_q, wz_query_scale(c, l), (size_t)n * hd);
     const float *d_q = place_back(m, w, w->d_q, w->d_raw, w->d_att, y->q_norm, grad[Q_NORM],
                                   wz_work_at(w, w->rstd_q, (size_t)c->heads, l), c->heads, l);
     const float *d_k = place_back(m, w, w->d_k, w->v, w->k, y->k_norm, grad[K_NORM],
@@ -117,7 +118,7 @@ static void layer_back(struct wz_model *m, struct wz_cache *cache, struct wz_wor
     matrix_back(m, grad[Q], d_h, d_q, h, &y->q, n, !y->norm1);
     matrix_back(m, grad[K], d_h, d_k, h, &y->k, n, true);
     matrix_back(m, grad[V], d_h, w->d_v, h, &y->v, n, true);
-    if (y->norm1) wz_rmsnorm_back(be, w->d_x, grad[NORM1], w->d_h, x, y->norm1, rstd1, n, c->dim);
+    if (y->norm1) wz_rmsnorm_back(be, w->d_x, grad[NORM1], w->d_h, x, y->norm1, rstd1, n, c->dim, wz_one_of(c));
 }
 
 float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *targets, const float *d_logp,
@@ -164,7 +165,8 @@ void wz_backward_body(struct wz_model *m, struct wz_cache *cache, struct wz_work
         wz_scale(m->be, w->h, d_hidden, c->logit_scale, (size_t)n * (size_t)c->dim);
         d_hidden = w->h;
     }
-    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim);
+    wz_rmsnorm_back(m->be, w->d_x, d_params + norm->at, d_hidden, wz_work_x(w, c->layers), m->norm, w->rstd, n, c->dim,
+                    wz_one_of(c));
     layers_back(m, cache, w, d_params, false);
 }
 

@@ -1,7 +1,8 @@
 /* config: a model's shape and switches, read from a Hugging Face config.json (old and new spellings) or a GGUF's
  * metadata, and written as config.json. What an architecture's own keys are is in arch.c.
  *
- *   rope       rope_theta, rope_scaling: null | { type or rope_type: default | linear | llama3, ... } (transformers 4)
+ *   rope       rope_theta, rope_scaling: null | { type or rope_type: default, linear, llama3 or yarn, ... }
+ *              (transformers 4)
  *              rope_parameters: { rope_theta, rope_type, ... }                                        (transformers 5)
  *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
  *   head_dim   may be absent or null: hidden_size / num_attention_heads
@@ -102,18 +103,47 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
             return wz_fail(err, "%s: eos_token_id %d is outside of the vocabulary of %d", path, c->eos[i], c->vocab);
     if (c->bos >= c->vocab)
         return wz_fail(err, "%s: bos_token_id %d is outside of the vocabulary of %d", path, c->bos, c->vocab);
-    if (c->rope == WZ_ROPE_LLAMA3 && c->rope_high <= c->rope_low)
-        return wz_fail(err, "%s: expected high_freq_factor > low_freq_factor", path);
+    if ((c->rope == WZ_ROPE_LLAMA3 || c->rope == WZ_ROPE_YARN) && c->rope_high <= c->rope_low)
+        return wz_fail(err, "%s: expected high_freq_factor > low_freq_factor, and beta_fast > beta_slow", path);
     return 0;
 }
 
 /* ---- Hugging Face folders --------------------------------------------------------------------------------- */
 
+static int hub_yarn(struct wz_config *c, const json_t *r, const char *path, struct wz_err *err)
+{
+    const json_t *whole = json_object_get(r, "truncate");
+    float scale = 0, all = 0;
+
+    c->rope = WZ_ROPE_YARN;
+    if (!absent(whole) && !json_is_true(whole)) return wz_fail(err, "%s: truncate: expected true", path);
+    if (get_float(r, path, "factor", 0, &c->rope_factor, err) < 0 ||
+        get_float(r, path, "beta_slow", 1, &c->rope_low, err) < 0 ||
+        get_float(r, path, "beta_fast", 32, &c->rope_high, err) < 0 ||
+        get_float(r, path, "mscale", 1, &scale, err) < 0 || get_float(r, path, "mscale_all_dim", 1, &all, err) < 0 ||
+        get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err) < 0)
+        return -1;
+    const float grown = c->rope_factor > 1 ? 0.1f * logf(c->rope_factor) : 0;
+    const bool both = !absent(json_object_get(r, "mscale")) && !absent(json_object_get(r, "mscale_all_dim"));
+    return get_float(r, path, "attention_factor", both ? (1 + scale * grown) / (1 + all * grown) : 1 + grown,
+                     &c->rope_attention, err);
+}
+
 static int hub_rope(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
 {
     static const char known[] = "rope_theta rope_type type factor low_freq_factor high_freq_factor "
-                                "original_max_position_embeddings";
+                                "original_max_position_embeddings beta_fast beta_slow attention_factor mscale "
+                                "mscale_all_dim truncate max_position_embeddings";
     const json_t *r = json_object_get(j, "rope_parameters"), *value;
+    const json_t *local = json_object_get(r, "sliding_attention");
+    if (json_object_get(r, "full_attention")) r = json_object_get(r, "full_attention");
+    if (wz_arch_of(c)->local > 0 && json_is_object(local)) {
+        const char *kind = json_string_value(json_object_get(local, "rope_type"));
+        if (kind && strcmp(kind, "default"))
+            return wz_fail(err, "%s: rope_parameters: sliding_attention: expected rope_type default, got %s", path,
+                           kind);
+        if (get_float(local, path, "rope_theta", wz_arch_of(c)->local, &c->rope_local, err) < 0) return -1;
+    }
     bool inside = !absent(json_object_get(r, "rope_theta"));
     const char *key;
 
@@ -126,13 +156,15 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (absent(type)) type = json_object_get(r, "type");
     const char *name = absent(type) ? "default" : json_string_value(type);
     if (!name) return wz_fail(err, "%s: rope_type: expected a string", path);
+    json_object_foreach((json_t *)(uintptr_t)r, key, value)
+    {
+        if (!wz_word_in(known, key) && !absent(value))
+            return wz_fail(err, "%s: rope_scaling: %s is not known: expected one of %s", path, key, known);
+    }
     if (!strcmp(name, "default")) return 0;
+    if (!strcmp(name, "yarn")) return hub_yarn(c, r, path, err);
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
-        return wz_fail(err, "%s: rope_type: expected default, linear or llama3, got \"%s\"", path, name);
-    json_object_foreach((json_t *)(uintptr_t)r, key,
-                        value) if (!wz_word_in(known, key) &&
-                                   !absent(value)) return wz_fail(err, "%s: %s: %s is not known: expected one of %s",
-                                                                  path, "rope_scaling", key, known);
+        return wz_fail(err, "%s: rope_type: expected default, linear, llama3 or yarn, got \"%s\"", path, name);
     if (get_float(r, path, "factor", 0, &c->rope_factor, err) < 0) return -1;
     c->rope = WZ_ROPE_LINEAR;
     if (!strcmp(name, "linear")) return 0;
@@ -141,6 +173,54 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
         get_float(r, path, "high_freq_factor", 0, &c->rope_high, err) < 0)
         return -1;
     return get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err);
+}
+
+/* A soft cap: absent, as the architecture has it; null: none. */
+static int hub_cap(const json_t *j, const char *path, const char *key, const struct wz_config *c, float other,
+                   float *out, struct wz_err *err)
+{
+    if (!wz_arch_takes(c, key)) return 0;
+    *out = other;
+    if (!json_object_get(j, key)) return 0;
+    return wz_arch_key(c, j, key) ? get_float(j, path, key, 0, out, err) : (*out = 0, 0);
+}
+
+/* Which layers have a window, and how long it is. */
+static int hub_windows(struct wz_config *c, const json_t *j, const char *path, struct wz_err *err)
+{
+    const struct wz_arch *a = wz_arch_of(c);
+    const json_t *types = wz_arch_key(c, j, "layer_types");
+    const bool used = !wz_arch_takes(c, "use_sliding_window") || json_is_true(json_object_get(j, "use_sliding_window"));
+    int pattern = a->pattern, from = 28, window = 0;
+
+    if (used && wz_arch_takes(c, "sliding_window") &&
+        (wz_arch_key(c, j, "sliding_window") || !json_object_get(j, "sliding_window")) &&
+        get_int(j, path, "sliding_window", 1, a->window, &window, err) < 0)
+        return -1;
+    if (wz_arch_takes(c, "sliding_window_pattern") &&
+        (get_int(j, path, "_sliding_window_pattern", 1, pattern, &pattern, err) < 0 ||
+         get_int(j, path, "sliding_window_pattern", 1, pattern, &pattern, err) < 0))
+        return -1;
+    if (wz_arch_takes(c, "max_window_layers") && get_int(j, path, "max_window_layers", 0, from, &from, err) < 0)
+        return -1;
+    if (types && json_array_size(types) != (size_t)c->layers)
+        return wz_fail(err, "%s: layer_types: expected a list of %d", path, c->layers);
+    for (int l = 0; l < c->layers; l++) {
+        const char *type = json_string_value(json_array_get(types, (size_t)l));
+        bool local = type && !strcmp(type, "sliding_attention");
+        if (types && (!type || (!local && strcmp(type, "full_attention")) || (local && !window)))
+            return wz_fail(err, "%s: layer_types: expected full_attention%s, got %s for layer %d", path,
+                           window ? " or sliding_attention" : " without a window", type ? type : "?", l);
+        if (!types && wz_arch_takes(c, "no_rope_layers")) local = c->unrotated[l];
+        else if (!types && wz_arch_takes(c, "max_window_layers")) local = l >= from;
+        else if (!types) local = !pattern || (l + 1) % pattern;
+        c->local[l] = window && local;
+        if (c->local[l]) c->window = window;
+    }
+    if (a->local > 0 && c->window && absent(json_object_get(j, "rope_parameters")))
+        return get_float(j, path, "rope_local_base_freq", a->local, &c->rope_local, err);
+    if (!c->window) c->rope_local = 0;
+    return 0;
 }
 
 /* The numbers and lists that are an architecture's own. */
@@ -156,20 +236,28 @@ static int hub_switches(struct wz_config *c, const json_t *j, const char *path, 
         { "attention_multiplier", 1, &c->score_scale },
         { "logits_scaling", 1, &logits },
     };
-    const char *act = json_string_value(json_object_get(j, "hidden_act"));
-    const json_t *window = wz_arch_key(c, j, "sliding_window"), *rotated = wz_arch_key(c, j, "no_rope_layers");
+    const struct wz_arch *a = wz_arch_of(c);
+    const json_t *rotated = wz_arch_key(c, j, "no_rope_layers"), *act = wz_arch_key(c, j, "hidden_activation");
+    float squared = 0;
     int every = 4;
 
-    if (act && strcmp(act, "silu")) return wz_fail(err, "%s: hidden_act: expected silu, got \"%s\"", path, act);
+    if (absent(act)) act = json_object_get(j, "hidden_act");
+    if (!absent(act) && !wz_word_in(a->gelu ? "gelu_pytorch_tanh gelu" : "silu", json_string_value(act)))
+        return wz_fail(err, "%s: hidden_act: expected %s, got \"%s\"", path, a->gelu ? "gelu_pytorch_tanh" : "silu",
+                       json_is_string(act) ? json_string_value(act) : "?");
     for (size_t i = 0; i < WZ_COUNT(scales); i++)
         if (wz_arch_takes(c, scales[i].key) &&
             get_float(j, path, scales[i].key, scales[i].other, scales[i].out, err) < 0)
             return -1;
     if (logits > 0) c->logit_scale = 1 / logits;
-    if (wz_arch_takes(c, "use_sliding_window")
-            ? json_is_true(json_object_get(j, "use_sliding_window"))
-            : window || (wz_arch_takes(c, "sliding_window") && !json_object_get(j, "sliding_window")))
-        return wz_fail(err, "%s: sliding_window: expected null, as only full attention is supported", path);
+    if (wz_arch_takes(c, "query_pre_attn_scalar")) {
+        if (get_float(j, path, "query_pre_attn_scalar", 256, &squared, err) < 0) return -1;
+        if (squared != (float)c->head_dim) c->score_scale = 1 / sqrtf(squared);
+    }
+    if (hub_cap(j, path, "attn_logit_softcapping", c, a->caps[0], &c->score_cap, err) < 0 ||
+        hub_cap(j, path, "final_logit_softcapping", c, a->caps[1], &c->logit_cap, err) < 0)
+        return -1;
+    wz_arch_defaults(c);
     if (!wz_arch_takes(c, "no_rope_layers")) return 0;
     if (get_int(j, path, "no_rope_layer_interval", 1, 4, &every, err) < 0) return -1;
     if (rotated && (!json_is_array(rotated) || json_array_size(rotated) < (size_t)c->layers))
@@ -216,6 +304,7 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
         (!(gen = wz_json_load(gen_path, err)) || get_eos(&c, gen, gen_path, "eos_token_id", err) < 0))
         goto out;
     rc = check(&c, path, err) < 0 ? -1 : hub_switches(&c, j, path, err);
+    if (rc == 0) rc = hub_windows(&c, j, path, err);
 out:
     json_decref(j);
     json_decref(gen);
@@ -260,7 +349,28 @@ static void switches_save(const struct wz_config *c, json_t *j)
     for (size_t i = 0; i < WZ_COUNT(scales); i++)
         if (wz_arch_takes(c, scales[i].key)) json_object_set_new(j, scales[i].key, real(scales[i].value));
     if (c->arch) json_object_set_new(j, "pad_token_id", json_null()); /* some have one where none is said */
-    if (wz_arch_takes(c, "sliding_window")) json_object_set_new(j, "sliding_window", json_null());
+    if (wz_arch_takes(c, "query_pre_attn_scalar"))
+        json_object_set_new(
+            j, "query_pre_attn_scalar",
+            json_integer(c->score_scale > 0 ? lrintf(1 / (c->score_scale * c->score_scale)) : c->head_dim));
+    if (wz_arch_takes(c, "hidden_activation"))
+        json_object_set_new(j, "hidden_activation", json_string("gelu_pytorch_tanh"));
+    if (wz_arch_takes(c, "attn_logit_softcapping")) {
+        json_object_set_new(j, "attn_logit_softcapping", c->score_cap > 0 ? real(c->score_cap) : json_null());
+        json_object_set_new(j, "final_logit_softcapping", c->logit_cap > 0 ? real(c->logit_cap) : json_null());
+    }
+    if (wz_arch_takes(c, "rope_local_base_freq"))
+        json_object_set_new(j, "rope_local_base_freq", real(c->rope_local > 0 ? c->rope_local : wz_arch_of(c)->local));
+    if (wz_arch_takes(c, "sliding_window"))
+        json_object_set_new(j, "sliding_window", c->window ? json_integer(c->window) : json_null());
+    if (wz_arch_takes(c, "use_sliding_window"))
+        json_object_set_new(j, "use_sliding_window", json_boolean(c->window > 0));
+    if (wz_arch_takes(c, "layer_types")) {
+        json_t *types = json_array();
+        for (int l = 0; l < c->layers; l++)
+            json_array_append_new(types, json_string(c->local[l] ? "sliding_attention" : "full_attention"));
+        json_object_set_new(j, "layer_types", types);
+    }
     if (!wz_arch_takes(c, "no_rope_layers")) return;
     json_t *rotated = json_array();
     for (int l = 0; l < c->layers; l++) json_array_append_new(rotated, json_integer(!c->unrotated[l]));
@@ -277,7 +387,11 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
         json_pack("{s:b, s:O, s:o}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos_json(c));
 
     if (c->rope == WZ_ROPE_LINEAR) /* "type" and these two keys, which old readers require and new ones accept */
-        rope = json_pack("{s:s, s:o}", "type", "linear", "factor", real(c->rope_factor));
+        rope = json_pack("{s:s, s:o}", c->arch ? "rope_type" : "type", "linear", "factor", real(c->rope_factor));
+    if (c->rope == WZ_ROPE_YARN)
+        rope = json_pack("{s:s, s:o, s:o, s:o, s:o, s:i}", "rope_type", "yarn", "factor", real(c->rope_factor),
+                         "beta_slow", real(c->rope_low), "beta_fast", real(c->rope_high), "attention_factor",
+                         real(c->rope_attention), "original_max_position_embeddings", c->rope_original);
     if (c->rope == WZ_ROPE_LLAMA3)
         rope = json_pack("{s:s, s:o, s:o, s:o, s:i}", "rope_type", "llama3", "factor", real(c->rope_factor),
                          "low_freq_factor", real(c->rope_low), "high_freq_factor", real(c->rope_high),
@@ -287,8 +401,9 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
         "architectures", a->name, "model_type", a->type, "hidden_size", c->dim, "intermediate_size", c->ffn,
         "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
         c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->context, "rms_norm_eps", real(c->norm_eps),
-        "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", "silu", "attention_bias", 0, "mlp_bias",
-        0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id", eos_json(c), "torch_dtype", type);
+        "rope_theta", real(c->rope_theta), "rope_scaling", rope, "hidden_act", a->gelu ? "gelu_pytorch_tanh" : "silu",
+        "attention_bias", 0, "mlp_bias", 0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id",
+        eos_json(c), "torch_dtype", type);
     switches_save(c, j);
 
     char *path = wz_path("%s/config.json", dir), *gen_path = wz_path("%s/generation_config.json", dir);
@@ -344,8 +459,16 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
     if (name && !strcmp(name, "linear")) {
         c->rope = WZ_ROPE_LINEAR;
         if (gguf_float(c, meta, path, "rope.scaling.factor", 0, &c->rope_factor, err) < 0) return -1;
+    } else if (name && !strcmp(name, "yarn")) {
+        c->rope = WZ_ROPE_YARN;
+        if (gguf_float(c, meta, path, "rope.scaling.factor", 0, &c->rope_factor, err) < 0 ||
+            gguf_int(c, meta, path, "rope.scaling.original_context_length", 1, -1, &c->rope_original, err) < 0)
+            return -1;
+        c->rope_low = 1;
+        c->rope_high = 32;
+        c->rope_attention = c->rope_factor > 1 ? 1 + 0.1f * logf(c->rope_factor) : 1;
     } else if (!name || strcmp(name, "none")) {
-        return wz_fail(err, "%s: rope.scaling.type: expected none or linear, got %s", path, name ? name : "?");
+        return wz_fail(err, "%s: rope.scaling.type: expected none, linear or yarn, got %s", path, name ? name : "?");
     }
     if (!t) return 0;
     if (c->rope != WZ_ROPE_PLAIN) return wz_fail(err, "%s: rope_freqs.weight together with linear scaling", path);
@@ -357,7 +480,7 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
     float largest = 1;
     wz_tensor_floats(t, 0, (size_t)half, divisor);
     for (int i = 0; i < half; i++) largest = fmaxf(largest, divisor[i]);
-    wz_rope_freq(c, plain);
+    wz_rope_freq(c, false, plain);
     if (largest > 1) {
         c->rope = WZ_ROPE_LLAMA3;
         c->rope_factor = largest;
@@ -365,7 +488,7 @@ static int gguf_rope(struct wz_config *c, const struct wz_tensors *set, const ch
         c->rope_high = 4;
         c->rope_original = 8192;
     }
-    wz_rope_freq(c, scaled);
+    wz_rope_freq(c, false, scaled);
     for (int i = half - 1; i >= 0; i--)
         if (!(fabsf(plain[i] / scaled[i] - divisor[i]) <= 1e-4f * divisor[i])) bad = i;
     free(divisor);
@@ -392,16 +515,15 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
     } sizes[] = {
         { "embedding_length", 1, 0, &c.dim },      { "feed_forward_length", 1, 0, &c.ffn },
         { "block_count", 1, 0, &c.layers },        { "attention.head_count", 1, 0, &c.heads },
-        { "context_length", 1, 2048, &c.context },
+        { "context_length", 1, 2048, &c.context }, { "attention.sliding_window", 0, 0, &c.window },
     };
     const struct {
         const char *key;
         float *out;
     } scales[] = {
-        { "embedding_scale", &c.embed_scale },
-        { "residual_scale", &c.residual_scale },
-        { "attention.scale", &c.score_scale },
-        { "logit_scale", &logits },
+        { "embedding_scale", &c.embed_scale },       { "residual_scale", &c.residual_scale },
+        { "attention.scale", &c.score_scale },       { "attn_logit_softcapping", &c.score_cap },
+        { "final_logit_softcapping", &c.logit_cap }, { "logit_scale", &logits },
     };
     for (size_t i = 0; i < WZ_COUNT(sizes); i++)
         if (gguf_int(&c, meta, path, sizes[i].key, sizes[i].low, sizes[i].other, sizes[i].out, err) < 0) return -1;
@@ -430,8 +552,15 @@ int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const
     for (size_t i = 0; i < WZ_COUNT(eos); i++)
         if (get_eos(&c, meta, path, eos[i], err) < 0) return -1;
     if (check(&c, path, err) < 0 || gguf_rope(&c, set, path, err) < 0) return -1;
-    for (int l = 0; l < c.layers && wz_arch_takes(&c, "no_rope_layers"); l++)
-        c.unrotated[l] = (l + 1) % 4 == 0; /* what SmolLM3 is; a GGUF does not say */
+    /* what SmolLM3 and Gemma are; a GGUF does not say */
+    for (int l = 0; l < c.layers && wz_arch_takes(&c, "no_rope_layers"); l++) c.unrotated[l] = (l + 1) % 4 == 0;
+    const struct wz_arch *a = wz_arch_of(&c);
+    for (int l = 0; l < c.layers && c.window; l++) c.local[l] = !a->pattern || (l + 1) % a->pattern;
+    if (c.window && a->local > 0 && gguf_float(&c, meta, path, "rope.freq_base_swa", a->local, &c.rope_local, err) < 0)
+        return -1;
+    if ((c.arch == WZ_GEMMA2 && c.layers == 46) || (c.arch == WZ_GEMMA3 && c.layers == 62)) /* the 27B */
+        c.score_scale = 1 / sqrtf((float)(c.dim / c.heads));
+    wz_arch_defaults(&c);
     *config = c;
     return 0;
 }

@@ -195,7 +195,7 @@ void wz_work_keep(struct wz_work *w, const struct wz_cache *cache, const struct 
 const float *wz_layer_before(struct wz_model *m, struct wz_work *w, const float *x, const float *norm, float *rstd)
 {
     if (!norm) return x;
-    wz_rmsnorm(m->be, w->h, rstd, x, norm, w->batch.n, m->config.dim, m->config.norm_eps);
+    wz_rmsnorm(m->be, w->h, rstd, x, norm, w->batch.n, m->config.dim, m->config.norm_eps, wz_one_of(&m->config));
     return w->h;
 }
 
@@ -217,8 +217,8 @@ static void place(struct wz_model *m, struct wz_work *w, float *x, const float *
     int rows, width;
 
     wz_qk_shape(c, w->batch.n, heads, &rows, &width);
-    if (norm) wz_rmsnorm(m->be, x, rstd, x, norm, rows, width, c->norm_eps);
-    if (!c->unrotated[l]) wz_rope(m->be, x, w->batch.pos, m->freq, w->batch.n, heads, c->head_dim, 1);
+    if (norm) wz_rmsnorm(m->be, x, rstd, x, norm, rows, width, c->norm_eps, wz_one_of(c));
+    if (!c->unrotated[l]) wz_rope(m->be, x, w->batch.pos, wz_layer_freq(m, l), w->batch.n, heads, c->head_dim, 1);
 }
 
 /* out = x + the branch, which is out itself where it is not normed. */
@@ -228,7 +228,7 @@ static void join(struct wz_model *m, struct wz_work *w, float *out, const float 
     const struct wz_config *c = &m->config;
     size_t all = (size_t)w->batch.n * (size_t)c->dim;
 
-    if (norm) wz_rmsnorm(m->be, out, rstd, branch, norm, w->batch.n, c->dim, c->norm_eps);
+    if (norm) wz_rmsnorm(m->be, out, rstd, branch, norm, w->batch.n, c->dim, c->norm_eps, wz_one_of(c));
     if (c->residual_scale > 0) wz_scale(m->be, out, out, c->residual_scale, all);
     wz_add(m->be, out, x, all);
 }
@@ -254,18 +254,18 @@ void wz_layer_forward(struct wz_model *m, struct wz_cache *cache, struct wz_work
     h = wz_layer_before(m, w, x, y->norm1, wz_work_at(w, w->rstd1, 1, l));
     wz_layer_project(m, y, (float *const[]){ q, w->k, w->v }, h, !again ? 3 : y->k_norm ? 2 : 1, n);
     place(m, w, q, y->q_norm, wz_work_at(w, w->rstd_q, (size_t)c->heads, l), c->heads, l);
-    if (wz_query_scale(c) > 0) wz_scale(be, q, q, wz_query_scale(c), (size_t)n * hd);
+    if (wz_query_scale(c, l) > 0) wz_scale(be, q, q, wz_query_scale(c, l), (size_t)n * hd);
     if (!again || y->k_norm)
         place(m, w, w->k, y->k_norm, wz_work_at(w, w->rstd_k, (size_t)c->kv_heads, l), c->kv_heads, l);
     if (!again) wz_kv_write(be, &cache->kv[l], w->k, w->v, rows);
-    wz_attention(be, att, lse, q, &cache->kv[l], rows, c->heads);
+    wz_attention(be, att, lse, q, &cache->kv[l], rows, c->heads, wz_layer_scores(c, l));
     wz_matmul(be, branch1, att, &y->o, n, false);
     join(m, w, mid, branch1, x, y->after1, wz_work_at(w, w->rstd3, 1, l));
 
     h = wz_layer_before(m, w, mid, y->norm2, wz_work_at(w, w->rstd2, 1, l));
     wz_matmuls(be, (float *[]){ gate, up }, h, (const struct wz_weight *[]){ &y->gate, &y->up }, 2, n);
     if (again && !y->after2) return;
-    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn);
+    wz_swiglu(be, w->act, gate, up, (size_t)n * ffn, wz_act_of(c));
     wz_matmul(be, branch2, w->act, &y->down, n, false);
     join(m, w, out, branch2, mid, y->after2, wz_work_at(w, w->rstd4, 1, l));
 }
@@ -279,7 +279,8 @@ static void layers(struct wz_model *m, struct wz_cache *cache, struct wz_work *w
     wz_embed(m->be, x, &m->embed, w->ids + w->past, w->batch.n);
     if (c->embed_scale > 0) wz_scale(m->be, x, x, c->embed_scale, all);
     for (int l = 0; l < c->layers; l++) wz_layer_forward(m, cache, w, l, false);
-    wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps);
+    wz_rmsnorm(m->be, w->hidden, w->rstd, wz_work_x(w, c->layers), m->norm, w->batch.n, c->dim, c->norm_eps,
+               wz_one_of(c));
     if (c->logit_scale > 0) wz_scale(m->be, w->hidden, w->hidden, c->logit_scale, all);
 }
 
@@ -328,7 +329,7 @@ void wz_forward_sample(struct wz_model *m, struct wz_cache *cache, struct wz_wor
 const float *wz_gather(struct wz_work *w, const float *hidden, const int *rows, int n)
 {
     /* looking up rows is what the embedding does; the table is the hidden states */
-    const struct wz_weight table = { (void *)(uintptr_t)hidden, WZ_F32, w->batch.n, w->model->config.dim, NULL };
+    const struct wz_weight table = { (void *)(uintptr_t)hidden, WZ_F32, w->batch.n, w->model->config.dim, NULL, 0 };
 
     assert(n <= w->max_rows);
     if (n > 0) wz_embed(w->model->be, w->picked, &table, rows, n);

@@ -118,6 +118,7 @@ static int fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf
             wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols,
                              values + (size_t)j * (size_t)cols);
         if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+        for (int j = 0; gguf && p->cols == 0 && wz_arch_of(&m->config)->one && j < cols; j++) values[j] -= 1;
         if (check_values(t, values, (size_t)k * (size_t)cols, m->type, err) < 0) return -1;
         wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
     }

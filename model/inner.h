@@ -20,6 +20,8 @@ int wz_config_save(const struct wz_config *config, const char *dir, enum wz_dtyp
  */
 int wz_arch_hub(int *arch, const json_t *config, const char *path, struct wz_err *err);
 int wz_arch_gguf(int *arch, const json_t *meta, const char *path, struct wz_err *err);
+/* Numbers that follow from the others. */
+void wz_arch_defaults(struct wz_config *c);
 /* Whether the architecture reads that key of its own, and its value in config.json: NULL where not, or it is null. */
 bool wz_arch_takes(const struct wz_config *c, const char *key);
 const json_t *wz_arch_key(const struct wz_config *c, const json_t *config, const char *key);
@@ -27,8 +29,8 @@ bool wz_word_in(const char *list, const char *word); /* a list of words separate
 
 /* ---- rope.c ----------------------------------------------------------------------------------------------- */
 
-/* freq[D/2] of the config, scaling applied. */
-void wz_rope_freq(const struct wz_config *config, float *freq);
+/* freq[D/2] of the config, scaling applied; local: of layers with a window. */
+void wz_rope_freq(const struct wz_config *config, bool local, float *freq);
 
 /* ---- weights.c -------------------------------------------------------------------------------------------- */
 
@@ -165,10 +167,26 @@ static inline void wz_qk_shape(const struct wz_config *c, int n, int heads, int 
     *rows = each ? n * heads : n;
     *width = each ? c->head_dim : heads * c->head_dim;
 }
-/* The factor that makes attention's 1 / sqrt(D) the config's, 0: it is that. */
-static inline float wz_query_scale(const struct wz_config *c)
+/* The last argument of attention, and the frequencies, of layer l. */
+static inline struct wz_scores wz_layer_scores(const struct wz_config *c, int l)
 {
-    return c->score_scale > 0 ? c->score_scale * sqrtf((float)c->head_dim) : 0;
+    return (struct wz_scores){ c->score_cap, c->local[l] ? c->window : 0 };
+}
+static inline const float *wz_layer_freq(const struct wz_model *m, int l)
+{
+    return m->freq + (m->config.local[l] ? m->config.head_dim / 2 : 0);
+}
+static inline enum wz_act wz_act_of(const struct wz_config *c) { return wz_arch_of(c)->gelu ? WZ_GELU : WZ_SILU; }
+static inline float wz_one_of(const struct wz_config *c) { return wz_arch_of(c)->one; }
+
+/* The factor of layer l's queries that makes attention's 1 / sqrt(D) the config's, yarn's factors of q and k included;
+ * 0: it is that. */
+static inline float wz_query_scale(const struct wz_config *c, int l)
+{
+    float own = c->score_scale > 0 ? c->score_scale * sqrtf((float)c->head_dim) : 0;
+    bool yarn = c->rope == WZ_ROPE_YARN && !c->unrotated[l] && !(c->local[l] && c->rope_local > 0);
+
+    return yarn ? (own > 0 ? own : 1) * c->rope_attention * c->rope_attention : own;
 }
 
 #endif

@@ -16,7 +16,7 @@
 #include "store/store.h"
 #include "text/text.h"
 
-enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR };
+enum wz_rope { WZ_ROPE_PLAIN, WZ_ROPE_LLAMA3, WZ_ROPE_LINEAR, WZ_ROPE_YARN };
 
 /* An architecture: what differs from Llama, where all is zero. The table is in arch.c; docs/models.md shows what each
  * row was held against. */
@@ -28,13 +28,19 @@ struct wz_arch {
     const char *keys;        /* of config.json, besides Llama's: those whose values are read, separated by spaces */
     enum wz_norms norms;
     enum wz_qk_norm qk_norm;
-    bool qkv_bias;
+    bool qkv_bias, gelu;
+    bool one;      /* a norm multiplies by 1 + w; a GGUF has the sum */
+    bool root;     /* the embedding is multiplied by the root of its width */
+    int pattern;   /* of layers with a window, where config.json does not say: every so-many-th has none; 0: all have */
+    int window;    /* sliding_window likewise */
+    float caps[2]; /* attn_logit_softcapping, final_logit_softcapping likewise; 0: none */
+    float local;   /* rope_theta of layers with a window, likewise; 0: as the others' */
     bool permuted; /* a GGUF's q and k are in the order of interleaved pairs */
     bool tied;     /* where config.json does not say */
     int head_dim;  /* likewise; 0: hidden_size / num_attention_heads */
     float theta;   /* rope_theta likewise */
 };
-enum { WZ_LLAMA, WZ_MISTRAL, WZ_QWEN2, WZ_QWEN3, WZ_GRANITE, WZ_OLMO2, WZ_SMOLLM3 };
+enum { WZ_LLAMA, WZ_MISTRAL, WZ_QWEN2, WZ_QWEN3, WZ_GRANITE, WZ_OLMO2, WZ_SMOLLM3, WZ_GEMMA, WZ_GEMMA2, WZ_GEMMA3 };
 extern const struct wz_arch wz_archs[]; /* the last has no type */
 
 enum { WZ_MOST_LAYERS = 512 };
@@ -44,15 +50,21 @@ struct wz_config {
     int layers, dim, heads, kv_heads, head_dim, ffn, vocab, context; /* context: longest sequence, tokens */
     float norm_eps, rope_theta;
     enum wz_rope rope;
-    float rope_factor, rope_low, rope_high; /* llama3 scaling: factor, low_freq_factor, high_freq_factor */
-    int rope_original;                      /* original_max_position_embeddings */
-    bool tied;                              /* the head is the embedding */
-    int bos, eos[256], n_eos;               /* bos -1: none; eos: of config.json and generation_config.json */
-    int arch;                               /* row of wz_archs */
+    float rope_factor, rope_low,
+        rope_high;            /* llama3: factor, low_freq_factor, high_freq_factor; yarn: beta_slow, _fast */
+    int rope_original;        /* original_max_position_embeddings */
+    bool tied;                /* the head is the embedding */
+    int bos, eos[256], n_eos; /* bos -1: none; eos: of config.json and generation_config.json */
+    int arch;                 /* row of wz_archs */
     /* Factors of the embedding, of what a layer adds to the residual stream, of attention's scores, and of the logits;
      * 0: 1, and of scores 1 / sqrt(head_dim) */
     float embed_scale, residual_scale, score_scale, logit_scale;
+    float score_cap, logit_cap;     /* soft caps: cap tanh(x / cap); 0: none */
+    int window;                     /* of layers that are `local`: a token sees itself and window - 1 before it */
+    float rope_attention;           /* yarn's attention_factor, of q and of k */
+    float rope_local;               /* rope_theta of these, without scaling; 0: rotated as the others are */
     bool unrotated[WZ_MOST_LAYERS]; /* layers without RoPE */
+    bool local[WZ_MOST_LAYERS];
 };
 static inline const struct wz_arch *wz_arch_of(const struct wz_config *config) { return &wz_archs[config->arch]; }
 
@@ -62,7 +74,7 @@ struct wz_param {
     char gguf[48];  /* in a GGUF file */
     size_t at;      /* first element in params */
     int rows, cols; /* cols 1..: [rows, cols]; vectors, which are norms and biases, are [rows] with cols 0 */
-    bool bias;      /* 0 in a new model, where norms are 1 */
+    bool zero;      /* 0 in a new model: a bias, or a norm that multiplies by 1 + w; other norms are 1 */
 };
 
 /* A layer's tensors; NULL, or without data, where the architecture has none. Vectors are always f32. */
@@ -94,7 +106,7 @@ struct wz_model {
     float *norm;                  /* final norm [C] */
     struct wz_layer *layers;
     float *chunk;          /* host: staging buffer between host and backend */
-    float *freq;           /* RoPE frequencies [D/2], host, scaling applied */
+    float *freq;           /* RoPE frequencies [2,D/2], host, scaling applied: of most layers, of local ones */
     bool unpacked_dropped; /* wz_model_drop_unpacked */
     bool recompute; /* activation checkpointing: a tape stores the layers' inputs only; set before wz_work_create */
     uint64_t version, hash; /* identity of the weights (guarantee 6), set by wz_model_commit */

@@ -2,18 +2,35 @@
  *   linear   freq / factor
  *   llama3   freq / factor for wavelengths above original/low, unchanged below original/high, in between interpolated
  *            linearly in original/wavelength (Llama 3.1; as transformers' rope_type llama3)
+ *   yarn     (Peng et al. 2023) pair i turns more than `high` times in the original context: unchanged; less than `low`
+ *            times: freq / factor; in between the two are mixed linearly in i, from the last whole pair before to the
+ *            first after
  * Computed in double and rounded once. */
 #include "model/inner.h"
 
 #include <math.h>
 
-void wz_rope_freq(const struct wz_config *c, float *freq)
+/* The pair, as a real number, that turns so often in the original context. */
+static double pair_of(const struct wz_config *c, float turns)
 {
-    for (int i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * i / c->head_dim);
+    return c->head_dim * log(c->rope_original / ((double)turns * 2 * M_PI)) / (2 * log((double)c->rope_theta));
+}
 
-        if (c->rope == WZ_ROPE_LINEAR) f /= c->rope_factor;
-        if (c->rope == WZ_ROPE_LLAMA3) {
+void wz_rope_freq(const struct wz_config *c, bool local, float *freq)
+{
+    const bool plain = local && c->rope_local > 0;
+
+    for (int i = 0; i < c->head_dim / 2; i++) {
+        double f = pow(plain ? c->rope_local : c->rope_theta, -2.0 * i / c->head_dim);
+
+        if (!plain && c->rope == WZ_ROPE_LINEAR) f /= c->rope_factor;
+        if (!plain && c->rope == WZ_ROPE_YARN) {
+            double low = fmax(floor(pair_of(c, c->rope_high)), 0);
+            double high = fmin(ceil(pair_of(c, c->rope_low)), c->head_dim - 1);
+            double mix = fmin(fmax((i - low) / (high == low ? 0.001 : high - low), 0), 1);
+            f = mix * f / c->rope_factor + (1 - mix) * f;
+        }
+        if (!plain && c->rope == WZ_ROPE_LLAMA3) {
             double turns = c->rope_original * f / (2 * M_PI); /* original context / wavelength */
 
             if (turns < c->rope_low) {

@@ -83,9 +83,10 @@ struct wz_param *wz_params_list(const struct wz_config *c, int *n, size_t *total
                      other ? "pre_feedforward_layernorm.weight" : tensors[t].hub);
             snprintf(gguf, sizeof gguf, "blk.%d.%s", l, tensors[t].gguf);
             param_add(list, n, total, size[tensors[t].rows], size[tensors[t].cols], hub, gguf);
-            list[*n - 1].bias = t == Q_BIAS || t == K_BIAS || t == V_BIAS;
+            list[*n - 1].zero = tensors[t].cols == NONE && (a->one || t == Q_BIAS || t == K_BIAS || t == V_BIAS);
         }
     param_add(list, n, total, c->dim, 0, "model.norm.weight", "output_norm.weight");
+    list[*n - 1].zero = a->one;
     if (!c->tied) param_add(list, n, total, c->vocab, c->dim, "lm_head.weight", "output.weight");
     return list;
 }
@@ -129,8 +130,9 @@ static enum wz_type param_type(int i, int n, enum wz_type type)
 /* Keeps w->packed. */
 static void point_weight(const struct wz_model *m, struct wz_weight *w, int i)
 {
-    *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type), m->list[i].rows, m->list[i].cols,
-                             w->packed };
+    *w = (struct wz_weight){ param_data(m, i), param_type(i, m->n_list, m->type),
+                             m->list[i].rows,  m->list[i].cols,
+                             w->packed,        w->cap };
 }
 
 /* Sets all pointers, for the current address of params or block. */
@@ -147,6 +149,7 @@ static void point(struct wz_model *m)
             else *(float **)to = param_data(m, i++);
         }
     m->norm = param_data(m, i++);
+    m->head.cap = m->config.logit_cap;
     point_weight(m, &m->head, m->config.tied ? 0 : i++);
     assert(i == m->n_list);
 }
@@ -177,8 +180,9 @@ struct wz_model *wz_model_create(const struct wz_config *config, enum wz_type ty
     }
     m->layers = wz_alloc(wz_mul((size_t)config->layers, sizeof(*m->layers)));
     m->chunk = wz_host_alloc(be, CHUNK * sizeof(*m->chunk), "staging chunk");
-    m->freq = wz_alloc((size_t)config->head_dim / 2 * sizeof(float));
-    wz_rope_freq(config, m->freq);
+    m->freq = wz_alloc((size_t)config->head_dim * sizeof(float));
+    wz_rope_freq(config, false, m->freq);
+    wz_rope_freq(config, true, m->freq + config->head_dim / 2);
     point(m);
     return m;
 }
@@ -312,7 +316,7 @@ void wz_model_init(struct wz_model *m, uint64_t seed)
 
             if (p->cols > 0) wz_pool_run(m->be->pool, (int)((f.n + SLICE - 1) / SLICE), fill_slice, &f);
             else
-                for (size_t j = 0; j < f.n; j++) values[j] = !p->bias;
+                for (size_t j = 0; j < f.n; j++) values[j] = !p->zero;
             wz_param_put(m, i, at, f.n, values);
         }
     }

@@ -6,8 +6,10 @@
 #include "model_help.h"
 
 /* Cases of golden/rows: what tests/reference/rows.py knows. At least one for each row of wz_archs. */
-static const char *const golden_rows[] = { "llama2",     "llama3", "smollm2", "mistral", "nemo",   "qwen2",
-                                           "qwen2-tied", "qwen3",  "granite", "olmo2",   "smollm3" };
+static const char *const golden_rows[] = { "llama2",         "llama3",        "smollm2",    "mistral", "nemo",
+                                           "qwen2",          "qwen2-tied",    "qwen3",      "granite", "olmo2",
+                                           "mistral-window", "qwen2-window",  "qwen3-yarn", "gemma",   "gemma2",
+                                           "gemma3",         "gemma3-scaled", "smollm3" };
 
 /* $WALTZ_GOLDEN/rows/NAME, to be freed. */
 static inline char *golden_row(const char *name)
@@ -95,7 +97,8 @@ static inline struct golden_errors golden_check(const char *folder, const char *
             if (p->cols > 0) m->params[p->at + j] *= scale;
             else
                 m->params[p->at + j] =
-                    (float)(0.5 + wz_uniform((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
+                    (float)((p->zero ? -0.5 : 0.5) +
+                            wz_uniform((struct wz_key){ seed, WZ_RNG_TEST, (uint32_t)j, 4, (uint32_t)i, 0 }));
     }
     wz_model_commit(m, 1);
 

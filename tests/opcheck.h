@@ -22,7 +22,9 @@ struct problem {
     int step;                           /* rows that only make sense together; 0: all */
     int past;                           /* tokens that every sequence follows */
     int in, out, heads, kv_heads, page; /* as the op reads them */
-    float temperature;
+    float temperature, one, cap;        /* cap: of a head */
+    struct wz_scores scores;
+    enum wz_act act;
     bool add, half; /* half: a cache of bf16 */
     enum wz_type type;
     int *ids, *seq, *pos, *table, seqs, stride;

@@ -62,14 +62,15 @@ static void matmul(void) { wz_matmul(be, y, x, &w, n, false); }
 static void back_x(void) { wz_matmul_back_x(be, x, y, &w, n, false); }
 static void back_w(void) { wz_matmul_back_w(be, grads, y, x, &w, n); }
 static void pack(void) { wz_pack(be, &w); }
-static void rmsnorm(void) { wz_rmsnorm(be, y, stats, x, weights, n, in, 1e-5f); }
-static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in); }
+static void rmsnorm(void) { wz_rmsnorm(be, y, stats, x, weights, n, in, 1e-5f, 0); }
+static void swiglu(void) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)in, WZ_SILU); }
 static void adamw(void) { wz_adamw(be, x, y, z, grads, (size_t)n * (size_t)in, 1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1); }
 static void squares(void) { wz_squares(be, sums, x, (size_t)n * (size_t)in); }
-static void attention(void) { wz_attention(be, y, stats, x, &kv, &rows, heads); }
+static void attention(void) { wz_attention(be, y, stats, x, &kv, &rows, heads, (struct wz_scores){ 0 }); }
 static void attention_back(void)
 {
-    wz_attention_back(be, grads, weights, weights + most / 2, (struct wz_past){ 0 }, z, y, stats, x, &kv, &rows, heads);
+    wz_attention_back(be, grads, weights, weights + most / 2, (struct wz_past){ 0 }, z, y, stats, x, &kv, &rows, heads,
+                      (struct wz_scores){ 0 });
 }
 
 static void copy(void) { wz_kv_copy(be, &kv, 1, 0, kv.page); }
@@ -89,7 +90,7 @@ static void products(int rows_n, int from, int to, enum wz_type type)
     in = from;
     out = to;
     flop = 2.0 * n * in * out;
-    w = (struct wz_weight){ weights, type, out, in, NULL };
+    w = (struct wz_weight){ weights, type, out, in, NULL, 0 };
     wz_pack(be, &w);
     rate(type == WZ_INT8 ? "matmul int8" : type == WZ_BF16 ? "matmul bf16" : "matmul", flop, "GFLOP/s", matmul);
     if (type != WZ_INT8) rate("  back_x", flop, "GFLOP/s", back_x);
@@ -165,7 +166,7 @@ static void head(int rows_n, int width, int vocab)
     n = rows_n;
     in = width;
     out = vocab;
-    w = (struct wz_weight){ weights, WZ_F32, out, in, NULL };
+    w = (struct wz_weight){ weights, WZ_F32, out, in, NULL, 0 };
     wz_pack(be, &w);
     for (int i = 0; i < n; i++) picks[i] = (struct wz_pick){ 1, 1, 0, 0, i / 1024. };
     rate("head_sample", 2.0 * n * in * out, "GFLOP/s", sample);
@@ -208,7 +209,7 @@ int opcheck_bench(int threads, const char *backend, bool fast)
     products(64, 64, 192, WZ_F32);
     products(64, 1536, 576, WZ_F32);
     products(64, 576, 49152, WZ_F32);
-    w = (struct wz_weight){ weights, WZ_F32, 49152, 576, NULL };
+    w = (struct wz_weight){ weights, WZ_F32, 49152, 576, NULL, 0 };
     rate("pack", 8.0 * 49152 * 576, "GB/s", pack);
     wz_unpack(be, &w);
     fill(); /* what products left behind may be huge or denormal */

@@ -85,12 +85,17 @@ static void hold(struct function *f)
 
 enum { N = 6, C = 10, O = 7, HEADS = 6, KV = 2, D = 4, PAGE = 3, V = 9 };
 
+static float of_one; /* what forwards and backwards of the problem are given */
+static enum wz_act of_act;
+static struct wz_scores of_scores;
+static float of_cap;
+
 static const int ids[N] = { 3, 0, 3, 5, 6, 3 };
 static float stats[N * HEADS]; /* rstd or lse of the last forward */
 
 static struct wz_weight weight(const struct function *f, int a, int out, int in)
 {
-    return (struct wz_weight){ f->x[a], WZ_F32, out, in, NULL };
+    return (struct wz_weight){ f->x[a], WZ_F32, out, in, NULL, of_cap };
 }
 
 static void embed(const struct function *f)
@@ -102,11 +107,14 @@ static void embed(const struct function *f)
 
 static void embed_back(const struct function *f) { wz_embed_back(opcheck_ref, f->d[0], f->r, ids, N, C); }
 
-static void rmsnorm(const struct function *f) { wz_rmsnorm(opcheck_ref, f->out, stats, f->x[0], f->x[1], N, C, 1e-5f); }
+static void rmsnorm(const struct function *f)
+{
+    wz_rmsnorm(opcheck_ref, f->out, stats, f->x[0], f->x[1], N, C, 1e-5f, of_one);
+}
 
 static void rmsnorm_back(const struct function *f)
 {
-    wz_rmsnorm_back(opcheck_ref, f->d[0], f->d[1], f->r, f->x[0], f->x[1], stats, N, C);
+    wz_rmsnorm_back(opcheck_ref, f->d[0], f->d[1], f->r, f->x[0], f->x[1], stats, N, C, of_one);
 }
 
 static void matmul(const struct function *f)
@@ -160,14 +168,15 @@ static const struct wz_kv kv = { keys, values, 4, PAGE, KV, D, false };
 static void attention(const struct function *f)
 {
     wz_kv_write(opcheck_ref, &kv, f->x[1], f->x[2], &rows);
-    wz_attention(opcheck_ref, f->out, stats, f->x[0], &kv, &rows, HEADS);
+    wz_attention(opcheck_ref, f->out, stats, f->x[0], &kv, &rows, HEADS, of_scores);
 }
 
 static void attention_back(const struct function *f)
 {
     const struct wz_past none = { 0 };
 
-    wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], none, f->r, f->out, stats, f->x[0], &kv, &rows, HEADS);
+    wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], none, f->r, f->out, stats, f->x[0], &kv, &rows, HEADS,
+                      of_scores);
 }
 
 /* Two sequences, of 2 rows and of 4, that follow the same page. */
@@ -180,7 +189,7 @@ static void attention_after(const struct function *f)
 {
     wz_kv_write(opcheck_ref, &kv, f->x[3], f->x[4], &rows_before);
     wz_kv_write(opcheck_ref, &kv, f->x[1], f->x[2], &rows_after);
-    wz_attention(opcheck_ref, f->out, stats, f->x[0], &kv, &rows_after, HEADS);
+    wz_attention(opcheck_ref, f->out, stats, f->x[0], &kv, &rows_after, HEADS, of_scores);
 }
 
 static void attention_after_back(const struct function *f)
@@ -188,14 +197,14 @@ static void attention_after_back(const struct function *f)
     const struct wz_past past = { f->d[3], f->d[4], PAST };
 
     wz_attention_back(opcheck_ref, f->d[0], f->d[1], f->d[2], past, f->r, f->out, stats, f->x[0], &kv, &rows_after,
-                      HEADS);
+                      HEADS, of_scores);
 }
 
-static void swiglu(const struct function *f) { wz_swiglu(opcheck_ref, f->out, f->x[0], f->x[1], f->out_size); }
+static void swiglu(const struct function *f) { wz_swiglu(opcheck_ref, f->out, f->x[0], f->x[1], f->out_size, of_act); }
 
 static void swiglu_back(const struct function *f)
 {
-    wz_swiglu_back(opcheck_ref, f->d[0], f->d[1], f->r, f->x[0], f->x[1], f->out_size);
+    wz_swiglu_back(opcheck_ref, f->d[0], f->d[1], f->r, f->x[0], f->x[1], f->out_size, of_act);
 }
 
 static void logprob(const struct function *f)
@@ -271,5 +280,10 @@ void opcheck_gradients(void **state)
           .backward = logprob_back },
     };
 
+    for (size_t i = 0; i < WZ_COUNT(all); i++) hold(&all[i]);
+    of_one = 1;
+    of_act = WZ_GELU;
+    of_scores = (struct wz_scores){ 1.5f, 3 };
+    of_cap = 2;
     for (size_t i = 0; i < WZ_COUNT(all); i++) hold(&all[i]);
 }

@@ -48,9 +48,9 @@ static void share(double bytes, double s)
 static void matmul(struct wz_backend *be) { wz_matmul(be, y, x, &w, n, false); }
 static void back_x(struct wz_backend *be) { wz_matmul_back_x(be, x, y, &w, n, false); }
 static void back_w(struct wz_backend *be) { wz_matmul_back_w(be, grads, y, x, &w, n); }
-static void rmsnorm(struct wz_backend *be) { wz_rmsnorm(be, y, lse, x, master, n, w.in, 1e-5f); }
-static void norm_back(struct wz_backend *be) { wz_rmsnorm_back(be, y, grads, x, z, master, lse, n, w.in); }
-static void swiglu(struct wz_backend *be) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)w.in); }
+static void rmsnorm(struct wz_backend *be) { wz_rmsnorm(be, y, lse, x, master, n, w.in, 1e-5f, 0); }
+static void norm_back(struct wz_backend *be) { wz_rmsnorm_back(be, y, grads, x, z, master, lse, n, w.in, 0); }
+static void swiglu(struct wz_backend *be) { wz_swiglu(be, y, x, z, (size_t)n * (size_t)w.in, WZ_SILU); }
 static void add(struct wz_backend *be) { wz_add(be, y, x, (size_t)n * (size_t)w.in); }
 static void cast(struct wz_backend *be) { wz_cast(be, (uint16_t *)y, x, (size_t)n * (size_t)w.in); }
 static void hash(struct wz_backend *be)
@@ -147,7 +147,7 @@ int opcheck_bench_large(const char *backend, int shrink)
     square = wz_backend_alloc(exact, (size_t)MOST * (size_t)dim * sizeof *square);
     grads = filled(head_size > rows ? head_size : rows);
     weights = filled(head_size);
-    w = (struct wz_weight){ wz_backend_alloc(exact, head_size * 2), WZ_BF16, 0, 0, NULL };
+    w = (struct wz_weight){ wz_backend_alloc(exact, head_size * 2), WZ_BF16, 0, 0, NULL, 0 };
     wz_cast(exact, w.data, weights, head_size);
     ids = wz_alloc(MOST * sizeof *ids);
     tokens = wz_alloc(MOST * sizeof *tokens);

@@ -72,7 +72,7 @@ void opcheck_finish(struct problem *p)
 
 static struct wz_weight weight_of(const struct problem *p, struct wz_backend *be, float *data)
 {
-    struct wz_weight w = { data, p->type, p->out, p->in, NULL };
+    struct wz_weight w = { data, p->type, p->out, p->in, NULL, p->cap };
 
     wz_pack(be, &w);
     return w;
@@ -90,12 +90,12 @@ CALL(embed_back) { wz_embed_back(be, a[0], ROWS(a, 1), p->ids + from, to - from,
 
 CALL(rmsnorm)
 {
-    wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), p->add ? ROWS(a, 0) : ROWS(a, 2), a[3], to - from, p->in, 1e-5f);
+    wz_rmsnorm(be, ROWS(a, 0), ROWS(a, 1), p->add ? ROWS(a, 0) : ROWS(a, 2), a[3], to - from, p->in, 1e-5f, p->one);
 }
 
 CALL(rmsnorm_back)
 {
-    wz_rmsnorm_back(be, ROWS(a, 0), a[1], ROWS(a, 2), ROWS(a, 3), a[4], ROWS(a, 5), to - from, p->in);
+    wz_rmsnorm_back(be, ROWS(a, 0), a[1], ROWS(a, 2), ROWS(a, 3), a[4], ROWS(a, 5), to - from, p->in, p->one);
 }
 
 CALL(matmul)
@@ -109,7 +109,7 @@ CALL(matmul)
 /* The second matrix is the first's upper half. */
 CALL(matmuls)
 {
-    struct wz_weight w = weight_of(p, be, a[3]), half = { w.data, w.type, (p->out + 1) / 2, p->in, NULL };
+    struct wz_weight w = weight_of(p, be, a[3]), half = { w.data, w.type, (p->out + 1) / 2, p->in, NULL, 0 };
 
     wz_pack(be, &half);
     wz_matmuls(be, (float *[]){ ROWS(a, 0), ROWS(a, 1) }, ROWS(a, 2), (const struct wz_weight *[]){ &w, &half }, 2,
@@ -128,18 +128,19 @@ CALL(matmul_back_x)
 
 CALL(matmul_back_w)
 {
-    const struct wz_weight w = { a[0], p->type, p->out, p->in, NULL }; /* of which only type and shape count */
+    const struct wz_weight w = { a[0], p->type, p->out, p->in, NULL, 0 }; /* of which only type and shape count */
 
     wz_matmul_back_w(be, a[0], ROWS(a, 1), ROWS(a, 2), &w, to - from);
 }
 
 CALL(rope) { wz_rope(be, ROWS(a, 0), p->pos + from, a[1], to - from, p->heads, p->in, p->add ? -1 : 1); }
 
-CALL(swiglu) { wz_swiglu(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in)); }
+CALL(swiglu) { wz_swiglu(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), (size_t)((to - from) * p->in), p->act); }
 
 CALL(swiglu_back)
 {
-    wz_swiglu_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), ROWS(a, 3), ROWS(a, 4), (size_t)((to - from) * p->in));
+    wz_swiglu_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), ROWS(a, 3), ROWS(a, 4), (size_t)((to - from) * p->in),
+                   p->act);
 }
 
 /* Rows write their keys and values, then look back. All pages start as NaN: only what was written may be read. */
@@ -148,7 +149,7 @@ CALL(attention)
     struct wz_rows r = { to - from, p->seqs, p->stride, p->seq + from, p->pos + from, p->table };
 
     wz_kv_write(be, &p->kv, ROWS(a, 3), ROWS(a, 4), &r);
-    wz_attention(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), &p->kv, &r, p->heads);
+    wz_attention(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), &p->kv, &r, p->heads, p->scores);
 }
 
 /* The last row of each sequence looks back from a fork: the same table but for the last page, whose first slots are
@@ -163,7 +164,8 @@ CALL(kv_copy)
         wz_kv_copy(be, &p->kv, spare, old, p->pos[i] % p->page + 1);
         *page = spare;
         struct wz_rows one = { 1, p->seqs, p->stride, p->seq + i, p->pos + i, p->table };
-        wz_attention(be, a[0] + (size_t)i * p->a[0].row, NULL, a[2] + (size_t)i * p->a[2].row, &p->kv, &one, p->heads);
+        wz_attention(be, a[0] + (size_t)i * p->a[0].row, NULL, a[2] + (size_t)i * p->a[2].row, &p->kv, &one, p->heads,
+                     p->scores);
         *page = old;
     }
 }
@@ -189,7 +191,7 @@ CALL(attention_back)
 
     write_keys(p, be, &p->kv, a, &r, ROWS(a, 7), ROWS(a, 8));
     wz_attention_back(be, ROWS(a, 0), ROWS(a, 1), ROWS(a, 2), p->past ? past : (struct wz_past){ 0 }, ROWS(a, 3),
-                      ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv, &r, p->heads);
+                      ROWS(a, 4), ROWS(a, 5), ROWS(a, 6), &p->kv, &r, p->heads, p->scores);
 }
 
 CALL(head_logprob)
@@ -233,8 +235,9 @@ CALL(head_back)
 CALL(cast)
 {
     int n = to - from, *ids = wz_alloc((size_t)n * sizeof *ids);
-    struct wz_weight w = { wz_backend_alloc(be, (size_t)((n + 1) * p->in) * sizeof(uint16_t)), WZ_BF16, n + 1, p->in,
-                           NULL };
+    struct wz_weight w = {
+        wz_backend_alloc(be, (size_t)((n + 1) * p->in) * sizeof(uint16_t)), WZ_BF16, n + 1, p->in, NULL, 0
+    };
 
     for (int i = 0; i < n; i++) ids[i] = i;
     wz_cast(be, w.data, ROWS(a, 1), (size_t)(n * p->in));
@@ -325,6 +328,7 @@ static bool make_embed_back(struct problem *p)
 static bool make_rmsnorm(struct problem *p)
 {
     if (!dense_shape(p, 1, true)) return false;
+    p->one = (float)(p->shape % 2);
     add_array(p, "out", p->add ? SUM : OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "rstd", OUT, 1, (size_t)p->n, 1);
     add_array(p, "x", IN, (size_t)p->in, (size_t)p->n, 3);
@@ -336,6 +340,7 @@ static bool make_rmsnorm(struct problem *p)
 static bool make_rmsnorm_back(struct problem *p)
 {
     if (!dense_shape(p, 1, false)) return false;
+    p->one = (float)(p->shape % 2);
     add_array(p, "d_x", SUM, (size_t)p->in, (size_t)p->n, 1);
     add_common(p, "d_w", SUM, (size_t)p->in, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -411,6 +416,7 @@ static bool make_rope(struct problem *p)
 static bool make_swiglu(struct problem *p)
 {
     if (!dense_shape(p, 1, false)) return false;
+    p->act = p->shape % 2 ? WZ_GELU : WZ_SILU;
     add_array(p, "out", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "gate", IN, (size_t)p->in, (size_t)p->n, 8);
     add_array(p, "up", IN, (size_t)p->in, (size_t)p->n, 1);
@@ -423,19 +429,20 @@ static bool make_swiglu(struct problem *p)
 static bool make_swiglu_back(struct problem *p)
 {
     if (!dense_shape(p, 1, false)) return false;
+    p->act = p->shape % 2 ? WZ_GELU : WZ_SILU;
     add_array(p, "d_gate", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_up", OUT, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "d_out", IN, (size_t)p->in, (size_t)p->n, 1);
     add_array(p, "gate", IN, (size_t)p->in, (size_t)p->n, 8);
     add_array(p, "up", IN, (size_t)p->in, (size_t)p->n, 1);
-    p->budget = 1e-6;
+    p->budget = p->act == WZ_GELU ? 3e-6 : 1e-6; /* a cubic in the exponent */
     return true;
 }
 
 /* Sequences of odd lengths over pages dealt out backwards; whole: rows in order of sequence, else dealt round. For
  * tensor cores more of them: lengths beyond their splits of keys, and groups of heads that fill and overfill their
  * tiles. */
-static bool attention_shape(struct problem *p, bool whole)
+static bool plain_shape(struct problem *p, bool whole)
 {
     static const struct {
         int heads, kv_heads, d, page, len[4];
@@ -477,6 +484,25 @@ static bool attention_shape(struct problem *p, bool whole)
     }
     p->step = whole ? 0 : 1;
     return true;
+}
+
+/* All of them, and those that are not for tensor cores alone once more with caps and windows. */
+static bool attention_shape(struct problem *p, bool whole)
+{
+    static const struct wz_scores scores[] = { { 0, 17 }, { 1.5f, 0 }, { 1.5f, 40 } };
+    const int shape = p->shape;
+
+    if (plain_shape(p, whole)) return true;
+    for (p->shape = 0;; p->shape++) {
+        struct problem other = { .shape = p->shape };
+        if (!plain_shape(&other, whole)) break;
+        opcheck_finish(&other);
+    }
+    p->scores = scores[shape % 3];
+    p->shape = shape - p->shape;
+    const bool there = p->shape < (opcheck_ref->half_kv ? 72 : 36) && plain_shape(p, whole);
+    p->shape = shape;
+    return there;
 }
 
 static size_t q_width(const struct problem *p) { return (size_t)(p->heads * p->in); }
@@ -551,6 +577,7 @@ static bool attention_back_shape(struct problem *p)
 
     if (p->shape < n) {
         past_shape(p, &pasts[p->shape]);
+        if (p->shape % 4 == 3) p->scores = (struct wz_scores){ 2, 37 };
         return true;
     }
     p->shape -= n;
@@ -586,7 +613,7 @@ static bool make_attention_back(struct problem *p)
     p->budget =
         rounds(p, 3) && rounds(p, 6) ? 1e-2 : 1e-5; /* p and ds of bf16; exp of a float score, then float sums */
     write_keys(p, opcheck_ref, &kv, a, &r, a[7], a[8]);
-    wz_attention(opcheck_ref, a[4], a[5], a[6], &kv, &r, p->heads);
+    wz_attention(opcheck_ref, a[4], a[5], a[6], &kv, &r, p->heads, p->scores);
     free(kv.k);
     free(kv.v);
     p->floor = 1; /* a softmax over one key has no gradient */
@@ -607,6 +634,7 @@ static bool head_shape(struct problem *p)
     p->type = p->shape / 4 / count % 2 ? WZ_BF16 : WZ_F32;
     p->add = p->shape % 3 == 2;
     p->temperature = p->shape % 2 ? 0.7f : 1;
+    p->cap = p->shape % 5 == 1 ? 4 : 0;
     p->step = 1;
     return p->shape < 8 * count;
 }
@@ -669,7 +697,7 @@ static bool make_head_back(struct problem *p)
     add_host(p, "lse", IN, 1);
     add_ids(p, p->out, true);
     float *logp = wz_alloc((size_t)p->n * sizeof *logp);
-    struct wz_weight w = { p->a[3].init, p->type, p->out, p->in, NULL };
+    struct wz_weight w = { p->a[3].init, p->type, p->out, p->in, NULL, p->cap };
     wz_head_logprob(opcheck_ref, logp, p->a[5].init, NULL, p->a[2].init, &w, p->ids, p->temperature, p->n);
     free(logp);
     /* float chains over V and over N; where g is rounded to bf16, an ulp of a float may turn into one of bf16 */

@@ -152,7 +152,7 @@ struct task {
 static void look_up(void *arg)
 {
     struct task *w = arg;
-    struct wz_weight table = { (float *)w->table.data + w->row * C, WZ_F32, VOCAB - 1, C, NULL };
+    struct wz_weight table = { (float *)w->table.data + w->row * C, WZ_F32, VOCAB - 1, C, NULL, 0 };
     size_t all = (size_t)w->n * C;
 
     wz_embed(w->be, w->y, &table, w->a, w->n);
@@ -178,9 +178,9 @@ static void task_open(struct task *w)
 
     *w = (struct task){ .be = cuda("exact", true) };
     for (int i = 0; i < VOCAB * C; i++) table[i] = (float)i;
-    w->table = (struct wz_weight){ wz_backend_alloc(w->be, sizeof table), WZ_F32, VOCAB, C, NULL };
+    w->table = (struct wz_weight){ wz_backend_alloc(w->be, sizeof table), WZ_F32, VOCAB, C, NULL, 0 };
     for (int i = 0; i < C * C; i++) half[i] = wz_f32_to_bf16((float)i);
-    w->half = (struct wz_weight){ wz_backend_alloc(w->be, sizeof half), WZ_BF16, C, C, NULL };
+    w->half = (struct wz_weight){ wz_backend_alloc(w->be, sizeof half), WZ_BF16, C, C, NULL, 0 };
     wz_upload(w->be, w->half.data, half, sizeof half);
     w->x = wz_backend_alloc(w->be, sizeof w->back);
     w->y = wz_backend_alloc(w->be, sizeof w->back);

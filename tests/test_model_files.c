@@ -315,7 +315,8 @@ static void pairs(float *out, const float *in, int heads, int d, int cols)
 static void gguf_write(const struct wz_model *m, const char *path, const float *divisors, const char *arch)
 {
     const struct wz_config *c = &m->config;
-    const bool after = strstr(arch, "olmo2"), permuted = strstr("llama granite smollm3", arch);
+    const bool after = !strcmp(arch, "olmo2") || !strcmp(arch, "gemma2") || !strcmp(arch, "gemma3"),
+               permuted = strstr("llama granite smollm3", arch);
     struct wz_buf b = { 0 };
     struct wz_err err;
     size_t at = 0;
@@ -334,6 +335,7 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         { "attention.head_count_kv", (uint32_t)c->kv_heads },
         { "attention.key_length", (uint32_t)c->head_dim },
         { "context_length", (uint32_t)c->context },
+        { "attention.sliding_window", (uint32_t)c->window },
     };
     const struct {
         const char *key;
@@ -341,10 +343,12 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
     } numbers[] = {
         { "attention.layer_norm_rms_epsilon", c->norm_eps },
         { "rope.freq_base", c->rope_theta },
-        { "embedding_scale", c->embed_scale },
+        { "embedding_scale", strstr(arch, "gemma") ? 0 : c->embed_scale },
         { "residual_scale", c->residual_scale },
         { "attention.scale", c->score_scale },
         { "logit_scale", c->logit_scale > 0 ? 1 / c->logit_scale : 0 },
+        { "attn_logit_softcapping", c->score_cap },
+        { "final_logit_softcapping", c->logit_cap },
     };
     size_t n_numbers = 0;
     for (size_t i = 0; i < WZ_COUNT(numbers); i++) n_numbers += numbers[i].value != 0;
@@ -392,6 +396,8 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         else if (permuted && strstr(p->name, "k_proj"))
             pairs(values, m->params + p->at, c->kv_heads, c->head_dim, p->cols);
         else memcpy(values, m->params + p->at, n * sizeof(float));
+        for (size_t j = 0; j < n && p->cols == 0 && strstr(arch, "gemma"); j++)
+            values[j] += 1; /* as their converter does */
         if (!q8 || p->cols == 0) wz_buf_add(&b, values, n * sizeof(float));
         for (size_t j = 0; q8 && p->cols > 0 && j < n; j++) {
             if (j % 32 == 0) wz_buf_add(&b, &(uint16_t){ Q8_SCALE }, 2);
@@ -467,8 +473,9 @@ static void gguf_of_every_row(void **state)
         if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
         const char *arch = wz_arch_of(&c)->gguf;
         free(dir);
-        if (!arch || c.rope != WZ_ROPE_PLAIN) continue;
+        if (!arch || c.rope != WZ_ROPE_PLAIN || (c.window && !strstr(arch, "gemma"))) continue;
         c.eos[c.n_eos++] = 3;
+        for (int l = 0; l < c.layers && c.window; l++) c.local[l] = (l + 1) % wz_arch_of(&c)->pattern;
         struct wz_model *m = model_make(&c, WZ_F32);
         for (int k = 0; k < m->n_list; k++)
             for (int j = 0; j < m->list[k].rows; j++) m->params[m->list[k].at + (size_t)j] += (float)(j % 61) / 64;
@@ -591,7 +598,6 @@ static void bad_configs(void **state)
         { "num_hidden_layers", "1", "model.layers.1" },
         { "architectures", "[\"PhiForCausalLM\"]", "expected one of LlamaForCausalLM, MistralForCausalLM" },
         { "architectures", "[\"Qwen2ForCausalLM\"]", "q_proj.bias is missing" },
-        { "architectures", "[\"MistralForCausalLM\"]", "sliding_window" }, /* 4096 where a Mistral does not say */
         { "unheard_of", "17", "unheard_of: 17 is not known for LlamaForCausalLM" },
         { "num_local_experts", "8", "num_local_experts" },
         { "embedding_multiplier", "12", "embedding_multiplier" }, /* Granite's */
@@ -603,9 +609,11 @@ static void bad_configs(void **state)
         { "rms_norm_eps", "-1", "rms_norm_eps" },
         { "rope_theta", "\"big\"", "rope_theta" },
         { "rope_scaling", "7", "rope_scaling" },
-        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "yarn" },
+        { "rope_scaling", "{\"rope_type\": \"dynamic\", \"factor\": 2}", "dynamic" },
+        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "original_max_position_embeddings" },
         { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
-        { "rope_scaling", "{\"rope_type\": \"linear\", \"factor\": 2, \"mscale\": 2}", "mscale" },
+        { "rope_scaling", "{\"rope_type\": \"linear\", \"factor\": 2, \"llama_4_scaling_beta\": 2}",
+          "llama_4_scaling_beta" },
         { "rope_scaling",
           "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, \"high_freq_factor\": 1, "
           "\"original_max_position_embeddings\": 8192}",

@@ -314,7 +314,7 @@ static void check_repack(void **state)
     for (int i = 0; i < 70 * 9; i++) data[i] = (float)(i % 13) - 6;
     for (int i = 0; i < 9; i++) x[i] = (float)i + 0.5f;
     float *d_x = sent(be, NULL, x, 9), *d_y = wz_backend_alloc(be, sizeof y[0]);
-    struct wz_weight w = { sent(be, NULL, data, 70 * 9), WZ_F32, 70, 9, NULL }, fresh = w;
+    struct wz_weight w = { sent(be, NULL, data, 70 * 9), WZ_F32, 70, 9, NULL, 0 }, fresh = w;
     for (int k = 0; k < 3; k++) {
         for (int i = 0; i < 70 * 9 && k == 1; i++) data[i] += (float)(i % 5);
         sent(be, w.data, data, 70 * 9);
@@ -348,7 +348,7 @@ static void check_rewritten(void **state)
         ones[i] = 1;
         fives[i] = 5;
     }
-    struct wz_weight w = { wz_backend_alloc(be, sizeof one), WZ_BF16, C, C, NULL };
+    struct wz_weight w = { wz_backend_alloc(be, sizeof one), WZ_BF16, C, C, NULL, 0 };
     float *x = wz_backend_alloc(be, sizeof ones), *d_y = wz_backend_alloc(be, sizeof y),
           *src = sent(be, NULL, fives, C);
     wz_upload(be, w.data, one, sizeof one);
@@ -459,7 +459,7 @@ static void check_samplers(void **state)
     token = wz_alloc((size_t)draws * sizeof *token);
     for (int v = 0; v < SMALL; v++)
         z[v] = (double)(data[v] = (float)wz_normal((struct wz_key){ 11, WZ_RNG_TEST, 0, (uint32_t)v, 0, 4 }) * 1.5f);
-    struct wz_weight w = { sent(be, NULL, data, SMALL), WZ_F32, SMALL, 1, NULL };
+    struct wz_weight w = { sent(be, NULL, data, SMALL), WZ_F32, SMALL, 1, NULL, 0 };
     wz_pack(be, &w);
     for (int i = 0; i < draws; i++) x[i] = 1;
     float *d_x = sent(be, NULL, x, (size_t)draws);
@@ -510,8 +510,9 @@ static void check_inverse(void **state)
 
     data = wz_alloc(V * sizeof *data);
     x = sent(be, NULL, &one, 1);
-    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1,
-                           NULL }; /* all equal: token t for u in [t/V, (t+1)/V) */
+    struct wz_weight w = {
+        sent(be, NULL, data, V), WZ_F32, V, 1, NULL, 0
+    }; /* all equal: token t for u in [t/V, (t+1)/V) */
     wz_pack(be, &w);
     for (int t = 0; t < V; t += 37)
         for (int kind = 0; kind < 2; kind++) {
@@ -597,7 +598,7 @@ static void check_rising(void **state)
     float *d_q = sent(be, NULL, q, LEN * D), *d_k = sent(be, NULL, k, LEN * D), *d_v = sent(be, NULL, v, LEN * D),
           *d_out = sent(be, NULL, q, LEN * D), *d_lse = sent(be, NULL, q, LEN);
     wz_kv_write(be, &kv, d_k, d_v, &rows);
-    wz_attention(be, d_out, d_lse, d_q, &kv, &rows, 1);
+    wz_attention(be, d_out, d_lse, d_q, &kv, &rows, 1, (struct wz_scores){ 0 });
     wz_download(be, out, d_out, sizeof out);
     wz_download(be, lse, d_lse, sizeof lse);
     for (int i = 0; i < LEN; i++)
@@ -617,7 +618,7 @@ static void check_vast(void **state)
     float *data = wz_alloc(V * sizeof *data), one = 1, logp;
     int token;
 
-    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1, NULL }; /* all equal */
+    struct wz_weight w = { sent(be, NULL, data, V), WZ_F32, V, 1, NULL, 0 }; /* all equal */
     float *x = sent(be, NULL, &one, 1);
     wz_pack(be, &w);
     wz_head_sample(be, &token, &logp, x, &w, &(struct wz_pick){ 1, 1, 0, 0, 400000.5 / V }, 1);

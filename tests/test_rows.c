@@ -232,9 +232,9 @@ static void run_attention(struct outputs *o, struct wz_backend *be, bool half)
     wz_rope(be, q, pos, freq, TOKENS, HEADS, D, 1);
     wz_kv_write(be, &kv, filled(o->more, TOKENS * narrow, 11), q, &rows);
     float *out = next(o, TOKENS * wide), *lse = next(o, TOKENS * HEADS), *d_q = next(o, TOKENS * wide);
-    wz_attention(be, out, lse, q, &kv, &rows, HEADS);
+    wz_attention(be, out, lse, q, &kv, &rows, HEADS, (struct wz_scores){ 0 });
     wz_attention_back(be, d_q, next(o, TOKENS * narrow), next(o, TOKENS * narrow), (struct wz_past){ 0 },
-                      filled(o->more, TOKENS * wide, 12), out, lse, q, &kv, &rows, HEADS);
+                      filled(o->more, TOKENS * wide, 12), out, lse, q, &kv, &rows, HEADS, (struct wz_scores){ 0 });
     free(q);
     free(keys);
     free(values);
@@ -247,10 +247,10 @@ static void run_vectors(struct outputs *o, struct wz_backend *be)
     float *normed = next(o, n), *rstd = next(o, TOKENS), *w = next(o, n), *m = next(o, n), *v = next(o, n);
     double sum;
 
-    wz_rmsnorm(be, normed, rstd, x, y, TOKENS, WIDTH, 1e-5f);
-    wz_rmsnorm_back(be, next(o, n), next(o, WIDTH), y, x, y, rstd, TOKENS, WIDTH);
-    wz_swiglu(be, next(o, n), x, y, n);
-    wz_swiglu_back(be, next(o, n), next(o, n), normed, x, y, n);
+    wz_rmsnorm(be, normed, rstd, x, y, TOKENS, WIDTH, 1e-5f, 0);
+    wz_rmsnorm_back(be, next(o, n), next(o, WIDTH), y, x, y, rstd, TOKENS, WIDTH, 0);
+    wz_swiglu(be, next(o, n), x, y, n, WZ_SILU);
+    wz_swiglu_back(be, next(o, n), next(o, n), normed, x, y, n, WZ_SILU);
     wz_cast(be, (uint16_t *)next(o, n), x, n);
     wz_adamw(be, w, x, m, v, n, 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 3);
     wz_add(be, w, y, n);
@@ -274,7 +274,7 @@ static struct outputs *outputs_by(const struct hot *const choice[SLOTS])
     for (int i = 0; i < WORDS * WIDTH; i++) halves[i] = wz_f32_to_bf16(weights[i]);
     for (int type = 0; type < TYPES; type++) {
         void *data = type == WZ_F32 ? (void *)weights : (void *)halves;
-        struct wz_weight w = { data, (enum wz_type)type, WIDER, WIDTH, NULL }, head = w;
+        struct wz_weight w = { data, (enum wz_type)type, WIDER, WIDTH, NULL, 0 }, head = w;
         head.out = WORDS;
         wz_pack(be, &w);
         for (size_t i = 0; i < WZ_COUNT(counts); i++) run_products(o, be, &w, counts[i]);

@@ -18,9 +18,10 @@ enum { HALF = KEYS / 2, MOST_D = 256, MOST_TOKENS = 12, MOST_STATE = 256 };
 struct step {
     const void *k[2], *v[2];
     enum tile_kind kind;
-    size_t ldk, size;   /* ldk: elements between channels of k; size: bytes of an element of k and v */
-    int d, wide, count; /* wide: d rounded up to a multiple of 16, the width of values and sums; count: keys seen */
-    float scale;
+    size_t ldk, size; /* ldk: elements between channels of k; size: bytes of an element of k and v */
+    int d, wide;      /* wide: d rounded up to a multiple of 16, the width of values and sums */
+    int from, count;  /* keys [from, count) are seen */
+    float scale, cap;
 };
 
 /* Online softmax of one token and head. */
@@ -34,6 +35,12 @@ static size_t page_at(const struct attend *a, int seq, int t, int kv_head)
     size_t page = (size_t)r->table[(size_t)seq * (size_t)r->stride + (size_t)(t / a->kv->page)];
 
     return (page * (size_t)a->kv->heads + (size_t)kv_head) * (size_t)a->kv->page * (size_t)a->kv->head_dim;
+}
+
+/* The first position that a token sees. */
+static int first_seen(const struct attend *a, int pos)
+{
+    return a->scores.window && pos >= a->scores.window ? pos - a->scores.window + 1 : 0;
 }
 
 /* Copies keys of positions [t, t + count) to k[D][KEYS] and values to v[KEYS][wide], as f32. */
@@ -105,7 +112,10 @@ static void step(float *out, size_t so, const float *q, size_t sq, int rows, con
         vf x[KEYS / W];
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS / W; j++) {
-            x[j] = PICK(before(j * W, b->count), load(p + j * W) * b->scale, SPLAT(-INFINITY));
+            vf x_all = load(p + j * W) * b->scale;
+            if (b->cap > 0) x_all = cap_v(x_all, b->cap);
+            x[j] = PICK(before(j * W, b->count), x_all, SPLAT(-INFINITY));
+            if (b->from > 0) x[j] = PICK(before(j * W, b->from), SPLAT(-INFINITY), x[j]);
             top.v[j % VECS] = MAX(x[j], top.v[j % VECS]);
         }
         float max = vec16_max(top);
@@ -147,7 +157,7 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
     float copies[2 * KEYS * MOST_D] __attribute__((aligned(64)));
     float sums[MOST_STATE * MOST_D] __attribute__((aligned(64)));
     struct state state[MOST_STATE];
-    struct step b = { .d = d, .wide = wide, .scale = 1 / sqrtf((float)d), .ldk = (size_t)p };
+    struct step b = { .d = d, .wide = wide, .scale = 1 / sqrtf((float)d), .cap = a->scores.cap, .ldk = (size_t)p };
     bool ragged = wide > d, copied = ragged || p % HALF;
     float *out = ragged ? sums : a->out + at, *keys = copies, *values = copies + KEYS * d;
     size_t out_head = (size_t)wide, out_row = ragged ? (size_t)(group * wide) : width;
@@ -161,7 +171,8 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
     if (copied) b.ldk = KEYS;
     b.kind = !copied && a->kv->half ? HALVES : FLOATS;
     b.size = b.kind == HALVES ? sizeof(uint16_t) : sizeof(float);
-    for (int t = 0; t <= high; t += KEYS) {
+    const int begin = first_seen(a, low), whole = first_seen(a, high); /* where windows begin, at least and at most */
+    for (int t = begin / KEYS * KEYS; t <= high; t += KEYS) {
         int count = high + 1 - t < KEYS ? high + 1 - t : KEYS;
         for (int h = 0; h < 2; h++) {
             int from = h * HALF < count ? t + h * HALF : t; /* no second half: its page may not exist */
@@ -171,18 +182,21 @@ void HOT(wz_attend)(const struct attend *a, int row, int n, int kv_head)
                             : (char *)a->kv->v + (page + (size_t)(from % p * d)) * b.size;
         }
         if (copied) gather(keys, values, a, seq, t, count, kv_head, wide);
-        if (n > 1 && low >= t + KEYS - 1) {
+        if (n > 1 && low >= t + KEYS - 1 && (whole == 0 || whole < t)) {
+            b.from = 0;
             b.count = KEYS;
             for (int g = 0; g < group; g++)
                 step(out + (size_t)g * out_head, out_row, q + g * d, width, n, &b, state + g, group, t == 0);
             continue;
         }
         for (int i = 0; i < n; i++) {
+            const int from = first_seen(a, r->pos[row + i]) - t;
+            b.from = from > 0 ? from : 0;
             b.count = r->pos[row + i] + 1 - t < KEYS ? r->pos[row + i] + 1 - t : KEYS;
-            for (int g = 0; b.count > 0 && g < group; g += MR2)
+            for (int g = 0; b.count > b.from && g < group; g += MR2)
                 step(out + (size_t)i * out_row + (size_t)g * out_head, out_head,
                      q + (size_t)i * width + (size_t)(g * d), (size_t)d, group - g < MR2 ? group - g : MR2, &b,
-                     state + i * group + g, 1, t == 0);
+                     state + i * group + g, 1, t == 0 || from >= 0);
         }
     }
     for (int i = 0; i < n; i++)
@@ -212,13 +226,21 @@ static float dot(const float *a, const float *b, int n)
     return vec16_sum(sum);
 }
 
-/* s becomes p = exp(s scale - lse), dp becomes ds = p (dp - delta) scale, for a token that sees `count` of the keys. */
-static void softmax_back(float *s, float *dp, int count, float scale, float lse, float delta)
+/* s becomes p = exp(s' - lse), dp becomes ds = p (dp - delta) scale slope, for a token that sees keys [from, count): s'
+ * is s scale, capped. */
+static void softmax_back(float *s, float *dp, int from, int count, float scale, float cap, float lse, float delta)
 {
     for (int j = 0; j < KEYS; j += W) {
-        vf p = PICK(before(j, count), exp_v(load(s + j) * scale - SPLAT(lse)), SPLAT(0.f));
+        vf x = load(s + j) * scale, slope = SPLAT(1.f);
+        if (cap > 0) {
+            x = cap_v(x, cap);
+            slope -= x / cap * (x / cap);
+        }
+        vf p = PICK(before(j, count), exp_v(x - SPLAT(lse)), SPLAT(0.f));
+        if (from > 0) p = PICK(before(j, from), SPLAT(0.f), p);
+        vf ds = p * (load(dp + j) - SPLAT(delta)) * scale;
         store(s + j, p);
-        store(dp + j, p * (load(dp + j) - SPLAT(delta)) * scale);
+        store(dp + j, cap > 0 ? ds * slope : ds);
     }
 }
 
@@ -280,8 +302,8 @@ void HOT(wz_attend_back)(const struct attend *a, int row, int n, int kv_head)
                 for (int j = 0; j < rows; j++) {
                     size_t to = at + (size_t)j * width;
                     int seen = past + i + j + 1 - t < keys ? past + i + j + 1 - t : keys;
-                    softmax_back(s + j * KEYS, dp + j * KEYS, seen, scale,
-                                 a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
+                    softmax_back(s + j * KEYS, dp + j * KEYS, first_seen(a, past + i + j) - t, seen, scale,
+                                 a->scores.cap, a->lse[(size_t)(row + i + j) * (size_t)a->heads + (size_t)h],
                                  dot(a->d_out + to, a->o + to, d));
                 }
                 product(d_v, (size_t)wide, s, 1, KEYS, keys, d_out, ld, wide, rows, true);

@@ -109,7 +109,7 @@ static void product_prepare(struct trial *t, enum wz_type type)
 {
     const struct product *by = &t->row->product[type];
 
-    t->w = (struct wz_weight){ t->data, type, OUT, IN, t->packed };
+    t->w = (struct wz_weight){ t->data, type, OUT, IN, t->packed, 0 };
     for (int i = 0; i < OUT / by->panel; i++)
         by->pack(t->packed + (size_t)(i * by->panel) * wz_cpu_depth(type, IN), &t->w, i);
 }

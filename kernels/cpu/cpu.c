@@ -320,18 +320,18 @@ static void embed_back(struct wz_backend *be, float *d_table, const float *d_out
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
-                    float eps)
+                    float eps, float one)
 {
     walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = out,
-                                 .more = rstd, .a = x, .b = w, .eps = eps });
+                                 .more = rstd, .a = x, .b = w, .eps = eps, .one = one });
 }
 
 static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
-                         const float *w, const float *rstd, int n, int c)
+                         const float *w, const float *rstd, int n, int c, float one)
 {
     wz_hot(be)->rmsnorm_back_w(d_w, d_out, x, rstd, n, c);
     walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm_back, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = d_x,
-                                 .a = d_out, .b = x, .c = w, .d = rstd });
+                                 .a = d_out, .b = x, .c = w, .d = rstd, .one = one });
 }
 
 static void bias(struct wz_backend *be, float *y, const float *b, int n, int c)
@@ -346,16 +346,19 @@ static void bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n
         wz_hot(be)->add(&(struct walk){ .out = d_b, .a = d_y + (size_t)i * (size_t)c }, 0, (size_t)c);
 }
 
-static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n, enum wz_act act)
 {
-    walk_run(be, &(struct walk){ wz_hot(be)->swiglu, n, CHUNK, .out = out, .a = gate, .b = up });
+    walk_fn *fn = act == WZ_GELU ? wz_hot(be)->geglu : wz_hot(be)->swiglu;
+
+    walk_run(be, &(struct walk){ fn, n, CHUNK, .out = out, .a = gate, .b = up });
 }
 
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
-                        const float *up, size_t n)
+                        const float *up, size_t n, enum wz_act act)
 {
-    walk_run(be, &(struct walk){ wz_hot(be)->swiglu_back, n, CHUNK, .out = d_gate, .more = d_up, .a = d_out, .b = gate,
-                                 .c = up });
+    walk_fn *fn = act == WZ_GELU ? wz_hot(be)->geglu_back : wz_hot(be)->swiglu_back;
+
+    walk_run(be, &(struct walk){ fn, n, CHUNK, .out = d_gate, .more = d_up, .a = d_out, .b = gate, .c = up });
 }
 
 static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t n)

@@ -49,6 +49,7 @@ struct attend {
     int heads;
     const float *d_out, *o; /* backward only */
     float *d_q, *d_k, *d_v;
+    struct wz_scores scores;
     int past;               /* tokens before the sequence's, of which it sums d_k and d_v apart: */
     float *past_k, *past_v; /* [past, K, D], overwritten */
 };
@@ -70,6 +71,7 @@ struct walk {
     uint16_t *halves;
     double *sums;
     float eps; /* or scale's factor */
+    float one; /* of a norm */
     const struct wz_adamw_scalars *by;
 };
 
@@ -111,8 +113,11 @@ struct hot {
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
     void (*grad)(float *z, float scale, float lse, float d, int n);
+    /* the same of capped logits, each times slope = 1 - (z/cap)^2; cap: z[n] becomes cap tanh(z/cap) */
+    void (*grad_capped)(float *z, float scale, float lse, float d, float cap, int n);
+    void (*cap)(float *z, float cap, int n);
     attend_fn *attend, *attend_back;
-    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *cast, *add, *scale, *square, *adamw;
+    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *geglu, *geglu_back, *cast, *add, *scale, *square, *adamw;
     /* d_w[c] += d_out * x * rstd over n tokens */
     void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */

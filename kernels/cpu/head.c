@@ -42,6 +42,11 @@ static void logits(const struct pass *p, float *z, size_t ldz, const float *x, i
     p->by->gemm(&g, 0, m, 0, n);
 }
 
+static void cap(const struct pass *p, float *z, size_t ldz, int m, int n)
+{
+    for (int i = 0; i < m && p->w->cap > 0; i++) p->hot->cap(z + (size_t)i * ldz, p->w->cap, n);
+}
+
 static void pass_block(void *arg, int b)
 {
     struct pass *p = arg;
@@ -51,6 +56,7 @@ static void pass_block(void *arg, int b)
     size_t ldz = p->z ? (size_t)p->w->out : VOCAB;
 
     logits(p, z, ldz, p->factor, v, p->m, n);
+    cap(p, z, ldz, p->m, n);
     for (int i = 0; i < p->m; i++) {
         p->stats[i * p->blocks + b] = p->hot->stat(z + (size_t)i * ldz, p->scale[i], n);
         if (p->id[i] >= v && p->id[i] < v + n) p->target[i] = z[(size_t)i * ldz + (size_t)(p->id[i] - v)] * p->scale[i];
@@ -151,6 +157,7 @@ static float pick_plain(const struct picking *k, int i, const struct total *t, i
     } else {
         z = block;
         logits(p, block, VOCAB, p->factor + (size_t)i * wz_cpu_left(p->by, p->w->in), b * VOCAB, 1, n);
+        cap(p, block, VOCAB, 1, n);
     }
     int at = wz_cpu_pick_within(p->hot, z, n, &stats[b], &k->picks[i], left);
     *token = b * VOCAB + at;
@@ -205,6 +212,7 @@ static void head_sample(struct wz_backend *be, int *token, float *logp, const fl
 static void head_logits(struct wz_backend *be, float *out, const float *x, const struct wz_weight *w, int n)
 {
     be->ops.matmul(be, out, x, w, n, false);
+    cap(&(struct pass){ .hot = wz_hot(be), .w = w }, out, (size_t)w->out, n, w->out);
 }
 
 /* The backward of a tile for columns [first, first + WIDE): g [TILE, WIDE] */
@@ -222,10 +230,16 @@ static void back_block(void *arg, int b)
     int v = k->first + b * VOCAB, n = block_size(p->w, v);
     float *g = k->g + b * VOCAB;
 
+    const float by = p->w->cap;
     logits(p, g, WIDE, p->factor, v, p->m, n);
+    cap(p, g, WIDE, p->m, n);
     for (int i = 0; i < p->m; i++) {
-        p->hot->grad(g + (size_t)i * WIDE, p->scale[i], k->lse[i], k->d[i], n);
-        if (p->id[i] >= v && p->id[i] < v + n) g[(size_t)i * WIDE + (size_t)(p->id[i] - v)] += k->d[i];
+        float *row = g + (size_t)i * WIDE;
+        float *target = p->id[i] >= v && p->id[i] < v + n ? row + (p->id[i] - v) : NULL;
+        float slope = by > 0 && target ? 1 - *target / by * (*target / by) : 1;
+        if (by > 0) p->hot->grad_capped(row, p->scale[i], k->lse[i], k->d[i], by, n);
+        else p->hot->grad(row, p->scale[i], k->lse[i], k->d[i], n);
+        if (target) *target += k->d[i] * slope;
     }
     if (!k->d_w) return;
     size_t in = (size_t)p->w->in;

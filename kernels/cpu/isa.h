@@ -152,6 +152,17 @@ INLINE vf exp_v(vf x)
     return (vf)(((vi)p + e) & ~(vi)(x < SPLAT(low)));
 }
 
+/* cap tanh(x / cap): near 0 the series of tanh, else from exp. */
+INLINE vf cap_v(vf x, float cap)
+{
+    vf y = x / cap, y2 = y * y;
+    vf p = FMA(y2, SPLAT(62.f / 2835), SPLAT(-17.f / 315));
+    p = FMA(p, y2, SPLAT(2.f / 15));
+    p = FMA(p, y2, SPLAT(-1.f / 3));
+    vf near = FMA(p * y2, y, y), far = SPLAT(1.f) - SPLAT(2.f) / (exp_v(y + y) + SPLAT(1.f));
+    return PICK((vi)(y2 < SPLAT(0.0625f)), near, far) * cap;
+}
+
 /* Sixteen partial sums (or maxima) as an array of vectors, and the tree that reduces them. */
 enum { VECS = 16 / W };
 struct vec16 {

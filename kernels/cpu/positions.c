@@ -132,16 +132,18 @@ static void attend_part(void *arg, int i)
 }
 
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
-                      const struct wz_rows *rows, int heads)
+                      const struct wz_rows *rows, int heads, struct wz_scores scores)
 {
     int group = heads / kv->heads, most = TILE_STATE / group;
 
     if (!fast(kv)) {
-        ref_of(be)->attention(be, out, lse, q, kv, rows, heads);
+        ref_of(be)->attention(be, out, lse, q, kv, rows, heads, scores);
         return;
     }
     assert(group <= TILE_STATE);
-    const struct attend a = { .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads };
+    const struct attend a = {
+        .out = out, .lse = lse, .q = q, .kv = kv, .rows = rows, .heads = heads, .scores = scores
+    };
     struct tiles t = tiles_of(be, &a, most < TILE_TOKENS ? most : TILE_TOKENS, wz_hot(be)->attend);
     wz_pool_run(t.pool, t.n * kv->heads, attend_part, &t);
 }
@@ -197,10 +199,10 @@ static void following_back(struct wz_backend *be, const struct tiles *t, struct 
 
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
                            const float *d_out, const float *out, const float *lse, const float *q,
-                           const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads, struct wz_scores scores)
 {
     if (!fast(kv)) {
-        ref_of(be)->attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads);
+        ref_of(be)->attention_back(be, d_q, d_k, d_v, past, d_out, out, lse, q, kv, rows, heads, scores);
         return;
     }
     const struct attend a = { .q = q,
@@ -213,7 +215,8 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
                               .d_q = d_q,
                               .d_k = d_k,
                               .d_v = d_v,
-                              .past = past.n };
+                              .past = past.n,
+                              .scores = scores };
     struct tiles t = tiles_of(be, &a, INT32_MAX, wz_hot(be)->attend_back);
     if (past.n) following_back(be, &t, past);
     else wz_pool_run(t.pool, t.n * kv->heads, attend_part, &t);

@@ -43,10 +43,24 @@ static void grad(float *z, float scale, float lse, float d, int n)
         store_in(z, (size_t)j, (size_t)n, exp_v(load_in(z, (size_t)j, (size_t)n, 0) * scale - SPLAT(lse)) * -d);
 }
 
+static void grad_capped(float *z, float scale, float lse, float d, float cap, int n)
+{
+    for (int j = 0; j < n; j += W) {
+        vf x = load_in(z, (size_t)j, (size_t)n, 0), y = x / cap;
+        store_in(z, (size_t)j, (size_t)n, exp_v(x * scale - SPLAT(lse)) * -d * (SPLAT(1.f) - y * y));
+    }
+}
+
+static void cap(float *z, float by, int n)
+{
+    for (int j = 0; j < n; j += W) store_in(z, (size_t)j, (size_t)n, cap_v(load_in(z, (size_t)j, (size_t)n, 0), by));
+}
+
 static void rmsnorm(const struct walk *k, size_t from, size_t end)
 {
     size_t c = (size_t)k->cols;
     const float *w = k->b;
+    const float one = k->one;
 
     for (size_t i = from; i < end; i++) {
         const float *x = k->a + i * c;
@@ -59,7 +73,7 @@ static void rmsnorm(const struct walk *k, size_t from, size_t end)
             }
         float r = 1 / sqrtf(vec16_sum(sum) / (float)c + k->eps);
         k->more[i] = r;
-        for (size_t j = 0; j < c; j++) out[j] = w[j] * (x[j] * r);
+        for (size_t j = 0; j < c; j++) out[j] = (one + w[j]) * (x[j] * r);
     }
 }
 
@@ -67,6 +81,7 @@ static void rmsnorm_back(const struct walk *k, size_t from, size_t end)
 {
     size_t c = (size_t)k->cols;
     const float *w = k->c;
+    const float one = k->one;
 
     for (size_t i = from; i < end; i++) {
         const float *d_out = k->a + i * c, *x = k->b + i * c;
@@ -75,10 +90,11 @@ static void rmsnorm_back(const struct walk *k, size_t from, size_t end)
         for (size_t j = 0; j < c; j += 16)
             for (size_t l = 0; l < VECS; l++) {
                 size_t at = j + l * W;
-                sum.v[l] = FMA(load_in(d_out, at, c, 0) * load_in(w, at, c, 0), load_in(x, at, c, 0) * r, sum.v[l]);
+                sum.v[l] = FMA(load_in(d_out, at, c, 0) * (SPLAT(one) + load_in(w, at, c, 0)), load_in(x, at, c, 0) * r,
+                               sum.v[l]);
             }
         float mean = vec16_sum(sum) / (float)c;
-        for (size_t j = 0; j < c; j++) d_x[j] += r * (d_out[j] * w[j] - x[j] * r * mean);
+        for (size_t j = 0; j < c; j++) d_x[j] += r * (d_out[j] * (one + w[j]) - x[j] * r * mean);
     }
 }
 
@@ -115,6 +131,35 @@ static void swiglu_back(const struct walk *k, size_t from, size_t end)
         vf u = load_in(w.c, i, end, 0);
         vf s = sigmoid(g);
         store_in(w.out, i, end, d * u * s * FMA(g, SPLAT(1.f) - s, SPLAT(1.f)));
+        store_in(w.more, i, end, d * g * s);
+    }
+}
+
+/* The argument of the sigmoid in GELU is g (GELU_1 + GELU_3 g^2). */
+#define GELU_1 1.5957691216057308f
+#define GELU_3 0.0713548162726009f
+
+static void geglu(const struct walk *k, size_t from, size_t end)
+{
+    const struct walk w = *k;
+
+    for (size_t i = from; i < end; i += W) {
+        vf g = load_in(w.a, i, end, 0);
+        store_in(w.out, i, end, g * sigmoid(g * FMA(g * g, SPLAT(GELU_3), SPLAT(GELU_1))) * load_in(w.b, i, end, 0));
+    }
+}
+
+static void geglu_back(const struct walk *k, size_t from, size_t end)
+{
+    const struct walk w = *k;
+
+    for (size_t i = from; i < end; i += W) {
+        vf d = load_in(w.a, i, end, 0);
+        vf g = load_in(w.b, i, end, 0);
+        vf u = load_in(w.c, i, end, 0);
+        vf s = sigmoid(g * FMA(g * g, SPLAT(GELU_3), SPLAT(GELU_1)));
+        vf slope = FMA(g * g, SPLAT(3 * GELU_3), SPLAT(GELU_1));
+        store_in(w.out, i, end, d * u * s * FMA(g * slope, SPLAT(1.f) - s, SPLAT(1.f)));
         store_in(w.more, i, end, d * g * s);
     }
 }
@@ -206,6 +251,8 @@ const struct hot HOT(wz_hot) = {
     .exps = exps,
     .stat = stat_of,
     .grad = grad,
+    .grad_capped = grad_capped,
+    .cap = cap,
     .attend = HOT(wz_attend),
     .attend_back = HOT(wz_attend_back),
     .rmsnorm = rmsnorm,
@@ -213,6 +260,8 @@ const struct hot HOT(wz_hot) = {
     .rmsnorm_back_w = rmsnorm_back_w,
     .swiglu = swiglu,
     .swiglu_back = swiglu_back,
+    .geglu = geglu,
+    .geglu_back = geglu_back,
     .rope = rope,
     .add = add,
     .scale = scale,

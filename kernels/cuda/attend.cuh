@@ -25,6 +25,7 @@ struct attend {
     struct places at;
     int heads, group;
     float scale;
+    struct wz_scores scores;
     float *out, *lse;
     const float *q;
 };
@@ -34,11 +35,12 @@ struct places wz_cuda_places(struct wz_backend *be, const struct wz_rows *rows);
 
 /* An op's arguments as kernels take them, without tiles. The forward writes out and lse, the backward reads them. */
 static inline struct attend attend_of(struct wz_backend *be, const float *out, const float *lse, const float *q,
-                                      const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+                                      const struct wz_kv *kv, const struct wz_rows *rows, int heads,
+                                      struct wz_scores scores)
 {
     float scale = 1 / sqrtf((float)kv->head_dim);
 
-    return { *kv, wz_cuda_places(be, rows), heads, heads / kv->heads, scale, (float *)out, (float *)lse, q };
+    return { *kv, wz_cuda_places(be, rows), heads, heads / kv->heads, scale, scores, (float *)out, (float *)lse, q };
 }
 
 /* Copies tiles to the device: runs of a sequence's tokens with more than `few` queries in tiles of `wide` queries,
@@ -57,7 +59,7 @@ static inline const struct tile *wz_cuda_sequences(struct wz_backend *be, const 
 }
 
 /* Attention by flash.cu, its backward by flash_back.cu; false where they do not apply: they need a bf16 cache, heads of
- * 64 or 128 channels, and enough shared memory. They set a->at.tiles themselves. */
+ * 64 or 128 channels, neither cap nor window, and enough shared memory. They set a->at.tiles themselves. */
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows);
 bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_q, float *d_k, float *d_v,
                         struct wz_past past, const float *d_out, const struct wz_rows *rows);
@@ -78,6 +80,12 @@ INLINE int row_of(const struct tile *t, int i, int group) { return t->row + (t->
 INLINE size_t query_at(const struct attend *a, const struct tile *t, int i, int kv_head)
 {
     return (size_t)row_of(t, i, a->group) * (size_t)a->heads + (size_t)(kv_head * a->group + (t->first + i) % a->group);
+}
+
+/* The first position that a token sees. */
+INLINE int first_seen(const struct attend *a, int pos)
+{
+    return a->scores.window && pos >= a->scores.window ? pos - a->scores.window + 1 : 0;
 }
 
 INLINE void load_queries(float *smem, const float *from, const struct attend *a, const struct tile *t, int n,

@@ -132,20 +132,20 @@ INLINE struct sum merge_split(struct sum *sum, struct sum step)
 
 INLINE float merge_output(float o, float step, struct sum weight) { return fmaf(o, weight.m, step * weight.l); }
 
-/* Turns the scores of one query and step into p; returns (m, l). Called by a warp. count: keys that the query sees. */
-INLINE struct sum online_softmax(float *s, int count, float scale)
+/* Turns the scores of one query and step into p; returns (m, l). Called by a warp. It sees keys [from, count). */
+INLINE struct sum online_softmax(float *s, int from, int count, float scale, float cap)
 {
     int lane = (int)threadIdx.x % 32;
     float x[KEYS / 32], m = -INFINITY, l = 0;
 
     for (int k = 0; k < KEYS / 32; k++) {
         int j = lane + 32 * k;
-        x[k] = j < count ? s[j] * scale : -INFINITY;
+        x[k] = j >= from && j < count ? capped(s[j] * scale, cap) : -INFINITY;
         m = fmaxf(m, x[k]);
     }
     m = warp_max(m);
     for (int k = 0; k < KEYS / 32; k++) {
-        x[k] = lane + 32 * k < count ? expf(x[k] - m) : 0;
+        x[k] = lane + 32 * k >= from && lane + 32 * k < count ? expf(x[k] - m) : 0;
         s[lane + 32 * k] = x[k];
         l += x[k];
     }
@@ -187,17 +187,19 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_tiles(struct attend 
         __syncthreads();
         load_cache(kv, a.kv.v, &a, pages, t0, keys, head);
         for (int i = warp; i < n; i += THREADS / 32) {
-            int count = pos[i] + 1 - t0;
-            if (count <= 0) continue;
-            struct sum step = online_softmax(s + i * KEYS, count, a.scale);
+            int count = pos[i] + 1 - t0, from = first_seen(&a, pos[i]) - t0;
+            if (count <= 0 || from >= KEYS) continue;
+            struct sum step = online_softmax(s + i * KEYS, from, count, a.scale, a.scores.cap);
             if (threadIdx.x % 32 == 0) weight[i] = merge_split(&all[i], step);
         }
         __syncthreads();
         for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
             int i = e / d, c = e % d, count = pos[i] + 1 - t0 < KEYS ? pos[i] + 1 - t0 : KEYS;
+            int from = first_seen(&a, pos[i]) - t0;
             float o = 0;
-            for (int j = 0; j < count; j++) o = fmaf(s[i * KEYS + j], kv[j * (d + 1) + c], o);
-            if (count > 0) sums[i * (d + 1) + c] = partial ? o : merge_output(sums[i * (d + 1) + c], o, weight[i]);
+            for (int j = from > 0 ? from : 0; j < count; j++) o = fmaf(s[i * KEYS + j], kv[j * (d + 1) + c], o);
+            if (count > 0 && from < KEYS)
+                sums[i * (d + 1) + c] = partial ? o : merge_output(sums[i * (d + 1) + c], o, weight[i]);
         }
         __syncthreads();
     }
@@ -227,10 +229,12 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
 
     for (int e = (int)threadIdx.x; e < n * d; e += THREADS) {
         int i = e / d, c = e % d, steps = a.at.pos[row_of(&t, i, a.group)] / KEYS + 1;
-        const float *from = partial + ((size_t)blockIdx.x * (size_t)parts * QUERIES + (size_t)i) * (size_t)(d + 2);
+        const int first = first_seen(&a, a.at.pos[row_of(&t, i, a.group)]) / KEYS; /* steps before have no sums */
+        const float *from =
+            partial + (((size_t)blockIdx.x * (size_t)parts + (size_t)first) * QUERIES + (size_t)i) * (size_t)(d + 2);
         struct sum all = { -INFINITY, 0 };
         float o = 0;
-        for (int k = 0; k < steps; k++, from += QUERIES * (d + 2))
+        for (int k = first; k < steps; k++, from += QUERIES * (d + 2))
             o = merge_output(o, from[c], merge_split(&all, (struct sum){ from[d], from[d + 1] }));
         a.out[query_at(&a, &t, i, head) * (size_t)d + (size_t)c] = o / all.l;
         if (a.lse && c == 0) a.lse[query_at(&a, &t, i, head)] = (float)((double)all.m + log((double)all.l));
@@ -238,10 +242,10 @@ static __global__ void __launch_bounds__(THREADS, 1) attend_join(struct attend a
 }
 
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
-                      const struct wz_rows *rows, int heads)
+                      const struct wz_rows *rows, int heads, struct wz_scores scores)
 {
     wz_cuda_doing = __func__;
-    struct attend a = attend_of(be, out, lse, q, kv, rows, heads);
+    struct attend a = attend_of(be, out, lse, q, kv, rows, heads, scores);
     int d = kv->head_dim, count[2], last = 0, parts = 1;
     size_t shared = ((size_t)(2 * QUERIES + KEYS) * (size_t)(d + 1) + QUERIES * KEYS + 5 * QUERIES) * sizeof(float);
     float *partial = NULL;

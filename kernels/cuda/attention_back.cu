@@ -67,10 +67,11 @@ INLINE void pairs(const struct smem *m, const struct back *b, const struct tile 
     __syncthreads();
     for (int e = (int)threadIdx.x; e < n * KEYS; e += THREADS) {
         int i = e / KEYS, j = e % KEYS;
-        bool seen = j < keys && t0 + j <= b->a.at.pos[row_of(t, i, b->a.group)];
+        int pos = b->a.at.pos[row_of(t, i, b->a.group)];
+        bool seen = j < keys && t0 + j <= pos && t0 + j >= first_seen(&b->a, pos);
         size_t at = query_at(&b->a, t, i, head);
-        float p = seen ? expf(m->p[e] * b->a.scale - b->a.lse[at]) : 0;
-        m->ds[e] = seen ? p * (m->ds[e] - b->delta[at]) * b->a.scale : 0;
+        float s = capped(m->p[e] * b->a.scale, b->a.scores.cap), p = seen ? expf(s - b->a.lse[at]) : 0;
+        m->ds[e] = seen ? p * (m->ds[e] - b->delta[at]) * b->a.scale * cap_slope(s, b->a.scores.cap) : 0;
         m->p[e] = p;
     }
     __syncthreads();
@@ -190,10 +191,10 @@ static __global__ void __launch_bounds__(THREADS, 1) back_past(struct back b)
 
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
                            const float *d_out, const float *out, const float *lse, const float *q,
-                           const struct wz_kv *kv, const struct wz_rows *rows, int heads)
+                           const struct wz_kv *kv, const struct wz_rows *rows, int heads, struct wz_scores scores)
 {
     wz_cuda_doing = __func__;
-    struct back b = { attend_of(be, out, lse, q, kv, rows, heads), d_q, d_k, d_v, NULL, d_out, past, NULL, 0 };
+    struct back b = { attend_of(be, out, lse, q, kv, rows, heads, scores), d_q, d_k, d_v, NULL, d_out, past, NULL, 0 };
     int d = kv->head_dim, count[2], blocks[2];
     size_t queries = (size_t)rows->n * (size_t)heads;
     size_t shared = ((size_t)(2 * QUERIES + 2 * KEYS) * (size_t)(d + 1) + 2 * KEYS * (size_t)d + 2 * QUERIES * KEYS) *

@@ -22,7 +22,19 @@ enum math { EXACT, FAST };
 enum scratch_for { LOGITS, ROWS, SMALL, PARTIAL, WORK, SCRATCHES };
 
 /* Device copies of host arrays; unchanged bytes are not copied again. */
-enum mirror_of { PLACES, TILES, SEQUENCES, POSITIONS, FREQUENCIES, IDS, TARGETS, VALUES, PICKS, MIRRORS };
+enum mirror_of {
+    PLACES,
+    TILES,
+    SEQUENCES,
+    POSITIONS,
+    FREQUENCIES,
+    FREQUENCIES_LOCAL,
+    IDS,
+    TARGETS,
+    VALUES,
+    PICKS,
+    MIRRORS
+};
 
 /* A cached bf16 copy of the n floats at x, valid until they are overwritten. Matrix rows whose length is not a multiple
  * of 8 are padded with zeros (row: that length, else 8). used: for replacing the least recently used. */
@@ -174,6 +186,11 @@ INLINE float warp_max(float v)
     for (int i = 16; i > 0; i /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, i));
     return v;
 }
+
+/* Soft caps, as in ops.h; slope: of the capped value. */
+INLINE float capped(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
+
+INLINE float cap_slope(float x, float cap) { return cap > 0 ? 1 - x / cap * (x / cap) : 1; }
 
 INLINE float weight_at(const void *w, enum wz_type type, size_t i)
 {

@@ -325,7 +325,8 @@ template <int D> static void attention(struct wz_backend *be, struct attend a, c
 
 bool wz_cuda_flash(struct wz_backend *be, const struct attend *a, const struct wz_rows *rows)
 {
-    if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
+    if (a->scores.cap > 0 || a->scores.window || !a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128))
+        return false;
     if (a->kv.head_dim == 64) attention<64>(be, *a, rows);
     else attention<128>(be, *a, rows);
     return true;

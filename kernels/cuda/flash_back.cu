@@ -278,6 +278,7 @@ bool wz_cuda_flash_back(struct wz_backend *be, const struct attend *a, float *d_
 {
     struct back b = { *a, d_q, d_k, d_v, d_out, NULL, NULL, NULL, NULL, past, NULL, NULL, rows->n, 0 };
 
-    if (!a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128)) return false;
+    if (a->scores.cap > 0 || a->scores.window || !a->kv.half || (a->kv.head_dim != 64 && a->kv.head_dim != 128))
+        return false;
     return a->kv.head_dim == 64 ? attention_back<64>(be, b, rows) : attention_back<128>(be, b, rows);
 }

@@ -30,6 +30,7 @@ struct sweep {
     void *g;
     size_t ldz, ldg;
     bool half; /* g is bf16 */
+    float cap;
 };
 
 /* The epilogue of one token and block. Called by a warp with four neighbouring logits per lane; col counts from
@@ -40,8 +41,7 @@ INLINE void epilogue(const struct sweep &s, int row, int col, float z[4])
     int at = col + (int)threadIdx.x % 32 * 4;
 
 #pragma unroll
-    for (int j = 0; j < 4; j++)
-        if (at + j >= s.f.n) z[j] = -INFINITY;
+    for (int j = 0; j < 4; j++) z[j] = at + j >= s.f.n ? -INFINITY : capped(z[j], s.cap);
     if (s.z) *(float4 *)(s.z + (size_t)row * s.ldz + (size_t)at) = { z[0], z[1], z[2], z[3] };
     int target = s.targets ? s.targets[row] - s.first - at : -1;
     if (s.picked && target >= 0 && target < 4)
@@ -50,7 +50,9 @@ INLINE void epilogue(const struct sweep &s, int row, int col, float z[4])
         float g[4];
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            g[j] = at + j < s.f.n ? s.d[row] * ((j == target) - expf(z[j] * scale - s.lse[row])) : 0;
+            g[j] = at + j < s.f.n
+                       ? s.d[row] * ((j == target) - expf(z[j] * scale - s.lse[row])) * cap_slope(z[j], s.cap)
+                       : 0;
         size_t i = (size_t)row * s.ldg + (size_t)at;
         if (s.half) *(uint2 *)((__nv_bfloat16 *)s.g + i) = { pair_bf16(g[0], g[1]), pair_bf16(g[2], g[3]) };
         else *(float4 *)((float *)s.g + i) = { g[0], g[1], g[2], g[3] };
@@ -227,6 +229,7 @@ static struct sweep sweep_of(struct wz_backend *be, const struct wz_weight *w, i
     s.blocks = (w->out + COLS - 1) / COLS;
     s.scale = scale;
     s.half = w->type == WZ_BF16;
+    s.cap = w->cap;
     return s;
 }
 
@@ -308,6 +311,10 @@ static void head_logits(struct wz_backend *be, float *out, const float *x, const
         float *z = (float *)wz_cuda_scratch(be, LOGITS, (size_t)m * vocab * sizeof *z);
         be->ops.matmul(be, z, x + (size_t)at * (size_t)w->in, w, m, false);
         wz_cuda_download(be, out + (size_t)at * vocab, z, (size_t)m * vocab * sizeof *out);
+        for (size_t i = 0; i < (size_t)m * vocab && w->cap > 0; i++) {
+            float *x = out + (size_t)at * vocab + i;
+            *x = w->cap * tanhf(*x / w->cap);
+        }
     }
 }
 

@@ -112,7 +112,7 @@ static void embed_back(struct wz_backend *be, float *d_table, const float *d_out
 /* ---- RMSNorm ---------------------------------------------------------------------------------------------- */
 
 static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, const float *x, const float *w, int n,
-                                 int c, float eps, bool wide)
+                                 int c, float eps, float one, bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
     size_t many = (size_t)c;
@@ -131,7 +131,7 @@ static __global__ void norm_rows(float *out, __nv_bfloat16 *half, float *rstd, c
     for (size_t i = (size_t)lane * 4; i < many; i += 128) {
         take4(v, x, i, many, wide);
         take4(u, w, i, many, wide);
-        for (int j = 0; j < 4; j++) v[j] = u[j] * (v[j] * r);
+        for (int j = 0; j < 4; j++) v[j] = (one + u[j]) * (v[j] * r);
         give4(out, v, i, many, wide);
         if (half) give4(half, v, i);
     }
@@ -144,18 +144,18 @@ static struct rounded *copy_reserve(struct wz_backend *be, size_t n, int c)
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
-                    float eps)
+                    float eps, float one)
 {
     size_t all = (size_t)n * (size_t)c;
     struct rounded *copy = copy_reserve(be, all, c);
 
-    LAUNCH(be, norm_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, out, copy ? copy->p : NULL, rstd, x, w, n, c, eps,
+    LAUNCH(be, norm_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, out, copy ? copy->p : NULL, rstd, x, w, n, c, eps, one,
            wide(out, x, w) && c % 4 == 0);
     if (copy) wz_cuda_half_made(be, copy, out, all, 8);
 }
 
 static __global__ void norm_back_rows(float *d_x, const float *d_out, const float *x, const float *w, const float *rstd,
-                                      int n, int c, bool wide)
+                                      int n, int c, float one, bool wide)
 {
     int row = my_row(), lane = (int)threadIdx.x % 32;
     size_t many = (size_t)c, at = (size_t)row * many;
@@ -170,7 +170,7 @@ static __global__ void norm_back_rows(float *d_x, const float *d_out, const floa
         take4(d, d_out, i, many, wide);
         take4(u, w, i, many, wide);
         take4(v, x, i, many, wide);
-        for (int j = 0; j < 4; j++) sum[j] = fmaf(d[j] * u[j], v[j] * r, sum[j]);
+        for (int j = 0; j < 4; j++) sum[j] = fmaf(d[j] * (one + u[j]), v[j] * r, sum[j]);
     }
     float mean = warp_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)c;
     for (size_t i = (size_t)lane * 4; i < many; i += 128) {
@@ -178,7 +178,7 @@ static __global__ void norm_back_rows(float *d_x, const float *d_out, const floa
         take4(u, w, i, many, wide);
         take4(v, x, i, many, wide);
         take4(out, d_x, i, many, wide);
-        for (int j = 0; j < 4; j++) out[j] += r * (d[j] * u[j] - v[j] * r * mean);
+        for (int j = 0; j < 4; j++) out[j] += r * (d[j] * (one + u[j]) - v[j] * r * mean);
         give4(d_x, out, i, many, wide);
     }
 }
@@ -206,11 +206,11 @@ static __global__ void norm_back_weight(float *d_w, const float *d_out, const fl
 }
 
 static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
-                         const float *w, const float *rstd, int n, int c)
+                         const float *w, const float *rstd, int n, int c, float one)
 {
     if (n == 0) return;
     LAUNCH(be, norm_back_weight, blocks_of((size_t)c, CHANNELS), CHANNELS, 0, d_w, d_out, x, rstd, n, c);
-    LAUNCH(be, norm_back_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, d_x, d_out, x, w, rstd, n, c,
+    LAUNCH(be, norm_back_rows, blocks_of((size_t)n, WARPS), BLOCK, 0, d_x, d_out, x, w, rstd, n, c, one,
            wide(d_x, d_out, x, w) && c % 4 == 0);
 }
 
@@ -266,7 +266,10 @@ static __global__ void rope_rows(float *x, const int *pos, const float *freq, in
 static void rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
 {
     const int *p = (const int *)wz_cuda_mirror(be, POSITIONS, pos, (size_t)n * sizeof *pos);
-    const float *f = (const float *)wz_cuda_mirror(be, FREQUENCIES, freq, (size_t)d / 2 * sizeof *freq);
+    size_t size = (size_t)d / 2 * sizeof *freq;
+    const auto &first = cuda_of(be)->mirror[FREQUENCIES]; /* a model may have two, in turn */
+    bool other = first.device && (first.size != size || memcmp(first.host, freq, size) != 0);
+    const float *f = (const float *)wz_cuda_mirror(be, other ? FREQUENCIES_LOCAL : FREQUENCIES, freq, size);
 
     LAUNCH(be, rope_rows, blocks_of((size_t)n * (size_t)(d / 2), BLOCK), BLOCK, 0, x, p, f, n, heads, d, sign);
 }
@@ -275,29 +278,40 @@ static void rope(struct wz_backend *be, float *x, const int *pos, const float *f
 
 INLINE float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
+/* The sigmoid in the activation of g; *slope: the derivative of its argument. */
+template <bool GELU> INLINE float gate_of(float g, float *slope)
+{
+    constexpr float A = 1.5957691216057308f, B = 0.0713548162726009f; /* of GELU in tanh form, as in ops.h */
+
+    *slope = GELU ? fmaf(g * g, 3 * B, A) : 1;
+    return sigmoid(GELU ? g * fmaf(g * g, B, A) : g);
+}
+
+template <bool GELU>
 static __global__ void swiglu_all(float *out, __nv_bfloat16 *half, const float *gate, const float *up, size_t n,
                                   bool wide)
 {
     size_t i = my_element() * 4;
-    float g[4], u[4];
+    float g[4], u[4], slope;
 
     if (i >= n) return;
     take4(g, gate, i, n, wide);
     take4(u, up, i, n, wide);
-    for (int j = 0; j < 4; j++) g[j] = g[j] * sigmoid(g[j]) * u[j];
+    for (int j = 0; j < 4; j++) g[j] = g[j] * gate_of<GELU>(g[j], &slope) * u[j];
     give4(out, g, i, n, wide);
     if (half) give4(half, g, i);
 }
 
-static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n, enum wz_act act)
 {
     struct rounded *copy = copy_reserve(be, n, (int)(n % 8));
 
-    LAUNCH(be, swiglu_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n,
-           wide(out, gate, up));
+    auto kernel = act == WZ_GELU ? swiglu_all<true> : swiglu_all<false>;
+    LAUNCH(be, kernel, blocks_of(n, 4 * BLOCK), BLOCK, 0, out, copy ? copy->p : NULL, gate, up, n, wide(out, gate, up));
     if (copy) wz_cuda_half_made(be, copy, out, n, 8);
 }
 
+template <bool GELU>
 static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *d_out, const float *gate,
                                        const float *up, size_t n, bool wide)
 {
@@ -309,7 +323,8 @@ static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *
     take4(u, up, i, n, wide);
     take4(d, d_out, i, n, wide);
     for (int j = 0; j < 4; j++) {
-        float s = sigmoid(g[j]), to_gate = d[j] * u[j] * s * fmaf(g[j], 1 - s, 1.f);
+        float slope, s = gate_of<GELU>(g[j], &slope), x = GELU ? g[j] * slope : g[j];
+        float to_gate = d[j] * u[j] * s * fmaf(x, 1 - s, 1.f);
         u[j] = d[j] * g[j] * s;
         g[j] = to_gate;
     }
@@ -318,9 +333,11 @@ static __global__ void swiglu_back_all(float *d_gate, float *d_up, const float *
 }
 
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
-                        const float *up, size_t n)
+                        const float *up, size_t n, enum wz_act act)
 {
-    LAUNCH(be, swiglu_back_all, blocks_of(n, 4 * BLOCK), BLOCK, 0, d_gate, d_up, d_out, gate, up, n,
+    auto kernel = act == WZ_GELU ? swiglu_back_all<true> : swiglu_back_all<false>;
+
+    LAUNCH(be, kernel, blocks_of(n, 4 * BLOCK), BLOCK, 0, d_gate, d_up, d_out, gate, up, n,
            wide(d_gate, d_up, d_out, gate, up));
 }
 

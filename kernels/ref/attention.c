@@ -81,25 +81,28 @@ static double dot(const float *a, const float *b, int n)
     return sum;
 }
 
+/* The first position that a token sees. */
+static int first_seen(int pos, struct wz_scores s) { return s.window && pos >= s.window ? pos - s.window + 1 : 0; }
+
 static void attention(struct wz_backend *be, float *out, float *lse, const float *q, const struct wz_kv *kv,
-                      const struct wz_rows *r, int heads)
+                      const struct wz_rows *r, int heads, struct wz_scores scores)
 {
     int d = kv->head_dim, group = heads / kv->heads;
     double *p = NULL, scale = 1 / sqrt(d);
 
     for (int i = 0; i < r->n; i++) {
-        int count = r->pos[i] + 1;
+        int count = r->pos[i] + 1, from = first_seen(r->pos[i], scores);
         p = wz_realloc(p, (size_t)count * sizeof *p);
         for (int h = 0; h < heads; h++, q += d, out += d) {
             double max = -INFINITY, sum = 0;
-            for (int t = 0; t < count; t++) {
-                p[t] = dot_cache(q, kv, kv->k, slot(kv, r, r->seq[i], t, h / group)) * scale;
+            for (int t = from; t < count; t++) {
+                p[t] = wz_capped(dot_cache(q, kv, kv->k, slot(kv, r, r->seq[i], t, h / group)) * scale, scores.cap);
                 if (p[t] > max) max = p[t];
             }
-            for (int t = 0; t < count; t++) sum += p[t] = exp(p[t] - max);
+            for (int t = from; t < count; t++) sum += p[t] = exp(p[t] - max);
             for (int j = 0; j < d; j++) {
                 double o = 0;
-                for (int t = 0; t < count; t++)
+                for (int t = from; t < count; t++)
                     o += p[t] * cache_at(kv, kv->v, slot(kv, r, r->seq[i], t, h / group) + (size_t)j);
                 out[j] = (float)(o / sum);
             }
@@ -111,16 +114,16 @@ static void attention(struct wz_backend *be, float *out, float *lse, const float
 
 /* One token and head: d_q, and what it adds to d_k and d_v of a sequence's keys, [position, K, D]. */
 static void token_back(double *dq, double *dk, double *dv, const float *q, const float *d_out, double delta, double lse,
-                       const struct wz_kv *kv, const struct wz_rows *r, int i, int kv_head)
+                       const struct wz_kv *kv, const struct wz_rows *r, int i, int kv_head, struct wz_scores scores)
 {
     const int d = kv->head_dim;
     const double scale = 1 / sqrt(d);
 
     memset(dq, 0, (size_t)d * sizeof *dq);
-    for (int t = 0; t <= r->pos[i]; t++) {
+    for (int t = first_seen(r->pos[i], scores); t <= r->pos[i]; t++) {
         const size_t at = slot(kv, r, r->seq[i], t, kv_head), to = (size_t)(t * kv->heads + kv_head) * (size_t)d;
-        const double p = exp(dot_cache(q, kv, kv->k, at) * scale - lse);
-        const double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale;
+        const double s = wz_capped(dot_cache(q, kv, kv->k, at) * scale, scores.cap), p = exp(s - lse);
+        const double ds = p * (dot_cache(d_out, kv, kv->v, at) - delta) * scale * wz_cap_slope(s, scores.cap);
         for (int j = 0; j < d; j++) {
             dq[j] += ds * cache_at(kv, kv->k, at + (size_t)j);
             dk[to + (size_t)j] += ds * q[j];
@@ -140,7 +143,7 @@ static void keys_back(float *past, float *own, const double *sums, size_t n_past
  *                    d_q = sum ds_t k_t;  d_k_t = sum ds_t q */
 static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float *d_v, struct wz_past past,
                            const float *d_out, const float *out, const float *lse, const float *q,
-                           const struct wz_kv *kv, const struct wz_rows *r, int heads)
+                           const struct wz_kv *kv, const struct wz_rows *r, int heads, struct wz_scores scores)
 {
     const int d = kv->head_dim, group = heads / kv->heads;
     const size_t width = (size_t)kv->heads * (size_t)d, before = (size_t)past.n * width;
@@ -152,7 +155,7 @@ static void attention_back(struct wz_backend *be, float *d_q, float *d_k, float 
         for (int j = i; j < i + n; j++)
             for (int h = 0; h < heads; h++, q += d, out += d, d_out += d, d_q += d) {
                 token_back(dq, sums, sums + size, q, d_out, dot(d_out, out, d),
-                           (double)lse[(size_t)j * (size_t)heads + (size_t)h], kv, r, j, h / group);
+                           (double)lse[(size_t)j * (size_t)heads + (size_t)h], kv, r, j, h / group, scores);
                 for (int c = 0; c < d; c++) d_q[c] = (float)dq[c];
             }
         keys_back(past.d_k, d_k + (size_t)i * width, sums, before, own);

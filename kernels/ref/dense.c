@@ -42,24 +42,24 @@ static void embed_back(struct wz_backend *be, float *d_table, const float *d_out
 }
 
 static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float *x, const float *w, int n, int c,
-                    float eps)
+                    float eps, float one)
 {
     for (int i = 0; i < n; i++, x += c, out += c) {
         double sum = 0;
         for (int j = 0; j < c; j++) sum += (double)x[j] * x[j];
         rstd[i] = (float)(1 / sqrt(sum / c + (double)eps));
-        for (int j = 0; j < c; j++) out[j] = w[j] * (x[j] * rstd[i]);
+        for (int j = 0; j < c; j++) out[j] = (one + w[j]) * (x[j] * rstd[i]);
     }
 }
 
 static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
-                         const float *w, const float *rstd, int n, int c)
+                         const float *w, const float *rstd, int n, int c, float one)
 {
     for (int i = 0; i < n; i++, x += c, d_x += c, d_out += c) {
         double mean = 0, r = rstd[i];
-        for (int j = 0; j < c; j++) mean += (double)d_out[j] * w[j] * x[j] * r / c;
+        for (int j = 0; j < c; j++) mean += (double)d_out[j] * (one + w[j]) * x[j] * r / c;
         for (int j = 0; j < c; j++) {
-            d_x[j] = (float)(d_x[j] + r * ((double)d_out[j] * w[j] - x[j] * r * mean));
+            d_x[j] = (float)(d_x[j] + r * ((double)d_out[j] * (one + w[j]) - x[j] * r * mean));
             d_w[j] = fmaf(d_out[j], x[j] * rstd[i], d_w[j]);
         }
     }
@@ -147,17 +147,29 @@ static void bias_back(struct wz_backend *be, float *d_b, const float *d_y, int n
         for (int j = 0; j < c; j++) d_b[j] += d_y[j];
 }
 
-static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n)
+/* The argument of the sigmoid in act(g), and its derivative. */
+static double gate_of(double g, enum wz_act act, double *slope)
 {
-    for (size_t i = 0; i < n; i++) out[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
+    const double a = act == WZ_GELU ? 2 * sqrt(2 / M_PI) : 1, b = act == WZ_GELU ? a * 0.044715 : 0;
+
+    *slope = a + 3 * b * g * g;
+    return a * g + b * g * g * g;
+}
+
+static void swiglu(struct wz_backend *be, float *out, const float *gate, const float *up, size_t n, enum wz_act act)
+{
+    double slope;
+
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)(gate[i] / (1 + exp(-gate_of((double)gate[i], act, &slope))) * up[i]);
 }
 
 static void swiglu_back(struct wz_backend *be, float *d_gate, float *d_up, const float *d_out, const float *gate,
-                        const float *up, size_t n)
+                        const float *up, size_t n, enum wz_act act)
 {
     for (size_t i = 0; i < n; i++) {
-        double g = gate[i], u = up[i], s = 1 / (1 + exp(-g));
-        d_gate[i] = (float)(d_out[i] * u * s * (1 + g * (1 - s)));
+        double g = gate[i], u = up[i], slope, s = 1 / (1 + exp(-gate_of(g, act, &slope)));
+        d_gate[i] = (float)(d_out[i] * u * s * (1 + g * slope * (1 - s)));
         d_up[i] = (float)(d_out[i] * g * s);
     }
 }

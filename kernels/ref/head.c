@@ -10,7 +10,7 @@ static void logits(const struct wz_backend *be, double *z, const float *x, const
         double sum = 0;
         for (int j = 0; j < w->in; j++)
             sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
-        z[v] = sum / t;
+        z[v] = wz_capped(sum, w->cap) / t;
     }
 }
 
@@ -125,7 +125,9 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         if (targets[i] < 0) continue;
         logits(be, z, x, w, t);
         for (int v = 0; v < w->out; v++) {
-            double g = wz_factor(be, w, (float)(d_logp[i] * ((v == targets[i]) - exp(z[v] - lse[i])) / t));
+            double g = wz_factor(
+                be, w,
+                (float)(d_logp[i] * ((v == targets[i]) - exp(z[v] - lse[i])) / t * wz_cap_slope(z[v] * t, w->cap)));
             for (int j = 0; j < w->in; j++) {
                 size_t at = (size_t)v * (size_t)w->in + (size_t)j;
                 sum[j] += g * wz_weight_at(w, at);

@@ -45,6 +45,24 @@ ROWS = {
     "smollm3": ("smollm3", dict(num_hidden_layers=5, tie_word_embeddings=True,
                                 rope_parameters=dict(PLAIN, rope_theta=2000000.0))),
 }
+LOCAL = dict(sliding_attention=dict(PLAIN, rope_theta=10000.0), full_attention=dict(PLAIN, rope_theta=1000000.0))
+ROWS.update({
+    "mistral-window": ("mistral", dict(sliding_window=4, rope_parameters=dict(PLAIN, rope_theta=10000.0))),
+    "qwen2-window": ("qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1,
+                                   rope_parameters=dict(PLAIN, rope_theta=1000000.0))),
+    "qwen3-yarn": ("qwen3", dict(head_dim=32, rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0,
+                                                                   original_max_position_embeddings=16))),
+    "gemma": ("gemma", dict(head_dim=16, num_key_value_heads=1, rope_parameters=dict(PLAIN, rope_theta=10000.0))),
+    "gemma2": ("gemma2", dict(head_dim=16, num_hidden_layers=3, sliding_window=4, query_pre_attn_scalar=6,
+                              attn_logit_softcapping=1.5, final_logit_softcapping=2.0,
+                              rope_parameters=dict(PLAIN, rope_theta=10000.0))),
+    "gemma3": ("gemma3_text", dict(head_dim=16, num_hidden_layers=3, sliding_window=4, sliding_window_pattern=3, query_pre_attn_scalar=16,
+                                   rope_parameters=LOCAL)),
+    "gemma3-scaled": ("gemma3_text", dict(head_dim=16, num_hidden_layers=3, sliding_window=3, query_pre_attn_scalar=24,
+                                          layer_types=["full_attention", "sliding_attention", "full_attention"],
+                                          rope_parameters=dict(LOCAL, full_attention=dict(rope_type="linear", factor=8.0,
+                                                                                          rope_theta=1000000.0)))),
+})
 LENS, TEMPERATURE = (9, 4), 0.8
 ORDER = ["input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.q_proj.bias", "self_attn.k_proj.weight",
          "self_attn.k_proj.bias", "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.q_norm.weight",
@@ -72,7 +90,8 @@ def fill(model, seed):
     for index, (name, p) in enumerate(tensors):
         shape = tuple(p.shape)
         if len(shape) == 1:
-            w = (0.5 + uniform(seed, TEST, np.arange(shape[0], dtype=np.uint64), 4, index, 0)).astype(np.float32)
+            near = -0.5 if name.endswith("bias") or "gemma" in model.config.model_type else 0.5
+            w = (near + uniform(seed, TEST, np.arange(shape[0], dtype=np.uint64), 4, index, 0)).astype(np.float32)
         else:
             std = 0.02 / np.sqrt(2 * layers) if "o_proj" in name or "down_proj" in name else 0.02
             h = xxhash.xxh3_64_intdigest(name.encode(), 0)
@@ -128,7 +147,7 @@ def golden(out, full):
 
 def logits(folder):
     ids = json.load(open(folder + "/ids.json"))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad():
         model(torch.tensor([ids])).logits[0].float().numpy().astype("<f4").tofile(folder + "/logits.f32")
 
