@@ -77,26 +77,36 @@ static int id_of(const json_t *all, const char *key, int otherwise)
     return json_is_integer(value) && id >= 0 && id < WZ_VOCAB_MAX ? (int)id : otherwise;
 }
 
-static int read_pieces(struct wz_tokenizer *tok, const json_t *all, struct wz_err *err)
+/* spm: the blanks of user-defined pieces, which the format has as such, are U+2581, as in all others. */
+static int read_pieces(struct wz_tokenizer *tok, const json_t *all, bool spm, struct wz_err *err)
 {
     static const enum wz_piece_kind kinds[] = { WZ_PIECE_NORMAL, WZ_PIECE_NORMAL,  WZ_PIECE_SPECIAL, WZ_PIECE_SPECIAL,
                                                 WZ_PIECE_ADDED,  WZ_PIECE_SPECIAL, WZ_PIECE_BYTE };
     const json_t *tokens = meta(all, "tokens"), *scores = meta(all, "scores"), *types = meta(all, "token_type");
+    struct wz_buf text = { 0 };
+    int rc = 0;
 
     if (!json_is_array(tokens) || json_array_size(tokens) > WZ_VOCAB_MAX)
         return wz_fail(err, "%s: tokenizer.ggml.tokens: expected a list of at most %d tokens", tok->name, WZ_VOCAB_MAX);
-    for (size_t i = 0; i < json_array_size(tokens); i++) {
+    for (size_t i = 0; rc == 0 && i < json_array_size(tokens); i++) {
         const json_t *token = json_array_get(tokens, i);
         json_int_t type = types ? json_integer_value(json_array_get(types, i)) : 1;
         float score = (float)json_number_value(json_array_get(scores, i));
-        if (!json_is_string(token) || type < 0 || type >= (json_int_t)WZ_COUNT(kinds))
-            return wz_fail(err, "%s: tokenizer.ggml.tokens: item %zu is not a string or of an unknown token_type",
-                           tok->name, i);
+        if (!json_is_string(token) || type < 0 || type >= (json_int_t)WZ_COUNT(kinds)) {
+            rc = wz_fail(err, "%s: tokenizer.ggml.tokens: item %zu is not a string or of an unknown token_type",
+                         tok->name, i);
+            break;
+        }
         if (type == 2) tok->unk = (int)i;
-        if (wz_vocab_add(tok, (int)i, json_string_value(token), json_string_length(token), kinds[type], score, err) < 0)
-            return -1;
+        wz_buf_clear(&text);
+        for (const char *s = json_string_value(token), *end = s + json_string_length(token); s < end; s++) {
+            const bool blank = spm && type == 4 && *s == ' ';
+            wz_buf_add(&text, blank ? "\xe2\x96\x81" : s, blank ? 3 : 1);
+        }
+        rc = wz_vocab_add(tok, (int)i, text.len ? text.data : "", text.len, kinds[type], score, err);
     }
-    return 0;
+    wz_buf_finish(&text);
+    return rc;
 }
 
 static int read_merges(struct wz_tokenizer *tok, const json_t *merges, struct wz_err *err)
@@ -122,7 +132,7 @@ static int read_all(struct wz_tokenizer *tok, const json_t *all, struct wz_err *
     if (!model || (strcmp(model, "gpt2") != 0 && strcmp(model, "llama") != 0))
         return wz_fail(err, "%s: tokenizer.ggml.model: expected gpt2 or llama, got \"%.40s\"", tok->name,
                        model ? model : "");
-    if (read_pieces(tok, all, err) < 0) return -1;
+    if (read_pieces(tok, all, strcmp(model, "llama") == 0, err) < 0) return -1;
     tok->bos = id_of(all, "bos_token_id", -1);
     tok->eos = id_of(all, "eos_token_id", -1);
     tok->unk = id_of(all, "unknown_token_id", tok->unk);
