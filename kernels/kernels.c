@@ -2,6 +2,7 @@
 #include "kernels/kernels.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct named {
     const char *name;
@@ -31,17 +32,24 @@ static void matmuls(struct wz_backend *be, float *const *y, const float *x, cons
     for (int i = 0; i < count; i++) be->ops.matmul(be, y[i], x, w[i], n, false);
 }
 
-static struct wz_backend *open_row(const char *name, const struct wz_backend_row *row, int threads,
-                                   const struct wz_numerics *numerics, struct wz_err *err)
+/* counts: it stands for the row, and allocates nothing. */
+static struct wz_backend *open_row(const struct named *at, bool counts, int threads, const struct wz_numerics *numerics,
+                                   struct wz_err *err)
 {
+    const struct wz_backend_row *row = counts ? &wz_backend_count : at->row;
     struct opened *o = wz_alloc(sizeof *o);
+    int rc = 0;
 
     o->row = row;
-    o->be.name = name;
-    o->be.half_kv = row->half_kv;
-    o->be.grain = row->grain;
+    o->be.name = at->name;
+    o->be.half_kv = at->row->half_kv;
+    o->be.grain = at->row->grain;
+    o->be.counted = counts ? at->row : NULL;
     if (numerics) o->be.numerics = *numerics;
-    if (row->open(&o->be, err) < 0) {
+    o->be.amx = o->be.numerics.bf16 && !strcmp(o->be.numerics.bf16, "amx");
+    if (o->be.amx && !at->row->amx)
+        rc = wz_fail(err, "backend \"%s\": it can't add in the order of numerics.bf16=amx: expected chain", at->name);
+    if (rc < 0 || row->open(&o->be, err) < 0) {
         free(o);
         return NULL;
     }
@@ -57,9 +65,9 @@ struct wz_backend *wz_backend_open(const char *name, int threads, const struct w
     const struct named *at = wz_row_find(rows, sizeof *rows, "backend", name, err);
     struct wz_backend *be = NULL;
 
-    if (at && at->row) return open_row(at->name, at->row, threads, numerics, err);
+    if (at && at->row) return open_row(at, false, threads, numerics, err);
     for (size_t i = WZ_COUNT(rows) - 2; at && !be && i > REF; i--)
-        be = open_row(rows[i].name, rows[i].row, threads, numerics, err);
+        be = open_row(&rows[i], false, threads, numerics, err);
     return be;
 }
 
@@ -69,11 +77,7 @@ struct wz_backend *wz_backend_counting(const char *name, const struct wz_numeric
 
     if (!at) return NULL;
     assert(at->row);
-    struct wz_backend *be = open_row(at->name, &wz_backend_count, 1, numerics, err);
-    be->half_kv = at->row->half_kv;
-    be->grain = at->row->grain;
-    be->counted = at->row;
-    return be;
+    return open_row(at, true, 1, numerics, err);
 }
 
 int wz_backend_devices(struct wz_backend *be, size_t *total, size_t *unused)

@@ -51,6 +51,12 @@ static inline size_t wz_first_unfit(const float *x, size_t n, float limit)
     return unfit ? i : n;
 }
 
+/* Tokens that matmul_back_w and head_back add in one step for a weight of `type`. */
+static inline int wz_grain(const struct wz_backend *be, enum wz_type type)
+{
+    return be->amx && type == WZ_BF16 ? WZ_AMX_DEPTH : be->grain;
+}
+
 /* The type named "f32", "bf16" or "int8" by an option already checked. */
 static inline enum wz_type wz_type_named(const char *name)
 {

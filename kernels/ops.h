@@ -7,7 +7,7 @@
  * Three properties every backend keeps (guarantees 1 and 2; tests/opcheck checks them):
  *  - a token's output depends on its own inputs only: not on N, on the other tokens, or on the number of threads;
  *  - "+=" into a weight's gradient is one chain over tokens in ascending order that starts from the stored value, so a
- *    batch cut into two calls at a multiple of `grain` tokens gives the same bits as one call;
+ *    batch cut into two calls at a multiple of wz_grain tokens gives the same bits as one call;
  *  - the same inputs give the same bits.
  * Ops return nothing: shapes are asserted in the wrappers (kernels.h), and failures of the machine end the process.
  */
@@ -23,6 +23,9 @@
  * y = s_x s_w sum q_x q_w with an exact integer sum, which bounds `in` by 65536. */
 enum wz_type { WZ_F32, WZ_BF16, WZ_INT8 };
 static inline size_t wz_type_size(enum wz_type type) { return type == WZ_F32 ? 4 : 2; } /* of an element in memory */
+
+/* Products that one tile instruction adds to an element: ref/amx.c. */
+enum { WZ_AMX_DEPTH = 32 };
 
 /* Elements in a block of a sharded or block-wise summed array. */
 enum { WZ_BLOCK = 65536 };
@@ -219,6 +222,7 @@ struct wz_numerics {
     /* cpu: an instruction set, or the name of the bits that several give; NULL or "auto": the best of this machine.
      * open makes it the name of the bits. Outlives the backend */
     const char *isa;
+    const char *bf16; /* order of sums in products with bf16 weights: "amx", or "chain" (NULL). Outlives the backend */
 };
 
 struct wz_backend {
@@ -230,7 +234,8 @@ struct wz_backend {
      * multiplying; sums stay f32. Set by open */
     bool rounds;
     bool int8;         /* supports INT8 weights; set by open */
-    int grain;         /* tokens that matmul_back_w and head_back add in one step; from the row */
+    bool amx;          /* sums of products with bf16 weights are in the order of ref/amx.c; from numerics */
+    int grain;         /* tokens that matmul_back_w and head_back add in one step; from the row; see wz_grain */
     bool half_kv;      /* supports bf16 caches, and a bf16 model uses one; from the row */
     bool half_scores;  /* over a bf16 cache attention and its backward round operands to bf16; sums stay f32 */
     void *state;       /* private to the backend */
@@ -244,10 +249,11 @@ struct wz_backend_row {
     int (*open)(struct wz_backend *be, struct wz_err *err); /* fills the ops; -1 and `err` where it is unavailable */
     void (*close)(struct wz_backend *be);
     /* bytes that pack will allocate for w; reads no data, needs no open */
-    size_t (*packed)(const struct wz_numerics *numerics, const struct wz_weight *w);
+    size_t (*packed)(const struct wz_backend *be, const struct wz_weight *w);
     int (*devices)(struct wz_backend *be, size_t *total, size_t *unused); /* NULL: it computes in host memory */
     bool half_kv;
     int grain;
+    bool amx; /* can it add in the order of ref/amx.c? */
 };
 extern const struct wz_backend_row wz_backend_ref, wz_backend_cpu, wz_backend_cuda, wz_backend_count;
 

@@ -232,7 +232,7 @@ void wz_backward_kept(struct wz_model *model, struct wz_cache *cache, struct wz_
 /* After a forward with a tape on whole sequences (seqs were empty, or what is kept and no more): d_params[n_params] +=
  * the gradient of sum_n d_logp[n] * logp[n], where logp[n] is of targets[n] (host; -1: no loss) at `temperature`. The
  * look-up gradient of a tied embedding is summed in the work until wz_backward_end. The bits do not depend on how
- * sequences are distributed over batches if every sequence has a multiple of be->grain tokens, less what is kept. */
+ * sequences are distributed over batches if every sequence has a multiple of wz_grain tokens, less what is kept. */
 void wz_backward(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const int *targets,
                  const float *d_logp, float temperature, float *d_params);
 /* Its two parts, for losses that are not of log-probabilities alone (a value head, distillation). head: from the loss

@@ -85,7 +85,7 @@ struct wz_recipe {
     int threads;
     double deadline;
     struct {
-        char *cuda, *isa, *nccl_sum;
+        char *cuda, *isa, *bf16, *nccl_sum;
     } numerics;
     struct {
         int rollout, reward, learner;

@@ -154,6 +154,9 @@
     T##_TEXT(S, isa, "auto", "name", BITS, \
              "instruction set of the cpu backend; auto: fma or what else this machine has. fma: avx2, avx512 and " \
              "avx512bf16 give the same bits, and each op is computed by the fastest here") \
+    T##_TEXT(S, bf16, "chain", "chain|amx", BITS, \
+             "order of the sums in products with bf16 weights: chain, term by term; or amx, the order of Intel's " \
+             "AMX, which the cpu backend gives on any processor") \
     T##_TEXT(S, nccl_sum, "tree", "tree|ring", BITS, \
              "sums over NCCL: tree, the same bits on any number of ranks; or ring, NCCL's own order, faster")
 

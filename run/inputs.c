@@ -98,6 +98,10 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
 /* Only the cpu backend resolves the key, to the name of its bits. */
 static const char *isa_of(const struct wz_backend *be) { return strcmp(be->name, "cpu") ? "none" : be->numerics.isa; }
 
+static const char order_key[] = "numerics.bf16";
+
+static const char *order_of(const struct wz_backend *be) { return be->amx ? "amx" : "chain"; }
+
 static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_judge *judge, const char *key,
                      struct wz_err *err)
 {
@@ -124,6 +128,7 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
 
     add(all, "backend", "the compute backend", job->be->name);
     add(all, "numerics.isa", "the instruction set", isa_of(job->be));
+    add(all, order_key, "the order of sums in bf16", order_of(job->be));
     for (unsigned i = 0; rc == 0 && i < r->n_agents; i++) {
         rc = add_path(all, pool, r->agents[i].model, err, "agents.%u.model", i);
         if (rc == 0) rc = add_path(all, pool, r->agents[i].system, err, "agents.%u.system", i);
@@ -174,6 +179,7 @@ const char *wz_inputs_differ(const json_t *was, const json_t *now, const char **
     json_object_foreach((json_t *)(uintptr_t)now, name, row)
     {
         const char *a = text_of(was, name, "is"), *b = text_of(now, name, "is");
+        if (!a && !strcmp(name, order_key)) a = "chain"; /* of a manifest from before there was another */
         if (a && b && !strcmp(a, b)) continue;
         if (a) *had = a;
         *has = b;
@@ -214,7 +220,9 @@ int wz_inputs_alike(struct wz_job *job, struct wz_err *err)
 
     for (int r = 0; r < n; r++) ranks[r] = r;
     gethostname(host, sizeof host - 1);
-    mine = computes ? wz_path("%s, instruction set %s (host %s)", job->be->name, isa_of(job->be), host) : wz_strdup("");
+    mine = computes ? wz_path("%s, instruction set %s, %s=%s (host %s)", job->be->name, isa_of(job->be), order_key,
+                              order_of(job->be), host)
+                    : wz_strdup("");
     wz_all_gather_bytes(&job->link, &(struct wz_group){ n, job->link.rank, ranks }, mine, strlen(mine), all);
     for (int r = 0; r < n; r++) {
         if (!all[r].len) continue; /* computes nothing that has bits */
@@ -222,7 +230,7 @@ int wz_inputs_alike(struct wz_job *job, struct wz_err *err)
         else if (strncmp(all[first].data, all[r].data, strcspn(all[first].data, "(")) && rc == 0)
             rc = wz_fail(err,
                          "rank %d computes with the backend %s, rank %d with %s: their results would differ; set "
-                         "`backend` and `numerics.isa` to what all hosts have",
+                         "`backend`, `numerics.isa` and `numerics.bf16` to what all hosts have",
                          r, all[r].data, first, all[first].data);
     }
     for (int r = 0; r < n; r++) wz_buf_finish(&all[r]);

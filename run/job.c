@@ -179,9 +179,14 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     return 0;
 }
 
+struct wz_numerics wz_job_numerics(const struct wz_recipe *recipe)
+{
+    return (struct wz_numerics){ !strcmp(recipe->numerics.cuda, "fast"), recipe->numerics.isa, recipe->numerics.bf16 };
+}
+
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err)
 {
-    const struct wz_numerics numerics = { !strcmp(recipe->numerics.cuda, "fast"), recipe->numerics.isa };
+    const struct wz_numerics numerics = wz_job_numerics(recipe);
     struct wz_backend *be = wz_backend_open(recipe->backend, threads, &numerics, err);
 
     if (!be) wz_recipe_fail(recipe, err, "backend", "%s", err->text);

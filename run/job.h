@@ -78,6 +78,7 @@ char *wz_recipe_path(const char *run_or_recipe);
  * that both succeeded on all ranks (wz_link_agree). */
 int wz_job_recipe(struct wz_recipe **recipe, struct wz_link *link, const char *path, char *const *overrides, int n,
                   struct wz_err *err);
+struct wz_numerics wz_job_numerics(const struct wz_recipe *recipe); /* the recipe outlives it */
 /* The recipe's backend, in its numerics. NULL and a message with the key's origin on error. The recipe outlives it. */
 struct wz_backend *wz_job_backend(const struct wz_recipe *recipe, int threads, struct wz_err *err);
 struct wz_judge_config wz_job_judge_config(const struct wz_recipe_judge *judge, struct wz_backend *be);

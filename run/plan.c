@@ -193,12 +193,12 @@ static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const 
 static struct wz_backend *open_backend(struct wz_plan *plan, struct wz_err *err)
 {
     const struct wz_recipe *recipe = plan->recipe;
+    const struct wz_numerics numerics = wz_job_numerics(recipe);
     struct wz_backend *be = wz_job_backend(recipe, 1, err), *count;
     size_t total;
 
     if (!be && !strcmp(recipe->backend, "auto")) return NULL;
-    count =
-        wz_backend_counting(be ? be->name : recipe->backend, &(struct wz_numerics){ .isa = recipe->numerics.isa }, err);
+    count = wz_backend_counting(be ? be->name : recipe->backend, &numerics, err);
     if (be && count) plan->machine.gpus = wz_backend_devices(be, &total, &plan->machine.device);
     else if (count) plan->machine.gpus = count->counted->devices != NULL;
     else wz_recipe_fail(recipe, err, "backend", "%s", err->text);

@@ -51,7 +51,7 @@ extern struct wz_backend *opcheck_ref;
 
 void opcheck_finish(struct problem *p);
 void opcheck_gradients(void **state); /* ref's backwards against differences of ref's forwards */
-int opcheck_bench(int threads, const char *backend, bool fast); /* exit status */
-int opcheck_bench_large(const char *backend, int shrink);       /* likewise */
+int opcheck_bench(int threads, const char *backend, const struct wz_numerics *numerics); /* exit status */
+int opcheck_bench_large(const char *backend, int shrink);                                /* likewise */
 
 #endif

@@ -188,12 +188,12 @@ static void fill(void)
     free(values);
 }
 
-int opcheck_bench(int threads, const char *backend, bool fast)
+int opcheck_bench(int threads, const char *backend, const struct wz_numerics *numerics)
 {
     static const int counts[] = { 1, 8, 64, 512 };
     struct wz_err err;
 
-    be = wz_backend_open(backend, threads, &(struct wz_numerics){ .fast = fast }, &err);
+    be = wz_backend_open(backend, threads, numerics, &err);
     if (!be) {
         fprintf(stderr, "%s\n", err.text);
         return 1;

@@ -414,7 +414,8 @@ static double gradient(struct wz_model *m, struct wz_cache *cache, struct wz_wor
                        float *d_params)
 {
     struct wz_seq seqs[SEQS] = { 0 };
-    int all_ids[ROWS], all_targets[ROWS], ids[PADDED], targets[PADDED], count[SEQS], n = 0, grain = m->be->grain;
+    int all_ids[ROWS], all_targets[ROWS], ids[PADDED], targets[PADDED], count[SEQS], n = 0,
+                                                                                     grain = wz_grain(m->be, m->type);
     float d_logp[PADDED] = { 0 }, logp[PADDED];
     double loss = 0;
 

@@ -5,7 +5,8 @@
  *
  *   opcheck [--row NAME] [--op NAME] [--every N]  only these, and every Nth problem; a failure prints row and op
  *   opcheck --share K/N                  every Nth case from the Kth on, so that N processes share them
- *   opcheck --bench [threads] [backend] [fast]  GFLOP/s and GB/s instead; fast: of numerics.cuda=fast
+ *   opcheck --bench [threads] [backend] [numerics] [isa]  GFLOP/s and GB/s instead; numerics: fast (of cuda), amx (of
+ *                                                         bf16) or another word
  *   opcheck --bench-large [backend]      the same for an 8B model, beside ceilings
  *
  * A problem is a list of arrays with roles and a call over rows [from, to). All else is done by the harness. */
@@ -21,6 +22,7 @@ enum { AVX2 = 2 }; /* its row; those of AVX-512 follow */
 static const struct target {
     const char *name, *row, *isa, *schedule[3], *shared, *only; /* shared memory of a block, in bytes; the only row */
     bool shim, named, fast;                                     /* fast: how rows are cut may change bits */
+    const char *bf16;                                           /* numerics.bf16, and then only ops that multiply */
     int every, draws;
 } targets[] = {
     { "ref", "ref", .every = 1, .draws = 20000 },
@@ -31,6 +33,10 @@ static const struct target {
 #ifdef __aarch64__
     { "cpu-neon", "cpu", .isa = "neon", .every = 1, .draws = 20000 },
 #endif
+    { "cpu-generic-amx", "cpu", .isa = "generic", .bf16 = "amx", .every = 5, .draws = 20000 },
+    { "cpu-avx2-amx", "cpu", .isa = "avx2", .bf16 = "amx", .every = 1, .draws = 20000 },
+    { "cpu-avx512-amx", "cpu", .isa = "avx512", .bf16 = "amx", .every = 1, .draws = 20000 },
+    { "cpu-avx512bf16-amx", "cpu", .isa = "avx512bf16", .bf16 = "amx", .every = 3, .draws = 20000 },
     { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
     { "cuda-shim-fast", "cuda", .shim = true, .fast = true, .schedule = { "up", "1", "2" }, .every = 5, .draws = 300 },
     { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back",
@@ -56,7 +62,7 @@ static struct wz_backend *target_try(const struct target *t, int threads, struct
     else unsetenv("WZ_SHIM_SHARED");
     if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
     if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
-    return wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa }, err);
+    return wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa, t->bf16 }, err);
 }
 
 static struct wz_backend *target_open(const struct target *t, int threads)
@@ -201,7 +207,8 @@ static void check_problem(struct problem *p)
 {
     struct run want = run_of(p, opcheck_ref, 0), got = run_of(p, on_threads[0], 0), other;
     static const int cuts[] = { 1, 3, 10 };
-    const int grain = !strcmp(p->op, "matmul_back_w") || !strcmp(p->op, "head_back") ? on_threads[0]->grain : 1;
+    const int grain =
+        !strcmp(p->op, "matmul_back_w") || !strcmp(p->op, "head_back") ? wz_grain(on_threads[0], p->type) : 1;
 
     near(p, &want, &got);
     for (int t = LIGHT ? 2 : 0; t < 3; t++) {
@@ -256,8 +263,9 @@ static void check_row(void **state)
 {
     const struct subject *s = *state;
     struct problem p = { .op = s->row->op, .call = s->row->call };
-    int shapes = 0,
-        every = s->row->costly || s->target->fast ? s->target->every : 1; /* fast: what is exact is tried already */
+    int shapes = 0, every = s->row->costly || s->target->fast || s->target->bf16
+                                ? s->target->every
+                                : 1; /* fast: what is exact is tried already */
     if (every < least_every) every = least_every;
     if (LIGHT) every = 7;
 
@@ -267,6 +275,7 @@ static void check_row(void **state)
     opcheck_ref->half_kv = on_threads[0]->half_kv;
     opcheck_ref->int8 = on_threads[0]->int8;
     opcheck_ref->half_scores = on_threads[0]->half_scores;
+    opcheck_ref->amx = on_threads[0]->amx;
     for (; s->row->make(&p); p = (struct problem){ .op = s->row->op, .call = s->row->call, .shape = p.shape + every }) {
         check_problem(&p);
         opcheck_finish(&p);
@@ -693,7 +702,8 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         return opcheck_bench(argc > 2 ? atoi(argv[2]) : 0, argc > 3 ? argv[3] : "cpu",
-                             argc > 4 && !strcmp(argv[4], "fast"));
+                             &(struct wz_numerics){ argc > 4 && !strcmp(argv[4], "fast"), argc > 5 ? argv[5] : NULL,
+                                                    argc > 4 && !strcmp(argv[4], "amx") ? "amx" : NULL });
     if (argc > 1 && strcmp(argv[1], "--bench-large") == 0)
         return opcheck_bench_large(argc > 2 ? argv[2] : "cuda", argc > 3 ? atoi(argv[3]) : 1);
     opcheck_ref = wz_backend_open("ref", 1, NULL, NULL);
@@ -710,7 +720,9 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < (here ? opcheck_n_rows + WZ_COUNT(others) : 1); i++) {
             bool row = i < opcheck_n_rows;
             const char *name = row ? opcheck_rows[i].op : others[i - opcheck_n_rows].name;
-            if (here && ((only_op && strcmp(only_op, name)) || (targets[t].only && strcmp(targets[t].only, name)) ||
+            const bool multiplies = row && (!strncmp(name, "matmul", 6) || !strncmp(name, "head", 4));
+            if (here && ((targets[t].bf16 && !multiplies) || (only_op && strcmp(only_op, name)) ||
+                         (targets[t].only && strcmp(targets[t].only, name)) ||
                          (!row && others[i - opcheck_n_rows].device && !device)))
                 continue;
             subjects[n] = (struct subject){ &targets[t], row ? &opcheck_rows[i] : NULL };

@@ -201,7 +201,7 @@ static void shared_is_as_one_by_one(enum wz_type type)
             float *got = gradient(m, s.turns, 200, true, &shared);
             assert_int_equal(alone.deepest, 0);
             assert_int_equal(shared.deepest, 2);
-            if (m->be->grain == 1) {
+            if (wz_grain(m->be, m->type) == 1) {
                 assert_int_equal(alone.rows, tokens);
                 assert_int_equal(shared.rows, tokens - saved);
             }

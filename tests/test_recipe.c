@@ -369,6 +369,7 @@ static void resume_walks_the_marks(void **state)
         { "seed=1", NULL }, /* given or default, the value counts */
         { "seed=2", "override seed=2: seed: the run in runs/t began with 1, and this is 2; set it back" },
         { "numerics.cuda=fast", "numerics.cuda: the run in runs/t began with exact, and this is fast" },
+        { "numerics.bf16=amx", "numerics.bf16: the run in runs/t began with chain, and this is amx" },
         { "numerics.nccl_sum=ring", "numerics.nccl_sum: " },
         { "numerics.isa=generic", NULL }, /* compared as what auto was resolved to */
         { "backend=ref", NULL },

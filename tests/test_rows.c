@@ -1,7 +1,8 @@
 /* Rows of the cpu backend that share the name of their bits give the same bits for all inputs: products with bf16
- * weights are the chain that is written out here, denormal numbers included, and whichever row computes an op changes
- * no bit of it. Which does is the choice in the user's cache where that is whole and of this machine; any other file
- * there is measured anew and replaced, and what can't be read or written is done without. */
+ * weights are the sums that are written out here for each order of numerics.bf16, denormal numbers included (in the
+ * order amx all rows give the same bits), and whichever row computes an op changes no bit of it. Which does is the
+ * choice in the user's cache where that is whole and of this machine; any other file there is measured anew and
+ * replaced, and what can't be read or written is done without. */
 #include "tests/test.h"
 
 #include <float.h>
@@ -12,16 +13,16 @@
 
 #include "kernels/cpu/cpu.h"
 
-static const char *const isas[] = { "avx2", "avx512", "avx512bf16" };
+/* The rows without FMA are last. */
+static const char *const isas[] = { "avx2", "avx512", "avx512bf16", "neon", "generic" };
+enum { WITH_FMA = 3 };
 
-static struct wz_backend *open_isa(const char *isa)
+static struct wz_backend *open_isa(const char *isa, const char *order)
 {
     struct wz_err err;
 
-    return wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = isa }, &err);
+    return wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = isa, .bf16 = order }, &err);
 }
-
-/* ---- bf16 chains ------------------------------------------------------------------------------------------ */
 
 static float flushed(float x) { return fabsf(x) < FLT_MIN ? copysignf(0, x) : x; }
 
@@ -63,7 +64,7 @@ static float drawn(uint32_t i, uint32_t array)
     }
 }
 
-enum { N = 13, IN = 77, OUT = 83 };
+enum { N = 45, IN = 77, OUT = 83 }; /* none is a multiple of 32, nor even */
 
 struct operands {
     float x[N * IN], dy[N * OUT], y[N * OUT], dx[N * IN], dw[OUT * IN];
@@ -93,17 +94,34 @@ static float chain(float c, const float *a, size_t sa, const float *b, size_t sb
     return k % 2 ? fma_flushed(0, 0, c) : c;
 }
 
-static void by_definition(struct operands *o)
+/* What a tile instruction adds for each 32 elements, zeros past the last: chains of those with even and of those with
+ * odd indices, and their sum. */
+static float tiles(float c, const float *a, size_t sa, const float *b, size_t sb, int k)
+{
+    for (int at = 0; at < k; at += 32) {
+        float sums[2] = { 0, 0 };
+        for (int i = at; i < at + 32; i++) {
+            bool in = i < k;
+            sums[i % 2] = fma_flushed(in ? half(a[(size_t)i * sa]) : 0, in ? half(b[(size_t)i * sb]) : 0, sums[i % 2]);
+        }
+        c = flushed(flushed(c) + flushed(flushed(sums[0]) + flushed(sums[1])));
+    }
+    return c;
+}
+
+typedef float order_fn(float c, const float *a, size_t sa, const float *b, size_t sb, int k);
+
+static void by_definition(struct operands *o, order_fn *sum)
 {
     float *w = wz_alloc(sizeof *w * OUT * IN);
 
     for (int i = 0; i < OUT * IN; i++) w[i] = wz_bf16_to_f32(o->w[i]);
     for (int i = 0; i < N; i++)
-        for (int j = 0; j < OUT; j++) o->y[i * OUT + j] = chain(o->y[i * OUT + j], o->x + i * IN, 1, w + j * IN, 1, IN);
+        for (int j = 0; j < OUT; j++) o->y[i * OUT + j] = sum(o->y[i * OUT + j], o->x + i * IN, 1, w + j * IN, 1, IN);
     for (int i = 0; i < N; i++)
-        for (int j = 0; j < IN; j++) o->dx[i * IN + j] = chain(o->dx[i * IN + j], o->dy + i * OUT, 1, w + j, IN, OUT);
+        for (int j = 0; j < IN; j++) o->dx[i * IN + j] = sum(o->dx[i * IN + j], o->dy + i * OUT, 1, w + j, IN, OUT);
     for (int i = 0; i < OUT; i++)
-        for (int j = 0; j < IN; j++) o->dw[i * IN + j] = chain(o->dw[i * IN + j], o->dy + i, OUT, o->x + j, IN, N);
+        for (int j = 0; j < IN; j++) o->dw[i * IN + j] = sum(o->dw[i * IN + j], o->dy + i, OUT, o->x + j, IN, N);
     free(w);
 }
 
@@ -126,15 +144,16 @@ static void same(const char *isa, const char *what, const float *want, const flo
                      (double)want[i]);
 }
 
-static void test_bf16_chain(void **state)
+static void check(const char *order, order_fn *sum, size_t rows)
 {
     struct operands *want = operands_make();
     int tried = 0;
 
-    by_definition(want);
+    flushes = 0;
+    by_definition(want, sum);
     assert_true(flushes > 1000); /* that the inputs reach */
-    for (size_t i = 0; i < WZ_COUNT(isas); i++) {
-        struct wz_backend *be = open_isa(isas[i]);
+    for (size_t i = 0; i < rows; i++) {
+        struct wz_backend *be = open_isa(isas[i], order);
         if (!be) continue;
         struct operands *got = operands_make();
         by_backend(got, be);
@@ -147,6 +166,36 @@ static void test_bf16_chain(void **state)
     }
     free(want);
     if (!tried) SKIP("no row with FMA of x86 runs here");
+}
+
+static void test_bf16_chain(void **state) { check("chain", chain, WITH_FMA); }
+
+static void test_bf16_amx(void **state) { check("amx", tiles, WZ_COUNT(isas)); }
+
+/* An instruction of zeros is an instruction: a denormal number that is added to becomes a zero. */
+static void test_amx_flushes(void **state)
+{
+    for (size_t i = 0; i < WZ_COUNT(isas); i++) {
+        struct wz_backend *be = open_isa(isas[i], "amx");
+        uint16_t zeros[2] = { 0 };
+        float x[2] = { 1, 1 }, y = 0x1p-130f;
+        struct wz_weight w = { .data = zeros, .type = WZ_BF16, .out = 1, .in = 2 };
+        if (!be) continue;
+        wz_pack(be, &w);
+        wz_matmul(be, &y, x, &w, 1, true);
+        assert_true(y == 0);
+        wz_unpack(be, &w);
+        wz_backend_close(be);
+    }
+}
+
+/* Rows that cannot add in an order say so, with the key. */
+static void test_refused(void **state)
+{
+    struct wz_err err;
+
+    assert_null(wz_backend_open("cuda", 1, &(struct wz_numerics){ .bf16 = "amx" }, &err));
+    assert_non_null(strstr(err.text, "backend \"cuda\": it can't add in the order of numerics.bf16=amx"));
 }
 
 /* ---- mixtures --------------------------------------------------------------------------------------------- */
@@ -473,8 +522,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cache), /* first: its processes must not inherit a choice */
-        cmocka_unit_test(test_bf16_chain),
-        cmocka_unit_test(test_mixtures),
+        cmocka_unit_test(test_bf16_chain), cmocka_unit_test(test_bf16_amx), cmocka_unit_test(test_amx_flushes),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_mixtures),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,7 @@ void wz_pack_init(struct wz_pack *p, struct wz_model *model, int rows, bool tape
     size_t n = (size_t)rows, most = (size_t)pages_of(rows) + 1; /* sequences: each has a page of its own */
 
     *p = (struct wz_pack){ .model = model, .tape = tape, .share = !tape, .rows = rows };
-    p->grain = tape ? model->be->grain : 1;
+    p->grain = tape ? wz_grain(model->be, model->type) : 1;
     p->unit = p->grain < PAGE ? PAGE : p->grain;
     assert(p->unit % PAGE == 0 && p->unit % p->grain == 0);
     p->cache = wz_cache_create(model, pages_of(rows), PAGE);

@@ -15,7 +15,7 @@ static int rows_of(int micro, int longest) { return micro < longest ? longest : 
 void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_model *reference, int agent, bool feedback,
                      int leaves, const struct wz_group *group, int micro, int longest)
 {
-    longest = wz_pack_rows(model->be->grain, longest);
+    longest = wz_pack_rows(wz_grain(model->be, model->type), longest);
     *l = (struct wz_learner){ .model = model, .agent = agent, .feedback = feedback };
     wz_pack_init(&l->pack, model, rows_of(micro, longest), true);
     if (reference) wz_pack_init(&l->reference, reference, rows_of(micro, longest), false);
@@ -24,7 +24,7 @@ void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_mod
 
 void wz_learner_share(struct wz_learner *l, int longest)
 {
-    wz_pack_share(&l->pack, wz_pack_rows(l->model->be->grain, longest));
+    wz_pack_share(&l->pack, wz_pack_rows(wz_grain(l->model->be, l->model->type), longest));
 }
 
 void wz_learner_finish(struct wz_learner *l)

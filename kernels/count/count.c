@@ -47,7 +47,7 @@ static void zero(struct wz_backend *be, void *p, size_t n) {}
 
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
-    size_t size = be->counted->packed(&be->numerics, w);
+    size_t size = be->counted->packed(be, w);
 
     if (size && !w->packed) w->packed = wz_count(be, size, "packed panels", false);
 }
@@ -72,4 +72,4 @@ static int open_count(struct wz_backend *be, struct wz_err *err)
 
 static void close_count(struct wz_backend *be) { free(be->state); }
 
-const struct wz_backend_row wz_backend_count = { open_count, close_count, NULL, NULL, false, 1 };
+const struct wz_backend_row wz_backend_count = { open_count, close_count, NULL, NULL, false, 1, false };

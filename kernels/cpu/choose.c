@@ -111,7 +111,7 @@ static void product_prepare(struct trial *t, enum wz_type type)
 
     t->w = (struct wz_weight){ t->data, type, OUT, IN, t->packed, 0 };
     for (int i = 0; i < OUT / by->panel; i++)
-        by->pack(t->packed + (size_t)(i * by->panel) * wz_cpu_depth(type, IN), &t->w, i);
+        by->pack(t->packed + (size_t)(i * by->panel) * wz_cpu_depth(by, IN), &t->w, i);
 }
 
 static void product_call(struct trial *t, enum slot slot)

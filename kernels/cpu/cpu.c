@@ -115,7 +115,7 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const struct produc
 struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
                                const struct wz_weight *w, int first, int m, int n, bool add)
 {
-    size_t depth = wz_cpu_depth(w->type, w->in);
+    size_t depth = wz_cpu_depth(by, w->in);
 
     assert(w->packed);
     return (struct gemm){ .by = by,
@@ -147,8 +147,8 @@ struct gemm wz_cpu_gemm_back_x(const struct product *by, float *c, const float *
                           .ldb = in,
                           .m = m,
                           .n = w->in,
-                          .k = (int)wz_cpu_depth(w->type, depth),
-                          .odd = depth % 2,
+                          .k = (int)wz_cpu_depth(by, depth),
+                          .rows = depth,
                           .add = add,
                           .type = w->type };
 }
@@ -166,8 +166,8 @@ struct gemm wz_cpu_gemm_back_w(const struct product *by, float *c, const float *
                           .ldb = (size_t)in,
                           .m = out,
                           .n = in,
-                          .k = (int)wz_cpu_depth(by->type, n),
-                          .odd = n % 2,
+                          .k = (int)wz_cpu_depth(by, n),
+                          .rows = n,
                           .add = true };
 }
 
@@ -239,7 +239,7 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
 
     if (by->factor_rows) {
         uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_left(by, n) * sizeof *to, out));
-        int two = CHUNK / w->out / 2 + 1;
+        int two = (CHUNK / w->out / 2 / by->unit + 1) * by->unit;
         a = pairing_run(
             be, &(struct pairing){ by->factor_rows, to, d_y, out, (size_t)(two * by->left) * out, n, w->out, 2 * two });
     }
@@ -262,21 +262,22 @@ static void pack_part(void *arg, int i)
 
 /* Rows of equal bits may have panels of other widths. A weight takes what the widest need, so that a plan does not
  * depend on the choice among them. */
-static size_t packed_size(const struct wz_weight *w)
+static size_t packed_size(const struct wz_backend *be, const struct wz_weight *w)
 {
+    const struct product by = { .type = w->type, .unit = be->amx && w->type == WZ_BF16 ? WZ_AMX_DEPTH / 2 : 1 };
     size_t columns = wz_mul(((size_t)w->out + MOST_PANEL - 1) / MOST_PANEL, MOST_PANEL);
 
-    return wz_mul(columns * sizeof(float), wz_cpu_depth(w->type, w->in));
+    return wz_mul(columns * sizeof(float), wz_cpu_depth(&by, w->in));
 }
 
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
     const struct product *by = wz_product(be, w->type, INT32_MAX);
-    struct packing p = { by->pack, w, (size_t)by->panel * sizeof(float) * wz_cpu_depth(w->type, w->in) };
+    struct packing p = { by->pack, w, (size_t)by->panel * sizeof(float) * wz_cpu_depth(by, w->in) };
     int panels = (w->out + by->panel - 1) / by->panel;
 
     assert(MOST_PANEL % by->panel == 0);
-    if (!w->packed) w->packed = wz_alloc(packed_size(w));
+    if (!w->packed) w->packed = wz_alloc(packed_size(be, w));
     wz_pool_run((double)w->out * w->in * MADDS_PER_WEIGHT < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
 
@@ -391,7 +392,7 @@ static void adamw(struct wz_backend *be, float *w, const float *g, float *m, flo
 
 /* ---- the backend ------------------------------------------------------------------------------------------ */
 
-static size_t packed_cpu(const struct wz_numerics *numerics, const struct wz_weight *w) { return packed_size(w); }
+static size_t packed_cpu(const struct wz_backend *be, const struct wz_weight *w) { return packed_size(be, w); }
 
 static int open_cpu(struct wz_backend *be, struct wz_err *err)
 {
@@ -402,6 +403,8 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     wz_cpu_choose(choice, rows, n);
     wz_cpu_compose(cpu, choice);
+    if (be->amx) cpu->few[WZ_BF16] = choice[BF16_FEW]->amx;
+    if (be->amx) cpu->hot.product[WZ_BF16] = choice[BF16_MANY]->amx;
     be->numerics.isa = rows[0]->bits;
     be->state = cpu;
     be->rounds = true;
@@ -446,4 +449,4 @@ static void close_cpu(struct wz_backend *be)
     be->state = NULL;
 }
 
-const struct wz_backend_row wz_backend_cpu = { open_cpu, close_cpu, packed_cpu, NULL, true, 1 };
+const struct wz_backend_row wz_backend_cpu = { open_cpu, close_cpu, packed_cpu, NULL, true, 1, true };

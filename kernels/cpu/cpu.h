@@ -12,7 +12,8 @@
  *   b, not panels:  [k][n], rows ldb elements apart, f32 or bf16 by `type`
  * by->type BF16: an element of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is padded
  * with a zero), and k counts such pairs. a holds them as pairs too, or as two floats with the values of bf16, sk apart
- * (`left` of struct product). A b that is not packed is converted two rows at a time; `odd`: its last row is single.
+ * (`left` of struct product). A b that is not packed is converted two rows at a time; it has `rows`, fewer than the
+ * pairs of k where those are padded with zeros.
  * VDPBF16PS adds in that order, like two FMAs, the upper half's first, and takes denormal inputs and results as zeros;
  * the rows without it set the processor to do the same, so that all of x86 with FMA has one set of bits.
  * by->type INT8: the product of int8.c, over panels; k counts groups of four bytes. */
@@ -23,8 +24,8 @@ struct gemm {
     const float *a;
     const void *b;
     size_t ldc, sm, sk, ldb;
-    int m, n, k;
-    bool panels, odd, add;
+    int m, n, k, rows;
+    bool panels, add;
     enum wz_type type; /* of a b that is not packed */
 };
 
@@ -91,11 +92,13 @@ typedef void pair_fn(uint32_t *out, const float *x, size_t ldx, int k, int n);
 typedef float peak_fn(int steps);
 enum { PEAK_CHAINS = 12 };
 
-/* Products with weights of one type. Depth: wz_cpu_depth. */
+/* Products with weights of one type. Depth: wz_cpu_depth, a multiple of `unit`, which is above 1 in the order of
+ * ref/amx.c alone. */
 struct product {
     enum wz_type type;
     int panel, left; /* columns of a panel; 4-byte elements of a left operand for each one of a panel's depth */
-    int terms;       /* products that peak adds to an element in one multiply-add */
+    int unit;
+    int terms; /* products that peak adds to an element in one multiply-add */
     peak_fn *peak;
     gemm_fn *gemm;
     pack_fn *pack;
@@ -109,6 +112,7 @@ struct hot {
     const char *bits;          /* rows of one name give the same bits for all inputs, NaNs' payloads apart */
     bool (*runs)(void);        /* does this machine have the instructions? */
     struct product product[3]; /* by the weight's type */
+    struct product amx;        /* for bf16, in the order of ref/amx.c */
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
@@ -180,13 +184,16 @@ enum { GRAIN = 1 << 21 };
 const float *wz_cpu_factor(struct wz_backend *be, int which, const struct product *by, const float *x, size_t ldx,
                            int n, int width);
 /* Length in 4-byte elements of the k dimension of a panel, and of a left operand. */
-static inline size_t wz_cpu_depth(enum wz_type type, int width)
+static inline size_t wz_cpu_depth(const struct product *by, int width)
 {
-    return type == WZ_INT8 ? ((size_t)width + 3) / 4 + 2 : type == WZ_BF16 ? ((size_t)width + 1) / 2 : (size_t)width;
+    size_t unit = (size_t)by->unit, each = by->type == WZ_INT8 ? 4 : by->type == WZ_BF16 ? 2 : 1;
+    size_t units = ((size_t)width + each * unit - 1) / (each * unit);
+
+    return units * unit + (by->type == WZ_INT8 ? 2 : 0);
 }
 static inline size_t wz_cpu_left(const struct product *by, int width)
 {
-    return (size_t)by->left * wz_cpu_depth(by->type, width);
+    return (size_t)by->left * wz_cpu_depth(by, width);
 }
 /* Products for wz_cpu_gemm. a: the left operand, made for `by`; sm, sk: its strides, in 4-byte elements.
  * packed:  c[m, ldc] = a W[first .. first + n, :]^T (+= when add), for matmul and the head's logits

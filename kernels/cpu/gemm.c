@@ -17,8 +17,8 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
 {
     float buf[MR2 * PANEL];
 
-    for (int at = 0; at < rows; at += MR2) {
-        int n = rows - at < MR2 ? rows - at : MR2;
+    for (int at = 0, most = most_rows(kind, 2); at < rows; at += most) {
+        int n = rows - at < most ? rows - at : most;
         for (int i = 0; i < n; i++)
             for (int j = 0; j < PANEL; j++)
                 buf[i * PANEL + j] = from_c && j < cols ? c[(size_t)(at + i) * g->ldc + (size_t)j] : 0;
@@ -52,7 +52,7 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
 {
     for (int i = 0; i < k; i++, strip += PANEL) {
         size_t at = 2 * (size_t)(k0 + i) * g->ldb + (size_t)col;
-        bool two = k0 + i + 1 < g->k || !g->odd;
+        bool two = 2 * (k0 + i) + 1 < g->rows;
         if (g->type == WZ_BF16) {
             const uint16_t *first = (const uint16_t *)g->b + at, *second = two ? first + g->ldb : first;
             uint32_t keep = two ? 0xffff : 0;
@@ -67,21 +67,21 @@ static void strip_pairs(uint32_t *strip, const struct gemm *g, int k0, int k, in
     }
 }
 
-/* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column, and rounded floats for pairs where a left
- * operand has them. */
+/* Copies b[k0 .., col ..] to strip[k][PANEL], zeros past the last column and row, and rounded floats for pairs where a
+ * left operand has them. */
 static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
     bool pairs = g->by->type == WZ_BF16;
 
-    if (pairs && LEFT == 1) {
+    if (pairs && g->by->left == 1) {
         strip_pairs((uint32_t *)strip, g, k0, k, col, cols);
         return;
     }
     for (int i = 0; i < k * (pairs ? 2 : 1); i++, strip += PANEL) {
         size_t at = (size_t)((pairs ? 2 : 1) * k0 + i) * g->ldb + (size_t)col;
-        if (pairs && i == 2 * k - 1 && k0 + k == g->k && g->odd) {
+        if (pairs && 2 * k0 + i >= g->rows) {
             memset(strip, 0, PANEL * sizeof *strip);
-            return;
+            continue;
         }
         if (g->type == WZ_BF16 && cols == PANEL)
             for (int j = 0; j < PANEL; j += W) store(strip + j, load_half((const uint16_t *)g->b + at + j));
@@ -101,16 +101,18 @@ static void strip_fill(float *strip, const struct gemm *g, int k0, int k, int co
 
 static void products(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    bool widened = g->by->type == WZ_BF16 && LEFT == 2; /* a holds two floats for each pair */
+    const int unit = g->by->unit, left = g->by->left;
+    bool widened = g->by->type == WZ_BF16 && left == 2, amx = unit > 1; /* a holds two floats for each pair */
     int most = widened && !g->panels ? KC / 2 : KC, rows = row_end - row, blocks = (g->k + most - 1) / most;
-    enum tile_kind kind = g->by->type == WZ_BF16 && (g->panels || LEFT == 1) ? PAIRS : FLOATS;
+    enum tile_kind kind = g->by->type == WZ_BF16 && (g->panels || left == 1) ? PAIRS : FLOATS;
     float strip[KC * PANEL] __attribute__((aligned(64)));
 
     if (g->k == 0 && !g->add)
         for (int i = row; i < row_end; i++)
             memset(g->c + (size_t)i * g->ldc + col, 0, (size_t)(col_end - col) * sizeof *g->c);
     for (int block = 0; block < blocks; block++) {
-        int k0 = (int)((long)g->k * block / blocks), k = (int)((long)g->k * (block + 1) / blocks) - k0;
+        int k0 = (int)((long)(g->k / unit) * block / blocks) * unit;
+        int k = (int)((long)(g->k / unit) * (block + 1) / blocks) * unit - k0;
         const float *a = g->a + (size_t)row * g->sm + (size_t)(widened ? 2 * k0 : k0) * g->sk;
         bool from_c = g->add || block > 0;
         for (int j = col, cols; j < col_end; j += cols) {
@@ -118,7 +120,7 @@ static void products(const struct gemm *g, int row, int row_end, int col, int co
             const void *b[4];
             const char *ahead = NULL;
             size_t ldb = PANEL, size = sizeof(float);
-            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end;
+            bool pair = rows <= MR4 && j + 2 * PANEL <= col_end && !amx;
             bool direct = !g->panels && g->by->type == WZ_F32 && rows <= MR2;
             cols = pair ? 2 * PANEL : col_end - j < PANEL ? col_end - j : PANEL;
             if (g->panels) {
@@ -140,16 +142,17 @@ static void products(const struct gemm *g, int row, int row_end, int col, int co
             }
             b[1] = (const char *)b[0] + W * size;
             b[3] = pair ? (const char *)b[2] + W * size : NULL;
-            int steps = widened && kind == FLOATS ? 2 * k : k;
-            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, steps, from_c, kind);
-            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, steps, from_c, pair ? 4 : 2, kind, ahead);
+            int steps = widened && kind == FLOATS && !amx ? 2 * k : k;
+            enum tile_kind as = !amx ? kind : kind == PAIRS ? AMX_PAIRS : AMX_FLOATS;
+            if (cols < PANEL) edge_run(g, c, a, rows, cols, b, ldb, steps, from_c, as);
+            else tiles_run(c, g->ldc, a, g->sm, g->sk, rows, b, ldb, steps, from_c, pair ? 4 : 2, as, ahead);
         }
     }
 }
 
 void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
-    if (g->by->type == WZ_BF16 && LEFT == 2) {
+    if (g->by->type == WZ_BF16 && g->by->left == 2 && (AMX_FLUSHES || g->by->unit == 1)) {
         unsigned long was = flush_begin();
         products(g, row, row_end, col, col_end);
         flush_end(was);
@@ -236,25 +239,46 @@ static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n)
     }
 }
 
+static size_t round_up(int n, int to) { return (size_t)((n + to - 1) / to * to); }
+
+/* out[n][k], of rounded floats, zeros up to a multiple of `unit`. */
+static void widen(float *out, const float *x, size_t ldx, int k, int n, int unit)
+{
+    size_t width = round_up(k, unit);
+
+    for (int i = 0; i < n; i++, x += ldx, out += width) {
+        round_row(out, x, k);
+        memset(out + k, 0, (width - (size_t)k) * sizeof *out);
+    }
+}
+
+/* out[n][k] with n filled up. */
+static void widen_rows(float *out, const float *x, size_t ldx, int k, int n, int unit)
+{
+    for (int i = 0; i < n; i++, x += ldx, out += k) round_row(out, x, k);
+    memset(out, 0, (round_up(n, unit) - (size_t)n) * (size_t)k * sizeof *out);
+}
+
 void HOT(wz_factor)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    size_t width = ((size_t)k + 1) / 2 * 2;
-    float *to = (float *)out;
-
     if (LEFT == 1) pair(out, x, ldx, k, n);
-    for (int i = 0; i < n && LEFT == 2; i++, x += ldx, to += width) {
-        round_row(to, x, k);
-        if (k % 2) to[k] = 0;
-    }
+    else widen((float *)out, x, ldx, k, n, 2);
 }
 
 void HOT(wz_factor_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    float *to = (float *)out;
-
     if (LEFT == 1) pair_rows(out, x, ldx, k, n);
-    for (int i = 0; i < n && LEFT == 2; i++, x += ldx, to += k) round_row(to, x, k);
-    if (LEFT == 2 && n % 2) memset(to, 0, (size_t)k * sizeof *to);
+    else widen_rows((float *)out, x, ldx, k, n, 2);
+}
+
+void HOT(wz_factor_amx)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    widen((float *)out, x, ldx, k, n, 2 * UNIT);
+}
+
+void HOT(wz_factor_rows_amx)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    widen_rows((float *)out, x, ldx, k, n, 2 * UNIT);
 }
 
 void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
@@ -271,7 +295,8 @@ void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
     for (; i < end; i++) out[i] = wz_f32_to_bf16(x[i]);
 }
 
-/* dst[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. */
+/* dst[k][PANEL] = w[panel * PANEL + j][k], zeros past the last row. bf16: pairs of k. What the panel has beyond them
+ * (the order amx) stays as it was allocated, zeros. */
 void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
 {
     int first = panel * PANEL, rows = w->out - first < PANEL ? w->out - first : PANEL;

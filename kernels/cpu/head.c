@@ -91,18 +91,26 @@ static struct total total_of(const struct pass *p, int row)
 
 static float logp_of(float z, const struct total *t) { return (float)((double)z - (t->max + log(t->sum))); }
 
-/* Copies the next tokens with a target (and a gradient d, where d is given), at most TILE of them from *at on, to
- * to[m, C]; row[m]: their indices. Returns m. */
-static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int n,
-                       int *at)
+/* Has token i a target (and a gradient d, where d is given)? */
+static bool counts(const int *targets, const float *d, int i) { return targets[i] >= 0 && (!d || d[i] != 0); }
+
+/* Copies the next tokens that count, at most TILE of them from *at on, to to[m, C]; row[m]: their indices. Returns m.
+ * Of `grain` tokens none or all are copied, and those that do not count as zeros. */
+static int rows_gather(float *to, int *row, const float *x, size_t c, const int *targets, const float *d, int grain,
+                       int n, int *at)
 {
     int m = 0;
 
-    for (; *at < n && m < TILE; ++*at)
-        if (targets[*at] >= 0 && (!d || d[*at] != 0)) {
-            memcpy(to + (size_t)m * c, x + (size_t)*at * c, c * sizeof *to);
-            row[m++] = *at;
+    for (; *at < n && m + grain <= TILE; *at += grain) {
+        int end = *at + grain < n ? *at + grain : n, any = 0;
+        for (int i = *at; i < end; i++) any += counts(targets, d, i);
+        for (int i = *at; i < end && any; i++, m++) {
+            float *copy = to + (size_t)m * c;
+            row[m] = i;
+            if (counts(targets, d, i)) memcpy(copy, x + (size_t)i * c, c * sizeof *to);
+            else memset(copy, 0, c * sizeof *to);
         }
+    }
     return m;
 }
 
@@ -117,7 +125,7 @@ static void head_logprob(struct wz_backend *be, float *logp, float *lse, float *
     if (entropy) memset(entropy, 0, (size_t)n * sizeof *entropy);
     for (int at = 0; at < n;) {
         struct pass p = { .w = w, .x = rows };
-        p.m = rows_gather(rows, row, x, (size_t)w->in, targets, NULL, n, &at);
+        p.m = rows_gather(rows, row, x, (size_t)w->in, targets, NULL, 1, n, &at);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;
             p.id[i] = targets[row[i]];
@@ -264,16 +272,17 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
     for (int at = 0; at < n;) {
         struct pass p = { .hot = wz_hot(be), .w = w, .x = rows };
         struct back k = { .p = &p, .d_w = d_w, .d = d, .lse = l };
-        p.m = rows_gather(rows, row, x, c, targets, d_logp, n, &at);
+        p.m = rows_gather(rows, row, x, c, targets, d_logp, wz_grain(be, w->type), n, &at);
         if (!p.m) break; /* none of the tokens left has a gradient */
         p.by = wz_product(be, w->type, p.m);
         p.factor = wz_cpu_factor(be, FACTOR, p.by, rows, c, p.m, w->in);
         k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;
-            p.id[i] = targets[row[i]];
-            d[i] = d_logp[row[i]] / temperature;
-            l[i] = lse[row[i]];
+            bool count = counts(targets, d_logp, row[i]);
+            p.id[i] = count ? targets[row[i]] : -1;
+            d[i] = count ? d_logp[row[i]] / temperature : 0;
+            l[i] = count ? lse[row[i]] : 0;
         }
         for (k.first = 0; k.first < w->out; k.first += WIDE) {
             int cols = w->out - k.first < WIDE ? w->out - k.first : WIDE;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/ref/ref.h"
 
 #define HOT_PASTE(name, isa) name##_##isa
 #define HOT_NAME(name, isa)  HOT_PASTE(name, isa)
@@ -78,6 +79,32 @@ enum { LEFT = 1 };
 #else
 enum { LEFT = 2 };
 #define FMA_PAIR(a, b, c) (c) /* not called */
+#endif
+
+/* The order of ref/amx.c: pairs that are added together, and FMAs and sums that flush denormal numbers as it says:
+ * those of x86 between flush_begin and flush_end. Elsewhere its own functions, one element at a time. */
+enum { UNIT = WZ_AMX_DEPTH / 2 };
+#ifdef __AVX512F__
+#define MR_AMX 6 /* most rows of a register tile */
+#else
+#define MR_AMX 3
+#endif
+#if defined(__AVX2__) || defined(__AVX512F__)
+enum { AMX_FLUSHES = 1 };
+INLINE vf fma_amx(vf a, vf b, vf c) { return FMA(a, b, c); }
+INLINE vf add_amx(vf a, vf b) { return a + b; }
+#else
+enum { AMX_FLUSHES = 0 };
+INLINE vf fma_amx(vf a, vf b, vf c)
+{
+    for (int i = 0; i < W; i++) c[i] = wz_amx_fma(a[i], b[i], c[i]);
+    return c;
+}
+INLINE vf add_amx(vf a, vf b)
+{
+    for (int i = 0; i < W; i++) a[i] = wz_amx_add(a[i], b[i]);
+    return a;
+}
 #endif
 
 /* The names of rows of equal bits. On Arm a result is tiny before it is rounded, on x86 after: one that rounds up to
@@ -240,7 +267,7 @@ INLINE void store_in(float *to, size_t at, size_t n, vf x)
 gemm_fn HOT(wz_gemm), HOT(wz_gemm_int8);
 pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
 peak_fn HOT(wz_peak), HOT(wz_peak_pairs), HOT(wz_peak_int8);
-pair_fn HOT(wz_factor), HOT(wz_factor_rows), HOT(wz_quantise);
+pair_fn HOT(wz_factor), HOT(wz_factor_rows), HOT(wz_factor_amx), HOT(wz_factor_rows_amx), HOT(wz_quantise);
 walk_fn HOT(wz_cast);
 attend_fn HOT(wz_attend), HOT(wz_attend_back);
 

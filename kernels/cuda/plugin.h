@@ -9,7 +9,7 @@
 
 /* Bytes that pack() allocates: 0, since products read weights as they are, except for bf16 rows that are not 16-byte
  * aligned: these are padded. */
-static inline size_t wz_cuda_packed(const struct wz_numerics *numerics, const struct wz_weight *w)
+static inline size_t wz_cuda_packed(const struct wz_backend *be, const struct wz_weight *w)
 {
     if (w->type != WZ_BF16 || (w->in % 8 == 0 && (size_t)w->data % 16 == 0)) return 0;
     return (size_t)w->out * (((size_t)w->in + 7) / 8 * 8) * 2;

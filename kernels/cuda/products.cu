@@ -328,7 +328,7 @@ static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t 
 
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
-    size_t bytes = wz_cuda_packed(&be->numerics, w);
+    size_t bytes = wz_cuda_packed(be, w);
 
     if (!bytes) return;
     wz_cuda_doing = __func__;

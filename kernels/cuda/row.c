@@ -55,4 +55,4 @@ static void close_cuda(struct wz_backend *be) { opened->close(be); }
 
 static int devices(struct wz_backend *be, size_t *total, size_t *unused) { return opened->devices(be, total, unused); }
 
-const struct wz_backend_row wz_backend_cuda = { open_cuda, close_cuda, wz_cuda_packed, devices, true, 16 };
+const struct wz_backend_row wz_backend_cuda = { open_cuda, close_cuda, wz_cuda_packed, devices, true, 16, false };

@@ -24,7 +24,7 @@ static void zero(struct wz_backend *be, void *p, size_t n)
 
 static void pack(struct wz_backend *be, struct wz_weight *w) { w->packed = NULL; }
 
-static size_t packed(const struct wz_numerics *numerics, const struct wz_weight *w) { return 0; }
+static size_t packed(const struct wz_backend *be, const struct wz_weight *w) { return 0; }
 
 static void embed(struct wz_backend *be, float *out, const struct wz_weight *table, const int *ids, int n)
 {
@@ -97,6 +97,16 @@ static void matmul_int8(float *y, const float *x, const struct wz_weight *w, int
     free(scale);
 }
 
+double wz_ref_sum(const struct wz_backend *be, const struct wz_weight *w, float c, const float *x, size_t at,
+                  size_t step, int k)
+{
+    double sum = (double)c;
+
+    if (wz_in_amx(be, w)) return (double)wz_amx_sum(c, x, 1, (const uint16_t *)w->data + at, w->type, step, k);
+    for (size_t i = 0; i < (size_t)k; i++) sum += wz_factor(be, w, x[i]) * (double)wz_weight_at(w, at + i * step);
+    return sum;
+}
+
 static void matmul(struct wz_backend *be, float *y, const float *x, const struct wz_weight *w, int n, bool add)
 {
     if (w->type == WZ_INT8) {
@@ -104,30 +114,26 @@ static void matmul(struct wz_backend *be, float *y, const float *x, const struct
         return;
     }
     for (int i = 0; i < n; i++, x += w->in, y += w->out)
-        for (int o = 0; o < w->out; o++) {
-            double sum = add ? y[o] : 0;
-            for (int j = 0; j < w->in; j++)
-                sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
-            y[o] = (float)sum;
-        }
+        for (int o = 0; o < w->out; o++)
+            y[o] = (float)wz_ref_sum(be, w, add ? y[o] : 0, x, (size_t)o * (size_t)w->in, 1, w->in);
 }
 
 static void matmul_back_x(struct wz_backend *be, float *d_x, const float *d_y, const struct wz_weight *w, int n,
                           bool add)
 {
     for (int i = 0; i < n; i++, d_x += w->in, d_y += w->out)
-        for (int j = 0; j < w->in; j++) {
-            double sum = add ? d_x[j] : 0;
-            for (int o = 0; o < w->out; o++)
-                sum += wz_factor(be, w, d_y[o]) * wz_weight_at(w, (size_t)o * (size_t)w->in + (size_t)j);
-            d_x[j] = (float)sum;
-        }
+        for (int j = 0; j < w->in; j++)
+            d_x[j] = (float)wz_ref_sum(be, w, add ? d_x[j] : 0, d_y, (size_t)j, (size_t)w->in, w->out);
 }
 
 static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, const float *x,
                           const struct wz_weight *w, int n)
 {
-    for (int i = 0; i < n; i++, d_y += w->out, x += w->in)
+    size_t in = (size_t)w->in, out = (size_t)w->out;
+
+    for (size_t i = 0; i < in * out && wz_in_amx(be, w); i++)
+        d_w[i] = wz_amx_sum(d_w[i], d_y + i / in, out, x + i % in, WZ_F32, in, n);
+    for (int i = 0; i < n && !wz_in_amx(be, w); i++, d_y += w->out, x += w->in)
         for (int o = 0; o < w->out; o++)
             for (int j = 0; j < w->in; j++) {
                 float *d = &d_w[(size_t)o * (size_t)w->in + (size_t)j];
@@ -250,4 +256,4 @@ static int open_ref(struct wz_backend *be, struct wz_err *err)
 
 static void close_ref(struct wz_backend *be) { be->state = NULL; }
 
-const struct wz_backend_row wz_backend_ref = { open_ref, close_ref, packed, NULL, false, 1 };
+const struct wz_backend_row wz_backend_ref = { open_ref, close_ref, packed, NULL, false, 1, true };

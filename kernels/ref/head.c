@@ -6,12 +6,8 @@
 
 static void logits(const struct wz_backend *be, double *z, const float *x, const struct wz_weight *w, double t)
 {
-    for (int v = 0; v < w->out; v++) {
-        double sum = 0;
-        for (int j = 0; j < w->in; j++)
-            sum += wz_factor(be, w, x[j]) * wz_weight_at(w, (size_t)v * (size_t)w->in + (size_t)j);
-        z[v] = wz_capped(sum, w->cap) / t;
-    }
+    for (int v = 0; v < w->out; v++)
+        z[v] = wz_capped(wz_ref_sum(be, w, 0, x, (size_t)v * (size_t)w->in, 1, w->in), w->cap) / t;
 }
 
 static double log_sum_exp(const double *z, int n)
@@ -120,7 +116,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
 {
     double t = (double)temperature, *z = wz_alloc((size_t)(w->out + w->in) * sizeof *z), *sum = z + w->out;
 
-    for (int i = 0; i < n; i++, x += w->in, d_x += w->in) {
+    if (wz_in_amx(be, w)) wz_amx_head_back(be, logits, d_x, d_w, x, w, targets, d_logp, lse, temperature, n);
+    for (int i = 0; i < n && !wz_in_amx(be, w); i++, x += w->in, d_x += w->in) {
         for (int j = 0; j < w->in; j++) sum[j] = d_x[j] = 0;
         if (targets[i] < 0) continue;
         logits(be, z, x, w, t);

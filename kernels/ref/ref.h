@@ -27,4 +27,25 @@ static inline double wz_factor(const struct wz_backend *be, const struct wz_weig
     return (double)(be->rounds && w->type == WZ_BF16 ? wz_bf16_to_f32(wz_f32_to_bf16(x)) : x);
 }
 
+/* c + x[0] w[at] + x[1] w[at + step] + .. , k products, in double or in the order amx. */
+double wz_ref_sum(const struct wz_backend *be, const struct wz_weight *w, float c, const float *x, size_t at,
+                  size_t step, int k);
+
+/* ---- the order amx: amx.c --------------------------------------------------------------------------------- */
+
+static inline bool wz_in_amx(const struct wz_backend *be, const struct wz_weight *w)
+{
+    return be->amx && w->type == WZ_BF16;
+}
+
+float wz_amx_add(float a, float b);          /* a + b, denormal operands and results made zeros */
+float wz_amx_fma(float a, float b, float c); /* a b + c, likewise */
+/* c + a[0] b[0] + a[sa] b[sb] + .. , k products of values rounded to bf16. b: floats or bf16, by its type. */
+float wz_amx_sum(float c, const float *a, size_t sa, const void *b, enum wz_type type, size_t sb, int k);
+/* head_back, with logits in doubles from `logits` */
+typedef void wz_logits_fn(const struct wz_backend *be, double *z, const float *x, const struct wz_weight *w, double t);
+void wz_amx_head_back(struct wz_backend *be, wz_logits_fn *logits, float *d_x, float *d_w, const float *x,
+                      const struct wz_weight *w, const int *targets, const float *d_logp, const float *lse,
+                      float temperature, int n);
+
 #endif
