@@ -677,9 +677,10 @@ static void check_absent(void **state)
 
 int main(int argc, char **argv)
 {
-    static struct CMUnitTest tests[256];
-    static struct subject subjects[256];
-    static char names[256][64];
+    enum { MOST = 512 };
+    static struct CMUnitTest tests[MOST];
+    static struct subject subjects[MOST];
+    static char names[MOST][64];
     static const struct {
         const char *name;
         void (*fn)(void **);
@@ -706,6 +707,7 @@ int main(int argc, char **argv)
                                                     argc > 4 && !strcmp(argv[4], "amx") ? "amx" : NULL });
     if (argc > 1 && strcmp(argv[1], "--bench-large") == 0)
         return opcheck_bench_large(argc > 2 ? argv[2] : "cuda", argc > 3 ? atoi(argv[3]) : 1);
+    assert_true(2 + WZ_COUNT(targets) * (opcheck_n_rows + WZ_COUNT(others)) + opcheck_n_rows <= MOST);
     opcheck_ref = wz_backend_open("ref", 1, NULL, NULL);
     if (!only_row && !only_op) {
         tests[n++] = (struct CMUnitTest)cmocka_unit_test(every_slot_has_a_case);
