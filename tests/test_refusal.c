@@ -155,12 +155,13 @@ static const double FUZZER_FLOOR = 0.82; /* of accuracy on the odd questions */
 /* The replies of a model: text, group = the prompt, kind = 1_full_compliance, 2_full_refusal or 3_partial_refusal. */
 static void load(struct wz_prompts *set, const char *model)
 {
-    char *name = wz_path("xstest/xstest_v2_completions_%s.csv", model), *path = test_data(name);
+    char name[64];
     struct wz_err err;
 
+    snprintf(name, sizeof name, "xstest/xstest_v2_completions_%s.csv", model);
+    char *path = test_data(name); /* leaves from here where there is none */
     if (wz_prompts_load(set, path, "completion", "=benign", "final_label", "prompt", &err) < 0)
         fail_msg("%s", err.text);
-    free(name);
     free(path);
 }
 
