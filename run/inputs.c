@@ -102,14 +102,18 @@ static const char order_key[] = "numerics.bf16";
 
 static const char *order_of(const struct wz_backend *be) { return be->amx ? "amx" : "chain"; }
 
-static int add_judge(json_t *list, struct wz_pool *pool, const struct wz_recipe_judge *judge, const char *key,
+static int add_judge(json_t *list, struct wz_backend *be, const struct wz_recipe_judge *judge, const char *key,
                      struct wz_err *err)
 {
+    const struct wz_judge_config how = wz_job_judge_config(judge, be);
+    struct wz_pool *pool = be->pool;
+    struct wz_judge kind;
+    struct wz_err none; /* opening the judge says it */
     char is[32], name[32];
     int rc = add_path(list, pool, judge->phrases, err, "%s.phrases", key);
 
     if (rc == 0) rc = add_path(list, pool, judge->rubric, err, "%s.rubric", key);
-    if (rc == 0 && strcmp(judge->name, "http")) /* there it is a name at the other end */
+    if (rc == 0 && wz_judge_begin(&kind, &how, &none) == 0 && kind.row->model) /* else it is a name at the other end */
         rc = add_path(list, pool, judge->model, err, "%s.model", key);
 
     snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(judge->world, "yes")));
@@ -139,9 +143,9 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
         rc = add_path(all, pool, r->eval[i].path, err, "eval.%u.path", i);
     for (unsigned i = 0; rc == 0 && i < r->n_judges; i++) {
         snprintf(key, sizeof key, "judges.%u", i);
-        rc = add_judge(all, pool, &r->judges[i], key, err);
+        rc = add_judge(all, job->be, &r->judges[i], key, err);
     }
-    return rc == 0 && !r->n_judges ? add_judge(all, pool, &r->judge, "judge", err) : rc;
+    return rc == 0 && !r->n_judges ? add_judge(all, job->be, &r->judge, "judge", err) : rc;
 }
 
 int wz_inputs_saved(const char *agent, const char *folder, json_t **list, struct wz_err *err)
