@@ -126,9 +126,10 @@ char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                 /* heap; fr
 
 /* ---- time (time.c) ---------------------------------------------------------------------------------------- */
 
-double wz_now(void);     /* seconds, monotonic */
-double wz_wall(void);    /* seconds since 1970 */
-void wz_nap(int *spins); /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
+double wz_now(void);         /* seconds, monotonic */
+double wz_thread_time(void); /* seconds of a processor that this thread has used */
+double wz_wall(void);        /* seconds since 1970 */
+void wz_nap(int *spins);     /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
 
 /* Called again and again, on the thread that calls MPI, by code that may compute for minutes: other ranks that wait
  * meanwhile are told that this one is at work. comm sets what tells them (NULL: nobody listens). */

@@ -14,6 +14,8 @@ static double clock_seconds(clockid_t id)
 
 double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
 
+double wz_thread_time(void) { return clock_seconds(CLOCK_THREAD_CPUTIME_ID); }
+
 static void (*heartbeat_hook)(void *arg);
 static void *heartbeat_arg;
 

@@ -51,10 +51,13 @@ static inline size_t wz_first_unfit(const float *x, size_t n, float limit)
     return unfit ? i : n;
 }
 
+/* Whether products with weights of `type` are summed in the order of ref/amx.c. */
+static inline bool wz_in_amx(const struct wz_backend *be, enum wz_type type) { return be->amx && type == WZ_BF16; }
+
 /* Tokens that matmul_back_w and head_back add in one step for a weight of `type`. */
 static inline int wz_grain(const struct wz_backend *be, enum wz_type type)
 {
-    return be->amx && type == WZ_BF16 ? WZ_AMX_DEPTH : be->grain;
+    return wz_in_amx(be, type) ? WZ_AMX_DEPTH : be->grain;
 }
 
 /* The type named "f32", "bf16" or "int8" by an option already checked. */

@@ -13,7 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernels/cpu/cpu.h"
@@ -158,14 +157,6 @@ static double amount(enum slot slot)
     return 2.0 * (slot % 2 ? MANY : TRIED) * IN * OUT;
 }
 
-static double clock_of(clockid_t clock)
-{
-    struct timespec t = { 0 };
-
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Seconds of a call, of the last and longest of some runs of calls. slot SLOTS + type: of STEPS steps of that type's
  * peak. */
 static double stretch(struct trial *t, int slot)
@@ -175,11 +166,11 @@ static double stretch(struct trial *t, int slot)
 
     if (slot < ATTEND) product_prepare(t, (enum wz_type)(slot / 2));
     for (; took < STRETCH && n < MOST_CALLS; n *= 2) {
-        double begin = clock_of(CLOCK_THREAD_CPUTIME_ID);
+        double begin = wz_thread_time();
         for (int i = 0; i < n; i++)
             if (slot < SLOTS) call(t, (enum slot)slot);
             else t->y[0] += t->row->product[slot - SLOTS].peak(STEPS);
-        took = clock_of(CLOCK_THREAD_CPUTIME_ID) - begin;
+        took = wz_thread_time() - begin;
     }
     return 2 * took / n;
 }
@@ -188,7 +179,7 @@ static double stretch(struct trial *t, int slot)
 static bool measure(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *const *rows, int n, int end)
 {
     struct trial *t = trial_make();
-    double own = clock_of(CLOCK_THREAD_CPUTIME_ID), all = wz_now();
+    double own = wz_thread_time(), all = wz_now();
 
     for (int round = 0; round < ROUNDS; round++)
         for (int slot = 0; slot < end; slot++)
@@ -197,7 +188,7 @@ static bool measure(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *
                 double s = stretch(t, slot);
                 if (!round || s < seconds[slot][i]) seconds[slot][i] = s;
             }
-    own = clock_of(CLOCK_THREAD_CPUTIME_ID) - own;
+    own = wz_thread_time() - own;
     all = wz_now() - all;
     free(t);
     return own > 0.9 * all;

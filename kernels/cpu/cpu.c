@@ -264,7 +264,7 @@ static void pack_part(void *arg, int i)
  * depend on the choice among them. */
 static size_t packed_size(const struct wz_backend *be, const struct wz_weight *w)
 {
-    const struct product by = { .type = w->type, .unit = be->amx && w->type == WZ_BF16 ? WZ_AMX_DEPTH / 2 : 1 };
+    const struct product by = { .type = w->type, .unit = wz_in_amx(be, w->type) ? WZ_AMX_DEPTH / 2 : 1 };
     size_t columns = wz_mul(((size_t)w->out + MOST_PANEL - 1) / MOST_PANEL, MOST_PANEL);
 
     return wz_mul(columns * sizeof(float), wz_cpu_depth(&by, w->in));

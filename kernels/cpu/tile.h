@@ -79,8 +79,8 @@ INLINE void tile(const int mr, const int nv, const enum tile_kind kind, float *c
         for (int j = 0; j < nv; j++) store(c + (size_t)i * ldc + j * W, acc[i][j]);
 }
 
-/* The same in the order amx; k pairs, a multiple of UNIT. a holds two floats for each pair, sk
- * apart; c is two vectors wide. */
+/* The same in the order amx; k pairs, a multiple of UNIT. a holds two floats for each pair, sk apart; c is two vectors
+ * wide. */
 INLINE void tile_amx(const int mr, const enum tile_kind kind, float *c, size_t ldc, const float *a, size_t sm,
                      size_t sk, const void *const *b, size_t ldb, int k, bool from_c, const char *next)
 {

@@ -102,7 +102,7 @@ double wz_ref_sum(const struct wz_backend *be, const struct wz_weight *w, float 
 {
     double sum = (double)c;
 
-    if (wz_in_amx(be, w)) return (double)wz_amx_sum(c, x, 1, (const uint16_t *)w->data + at, w->type, step, k);
+    if (wz_in_amx(be, w->type)) return (double)wz_amx_sum(c, x, 1, (const uint16_t *)w->data + at, w->type, step, k);
     for (size_t i = 0; i < (size_t)k; i++) sum += wz_factor(be, w, x[i]) * (double)wz_weight_at(w, at + i * step);
     return sum;
 }
@@ -131,9 +131,9 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
 {
     size_t in = (size_t)w->in, out = (size_t)w->out;
 
-    for (size_t i = 0; i < in * out && wz_in_amx(be, w); i++)
+    for (size_t i = 0; i < in * out && wz_in_amx(be, w->type); i++)
         d_w[i] = wz_amx_sum(d_w[i], d_y + i / in, out, x + i % in, WZ_F32, in, n);
-    for (int i = 0; i < n && !wz_in_amx(be, w); i++, d_y += w->out, x += w->in)
+    for (int i = 0; i < n && !wz_in_amx(be, w->type); i++, d_y += w->out, x += w->in)
         for (int o = 0; o < w->out; o++)
             for (int j = 0; j < w->in; j++) {
                 float *d = &d_w[(size_t)o * (size_t)w->in + (size_t)j];

@@ -116,8 +116,8 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
 {
     double t = (double)temperature, *z = wz_alloc((size_t)(w->out + w->in) * sizeof *z), *sum = z + w->out;
 
-    if (wz_in_amx(be, w)) wz_amx_head_back(be, logits, d_x, d_w, x, w, targets, d_logp, lse, temperature, n);
-    for (int i = 0; i < n && !wz_in_amx(be, w); i++, x += w->in, d_x += w->in) {
+    if (wz_in_amx(be, w->type)) wz_amx_head_back(be, logits, d_x, d_w, x, w, targets, d_logp, lse, temperature, n);
+    for (int i = 0; i < n && !wz_in_amx(be, w->type); i++, x += w->in, d_x += w->in) {
         for (int j = 0; j < w->in; j++) sum[j] = d_x[j] = 0;
         if (targets[i] < 0) continue;
         logits(be, z, x, w, t);

@@ -33,11 +33,6 @@ double wz_ref_sum(const struct wz_backend *be, const struct wz_weight *w, float 
 
 /* ---- the order amx: amx.c --------------------------------------------------------------------------------- */
 
-static inline bool wz_in_amx(const struct wz_backend *be, const struct wz_weight *w)
-{
-    return be->amx && w->type == WZ_BF16;
-}
-
 float wz_amx_add(float a, float b);          /* a + b, denormal operands and results made zeros */
 float wz_amx_fma(float a, float b, float c); /* a b + c, likewise */
 /* c + a[0] b[0] + a[sa] b[sb] + .. , k products of values rounded to bf16. b: floats or bf16, by its type. */
