@@ -5,7 +5,7 @@
 
 #include "tests/learner_help.h"
 
-enum { VOCAB = 37, PEERS = 4, BATCH = 2 * PEERS, CONTEXT = 4, LONGEST = 9 };
+enum { PEERS = 4, BATCH = 2 * PEERS, CONTEXT = 4, LONGEST = 9 };
 
 /* TRL's names for them are in the second column: loss_type, scale_rewards, importance_sampling_level. */
 static const struct {
@@ -17,33 +17,6 @@ static const struct {
     { "grpo", "grpo group sequence", { .epsilon = 0.05, .kl = 0.05, .temperature = 1, .sequence_ratio = true } },
     { "dr_grpo", "dr_grpo none token", { .epsilon = 0.1, .dual = 1.2, .temperature = 0.8, .length = 16 } },
 };
-
-static const struct wz_config config = { .layers = 1,
-                                         .dim = 16,
-                                         .heads = 2,
-                                         .kv_heads = 1,
-                                         .head_dim = 8,
-                                         .ffn = 24,
-                                         .vocab = VOCAB,
-                                         .context = 32,
-                                         .norm_eps = 1e-5f,
-                                         .rope_theta = 1e4f,
-                                         .bos = -1 };
-
-static struct wz_model *tiny(uint64_t seed)
-{
-    struct wz_model *m = wz_model_create(&config, WZ_F32, NULL, backend_of("cpu", 1));
-
-    wz_model_init(m, seed);
-    for (size_t i = 0; i < m->n_params; i++) m->params[i] *= 5;
-    wz_model_commit(m, 3);
-    return m;
-}
-
-static double keyed(uint32_t a, uint32_t b, uint32_t c)
-{
-    return wz_uniform((struct wz_key){ 9, WZ_RNG_TEST, a, b, c, 0 });
-}
 
 /* A turn of the first model's, whose old log-probabilities are off by up to a quarter. */
 static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, float temperature, uint32_t index)
@@ -58,9 +31,9 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
     t->reward = floor(4 * keyed(index, 1, 0)) / 4;
     t->context = wz_alloc(sizeof *t->context * CONTEXT);
     t->n_context = CONTEXT;
-    for (uint32_t k = 0; k < CONTEXT; k++) t->context[k] = (int)(VOCAB * keyed(index / PEERS, 2, k));
+    for (uint32_t k = 0; k < CONTEXT; k++) t->context[k] = (int)(TINY_VOCAB * keyed(index / PEERS, 2, k));
     wz_turn_reserve(t, n);
-    for (uint32_t k = 0; k < n; k++) wz_turn_add(t, (int)(VOCAB * keyed(index, 3, k)), 0);
+    for (uint32_t k = 0; k < n; k++) wz_turn_add(t, (int)(TINY_VOCAB * keyed(index, 3, k)), 0);
     wz_pack_clear(pack);
     assert_true(wz_pack_turn(pack, t));
     wz_pack_forward(pack, temperature);
@@ -98,7 +71,7 @@ static void put_turn(struct wz_buf *out, const Wz__Turn *t, bool first)
 static void write_case(size_t i, const char *dir, struct wz_buf *out)
 {
     struct wz_learn how = cases[i].how;
-    struct wz_model *m = tiny(11), *reference = tiny(12);
+    struct wz_model *m = tiny_learner(11, 5), *reference = tiny_learner(12, 5);
     struct wz_learner l;
     struct wz_pack probe;
     struct wz_step_stats stats;

@@ -9,33 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { VOCAB = 37, BATCH = 6, LEAVES = 2, CONTEXT = 5, STEPS = 6, LONGEST = 16, GIVEN = 1 };
-
-static struct wz_model *tiny(uint64_t seed, float sharper)
-{
-    const struct wz_config c = { .layers = 1,
-                                 .dim = 16,
-                                 .heads = 2,
-                                 .kv_heads = 1,
-                                 .head_dim = 8,
-                                 .ffn = 24,
-                                 .vocab = VOCAB,
-                                 .context = 32,
-                                 .norm_eps = 1e-5f,
-                                 .rope_theta = 1e4f,
-                                 .bos = -1 };
-    struct wz_model *m = wz_model_create(&c, WZ_F32, NULL, backend_of("cpu", 1));
-
-    wz_model_init(m, seed);
-    for (size_t i = 0; i < m->n_params; i++) m->params[i] *= sharper;
-    wz_model_commit(m, 3);
-    return m;
-}
-
-static double keyed(uint32_t a, uint32_t b, uint32_t c)
-{
-    return wz_uniform((struct wz_key){ 9, WZ_RNG_TEST, a, b, c, 0 });
-}
+enum { BATCH = 6, LEAVES = 2, CONTEXT = 5, STEPS = 6, LONGEST = 16, GIVEN = 1 };
 
 /* ---- AdamW by hand ---------------------------------------------------------------------------------------- */
 
@@ -107,7 +81,7 @@ static void compare_weights(const struct hand *h, const struct wz_model *m, doub
 static void adamw_is_as_worked_out_by_hand(void **state)
 {
     const struct wz_adamw how = { 0.01, 3, 0.2, 0.8, 0.93, 1e-3, 0.07, 1.5 };
-    struct wz_model *m = tiny(5, 4);
+    struct wz_model *m = tiny_learner(5, 4);
     struct hand h = hand_begin(m);
     struct wz_optimizer opt;
     double *g = wz_alloc(h.n * sizeof *g);
@@ -157,9 +131,10 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
     t->reward = (index + step) % 3 ? 0.35 : 1;
     t->context = wz_alloc(sizeof *t->context * CONTEXT);
     t->n_context = 2 + (index + 2) % 4; /* some, not the first, are what others begin with */
-    for (uint32_t k = 0; k < t->n_context; k++) t->context[k] = k < 3 ? 7 : (int)(VOCAB * keyed(step, index, 100 + k));
+    for (uint32_t k = 0; k < t->n_context; k++)
+        t->context[k] = k < 3 ? 7 : (int)(TINY_VOCAB * keyed(step, index, 100 + k));
     wz_turn_reserve(t, (size_t)n);
-    for (uint32_t k = 0; k < (uint32_t)n; k++) wz_turn_add(t, (int)(VOCAB * keyed(step, index, k)), 0);
+    for (uint32_t k = 0; k < (uint32_t)n; k++) wz_turn_add(t, (int)(TINY_VOCAB * keyed(step, index, k)), 0);
     wz_pack_clear(pack);
     assert_true(wz_pack_turn(pack, t));
     wz_pack_forward(pack, temperature);
@@ -388,7 +363,7 @@ struct seen {
 static struct seen follow(const struct wz_learn *how, struct wz_model *reference, const struct wz_sft_set *set,
                           const char *what)
 {
-    struct wz_model *m = tiny(11, 5);
+    struct wz_model *m = tiny_learner(11, 5);
     struct hand h = hand_begin(m);
     struct wz_learner l;
     struct wz_pack probe, ref = { 0 };
@@ -482,7 +457,7 @@ static struct wz_learn varied(struct wz_learn how, int variant)
 static void steps_are_as_worked_out_by_hand(void **state)
 {
     enum { PEERS = 3 }; /* of whom the last prompt has one less: the lost one */
-    struct wz_model *reference = tiny(12, 5);
+    struct wz_model *reference = tiny_learner(12, 5);
 
     for (const struct wz_loss *loss = wz_losses; loss->name; loss++)
         for (const struct wz_estimate *e = wz_estimates; e->name && !loss->supervised; e++)
@@ -506,7 +481,7 @@ static void supervised_steps_are_as_worked_out_by_hand(void **state)
     struct wz_sft_example list[3] = { { ids[0], mask, 16 }, { ids[1], mask, 7 }, { ids[2], mask, 11 } };
     const struct wz_sft_set set = { list, 3, 16, 34 };
 
-    for (int i = 0; i < 3; i++) ids_of(ids[i], LONGEST, VOCAB, 60 + (uint64_t)i);
+    for (int i = 0; i < 3; i++) ids_of(ids[i], LONGEST, TINY_VOCAB, 60 + (uint64_t)i);
     for (int i = 0; i < LONGEST; i++) mask[i] = i > 3 && i != 8;
     for (const struct wz_loss *loss = wz_losses; loss->name; loss++)
         for (int token_mean = 0; token_mean < 2 && loss->supervised; token_mean++) {
@@ -530,7 +505,7 @@ static double listen(const struct wz_learn *how, const struct wz_loss_token *t, 
 static void a_loss_is_told_all_of_a_token(void **state)
 {
     const struct wz_loss loss = { "listen", false, listen };
-    struct wz_model *m = tiny(11, 5), *reference = tiny(12, 5);
+    struct wz_model *m = tiny_learner(11, 5), *reference = tiny_learner(12, 5);
     struct wz_learn how = unusual(&loss, false);
     struct wz_learner l;
     struct wz_pack probe, ref;
@@ -579,7 +554,7 @@ static void every_row_has_a_reference(void **state)
 /* Several epochs: prepare once, then as many updates, by a schedule that is so much longer. */
 static void epochs_are_updates_from_one_batch(void **state)
 {
-    struct wz_model *m[2] = { tiny(11, 5), tiny(11, 5) };
+    struct wz_model *m[2] = { tiny_learner(11, 5), tiny_learner(11, 5) };
     struct wz_learn how = unusual(wz_losses, false);
     struct wz_step_stats stats[2];
 
@@ -633,7 +608,7 @@ static double log_likelihood(struct wz_pack *pack, const Wz__Turn *t)
 static void rewarded_tokens_become_likelier(void **state)
 {
     struct wz_learn how = unusual(wz_losses, false);
-    struct wz_model *m = tiny(11, 5);
+    struct wz_model *m = tiny_learner(11, 5);
     struct wz_learner l;
     struct wz_pack probe;
     struct wz_step_stats stats;
@@ -672,7 +647,7 @@ static void two_arms(double sign, double *first, double *last)
                             .loss = wz_losses,
                             .epsilon = 0.2,
                             .temperature = 1 };
-    struct wz_model *m = tiny(11, 5);
+    struct wz_model *m = tiny_learner(11, 5);
     struct wz_engine *engine = wz_engine_create(m, PULLS, 16, 0, 0);
     struct wz_learner l;
 
@@ -736,7 +711,7 @@ static int step_in_a_child(void (*spoil)(struct wz_model *, Wz__Episode *), char
     assert_int_equal(pipe(ends), 0);
     const pid_t child = fork();
     if (child == 0) {
-        struct wz_model *m = tiny(11, 5), *reference = tiny(12, 5);
+        struct wz_model *m = tiny_learner(11, 5), *reference = tiny_learner(12, 5);
         struct wz_learn how = unusual(wz_losses, false);
         struct wz_learner l;
         struct wz_pack probe;
@@ -798,7 +773,7 @@ static void what_must_not_be_trained_on_ends_the_step(void **state)
  * are not trained on, and the row of them is counted until one is made. */
 static void skipped_updates_train_on_nothing(void **state)
 {
-    struct wz_model *m = tiny(11, 5);
+    struct wz_model *m = tiny_learner(11, 5);
     struct wz_learn how = unusual(wz_losses, false);
     struct wz_learner l;
     struct wz_pack probe;
