@@ -53,7 +53,9 @@ int wz_data_file_open(struct wz_data_file *text, const char *path, struct wz_err
     }
     text->bytes = packed ? text->unpacked.data : (const char *)text->map.bytes;
     text->len = packed ? text->unpacked.len : text->map.len;
-    if (text->len >= 3 && !memcmp(text->bytes, "\xef\xbb\xbf", 3)) text->bytes += 3, text->len -= 3;
+    const size_t mark = text->len >= 3 && !memcmp(text->bytes, "\xef\xbb\xbf", 3) ? 3 : 0;
+    text->bytes += mark;
+    text->len -= mark;
     return 0;
 }
 

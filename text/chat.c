@@ -266,7 +266,10 @@ static int place(struct rendering *r, struct part *part, const struct wz_text *t
         to += size;
         if (from && to <= from) first = i + 1;
         else if (begin == part->n) begin = start;
-        if (size && start < from + n) last = i + 1, end = to;
+        if (size && start < from + n) {
+            last = i + 1;
+            end = to;
+        }
     }
     if (whole) begin = 0;
     if (from + n == part->n) last = m->n_ids;
@@ -303,12 +306,12 @@ static int to_ids(struct rendering *r, const struct wz_text *text)
     for (size_t at = 0; at < text->n; at += n) {
         const uint32_t from = text->from ? text->from[at] : 0;
         struct part *part = part_of(r, from);
-        const int id = special_at(r, text, at, &n);
+        int id;
         if (part && part->ids) {
             const size_t begin = from - 1 - part->start;
             for (n = 1; at + n < text->n && begin + n < part->n && text->from[at + n] == from + n;) n++;
             if (place(r, part, text, at, n, begin, &done) < 0) return -1;
-        } else if (id >= 0) {
+        } else if ((id = special_at(r, text, at, &n)) >= 0) {
             const int flags = wz_vocab_at(r->tok, id)->flags; /* white space that the token takes in */
             size_t end = at;
             int len;

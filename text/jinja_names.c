@@ -432,31 +432,23 @@ static value tojson(struct wz_jinja *j, struct wz_call *c)
     T("!=", unequal, "other", !wz_equal(j, v, x))                                                      \
     T("<", below, "other", wz_order(j, v, x) < 0)                                                      \
     T("<=", at_most, "other", wz_order(j, v, x) <= 0)                                                  \
-    T("==", is, "other", wz_equal(j, v, x))                                                            \
+    T("==", equal, "other", wz_equal(j, v, x))                                                         \
     T(">", above, "other", wz_order(j, v, x) > 0)                                                      \
     T(">=", at_least, "other", wz_order(j, v, x) >= 0)                                                 \
     T("boolean", boolean, "", v.kind == WZ_IS_BOOL)                                                    \
     T("callable", callable, "", v.kind == WZ_IS_CALLABLE)                                              \
     T("defined", defined, "", v.kind != WZ_IS_UNDEFINED)                                               \
     T("divisibleby", divisible, "num", wz_as_int(j, x, "divisor") && wz_as_int(j, v, "it") % x.i == 0) \
-    T("eq", eq, "other", wz_equal(j, v, x))                                                            \
-    T("equalto", equal, "other", wz_equal(j, v, x))                                                    \
     T("even", even, "", wz_as_int(j, v, "even") % 2 == 0)                                              \
     T("false", false, "", v.kind == WZ_IS_BOOL && !v.i)                                                \
     T("float", float, "", v.kind == WZ_IS_FLOAT)                                                       \
-    T("ge", ge, "other", wz_order(j, v, x) >= 0)                                                       \
-    T("gt", gt, "other", wz_order(j, v, x) > 0)                                                        \
     T("in", in, "seq", wz_contains(j, x, v))                                                           \
     T("integer", integer, "", v.kind == WZ_IS_INT)                                                     \
     T("iterable", iterable, "", v.kind == WZ_IS_UNDEFINED || wz_has_elements(v))                       \
-    T("le", le, "other", wz_order(j, v, x) <= 0)                                                       \
-    T("lt", lt, "other", wz_order(j, v, x) < 0)                                                        \
     T("mapping", mapping, "", v.kind == WZ_IS_DICT)                                                    \
-    T("ne", ne, "other", !wz_equal(j, v, x))                                                           \
     T("none", none, "", v.kind == WZ_IS_NONE)                                                          \
     T("number", number, "", v.kind >= WZ_IS_BOOL && v.kind <= WZ_IS_FLOAT)                             \
     T("odd", odd, "", wz_as_int(j, v, "odd") % 2 != 0)                                                 \
-    T("sequence", sequence, "", v.kind == WZ_IS_UNDEFINED || wz_has_elements(v))                       \
     T("string", string, "", v.kind == WZ_IS_STRING)                                                    \
     T("true", true, "", v.kind == WZ_IS_BOOL && v.i)                                                   \
     T("undefined", undefined, "", v.kind == WZ_IS_UNDEFINED)
@@ -547,7 +539,18 @@ const struct wz_name_row wz_filters[] = {
     { "upper", upper, "", 0 },
     { 0 },
 };
-const struct wz_name_row wz_tests[] = { TESTS(TEST_ROW){ 0 } };
+const struct wz_name_row wz_tests[] = {
+    TESTS(TEST_ROW) /* and their other names */
+    { "eq", is_equal, "other", 0 },
+    { "equalto", is_equal, "other", 0 },
+    { "ge", is_at_least, "other", 0 },
+    { "gt", is_above, "other", 0 },
+    { "le", is_at_most, "other", 0 },
+    { "lt", is_below, "other", 0 },
+    { "ne", is_unequal, "other", 0 },
+    { "sequence", is_iterable, "", 0 },
+    { 0 },
+};
 enum { OF_STRING = 1 << WZ_IS_STRING, OF_DICT = 1 << WZ_IS_DICT, OF_LIST = 1 << WZ_IS_LIST | 1 << WZ_IS_TUPLE };
 const struct wz_name_row wz_methods[] = {
     { "capitalize", capitalize, "", OF_STRING },

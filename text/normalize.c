@@ -71,10 +71,14 @@ void wz_normalize(enum wz_form to, const char *s, size_t n, struct wz_buf *out)
         form(s, n, (utf8proc_option_t)options[to], out);
         return;
     }
-    while (to == WZ_STRIP_LEFT && n && wz_char_space(wz_utf8_get(s, n, &len))) s += len, n -= (size_t)len;
-    while (to == WZ_STRIP_RIGHT && n && wz_char_space(wz_char_before(s, n, &len))) n -= (size_t)len;
-    if (to == WZ_STRIP_LEFT || to == WZ_STRIP_RIGHT) wz_buf_add(out, s, n);
-    if (to == WZ_STRIP_LEFT || to == WZ_STRIP_RIGHT) return;
+    if (to == WZ_STRIP_LEFT || to == WZ_STRIP_RIGHT) {
+        size_t from = 0;
+        while (to == WZ_STRIP_LEFT && from < n && wz_char_space(wz_utf8_get(s + from, n - from, &len)))
+            from += (size_t)len;
+        while (to == WZ_STRIP_RIGHT && n && wz_char_space(wz_char_before(s, n, &len))) n -= (size_t)len;
+        wz_buf_add(out, s + from, n - from);
+        return;
+    }
     for (size_t at = 0; at < n; at += (size_t)len) {
         const uint32_t c = wz_utf8_get(s + at, n - at, &len);
         const utf8proc_category_t kind = utf8proc_category((utf8proc_int32_t)c);

@@ -287,31 +287,31 @@ static int hex(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <
 
 /* The bytes that a piece decodes to: what the decoder's replacements leave, or the bytes of the alphabet; in a
  * byte-level vocabulary the text itself for added and special pieces, and for one with a character outside of it. */
-static int decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_cut *cut, struct wz_err *err)
+static int decode_piece(struct wz_tokenizer *tok, struct wz_piece *p, struct wz_cut *cut, struct wz_buf *b,
+                        struct wz_err *err)
 {
     bool bytes = tok->byte_level && p->kind == WZ_PIECE_NORMAL;
-    struct wz_buf b = { 0 };
     int len;
 
+    wz_buf_clear(b);
     for (int at = 0; at < p->n_text && bytes; at += len)
         bytes = wz_char_byte(wz_utf8_get(p->text + at, (size_t)(p->n_text - at), &len)) >= 0;
-    if (wz_stages_run(tok->show, p->text, (size_t)p->n_text, true, cut, err) < 0) return -1;
+    if (!bytes && wz_stages_run(tok->show, p->text, (size_t)p->n_text, true, cut, err) < 0) return -1;
     const char *text = bytes ? p->text : cut->text.data;
     const int n = bytes ? p->n_text : (int)cut->text.len;
     for (int at = 0; at < n; at += len) {
         uint32_t code = wz_utf8_get(text + at, (size_t)(n - at), &len);
         char byte = bytes ? (char)wz_char_byte(code) : 0;
-        if (bytes || code == WZ_NUL_CHAR) wz_buf_add(&b, &byte, 1);
-        else wz_buf_add(&b, text + at, (size_t)len);
+        if (bytes || code == WZ_NUL_CHAR) wz_buf_add(b, &byte, 1);
+        else wz_buf_add(b, text + at, (size_t)len);
     }
     if (p->kind == WZ_PIECE_BYTE) {
         char byte = (char)(hex(p->text[3]) << 4 | hex(p->text[4]));
-        wz_buf_clear(&b);
-        wz_buf_add(&b, &byte, 1);
+        wz_buf_clear(b);
+        wz_buf_add(b, &byte, 1);
     }
-    p->bytes = keep(tok, b.data, b.len);
-    p->n_bytes = (int)b.len;
-    wz_buf_finish(&b);
+    p->bytes = keep(tok, b->data, b->len);
+    p->n_bytes = (int)b->len;
     return 0;
 }
 
@@ -334,6 +334,7 @@ int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
 {
     static const char *const bos[] = { "<|begin_of_text|>", "<s>", "<|endoftext|>", NULL };
     static const char *const eos[] = { "<|end_of_text|>", "</s>", "<|endoftext|>", NULL };
+    struct wz_buf b = { 0 };
     struct wz_cut cut = { 0 };
     int rc = 0;
 
@@ -353,9 +354,10 @@ int wz_vocab_complete(struct wz_tokenizer *tok, struct wz_err *err)
         } else if (p->kind == WZ_PIECE_BYTE) {
             p->kind = WZ_PIECE_NORMAL;
         }
-        if (p->kind != WZ_PIECE_NONE) rc = decode_piece(tok, p, &cut, err);
+        if (p->kind != WZ_PIECE_NONE) rc = decode_piece(tok, p, &cut, &b, err);
     }
     wz_cut_finish(&cut);
+    wz_buf_finish(&b);
     if (rc < 0) return -1;
     if (tok->bos == -1) tok->bos = known_id(tok, bos);
     if (tok->eos == -1) tok->eos = known_id(tok, eos);
