@@ -86,9 +86,8 @@ struct wz_cache {
 /* Buffers of a forward of N <= max_rows tokens. With a tape the arrays marked L exist once per layer (x once more: the
  * input of layer l is x[l], its output x[l + 1]), else once (x twice: input and output alternate), so that one body
  * serves both. Outputs of norms and swiglu are not stored, nor are q and k before a norm of theirs: backward recomputes
- * them bit-exactly. With activation
- * checkpointing (recompute) the tape is x alone, and backward runs wz_layer_forward again for the rest of a layer: a
- * token's bits depend on its sequence only, so they are the same.
+ * them bit-exactly. With activation checkpointing (recompute) the tape is x alone, and backward runs wz_layer_forward
+ * again for the rest of a layer: a token's bits depend on its sequence only, so they are the same.
  *
  * Rows are a stack: those of prefixes that are kept (wz_work_keep), `past` of them, lie below those of the last
  * forward, in the arrays that a backward reads and in ids, seq and pos. As many tokens come before each of its

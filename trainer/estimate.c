@@ -81,10 +81,11 @@ const struct wz_estimate wz_estimates[] = {
 struct wz_moments wz_advantages(const struct wz_estimate *estimate, struct wz_arena *lists, struct wz_outcome *all,
                                 int batch, const struct wz_sample *own, int n)
 {
-    struct wz_peers *peers = wz_arena_alloc(lists, sizeof *peers * (size_t)batch);
+    const bool compares = estimate && estimate->relative;
+    struct wz_peers *peers = compares ? wz_arena_alloc(lists, sizeof *peers * (size_t)batch) : NULL;
 
-    find_peers(peers, all, batch);
-    for (int i = 0; i < batch && estimate && estimate->relative; i++) {
+    if (compares) find_peers(peers, all, batch);
+    for (int i = 0; i < batch && compares; i++) {
         struct wz_outcome *o = &all[i];
         if (!(o->tokens > 0)) continue;
         const double r = estimate->relative(o->reward, &peers[(int)o->group]);
@@ -94,7 +95,7 @@ struct wz_moments wz_advantages(const struct wz_estimate *estimate, struct wz_ar
     const struct wz_moments m = wz_moments(all, batch);
     for (int i = 0; i < n && estimate; i++) {
         const Wz__Turn *t = own[i].turn;
-        const double r = estimate->relative ? estimate->relative(own[i].reward, &peers[own[i].group]) : 0;
+        const double r = compares ? estimate->relative(own[i].reward, &peers[own[i].group]) : 0;
         for (size_t k = 0; k < t->n_advantage; k++) {
             const double a = (double)t->advantage[k] + r;
             t->advantage[k] = (float)(estimate->whiten ? (a - m.mean) * m.rstd : a);
