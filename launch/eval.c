@@ -60,15 +60,13 @@ int wz_cmd_eval(int argc, char **argv)
     status = 1;
     path = wz_recipe_path(argv[0]);
     if (wz_job_recipe(&recipe, &job.link, path, argv + 1, n - 1, &err) < 0 ||
+        (!recipe->n_eval && wz_fail(&err, "%s: no held-out prompts (key eval)", path) < 0) ||
         wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], step, &err), &err) < 0 ||
         wz_link_agree(&job.link, wz_inputs_alike(&job, &err), &err) < 0)
         wz_give_up("eval", &err);
-    else if (!recipe->n_eval) {
-        wz_fail(&err, "%s: no held-out prompts (key eval)", path);
-        wz_give_up("eval", &err);
-    } else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,
-                           limit < 0 ? recipe->evaluate.eval_limit : limit, &table, transcripts, &err) < 0 ||
-               (job.root && print(&table, as_json ? "json" : format, &err) < 0))
+    else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,
+                         limit < 0 ? recipe->evaluate.eval_limit : limit, &table, transcripts, &err) < 0 ||
+             (job.root && print(&table, as_json ? "json" : format, &err) < 0))
         wz_die("eval: %s", err.text);
     else status = 0;
     wz_table_finish(&table);

@@ -29,7 +29,7 @@ static const struct command {
     { "generate", wz_cmd_generate, "continue conversations or token ids" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
     { "help", run_help, "explain a command or the keys of a recipe; print manual pages and the shell's completion" },
-    { NULL, NULL, NULL },
+    { "recipe", NULL, NULL }, /* known to help alone */
 };
 enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
 
@@ -45,12 +45,13 @@ static void print_help(FILE *out)
     fprintf(out, "\n`waltz COMMAND --help` tells more; `waltz --version` prints the version.\n");
 }
 
-static const struct command *find_command(const char *name)
+/* among: the first of the table that may be meant. */
+static const struct command *find_command(const char *name, int among)
 {
     for (int i = 0; i < N_COMMANDS; i++)
         if (!strcmp(name, commands[i].name)) return &commands[i];
 
-    const char *near = wz_nearest(name, commands, sizeof *commands, N_COMMANDS);
+    const char *near = wz_nearest(name, commands, sizeof *commands, among);
     if (near) fprintf(stderr, "waltz: there is no command '%s'; did you mean '%s'?\n", name, near);
     else fprintf(stderr, "waltz: there is no command '%s'; `waltz --help` lists them\n", name);
     return NULL;
@@ -128,7 +129,7 @@ static int run_help(int argc, char **argv)
 
     if (n < 0) return status;
     if (n && !strcmp(argv[0], "recipe")) return wz_recipe_help(stdout, markdown), 0;
-    if (n && !(c = find_command(argv[0]))) return 2;
+    if (n && !(c = find_command(argv[0], N_COMMANDS + 1))) return 2;
     if (shell && strcmp(shell, "bash")) {
         fprintf(stderr, "waltz help: --completion: expected bash, got %s\n", shell);
         return 2;
@@ -164,6 +165,6 @@ int main(int argc, char **argv)
         return finish(0);
     }
 
-    const struct command *c = find_command(name);
+    const struct command *c = find_command(name, N_COMMANDS);
     return c ? finish(c->run(argc - 1, argv + 1)) : 2;
 }

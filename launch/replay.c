@@ -7,6 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Always -1: says which steps there are instead. */
+static int fail_step(const char *run, int64_t step, struct wz_err *err)
+{
+    char *path = wz_path("%s/episodes-0.h5", run);
+    int64_t *steps = NULL;
+    int n = 0;
+
+    if (wz_file_exists(path) && wz_record_steps(path, &steps, &n, err) < 0) goto out;
+    if (!n) wz_fail(err, "%s: no episodes are recorded", path);
+    else
+        wz_fail(err, "%s: has no step %" PRId64 "; it holds %d, from %" PRId64 " to %" PRId64, path, step, n, steps[0],
+                steps[n - 1]);
+out:
+    free(steps);
+    free(path);
+    return -1;
+}
+
 /* The step's episodes from the record of every learner, in order of index. */
 static Wz__Episode **recorded(const char *run, int64_t step, int *n, struct wz_err *err)
 {
@@ -23,7 +41,7 @@ static Wz__Episode **recorded(const char *run, int64_t step, int *n, struct wz_e
         if (rc < 0) continue;
         wz_episodes_join(&all, n, part, k);
     }
-    if (rc == 0 && !*n) rc = wz_fail(err, "%s/episodes-*.h5: no episodes of step %" PRId64 " are recorded", run, step);
+    if (rc == 0 && !*n) rc = fail_step(run, step, err);
     if (rc < 0) {
         wz_episodes_free(all, *n);
         return NULL;
