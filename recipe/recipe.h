@@ -61,8 +61,10 @@ struct wz_recipe_learn {
     double lr, warmup, min_lr_ratio;
     double beta1, beta2, eps, weight_decay, max_grad_norm;
     double kl_coef, clip_eps, clip_eps_high, dual_clip;
-    char *kl_form, *estimate; /* rows of the trainer's tables; ignored by a supervised loss */
-    char *ratio, *loss_mean, *overlong;
+    char *kl_form, *estimate, *importance, *overlong; /* rows of the trainer's tables; ignored by a supervised loss */
+    double importance_cap;
+    int overlong_cache;
+    char *ratio, *loss_mean;
     double alpha, lambda, gamma;
     char *feedback_bonus;
     double revision_prob;

@@ -116,8 +116,17 @@
     T##_TEXT(S, estimate, "reinforce++", "text", BITS, \
              "how advantages are estimated: reinforce++ (WaltzRL 2.3), or beside the samples of the same prompt, of " \
              "which samples_per_prompt makes several: reinforce++-baseline, grpo, dr_grpo, rloo") \
-    T##_TEXT(S, overlong, "train", "train|drop", BITS, \
-             "a turn that max_tokens ended is trained on, or left out (DAPO's overlong filtering)") \
+    T##_TEXT(S, importance, "none", "text", BITS, \
+             "what a token's term of the loss is multiplied by where the rollout's log-probabilities are not the " \
+             "learner's. token_truncate: the smaller of their ratio and importance_cap; token_mask: the ratio, 0 " \
+             "above the cap; sequence_truncate, sequence_mask: the same by the ratio of the whole sample. The ratio " \
+             "that is clipped is then to the learner's") \
+    T##_REAL(S, importance_cap, "2", "[1,1e6]", BITS, "the cap of `importance`") \
+    T##_TEXT(S, overlong, "train", "text", BITS, \
+             "a turn that max_tokens ended is trained on (train) or left out (drop, DAPO's overlong filtering); " \
+             "soft: a sample's reward falls, by 1 in all, over the last overlong_cache tokens before max_tokens " \
+             "(DAPO, eq. 13)") \
+    T##_INT(S, overlong_cache, "0", COUNT, BITS, "tokens before max_tokens over which `overlong: soft` takes reward") \
     T##_REAL(S, alpha, STRING(WZ_ALPHA), "[0,100]", BITS, \
              "feedback: coefficient of the improvement reward (WaltzRL 2.2)") \
     T##_REAL(S, lambda, STRING(WZ_LAMBDA), "[0,100]", BITS, "feedback: coefficient of the label reward (WaltzRL 2.2)") \
@@ -139,7 +148,8 @@
     T##_INT(S, epochs, "1", "[1,1000]", BITS, \
             "updates from each batch, every one over all of it; the clip keeps them near the policy that played") \
     T##_TEXT(S, loss, "clip", "name", BITS, \
-             "clip: reinforcement learning (WaltzRL 2.3); cross_entropy: learns the conversations in `data`") \
+             "clip: reinforcement learning (WaltzRL 2.3); cispo: the same with the ratio truncated at 1 + " \
+             "clip_eps_high and never clipped; cross_entropy: learns the conversations in `data`") \
     T##_LIST(S, mix, n_mix, share, 64, "shares by kind of prompt; empty: all prompts, shuffled, in turn") \
     T##_LIST(S, agents, n_agents, learn, WZ_MAX_AGENTS, "the agents that learn, and how")
 

@@ -186,6 +186,8 @@ const struct wz_metric wz_metric_rows[] = {
     { "AGENT/grad_norm", LEARNS, L(grad_norm), "norm of the gradient before clipping" },
     { "AGENT/lr", LEARNS, L(lr), "learning rate" },
     { "AGENT/clipped", TRAINS, L(clipped), "tokens without a gradient because their ratio was clipped, share" },
+    { "AGENT/importance_capped", TRAINS, L(capped),
+      "tokens whose importance weight is not their ratio, which was above the cap, share" },
     { "AGENT/samples", LEARNS, L(samples), "samples trained on" },
     { "AGENT/tokens", LEARNS, L(tokens), "tokens trained on" },
     { "AGENT/return_std", TRAINS, L(return_std), "standard deviation of the tokens' returns" },

@@ -256,6 +256,27 @@ static int open_judges(struct wz_job *job, struct wz_err *err)
     return 0;
 }
 
+/* Names that an agent's keys have to find in the trainer's tables, and what goes with them. */
+static int check_rows(const struct wz_recipe *recipe, unsigned s, unsigned a, struct wz_err *err)
+{
+    const struct wz_recipe_learn *learn = &recipe->stages[s].agents[a];
+    const int agent = wz_recipe_agent(recipe, learn->name);
+    const struct wz_overlong *overlong = wz_overlong_find(learn->overlong, err);
+    const char *key = !overlong                                     ? "overlong"
+                      : !wz_kl_find(learn->kl_form, err)            ? "kl_form"
+                      : !wz_importance_find(learn->importance, err) ? "importance"
+                                                                    : NULL;
+    char path[64];
+
+    snprintf(path, sizeof path, "stages.%u.agents.%u.%s", s, a, key ? key : "overlong_cache");
+    if (key) return wz_recipe_fail(recipe, err, path, "%s", err->text);
+    const int most = agent < 0 ? 0 : recipe->agents[agent].max_tokens;
+    if (overlong->penalty && (learn->overlong_cache < 1 || learn->overlong_cache > most))
+        return wz_recipe_fail(recipe, err, path, "overlong is '%s': expected 1 to the agent's max_tokens of %d, got %d",
+                              overlong->name, most, learn->overlong_cache);
+    return 0;
+}
+
 /* What the stages' losses and estimates ask of the recipe. */
 static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
 {
@@ -287,8 +308,7 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
                                       "'%s' compares samples of one prompt: expected samples_per_prompt of the stage "
                                       "to be 2 or more",
                                       e->name);
-            snprintf(path, sizeof path, "stages.%u.agents.%u.kl_form", s, a);
-            if (!wz_kl_find(stage->agents[a].kl_form, err)) return wz_recipe_fail(recipe, err, path, "%s", err->text);
+            if (check_rows(recipe, s, a, err) < 0) return -1;
         }
     }
     if (supervised && (recipe->n_data != 1 || recipe->n_eval))

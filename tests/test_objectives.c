@@ -1,22 +1,41 @@
 /* Guarantee: a learner's loss and its gradient by every parameter are those of TRL's GRPOTrainer for the same weights,
- * token ids, old and reference log-probabilities and rewards. Needs env WALTZ_PYTHON: a Python that can import trl,
- * transformers and torch, which computes in double. */
+ * token ids, old and reference log-probabilities and rewards; and of OpenRLHF's reinforce and reinforce_baseline,
+ * written out from its definition. Needs env WALTZ_PYTHON: a Python that can import trl, transformers and torch, which
+ * computes in double. */
 #include <sys/wait.h>
 
 #include "tests/learner_help.h"
 
 enum { PEERS = 4, BATCH = 2 * PEERS, CONTEXT = 4, LONGEST = 9 };
 
-/* TRL's names for them are in the second column: loss_type, scale_rewards, importance_sampling_level. */
+/* Their names for it are in the second column. TRL's: loss_type, scale_rewards, importance_sampling_level. */
 static const struct {
-    const char *estimate, *trl;
+    const char *estimate, *theirs;
     struct wz_learn how;
+    const char *overlong, *importance;
 } cases[] = {
-    { "grpo", "grpo group token", { .epsilon = 0.1, .kl = 0.2, .temperature = 1 } },
-    { "grpo", "bnpo group token", { .epsilon = 0.1, .epsilon_high = 0.25, .temperature = 1.3, .token_mean = true } },
-    { "grpo", "grpo group sequence", { .epsilon = 0.05, .kl = 0.05, .temperature = 1, .sequence_ratio = true } },
-    { "dr_grpo", "dr_grpo none token", { .epsilon = 0.1, .dual = 1.2, .temperature = 0.8, .length = 16 } },
+    { "grpo", "grpo group token", .how = { .epsilon = 0.1, .kl = 0.2, .temperature = 1 } },
+    { "grpo", "bnpo group token",
+      .how = { .epsilon = 0.1, .epsilon_high = 0.25, .temperature = 1.3, .token_mean = true } },
+    { "grpo", "grpo group sequence", .how = { .epsilon = 0.05, .kl = 0.05, .temperature = 1, .sequence_ratio = true } },
+    { "dr_grpo", "dr_grpo none token", .how = { .epsilon = 0.1, .dual = 1.2, .temperature = 0.8, .length = 16 } },
+    { "grpo", "cispo group token",
+      .how = { .epsilon = 0.1, .temperature = 1, .token_mean = true, .loss = wz_losses + 1 } },
+    { "grpo", "dapo group token", .how = { .epsilon = 0.1, .temperature = 1, .token_mean = true }, .overlong = "soft" },
+    { "grpo", "grpo group token", .how = { .epsilon = 0.1, .kl = 0.2, .temperature = 1 },
+      .importance = "token_truncate" },
+    { "grpo", "bnpo group token", .how = { .epsilon = 0.1, .temperature = 1.2, .token_mean = true },
+      .importance = "token_mask" },
+    { "grpo", "grpo group token", .how = { .epsilon = 0.1, .temperature = 1 }, .importance = "sequence_truncate" },
+    { "dr_grpo", "grpo none token", .how = { .epsilon = 0.1, .temperature = 1 }, .importance = "sequence_mask" },
+    { "reinforce++", "openrlhf reinforce sequence", .how = { .epsilon = 0.1, .kl = 0.3, .temperature = 1.1 } },
+    { "reinforce++", "openrlhf reinforce token",
+      .how = { .epsilon = 0.1, .epsilon_high = 0.2, .temperature = 1, .token_mean = true } },
+    { "reinforce++-baseline", "openrlhf reinforce_baseline token",
+      .how = { .epsilon = 0.1, .kl = 0.1, .temperature = 1, .token_mean = true } },
 };
+enum { LIMIT = 8, CACHE = 5 };
+static const double cap = 1.1;
 
 /* A turn of the first model's, whose old log-probabilities are off by up to a quarter. */
 static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, float temperature, uint32_t index)
@@ -81,24 +100,32 @@ static void write_case(size_t i, const char *dir, struct wz_buf *out)
 
     how.adamw = (struct wz_adamw){ 0, 0, 1, 0.9, 0.95, 1e-8, 0, 0 };
     how.pick = wz_sample_picks;
-    how.loss = wz_losses;
+    if (!how.loss) how.loss = wz_losses;
     how.estimate = wz_estimate_find(cases[i].estimate, &err);
-    how.kl_form = wz_kl_find("k3", &err);
+    how.kl_form = strncmp(cases[i].theirs, "openrlhf", 8) ? wz_kl_find("k3", &err) : NULL;
     how.peers = PEERS;
+    if (cases[i].overlong) how.overlong = wz_overlong_find(cases[i].overlong, &err);
+    if (cases[i].importance) how.importance = wz_importance_find(cases[i].importance, &err);
+    how.limit = LIMIT;
+    how.cache = CACHE;
+    how.cap = cap;
     wz_learner_init(&l, m, how.kl > 0 ? reference : NULL, 0, false, 1, &group, 64, 24);
     wz_pack_init(&probe, m, 24, false);
     for (uint32_t k = 0; k < BATCH; k++) episodes[k] = episode(m, &probe, (float)how.temperature, k);
     if (wz_model_save(m, before, 0, &err) < 0) fail_msg("%s", err.text);
     wz_learner_step(&l, &how, &job, &group, episodes, BATCH, BATCH, 1, 1, &stats);
-    assert_true(stats.clipped > 0 && stats.samples == BATCH);
+    assert_true((stats.clipped > 0) == (how.loss == wz_losses && !how.importance) && stats.samples == BATCH);
+    assert_true((stats.capped > 0) == (how.importance != NULL));
     memcpy(m->params, l.opt.grad[0], m->n_params * sizeof *m->params);
     if (wz_model_save(m, gradient, 0, &err) < 0) fail_msg("%s", err.text);
-    wz_buf_printf(out,
-                  "%s{\"estimate\":\"%s\",\"trl\":\"%s\",\"peers\":%d,\"low\":%g,\"high\":%g,\"delta\":%g,\"beta\":%g,"
-                  "\"temperature\":%g,\"length\":%g,\"loss\":%.17g,\"turns\":[",
-                  i ? "," : "", cases[i].estimate, cases[i].trl, PEERS, how.epsilon,
-                  how.epsilon_high > 0 ? how.epsilon_high : how.epsilon, how.dual, how.kl, how.temperature, how.length,
-                  stats.loss);
+    wz_buf_printf(
+        out,
+        "%s{\"theirs\":\"%s\",\"peers\":%d,\"low\":%g,\"high\":%g,\"delta\":%g,\"beta\":%g,"
+        "\"temperature\":%g,\"length\":%g,\"overlong\":\"%s\",\"limit\":%d,\"cache\":%d,\"importance\":\"%s\","
+        "\"cap\":%g,\"loss\":%.17g,\"turns\":[",
+        i ? "," : "", cases[i].theirs, PEERS, how.epsilon, how.epsilon_high > 0 ? how.epsilon_high : how.epsilon,
+        how.dual, how.kl, how.temperature, how.length, cases[i].overlong ? cases[i].overlong : "", LIMIT, CACHE,
+        cases[i].importance ? cases[i].importance : "", cap, stats.loss);
     for (int k = 0; k < BATCH; k++) put_turn(out, episodes[k]->turns[0], k == 0);
     wz_buf_str(out, "]}");
     for (int k = 0; k < BATCH; k++) wz_episode_free(episodes[k]);
@@ -110,7 +137,7 @@ static void write_case(size_t i, const char *dir, struct wz_buf *out)
     free(gradient);
 }
 
-static void losses_and_gradients_are_those_of_trl(void **state)
+static void losses_and_gradients_are_theirs(void **state)
 {
     const char *program = getenv("WALTZ_PYTHON"), *scripts = getenv("WALTZ_REFERENCE");
     struct wz_buf text = { 0 };
@@ -136,7 +163,7 @@ static void losses_and_gradients_are_those_of_trl(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(losses_and_gradients_are_those_of_trl) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(losses_and_gradients_are_theirs) };
 
     return cmocka_run_group_tests(tests, job_open, job_close);
 }

@@ -33,7 +33,10 @@ static const struct {
     { "ratio", "sequence", OTHER },
     { "loss_mean", "token", OTHER },
     { "estimate", "rloo", OTHER },
+    { "importance", "sequence_mask", OTHER },
+    { "importance_cap", "1.8", LEARN(cap) },
     { "overlong", "drop", OTHER },
+    { "overlong_cache", "19", LEARN(cache) },
     { "alpha", "0.71", REWARD(1) },
     { "lambda", "0.13", REWARD(2) },
     { "gamma", "0.29", REWARD(3) },
@@ -119,7 +122,9 @@ static void every_key_of_learning_arrives(void **state)
     assert_true(how.token_mean && how.temperature == 1.7 && how.loss == wz_losses && how.pick == wz_sample_picks);
     assert_string_equal(how.estimate->name, "rloo");
     assert_string_equal(how.kl_form->name, "k3");
-    assert_true(how.sequence_ratio && how.drop_overlong && how.peers == 4 && how.epochs == 3 && how.length == 0);
+    assert_string_equal(how.importance->name, "sequence_mask");
+    assert_string_equal(how.overlong->name, "drop");
+    assert_true(how.sequence_ratio && how.limit == 512 && how.peers == 4 && how.epochs == 3 && how.length == 0);
     assert_int_equal(rewards.n, 4);
     assert_true(rewards.rows[0].coefficient == 1);
     const char *terms[] = { "outcome", "outcome", "label", "format" };
@@ -149,7 +154,8 @@ static void a_key_moves_nothing_else(void **state)
             }
         assert_true(how.token_mean == !strcmp(places[k].key, "loss_mean"));
         assert_true(how.sequence_ratio == !strcmp(places[k].key, "ratio"));
-        assert_true(how.drop_overlong == !strcmp(places[k].key, "overlong"));
+        assert_true((how.overlong != before.overlong) == !strcmp(places[k].key, "overlong"));
+        assert_true((how.importance != before.importance) == !strcmp(places[k].key, "importance"));
         assert_true((how.kl_form != before.kl_form) == !strcmp(places[k].key, "kl_form"));
         assert_true((how.estimate != before.estimate) == !strcmp(places[k].key, "estimate"));
         assert_string_equal(rewards.rows[1].term->name, strcmp(places[k].key, "feedback_bonus") ? "dir" : "outcome");

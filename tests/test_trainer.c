@@ -70,7 +70,7 @@ static void cross_entropy_is_the_likelihood_of_the_data(void **state)
     assert_float_equal(slope("cross_entropy", -3, -3, 1), 1, 0);
     assert_float_equal(slope("cross_entropy", -0.1, -9, 0.5), 0.5, 0); /* no ratio, no clip */
     assert_null(wz_loss_find("dpo", &err));
-    assert_non_null(strstr(err.text, "expected one of clip, cross_entropy"));
+    assert_non_null(strstr(err.text, "expected one of clip, cispo, cross_entropy"));
 }
 
 static void rate_warms_up_and_falls(void **state)
@@ -93,11 +93,11 @@ static Wz__Episode *episode(int turns, uint32_t index)
     return e;
 }
 
-static bool drop_overlong;
+static const struct wz_overlong *overlong;
 
 static Wz__Turn *pick(Wz__Episode *e, int agent, bool feedback, double revision, uint64_t seed)
 {
-    const struct wz_learn how = { .pick = wz_sample_picks, .revision = revision, .drop_overlong = drop_overlong };
+    const struct wz_learn how = { .pick = wz_sample_picks, .revision = revision, .overlong = overlong };
     struct wz_sample sample;
 
     return wz_samples_pick(&sample, &how, agent, feedback, seed, &e, 1) ? sample.turn : NULL;
@@ -142,13 +142,36 @@ static void turns_that_the_window_cut_are_not_picked(void **state)
             e->turns[k]->finish_reason = k % 2 ? WZ__FINISH_REASON__CONTEXT : WZ__FINISH_REASON__LENGTH;
         assert_null(pick(e, 1, true, 0.5, 3));
         assert_ptr_equal(pick(e, 0, false, 1, 7), e->turns[6]);
-        drop_overlong = true;
+        overlong = wz_overlong_find("drop", NULL);
         assert_null(pick(e, 0, false, 1, 7)); /* max_tokens ended them all */
-        drop_overlong = false;
+        overlong = NULL;
         wz_episode_free(e);
     }
     assert_int_equal(seen[0] + seen[1], 1000);
     assert_in_range(seen[0], 430, 570);
+}
+
+/* Of at most 10 tokens the last 4 cost a quarter each; an id that was given is no token of the turn's. */
+static void a_soft_penalty_grows_over_the_last_tokens(void **state)
+{
+    static const double costs[] = { 0, 0, 0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1 };
+    struct wz_learn how = { .pick = wz_sample_picks, .limit = 10, .cache = 4 };
+    struct wz_sample s;
+
+    for (const struct wz_overlong *row = wz_overlongs; row->name; row++)
+        for (size_t n = 1; n < WZ_COUNT(costs); n++) {
+            Wz__Episode *e = episode(1, 0);
+            Wz__Turn *t = e->turns[0];
+            t->given = 3;
+            t->reward = 0.7;
+            wz_turn_reserve(t, n + t->given);
+            for (size_t k = 0; k < n + t->given; k++) wz_turn_add(t, 1, -1);
+            how.overlong = row;
+            assert_int_equal(wz_samples_pick(&s, &how, 0, false, 1, &e, 1), 1);
+            assert_true(fabs(s.reward - 0.7 + (strcmp(row->name, "soft") ? 0 : costs[n])) < 1e-15);
+            assert_true(s.tokens == (int)n && t->reward == 0.7);
+            wz_episode_free(e);
+        }
 }
 
 static void rounds_are_picked_uniformly(void **state)
@@ -185,6 +208,7 @@ int main(void)
         cmocka_unit_test(cross_entropy_is_the_likelihood_of_the_data),
         cmocka_unit_test(rate_warms_up_and_falls),
         cmocka_unit_test(samples_are_picked_as_the_paper_says),
+        cmocka_unit_test(a_soft_penalty_grows_over_the_last_tokens),
         cmocka_unit_test(rounds_are_picked_uniformly),
         cmocka_unit_test(turns_that_the_window_cut_are_not_picked),
         cmocka_unit_test(leaves_have_owners_in_order),

@@ -148,7 +148,7 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
 
 /* A sample of n trained tokens, as the reference has it. */
 struct token {
-    double now, old, ref, advantage;
+    double now, old, ref, advantage, begun; /* begun: now, when the step's first update began */
 };
 struct sample {
     struct wz_sample of; /* the trainer's view of it, for wz_pack_sample */
@@ -232,12 +232,32 @@ static double clip_by_hand(const struct wz_learn *how, double ratio, double a, d
     return j == ratio * a ? j : 0;
 }
 
+static double cispo_by_hand(const struct wz_learn *how, double ratio, double a, double *value)
+{
+    const double high = how->epsilon_high > 0 ? how->epsilon_high : how->epsilon,
+                 w = ratio < 1 + high ? ratio : 1 + high;
+
+    *value *= w * a;
+    return w * a;
+}
+
 static double likelihood_by_hand(const struct wz_learn *how, double ratio, double a, double *value) { return 1; }
 
 static const struct {
     const char *name;
     double (*slope)(const struct wz_learn *how, double ratio, double a, double *value);
-} losses[] = { { "clip", clip_by_hand }, { "cross_entropy", likelihood_by_hand } };
+} losses[] = { { "clip", clip_by_hand }, { "cispo", cispo_by_hand }, { "cross_entropy", likelihood_by_hand } };
+
+/* The importance weight of a token of probability ratio r in a sample of the ratio `whole`. */
+static double weight_by_hand(const struct wz_learn *how, double r, double whole)
+{
+    const char *name = how->importance ? how->importance->name : "none";
+    const double ratio = strncmp(name, "sequence_", 9) ? r : whole;
+
+    if (!strcmp(name, "none")) return 1;
+    if (ratio <= how->cap) return ratio;
+    return strstr(name, "_mask") ? 0 : how->cap;
+}
 
 /* An estimate of the divergence at one token, by its name, and its derivative as a quotient of differences. */
 static double divergence_by_hand(const char *name, double x)
@@ -299,19 +319,28 @@ static struct wz_step_stats step_by_hand(struct sample *s, int n, const struct w
     for (int i = 0; i < n; i++) {
         const double length = how->length > 0 ? how->length : s[i].n;
         const double share = how->token_mean ? 1 / want.tokens : 1 / (n * length);
-        double d[LONGEST], product = 1;
-        for (int k = 0; k < s[i].n; k++) product *= exp(s[i].tokens[k].now - s[i].tokens[k].old);
+        const bool weighed = how->importance && strcmp(how->importance->name, "none") != 0;
+        double d[LONGEST], product = 1, whole = 1;
         for (int k = 0; k < s[i].n; k++) {
             const struct token *t = &s[i].tokens[k];
-            const double ratio = how->sequence_ratio ? pow(product, 1.0 / s[i].n) : exp(t->now - t->old);
+            product *= exp(t->now - (weighed ? t->begun : t->old));
+            whole *= exp(t->begun - t->old);
+        }
+        for (int k = 0; k < s[i].n; k++) {
+            const struct token *t = &s[i].tokens[k];
+            const double ratio =
+                how->sequence_ratio ? pow(product, 1.0 / s[i].n) : exp(t->now - (weighed ? t->begun : t->old));
+            const double weight = weight_by_hand(how, exp(t->begun - t->old), whole);
             double value = t->now;
             const double slope = losses[l].slope(how, ratio, t->advantage, &value);
-            d[k] = -share * slope;
+            value *= weight;
+            d[k] = -share * weight * slope;
             if (form) value -= how->kl * divergence_by_hand(form, t->ref - t->now);
             if (form) d[k] += share * how->kl * divergence_slope(form, t->ref - t->now);
             want.loss -= share * value;
             want.nll -= t->now / want.tokens;
             want.clipped += (slope == 0 && t->advantage != 0) / want.tokens;
+            want.capped += weight == 0 || weight == how->cap ? 1 / want.tokens : 0;
             want.mismatch += t->now != t->old;
             want.max_gap = fmax(want.max_gap, fabs(t->now - t->old));
             if (reference) want.kl += (t->old - t->ref) / n;
@@ -341,6 +370,7 @@ static void compare_stats(const struct wz_step_stats *got, const struct wz_step_
         { "loss", got->loss, want->loss, 1e-5 },
         { "nll", got->nll, want->nll, 1e-9 },
         { "clipped", got->clipped, want->clipped, 1e-9 },
+        { "capped", got->capped, want->capped, 1e-9 },
         { "mismatch", got->mismatch, want->mismatch, 0 },
         { "max_gap", got->max_gap, want->max_gap, 1e-9 },
         { "grad_norm", got->grad_norm, want->grad_norm, 1e-4 * want->grad_norm },
@@ -356,7 +386,7 @@ static void compare_stats(const struct wz_step_stats *got, const struct wz_step_
 
 /* Sums over the steps of what has to be seen at least once. */
 struct seen {
-    double clipped, mismatch, exact, bites, kl;
+    double clipped, capped, mismatch, exact, bites, kl;
 };
 
 /* STEPS steps of one learner against the reference. set: of a supervised loss, else NULL. */
@@ -371,13 +401,16 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
     struct seen seen = { 0 };
     double *g = wz_alloc(h.n * sizeof *g);
     const float temperature = (float)how->temperature;
+    const int epochs = how->epochs > 0 ? how->epochs : 1;
 
     wz_learner_init(&l, m, reference, 0, false, LEAVES, &group, 24, 24);
     wz_pack_init(&probe, m, 24, true);
     if (reference) wz_pack_init(&ref, reference, 24, false);
     for (uint32_t step = 0; step < STEPS; step++) {
         Wz__Episode *episodes[BATCH];
-        struct wz_step_stats got;
+        struct wz_sample picked[BATCH];
+        struct wz_sample_batch b = { .samples = picked, .batch = BATCH };
+        struct wz_step_stats got = { .seconds = 1 };
         int n = set ? BATCH : BATCH - 1;
         for (uint32_t i = 0; i < BATCH; i++) {
             struct sample *s = &samples[i];
@@ -395,28 +428,42 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
             if (reference) assert_int_equal(run_alone(&ref, &s->of, temperature, then), s->n);
             for (int k = 0; k < s->n; k++)
                 s->tokens[k] = (struct token){ now[k], set ? now[k] : (double)s->of.turn->logp[GIVEN + k],
-                                               reference ? then[k] : 0, 1 };
+                                               reference ? then[k] : 0, 1, now[k] };
             for (int k = 0; k < s->n && !reference; k++) s->tokens[k].ref = s->tokens[k].old;
         }
-        struct wz_step_stats want = step_by_hand(samples, n, how, &probe, reference != NULL, g, h.n);
-        want.lr = hand_rate(&how->adamw, h.t, STEPS);
-        want.grad_norm = hand_update(&h, g, &how->adamw, STEPS);
-        wz_pack_clear(&probe);
-        if (set) wz_sft_step(&l, how, &job, &group, set, BATCH, step, STEPS, 4, &got);
-        else wz_learner_step(&l, how, &job, &group, episodes, BATCH, BATCH, STEPS, 4, &got);
-        compare_stats(&got, &want, !set);
-        compare_weights(&h, m, want.lr, what, (int)step);
-        seen.clipped += want.clipped;
-        seen.mismatch += want.mismatch;
-        seen.exact += want.tokens - want.mismatch;
-        seen.bites += want.grad_norm > how->adamw.clip;
-        seen.kl += reference ? fabs(want.kl) : 0;
+        for (int epoch = 0; epoch < epochs; epoch++) {
+            for (int i = 0; i < n && epoch; i++) {
+                double now[LONGEST];
+                run_alone(&probe, &samples[i].of, temperature, now);
+                for (int k = 0; k < samples[i].n; k++) samples[i].tokens[k].now = now[k];
+            }
+            struct wz_step_stats want = step_by_hand(samples, n, how, &probe, reference != NULL, g, h.n);
+            want.lr = hand_rate(&how->adamw, h.t, STEPS * epochs);
+            want.grad_norm = hand_update(&h, g, &how->adamw, STEPS * epochs);
+            wz_pack_clear(&probe);
+            if (set) wz_sft_step(&l, how, &job, &group, set, BATCH, step, STEPS, 4, &got);
+            else if (epochs == 1) wz_learner_step(&l, how, &job, &group, episodes, BATCH, BATCH, STEPS, 4, &got);
+            else {
+                if (!epoch) b.n = wz_samples_pick(picked, how, 0, false, 4, episodes, BATCH);
+                if (!epoch) wz_learner_prepare(&l, how, &job, &group, &b, &got);
+                wz_learner_update(&l, how, &job, &group, &b, STEPS * epochs, &got);
+            }
+            compare_stats(&got, &want, !set);
+            compare_weights(&h, m, want.lr, what, (int)step);
+            seen.clipped += want.clipped;
+            seen.capped += want.capped;
+            seen.mismatch += want.mismatch;
+            seen.exact += want.tokens - want.mismatch;
+            seen.bites += want.grad_norm > how->adamw.clip;
+            seen.kl += reference ? fabs(want.kl) : 0;
+        }
+        wz_arena_reset(&l.lists);
         for (int i = 0; i < BATCH && !set; i++) {
             assert_int_equal(episodes[i]->turns[0]->trained, i < BATCH - 1);
             wz_episode_free(episodes[i]);
         }
     }
-    assert_true(l.opt.steps == STEPS && l.opt.skipped == 0 && m->version == 3 + STEPS);
+    assert_true(l.opt.steps == STEPS * epochs && l.opt.skipped == 0 && m->version == 3 + (uint64_t)l.opt.steps);
     wz_pack_finish(&probe);
     wz_pack_finish(&ref);
     wz_learner_finish(&l);
@@ -445,6 +492,14 @@ static struct wz_learn varied(struct wz_learn how, int variant)
 
     if (variant & 2) how.kl = 0;
     if (variant < 4) return how;
+    if (variant >= 6) { /* in a second update the ratio to the first is not 1 */
+        how.importance = &wz_importances[variant - 5];
+        how.cap = 1.1;
+        how.epochs = 2;
+        how.sequence_ratio = variant == 8;
+        how.kl_form = variant == 9 ? wz_kl_find("k3", &err) : NULL;
+        return how;
+    }
     how.kl_form = wz_kl_find(variant == 5 ? "k2" : "k3", &err);
     how.epsilon_high = variant == 5 ? 0 : 0.2;
     how.dual = variant == 5 ? 0 : 1.15;
@@ -461,15 +516,16 @@ static void steps_are_as_worked_out_by_hand(void **state)
 
     for (const struct wz_loss *loss = wz_losses; loss->name; loss++)
         for (const struct wz_estimate *e = wz_estimates; e->name && !loss->supervised; e++)
-            for (int variant = 0; variant < 6; variant++) {
+            for (int variant = 0; variant < 10; variant++) {
                 struct wz_learn how = varied(unusual(loss, variant & 1), variant);
                 how.pick = wz_sample_picks;
                 how.estimate = e;
                 how.peers = e->relative ? PEERS : 1;
                 const struct seen seen = follow(&how, how.kl > 0 ? reference : NULL, NULL, e->name);
-                assert_true(seen.clipped > 0 && seen.mismatch > 0 && seen.exact > 0);
+                assert_true(seen.mismatch > 0 && seen.exact > 0);
+                assert_true((seen.clipped > 0) == (loss == wz_losses) && (seen.capped > 0) == (variant >= 6));
                 assert_true((seen.kl > 0) == (how.kl > 0));
-                assert_in_range((int)seen.bites, 1, STEPS); /* the clip of the norm */
+                assert_in_range((int)seen.bites, 1, 2 * STEPS); /* the clip of the norm */
             }
     model_end(reference);
 }

@@ -21,6 +21,17 @@ static double clip(const struct wz_learn *how, const struct wz_loss_token *t, do
     return clipped || dual ? 0 : ratio * a;
 }
 
+/* J = w A now, with w = min(r, 1 + h) a constant: importance sampling with a truncated weight, in which no token is
+ * without a slope (CISPO, MiniMax 2025, arXiv 2506.13585, eq. 4 and 5, with no bound below): dJ / d now = w A. */
+static double cispo(const struct wz_learn *how, const struct wz_loss_token *t, double *value)
+{
+    const double high = how->epsilon_high > 0 ? how->epsilon_high : how->epsilon;
+    const double slope = fmin(exp(t->log_ratio), 1 + high) * t->advantage;
+
+    *value = slope * t->now;
+    return slope;
+}
+
 /* J = A now, with A = 1 the log-likelihood of the data (maximum likelihood; A weighs a token). */
 static double cross_entropy(const struct wz_learn *how, const struct wz_loss_token *t, double *value)
 {
@@ -28,7 +39,9 @@ static double cross_entropy(const struct wz_learn *how, const struct wz_loss_tok
     return t->advantage;
 }
 
-const struct wz_loss wz_losses[] = { { "clip", false, clip }, { "cross_entropy", true, cross_entropy }, { 0 } };
+const struct wz_loss wz_losses[] = {
+    { "clip", false, clip }, { "cispo", false, cispo }, { "cross_entropy", true, cross_entropy }, { 0 }
+};
 
 const struct wz_loss *wz_loss_find(const char *name, struct wz_err *err)
 {
@@ -54,4 +67,32 @@ const struct wz_kl wz_kls[] = { { "return", NULL }, { "k2", k2 }, { "k3", k3 }, 
 const struct wz_kl *wz_kl_find(const char *name, struct wz_err *err)
 {
     return wz_row_find(wz_kls, sizeof *wz_kls, "kl form", name, err);
+}
+
+/* Importance weights. Let b be a token's log-probability by what sampled it, as the rollout recorded it, and p by the
+ * learner in the batch's first update, before any weight has changed. Equal weights need not give equal ones: rollout
+ * and learner may compute in other orders (numerics.cuda fast). The token was drawn by exp b, so J's term, whose ratio
+ * is now exp(now - p), is weighed by exp(p - b), or by exp of the sum of p - b over its sample; a weight has no
+ * derivative:
+ *
+ *   truncate   min(ratio, C)             Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy
+ *                                        RL Training": truncated importance sampling
+ *   mask       ratio, or 0 above C       Liu et al. 2025, "When Speed Kills Stability: Demystifying RL Collapse from
+ *                                        the Training-Inference Mismatch": masked importance sampling
+ *
+ * Where the bits of both agree (guarantee 1) every weight is 1 and p is b: nothing changes. A KL penalty in the loss is
+ * not weighed, as in TRL. */
+static double truncated(double ratio, double cap) { return fmin(ratio, cap); }
+
+static double masked(double ratio, double cap) { return ratio <= cap ? ratio : 0; }
+
+const struct wz_importance wz_importances[] = {
+    { "none", false, NULL },           { "token_truncate", false, truncated },
+    { "token_mask", false, masked },   { "sequence_truncate", true, truncated },
+    { "sequence_mask", true, masked }, { 0 }
+};
+
+const struct wz_importance *wz_importance_find(const char *name, struct wz_err *err)
+{
+    return wz_row_find(wz_importances, sizeof *wz_importances, "importance weight", name, err);
 }

@@ -86,6 +86,8 @@ static void check_finite(const struct wz_learner *l, const struct wz_link *link,
            (long long)link->step, s->at, l->name ? l->name : "?", whose);
 }
 
+static bool weighs(const struct wz_learn *how) { return how->importance && how->importance->weight; }
+
 static bool kl_in_loss(const struct wz_learn *how) { return how->kl > 0 && how->kl_form && how->kl_form->slope; }
 
 /* Fills turn->advantage with returns, and sums them. */
@@ -150,6 +152,8 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
         struct wz_outcome *own = &all[b->samples[i].at];
         *own = outcome_of(&b->samples[i], how, reference != NULL);
         check_finite(l, link, &b->samples[i], "the rollout's and the reference's", own->kl);
+        if (weighs(how) && b->samples[i].turn)
+            b->samples[i].begun = wz_arena_alloc(&l->lists, sizeof(float) * (size_t)b->samples[i].tokens);
     }
     gather_outcomes(&l->lists, link, group, all, b->batch, l->opt.leaves * group->n);
     b->moments = wz_advantages(how->estimate, &l->lists, all, b->batch, b->samples, b->n);
@@ -160,18 +164,20 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
 
 /* Of the tokens of a leaf. */
 struct leaf_sums {
-    double loss, nll, clipped, mismatch, max_gap;
+    double loss, nll, clipped, capped, mismatch, max_gap;
 };
 
-/* The mean over a sample's trained tokens of now - old. */
-static double mean_log_ratio(const struct wz_pack *p, const struct wz_sample *s, int row, int count)
+/* Of a sample's trained tokens, by the rollout. */
+static const float *sampled(const struct wz_sample *s) { return s->turn->logp + (s->first - (int)s->turn->n_context); }
+
+/* The sum over a sample's trained tokens of now - old; now[i]: of the i-th row that has a target. */
+static double sum_log_ratio(const float *now, const int *targets, const float *old, int count)
 {
-    const float *old = s->turn->logp + ((size_t)s->first - s->turn->n_context);
     double sum = 0;
 
-    for (int r = row; r < row + count; r++)
-        if (p->targets[r] >= 0) sum += (double)p->logp[r] - (double)*old++;
-    return sum / s->tokens;
+    for (int r = 0; r < count; r++)
+        if (!targets || targets[r] >= 0) sum += (double)now[r] - (double)*old++;
+    return sum;
 }
 
 /* The loss's slope at the trained rows of one sample, whose rows are [row, row + count). */
@@ -179,30 +185,45 @@ static void sample_slopes(struct wz_pack *p, const struct wz_learn *how, const s
                           int row, int count, struct leaf_sums *sums)
 {
     const Wz__Turn *t = s->turn;
-    const size_t first = t ? (size_t)s->first - t->n_context : 0;
-    const double mean = how->sequence_ratio && t ? mean_log_ratio(p, s, row, count) : 0;
-    size_t k = first;
+    const float *by_rollout = t ? sampled(s) : NULL, *old = s->begun ? s->begun : by_rollout;
+    const float *ref = t && t->n_ref_logp ? t->ref_logp + (by_rollout - t->logp) : NULL;
+    const float *advantage = t ? t->advantage + (by_rollout - t->logp) : NULL;
+    const double mean =
+        how->sequence_ratio && t ? sum_log_ratio(p->logp + row, p->targets + row, old, count) / s->tokens : 0;
+    const double whole =
+        s->begun && how->importance->sequence ? sum_log_ratio(s->begun, NULL, by_rollout, s->tokens) : 0;
 
-    for (int r = row; r < row + count; r++) {
+    for (int r = row, k = 0; r < row + count; r++) {
         p->d_logp[r] = 0;
         if (p->targets[r] < 0) continue;
-        const float now = p->logp[r], old = t ? t->logp[k] : now;
-        const struct wz_loss_token token = { (double)now, (double)old, t && t->n_ref_logp ? (double)t->ref_logp[k] : 0,
-                                             t ? (double)t->advantage[k] : 1,
-                                             how->sequence_ratio && t ? mean : (double)now - (double)old };
-        double value, divergence = 0, pull = 0;
-        const double policy = how->loss->slope(how, &token, &value), gap = fabs(token.now - token.old);
+        const double now = (double)p->logp[r], before = t ? (double)old[k] : now;
+        const struct wz_loss_token token = { now, before, ref ? (double)ref[k] : 0, t ? (double)advantage[k] : 1,
+                                             how->sequence_ratio && t ? mean : now - before };
+        double value, divergence = 0, pull = 0, weight = 1;
+        const double policy = how->loss->slope(how, &token, &value);
         if (kl_in_loss(how)) pull = how->kl * how->kl_form->slope(&token, &divergence);
-        const double slope = policy - pull;
-        value -= how->kl * divergence;
+        if (s->begun) {
+            const double off = how->importance->sequence ? whole : before - (double)by_rollout[k], ratio = exp(off);
+            weight = how->importance->weight(ratio, how->cap);
+            sums->capped += weight != ratio;
+        }
+        const double slope = weight * policy - pull, gap = t ? fabs(now - (double)by_rollout[k]) : 0;
+        value = weight * value - how->kl * divergence;
         p->d_logp[r] = (float)(-share * slope); /* minimised: the loss is -J */
         sums->loss -= share * value;
-        sums->nll -= token.now;
+        sums->nll -= now;
         sums->clipped += policy == 0 && token.advantage != 0;
-        sums->mismatch += now != old;
+        sums->mismatch += gap != 0;
         if (gap > sums->max_gap) sums->max_gap = gap;
         k++;
     }
+}
+
+/* Keeps the log-probabilities of a sample's trained rows, before any weight has changed. */
+static void keep_begun(const struct wz_pack *p, const struct wz_sample *s, int row, int count)
+{
+    for (int r = row, k = 0; r < row + count; r++)
+        if (p->targets[r] >= 0) s->begun[k++] = p->logp[r];
 }
 
 /* Forward, loss slope, backward over the samples [from, to) of one leaf, added to `grad`. */
@@ -219,6 +240,7 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
             const int row = i - at.from;
             const double length = how->length > 0 ? how->length : (double)s->tokens;
             double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * length);
+            if (s->begun && !b->updates) keep_begun(p, s, p->first[row], p->count[row]);
             sample_slopes(p, how, s, share, p->first[row], p->count[row], sums);
             check_finite(l, link, s, "its", sums->nll);
         }
@@ -240,27 +262,28 @@ static void gather_stats(struct wz_learner *l, struct wz_link *link, const struc
         s->loss += all[i].loss;
         s->nll += all[i].nll;
         s->clipped += all[i].clipped;
+        s->capped += all[i].capped;
         s->mismatch += all[i].mismatch;
         if (all[i].max_gap > s->max_gap) s->max_gap = all[i].max_gap;
     }
     s->nll /= tokens;
     s->clipped /= tokens;
+    s->capped /= tokens;
 }
 
 void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
-                       const struct wz_group *group, const struct wz_sample_batch *b, int steps,
-                       struct wz_step_stats *stats)
+                       const struct wz_group *group, struct wz_sample_batch *b, int steps, struct wz_step_stats *stats)
 {
     const int own = l->opt.leaves, leaves = own * group->n;
     struct leaf_sums *sums = wz_arena_alloc(&l->lists, sizeof *sums * (size_t)own);
     int from = 0;
 
     stats->samples = stats->tokens = 0;
-    stats->loss = stats->nll = stats->clipped = stats->mismatch = stats->max_gap = stats->grad_norm = 0;
+    stats->loss = stats->nll = stats->clipped = stats->capped = stats->mismatch = stats->max_gap = stats->grad_norm = 0;
     stats->not_finite = false;
     stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
     if (!(b->moments.samples > 0)) { /* all samples were lost */
-        stats->loss = stats->nll = stats->clipped = stats->grad_norm = NAN;
+        stats->loss = stats->nll = stats->clipped = stats->capped = stats->grad_norm = NAN;
         wz_optimizer_skip(&l->opt);
         return;
     }
@@ -273,6 +296,7 @@ void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct 
     }
     assert(from == b->n);
     stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, commit */
+    b->updates++;
     gather_stats(l, link, group, sums, b->moments.tokens, stats);
     stats->not_finite = l->opt.not_finite > 0;
     if (stats->not_finite) return;

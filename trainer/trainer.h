@@ -34,15 +34,18 @@ struct wz_learn {
     const struct wz_sample_pick *pick;  /* NULL: not from episodes */
     const struct wz_estimate *estimate; /* NULL: every trained token has advantage 1 */
     const struct wz_loss *loss;
-    const struct wz_kl *kl_form; /* where the KL penalty is; NULL: in the return */
+    const struct wz_kl *kl_form;            /* where the KL penalty is; NULL: in the return */
+    const struct wz_overlong *overlong;     /* NULL: long turns are trained on like others */
+    const struct wz_importance *importance; /* NULL: none */
     double kl;
     double epsilon, epsilon_high; /* of the clip, below 1 and above; epsilon_high 0: as below */
     double dual;                  /* of the dual clip; 0: none */
+    double cap;                   /* of importance weights */
+    double limit, cache;          /* tokens of a turn, at most; the last of them, in which a soft penalty grows */
     double revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
     double length;                /* tokens that a sample's sum is divided by; 0: as many as it has (eq. 4) */
     bool token_mean;              /* mean over all tokens; else over samples, of their sums so divided */
     bool sequence_ratio;          /* one ratio for all tokens of a sample (GSPO) */
-    bool drop_overlong;           /* a turn that max_tokens ended is not trained on */
     int peers;                    /* neighbours in the batch that have one prompt; 0: 1 */
     int epochs;                   /* updates from a batch, each over all of it; 0: 1 */
 };
@@ -64,7 +67,9 @@ struct wz_sample {
     int group;                            /* samples of one prompt have one number, below the batch's size */
     int first;                            /* index of the first trained token in the sequence */
     int tokens;                           /* trained tokens */
-    double reward;
+    double reward;                        /* the turn's, and the penalty of a long one */
+    float *begun; /* [tokens] log-probabilities by the weights that the batch's first update begins with. NULL: nobody
+                     asks for them */
 };
 /* A rule by which an agent's sample is picked from an episode that was not discarded. */
 struct wz_sample_pick {
@@ -73,6 +78,15 @@ struct wz_sample_pick {
     Wz__Turn *(*turn)(const struct wz_learn *how, const Wz__Episode *e, int agent, bool feedback, struct wz_key key);
 };
 extern const struct wz_sample_pick wz_sample_picks[]; /* ended by a row without a name */
+/* What becomes of turns that are too long: they are not picked where max_tokens ended them, or lose reward by their
+ * tokens. */
+struct wz_overlong {
+    const char *name;
+    bool drop;
+    double (*penalty)(double tokens, double limit, double cache); /* NULL: none */
+};
+extern const struct wz_overlong wz_overlongs[]; /* ended by a row without a name */
+const struct wz_overlong *wz_overlong_find(const char *name, struct wz_err *err);
 /* The agent's samples of n episodes, in order, at most one of each, by how->pick: out[n]. Draws are keyed by (seed,
  * step, episode, agent). Returns how many. */
 int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent, bool feedback, uint64_t seed,
@@ -116,9 +130,10 @@ const struct wz_estimate *wz_estimate_find(const char *name, struct wz_err *err)
 
 /* ---- loss.c ----------------------------------------------------------------------------------------------- */
 
-/* A trained token: its log-probability by the weights that are trained, by those that sampled it, by the reference (0
- * where there is none), its advantage, and the logarithm of its ratio, now - old, or the mean of that over its sample's
- * tokens (wz_learn.sequence_ratio). */
+/* A trained token: its log-probability by the weights that are trained, by the old ones, by the reference (0 where
+ * there is none), its advantage, and the logarithm of its ratio, now - old, or the mean of that over its sample's
+ * tokens (wz_learn.sequence_ratio). old: as the rollout recorded it; with importance weights, as the learner computed
+ * it in the batch's first update. */
 struct wz_loss_token {
     double now, old, ref, advantage, log_ratio;
 };
@@ -142,6 +157,17 @@ struct wz_kl {
 };
 extern const struct wz_kl wz_kls[]; /* ended by a row without a name */
 const struct wz_kl *wz_kl_find(const char *name, struct wz_err *err);
+
+/* An importance weight: what a token's term of J is multiplied by for having been sampled by another policy than the
+ * one that the batch's first update begins with. ratio: of that one's probability to the one that the rollout recorded,
+ * of the token, or of all trained tokens of its sample together (sequence). weight NULL: no weights. */
+struct wz_importance {
+    const char *name;
+    bool sequence;
+    double (*weight)(double ratio, double cap);
+};
+extern const struct wz_importance wz_importances[]; /* ended by a row without a name */
+const struct wz_importance *wz_importance_find(const char *name, struct wz_err *err);
 
 /* ---- optimizer.c ------------------------------------------------------------------------------------------ */
 
@@ -259,6 +285,7 @@ struct wz_step_stats {
     double return_std;      /* of the returns of all their tokens */
     double loss, nll;       /* what is minimised; mean of -log p over the tokens: of sampled ones the entropy */
     double clipped;         /* share of tokens whose slope the clip makes 0 */
+    double capped;          /* share of tokens whose importance weight is not their ratio */
     double mismatch,
         max_gap; /* tokens whose log p is not the rollout's bit for bit (guarantee 1); the most it is off */
     double grad_norm, lr, seconds;
@@ -269,6 +296,7 @@ struct wz_sample_batch {
     struct wz_sample *samples;
     int n, batch;
     struct wz_moments moments; /* wz_learner_prepare fills it */
+    int updates;               /* made from it so far */
 };
 /* Before the first update from a batch: reference log-probabilities and advantages, as the weights stand; the old
  * log-probabilities are the rollout's, which equal those of the same weights (guarantee 1). Dies if a turn was written
@@ -278,8 +306,7 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
                         const struct wz_group *group, struct wz_sample_batch *b, struct wz_step_stats *stats);
 /* One update from a prepared batch; steps: updates of this stage. All learners call it, any number of times. */
 void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct wz_link *link,
-                       const struct wz_group *group, const struct wz_sample_batch *b, int steps,
-                       struct wz_step_stats *stats);
+                       const struct wz_group *group, struct wz_sample_batch *b, int steps, struct wz_step_stats *stats);
 /* Pick, prepare, and how->epochs updates from this rank's episodes (in order of index; its leaves of the step's batch).
  * `batch`: episodes of the whole step; steps: of this stage. stats: mismatch and max_gap are of the first update, what
  * an update does is the last one's. */

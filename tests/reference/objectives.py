@@ -1,5 +1,5 @@
-"""TRL's loss and its gradient, in double, against those in FOLDER (tests/test_objectives.c): `objectives.py FOLDER`. Status 77: a
-library is missing."""
+"""TRL's and OpenRLHF's losses and gradients, in double, against those in FOLDER (tests/test_objectives.c): `objectives.py FOLDER`.
+Status 77: a library is missing."""
 import json
 import sys
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ try:
     from safetensors.torch import load_file
     from transformers import LlamaForCausalLM
     from trl import GRPOTrainer
+    from trl.rewards import get_soft_overlong_punishment
 except ImportError as missing:
     print(missing)
     sys.exit(77)
@@ -21,13 +22,30 @@ def padded(rows, dtype):
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=dtype)
 
 
+def rewards(case):
+    turns = case["turns"]
+    out = torch.tensor([t["reward"] for t in turns], dtype=torch.double)
+    if case["overlong"] == "soft":
+        punish = get_soft_overlong_punishment(case["limit"], case["cache"])
+        out = out + torch.tensor(punish([t["ids"] for t in turns]), dtype=torch.double)
+    return out.view(-1, case["peers"])
+
+
 def advantages(case):
     """As GRPOTrainer has it: rewards of a prompt's samples less their mean, divided by their deviation where rewards are scaled."""
-    rewards = torch.tensor([t["reward"] for t in case["turns"]], dtype=torch.double).view(-1, case["peers"])
-    out = rewards - rewards.mean(1, keepdim=True)
-    if "none" not in case["trl"]:
-        out = out / (rewards.std(1, keepdim=True) + 1e-4)
+    own = rewards(case)
+    out = own - own.mean(1, keepdim=True)
+    if "none" not in case["theirs"]:
+        out = out / (own.std(1, keepdim=True) + 1e-4)
     return out.view(-1)
+
+
+def importance(case, begun, sampled, mask):
+    """vllm_importance_sampling_mode: the ratio of what the learner computes at first to what the sampler did."""
+    level, what = case["importance"].split("_")
+    off = (begun - sampled) * mask
+    ratio = (off.sum(1, keepdim=True) if level == "sequence" else off).exp()
+    return ratio.clamp(max=case["cap"]) if what == "truncate" else ratio.masked_fill(ratio > case["cap"], 0)
 
 
 class Count:
@@ -39,21 +57,25 @@ class Count:
         pass
 
 
+def log_softmax(model, ids, mask, keep, case):
+    return (model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1:-1] / case["temperature"]).log_softmax(-1)
+
+
 def trl_loss(model, case):
-    loss_type, _, level = case["trl"].split()
+    loss_type, _, level = case["theirs"].split()
     turns = case["turns"]
+    high = case["high"] + (loss_type == "cispo")  # where it is the bound itself, not what it is above 1
 
     def logps(model, ids, mask, keep, **options):
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1:-1] / case["temperature"]
-        rows = logits.log_softmax(-1)
+        rows = log_softmax(model, ids, mask, keep, case)
         return rows.gather(-1, ids[:, -keep:, None]).squeeze(-1), -(rows.exp() * rows).sum(-1), None
 
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, **how: x)
     trainer = SimpleNamespace(_get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
                               importance_sampling_level=level, beta=case["beta"], loss_type=loss_type, epsilon_low=case["low"],
-                              epsilon_high=case["high"], max_completion_length=case["length"], model=SimpleNamespace(training=True),
+                              epsilon_high=high, max_completion_length=case["length"], model=SimpleNamespace(training=True),
                               args=SimpleNamespace(delta=case["delta"] or None, use_bias_correction_kl=False, steps_per_generation=1),
-                              use_vllm=False, current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False, aux_loss_enabled=False,
+                              use_vllm=bool(case["importance"]), vllm_importance_sampling_correction=True, current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False, aux_loss_enabled=False,
                               accelerator=accelerator, _metrics=Count(), use_adaptive_entropy=False, use_liger_kernel=False)
     completion = padded([t["ids"] for t in turns], torch.long)
     mask = padded([[1] * len(t["ids"]) for t in turns], torch.long)
@@ -61,18 +83,52 @@ def trl_loss(model, case):
     inputs = {"prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt), "completion_ids": completion, "completion_mask": mask,
               "advantages": advantages(case), "old_per_token_logps": padded([t["old"] for t in turns], torch.double),
               "num_items_in_batch": mask.sum()}
+    if case["importance"]:
+        with torch.no_grad():
+            begun = logps(model, torch.cat([prompt, completion], 1), torch.cat([torch.ones_like(prompt), mask], 1), mask.shape[1])[0]
+        inputs["importance_sampling_ratio"] = importance(case, begun, inputs["old_per_token_logps"], mask)
+        inputs["old_per_token_logps"] = begun
     if case["beta"]:
         inputs["ref_per_token_logps"] = padded([t["ref"] for t in turns], torch.double)
     return GRPOTrainer._compute_loss(trainer, model, inputs)
 
 
+def openrlhf_loss(model, case):
+    """OpenRLHF's loss for its advantage estimators reinforce (REINFORCE++) and reinforce_baseline: a token's reward is -beta times k1,
+    and the sample's reward at its last token; an advantage is the sum of the rewards from its token on, normalised over the batch's
+    tokens with the variance clamped at 1e-8; PPO's clipped loss, whose mean is over tokens or over samples of their means."""
+    _, estimator, mean = case["theirs"].split()
+    total, count, tokens = 0, len(case["turns"]), sum(len(t["ids"]) for t in case["turns"])
+    scores = rewards(case)
+    if estimator == "reinforce_baseline":
+        scores = scores - scores.mean(1, keepdim=True)
+    advantages = []
+    for turn, score in zip(case["turns"], scores.flatten()):
+        kl = torch.tensor(turn["old"], dtype=torch.double) - torch.tensor(turn["ref"] or turn["old"], dtype=torch.double)
+        rewarded = -case["beta"] * kl
+        rewarded[-1] += score
+        advantages.append(rewarded.flip(0).cumsum(0).flip(0))
+    whole = torch.cat(advantages)
+    centre = whole.sum() / tokens
+    scale = ((whole - centre) ** 2).sum() / tokens
+    for turn, advantage in zip(case["turns"], advantages):
+        advantage = (advantage - centre) / scale.clamp(min=1e-8).sqrt()
+        ids = torch.tensor([turn["context"] + turn["ids"]])
+        n = len(turn["ids"])
+        now = log_softmax(model, ids, torch.ones_like(ids), n, case)[0].gather(-1, ids[0, -n:, None]).squeeze(-1)
+        ratio = (now - torch.tensor(turn["old"], dtype=torch.double)).exp()
+        each = torch.minimum(ratio * advantage, ratio.clamp(1 - case["low"], 1 + case["high"]) * advantage)
+        total = total - (each.sum() / tokens if mean == "token" else each.mean() / count)
+    return total
+
+
 for i, case in enumerate(json.load(open(DIR + "/cases.json"))):
     model = LlamaForCausalLM.from_pretrained(f"{DIR}/{i}", dtype=torch.double)
     ours = load_file(f"{DIR}/{i}.gradient/model.safetensors")
-    loss = trl_loss(model, case)
+    loss = (openrlhf_loss if "openrlhf" in case["theirs"] else trl_loss)(model, case)
     loss.backward()
-    what = f"{case['trl']} (case {i})"
-    assert abs(loss.item() - case["loss"]) < 1e-5 * max(1, abs(loss.item())), f"{what}: loss {case['loss']}, TRL's {loss.item()}"
+    what = f"{case['theirs']} {case['importance']} (case {i})"
+    assert abs(loss.item() - case["loss"]) < 1e-5 * max(1, abs(loss.item())), f"{what}: loss {case['loss']}, theirs {loss.item()}"
     for name, p in model.named_parameters():
         off = (ours[name].double() - p.grad).norm() / p.grad.norm()
         assert off < 1e-5, f"{what}: gradient of {name}: off by a relative {off:.2g}"
