@@ -151,10 +151,12 @@ static void check_agent(struct checks *v, const struct wz_recipe *recipe, const 
                 (tok = wz_tokenizer_load(a->model, &err)) && (system = wz_system_read(a->system, &err));
     const struct wz_template *chat = well ? wz_template_find(a->chat, tok, &err) : NULL;
 
-    if (chat)
-        say(v, WORKS, a->name, "%s: %d layers, %d ids, context %d, chat template %s", a->model, config.layers,
-            config.vocab, config.context, wz_template_name(chat));
-    else {
+    if (chat) {
+        const char *cut = strcmp(a->role, WZ_FEEDBACK) ? wz_template_cuts(chat, tok) : NULL;
+        say(v, WORKS, a->name, "%s: %d layers, %d ids, context %d, chat template %s%s%s", a->model, config.layers,
+            config.vocab, config.context, wz_template_name(chat),
+            cut ? ", which cuts or rewrites a reply such as " : "", cut ? cut : "");
+    } else {
         wz_job_agent_fail(recipe, a, &err);
         say(v, FAIL, a->name, "%s", err.text);
     }

@@ -119,6 +119,11 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         return wz_sft_load(&a->examples, job->recipe->data[0].path, a->system, a->chat, a->tok, &a->stops,
                            a->model->config.context, err);
     if (try_chat(a, job->recipe, err) < 0) return -1;
+    const char *cut = a->feedback || job->roles.rollout.me ? NULL : wz_template_cuts(a->chat, a->tok);
+    if (cut)
+        wz_log("agent %s: the chat template cuts or rewrites an earlier reply such as \"%s\": a revision is asked for "
+               "with the ids that are left of it, or not at all where these are no whole tokens",
+               r->name, cut);
     a->engine = wz_engine_create(a->model, job->recipe->rollout.max_num_seqs, job->recipe->rollout.kv_page_tokens,
                                  job->recipe->rollout.kv_pages, job->recipe->rollout.max_seq_len);
     a->player = (struct wz_player){

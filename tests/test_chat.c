@@ -284,6 +284,51 @@ static void a_folders_own_template_is_found(void **state)
     wz_buf_finish(&b);
 }
 
+/* The first kind of reply of which a later turn is not shown all. */
+static void what_a_template_cuts_is_told(void **state)
+{
+#define EVERY(assistant)                                                                                  \
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% set c = m.content %}" assistant "{% else %}" \
+    "{{ m.content }}{% endif %}{% endfor %}"
+    static const struct {
+        const char *text, *cut;
+    } rows[] = {
+        { EVERY("{{ '<asst>' + c | trim + '<end>' }}"), NULL },
+        { EVERY("{{ c.split('</think>')[-1].lstrip('\n') }}"), "<think>B</think>A" },
+        { EVERY("{{ c if loop.last else c.split('</think>') | last }}"), "<think>B</think>A" },
+        { EVERY("{{ c.replace('[THINK]', '').split('[/THINK]') | join(' ') }}"), "[THINK]B[/THINK]A" },
+        { EVERY("{% if '<|channel>' in c %}{{ c.split('<channel|>')[1] }}{% else %}{{ c }}{% endif %}"),
+          "<|channel>thought B<channel|>A" },
+        { EVERY("{{ c | lower }}"), "A" },
+        { EVERY(""), "A" },
+        { "{{ raise_exception('never') }}", NULL },
+    };
+    char *dir = test_scratch("cuts"), *model = test_scratch("cuts/tokenizer.json"),
+         *jinja = test_scratch("cuts/chat_template.jinja");
+    struct wz_buf b = { 0 };
+    struct wz_err err = { "" };
+    struct wz_tokenizer *tok = NULL;
+
+    tiny_json(&b, true, false);
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    assert_int_equal(wz_file_write(model, b.data, b.len, &err), 0);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        assert_int_equal(wz_file_write(jinja, rows[i].text, strlen(rows[i].text), &err), 0);
+        wz_tokenizer_destroy(tok);
+        if (!(tok = wz_tokenizer_load(dir, &err))) fail_msg("%s", err.text);
+        const char *cut = wz_template_cuts(found(NULL, tok), tok);
+        if (!cut != !rows[i].cut || (cut && strcmp(cut, rows[i].cut)))
+            fail_msg("%s: %s, not %s", rows[i].text, cut ? cut : "nothing", rows[i].cut ? rows[i].cut : "nothing");
+    }
+    assert_null(wz_template_cuts(found("sandbox", tok), tok));
+    assert_null(wz_template_cuts(found("llama3", tok), tok));
+    wz_tokenizer_destroy(tok);
+    free(dir);
+    free(model);
+    free(jinja);
+    wz_buf_finish(&b);
+}
+
 /* ---- golden/tokenizer/vectors.jsonl: {model, text | template, messages, generate, ids} -------------------- */
 
 static const char *const role_names[] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
@@ -380,6 +425,7 @@ int main(void)
         cmocka_unit_test(stops_are_end_tokens),
         cmocka_unit_test(what_does_not_fit_is_an_error),
         cmocka_unit_test(a_folders_own_template_is_found),
+        cmocka_unit_test(what_a_template_cuts_is_told),
         cmocka_unit_test(golden_llama3),
         cmocka_unit_test(golden_llama2),
         cmocka_unit_test(golden_smollm2),

@@ -423,6 +423,39 @@ static int written_stop(const struct wz_template *t, const struct wz_tokenizer *
     return id;
 }
 
+/* Does what the template writes have all of what was said in a part, but for blanks, and unchanged? */
+static bool written(const struct rendering *r, const struct part *part, const struct wz_text *text)
+{
+    for (size_t i = 0; i < part->n; i++) {
+        bool there = r->said.data[part->start + i] == ' ';
+        for (size_t at = 0; at < text->n && text->from && !there; at++) there = text->from[at] == part->start + i + 1;
+        if (!there) return false;
+    }
+    return true;
+}
+
+const char *wz_template_cuts(const struct wz_template *t, const struct wz_tokenizer *tok)
+{
+    static const char *const replies[] = { "A", "<think>B</think>A", "[THINK]B[/THINK]A",
+                                           "<|channel>thought B<channel|>A", "<seed:think>B</seed:think>A" };
+    struct wz_message talk[] = { { .role = WZ_USER, .text = "?" },
+                                 { .role = WZ_ASSISTANT },
+                                 { .role = WZ_USER, .text = "?" } };
+    const char *cut = NULL;
+
+    for (size_t i = 0; i < WZ_COUNT(replies) && !cut; i++) {
+        struct wz_err err;
+        struct rendering r = { .t = t, .tok = tok, .messages = talk, .n = 3, .generate = true, .err = &err };
+        struct wz_jinja j = { 0 };
+        struct wz_program *own;
+        struct wz_text text;
+        talk[1].text = replies[i];
+        if (begin(&r, &j, &text, &own) == 0 && !written(&r, &r.parts[2], &text)) cut = replies[i];
+        end(&r, &j, own);
+    }
+    return cut;
+}
+
 int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *tok, int stops[8])
 {
     static const char *const known[] = { "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", NULL };

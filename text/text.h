@@ -41,7 +41,8 @@ int wz_encode(const struct wz_tokenizer *tok, const char *text, size_t n, struct
 /* The same for text that may follow other tokens: `first` is false then. */
 int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
                    struct wz_err *err);
-/* Appends the bytes of the ids. Special tokens are skipped unless `specials`. Ids out of range are skipped. */
+/* Appends the bytes of the ids. Special tokens are skipped unless `specials`. Ids out of range are skipped. Byte pieces
+ * in a row that are no UTF-8 give U+FFFD each, as in transformers. */
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out);
 
 /* Streaming decode: appends only complete UTF-8 characters to `out`. Zeroed struct begins. flush: an incomplete rest
@@ -93,6 +94,9 @@ int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *to
 int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenizer *tok,
                            const struct wz_message *messages, int n, bool generate, const json_t *more,
                            struct wz_ids *out, struct wz_err *err);
+/* A reply of which a later turn would not be shown all, or something else: the first kind of those that templates look
+ * into (a plain one, then reasoning in the marks of several models). NULL: there is none. Static storage. */
+const char *wz_template_cuts(const struct wz_template *t, const struct wz_tokenizer *tok);
 /* The tokens that end an assistant turn: writes up to 8 ids, returns how many. */
 int wz_template_stops(const struct wz_template *t, const struct wz_tokenizer *tok, int stops[8]);
 
