@@ -218,6 +218,9 @@ void wz_json_string(struct wz_buf *out, const char *s, size_t n);
 size_t wz_utf8_valid(const char *s, size_t n);
 /* Number of bytes (0..3) at the end of s[0..n) that begin an incomplete character: to be held back when streaming. */
 size_t wz_utf8_partial(const char *s, size_t n);
+/* How many bytes (1..3) at the beginning of s[0..n), which is no valid UTF-8, one U+FFFD stands for: the longest
+ * beginning of a character, else one (Unicode Standard 3.9, as Python and Rust do). */
+size_t wz_utf8_bad(const char *s, size_t n);
 /* Code point at s (valid UTF-8 of n > 0 bytes); *len: its length in bytes. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
 int wz_utf8_put(char out[4], uint32_t code); /* returns the length in bytes */

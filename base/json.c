@@ -93,7 +93,7 @@ void wz_json_string(struct wz_buf *out, const char *s, size_t n)
         }
         if (i < n) {
             wz_buf_str(out, "\\ufffd");
-            i++;
+            i += wz_utf8_bad(s + i, n - i);
         }
     }
     wz_buf_str(out, "\"");

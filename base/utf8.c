@@ -53,6 +53,14 @@ size_t wz_utf8_partial(const char *s, size_t n)
     return 0;
 }
 
+size_t wz_utf8_bad(const char *s, size_t n)
+{
+    size_t bad = 1;
+
+    while (bad < n && wz_utf8_partial(s, bad + 1) == bad + 1) bad++;
+    return bad;
+}
+
 uint32_t wz_utf8_get(const char *s, size_t n, int *len)
 {
     const unsigned char *u = (const unsigned char *)s;

@@ -175,7 +175,8 @@ static void json_strings_come_back(void **state)
         { "nul\0.", 5, "\"nul\\u0000.\"" },
         { "\xe2\x82\xac", 3, "\"\xe2\x82\xac\"" },
         { "x\xffy", 3, "\"x\\ufffdy\"" },
-        { "cut \xe2\x82", 6, "\"cut \\ufffd\\ufffd\"" },
+        { "cut \xe2\x82", 6, "\"cut \\ufffd\"" }, /* the beginning of a character is one */
+        { "\xf0\x9f\x98x\xe0\x80\xc3", 7, "\"\\ufffdx\\ufffd\\ufffd\\ufffd\"" },
     };
     struct wz_err err;
 

@@ -241,12 +241,27 @@ static void decode_id(const struct wz_tokenizer *tok, int id, bool specials, boo
     *begun = true;
 }
 
+static bool is_byte(const struct wz_tokenizer *tok, int id)
+{
+    const struct wz_piece *p = wz_vocab_at(tok, id);
+
+    return p && p->kind == WZ_PIECE_BYTE;
+}
+
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out)
 {
     bool begun = false;
 
     wz_buf_add(out, "", 0);
-    for (int i = 0; i < n; i++) decode_id(tok, ids[i], specials, &begun, out);
+    for (int i = 0, run; i < n; i += run ? run : 1) {
+        const size_t from = out->len;
+        for (run = 0; i + run < n && is_byte(tok, ids[i + run]); run++)
+            decode_id(tok, ids[i + run], specials, &begun, out);
+        if (!run) decode_id(tok, ids[i], specials, &begun, out);
+        else if (from + wz_utf8_valid(out->data + from, out->len - from) == out->len) continue;
+        else
+            for (out->len = from; out->len < from + 3 * (size_t)run;) wz_buf_str(out, "\xef\xbf\xbd");
+    }
 }
 
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out)
@@ -257,14 +272,13 @@ void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int
     wz_buf_add(&b, stream->rest, (size_t)stream->n);
     decode_id(tok, id, false, &stream->begun, &b);
     for (;;) {
-        size_t ok = wz_utf8_valid(b.data + at, b.len - at), bad = 1;
+        size_t ok = wz_utf8_valid(b.data + at, b.len - at);
         wz_buf_add(out, b.data + at, ok);
         at += ok;
         if (wz_utf8_partial(b.data + at, b.len - at) == b.len - at)
             break; /* nothing left, or an incomplete character */
-        while (bad < b.len - at && wz_utf8_partial(b.data + at, bad + 1) == bad + 1) bad++;
         wz_buf_str(out, "\xef\xbf\xbd");
-        at += bad;
+        at += wz_utf8_bad(b.data + at, b.len - at);
     }
     stream->n = (int)(b.len - at);
     memcpy(stream->rest, b.data + at, b.len - at);
