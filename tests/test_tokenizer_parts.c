@@ -366,6 +366,40 @@ static void user_defined_pieces_are_saved(void **state)
     free(model);
 }
 
+/* Bytes in a row are a text, or U+FFFD each: a whole character in it is not saved, as in transformers. */
+static void byte_pieces_are_text_or_marks(void **state)
+{
+    static const struct token list[] = { { "<unk>", 0, 2 },  { "a", -1, 1 },     { "<0xC3>", 0, 6 },
+                                         { "<0xA9>", 0, 6 }, { "<0x41>", 0, 6 }, { "<s>", 0, 3 } };
+    static const struct {
+        int ids[5], n;
+        const char *want;
+    } rows[] = { { { 1, 2, 3, 1 },
+                   4,
+                   "a\xc3\xa9"
+                   "a" },
+                 { { 2, 1, 2, 3 },
+                   4,
+                   "\xef\xbf\xbd"
+                   "a\xc3\xa9" },
+                 { { 2, 4, 3, 1 },
+                   4,
+                   "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
+                   "a" },
+                 { { 4, 1, 3 }, 3, "Aa\xef\xbf\xbd" } };
+    struct wz_err err = { "" };
+    struct wz_tokenizer *tok = gguf_of("llama", 0, NULL, list, WZ_COUNT(list), NULL, &err);
+
+    if (!tok) fail_msg("%s", err.text);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_buf text = { 0 };
+        wz_decode(tok, rows[i].ids, rows[i].n, false, &text);
+        assert_string_equal(text.data, rows[i].want);
+        wz_buf_finish(&text);
+    }
+    wz_tokenizer_destroy(tok);
+}
+
 /* How many tokens the patterns of each name leave of "aB123'S": digits stand alone or not, and so do a change of case
  * and an apostrophe. */
 static void names_of_patterns(void **state)
@@ -375,10 +409,13 @@ static void names_of_patterns(void **state)
         int tokens;
         bool nfc;
     } rows[] = {
-        { "gpt-2", 4, false },     { "olmo", 4, false },      { "default", 4, false },
-        { "smollm", 6, false },    { "refact", 6, false },    { "starcoder", 6, false },
-        { "llama-bpe", 3, false }, { "dbrx", 3, false },      { "smaug-bpe", 3, false },
-        { "qwen2", 5, true },      { "stablelm2", 5, false }, { "deepseek-r1-qwen", 5, true },
+        { "gpt-2", 4, false },     { "olmo", 4, true },
+        { "default", 4, false },   { "smollm", 6, false },
+        { "refact", 6, false },    { "starcoder", 6, false },
+        { "command-r", 6, true },  { "mpt", 4, true },
+        { "llama-bpe", 3, false }, { "dbrx", 3, false },
+        { "smaug-bpe", 3, false }, { "qwen2", 5, true },
+        { "stablelm2", 5, false }, { "deepseek-r1-qwen", 5, true },
         { "tekken", 6, false },    { "gpt-4o", 4, false },
     };
     static const struct token list[] = {
@@ -414,6 +451,7 @@ int main(void)
         cmocka_unit_test(refused_by_name),
         cmocka_unit_test(folders_are_saved_as_read),
         cmocka_unit_test(user_defined_pieces_are_saved),
+        cmocka_unit_test(byte_pieces_are_text_or_marks),
         cmocka_unit_test(names_of_patterns),
     };
 

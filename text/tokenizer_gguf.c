@@ -15,14 +15,16 @@ static const char qwen2_pattern[] =
  * one row, with blanks between. */
 static const struct pre {
     const char *names, *patterns[5];
-    bool ignore_merges, nfc; /* nfc: their tokenizer.json normalizes so, which the format has no key for */
+    bool ignore_merges, nfc; /* nfc: their tokenizer.json normalizes so; the format can't say it */
 } pres[] = {
     { "default", { "[\\p{P}\\$\\+<=>\\^~\\|]+", wz_gpt2_pattern, "\\p{N}+", "[0-9][0-9][0-9]" }, false, false },
-    { "gpt-2 phi-2 mpt olmo jais trillion gigachat roberta-bpe jina-es jina-de granite-docling exaone4",
+    { "gpt-2 phi-2 jais trillion gigachat roberta-bpe jina-es jina-de granite-docling exaone4",
       { wz_gpt2_pattern },
       false,
       false },
-    { "smollm starcoder refact command-r codeshell exaone minerva-7b", { "\\p{N}", wz_gpt2_pattern }, false, false },
+    { "mpt olmo", { wz_gpt2_pattern }, false, true },
+    { "smollm starcoder refact codeshell exaone minerva-7b", { "\\p{N}", wz_gpt2_pattern }, false, false },
+    { "command-r", { "\\p{N}", wz_gpt2_pattern }, false, true },
     { "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", { wz_llama3_pattern }, true, false },
     { "dbrx smaug-bpe", { wz_llama3_pattern }, false, false },
     { "qwen2 deepseek-r1-qwen", { qwen2_pattern }, false, true },

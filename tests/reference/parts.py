@@ -103,6 +103,41 @@ def user_defined(sample):
             compare(f"user-defined pieces, prefix {prefix}", sample, got, [spm.encode(t) for t in sample])
 
 
+def named_patterns(sample):
+    """The names of tokenizer.ggml.pre against the classes of transformers that such models have, normalizer and all: neither
+    llama.cpp nor what transformers makes of a GGUF file normalizes, but the models' own files do."""
+    try:
+        import gguf
+        from transformers import CohereTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, Qwen2Tokenizer
+    except ImportError:
+        return
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = GPT2
+    t.train_from_iterator(sample, trainers.BpeTrainer(vocab_size=700, show_progress=False,
+                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    model = json.loads(t.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    for pre, kind in (("qwen2", Qwen2Tokenizer), ("deepseek-r1-qwen", Qwen2Tokenizer), ("command-r", CohereTokenizer),
+                      ("olmo", GPTNeoXTokenizer), ("mpt", GPTNeoXTokenizer), ("gpt-2", GPT2Tokenizer)):
+        try:
+            library = kind(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]]).backend_tokenizer
+        except TypeError:       # before transformers 5
+            return
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
+            out = gguf.GGUFWriter(f.name, "llama")
+            out.add_tokenizer_model("gpt2")
+            out.add_tokenizer_pre(pre)
+            out.add_token_list(tokens)
+            out.add_token_types([1] * len(tokens))
+            out.add_token_merges([" ".join(m) for m in model["merges"]])
+            out.write_header_to_file()
+            out.write_kv_data_to_file()
+            out.write_tensors_to_file()
+            out.close()
+            plain = [s for s in sample if "<" not in s]
+            compare(f"patterns named {pre}", plain, ids(f.name, plain), [library.encode(s, add_special_tokens=False).ids for s in plain])
+
+
 failures = 0
 sample = texts(COUNT, 3)
 for what, normalizer, pre, decoder, byte_level in parts():
@@ -121,4 +156,5 @@ for what, normalizer, pre, decoder, byte_level in parts():
         t.save(folder + "/tokenizer.json")
         compare(what, sample, ids(folder, sample), [t.encode(s, add_special_tokens=False).ids for s in sample])
 user_defined(sample)
+named_patterns(sample)
 sys.exit(failures > 0)
