@@ -117,14 +117,15 @@ void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size)
 
 void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer)
 {
-    char who[32] = "the other ranks";
+    char who[32] = "the other ranks", stopped[256];
 
     link->row->drive(link);
     if (wait->until == 0) wait->until = wz_now() + link->deadline;
     if (wz_now() > fmax(wait->until, link->heartbeat_received + link->deadline)) {
         if (peer >= 0) snprintf(who, sizeof who, "rank %d", peer);
-        wz_die("%s at step %lld waited for %s longer than the deadline of %g s", operation, (long long)link->step, who,
-               link->deadline);
+        wz_stopped(stopped, sizeof stopped);
+        wz_die("%s at step %lld waited for %s longer than the deadline of %g s%s", operation, (long long)link->step,
+               who, link->deadline, stopped);
     }
     wz_nap(&wait->spins);
 }

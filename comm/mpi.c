@@ -8,9 +8,13 @@
 #include "comm/row.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <mpi.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 struct part {
     MPI_Request request;
@@ -47,6 +51,58 @@ static bool test(MPI_Request *request)
     return done;
 }
 
+/* ---- MPI_Init and MPI_Finalize ----------------------------------------------------------------------------- */
+
+/* They can't be polled: a thread ends this rank, and so the job, when one takes longer than the deadline, or than what
+ * a busy machine may need. */
+static struct {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    const char *call; /* NULL: it has returned */
+    double deadline;
+} watch = { .lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER };
+static const double least_deadline = 10;
+
+static void *watch_call(void *arg)
+{
+    struct timespec until;
+    char stopped[256];
+    int rc = 0;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += (time_t)(watch.deadline < 1e9 ? watch.deadline : 1e9);
+    pthread_mutex_lock(&watch.lock);
+    while (watch.call && rc != ETIMEDOUT) rc = pthread_cond_timedwait(&watch.over, &watch.lock, &until);
+    if (watch.call) {
+        const char *rank = getenv("PMIX_RANK");
+        wz_stopped(stopped, sizeof stopped);
+        wz_log("waltz: rank %s: %s waited for the other ranks longer than the deadline of %g s%s", rank ? rank : "?",
+               watch.call, watch.deadline, stopped);
+        _exit(1); /* not exit: MPI's handlers would wait, too */
+    }
+    pthread_mutex_unlock(&watch.lock);
+    return NULL;
+}
+
+static void watch_begin(const char *call, double deadline)
+{
+    watch.call = call;
+    watch.deadline = deadline > least_deadline ? deadline : least_deadline;
+    if (pthread_create(&watch.thread, NULL, watch_call, NULL)) wz_die("%s: no thread can be started", call);
+}
+
+static void watch_end(void)
+{
+    pthread_mutex_lock(&watch.lock);
+    watch.call = NULL;
+    pthread_cond_signal(&watch.over);
+    pthread_mutex_unlock(&watch.lock);
+    pthread_join(watch.thread, NULL);
+}
+
+/* ---- the row ----------------------------------------------------------------------------------------------- */
+
 void wz_mpi_abort(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
 
 static int mpi_open(struct wz_link *link, struct wz_err *err)
@@ -57,7 +113,9 @@ static int mpi_open(struct wz_link *link, struct wz_err *err)
     MPI_Initialized(&before);
     MPI_Finalized(&after);
     if (before || after) return wz_fail(err, "link mpi: a process can join an MPI job once, and this one already has");
+    watch_begin("MPI_Init", link->deadline);
     rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
+    watch_end();
     if (rc != MPI_SUCCESS) {
         MPI_Error_string(rc, text, &level);
         return wz_fail(err, "link mpi: MPI could not start: %s", text);
@@ -90,7 +148,9 @@ static void mpi_close(struct wz_link *link)
     struct state *s = link->state;
 
     wz_set_rank(link->rank, link->size, NULL);
+    watch_begin("MPI_Finalize", link->deadline);
     MPI_Finalize();
+    watch_end();
     free(s->parts);
     free(s);
 }

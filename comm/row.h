@@ -43,6 +43,9 @@ void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, 
 /* wz_recv with the name that a timeout reports as the operation. */
 void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf *buf, const char *operation);
 
+/* "; rank 2 (process 4711) is stopped" for each rank of this host that is, cut to size; "": none. (stopped.c) */
+void wz_stopped(char *to, size_t size);
+
 /* A staging buffer of at least `size` bytes in the memory of be, owned by the link, valid until the next call. */
 void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size);
 

@@ -2,6 +2,8 @@
  * non-zero status and a message that names rank, operation, step and peer. Each case starts a job that must fail. */
 #include "test.h"
 
+#include <mpi.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -149,6 +151,29 @@ static void takes_another_size(void) { take(1, 5, N - 1); }
 
 static void leaves(void) { wz_link_close(&job); }
 
+static void stops(void) { raise(SIGSTOP); }
+
+/* Rank 1 of the scenario of this name stops before it enters. */
+static const char *playing = "";
+static void stop_in(const char *name)
+{
+    const char *rank = getenv("PMIX_RANK");
+
+    if (!strcmp(playing, name) && rank && !strcmp(rank, "1")) raise(SIGSTOP);
+}
+
+int MPI_Init_thread(int *argc, char ***argv, int wanted, int *got)
+{
+    stop_in("MPI_Init");
+    return PMPI_Init_thread(argc, argv, wanted, got);
+}
+
+int MPI_Finalize(void)
+{
+    stop_in("MPI_Finalize");
+    return PMPI_Finalize();
+}
+
 static const struct scenario {
     const char *name;
     void (*does[2])(void);
@@ -187,6 +212,13 @@ static const struct scenario {
     { "take",
       { never_sends, takes },
       "waltz: rank 1: take of agent 1 version 5 at step 7 waited for rank 0 longer than the deadline of 0.5 s" },
+    { "stopped", { stops, receives }, "waited for rank 0 longer than the deadline of 0.5 s; rank 0 (process " },
+    { "MPI_Init",
+      { leaves, leaves },
+      "waltz: rank 0: MPI_Init waited for the other ranks longer than the deadline of 10 s; rank 1 (process " },
+    { "MPI_Finalize",
+      { leaves, leaves },
+      "MPI_Finalize waited for the other ranks longer than the deadline of 10 s; rank 1 (process " },
     { "close",
       { leaves, never_sends },
       "waltz: rank 0: close at step 7 waited for the other ranks longer than the deadline of 0.5 s" },
@@ -214,6 +246,7 @@ static void play(const char *name)
     for (size_t i = 0; i < WZ_COUNT(scenarios); i++) {
         const struct scenario *s = &scenarios[i];
         if (strcmp(s->name, name) != 0) continue;
+        playing = name;
         if (wz_link_open(&job, strncmp(name, "nccl", 4) == 0 ? "nccl" : "mpi", 0.5, false, &err) < 0)
             wz_die("%s", err.text);
         job.step = 7;

@@ -1,0 +1,48 @@
+/* Who is stopped: a wait that times out names the peer that it waited for, which may itself have waited. Of the ranks on
+ * this host, those that a signal or a debugger has stopped are told by the kernel: they have this process's parent. */
+#include "comm/row.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The file below /proc, its NULs made line feeds: heap; "" where it can't be read. */
+static char *read_proc(const char *pid, const char *name)
+{
+    char *path = wz_path("/proc/%s/%s", pid, name), part[4096];
+    FILE *f = fopen(path, "r");
+    struct wz_buf text = { 0 };
+
+    wz_buf_str(&text, "\n");
+    for (size_t n; f && (n = fread(part, 1, sizeof part, f)) > 0;) wz_buf_add(&text, part, n);
+    for (size_t i = 0; i < text.len; i++)
+        if (!text.data[i]) text.data[i] = '\n';
+    if (f) fclose(f);
+    free(path);
+    return text.data;
+}
+
+void wz_stopped(char *to, size_t size)
+{
+    DIR *d = opendir("/proc");
+    size_t n = 0;
+
+    to[0] = 0;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char state;
+        int parent;
+        if (e->d_name[0] < '1' || e->d_name[0] > '9') continue;
+        char *stat = read_proc(e->d_name, "stat"), *name = strrchr(stat, ')');
+        const bool stopped = name && sscanf(name + 1, " %c %d", &state, &parent) == 2 && parent == getppid() &&
+                             (state == 'T' || state == 't');
+        free(stat);
+        if (!stopped) continue;
+        char *all = read_proc(e->d_name, "environ"), *rank = strstr(all, "\nPMIX_RANK=");
+        if (rank && n < size)
+            n += (size_t)snprintf(to + n, size - n, "; rank %d (process %s) is stopped",
+                                  atoi(rank + strlen("\nPMIX_RANK=")), e->d_name);
+        free(all);
+    }
+    if (d) closedir(d);
+}
