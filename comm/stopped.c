@@ -1,5 +1,5 @@
-/* Who is stopped: a wait that times out names the peer that it waited for, which may itself have waited. Of the ranks on
- * this host, those that a signal or a debugger has stopped are told by the kernel: they have this process's parent. */
+/* Who is stopped: a wait that times out names the peer that it waited for, which may itself have waited. Of the ranks
+ * on this host, those that a signal or a debugger has stopped are told by the kernel: they have this one's parent. */
 #include "comm/row.h"
 
 #include <dirent.h>

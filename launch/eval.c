@@ -61,7 +61,7 @@ int wz_cmd_eval(int argc, char **argv)
     path = wz_recipe_path(argv[0]);
     if (wz_job_recipe(&recipe, &job.link, path, argv + 1, n - 1, &err) < 0 ||
         (!recipe->n_eval && wz_fail(&err, "%s: no held-out prompts (key eval)", path) < 0) ||
-        wz_link_agree(&job.link, wz_checkpoint_play(&job, recipe, argv[0], step, &err), &err) < 0 ||
+        wz_checkpoint_play(&job, recipe, argv[0], step, &err) < 0 ||
         wz_link_agree(&job.link, wz_inputs_alike(&job, &err), &err) < 0)
         wz_give_up("eval", &err);
     else if (wz_evaluate(&job, phase, temperature < 0 ? recipe->evaluate.temperature : temperature,

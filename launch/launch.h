@@ -21,6 +21,7 @@ int wz_cmd_doctor(int argc, char **argv);
 int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
 int wz_cmd_judge(int argc, char **argv);
+int wz_cmd_fsck(int argc, char **argv);
 
 /* ---- train.c ---------------------------------------------------------------------------------------------- */
 

@@ -2,7 +2,9 @@
 #include "launch/launch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "recipe/recipe.h"
 
@@ -21,6 +23,7 @@ static const struct command {
     { "judge", wz_cmd_judge, "verdicts of a recipe's judges, or of one, and their agreement with people's labels" },
     { "chat", wz_cmd_chat, "talk with the agents of a run: the reply, and what the feedback agent said of it" },
     { "replay", wz_cmd_replay, "recompute a recorded step and compare it bit by bit" },
+    { "fsck", wz_cmd_fsck, "what of a run is whole, what is lost, and what can be repaired" },
     { "sandbox", wz_cmd_sandbox, "write a toy world in which a run can be watched to work in minutes" },
     { "score", wz_cmd_score, "log-probabilities of given tokens" },
     { "convert", wz_cmd_convert, "a GGUF or a model folder to a model folder" },
@@ -151,10 +154,22 @@ static int finish(int status)
     return status;
 }
 
+/* A standard descriptor that the caller closed would become that of the next file, and get what is printed. Here
+ * reading from it finds the end, and writing fails. */
+static void fill_descriptors(void)
+{
+    int fd;
+
+    do fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
 
+    fill_descriptors();
     if (!name) {
         print_help(stderr);
         return 2;

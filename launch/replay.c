@@ -155,7 +155,7 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
     Wz__Episode **was = recorded(run, step, &n, err);
 
     if (!was || recorded_chain(run, step, &chain, err) < 0) goto out;
-    if (wz_checkpoint_find(run, step, &p, &dir, recipe, err) < 0 || wz_job_begin(job, recipe, true, err) < 0 ||
+    if (wz_job_begin(job, recipe, true, err) < 0 || wz_checkpoint_find(job, run, step, &p, &dir, recipe, err) < 0 ||
         wz_checkpoint_open(job, dir, &p, err) < 0)
         goto out;
     wz_job_drop_overlong(job);

@@ -20,6 +20,7 @@ int wz_cmd_sft(int argc, char **argv)
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
+    wz_stop_watch();
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0 ||
         wz_link_agree(&job.link, wz_recipe_sft(&recipe, &err), &err) < 0)
         status = wz_give_up("sft", &err);

@@ -21,12 +21,14 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         wz_stage_step(&stage, p, &report);
         if (job->roles.learner.me >= 0) rc = wz_run_step(run, job, p, &report, err);
         wz_episodes_free(report.episodes, report.n);
-        if (rc == 0 && wz_run_due(job, p)) rc = wz_run_evaluate(run, job, p, err);
+        if (rc == 0 && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err);
         ends = wz_stage_ends(&stage, p);
-        stop = rc == 0 && wz_stop_asked(&job->link);
+        stop = rc > 0 || (rc == 0 && wz_stop_asked(&job->link));
+        if (rc > 0) rc = 0;
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
-            rc = wz_checkpoint_save(job, p, inputs, err);
-            if (rc == 0 && job->root) wz_checkpoint_prune(job->recipe);
+            rc = wz_run_history(run, job, p, err);
+            if (rc == 0) rc = wz_checkpoint_save(job, p, inputs, run->history, err);
+            if (rc == 0 && job->root) wz_checkpoint_prune(job->recipe, p->step);
         }
     }
     wz_stage_close(&stage);
@@ -49,9 +51,10 @@ static int prepare(struct wz_job *job, struct wz_progress *p, char **dir, json_t
     struct wz_recipe *recipe = job->recipe;
     struct wz_plan *plan = wz_alloc(sizeof *plan);
     struct wz_err unlike;
-    int here = job->link.here, rc = wz_checkpoint_find(recipe->out, INT64_MAX, p, dir, recipe, err);
+    int here = job->link.here, rc = wz_checkpoint_find(job, recipe->out, INT64_MAX, p, dir, recipe, err);
 
-    if ((rc < 0 || *dir) && wz_run_resumes(recipe, &unlike) < 0) { /* says more than a manifest that does not fit it */
+    if ((rc < 0 || *dir || wz_run_began(recipe)) &&
+        wz_run_resumes(recipe, &unlike) < 0) { /* says more than a manifest that does not fit it */
         rc = -1;
         *err = unlike;
     }
@@ -87,15 +90,17 @@ static int open_all(struct wz_job *job, struct wz_progress *p, const char *dir, 
 static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, const char *dir, const json_t *inputs,
                  struct wz_err *err)
 {
-    int rc = 0;
+    const bool done = p->stage == (int)job->recipe->n_stages;
+    int rc = wz_stop_asked(&job->link);
 
-    if (!dir && job->recipe->n_eval && wz_run_before(run, job, err) < 0) return -1;
-    wz_stop_watch();
+    if (rc == 0 && !dir && job->recipe->n_eval) rc = wz_run_before(run, job, err);
+    if (rc == 0 && dir && !done && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err); /* was abandoned */
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, inputs, err);
-    if (rc == 0) return wz_run_after(run, job, p, err);
-    if (rc > 0 && job->root)
+    if (rc == 0) rc = wz_run_after(run, job, p, err);
+    if (rc > 0 && job->root && p->step)
         wz_log("asked to stop: the checkpoint is after step %lld; the same command resumes from it",
                (long long)p->step);
+    else if (rc > 0 && job->root) wz_log("asked to stop before the first step; the same command begins again");
     return rc;
 }
 
@@ -112,7 +117,7 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     if (wz_link_agree(&job->link, wz_job_begin(job, recipe, true, &err), &err) < 0 ||
         wz_link_agree(&job->link, wz_inputs_alike(job, &err), &err) < 0 ||
         wz_run_lock(&run, job, !strcmp(command, "sft"), &err) < 0 || prepare(job, &p, &dir, &inputs, &err) < 0 ||
-        open_all(job, &p, dir, &err) < 0 || wz_run_open(&run, job, &p, dir != NULL, &err) < 0)
+        open_all(job, &p, dir, &err) < 0 || wz_run_open(&run, job, &p, dir, &err) < 0)
         wz_give_up(command, &err);
     else {
         int rc = train(job, &run, &p, dir, inputs, &err);
@@ -142,6 +147,7 @@ int wz_cmd_train(int argc, char **argv)
     int status, n = wz_options_parse(&usage, argc, argv, &status);
 
     if (n < 0) return status;
+    wz_stop_watch();
     if (wz_job_recipe(&recipe, &job.link, argv[0], argv + 1, n - 1, &err) < 0) status = wz_give_up("train", &err);
     else status = wz_train("train", &job, recipe);
     wz_job_close(&job);

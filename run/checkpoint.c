@@ -7,7 +7,8 @@
  *                                                 f32 masters of those that train in bf16: whole arrays, however many
  *                                                 ranks hold their shards
  *
- * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. It holds
+ * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. What
+ * became of it since (a disk, a person) shows in the hashes of its manifest, and the one before it is taken. It holds
  * no episodes in flight: a step begins after the previous one has ended on every rank. */
 #include "run/manifest.h"
 
@@ -23,10 +24,7 @@
 
 static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw) { return remove(path); }
 
-static void remove_tree(const char *path)
-{
-    if (wz_is_dir(path)) nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-}
+void wz_remove_tree(const char *path) { nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
 
 enum { CHUNK = WZ_CHUNK_BYTES / sizeof(float) }; /* floats per message */
 
@@ -129,25 +127,11 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
     return rc;
 }
 
-/* The file's hash; 0 where there is no file. */
-static int parts_hash(const struct wz_job *job, const char *dir, const struct wz_agent *a, uint64_t *hash,
-                      struct wz_err *err)
-{
-    char *path = parts_path(dir, a);
-    struct wz_map map = { 0 };
-    int rc = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
-
-    *hash = map.len ? wz_hash_pieces(job->be->pool, map.bytes, map.len) : 0;
-    wz_map_close(&map);
-    free(path);
-    return rc;
-}
-
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, struct wz_err *err)
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
+                       struct wz_err *err)
 {
     char *parent = wz_path("%s/checkpoints", job->recipe->out), *dir = wz_path("%s/%" PRId64, parent, p->step);
     char *half = wz_path("%s/.half-%" PRId64, parent, p->step);
-    uint64_t moments[WZ_COUNT(job->agents)] = { 0 };
     int rc = -1;
 
     for (int i = 0; !job->root && i < job->n_agents; i++) {
@@ -159,19 +143,19 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const js
         rc = 0;
         goto out;
     }
-    remove_tree(half);
+    wz_remove_tree(half);
     if (wz_mkdirs(half, err) < 0) goto out;
     for (int i = 0; i < job->n_agents; i++) {
         struct wz_agent *a = &job->agents[i];
         char *folder = wz_manifest_folder(p, job->recipe, i, half);
         if (!folder) continue;
         int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
-                  save_parts(job, a, half, err) < 0 || parts_hash(job, half, a, &moments[i], err) < 0;
+                  save_parts(job, a, half, err) < 0;
         free(folder);
         if (bad) goto out;
     }
-    if (wz_manifest_save(job, p, moments, inputs, half, err) < 0) goto out;
-    remove_tree(dir);
+    if (wz_manifest_save(job, p, inputs, history, half, err) < 0) goto out;
+    wz_remove_tree(dir);
     rc = wz_rename(half, dir, err);
 out:
     free(parent);
@@ -180,9 +164,7 @@ out:
     return rc;
 }
 
-/* Steps of a run's complete checkpoints, newest first; *n of them, heap. Other names, and folders that have no manifest
- * and so were not made by renaming, are no checkpoints. */
-static int64_t *list_steps(const char *run, int *n)
+int64_t *wz_checkpoint_steps(const char *run, int *n)
 {
     char *parent = wz_path("%s/checkpoints", run), name[24];
     DIR *d = opendir(parent);
@@ -193,10 +175,10 @@ static int64_t *list_steps(const char *run, int *n)
         const int64_t step = strtoll(e->d_name, NULL, 10);
         snprintf(name, sizeof name, "%" PRId64, step);
         if (step < 0 || strcmp(name, e->d_name)) continue;
-        char *manifest = wz_path("%s/%s/manifest.json", parent, name);
-        bool whole = wz_file_exists(manifest);
-        free(manifest);
-        if (!whole) continue;
+        char *dir = wz_path("%s/%s", parent, name);
+        const bool folder = wz_is_dir(dir);
+        free(dir);
+        if (!folder) continue;
         list = wz_realloc(list, sizeof *list * (size_t)(*n + 1));
         int at = (*n)++;
         for (; at > 0 && list[at - 1] < step; at--) list[at] = list[at - 1];
@@ -207,25 +189,115 @@ static int64_t *list_steps(const char *run, int *n)
     return list;
 }
 
-int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
-                       struct wz_err *err)
+/* The checkpoint, its manifest checked. */
+static int load(const char *run, int64_t step, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                struct wz_err *err)
 {
-    int n, i = 0, rc = 0;
-    int64_t *steps = list_steps(run, &n);
+    *p = (struct wz_progress){ 0 };
+    *dir = wz_path("%s/checkpoints/%" PRId64, run, step);
+    if (wz_manifest_load(*dir, step, p, recipe, err) == 0) return 0;
+    free(*dir);
+    *dir = NULL;
+    return -1;
+}
 
+/* Does a learner of the stage look back at the weights that it began with? */
+static bool has_references(const struct wz_recipe_stage *stage)
+{
+    bool has = false;
+
+    for (unsigned i = 0; i < stage->n_agents; i++) has |= stage->agents[i].kl_coef > 0;
+    return has;
+}
+
+int wz_checkpoint_whole(const char *run, int64_t step, bool trains, struct wz_pool *pool, struct wz_progress *p,
+                        char **dir, const struct wz_recipe *recipe, struct wz_err *err)
+{
+    struct wz_progress then;
+    char *reference = NULL;
+    int rc = load(run, step, p, dir, recipe, err);
+
+    if (rc == 0) rc = wz_manifest_files(*dir, pool, err);
+    if (rc == 0 && trains && p->stage_step && p->stage_start && !wz_job_supervised(recipe) &&
+        has_references(&recipe->stages[p->stage])) {
+        rc = load(run, p->stage_start, &then, &reference, recipe, err);
+        if (rc == 0) rc = wz_manifest_files(reference, pool, err);
+        if (rc < 0) wz_fail_in(err, "the references of its stage");
+    }
+    free(reference);
+    return rc;
+}
+
+/* The step of the newest whole checkpoint; *step -1: there is none at all. */
+static int find_whole(const struct wz_job *job, const char *run, int64_t most, int64_t *step,
+                      const struct wz_recipe *recipe, struct wz_err *err)
+{
+    int n, rc = 0;
+    int64_t *steps = wz_checkpoint_steps(run, &n);
+    struct wz_err why = { 0 };
+
+    *step = -1;
+    for (int i = 0; i < n && *step < 0; i++) {
+        struct wz_progress p;
+        char *dir = NULL;
+        if (steps[i] > most) continue;
+        rc =
+            wz_checkpoint_whole(run, steps[i], job && job->training, job ? job->be->pool : NULL, &p, &dir, recipe, err);
+        free(dir);
+        if (rc == 0) *step = steps[i];
+        else if (why.text[0]) wz_log("checkpoint %" PRId64 " is passed over, too: %s", steps[i], err->text);
+        else why = *err;
+    }
+    if (rc < 0)
+        wz_fail(err,
+                "%.400s; no checkpoint before it is whole: restore it, or delete %.200s/checkpoints to make the run "
+                "again from its beginning",
+                why.text, run);
+    else if (why.text[0]) wz_log("%s; the checkpoint after step %" PRId64 " is taken", why.text, *step);
+    free(steps);
+    return rc;
+}
+
+/* What root has found is told to the other ranks of the job. */
+static int share(struct wz_job *job, int rc, int64_t *step, struct wz_err *err)
+{
+    struct told {
+        int64_t step, rc;
+        struct wz_err err;
+    } mine = { *step, rc, *err };
+    const int n = job->link.size;
+    struct wz_buf *all = wz_alloc(sizeof *all * (size_t)n);
+    int *ranks = wz_alloc(sizeof *ranks * (size_t)n);
+
+    for (int r = 0; r < n; r++) ranks[r] = r;
+    wz_all_gather_bytes(&job->link, &(struct wz_group){ n, job->link.rank, ranks }, &mine, job->root ? sizeof mine : 0,
+                        all);
+    memcpy(&mine, all[job->roles.learner.ranks[0]].data, sizeof mine);
+    for (int r = 0; r < n; r++) wz_buf_finish(&all[r]);
+    free(all);
+    free(ranks);
+    *step = mine.step;
+    if (mine.rc < 0) *err = mine.err;
+    return (int)mine.rc;
+}
+
+int wz_checkpoint_find(struct wz_job *job, const char *run, int64_t most, struct wz_progress *p, char **dir,
+                       const struct wz_recipe *recipe, struct wz_err *err)
+{
+    int64_t step = -1;
+    int rc = !job || job->root ? find_whole(job, run, most, &step, recipe, err) : 0;
+
+    if (job) rc = share(job, rc, &step, err);
     *p = (struct wz_progress){ 0 };
     *dir = NULL;
-    while (i < n && steps[i] > most) i++;
-    if (i < n) {
-        *dir = wz_path("%s/checkpoints/%" PRId64, run, steps[i]);
-        rc = wz_manifest_load(*dir, steps[i], p, recipe, err);
-        if (rc < 0) {
-            free(*dir);
-            *dir = NULL;
-        }
-    }
-    free(steps);
+    if (rc == 0 && step >= 0) rc = load(run, step, p, dir, recipe, err);
     return rc < 0 ? rc : wz_progress_extend(p, recipe, err);
+}
+
+int wz_checkpoint_at(const char *run, int64_t step, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                     struct wz_err *err)
+{
+    return load(run, step, p, dir, recipe, err);
 }
 
 int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err)
@@ -241,67 +313,21 @@ int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inpu
     return rc;
 }
 
-/* The agent's files are those that were saved. */
-static int check_files(const char *dir, const char *folder, const char *agent, const json_t *manifest,
-                       struct wz_err *err)
-{
-    const json_t *was = json_object_get(json_object_get(json_object_get(manifest, "agents"), agent), "files");
-    const char *had, *has, *name;
-    json_t *now;
-    int rc = wz_inputs_saved(agent, folder, &now, err);
-
-    if (rc == 0 && was && (name = wz_inputs_differ(was, now, &had, &has)))
-        rc = wz_fail(err, "%s/%s: expected %s (manifest), got %s", dir, name, had, has);
-    json_decref(now);
-    return rc;
-}
-
-/* The folder of each agent that has learnt. */
-static int find_models(const struct wz_recipe *recipe, const char *dir, const struct wz_progress *p,
-                       char *models[WZ_MAX_AGENTS], struct wz_err *err)
-{
-    json_t *root = wz_manifest_open(dir, err);
-    int rc = root ? 0 : -1;
-
-    for (unsigned i = 0; rc == 0 && i < recipe->n_agents; i++) {
-        const char *name = recipe->agents[i].name;
-        models[i] = wz_path("%s/%s", dir, name);
-        if (!wz_is_dir(models[i]) != !p->hash[i])
-            rc =
-                wz_fail(err,
-                        "%s: agent %s: expected %s, as its manifest says, got %s; delete the checkpoint to use the one "
-                        "before it",
-                        dir, name, p->hash[i] ? "a folder with its weights" : "no weights, for it has not learnt",
-                        p->hash[i] ? "none" : "a folder");
-        else if (p->hash[i]) rc = check_files(dir, models[i], name, root, err);
-        if (rc == 0 && p->hash[i]) continue;
-        free(models[i]);
-        models[i] = NULL;
-    }
-    json_decref(root);
-    return rc;
-}
-
 int wz_checkpoint_open(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err)
 {
-    char *models[WZ_COUNT(job->agents)] = { 0 };
-    int rc = dir ? find_models(job->recipe, dir, p, models, err) : 0;
+    char *models[WZ_COUNT(job->agents)] = { 0 }; /* the folder of each agent that has learnt */
 
-    if (rc == 0) rc = wz_job_open(job, (const char *const *)models, err);
+    for (unsigned i = 0; dir && i < job->recipe->n_agents; i++)
+        models[i] = wz_manifest_folder(p, job->recipe, (int)i, dir);
+    int rc = wz_job_open(job, (const char *const *)models, err);
     for (int i = 0; rc == 0 && i < job->n_agents; i++) {
         const struct wz_agent *a = &job->agents[i];
         struct wz_model *m = a->model;
-        uint64_t moments;
         if (!m || !models[i]) continue;
         wz_model_commit(m, p->version[i]);
         if (m->hash != p->hash[i])
             rc = wz_fail(err, "%s: agent %s: expected weights with hash %016" PRIx64 " (manifest), got %016" PRIx64,
                          dir, a->recipe->name, p->hash[i], m->hash);
-        else if (job->chunk && p->moments[i] && (rc = parts_hash(job, dir, a, &moments, err)) == 0 &&
-                 moments != p->moments[i])
-            rc = wz_fail(err,
-                         "%s: agent %s: expected a moments file with hash %016" PRIx64 " (manifest), got %016" PRIx64,
-                         dir, a->recipe->name, p->moments[i], moments);
         if (rc == 0 && m->masters) rc = load_parts(job, a, dir, true, err);
     }
     for (size_t i = 0; i < WZ_COUNT(models); i++) free(models[i]);
@@ -309,14 +335,14 @@ int wz_checkpoint_open(struct wz_job *job, const char *dir, const struct wz_prog
 }
 
 /* The checkpoint to play with: after `step` steps, or the newest. */
-static int find_to_play(const char *run, int step, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
-                        struct wz_err *err)
+static int find_to_play(struct wz_job *job, const char *run, int step, struct wz_progress *p, char **dir,
+                        const struct wz_recipe *recipe, struct wz_err *err)
 {
     int n;
 
-    if (wz_checkpoint_find(run, step < 0 ? INT64_MAX : step, p, dir, recipe, err) < 0) return -1;
+    if (wz_checkpoint_find(job, run, step < 0 ? INT64_MAX : step, p, dir, recipe, err) < 0) return -1;
     if (*dir && (step < 0 || p->step == step)) return 0;
-    int64_t *steps = list_steps(run, &n);
+    int64_t *steps = wz_checkpoint_steps(run, &n);
     struct wz_buf there = { 0 };
     for (int i = n - 1; i >= 0; i--) wz_buf_printf(&there, "%s%" PRId64, i < n - 1 ? ", " : "", steps[i]);
     if (n) wz_fail(err, "%s/checkpoints/%d: not there; there are %.300s", run, step, there.data);
@@ -330,10 +356,11 @@ int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char 
 {
     struct wz_progress p = { 0 };
     char *dir = NULL;
-    int rc = wz_is_dir(path) ? find_to_play(path, step, &p, &dir, recipe, err) : 0;
+    int rc = wz_link_agree(&job->link, wz_job_begin(job, recipe, false, err), err);
 
-    if (rc == 0) rc = wz_job_begin(job, recipe, false, err);
-    if (rc == 0) rc = wz_checkpoint_open(job, dir, &p, err);
+    if (rc == 0 && wz_is_dir(path))
+        rc = wz_link_agree(&job->link, find_to_play(job, path, step, &p, &dir, recipe, err), err);
+    if (rc == 0) rc = wz_link_agree(&job->link, wz_checkpoint_open(job, dir, &p, err), err);
     free(dir);
     return rc;
 }
@@ -350,7 +377,7 @@ char *wz_checkpoint_model(const char *path, const char *agent, int step, struct 
         else found = wz_file_exists(path) ? wz_strdup(path) : wz_model_at(path, err);
         goto out;
     }
-    if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 || find_to_play(path, step, &p, &dir, recipe, err) < 0)
+    if (wz_recipe_load(&recipe, file, NULL, 0, err) < 0 || find_to_play(NULL, path, step, &p, &dir, recipe, err) < 0)
         goto out;
     for (unsigned i = 0; i < recipe->n_agents && a < 0; i++)
         if (!strcmp(agent ? recipe->agents[i].name : recipe->agents[i].role, agent ? agent : WZ_CONVERSATION))
@@ -379,12 +406,15 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
     return 0;
 }
 
-void wz_checkpoint_prune(const struct wz_recipe *recipe)
+void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest)
 {
     const int keep = recipe->checkpoint.keep;
-    int n, kept;
-    int64_t *steps = list_steps(recipe->out, &n);
+    int n, kept, from = 0;
+    int64_t *all = wz_checkpoint_steps(recipe->out, &n), *steps;
 
+    while (from < n && all[from] > newest) from++;
+    steps = all + from;
+    n -= from;
     kept = keep > 0 && keep < n ? keep : n;
     /* The step at which the stage of a kept checkpoint began: its weights are that stage's reference. The last stage of
      * a run that has ended counts too, for it may be extended. */
@@ -404,9 +434,9 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe)
         for (int k = 0; k < kept; k++) reference |= start[k] == steps[i];
         if (reference) continue;
         char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, steps[i]);
-        remove_tree(dir);
+        wz_remove_tree(dir);
         free(dir);
     }
     free(start);
-    free(steps);
+    free(all);
 }

@@ -83,19 +83,19 @@ static const struct wz_prompt **choose(const struct wz_job *job, int limit, int 
 
 /* Plays all prompts, some at a time: no wait is longer than a rollout rank needs for a few of its batches, and there is
  * progress to show. An episode's draws are keyed by its place among all, so they don't depend on the chunks. Root gets
- * the episodes. */
-static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_prompts, int *n)
+ * the episodes. 1: asked to stop before the last. */
+static int play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_prompts, Wz__Episode ***out, int *n)
 {
     const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
     const struct wz_rewards rewards = wz_job_rewards(job, NULL); /* of the transcripts, equal in all phases */
     const int64_t some = 4 * (int64_t)job->recipe->rollout.max_num_seqs * job->roles.rollout.n;
     const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
     struct wz_batch_stats stats;
-    Wz__Episode **all = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;
-    int k;
+    Wz__Episode **all = *out = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;
+    int k, stop = 0;
 
     *n = 0;
-    for (int first = 0; first < n_prompts; first += k) {
+    for (int first = 0; first < n_prompts && !(stop = wz_stop_asked(&job->link)); first += k) {
         k = n_prompts - first < some ? n_prompts - first : (int)some;
         struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards, true };
         int got;
@@ -106,13 +106,14 @@ static Wz__Episode **play_all(struct wz_job *job, const struct wz_prompt **promp
         free(part);
     }
     if (speak) fprintf(stderr, "\r\033[K");
-    return all;
+    return stop;
 }
 
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err)
 {
-    int n_prompts, n, rc = 0;
+    int n_prompts, n;
+    Wz__Episode **episodes;
     const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
     float kept[WZ_COUNT(job->agents)];
 
@@ -121,10 +122,10 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         job->agents[a].player.temperature = (float)temperature;
     }
     job->game.seed = job->recipe->evaluate.seed;
-    Wz__Episode **episodes = play_all(job, prompts, n_prompts, &n);
+    int rc = play_all(job, prompts, n_prompts, &episodes, &n);
     job->game.seed = job->recipe->seed;
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
-    if (n) {
+    if (n && rc == 0) {
         struct wz_buf text = { 0 };
         const struct wz_rewards rewards = wz_job_rewards(job, NULL);
         bool watched = false;

@@ -1,6 +1,7 @@
 /* The files and the log of a run. */
 #include "run/folder.h"
 #include "run/account.h"
+#include "run/manifest.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -28,6 +29,7 @@ static bool has_phase(const struct wz_table *table, const char *phase)
 struct past {
     const struct wz_table *table;
     int64_t step, evaluated; /* no evaluations from this step on */
+    int64_t kept;            /* lines of steps that lines_keep has kept */
 };
 
 static bool stays(const json_t *line, const struct past *past)
@@ -35,23 +37,27 @@ static bool stays(const json_t *line, const struct past *past)
     const char *phase = json_string_value(json_object_get(line, "phase"));
     const int64_t step = json_integer_value(json_object_get(line, "step"));
 
-    return phase ? has_phase(past->table, phase) && step < past->evaluated : step < past->step;
+    if (!phase) return step < past->step;
+    if (!strcmp(phase, "before") && past->step > 0) return true; /* it is not made again */
+    return has_phase(past->table, phase) && step < past->evaluated;
 }
 
 /* Drops the lines of a JSONL file that a killed run wrote after its checkpoint. */
-static int lines_keep(const char *dir, const char *name, const struct past *past, struct wz_err *err)
+static int lines_keep(const char *dir, const char *name, struct past *past, struct wz_err *err)
 {
     char *path = wz_path("%s/%s", dir, name);
     struct wz_buf kept = { 0 };
     struct wz_map map;
     int rc = 0;
 
+    past->kept = 0;
     if (wz_file_exists(path)) {
         rc = wz_map_open(&map, path, err);
         struct wz_lines l = wz_lines_begin(map.bytes, map.len);
         while (rc == 0 && wz_lines_next(&l)) {
             json_t *line = l.ended ? wz_json_parse(l.line, l.n, path, NULL) : NULL; /* half-written: dropped too */
             if (line && stays(line, past)) {
+                past->kept += !json_object_get(line, "phase");
                 wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
             }
@@ -103,10 +109,19 @@ static int write_table(const struct wz_recipe *recipe, const struct wz_table *ta
     return rc;
 }
 
-/* A learner's file of episodes, up to the checkpoint; of a new run it is deleted. */
-static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_err *err)
+/* A learner's file of episodes, up to the checkpoint: their number is added to *kept. Of a new run it is deleted. */
+static int cut_episodes(const char *path, int64_t last, bool resume, int64_t *kept, struct wz_err *err)
 {
-    if (resume) return wz_file_exists(path) ? wz_record_truncate(path, last, err) : 0;
+    int64_t n = 0;
+
+    if (resume && !wz_file_exists(path)) return 0;
+    if (resume) { /* counted before, too: truncating sets one aside that can't be read */
+        if (wz_record_count(path, &n, err) < 0 || wz_record_truncate(path, last, err) < 0 ||
+            wz_record_count(path, &n, err) < 0)
+            return -1;
+        *kept += n;
+        return 0;
+    }
     char *journal = wz_path("%s.journal", path);
     unlink(journal); /* what a killed run had not finished; first, for a journal without its file is refused */
     unlink(path);
@@ -114,23 +129,73 @@ static int cut_episodes(const char *path, int64_t last, bool resume, struct wz_e
     return 0;
 }
 
-static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
-                       struct wz_err *err)
+static int cut_record(struct wz_job *job, const struct wz_progress *p, bool resume, int64_t *kept, struct wz_err *err)
 {
     const struct wz_ranks *learners = &job->roles.learner;
     char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, learners->me);
-    int rc = cut_episodes(path, p->step - 1, resume, err);
+    int rc = cut_episodes(path, p->step - 1, resume, kept, err);
 
-    if (rc == 0) run->record = wz_record_open(path, err);
     free(path);
-    if (!run->record) return -1;
     for (int k = learners->n; job->root && rc == 0; k++) { /* the run may have had more learners before */
         path = wz_path("%s/episodes-%d.h5", job->recipe->out, k);
         bool there = wz_file_exists(path);
-        if (there) rc = cut_episodes(path, p->step - 1, resume, err);
+        if (there) rc = cut_episodes(path, p->step - 1, resume, kept, err);
         free(path);
         if (!there) break;
     }
+    return rc;
+}
+
+/* Opens this learner's record, where the records of all hold every episode up to the checkpoint. */
+static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, int64_t kept,
+                       struct wz_err *err)
+{
+    const struct wz_group group = wz_ranks_group(&job->roles.learner);
+    const int64_t want = wz_progress_episodes(p, job->recipe) - p->lost;
+    const double mine = (double)kept;
+    double *all = wz_alloc(sizeof *all * (size_t)group.n);
+    int64_t n = 0;
+
+    wz_all_gather(&job->link, &group, &mine, 1, all);
+    for (int r = 0; r < group.n; r++) n += (int64_t)all[r];
+    free(all);
+    if (n != want)
+        return wz_fail(err, "%s/episodes-*.h5: expected %" PRId64 " episodes of %" PRId64 " steps, got %" PRId64,
+                       job->recipe->out, want, p->step, n);
+    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, group.me);
+    run->record = wz_record_open(path, err);
+    free(path);
+    return run->record ? 0 : -1;
+}
+
+/* The lines of chain.jsonl, step after step; from the first on that does not follow, the file is cut off. */
+static int read_chain(struct wz_run *run, const char *dir, const struct wz_progress *p, struct wz_err *err)
+{
+    char *path = wz_path("%s/chain.jsonl", dir);
+    struct wz_map map = { 0 };
+    int64_t last = -1;
+    int rc = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
+    size_t good = 0;
+
+    for (struct wz_lines l = wz_lines_begin(map.bytes, map.len); rc == 0 && wz_lines_next(&l) && l.ended;) {
+        json_t *line = wz_json_parse(l.line, l.n, path, NULL);
+        const char *hex = json_string_value(json_object_get(line, "chain"));
+        const int64_t step = json_integer_value(json_object_get(line, "step"));
+        uint64_t chain;
+        const bool follows = hex && sscanf(hex, "%" SCNx64, &chain) == 1 && step > last &&
+                             (step < p->step || step == p->step + run->n_ahead);
+        json_decref(line);
+        if (!follows) break;
+        if (step >= p->step) {
+            run->ahead = wz_realloc(run->ahead, sizeof *run->ahead * (size_t)(run->n_ahead + 1));
+            run->ahead[run->n_ahead++] = (struct wz_ahead){ chain, good };
+        }
+        last = step;
+        good += l.n + 1;
+    }
+    if (rc == 0 && good < map.len) rc = wz_file_write(path, map.bytes, good, err);
+    wz_map_close(&map);
+    free(path);
     return rc;
 }
 
@@ -204,18 +269,21 @@ static void write_evaluation(struct wz_run *run, int64_t step, const char *phase
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
                       struct wz_err *err)
 {
-    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "chain.jsonl", "starts.jsonl",
-                                        "transcripts.jsonl" };
+    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "starts.jsonl", "transcripts.jsonl" };
     const char *dir = job->recipe->out;
     const bool done = p->stage == (int)job->recipe->n_stages;
-    const struct past past = { &run->table, p->step, done ? INT64_MAX : p->step };
+    struct past past = { &run->table, p->step, done ? INT64_MAX : p->step, 0 };
     char here[32], *path = wz_path("%s/recipe.yaml", dir);
     int rc = wz_recipe_save(job->recipe, path, err);
 
     free(path);
-    /* "after" has become "step-N": a later start, which can't tell this from the checkpoint, must read it so */
-    if (rc == 0 && p->extended && run->table.n) rc = write_table(job->recipe, &run->table, err);
-    for (size_t i = 0; rc == 0 && i < WZ_COUNT(logs); i++) rc = lines_keep(dir, logs[i], &past, err);
+    /* "after" has become "step-N": a later start, which can't tell this from the checkpoint, must read it so. Nor may
+     * rows stay that this start makes again, or not at all */
+    if (rc == 0 && (p->extended || !done) && run->table.n) rc = write_table(job->recipe, &run->table, err);
+    for (size_t i = WZ_COUNT(logs); rc == 0 && i > 0; i--) rc = lines_keep(dir, logs[i - 1], &past, err);
+    if (rc == 0 && past.kept < p->step)
+        wz_log("%s/metrics.jsonl: has %" PRId64 " of %" PRId64 " steps, the others are lost", dir, past.kept, p->step);
+    if (rc == 0) rc = read_chain(run, dir, p, err);
     if (rc == 0 && !done) rc = write_start(job, p, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume, p->step);
     snprintf(here, sizeof here, "step-%" PRId64, p->step);
@@ -225,6 +293,12 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
                : p->stage < (int)job->recipe->n_stages ? "resuming at step %" PRId64 " of %s"
                                                        : "all %" PRId64 " steps are done in %s",
                p->step, dir);
+    char *lost = wz_path("%s/lost.jsonl", dir);
+    if (rc == 0 && wz_file_exists(lost)) wz_log("a part of the run's history is lost, as %s says", lost);
+    free(lost);
+    if (rc == 0 && run->n_ahead)
+        wz_log("chain.jsonl has %" PRId64 " later steps: they are made again, and must come out the same",
+               run->n_ahead);
     return rc;
 }
 
@@ -251,7 +325,11 @@ static int check_folder(const struct wz_recipe *recipe, bool writes_model, struc
     int rc = 0;
 
     for (struct dirent *e; rc == 0 && d && (e = readdir(d));)
-        if (is_foreign(recipe->out, e->d_name) && (!run || (model && !writes_model)))
+        if (is_foreign(recipe->out, e->d_name) && fstatat(dirfd(d), e->d_name, &at, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISLNK(at.st_mode))
+            rc = wz_recipe_fail(recipe, err, "out", "%.200s/%.80s is a link, and a run writes through none",
+                                recipe->out, e->d_name);
+        else if (is_foreign(recipe->out, e->d_name) && (!run || (model && !writes_model)))
             rc = wz_recipe_fail(recipe, err, "out", "%.200s is not a run's folder: it holds %s%.80s; choose another",
                                 recipe->out, model ? "a model, " : "", e->d_name);
     for (unsigned i = 0; rc == 0 && d && i < recipe->n_agents; i++)
@@ -263,6 +341,30 @@ static int check_folder(const struct wz_recipe *recipe, bool writes_model, struc
     if (d) closedir(d);
     for (size_t i = 0; i < WZ_COUNT(marks); i++) free(marks[i]);
     return rc;
+}
+
+/* The number in the run's lock; 0: none. */
+static int64_t read_start(const char *run)
+{
+    char *lock = wz_path("%s/.lock", run), text[24] = "";
+    int fd = open(lock, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    free(lock);
+    if (fd < 0) return 0;
+    if (pread(fd, text, sizeof text - 1, 0) < 0) text[0] = 0;
+    close(fd);
+    return strtoll(text, NULL, 10);
+}
+
+/* A start's number is its time in milliseconds, or one more than the last one's. */
+static int count_start(struct wz_run *run, const char *dir, struct wz_err *err)
+{
+    const int64_t last = read_start(dir), now = (int64_t)(wz_wall() * 1000);
+    char text[24];
+    int n = snprintf(text, sizeof text, "%" PRId64 "\n", now > last ? now : last + 1);
+
+    if (wz_write_at(run->lock, text, (size_t)n, 0) == 0 && ftruncate(run->lock, n) == 0) return 0;
+    return wz_fail(err, "%s/.lock: %s", dir, strerror(errno));
 }
 
 static int lock_folder(struct wz_run *run, const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
@@ -286,6 +388,29 @@ int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struc
     return wz_link_agree(&job->link, job->root ? lock_folder(run, job->recipe, writes_model, err) : 0, err);
 }
 
+/* Before anything is written: no later start has begun. */
+static int check_start(const struct wz_run *run, const struct wz_job *job, struct wz_err *err)
+{
+    const int64_t now = read_start(job->recipe->out);
+
+    if (!now || now == run->start) return 0;
+    return wz_fail(err,
+                   "%s/.lock: expected the number of this start, %" PRId64 ", got %" PRId64
+                   ": another start writes the run now, and this one nothing more",
+                   job->recipe->out, run->start, now);
+}
+
+bool wz_run_began(const struct wz_recipe *recipe)
+{
+    char *paths[] = { wz_path("%s/recipe.yaml", recipe->out), wz_path("%s/chain.jsonl", recipe->out) };
+    struct stat st;
+    const bool began = wz_file_exists(paths[0]) && stat(paths[1], &st) == 0 && st.st_size;
+
+    free(paths[0]);
+    free(paths[1]);
+    return began;
+}
+
 int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err)
 {
     char *path = wz_path("%s/recipe.yaml", recipe->out);
@@ -298,15 +423,54 @@ int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err)
     return rc;
 }
 
-int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume, struct wz_err *err)
+/* What the run had written when the checkpoint was saved is there. */
+static int check_history(struct wz_run *run, const struct wz_job *job, const char *dir, struct wz_err *err)
 {
+    json_t *root = wz_manifest_open(dir, err), *was = json_object_get(root, "history");
+
+    if (root && !was) wz_fail(err, "%s/manifest.json: history: expected the lengths of the run's files", dir);
+    json_t *now = was ? wz_history_take(job->recipe->out, was, SIZE_MAX, err) : NULL;
+    if (now) run->history = json_incref(was);
+    json_decref(now);
+    json_decref(root);
+    return run->history ? 0 : -1;
+}
+
+int wz_run_history(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+{
+    const int64_t made = p->step - run->line.first; /* lines of an earlier start may follow in chain.jsonl */
+    const size_t chain = made < run->n_ahead ? run->ahead[made].at : SIZE_MAX;
+
+    if (!job->root) return 0;
+    json_t *now = check_start(run, job, err) == 0 ? wz_history_take(job->recipe->out, run->history, chain, err) : NULL;
+    if (!now) return -1;
+    json_decref(run->history);
+    run->history = now;
+    return 0;
+}
+
+int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
+                struct wz_err *err)
+{
+    const bool records = job->roles.learner.me >= 0 && !wz_job_supervised(job->recipe);
+    int64_t kept = 0;
+
     run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
     for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
-    int rc = resume ? read_table(&run->table, job->recipe, p, err) : 0;
-    if (rc == 0 && job->roles.learner.me >= 0 && !wz_job_supervised(job->recipe))
-        rc = open_record(run, job, p, resume, err);
-    if (rc == 0 && job->root) rc = open_files(run, job, p, resume, err);
+    int rc = dir ? read_table(&run->table, job->recipe, p, err) : 0;
+    if (rc == 0 && dir && job->root) rc = check_history(run, job, dir, err);
+    if (rc == 0 && job->root && p->stage < (int)job->recipe->n_stages) rc = count_start(run, job->recipe->out, err);
+    if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
+    run->start = read_start(job->recipe->out);
+    if (records) rc = cut_record(job, p, dir, &kept, err);
+    if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
+    if (records) rc = open_record(run, job, p, kept, err);
+    if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
+    if (job->root) rc = open_files(run, job, p, dir, err);
     return wz_link_agree(&job->link, rc, err);
+lost:
+    if (err->text[0]) wz_fail(err, "%.500s; restore it, or see `waltz fsck`", err->text);
+    return -1;
 }
 
 void wz_run_close(struct wz_run *run)
@@ -317,17 +481,49 @@ void wz_run_close(struct wz_run *run)
         if (lost) wz_log("metrics: %d writes failed and were skipped", lost);
     }
     wz_table_finish(&run->table);
+    free(run->ahead);
+    json_decref(run->history);
     if (run->lock >= 0) close(run->lock);
     *run = (struct wz_run){ .lock = -1 };
 }
 
 /* ---- a step ----------------------------------------------------------------------------------------------- */
 
-static int write_chain(const struct wz_job *job, const struct wz_progress *p, int64_t step, struct wz_err *err)
+/* Does a step that is made again come out the same? Not where the recipe gives that away, or a judge may fail. */
+static bool repeats(const struct wz_job *job)
+{
+    bool repeats = strcmp(job->recipe->numerics.cuda, "fast") && strcmp(job->recipe->numerics.nccl_sum, "ring");
+
+    for (int i = 0; i < job->judges.n; i++) repeats &= job->judges.list[i].row->instant;
+    return repeats;
+}
+
+/* Where an earlier start has made the step already, its line is compared. */
+static int write_chain(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, int64_t step,
+                       struct wz_err *err)
 {
     char *path = wz_path("%s/chain.jsonl", job->recipe->out);
     struct wz_buf line = { 0 };
 
+    if (step - run->line.first < run->n_ahead) {
+        const struct wz_ahead *was = &run->ahead[step - run->line.first];
+        int rc = 0;
+        if (was->chain != p->chain && repeats(job))
+            rc = wz_fail(err,
+                         "%s: step %" PRId64 ": expected the chain %016" PRIx64 ", as an earlier start made it, got "
+                         "%016" PRIx64 ": a file, the program or the machine has changed; delete the file's lines from "
+                         "this step on to go on all the same",
+                         path, step, was->chain, p->chain);
+        else if (was->chain != p->chain) {
+            wz_log("step %" PRId64 " came out another way than an earlier start made it", step);
+            if (truncate(path, (off_t)was->at) < 0) rc = wz_fail(err, "%s: %s", path, strerror(errno));
+            run->n_ahead = 0;
+        }
+        if (rc < 0 || run->n_ahead) {
+            free(path);
+            return rc;
+        }
+    }
     wz_buf_printf(&line, "{\"step\":%" PRId64 ",\"chain\":\"%016" PRIx64 "\",\"agents\":{", step, p->chain);
     for (int a = 0; a < job->n_agents; a++)
         wz_buf_printf(&line, "%s\"%s\":\"%016" PRIx64 "\"", a ? "," : "", job->agents[a].recipe->name, p->hash[a]);
@@ -422,10 +618,12 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     const struct wz_rewards rewards = wz_job_rewards(job, report->stage);
     const int64_t step = p->step - 1;
-    struct wz_account mine = { 0 }, *all = wz_alloc(sizeof *all * (size_t)group.n);
+    struct wz_account mine = { 0 }, *all;
     enum { WIDTH = sizeof mine / sizeof(double) };
     int rc = 0;
 
+    if (check_start(run, job, err) < 0) return -1;
+    all = wz_alloc(sizeof *all * (size_t)group.n);
     for (int i = 0; i < report->n; i++) wz_account_add(&mine, job, report, &rewards, report->episodes[i]);
     wz_all_gather(&job->link, &group, (double *)&mine, WIDTH, (double *)all);
     memset(&mine, 0, sizeof mine);
@@ -436,7 +634,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     if (run->record) rc = wz_record_episodes(run->record, report->episodes, report->n, err);
     if (rc < 0 || !job->root) return rc;
     if (run->record && wz_account_ledger(&mine, job, step, report->batch.generated, err) < 0) return -1;
-    if (write_chain(job, p, step, err) < 0) return -1;
+    if (write_chain(run, job, p, step, err) < 0) return -1;
     wz_account_metrics(&mine, job, step, report, run->record, run->metrics);
     log_step(run, job, p, report, &mine.sums);
     for (int a = 0; rc == 0 && a < job->n_agents; a++)
@@ -446,12 +644,15 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
 
 /* ---- evaluations ------------------------------------------------------------------------------------------ */
 
-bool wz_run_due(const struct wz_job *job, const struct wz_progress *p)
+bool wz_run_due(const struct wz_run *run, const struct wz_job *job, const struct wz_progress *p)
 {
     int every = job->recipe->evaluate.every;
+    char phase[32];
+
+    snprintf(phase, sizeof phase, "step-%" PRId64, p->step);
     bool last = p->stage == (int)job->recipe->n_stages - 1 && p->stage_step == job->recipe->stages[p->stage].steps;
 
-    return job->recipe->n_eval && every > 0 && p->step % every == 0 && !last;
+    return job->recipe->n_eval && every > 0 && p->step % every == 0 && !last && !has_phase(&run->table, phase);
 }
 
 /* The table of before and after; the checkpoints between are for the report. */
@@ -476,6 +677,7 @@ static int evaluate(struct wz_run *run, struct wz_job *job, int64_t step, const 
     int rc = wz_evaluate(job, phase, recipe->evaluate.temperature, recipe->evaluate.eval_limit, &run->table,
                          print ? transcripts : NULL, err);
 
+    if (rc == 0 && job->root) rc = check_start(run, job, err);
     if (rc == 0 && job->root) {
         if (run->line.tty) fprintf(stderr, "\n");
         if (print) print_ends(&run->table);

@@ -56,8 +56,6 @@ static int is_read(const struct dirent *e)
     return found;
 }
 
-static int is_read_less_weights(const struct dirent *e) { return is_read(e) && !strstr(e->d_name, ".safetensors"); }
-
 static int add_folder(json_t *list, struct wz_pool *pool, const char *name, const char *path,
                       int (*which)(const struct dirent *), struct wz_err *err)
 {
@@ -148,14 +146,25 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
     return rc == 0 && !r->n_judges ? add_judge(all, job->be, &r->judge, "judge", err) : rc;
 }
 
-int wz_inputs_saved(const char *agent, const char *folder, json_t **list, struct wz_err *err)
+int wz_inputs_saved(const char *dir, struct wz_pool *pool, json_t **list, struct wz_err *err)
 {
+    struct dirent **names;
+    int n = scandir(dir, &names, NULL, NULL), rc = n < 0 ? wz_fail(err, "%s: %s", dir, strerror(errno)) : 0;
     const char *name;
     json_t *row;
 
     *list = json_object();
-    int rc = add_folder(*list, NULL, agent, folder, is_read_less_weights, err);
-    json_object_foreach(*list, name, row) json_object_del(row, "path"); /* it is where the manifest is */
+    for (int i = 0; i < n; i++) {
+        char *path = wz_path("%s/%s", dir, names[i]->d_name);
+        const bool folder = names[i]->d_name[0] != '.' && wz_is_dir(path);
+        if (rc == 0 && folder) rc = add_folder(*list, pool, names[i]->d_name, path, is_read, err);
+        else if (rc == 0 && is_read(names[i]) && strcmp(names[i]->d_name, "manifest.json") != 0)
+            rc = add_file(*list, pool, names[i]->d_name, path, err);
+        free(path);
+        free(names[i]);
+    }
+    if (n >= 0) free(names);
+    json_object_foreach(*list, name, row) json_object_set(*list, name, json_object_get(row, "is"));
     return rc;
 }
 

@@ -181,8 +181,12 @@ void wz_tally_table(Wz__Episode *const *episodes, int n, const char *phase, cons
 enum { WZ_REPLICATES = 2000 };
 struct wz_interval wz_bootstrap_interval(double *draws, int groups);
 
+/* Has any rank been asked to stop (wz_stop_watch)? All ranks call it and all get the same answer. (signals.c) */
+bool wz_stop_asked(struct wz_link *link);
+
 /* Plays the held-out prompts at `temperature` and adds rows to `table` under `phase` (root only; other ranks add
- * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. */
+ * none), and the transcripts to `path` (JSON lines, NULL: none). All ranks call it. 1: abandoned, for a rank was asked
+ * to stop; nothing was added. */
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err);
 
@@ -190,8 +194,8 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
 
 /* The list of it now: a JSON object (its form: inputs.c), which the caller releases, also on error. */
 int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err);
-/* The same of the files of an agent in a checkpoint, less its weights, which have a hash of their own. */
-int wz_inputs_saved(const char *agent, const char *folder, json_t **list, struct wz_err *err);
+/* The hash of each file of a checkpoint but its manifest: {"feedback/config.json": "xxh3 0123456789abcdef", ...}. */
+int wz_inputs_saved(const char *dir, struct wz_pool *pool, json_t **list, struct wz_err *err);
 /* The name of the first row that differs, what it had and what it has; NULL: none. Rows of `was` are compared where
  * what they describe is still there. */
 const char *wz_inputs_differ(const json_t *was, const json_t *now, const char **had, const char **has);
@@ -208,9 +212,9 @@ struct wz_progress {
     int stage, stage_step; /* the stage being trained, steps done in it */
     int64_t stage_start;   /* step at which the stage began: its weights are the references */
     uint64_t version[WZ_MAX_AGENTS], hash[WZ_MAX_AGENTS], chain;
-    uint64_t moments[WZ_MAX_AGENTS]; /* identities of the files of moments and masters; 0: none. From a checkpoint */
-    int updates[WZ_MAX_AGENTS];      /* optimizer updates in this stage */
+    int updates[WZ_MAX_AGENTS]; /* optimizer updates in this stage; -1: it has no moments. From a checkpoint */
     int skipped[WZ_MAX_AGENTS], not_finite[WZ_MAX_AGENTS]; /* of struct wz_optimizer. Read from a checkpoint */
+    int64_t lost;                                          /* episodes up to `step` that the record lacks (fsck) */
     /* The number of steps of each stage, in order of time: a stage that was extended has several. Each has a schedule
      * of the learning rate of its own, so extending a run changes no step that was done. */
     struct wz_length {
@@ -220,13 +224,25 @@ struct wz_progress {
     int n_lengths;
     bool extended; /* the run had finished at this step, and its recipe has more stages or steps now */
 };
-/* All learners call it; the root writes. inputs: of wz_inputs_find; used by the root. */
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, struct wz_err *err);
-/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap). Where
- * there is none *dir is NULL and *p the beginning of the run. Every value of its manifest is checked. Where the recipe
- * has more steps or stages than the run had, *p is where it goes on. */
-int wz_checkpoint_find(const char *run, int64_t most, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+/* All learners call it; the root writes. inputs: of wz_inputs_find; history: of wz_run_history; used by the root. */
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
                        struct wz_err *err);
+/* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap). Where
+ * there is none *dir is NULL and *p the beginning of the run. Whole: every value of its manifest and every file is
+ * what was saved, and of a job that trains, those of the checkpoint that its stage began with. One that is not is
+ * logged and passed over; it is an error if there is no other. Where the recipe has more steps or stages than the run
+ * had, *p is where it goes on. job: NULL, or one that has begun, all of whose ranks call this: root looks, and tells
+ * the others. */
+int wz_checkpoint_find(struct wz_job *job, const char *run, int64_t most, struct wz_progress *p, char **dir,
+                       const struct wz_recipe *recipe, struct wz_err *err);
+/* Steps of a run's checkpoints, whole or not, newest first; *n of them, heap. Other names are no checkpoints. */
+int64_t *wz_checkpoint_steps(const char *run, int *n);
+/* Is that checkpoint whole? trains: its stage's references, too. pool: NULL, or what hashes. *dir: heap, or NULL. */
+int wz_checkpoint_whole(const char *run, int64_t step, bool trains, struct wz_pool *pool, struct wz_progress *p,
+                        char **dir, const struct wz_recipe *recipe, struct wz_err *err);
+/* The checkpoint after exactly so many steps; of its files only the manifest is checked. */
+int wz_checkpoint_at(const char *run, int64_t step, struct wz_progress *p, char **dir, const struct wz_recipe *recipe,
+                     struct wz_err *err);
 /* Steps that stage p->stage had when its step p->stage_step was made: those of its learning rate's schedule. */
 int wz_progress_steps(const struct wz_progress *p, const struct wz_recipe *recipe);
 /* Did the run have, at its last step, a stage in which the agent learns? Then checkpoints hold it, chains its hash. */
@@ -235,17 +251,19 @@ bool wz_progress_learns(const struct wz_progress *p, const struct wz_recipe *rec
  * compared. */
 int wz_checkpoint_inputs(const struct wz_job *job, const char *dir, json_t *inputs, struct wz_err *err);
 /* Opens the job, which has begun, with the weights of that checkpoint (dir NULL: the recipe's) and compares their
- * hashes with the manifest's (guarantee 6). */
+ * identities with the manifest's (guarantee 6). */
 int wz_checkpoint_open(struct wz_job *job, const char *dir, const struct wz_progress *p, struct wz_err *err);
 /* Begins and opens a job to play with only. path: a run's folder (its checkpoint after `step` steps, -1: its newest; an
- * error where there is none) or a recipe's file (the models it names). */
+ * error where there is none) or a recipe's file (the models it names). All ranks call it, and fail together. */
 int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char *path, int step, struct wz_err *err);
 /* Where the model is that `path` names: path itself (heap); or, of a run's folder, the model of `agent` (NULL: the
  * conversation agent) in its checkpoint after `step` steps (-1: the newest). NULL and a message on error. */
 char *wz_checkpoint_model(const char *path, const char *agent, int step, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p,
                           struct wz_err *err); /* learner ranks */
-/* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references). */
-void wz_checkpoint_prune(const struct wz_recipe *recipe);
+/* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references).
+ * newest: the step of the newest, just saved; a folder of a later step was passed over, and does not count. */
+void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest);
+void wz_remove_tree(const char *path); /* a file, or a folder with all that is in it; follows no link */
 
 #endif

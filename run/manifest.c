@@ -1,10 +1,13 @@
 /* A checkpoint's manifest: what is in the checkpoint, and what decided the bits so far (docs/formats.md has its keys).
- * It comes from a file, so every value is checked before it is used. */
+ * It has the hash of every other file of the checkpoint, and its own: `self` is the hash of the manifest without it, as
+ * compact JSON with sorted keys. It comes from a file all the same, so every value is checked before it is used. */
 #include "run/manifest.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { FORMAT = 2 };
 
 static json_t *hex(uint64_t v)
 {
@@ -19,35 +22,43 @@ char *wz_manifest_folder(const struct wz_progress *p, const struct wz_recipe *re
     return p->hash[agent] ? wz_path("%s/%s", dir, recipe->agents[agent].name) : NULL;
 }
 
-int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint64_t *moments, const json_t *inputs,
+static json_t *self_of(const json_t *root)
+{
+    json_t *rest = json_copy((json_t *)(uintptr_t)root);
+
+    json_object_del(rest, "self");
+    char *text = json_dumps(rest, JSON_COMPACT | JSON_SORT_KEYS);
+    json_decref(rest);
+    if (!text) wz_die("a manifest can't be written as JSON");
+    json_t *self = hex(wz_hash(text, strlen(text), 0));
+    free(text);
+    return self;
+}
+
+void wz_manifest_seal(json_t *root) { json_object_set_new(root, "self", self_of(root)); }
+
+int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
                      const char *dir, struct wz_err *err)
 {
     json_t *root = json_object(), *agents = json_object(), *lengths = json_array(), *files;
     char *path = wz_path("%s/manifest.json", dir);
-    int rc = 0;
+    int rc = wz_inputs_saved(dir, job->be->pool, &files, err);
 
-    json_object_set_new(root, "format", json_integer(1));
+    json_object_set_new(root, "format", json_integer(FORMAT));
     json_object_set_new(root, "step", json_integer(p->step));
     json_object_set_new(root, "stage", json_integer(p->stage));
     json_object_set_new(root, "stage_step", json_integer(p->stage_step));
     json_object_set_new(root, "stage_start", json_integer(p->stage_start));
     json_object_set_new(root, "chain", hex(p->chain));
-    for (int i = 0; i < job->n_agents && rc == 0; i++) {
+    for (int i = 0; i < job->n_agents; i++) {
         const struct wz_agent *a = &job->agents[i];
         json_t *entry = json_object();
         json_object_set_new(entry, "version", json_integer((json_int_t)p->version[i]));
         json_object_set_new(entry, "hash", hex(p->hash[i]));
-        if (moments[i]) json_object_set_new(entry, "moments_hash", hex(moments[i]));
         json_object_set_new(entry, "updates", json_integer(a->learner.model ? a->learner.opt.steps : 0));
         json_object_set_new(entry, "skipped", json_integer(a->learner.opt.skipped));
         json_object_set_new(entry, "not_finite", json_integer(a->learner.opt.not_finite));
         json_object_set_new(entry, "moments", json_boolean(a->learner.model != NULL));
-        char *folder = wz_manifest_folder(p, job->recipe, i, dir);
-        if (folder) {
-            rc = wz_inputs_saved(a->recipe->name, folder, &files, err);
-            json_object_set_new(entry, "files", files);
-        }
-        free(folder);
         json_object_set_new(agents, a->recipe->name, entry);
     }
     json_object_set_new(root, "agents", agents);
@@ -55,7 +66,11 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const uint
         json_array_append_new(lengths, json_pack("{s:i, s:i, s:I}", "stage", p->lengths[i].stage, "steps",
                                                  p->lengths[i].steps, "from", (json_int_t)p->lengths[i].from));
     json_object_set_new(root, "lengths", lengths);
+    json_object_set_new(root, "files", files);
     json_object_set(root, "inputs", (json_t *)(uintptr_t)inputs);
+    json_object_set_new(root, "lost", json_integer(p->lost));
+    json_object_set(root, "history", (json_t *)(uintptr_t)history);
+    wz_manifest_seal(root);
     if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
     json_decref(root);
     free(path);
@@ -75,8 +90,7 @@ static int unfit(const char *path, const char *key, const json_t *found, struct 
     va_start(args, fmt);
     vsnprintf(want, sizeof want, fmt, args);
     va_end(args);
-    wz_fail(err, "%s: %s: expected %s, got %.40s; delete the checkpoint to use the one before it", path, key, want,
-            text ? text : "nothing");
+    wz_fail(err, "%s: %s: expected %s, got %.40s", path, key, want, text ? text : "nothing");
     free(text);
     return -1;
 }
@@ -111,13 +125,12 @@ static int get_agent(const char *path, const json_t *agents, struct wz_progress 
     int rc = get_hash(path, a, "hash", &p->hash[i], err);
     if (rc == 0) rc = get_whole(path, a, "version", 0, INT64_MAX, &version, err);
     if (rc == 0) rc = get_whole(path, a, "updates", 0, INT32_MAX, &updates, err);
-    if (rc == 0 && json_object_get(a, "skipped")) /* absent: of an earlier version */
-        rc = get_whole(path, a, "skipped", 0, INT32_MAX, &skipped, err) < 0
-                 ? -1
-                 : get_whole(path, a, "not_finite", 0, INT32_MAX, &not_finite, err);
+    if (rc == 0) rc = get_whole(path, a, "skipped", 0, INT32_MAX, &skipped, err);
+    if (rc == 0) rc = get_whole(path, a, "not_finite", 0, INT32_MAX, &not_finite, err);
     if (rc == 0 && !json_is_boolean(moments)) rc = unfit(path, "moments", moments, err, "true or false");
-    if (rc == 0 && (json_is_true(moments) || json_object_get(a, "moments_hash")))
-        rc = get_hash(path, a, "moments_hash", &p->moments[i], err);
+    const bool learns = wz_progress_learns(p, recipe, name);
+    if (rc == 0 && learns != (p->hash[i] != 0))
+        rc = unfit(path, "hash", json_object_get(a, "hash"), err, "%s", learns ? "a hash, for it has learnt" : "0");
     p->version[i] = (uint64_t)version;
     p->skipped[i] = (int)skipped;
     p->not_finite[i] = (int)not_finite;
@@ -134,6 +147,17 @@ int wz_progress_length(const struct wz_progress *p, int stage)
     return steps;
 }
 
+int64_t wz_progress_episodes(const struct wz_progress *p, const struct wz_recipe *recipe)
+{
+    int64_t n = 0;
+
+    for (int s = 0; s <= p->stage && s < (int)recipe->n_stages; s++) {
+        const int steps = s < p->stage ? wz_progress_length(p, s) : p->stage_step;
+        n += (int64_t)(steps > 0 ? steps : 0) * recipe->stages[s].batch;
+    }
+    return n;
+}
+
 int wz_progress_steps(const struct wz_progress *p, const struct wz_recipe *recipe)
 {
     for (int i = 0; i < p->n_lengths; i++)
@@ -147,10 +171,7 @@ static int get_lengths(const char *path, const json_t *root, struct wz_progress 
     const json_t *list = json_object_get(root, "lengths");
     int64_t stage = 0, steps = 0, from = 0;
 
-    if (!list) /* of an earlier version, in which no run was extended */
-        for (unsigned s = 0; s < recipe->n_stages; s++)
-            p->lengths[p->n_lengths++] = (struct wz_length){ (int)s, recipe->stages[s].steps, 0 };
-    else if (!json_is_array(list) || json_array_size(list) > WZ_MAX_LENGTHS)
+    if (!json_is_array(list) || json_array_size(list) > WZ_MAX_LENGTHS)
         return unfit(path, "lengths", list, err, "a list of at most %d rows", WZ_MAX_LENGTHS);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *row = json_array_get(list, i);
@@ -205,17 +226,17 @@ static int read_manifest(const char *path, const json_t *root, int64_t step, str
                          const struct wz_recipe *recipe, struct wz_err *err)
 {
     const json_t *agents = json_object_get(root, "agents");
-    int64_t format, stage, stage_step, before = 0;
+    int64_t stage, stage_step, before = 0;
 
-    if (get_whole(path, root, "format", 1, 1, &format, err) < 0 ||
-        get_whole(path, root, "step", step, step, &p->step, err) < 0 || get_lengths(path, root, p, recipe, err) < 0 ||
+    if (get_whole(path, root, "step", step, step, &p->step, err) < 0 || get_lengths(path, root, p, recipe, err) < 0 ||
         get_whole(path, root, "stage", 0, recipe->n_stages, &stage, err) < 0)
         return -1;
     for (int s = 0; s < stage; s++) before += wz_progress_length(p, s) > 0 ? wz_progress_length(p, s) : 0;
     p->stage = (int)stage;
     if (get_whole(path, root, "stage_step", step - before, step - before, &stage_step, err) < 0 ||
         get_whole(path, root, "stage_start", before, before, &p->stage_start, err) < 0 ||
-        get_hash(path, root, "chain", &p->chain, err) < 0)
+        get_hash(path, root, "chain", &p->chain, err) < 0 ||
+        get_whole(path, root, "lost", 0, INT64_MAX, &p->lost, err) < 0)
         return -1;
     if (stage_step < 0 || (stage_step > 0 && stage_step >= wz_progress_length(p, p->stage)))
         return unfit(path, "stage_step", json_object_get(root, "stage_step"), err, "less than the %d steps of stage %d",
@@ -226,13 +247,59 @@ static int read_manifest(const char *path, const json_t *root, int64_t step, str
     return 0;
 }
 
+static int check_self(const char *path, json_t *root, struct wz_err *err)
+{
+    const json_t *format = json_object_get(root, "format"), *self = json_object_get(root, "self");
+
+    if (json_is_integer(format) && json_integer_value(format) == 1)
+        return wz_fail(err,
+                       "%s: of an earlier version, which did not hash it: its folders of agents can be used as "
+                       "models, but the run can't be resumed",
+                       path);
+    if (!json_is_integer(format) || json_integer_value(format) != FORMAT)
+        return unfit(path, "format", format, err, "%d", FORMAT);
+    json_t *want = self_of(root);
+    int rc = self && json_equal(self, want)
+                 ? 0
+                 : unfit(path, "self", self, err, "\"%s\", the hash of the rest", json_string_value(want));
+    json_decref(want);
+    return rc;
+}
+
 json_t *wz_manifest_open(const char *dir, struct wz_err *err)
 {
     char *path = wz_path("%s/manifest.json", dir);
     json_t *root = wz_json_load(path, err);
 
+    if (root && check_self(path, root, err) < 0) {
+        json_decref(root);
+        root = NULL;
+    }
     free(path);
     return root;
+}
+
+int wz_manifest_files(const char *dir, struct wz_pool *pool, struct wz_err *err)
+{
+    json_t *root = wz_manifest_open(dir, err), *was = json_object_get(root, "files"), *now = NULL, *both, *hash;
+    int rc = root ? wz_inputs_saved(dir, pool, &now, err) : -1;
+    const char *name;
+
+    if (rc == 0 && !json_is_object(was)) rc = wz_fail(err, "%s/manifest.json: files: expected the list of them", dir);
+    both = json_copy(was);
+    json_object_update(both, now);
+    json_object_foreach(both, name, hash)
+    {
+        const char *had = json_string_value(json_object_get(was, name)),
+                   *has = json_string_value(json_object_get(now, name));
+        if (rc == 0 && (!had || !has || strcmp(had, has) != 0))
+            rc = wz_fail(err, "%s/%s: expected %s (manifest), got %s", dir, name, had ? had : "no such file",
+                         has ? has : "no such file");
+    }
+    json_decref(both);
+    json_decref(now);
+    json_decref(root);
+    return rc;
 }
 
 int wz_manifest_load(const char *dir, int64_t step, struct wz_progress *p, const struct wz_recipe *recipe,

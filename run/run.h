@@ -5,6 +5,7 @@
 
 #include "run/account.h"
 #include "run/folder.h"
+#include "run/fsck.h"
 #include "run/job.h"
 #include "run/plan.h"
 #include "run/stage.h"

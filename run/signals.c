@@ -1,6 +1,7 @@
 /* Graceful shutdown: SIGTERM and SIGINT (a person, a preempted node) and SIGUSR1 (Slurm's warning before the time
- * limit) ask the run to stop after the current step. mpirun and srun forward them to every rank; one rank that has
- * received one is enough. */
+ * limit) ask the run to stop after the current step, or before the next prompts of an evaluation. mpirun and srun
+ * forward them to every rank; one rank that has received one is enough. SIGHUP and SIGPIPE (a terminal that is gone)
+ * do nothing: they are handled, not ignored, for that would be inherited by a judge's command. */
 #include "run/folder.h"
 
 #include <signal.h>
@@ -8,6 +9,7 @@
 static volatile sig_atomic_t seen;
 
 static void note(int signal) { seen = signal; }
+static void pass(int signal) {}
 
 void wz_stop_watch(void)
 {
@@ -16,6 +18,9 @@ void wz_stop_watch(void)
     struct sigaction action = { .sa_handler = note, .sa_flags = SA_RESTART | SA_RESETHAND };
 
     for (size_t i = 0; i < WZ_COUNT(signals); i++) sigaction(signals[i], &action, NULL);
+    action = (struct sigaction){ .sa_handler = pass, .sa_flags = SA_RESTART };
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGPIPE, &action, NULL);
 }
 
 bool wz_stop_asked(struct wz_link *link)

@@ -41,8 +41,8 @@ struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recip
 static int open_reference(struct wz_job *job, struct wz_agent *a, const struct wz_progress *p, struct wz_err *err)
 {
     const char *name = a->recipe->name;
-    struct wz_progress then;
-    char *dir;
+    struct wz_progress then = { 0 };
+    char *dir = NULL;
 
     if (p->stage_step == 0) {
         size_t size;
@@ -57,14 +57,12 @@ static int open_reference(struct wz_job *job, struct wz_agent *a, const struct w
         wz_model_commit(a->reference, a->model->version);
         return 0;
     }
-    if (wz_checkpoint_find(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0) return -1;
+    if (p->stage_start && wz_checkpoint_at(job->recipe->out, p->stage_start, &then, &dir, job->recipe, err) < 0)
+        return wz_fail_in(err, "the reference of agent %s", name);
     const int i = (int)(a - job->agents);
     const bool learnt = dir && then.hash[i];
     char *path = learnt ? wz_path("%s/%s", dir, name) : wz_strdup(a->recipe->model);
-    if (then.step != p->stage_start)
-        wz_fail(err, "%s/checkpoints/%" PRId64 ": not there, and agent %s has its reference in it", job->recipe->out,
-                p->stage_start, name);
-    else a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
+    a->reference = wz_model_load(path, a->model->type, NULL, job->be, err);
     int rc = a->reference ? 0 : -1;
     if (rc == 0 && learnt) {
         wz_model_commit(a->reference, then.version[i]);

@@ -14,7 +14,7 @@ int wz_append_open(const char *path, bool fresh, struct wz_err *err)
 
     if (slash) *slash = 0;
     if (!slash || !*dir || wz_mkdirs(dir, err) == 0) {
-        fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
+        fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
         if (fd < 0) wz_fail(err, "%s: %s", path, strerror(errno));
     }
     free(dir);

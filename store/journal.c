@@ -180,13 +180,16 @@ int wz_journal_commit(hid_t file, struct wz_err *err)
 
     if (H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) < 0) wz_die("a record was opened without its journal");
     struct journal *j = handle;
-    struct stat st;
+    struct stat st, at;
     char *name = wz_path("%s.journal", j->path);
     put_journal(j, &out);
     lock(j->fd, LOCK_EX);
+    if (fstat(j->fd, &st) < 0 || stat(j->path, &at) < 0 || st.st_ino != at.st_ino || st.st_dev != at.st_dev) {
+        errno = ESTALE; /* someone removed or replaced it while it was open */
+        goto fail;
+    }
     /* Space is allocated first: after the commit point a full disk must not stop the pages from being written. Not in a
      * new file, which is empty until its first commit. */
-    if (fstat(j->fd, &st) < 0) goto fail;
     off_t more = (off_t)((j->end + PAGE - 1) / PAGE * PAGE) - st.st_size;
     if (st.st_size && more > 0 && (errno = posix_fallocate(j->fd, st.st_size, more))) goto fail;
     fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); /* opening the file has removed an old one */
@@ -253,8 +256,8 @@ static uint8_t *page_take(struct journal *j, uint64_t number, bool *fresh)
 static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
 {
     bool writing = flags & H5F_ACC_RDWR;
-    int how =
-        (writing ? O_RDWR : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
+    int how = (writing ? O_RDWR | O_NOFOLLOW : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) |
+              (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
     int fd = open(path, how | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC, 0666);
     struct stat st;
 

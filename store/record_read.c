@@ -186,6 +186,19 @@ out:
     return rc;
 }
 
+int wz_record_count(const char *path, int64_t *n, struct wz_err *err)
+{
+    struct wz_record r = { .file = -1 };
+    int64_t *steps;
+    int rc = attach_steps(&r, path, &steps, err);
+
+    *n = (int64_t)r.len[EPISODES];
+    free(steps);
+    wz_record_detach(&r);
+    free(r.path);
+    return rc;
+}
+
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err)
 {
     struct wz_record r = { .file = -1 };

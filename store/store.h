@@ -149,6 +149,7 @@ void wz_record_close(struct wz_record *r); /* accepts NULL */
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err);
 /* The steps in the record, ascending, each once: heap array. */
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err);
+int wz_record_count(const char *path, int64_t *n, struct wz_err *err); /* of episodes */
 /* Removes the episodes of steps > last: what a killed run wrote after its checkpoint. */
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 

@@ -398,17 +398,24 @@ static void evaluations_are_due(void **state)
     struct wz_recipe_stage stages[] = { { .steps = 3 }, { .steps = 3 } };
     struct wz_recipe two = { .stages = stages, .n_stages = 2, .n_eval = 1 };
     const struct wz_job all = { .recipe = &two };
+    const struct wz_run none = { .lock = -1 };
+    struct wz_run made = none;
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++)
         for (int step = 0; step < 6; step++) {
             const struct wz_progress p = { .step = step + 1, .stage = step / 3, .stage_step = step % 3 + 1 };
             two.evaluate.every = rows[i].every;
-            if (wz_run_due(&all, &p) != (rows[i].due[step] == 'y'))
+            if (wz_run_due(&none, &all, &p) != (rows[i].due[step] == 'y'))
                 fail_msg("every %d, step %d", rows[i].every, step + 1);
         }
     two.evaluate.every = 1;
+    wz_table_add(&made.table,
+                 &(struct wz_result){ .phase = "step-1", .set = "OB", .metric = "orr", .interval = "", .judge = "" });
+    assert_false(wz_run_due(&made, &all, &(struct wz_progress){ .step = 1, .stage_step = 1 }));
+    assert_true(wz_run_due(&made, &all, &(struct wz_progress){ .step = 2, .stage_step = 2 }));
+    wz_table_finish(&made.table);
     two.n_eval = 0;
-    assert_false(wz_run_due(&all, &(struct wz_progress){ .step = 1, .stage_step = 1 }));
+    assert_false(wz_run_due(&none, &all, &(struct wz_progress){ .step = 1, .stage_step = 1 }));
 }
 
 int main(int argc, char **argv)
