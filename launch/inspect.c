@@ -11,7 +11,7 @@
 #include "run/run.h"
 
 struct job {
-    const char *path, *column, *harmful, *prompt_kind;
+    const char *path, *dataset, *column, *harmful, *prompt_kind; /* the last three NULL: by default */
     struct wz_err *err;
 };
 
@@ -140,8 +140,17 @@ static json_t *read_prompts(const struct job *job)
 {
     struct wz_prompts set;
     char hash[20];
+    const struct wz_dataset *of = *job->dataset ? wz_dataset_find(job->dataset, job->err) : NULL;
+    const char *keys[] = { "column", "harmful", "kind", "group", "only" },
+               *values[] = { job->column, job->harmful, job->prompt_kind, NULL, NULL },
+               *defaults[] = { "prompt", "harmful", "", "group", "" };
 
-    if (wz_prompts_load(&set, job->path, job->column, job->harmful, job->prompt_kind, "group", job->err) < 0)
+    if (*job->dataset && !of) return NULL;
+    for (size_t i = 0; i < WZ_COUNT(keys); i++) {
+        if (!values[i] && of) values[i] = wz_dataset_default(of, keys[i]);
+        if (!values[i]) values[i] = defaults[i];
+    }
+    if (wz_prompts_load(&set, job->path, values[0], values[1], values[2], values[3], values[4], job->err) < 0)
         return NULL;
     json_t *kinds = json_object();
     for (int i = 0; i < set.n; i++) {
@@ -151,6 +160,10 @@ static json_t *read_prompts(const struct job *job)
     snprintf(hash, sizeof hash, "%016" PRIx64, set.hash);
     json_t *out = json_pack("{s:s, s:i, s:s, s:o}", "kind", "prompts", "rows", set.n, "hash of the texts", hash,
                             "by kind", kinds);
+    if (of)
+        json_object_set_new(out, "data set",
+                            json_pack("{s:s, s:s, s:s, s:s}", "name", of->name, "published", of->where, "licence",
+                                      of->licence, "for", wz_dataset_use(of)));
     wz_prompts_finish(&set);
     return out;
 }
@@ -190,7 +203,7 @@ static const struct {
     json_t *(*read)(const struct job *job);
 } readers[] = {
     { ".h5", read_record },    { ".hdf5", read_record }, { ".jsonl", read_prompts }, { ".ndjson", read_prompts },
-    { ".json", read_prompts }, { ".csv", read_prompts }, { ".gz", read_prompts },
+    { ".json", read_prompts }, { ".csv", read_prompts }, { ".tsv", read_prompts },   { ".gz", read_prompts },
 };
 
 static json_t *read_any(const struct job *job)
@@ -295,12 +308,14 @@ static void show(const json_t *j, int indent)
 int wz_cmd_inspect(int argc, char **argv)
 {
     struct wz_err err;
-    struct job job = { .column = "prompt", .harmful = "harmful", .prompt_kind = "", .err = &err };
+    struct job job = { .dataset = "", .err = &err };
     struct wz_model_pick pick = { NULL, -1 };
     bool as_json = false;
     int status;
     const struct wz_option options[] = {
         { "json", 'j', WZ_FLAG, &as_json, "", "print one JSON object", 0, 0 },
+        { "dataset", 0, WZ_TEXT, &job.dataset, "NAME",
+          "prompts: the published data set they are of (`waltz help datasets`), which names the columns", 0, 0 },
         { "column", 0, WZ_TEXT, &job.column, "NAME", "prompts: the column of texts", 0, 0 },
         { "harmful", 0, WZ_TEXT, &job.harmful, "NAME",
           "prompts: the column of truth; =harmful or =benign: the same for all", 0, 0 },
@@ -314,7 +329,7 @@ int wz_cmd_inspect(int argc, char **argv)
         .n_options = WZ_COUNT(options),
         .about =
             "Prints what is in a safetensors or GGUF file, a model folder, a checkpoint folder, a run's record of\n"
-            "episodes (.h5), or a file of prompts (.jsonl, .json, .csv); of a run's\n"
+            "episodes (.h5), or a file of prompts (.jsonl, .json, .csv, .tsv); of a run's\n"
             "folder the model of its newest checkpoint.",
     };
 

@@ -31,10 +31,12 @@ static const struct command {
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { "generate", wz_cmd_generate, "continue conversations or token ids" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
-    { "help", run_help, "explain a command or the keys of a recipe; print manual pages and the shell's completion" },
-    { "recipe", NULL, NULL }, /* known to help alone */
+    { "help", run_help,
+      "explain a command, the keys of a recipe or data sets; print manual pages and the shell's completion" },
+    { "recipe", NULL, NULL }, /* these two are known to help alone */
+    { "datasets", NULL, NULL },
 };
-enum { N_COMMANDS = WZ_COUNT(commands) - 1 };
+enum { N_COMMANDS = WZ_COUNT(commands) - 2 };
 
 static const char about[] =
     "Trains two language-model agents together by reinforcement learning: a conversation agent that answers, and\n"
@@ -116,7 +118,7 @@ static int run_help(int argc, char **argv)
     const char *shell = NULL;
     const struct wz_option options[] = {
         { "man", 0, WZ_FLAG, &man, NULL, "print the manual page, in roff", 0, 0 },
-        { "markdown", 0, WZ_FLAG, &markdown, NULL, "of a recipe's keys: as docs/recipe.md", 0, 0 },
+        { "markdown", 0, WZ_FLAG, &markdown, NULL, "of `recipe`, its keys, and `datasets`: as the file in docs", 0, 0 },
         { "completion", 0, WZ_TEXT, &shell, "SHELL", "print what makes a shell complete waltz's words; SHELL is bash",
           0, 0 },
     };
@@ -132,7 +134,8 @@ static int run_help(int argc, char **argv)
 
     if (n < 0) return status;
     if (n && !strcmp(argv[0], "recipe")) return wz_recipe_help(stdout, markdown), 0;
-    if (n && !(c = find_command(argv[0], N_COMMANDS + 1))) return 2;
+    if (n && !strcmp(argv[0], "datasets")) return wz_datasets_help(stdout, markdown), 0;
+    if (n && !(c = find_command(argv[0], WZ_COUNT(commands)))) return 2;
     if (shell && strcmp(shell, "bash")) {
         fprintf(stderr, "waltz help: --completion: expected bash, got %s\n", shell);
         return 2;

@@ -77,6 +77,11 @@ static int open_all(struct wz_job *job, struct wz_progress *p, const char *dir, 
     int rc = wz_link_agree(&job->link, wz_checkpoint_open(job, dir, p, err), err);
 
     if (rc < 0) return -1;
+    struct wz_buf named = { 0 };
+    wz_recipe_datasets(recipe, &named);
+    struct wz_lines l = wz_lines_begin(named.data, named.len);
+    while (job->root && wz_lines_next(&l)) wz_log("%.*s", (int)l.n, l.line);
+    wz_buf_finish(&named);
     wz_job_drop_overlong(job);
     /* report a mix that can't be drawn now, not when its stage begins */
     for (int s = 0; rc == 0 && job->data && s < (int)recipe->n_stages; s++) {

@@ -281,6 +281,13 @@ static int check(const struct wz_recipe *recipe, struct wz_err *err)
         return wz_fail(err, "%s: stages are given, but no agents", recipe->source->file);
     if (recipe->n_stages && !recipe->n_data)
         return wz_fail(err, "%s: stages are given, but no data to train on", recipe->source->file);
+    for (unsigned i = 0; i < recipe->n_data; i++) {
+        const struct wz_dataset *set = *recipe->data[i].dataset ? wz_dataset_find(recipe->data[i].dataset, err) : NULL;
+        snprintf(path, sizeof path, "data.%u.dataset", i);
+        if (set && set->use == WZ_DATA_NEVER)
+            return wz_recipe_fail(recipe, err, path, "%s is for evaluation only, by its terms (%s): put it into eval",
+                                  set->name, set->where);
+    }
     for (unsigned s = 0; s < recipe->n_stages; s++)
         if (check_stage(recipe, s, err) < 0) return -1;
     return 0;

@@ -19,7 +19,7 @@ enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8 };
 #define WZ_GAMMA  0.1
 
 struct wz_recipe_data {
-    char *path, *column, *harmful, *kind, *group;
+    char *path, *dataset, *column, *harmful, *kind, *group, *only;
     int limit;
 };
 
@@ -147,6 +147,23 @@ int wz_recipe_resumes(const struct wz_recipe *was, const struct wz_recipe *now, 
 const char *wz_recipe_value(const struct wz_recipe *recipe, int i, const char **value);
 /* Every key with its type, default, range, mark and sentence, from the table: as text, or as docs/recipe.md */
 void wz_recipe_help(FILE *out, bool markdown);
+
+/* ---- datasets.c: published data sets ------------------------------------------------------------------------ */
+
+enum wz_data_use { WZ_DATA_TRAIN, WZ_DATA_EVAL, WZ_DATA_NEVER }; /* NEVER: its terms forbid to train on it */
+/* A row. column to only: defaults of the keys of data[] and eval[] of those names; NULL: the key's own. */
+struct wz_dataset {
+    const char *name, *file, *column, *harmful, *kind, *group, *only, *licence, *where;
+    enum wz_data_use use;
+};
+const struct wz_dataset *wz_dataset_find(const char *name, struct wz_err *err); /* NULL and a message with the names */
+const char *wz_dataset_default(const struct wz_dataset *set, const char *key);  /* NULL: it gives that key none */
+const char *wz_dataset_use(const struct wz_dataset *set);                       /* what it is for, in words */
+/* Appends a line for each data set that the recipe names: licence, use, where it is published. */
+void wz_recipe_datasets(const struct wz_recipe *recipe, struct wz_buf *out);
+void wz_datasets_help(FILE *out, bool markdown); /* the table: as text, or as docs/datasets.md */
+
+/* ---- sft.c ------------------------------------------------------------------------------------------------- */
 
 /* Replaces a loaded recipe by that of the one stage that its section sft: describes, out being sft.out: what `waltz
  * sft` runs. It is a loaded recipe too, and becomes itself again. On failure *recipe stays as it was. */

@@ -1,5 +1,6 @@
 /* Walks a recipe's tree along the schema: refuses unknown keys, wrong types and values out of range, with the line;
  * fills in overrides and defaults; the result is the resolved recipe as YAML, in which every key has its value. */
+#include "recipe/recipe.h"
 #include "recipe/schema.h"
 
 #include <assert.h>
@@ -20,8 +21,9 @@ struct override {
 struct resolver {
     struct wz_resolved *to;
     yaml_document_t doc;
-    struct wz_buf path; /* of the key at hand, "stages.0.steps" */
-    bool item;          /* the next key opens an element of a list */
+    struct wz_buf path;               /* of the key at hand, "stages.0.steps" */
+    bool item;                        /* the next key opens an element of a list */
+    const struct wz_dataset *dataset; /* of that element; its keys have defaults of their own */
     struct wz_err *err;
 };
 
@@ -144,7 +146,11 @@ static int put_value(struct resolver *r, const cyaml_schema_field_t *field, cons
     }
     default:
         if (wz_utf8_valid(text, strlen(text)) != strlen(text)) return fail(r, line, override, "%s: is not UTF-8", path);
-        if (rule->want && !strcmp(rule->want, "text")) {
+        if (rule->want && !strcmp(rule->want, "dataset")) {
+            struct wz_err why = { "" };
+            if (*text && !(r->dataset = wz_dataset_find(text, &why)))
+                return fail(r, line, override, "%s: %s", path, why.text);
+        } else if (rule->want && !strcmp(rule->want, "text")) {
             if (!*text) return fail(r, line, override, "%s: must not be empty", path);
         } else if (rule->want && !strcmp(rule->want, "name")) {
             if (!is_name(text))
@@ -298,9 +304,11 @@ static int resolve_list(struct resolver *r, const cyaml_schema_field_t *field, c
             for (int k = 0; k < n_overrides; k++) used[k] |= overrides[k].text == o->text;
         size_t mark = push(r, index);
         r->item = true;
+        r->dataset = NULL;
         if (resolve_map(r, rule->inside, element, line_of(element), mine, depth + 2) < 0) return -1;
         pop(r, mark);
     }
+    r->dataset = NULL;
     for (int k = 0; k < n_overrides; k++)
         if (!used[k])
             return fail(r, 0, overrides[k].text,
@@ -312,7 +320,8 @@ static int resolve_list(struct resolver *r, const cyaml_schema_field_t *field, c
 static int resolve_value(struct resolver *r, const cyaml_schema_field_t *field, const struct wz_recipe_rule *rule,
                          const yaml_node_t *node, size_t line, const struct override *overrides)
 {
-    const char *text = rule->fallback, *override = NULL;
+    const char *of_dataset = r->dataset ? wz_dataset_default(r->dataset, field->key) : NULL,
+               *text = of_dataset ? of_dataset : rule->fallback, *override = NULL;
     size_t at = 0;
 
     if (node && node->type != YAML_SCALAR_NODE)

@@ -45,14 +45,20 @@
 #define STRING(x) STRING_OF(x)
 
 #define DATA(T, S) \
-    T##_TEXT(S, path, NULL, "text", BITS, "file of prompts: .jsonl, .ndjson, .json or .csv, or one of these and .gz") \
-    T##_TEXT(S, column, "prompt", "text", BITS, "column with the prompt's text") \
+    T##_TEXT(S, path, NULL, "text", BITS, \
+             "file of prompts: .jsonl, .ndjson, .json, .csv or .tsv, or one of these and .gz") \
+    T##_TEXT(S, dataset, "", "dataset", LAYOUT, \
+             "a published data set (docs/datasets.md), which gives the keys below other defaults; empty: none") \
+    T##_TEXT(S, column, "prompt", "text", BITS, \
+             "column with the prompt's text; A|B: the first of these that is not empty") \
     T##_TEXT(S, harmful, "harmful", "text", BITS, \
-             "column that says whether a prompt is harmful (yes/no, true/false, 1/0), or =harmful or =benign for all") \
+             "column that says whether a prompt is harmful (yes/no, true/false, 1/0); or COLUMN=VALUE|VALUE: it " \
+             "is where the column has one of these; or =harmful or =benign for all") \
     T##_TEXT(S, kind, "", NULL, BITS, "column with the prompt's kind, or =NAME for all; empty: the file's name") \
     T##_TEXT(S, group, "group", "text", BITS, \
              "column that groups prompts which are not independent (one behaviour, many wordings), for intervals; " \
              "only the default may be missing") \
+    T##_TEXT(S, only, "", NULL, BITS, "COLUMN=VALUE|VALUE: only rows with one of these values there; empty: all") \
     T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all")
 
 #define KIND(T, S) \

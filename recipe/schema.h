@@ -13,7 +13,8 @@ enum wz_mark { BITS, LAYOUT };
 
 struct wz_recipe_rule {
     const char *fallback; /* the default, as text; NULL: the key must be given */
-    const char *want;     /* numbers: the range, "(0,1]"; texts: choices "a|b", "name", "text" (not empty); NULL: any */
+    const char *want;     /* numbers: the range, "(0,1]"; texts: choices "a|b", "name", "text" (not empty),
+                           "dataset" (of datasets.c, or empty); NULL: any */
     enum wz_mark mark;
     const char *about;                   /* one sentence, or more, without the last full stop */
     const struct wz_recipe_keys *inside; /* of a mapping, or of each element of a list */

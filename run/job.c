@@ -165,7 +165,8 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     *sets = wz_alloc(sizeof **sets * (n + 1));
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
-        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, data[i].group, err) < 0)
+        if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, data[i].group,
+                            data[i].only, err) < 0)
             return -1;
         for (int k = 0; k < set->n; k++)
             if (!strcmp(set->list[k].kind, WZ_AVERAGE))

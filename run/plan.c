@@ -360,6 +360,10 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out)
 
     fprintf(out, "%s: %d rank%s, backend %s\n", plan->recipe->name, plan->size, plan->size > 1 ? "s" : "",
             plan->backend);
+    struct wz_buf named = { 0 };
+    wz_recipe_datasets(plan->recipe, &named);
+    fprintf(out, "%s", named.len ? named.data : "");
+    wz_buf_finish(&named);
     for (int i = 0; i < plan->n_kinds; i++) {
         const struct wz_plan_kind *k = &plan->kinds[i];
         fprintf(out, "\n%s, %d rank%s%s%s\n", k->name, k->ranks, k->ranks > 1 ? "s, each" : "",
@@ -411,7 +415,13 @@ json_t *wz_plan_json(const struct wz_plan *plan, const char *problem)
         for (int g = 0; g < plan->machine.gpus && g < per; g++) json_array_append_new(memory, memory_json(plan, h, g));
         json_array_append_new(memory, memory_json(plan, h, -1));
     }
-    return json_pack("{s:s, s:i, s:s, s:o, s:o, s:b, s:s?}", "recipe", plan->recipe->name, "ranks", plan->size,
-                     "backend", plan->backend, "kinds", kinds, "memory", memory, "fits", problem == NULL, "problem",
-                     problem);
+    struct wz_buf named = { 0 };
+    wz_recipe_datasets(plan->recipe, &named);
+    json_t *sets = json_array();
+    struct wz_lines l = wz_lines_begin(named.data, named.len);
+    while (wz_lines_next(&l)) json_array_append_new(sets, json_stringn(l.line, l.n));
+    wz_buf_finish(&named);
+    return json_pack("{s:s, s:o, s:i, s:s, s:o, s:o, s:b, s:s?}", "recipe", plan->recipe->name, "data sets", sets,
+                     "ranks", plan->size, "backend", plan->backend, "kinds", kinds, "memory", memory, "fits",
+                     problem == NULL, "problem", problem);
 }

@@ -21,9 +21,9 @@ void wz_events_scalars(struct wz_buf *out, double wall, int64_t step, const char
 
 /* ---- csv.c: RFC 4180 -------------------------------------------------------------------------------------- */
 
-/* Reads one cell at *s (before `end`) into `cell`: quoted, then "" is a quote, or up to a comma or the end of the line
- * (LF or CRLF). Moves *s behind the delimiter and returns it: ',', '\n' or 0 (end of text); -1: a quote is not closed,
- * or something other than a delimiter follows it. */
-int wz_csv_cell(const char **s, const char *end, struct wz_buf *cell);
+/* Reads one cell at *s (before `end`) into `cell`: quoted, then "" is a quote, or up to a comma (`comma`, of TSV a tab)
+ * or the end of the line (LF or CRLF). Moves *s behind the delimiter and returns it: `comma`, '\n' or 0 (end of text);
+ * -1: a quote is not closed, or something other than a delimiter follows it. */
+int wz_csv_cell(const char **s, const char *end, char comma, struct wz_buf *cell);
 
 #endif

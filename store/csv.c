@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-int wz_csv_cell(const char **s, const char *end, struct wz_buf *cell)
+int wz_csv_cell(const char **s, const char *end, char comma, struct wz_buf *cell)
 {
     const char *p = *s;
 
@@ -19,10 +19,10 @@ int wz_csv_cell(const char **s, const char *end, struct wz_buf *cell)
             wz_buf_str(cell, "\"");
         }
         if (end - p >= 2 && p[0] == '\r' && p[1] == '\n') p++;
-        if (p < end && *p != ',' && *p != '\n') return -1;
+        if (p < end && *p != comma && *p != '\n') return -1;
     } else {
         const char *from = p;
-        while (p < end && *p != ',' && *p != '\n') p++;
+        while (p < end && *p != comma && *p != '\n') p++;
         wz_buf_add(cell, from, (size_t)(p - from) - (p < end && *p == '\n' && p > from && p[-1] == '\r'));
     }
     *s = p < end ? p + 1 : p;

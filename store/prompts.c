@@ -1,8 +1,9 @@
-/* Data sets of prompts: JSON and CSV files become one list.
+/* Data sets of prompts: JSON, CSV and TSV files become one list.
  *
  *   .jsonl .ndjson .json   one object per line, or one array of objects or of strings (then columns are not looked up)
  *   .csv                   RFC 4180: the first row names the columns; "" is a quote in a quoted cell, which may hold
  *                          commas and line ends; rows end in LF or CRLF
+ *   .tsv                   the same with tabs for commas
  *
  * with .gz behind it where it is packed. All are UTF-8; a byte order mark is skipped. Rows are counted from 1: lines,
  * elements of an array, records of CSV with the row of names as row 1. Every row becomes a JSON object, so that columns
@@ -16,11 +17,18 @@
 #include <string.h>
 #include <strings.h>
 
+/* "column=x|y": is the column's value one of these? column NULL: nothing is asked. */
+struct test {
+    const char *column, *values;
+};
+
 /* The file being read, its options, and the set that is filled. */
 struct reader {
     struct wz_prompts *set;
     const char *path, *column, *harm, *kind, *group;
     const char *file_kind;
+    struct test harmful, only; /* harmful: of `harm`, where it is one */
+    char comma;
     int cap;
     struct wz_err *err;
 };
@@ -105,16 +113,56 @@ static int label_of(const struct reader *r, json_t *row, int at, const char *fro
     return *label || cell ? 0 : no_column(r, row, at, from);
 }
 
+/* The cell of the first of the columns "a|b" that is not empty; else of the last that is there. NULL: none is. */
+static json_t *first_of(json_t *row, const char *columns)
+{
+    json_t *found = json_object_get(row, columns);
+
+    while (!found || (json_string_value(found) && !json_string_length(found)) || json_is_null(found)) {
+        char name[128];
+        const size_t n = strcspn(columns, "|");
+        snprintf(name, sizeof name, "%.*s", n < sizeof name ? (int)n : 0, columns);
+        json_t *next = json_object_get(row, name);
+        if (next) found = next;
+        if (!columns[n]) break;
+        columns += n + 1;
+    }
+    return found;
+}
+
+/* Of the form "column=x|y"? "=x" is not. */
+static struct test test_of(struct wz_arena *arena, const char *s)
+{
+    const char *eq = s ? strchr(s, '=') : NULL;
+
+    if (!eq || eq == s) return (struct test){ 0 };
+    char *column = wz_arena_strdup(arena, s);
+    column[eq - s] = 0;
+    return (struct test){ column, column + (eq - s) + 1 };
+}
+
+/* 1 or 0; -1: there is no such column. */
+static int passes(const struct reader *r, const struct test *t, json_t *row, int at)
+{
+    char buf[32];
+    json_t *cell = json_object_get(row, t->column);
+    const char *value = cell_text(cell, buf);
+
+    return !cell ? no_column(r, row, at, t->column) : value && wz_is_choice(t->values, value);
+}
+
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
     char id_text[32], kind_text[32], group_text[32], harm_text[32];
     const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *group = "", *word;
     enum wz_harm harm;
+    int one;
 
     if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
+    if (r->only.column && (one = passes(r, &r->only, row, at)) <= 0) return one;
     if (!text) {
-        json_t *cell = json_object_get(row, r->column);
+        json_t *cell = first_of(row, r->column);
         if (!cell) return no_column(r, row, at, r->column);
         text = wz_json_text(cell);
         if (!text) return wz_fail(r->err, "%s: row %d: column \"%.100s\" must be a string", r->path, at, r->column);
@@ -125,6 +173,10 @@ static int add_row(struct reader *r, json_t *row, int at)
     }
     if (r->kind && *r->kind && label_of(r, row, at, r->kind, kind_text, &kind) < 0) return -1;
     if (!kind) return not_text(r, at, r->kind);
+    if (r->harmful.column) {
+        if ((one = passes(r, &r->harmful, row, at)) < 0) return -1;
+        return add(r, text, id, kind, group, one ? WZ_HARMFUL : WZ_BENIGN, at);
+    }
     if (label_of(r, row, at, r->harm, harm_text, &word) < 0) return -1;
     if (!word || !harm_of(word, &harm))
         return wz_fail(r->err,
@@ -151,11 +203,11 @@ static int read_json(struct reader *r)
 /* wz_csv_cell with errors: returns the delimiter, or -1 and a message. */
 static int take_cell(const struct reader *r, const char **s, const char *end, struct wz_buf *cell, int at)
 {
-    int delimiter = wz_csv_cell(s, end, cell);
+    int delimiter = wz_csv_cell(s, end, r->comma, cell);
 
     if (delimiter < 0)
-        return wz_fail(r->err, "%s: row %d: a quote is not closed, or not followed by a comma or the line's end",
-                       r->path, at);
+        return wz_fail(r->err, "%s: row %d: a quote is not closed, or not followed by a %s or the line's end", r->path,
+                       at, r->comma == ',' ? "comma" : "tab");
     if (memchr(cell->data, 0, cell->len)) return wz_fail(r->err, "%s: row %d: a cell holds a NUL byte", r->path, at);
     size_t ok = wz_utf8_valid(cell->data, cell->len);
     if (ok < cell->len)
@@ -176,7 +228,7 @@ static json_t *take_row(const struct reader *r, const char **s, const char *end,
             return NULL;
         }
         json_array_append_new(row, json_stringn_nocheck(cell->data, cell->len));
-    } while (ended == ',');
+    } while (ended == r->comma);
     return row;
 }
 
@@ -240,14 +292,12 @@ static const struct {
     const char *ending;
     int (*read)(struct reader *r);
 } formats[] = {
-    { ".jsonl", read_json },
-    { ".ndjson", read_json },
-    { ".json", read_json },
-    { ".csv", read_csv },
+    { ".jsonl", read_json }, { ".ndjson", read_json }, { ".json", read_json },
+    { ".csv", read_csv },    { ".tsv", read_csv },
 };
 
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    const char *group, struct wz_err *err)
+                    const char *group, const char *only, struct wz_err *err)
 {
     *set = (struct wz_prompts){ 0 };
     assert(column && harm && group);
@@ -261,6 +311,9 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
                         .kind = kind,
                         .group = group,
                         .file_kind = stem,
+                        .harmful = test_of(&set->arena, harm),
+                        .only = test_of(&set->arena, only),
+                        .comma = ',',
                         .err = err };
     size_t f = 0;
     int rc = -1;
@@ -271,11 +324,16 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
     }
     while (f < WZ_COUNT(formats) && (!dot || strcasecmp(dot, formats[f].ending))) f++;
     if (f == WZ_COUNT(formats)) {
-        wz_fail(err, "%s: expected a file ending in .jsonl, .ndjson, .json or .csv, or one of these and .gz", path);
+        wz_fail(err, "%s: expected a file ending in .jsonl, .ndjson, .json, .csv or .tsv, or one of these and .gz",
+                path);
+    } else if (only && *only && !r.only.column) {
+        wz_fail(err, "%s: expected COLUMN=VALUE|VALUE of the rows to take, got \"%.200s\"", path, only);
     } else {
+        if (!strcasecmp(formats[f].ending, ".tsv")) r.comma = '\t';
         *dot = 0;
         rc = formats[f].read(&r);
-        if (!rc && !set->n) rc = wz_fail(err, "%s: no rows in the file", path);
+        if (!rc && !set->n)
+            rc = wz_fail(err, r.only.column ? "%s: no row has %.200s" : "%s: no rows in the file", path, only);
     }
     if (rc < 0) wz_prompts_finish(set);
     return rc;

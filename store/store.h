@@ -117,12 +117,14 @@ struct wz_prompts {
     uint64_t hash; /* of all texts, in order */
 };
 
-/* JSON (lines or an array) or CSV by file ending, with .gz behind it or not. `column` holds the text; `harm`/`kind`: a
- * column name, or "=value" for a constant (harm: =harmful, =benign; in a column: true/false, yes/no, 1/0,
- * harmful/benign, unsafe/safe). kind NULL or "": the file's name. group: a column name; a column of the default,
- * "group", may be missing. Errors name the file, the row and the available columns. wz_prompts_finish the set. */
+/* JSON (lines or an array), CSV or TSV by file ending, with .gz behind it or not. `column` holds the text ("a|b": the
+ * first of these that is not empty); `harm`/`kind`: a column name, or "=value" for a constant (harm: =harmful, =benign;
+ * in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe; "column=x|y": it is where the column has x or y).
+ * kind NULL or "": the file's name. group: a column name; a column of the default, "group", may be missing. only: NULL
+ * or "": all rows; "column=x|y": those. Errors name the file, the row and the available columns. wz_prompts_finish the
+ * set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    const char *group, struct wz_err *err);
+                    const char *group, const char *only, struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */

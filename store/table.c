@@ -341,7 +341,7 @@ static int csv_record(const char **at, const char *end, struct wz_buf *cell, str
     int n = 0, delimiter;
 
     do {
-        if ((delimiter = wz_csv_cell(at, end, cell)) < 0) return -1;
+        if ((delimiter = wz_csv_cell(at, end, ',', cell)) < 0) return -1;
         const bool kept = cell->data[0] == '\'' && cell->data[1] && strchr(formulas, cell->data[1]);
         if (n < N_COLUMNS) fields[n] = wz_arena_strdup(arena, cell->data + kept);
         n++;
