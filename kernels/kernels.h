@@ -105,12 +105,14 @@ static inline struct wz_shard wz_shard_of(int member, int size, size_t n)
 
 /* Which instruction set computes what, of those that give the bits of numerics.isa auto (kernels/cpu/choose.c), and
  * what was tried, measured on one thread: n rates, and the most the processor can do in registers (0: not known). */
-enum { WZ_TUNED = 9, WZ_TUNED_ISAS = 4 };
+enum { WZ_TUNED = 11, WZ_TUNED_ISAS = 4 };
 struct wz_tuned {
     const char *op, *isa, *unit, *tried[WZ_TUNED_ISAS]; /* "bf16 many rows", "avx512", "GFLOP/s" */
     double rate[WZ_TUNED_ISAS], peak;
     int n; /* 0: not measured now */
 };
+/* Has this machine Intel's AMX with bf16 and int8, and does its system let this process use it? */
+bool wz_cpu_tiles(void);
 /* anew: measures again, whatever the user's cache has, and keeps it. Returns where the choice is from. */
 const char *wz_cpu_tuned(struct wz_tuned list[WZ_TUNED], bool anew);
 

@@ -161,19 +161,21 @@ static void attends(const struct shape *of, int seqs, int len, bool whole, bool 
     free(table);
 }
 
-static void head(int rows_n, int width, int vocab)
+static void head(int rows_n, int width, int vocab, enum wz_type type)
 {
+    const bool half = type == WZ_BF16;
+
     n = rows_n;
     in = width;
     out = vocab;
-    w = (struct wz_weight){ weights, WZ_F32, out, in, NULL, 0 };
+    w = (struct wz_weight){ weights, type, out, in, NULL, 0 };
     wz_pack(be, &w);
     for (int i = 0; i < n; i++) picks[i] = (struct wz_pick){ 1, 1, 0, 0, i / 1024. };
-    rate("head_sample", 2.0 * n * in * out, "GFLOP/s", sample);
+    rate(half ? "head_sample bf16" : "head_sample", 2.0 * n * in * out, "GFLOP/s", sample);
     for (int i = 0; i < n; i++) picks[i].top_p = 0.9f;
     rate("  with top_p", 2.0 * n * in * out, "GFLOP/s", sample);
-    rate("head_logprob", 2.0 * n * in * out, "GFLOP/s", logprob);
-    rate("head_back", 6.0 * n * in * out, "GFLOP/s", head_back);
+    rate(half ? "head_logp. bf16" : "head_logprob", 2.0 * n * in * out, "GFLOP/s", logprob);
+    rate(half ? "head_back bf16" : "head_back", 6.0 * n * in * out, "GFLOP/s", head_back);
     wz_unpack(be, &w);
 }
 
@@ -235,9 +237,10 @@ int opcheck_bench(int threads, const char *backend, const struct wz_numerics *nu
         attends(&m8b, 8, 512, true, true);
     }
     fill();
-    head(1, 576, 49152);
-    head(64, 576, 49152);
-    head(64, 64, 512);
+    head(1, 576, 49152, WZ_F32);
+    head(64, 576, 49152, WZ_F32);
+    if (be->amx) head(64, 576, 49152, WZ_BF16);
+    head(64, 64, 512, WZ_F32);
     for (size_t i = 0; i < WZ_COUNT(all); i++) wz_backend_free(be, *all[i]);
     wz_backend_free(be, waited);
     wz_backend_free(be, stats);

@@ -14,6 +14,7 @@
 
 #include "tests/opcheck.h"
 #include "tests/test.h"
+#include "tests/tiles.h"
 
 /* A backend, and how it is opened. cuda-shim is cuda with its kernels on the host (tests/shim), in the
  * module that WALTZ_SHIM names: slow, so it takes every `every`th of the costly problems, and single-threaded:
@@ -24,6 +25,7 @@ static const struct target {
     bool shim, named, fast;                                     /* fast: how rows are cut may change bits */
     const char *bf16;                                           /* numerics.bf16, and then only ops that multiply */
     int every, draws;
+    const struct hot *(*hot)(void); /* computes all, on the backend that is opened; NULL: can't be had */
 } targets[] = {
     { "ref", "ref", .every = 1, .draws = 20000 },
     { "cpu-generic", "cpu", .isa = "generic", .every = 1, .draws = 20000 },
@@ -37,6 +39,11 @@ static const struct target {
     { "cpu-avx2-amx", "cpu", .isa = "avx2", .bf16 = "amx", .every = 1, .draws = 20000 },
     { "cpu-avx512-amx", "cpu", .isa = "avx512", .bf16 = "amx", .every = 1, .draws = 20000 },
     { "cpu-avx512bf16-amx", "cpu", .isa = "avx512bf16", .bf16 = "amx", .every = 3, .draws = 20000 },
+    { "cpu-tiles", "cpu", .isa = "generic", .only = "matmul", .every = 1, .hot = wz_tiles_plain },
+    { "cpu-tiles-amx", "cpu", .isa = "generic", .bf16 = "amx", .every = 5, .draws = 20000, .hot = wz_tiles_plain },
+    { "cpu-avx512amx", "cpu", .isa = "generic", .only = "matmul", .every = 3, .hot = wz_tiles_trapped },
+    { "cpu-avx512amx-amx", "cpu", .isa = "generic", .bf16 = "amx", .every = 7, .draws = 20000,
+      .hot = wz_tiles_trapped },
     { "cuda-shim", "cuda", .shim = true, .schedule = { "up", "1", "2" }, .every = 3, .draws = 300 },
     { "cuda-shim-fast", "cuda", .shim = true, .fast = true, .schedule = { "up", "1", "2" }, .every = 5, .draws = 300 },
     { "cuda-shim-small", "cuda", .shim = true, .shared = "101376", .only = "attention_back",
@@ -62,7 +69,11 @@ static struct wz_backend *target_try(const struct target *t, int threads, struct
     else unsetenv("WZ_SHIM_SHARED");
     if (t->schedule[0]) setenv("WZ_SHIM", t->schedule[threads - 1], 1);
     if (t->shim) setenv("WZ_CUDA_PLUGIN", shim, 1);
-    return wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa, t->bf16 }, err);
+    const struct hot *hot = t->hot ? t->hot() : NULL;
+    if (t->hot && !hot) return wz_fail(err, "no AVX-512 here"), NULL;
+    struct wz_backend *be = wz_backend_open(t->row, threads, &(struct wz_numerics){ t->fast, t->isa, t->bf16 }, err);
+    if (be && hot) wz_tiles_compose(be, hot);
+    return be;
 }
 
 static struct wz_backend *target_open(const struct target *t, int threads)
@@ -677,7 +688,7 @@ static void check_absent(void **state)
 
 int main(int argc, char **argv)
 {
-    enum { MOST = 512 };
+    enum { MOST = 768 };
     static struct CMUnitTest tests[MOST];
     static struct subject subjects[MOST];
     static char names[MOST][64];

@@ -12,16 +12,35 @@
 #include <unistd.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/tiles.h"
 
-/* The rows without FMA are last. */
-static const char *const isas[] = { "avx2", "avx512", "avx512bf16", "neon", "generic" };
-enum { WITH_FMA = 3 };
+/* The rows without FMA are last, and then tiles (tests/tiles.h). */
+static const char *const isas[] = {
+    "avx2", "avx512", "avx512bf16", "avx512amx", "neon", "generic", "plain", "trapped"
+};
+enum { WITH_FMA = 4, TILED = 6 };
+
+/* Shapes of tiles that no product has, as another op may leave them. */
+static void disturb(void)
+{
+    uint8_t shapes[64] = { 1 };
+
+    for (int t = 0; t < 8; t++) shapes[16 + 2 * t] = 8, shapes[48 + t] = 3;
+    wz_tile_config(shapes);
+}
 
 static struct wz_backend *open_isa(const char *isa, const char *order)
 {
     struct wz_err err;
+    const struct hot *hot = !strcmp(isa, "plain")     ? wz_tiles_plain()
+                            : !strcmp(isa, "trapped") ? wz_tiles_trapped()
+                                                      : NULL;
+    struct wz_backend *be =
+        wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = hot ? "generic" : isa, .bf16 = order }, &err);
 
-    return wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = isa, .bf16 = order }, &err);
+    if (hot) wz_tiles_compose(be, hot);
+    disturb();
+    return be;
 }
 
 static float flushed(float x) { return fabsf(x) < FLT_MIN ? copysignf(0, x) : x; }
@@ -64,7 +83,7 @@ static float drawn(uint32_t i, uint32_t array)
     }
 }
 
-enum { N = 45, IN = 77, OUT = 83 }; /* none is a multiple of 32, nor even */
+enum { N = 45, IN = 709, OUT = 83 }; /* none is a multiple of 32, nor even; IN is more than a block of k */
 
 struct operands {
     float x[N * IN], dy[N * OUT], y[N * OUT], dx[N * IN], dw[OUT * IN];
@@ -128,8 +147,16 @@ static void by_definition(struct operands *o, order_fn *sum)
 static void by_backend(struct operands *o, struct wz_backend *be)
 {
     struct wz_weight w = { .data = o->w, .type = WZ_BF16, .out = OUT, .in = IN };
+    enum { MORE = N + 32 };
+    struct {
+        float x[MORE * IN], dy[MORE * OUT], y[MORE * OUT], dw[OUT * IN];
+    } *before = wz_alloc(sizeof *before);
 
     wz_pack(be, &w);
+    for (int i = 0; i < MORE * IN; i++) before->x[i] = before->dy[i % (MORE * OUT)] = INFINITY;
+    wz_matmul(be, before->y, before->x, &w, MORE, false); /* leaves its operands in scratch */
+    wz_matmul_back_w(be, before->dw, before->dy, before->x, &w, MORE);
+    free(before);
     wz_matmul(be, o->y, o->x, &w, N, true);
     wz_matmul_back_x(be, o->dx, o->dy, &w, N, true);
     wz_matmul_back_w(be, o->dw, o->dy, o->x, &w, N);
@@ -160,6 +187,8 @@ static void check(const char *order, order_fn *sum, size_t rows)
         same(isas[i], "y", want->y, got->y, N * OUT);
         same(isas[i], "d_x", want->dx, got->dx, N * IN);
         same(isas[i], "d_w", want->dw, got->dw, OUT * IN);
+        if ((i == TILED || (i > TILED && !wz_cpu_tiles())) && !wz_tiles_released())
+            fail_msg("%s leaves tiles behind", isas[i]);
         free(got);
         wz_backend_close(be);
         tried++;
@@ -309,19 +338,20 @@ static void run_vectors(struct outputs *o, struct wz_backend *be)
     free(y);
 }
 
-static struct outputs *outputs_by(const struct hot *const choice[SLOTS])
+static struct outputs *outputs_by(const struct hot *const choice[SLOTS], const char *order)
 {
     static const int counts[] = { 1, 5, FEW, FEW + 1, TOKENS };
     struct outputs *o = wz_alloc(sizeof *o);
     struct wz_err err;
-    struct wz_backend *be = wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = "fma" }, &err);
+    struct wz_backend *be = wz_backend_open("cpu", 1, &(struct wz_numerics){ .isa = "fma", .bf16 = order }, &err);
     float *weights = filled(wz_alloc(WORDS * WIDTH * sizeof *weights), WORDS * WIDTH, 7);
     uint16_t *halves = wz_alloc(WORDS * WIDTH * sizeof *halves);
 
     assert_non_null(be);
-    wz_cpu_compose(be->state, choice);
+    wz_cpu_compose(be->state, choice, be->amx);
+    disturb();
     for (int i = 0; i < WORDS * WIDTH; i++) halves[i] = wz_f32_to_bf16(weights[i]);
-    for (int type = 0; type < TYPES; type++) {
+    for (int type = 0; type <= WZ_INT8; type++) {
         void *data = type == WZ_F32 ? (void *)weights : (void *)halves;
         struct wz_weight w = { data, (enum wz_type)type, WIDER, WIDTH, NULL, 0 }, head = w;
         head.out = WORDS;
@@ -344,29 +374,59 @@ static struct outputs *outputs_by(const struct hot *const choice[SLOTS])
     return o;
 }
 
-static void test_mixtures(void **state)
+static void mixtures(const char *order, uint32_t count)
 {
-    const struct hot *rows[MOST_ROWS], *choice[SLOTS];
+    const struct hot *rows[MOST_ROWS + 1], *choice[SLOTS], *tiles = wz_tiles_trapped();
     int n = wz_cpu_rows(rows, "fma", NULL), mixed = 0;
 
+    if (tiles && tiles != rows[0]) rows[n] = rows[n - 1], rows[n++ - 1] = tiles;
     if (n < 2) SKIP("fewer than two rows of equal bits run here");
     for (int slot = 0; slot < SLOTS; slot++) choice[slot] = rows[n - 1];
-    struct outputs *want = outputs_by(choice);
-    for (uint32_t m = 0; m < 24; m++) {
+    struct outputs *want = outputs_by(choice, order);
+    for (uint32_t m = 0; m < count; m++) {
         for (int slot = 0; slot < SLOTS; slot++)
             choice[slot] = rows[wz_random((struct wz_key){ .a = m, .b = (uint32_t)slot }) % (uint64_t)n];
         if (!wz_cpu_mixes(choice)) continue;
-        struct outputs *got = outputs_by(choice);
+        struct outputs *got = outputs_by(choice, order);
         assert_int_equal(got->n, want->n);
         for (size_t i = 0; i < want->n; i++)
             if (memcmp(&want->at[i], &got->at[i], sizeof(float)))
-                fail_msg("mixture %d: output %zu is %a, by %s alone %a", (int)m, i, (double)got->at[i],
+                fail_msg("%s, mixture %d: output %zu is %a, by %s alone %a", order, (int)m, i, (double)got->at[i],
                          rows[n - 1]->isa, (double)want->at[i]);
         free(got);
         mixed++;
     }
     free(want);
     assert_true(mixed > 2);
+}
+
+static void test_mixtures(void **state) { mixtures("chain", 24); }
+
+static void test_mixtures_amx(void **state) { mixtures("amx", 24); }
+
+/* Products in int8 have the same bits with all rows. */
+static void test_int8(void **state)
+{
+    static const int counts[] = { 1, FEW, FEW + 1, TOKENS };
+    struct outputs *want = NULL;
+
+    for (size_t i = WZ_COUNT(isas); i-- > 0;) {
+        struct wz_backend *be = open_isa(isas[i], NULL);
+        if (!be) continue;
+        struct outputs *got = wz_alloc(sizeof *got);
+        uint16_t *halves = wz_alloc(WIDER * WIDTH * sizeof *halves);
+        struct wz_weight w = { halves, WZ_INT8, WIDER, WIDTH, NULL, 0 };
+        for (int k = 0; k < WIDER * WIDTH; k++) halves[k] = wz_f32_to_bf16(sinf((float)k));
+        wz_pack(be, &w);
+        for (size_t k = 0; k < WZ_COUNT(counts); k++) run_products(got, be, &w, counts[k]);
+        if (want) same(isas[i], "outputs", want->at, got->at, (int)want->n);
+        wz_unpack(be, &w);
+        wz_backend_close(be);
+        free(halves);
+        free(want);
+        want = got;
+    }
+    free(want);
 }
 
 /* ---- the user's cache ------------------------------------------------------------------------------------- */
@@ -470,7 +530,7 @@ static void test_cache(void **state)
         choice_of(folder, false, "measured");
         json_decref(other);
     }
-    if (rows[0]->product[WZ_BF16].panel != rows[n - 1]->product[WZ_BF16].panel) {
+    if (rows[0]->product[WZ_BF16]->panel != rows[n - 1]->product[WZ_BF16]->panel) {
         json_object_set_new(json_object_get(last, "choice"), "bf16 few rows", json_string(rows[0]->isa));
         put_json(path, last);
         choice_of(folder, false, "measured");
@@ -522,8 +582,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cache), /* first: its processes must not inherit a choice */
-        cmocka_unit_test(test_bf16_chain), cmocka_unit_test(test_bf16_amx), cmocka_unit_test(test_amx_flushes),
-        cmocka_unit_test(test_refused),    cmocka_unit_test(test_mixtures),
+        cmocka_unit_test(test_bf16_chain),   cmocka_unit_test(test_bf16_amx), cmocka_unit_test(test_amx_flushes),
+        cmocka_unit_test(test_int8),         cmocka_unit_test(test_refused),  cmocka_unit_test(test_mixtures),
+        cmocka_unit_test(test_mixtures_amx),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

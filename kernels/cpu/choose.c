@@ -13,16 +13,18 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 #include "kernels/cpu/cpu.h"
 
 static const struct hot *const hots[] = {
 /* best by flags first */
 #if defined(__x86_64__)
-    &wz_hot_avx512bf16,
-    &wz_hot_avx512,
-    &wz_hot_avx2,
+    &wz_hot_avx512amx, &wz_hot_avx512bf16, &wz_hot_avx512, &wz_hot_avx2,
 #elif defined(__aarch64__)
     &wz_hot_neon,
 #endif
@@ -30,9 +32,23 @@ static const struct hot *const hots[] = {
 };
 
 static const char *const slots[SLOTS] = {
-    "f32 few rows",   "f32 many rows", "bf16 few rows",  "bf16 many rows", "int8 few rows",
-    "int8 many rows", "attention",     "attention_back", "vectors",
+    "f32 few rows",      "f32 many rows",      "bf16 few rows", "bf16 many rows", "int8 few rows", "int8 many rows",
+    "bf16 amx few rows", "bf16 amx many rows", "attention",     "attention_back", "vectors",
 };
+
+/* Linux lets a process use tiles once it has asked (Documentation/arch/x86/xstate.rst). */
+bool wz_cpu_tiles(void)
+{
+#ifdef __x86_64__
+    enum { REQUEST = 0x1023, TILE_DATA = 18, NEEDED = 1 << 22 | 1 << 24 | 1 << 25 }; /* amx-bf16, -tile, -int8 */
+    unsigned a, b, c, d = 0;
+
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & NEEDED) == NEEDED &&
+           syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 
 int wz_cpu_rows(const struct hot *rows[MOST_ROWS], const char *isa, struct wz_err *err)
 {
@@ -53,20 +69,21 @@ int wz_cpu_rows(const struct hot *rows[MOST_ROWS], const char *isa, struct wz_er
 
 bool wz_cpu_mixes(const struct hot *const choice[SLOTS])
 {
-    for (int t = 0; t < TYPES; t++)
-        if (choice[2 * t]->product[t].panel != choice[2 * t + 1]->product[t].panel) return false;
+    for (int k = 0; k < KINDS; k++)
+        if (choice[2 * k]->product[k]->panel != choice[2 * k + 1]->product[k]->panel) return false;
     return true;
 }
 
-void wz_cpu_compose(struct cpu *cpu, const struct hot *const choice[SLOTS])
+void wz_cpu_compose(struct cpu *cpu, const struct hot *const choice[SLOTS], bool amx)
 {
     assert(wz_cpu_mixes(choice));
     cpu->hot = *choice[VECTORS];
     cpu->hot.attend = choice[ATTEND]->attend;
     cpu->hot.attend_back = choice[ATTEND_BACK]->attend_back;
-    for (int t = 0; t < TYPES; t++) {
-        cpu->few[t] = choice[2 * t]->product[t];
-        cpu->hot.product[t] = choice[2 * t + 1]->product[t];
+    for (int k = 0; k < KINDS; k++) {
+        const int from = amx && k == WZ_BF16 ? AMX : k;
+        cpu->few[k] = choice[2 * from]->product[from];
+        cpu->hot.product[k] = choice[2 * from + 1]->product[from];
     }
 }
 
@@ -80,6 +97,7 @@ static const double MARGIN = 0.97;  /* of the time: less is no reason to leave t
 
 struct trial {
     const struct hot *row;
+    const struct product *by;
     struct wz_weight w;
     float x[MANY * IN], left[MANY * IN], y[MANY * OUT], data[OUT * IN], packed[OUT * IN];
     uint16_t k[TOKENS * D], v[TOKENS * D];
@@ -104,18 +122,17 @@ static struct trial *trial_make(void)
     return t;
 }
 
-static void product_prepare(struct trial *t, enum wz_type type)
+static void product_prepare(struct trial *t, const struct product *by)
 {
-    const struct product *by = &t->row->product[type];
-
-    t->w = (struct wz_weight){ t->data, type, OUT, IN, t->packed, 0 };
+    t->by = by;
+    t->w = (struct wz_weight){ t->data, by->type, OUT, IN, t->packed, 0 };
     for (int i = 0; i < OUT / by->panel; i++)
         by->pack(t->packed + (size_t)(i * by->panel) * wz_cpu_depth(by, IN), &t->w, i);
 }
 
 static void product_call(struct trial *t, enum slot slot)
 {
-    const struct product *by = &t->row->product[t->w.type];
+    const struct product *by = t->by;
     int n = slot % 2 ? MANY : TRIED;
 
     if (by->factor) by->factor((uint32_t *)t->left, t->x, IN, IN, n);
@@ -157,26 +174,26 @@ static double amount(enum slot slot)
     return 2.0 * (slot % 2 ? MANY : TRIED) * IN * OUT;
 }
 
-/* Seconds of a call, of the last and longest of some runs of calls. slot SLOTS + type: of STEPS steps of that type's
+/* Seconds of a call, of the last and longest of some runs of calls. slot SLOTS + kind: of STEPS steps of that kind's
  * peak. */
 static double stretch(struct trial *t, int slot)
 {
     double took = 0;
     int n = 1;
 
-    if (slot < ATTEND) product_prepare(t, (enum wz_type)(slot / 2));
+    if (slot < ATTEND) product_prepare(t, t->row->product[slot / 2]);
     for (; took < STRETCH && n < MOST_CALLS; n *= 2) {
         double begin = wz_thread_time();
         for (int i = 0; i < n; i++)
             if (slot < SLOTS) call(t, (enum slot)slot);
-            else t->y[0] += t->row->product[slot - SLOTS].peak(STEPS);
+            else t->y[0] += t->row->product[slot - SLOTS]->peak(STEPS);
         took = wz_thread_time() - begin;
     }
     return 2 * took / n;
 }
 
 /* seconds[slot][row]; returns whether the thread had its core for itself. */
-static bool measure(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *const *rows, int n, int end)
+static bool measure(double seconds[SLOTS + KINDS][MOST_ROWS], const struct hot *const *rows, int n, int end)
 {
     struct trial *t = trial_make();
     double own = wz_thread_time(), all = wz_now();
@@ -194,15 +211,15 @@ static bool measure(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *
     return own > 0.9 * all;
 }
 
-/* Many rows decide a type's panel, which the few share. */
-static void decide(const struct hot *choice[SLOTS], double seconds[SLOTS + TYPES][MOST_ROWS],
+/* Many rows decide a kind's panel, which the few share. */
+static void decide(const struct hot *choice[SLOTS], double seconds[SLOTS + KINDS][MOST_ROWS],
                    const struct hot *const *rows, int n)
 {
     for (int slot = SLOTS - 1; slot >= 0; slot--) {
         const bool few = slot < ATTEND && slot % 2 == 0;
         int best = -1;
         for (int i = 0; i < n; i++) {
-            if (few && rows[i]->product[slot / 2].panel != choice[slot + 1]->product[slot / 2].panel) continue;
+            if (few && rows[i]->product[slot / 2]->panel != choice[slot + 1]->product[slot / 2]->panel) continue;
             if (best < 0 || seconds[slot][i] < MARGIN * seconds[slot][best]) best = i;
         }
         choice[slot] = rows[best];
@@ -284,9 +301,9 @@ static struct {
 } made = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* `seconds`: a new measurement, kept in any case; NULL: the cache's, or one of its own. */
-static void make(const struct hot *const *rows, int n, double seconds[SLOTS + TYPES][MOST_ROWS])
+static void make(const struct hot *const *rows, int n, double seconds[SLOTS + KINDS][MOST_ROWS])
 {
-    double own[SLOTS + TYPES][MOST_ROWS];
+    double own[SLOTS + KINDS][MOST_ROWS];
     json_t *key = key_of(rows, n);
     char *path = file_of(key);
 
@@ -314,14 +331,14 @@ void wz_cpu_choose(const struct hot *choice[SLOTS], const struct hot *const *row
     pthread_mutex_unlock(&made.lock);
 }
 
-/* The multiply-adds of a type that one thread can do in a second, by the best row. */
-static double peak(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *const *rows, int n, enum wz_type type)
+/* The multiply-adds of a kind that one thread can do in a second, by the best row. */
+static double peak(double seconds[SLOTS + KINDS][MOST_ROWS], const struct hot *const *rows, int n, int kind)
 {
     double top = 0;
 
     for (int i = 0; i < n; i++) {
-        const struct product *p = &rows[i]->product[type];
-        const double rate = 2.0 * STEPS * PEAK_CHAINS * p->panel / 2 * p->terms / seconds[SLOTS + type][i];
+        const struct product *p = rows[i]->product[kind];
+        const double rate = 2.0 * STEPS * PEAK_CHAINS * p->panel / 2 * p->terms / seconds[SLOTS + kind][i];
         top = rate > top ? rate : top;
     }
     return top;
@@ -329,13 +346,13 @@ static double peak(double seconds[SLOTS + TYPES][MOST_ROWS], const struct hot *c
 
 const char *wz_cpu_tuned(struct wz_tuned list[WZ_TUNED], bool anew)
 {
-    double seconds[SLOTS + TYPES][MOST_ROWS];
+    double seconds[SLOTS + KINDS][MOST_ROWS];
     const struct hot *rows[MOST_ROWS];
     int n = wz_cpu_rows(rows, NULL, NULL);
     _Static_assert((int)WZ_TUNED == SLOTS, "a row for each slot");
 
     pthread_mutex_lock(&made.lock);
-    if (anew) measure(seconds, rows, n, SLOTS + TYPES);
+    if (anew) measure(seconds, rows, n, SLOTS + KINDS);
     if (anew || made.first != rows[0]) make(rows, n, anew ? seconds : NULL);
     for (int slot = 0; slot < SLOTS; slot++) {
         struct wz_tuned *t = &list[slot];
@@ -347,7 +364,7 @@ const char *wz_cpu_tuned(struct wz_tuned list[WZ_TUNED], bool anew)
             t->rate[i] = amount((enum slot)slot) / seconds[slot][i] * 1e-9;
         }
         t->n = n;
-        if (slot != VECTORS) t->peak = peak(seconds, rows, n, slot < ATTEND ? (enum wz_type)(slot / 2) : WZ_F32) * 1e-9;
+        if (slot != VECTORS) t->peak = peak(seconds, rows, n, slot < ATTEND ? slot / 2 : (int)WZ_F32) * 1e-9;
     }
     pthread_mutex_unlock(&made.lock);
     return made.from;

@@ -112,6 +112,22 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const struct produc
     return pairing_run(be, &(struct pairing){ by->factor, out, x, ldx, (size_t)step * depth, n, width, step });
 }
 
+/* An operand of a sum over the rows of x[n][width]: `left` elements for each one of the sum's depth. */
+static const float *rows_run(struct wz_backend *be, int which, const struct product *by, pair_fn *fn, int left,
+                             const float *x, int n, int width)
+{
+    const size_t row = (size_t)width, depth = (size_t)left * wz_cpu_depth(by, n);
+    int two = (CHUNK / width / 2 / by->unit + 1) * by->unit;
+    uint32_t *to = wz_cpu_scratch(be, which, wz_mul(depth * sizeof *to, row));
+
+    return pairing_run(be, &(struct pairing){ fn, to, x, row, (size_t)(two * left) * row, n, width, 2 * two });
+}
+
+const float *wz_cpu_right(struct wz_backend *be, const struct product *by, const float *x, int n, int width)
+{
+    return by->right ? rows_run(be, RIGHT, by, by->right, 1, x, n, width) : x;
+}
+
 struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
                                const struct wz_weight *w, int first, int m, int n, bool add)
 {
@@ -234,16 +250,9 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
                           const struct wz_weight *w, int n)
 {
     const struct product *by = wz_product(be, w->type, w->out);
-    size_t out = (size_t)w->out;
-    const float *a = d_y;
+    const float *a = by->factor_rows ? rows_run(be, FACTOR, by, by->factor_rows, by->left, d_y, n, w->out) : d_y;
+    struct gemm g = wz_cpu_gemm_back_w(by, d_w, a, (size_t)w->out, wz_cpu_right(be, by, x, n, w->in), w->out, w->in, n);
 
-    if (by->factor_rows) {
-        uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(wz_cpu_left(by, n) * sizeof *to, out));
-        int two = (CHUNK / w->out / 2 / by->unit + 1) * by->unit;
-        a = pairing_run(
-            be, &(struct pairing){ by->factor_rows, to, d_y, out, (size_t)(two * by->left) * out, n, w->out, 2 * two });
-    }
-    struct gemm g = wz_cpu_gemm_back_w(by, d_w, a, out, x, w->out, w->in, n);
     wz_cpu_gemm(be, &g);
 }
 
@@ -402,9 +411,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     if (!n) return -1;
     struct cpu *cpu = wz_alloc(sizeof *cpu);
     wz_cpu_choose(choice, rows, n);
-    wz_cpu_compose(cpu, choice);
-    if (be->amx) cpu->few[WZ_BF16] = choice[BF16_FEW]->amx;
-    if (be->amx) cpu->hot.product[WZ_BF16] = choice[BF16_MANY]->amx;
+    wz_cpu_compose(cpu, choice, be->amx);
     be->numerics.isa = rows[0]->bits;
     be->state = cpu;
     be->rounds = true;

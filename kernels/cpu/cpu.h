@@ -16,7 +16,9 @@
  * pairs of k where those are padded with zeros.
  * VDPBF16PS adds in that order, like two FMAs, the upper half's first, and takes denormal inputs and results as zeros;
  * the rows without it set the processor to do the same, so that all of x86 with FMA has one set of bits.
- * by->type INT8: the product of int8.c, over panels; k counts groups of four bytes. */
+ * by->type INT8: the product of int8.c, over panels; k counts groups of four bytes.
+ * In the order of ref/amx.c k is a multiple of by->unit. Tiles (amx.c) take pairs too; where sm is 1, for a sum over
+ * tokens, an a of theirs is [k / unit][m][unit]. */
 struct product;
 struct gemm {
     const struct product *by;
@@ -56,9 +58,9 @@ struct attend {
 };
 
 /* Scratch buffers: partial sums and tiles; logits or their gradients; the head's gathered tokens; sampling; left
- * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward); gradients of what sequences
- * begin with. */
-enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, PAST, SCRATCHES };
+ * operands converted to pairs or int8 (FACTOR_BACK: the second one of the head's backward), right ones; gradients of
+ * what sequences begin with. */
+enum { SMALL, LOGITS, ROWS, PICKS, FACTOR, FACTOR_BACK, RIGHT, PAST, SCRATCHES };
 
 /* An op on an array of n elements, or on tokens [n, cols], done in parts of `step`: fn computes [from, end). */
 struct walk;
@@ -104,15 +106,18 @@ struct product {
     pack_fn *pack;
     pair_fn *factor;      /* left operands from tokens, out[n][left * depth]; NULL: x itself */
     pair_fn *factor_rows; /* the same by neighbouring rows, for sums over tokens: out[left * depth(n)][k] */
+    pair_fn *right;       /* right operands of those: out[depth(n)][k]; NULL: x itself */
 };
+
+/* Products by the weight's type; AMX: of bf16, in the order of ref/amx.c. */
+enum { AMX = WZ_INT8 + 1, KINDS };
 
 /* Functions compiled once per instruction set. Shapes and formulas are those of ops.h, for one thread's part. */
 struct hot {
     const char *isa;
-    const char *bits;          /* rows of one name give the same bits for all inputs, NaNs' payloads apart */
-    bool (*runs)(void);        /* does this machine have the instructions? */
-    struct product product[3]; /* by the weight's type */
-    struct product amx;        /* for bf16, in the order of ref/amx.c */
+    const char *bits;   /* rows of one name give the same bits for all inputs, NaNs' payloads apart */
+    bool (*runs)(void); /* does this machine have the instructions? */
+    const struct product *product[KINDS];
     void (*exps)(float *out, const float *z, float scale, float max, int n); /* exp(z * scale - max) */
     struct stat (*stat)(const float *z, float scale, int n);
     /* z[n] becomes g = d * (- exp(z * scale - lse)); the caller adds d to the target's */
@@ -127,12 +132,12 @@ struct hot {
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */
 };
 
-extern const struct hot wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;
+extern const struct hot wz_hot_avx512amx, wz_hot_avx512bf16, wz_hot_avx512, wz_hot_avx2, wz_hot_neon, wz_hot_generic;
 
-/* What rows of equal bits share among them: products of at most FEW rows and of more, by the weight's type, attention,
- * its backward, and all else. A row computes each (choose.c). */
-enum slot { F32_FEW, F32_MANY, BF16_FEW, BF16_MANY, INT8_FEW, INT8_MANY, ATTEND, ATTEND_BACK, VECTORS, SLOTS };
-enum { FEW = 12, TYPES = 3, MOST_ROWS = WZ_TUNED_ISAS }; /* MOST_ROWS: of equal bits */
+/* What rows of equal bits share among them: products of at most FEW rows and of more, by kind (2 kind, 2 kind + 1),
+ * attention, its backward, and all else. A row computes each (choose.c). */
+enum slot { ATTEND = 2 * KINDS, ATTEND_BACK, VECTORS, SLOTS };
+enum { FEW = 12, MOST_ROWS = WZ_TUNED_ISAS }; /* MOST_ROWS: of equal bits */
 
 /* RoPE's cos and sin for one set of frequencies freq[half]: cos_sin [count positions][2][half] */
 struct rope_table {
@@ -142,7 +147,7 @@ struct rope_table {
 
 struct cpu {
     struct hot hot; /* of every function, the chosen row's; its products are those of many rows */
-    struct product few[TYPES];
+    const struct product *few[KINDS];
     struct wz_ops ref; /* ref's functions, for heads too wide for the tiles of attention */
     struct rope_table *tables;
     int n_tables;
@@ -159,7 +164,7 @@ static inline const struct product *wz_product(const struct wz_backend *be, enum
 {
     const struct cpu *cpu = be->state;
 
-    return n <= FEW ? &cpu->few[type] : &cpu->hot.product[type];
+    return n <= FEW ? cpu->few[type] : cpu->hot.product[type];
 }
 
 /* ---- choose.c: which row of equal bits computes what ------------------------------------------------------ */
@@ -171,7 +176,8 @@ int wz_cpu_rows(const struct hot *rows[MOST_ROWS], const char *isa, struct wz_er
 void wz_cpu_choose(const struct hot *choice[SLOTS], const struct hot *const *rows, int n);
 /* Is it of rows that may be mixed: have the few and the many of every type the same panels? */
 bool wz_cpu_mixes(const struct hot *const choice[SLOTS]);
-void wz_cpu_compose(struct cpu *cpu, const struct hot *const choice[SLOTS]);
+/* amx: products of bf16 are in that order. */
+void wz_cpu_compose(struct cpu *cpu, const struct hot *const choice[SLOTS], bool amx);
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
@@ -183,6 +189,8 @@ enum { GRAIN = 1 << 21 };
  * `which` with rows wz_cpu_left apart. */
 const float *wz_cpu_factor(struct wz_backend *be, int which, const struct product *by, const float *x, size_t ldx,
                            int n, int width);
+/* x[n][width] as the right operand of a sum over its rows. */
+const float *wz_cpu_right(struct wz_backend *be, const struct product *by, const float *x, int n, int width);
 /* Length in 4-byte elements of the k dimension of a panel, and of a left operand. */
 static inline size_t wz_cpu_depth(const struct product *by, int width)
 {
@@ -198,7 +206,7 @@ static inline size_t wz_cpu_left(const struct product *by, int width)
 /* Products for wz_cpu_gemm. a: the left operand, made for `by`; sm, sk: its strides, in 4-byte elements.
  * packed:  c[m, ldc] = a W[first .. first + n, :]^T (+= when add), for matmul and the head's logits
  * back_x:  c[m, in] = a W[first .. first + depth, :] (+= when add), summed over output channels
- * back_w:  c[out, in] += a^T x[n, in], summed over n tokens */
+ * back_w:  c[out, in] += a^T x[n, in], summed over n tokens; x: the right operand */
 struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
                                const struct wz_weight *w, int first, int m, int n, bool add);
 struct gemm wz_cpu_gemm_back_x(const struct product *by, float *c, const float *a, size_t sm, const struct wz_weight *w,

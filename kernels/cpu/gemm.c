@@ -27,14 +27,6 @@ static void edge_run(const struct gemm *g, float *c, const float *a, int rows, i
     }
 }
 
-/* x rounded to bf16 like wz_f32_to_bf16, in the upper half of each element. */
-INLINE vu upper_half(vf x)
-{
-    vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
-
-    return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
-}
-
 /* Pairs of neighbouring rows: out[(n + 1) / 2][k] */
 static void pair_rows(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
@@ -150,7 +142,7 @@ static void products(const struct gemm *g, int row, int row_end, int col, int co
     }
 }
 
-void HOT(wz_gemm)(const struct gemm *g, int row, int row_end, int col, int col_end)
+static void gemm(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
     if (g->by->type == WZ_BF16 && g->by->left == 2 && (AMX_FLUSHES || g->by->unit == 1)) {
         unsigned long was = flush_begin();
@@ -179,9 +171,9 @@ INLINE float peak(const bool pairs, int steps)
     return sum[0];
 }
 
-float HOT(wz_peak)(int steps) { return peak(false, steps); }
+static float peak_f32(int steps) { return peak(false, steps); }
 
-float HOT(wz_peak_pairs)(int steps) { return peak(true, steps); }
+static float peak_pairs(int steps) { return peak(true, steps); }
 
 /* to[k][PANEL] = from[row][k]: blocks of 4 by 4 transposed in registers, the remainder one by one. */
 static void transpose_f32(float *to, const float *from, size_t in, int rows)
@@ -221,11 +213,13 @@ INLINE void round_row(float *out, const float *x, int k)
     for (; j < k; j++) out[j] = wz_bf16_to_f32(wz_f32_to_bf16(x[j]));
 }
 
+static size_t round_up(int n, int to) { return (size_t)((n + to - 1) / to * to); }
+
 /* Each 64-bit element holds two neighbours, the earlier in its low half: narrowed to 32 bits it keeps the earlier,
- * whose low 16 bits receive the later, shifted down by 48. */
-static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n)
+ * whose low 16 bits receive the later, shifted down by 48. Zeros up to a multiple of `unit` elements of x. */
+static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n, int unit)
 {
-    size_t depth = ((size_t)k + 1) / 2;
+    size_t depth = round_up(k, unit) / 2;
 
     for (int i = 0; i < n; i++, x += ldx, out += depth) {
         int j = 0;
@@ -236,10 +230,9 @@ static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n)
         }
         for (; j < k; j += 2)
             out[j / 2] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (j + 1 < k ? wz_f32_to_bf16(x[j + 1]) : 0);
+        memset(out + (k + 1) / 2, 0, (depth - ((size_t)k + 1) / 2) * sizeof *out);
     }
 }
-
-static size_t round_up(int n, int to) { return (size_t)((n + to - 1) / to * to); }
 
 /* out[n][k], of rounded floats, zeros up to a multiple of `unit`. */
 static void widen(float *out, const float *x, size_t ldx, int k, int n, int unit)
@@ -259,24 +252,29 @@ static void widen_rows(float *out, const float *x, size_t ldx, int k, int n, int
     memset(out, 0, (round_up(n, unit) - (size_t)n) * (size_t)k * sizeof *out);
 }
 
-void HOT(wz_factor)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+static void factor(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    if (LEFT == 1) pair(out, x, ldx, k, n);
+    if (LEFT == 1) pair(out, x, ldx, k, n, 2);
     else widen((float *)out, x, ldx, k, n, 2);
 }
 
-void HOT(wz_factor_rows)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+static void factor_rows(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     if (LEFT == 1) pair_rows(out, x, ldx, k, n);
     else widen_rows((float *)out, x, ldx, k, n, 2);
 }
 
-void HOT(wz_factor_amx)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+void HOT(wz_factor_tiles)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    pair(out, x, ldx, k, n, 2 * UNIT);
+}
+
+static void factor_amx(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     widen((float *)out, x, ldx, k, n, 2 * UNIT);
 }
 
-void HOT(wz_factor_rows_amx)(uint32_t *out, const float *x, size_t ldx, int k, int n)
+static void factor_rows_amx(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     widen_rows((float *)out, x, ldx, k, n, 2 * UNIT);
 }
@@ -322,3 +320,9 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
             to[j] = j < rows ? (uint32_t)at[0] << 16 | (k + 1 < in ? at[1] : 0) : 0;
         }
 }
+
+const struct product HOT(wz_by_f32) = { WZ_F32, PANEL, 1, 1, 1, peak_f32, gemm, HOT(wz_pack_panel), NULL, NULL, NULL };
+const struct product HOT(wz_by_bf16) = { WZ_BF16, PANEL,       LEFT, 1, 2 / LEFT, peak_pairs, gemm, HOT(wz_pack_panel),
+                                         factor,  factor_rows, NULL };
+const struct product HOT(wz_by_amx) = { WZ_BF16,    PANEL,           2,   UNIT, 1, peak_f32, gemm, HOT(wz_pack_panel),
+                                        factor_amx, factor_rows_amx, NULL };

@@ -228,7 +228,7 @@ struct back {
     const struct pass *p;
     int first;
     float *g, *d_w;
-    const float *d, *lse;
+    const float *d, *lse, *right; /* right: p->x as the right operand of d_w */
 };
 
 static void back_block(void *arg, int b)
@@ -255,7 +255,7 @@ static void back_block(void *arg, int b)
     bool made = p->by->factor_rows;
     if (made) p->by->factor_rows(left, g, WIDE, n, p->m);
     struct gemm w = wz_cpu_gemm_back_w(p->by, k->d_w + (size_t)v * in, made ? (const float *)left : g,
-                                       made ? (size_t)n : WIDE, p->x, n, p->w->in, p->m);
+                                       made ? (size_t)n : WIDE, k->right, n, p->w->in, p->m);
     p->by->gemm(&w, 0, n, 0, w.n);
 }
 
@@ -276,6 +276,7 @@ static void head_back(struct wz_backend *be, float *d_x, float *d_w, const float
         if (!p.m) break; /* none of the tokens left has a gradient */
         p.by = wz_product(be, w->type, p.m);
         p.factor = wz_cpu_factor(be, FACTOR, p.by, rows, c, p.m, w->in);
+        k.right = d_w ? wz_cpu_right(be, p.by, rows, p.m, w->in) : NULL;
         k.g = wz_cpu_scratch(be, LOGITS, (size_t)TILE * WIDE * sizeof *k.g);
         for (int i = 0; i < p.m; i++) {
             p.scale[i] = 1 / temperature;

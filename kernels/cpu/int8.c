@@ -88,7 +88,7 @@ INLINE void tile8(const int mr, const struct gemm *g, float *c, const float *a, 
 #define TILE8(mr) \
     case mr: tile8(mr, g, c, a, panel, cols); break;
 
-void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int col_end)
+static void gemm(const struct gemm *g, int row, int row_end, int col, int col_end)
 {
     int tiles = (row_end - row + MR2 - 1) / MR2;
 
@@ -113,7 +113,7 @@ void HOT(wz_gemm_int8)(const struct gemm *g, int row, int row_end, int col, int 
 }
 
 /* One operand is read anew in every step, the other is a chain's own, so that no work is shared or left out. */
-float HOT(wz_peak_int8)(int steps)
+static float peak(int steps)
 {
     volatile int32_t x = 0x01020301;
     vi acc[PEAK_CHAINS], w[PEAK_CHAINS], zero = { 0 };
@@ -174,3 +174,6 @@ void HOT(wz_pack_int8)(void *dst, const struct wz_weight *w, int panel)
         memcpy(scale + PANEL + j, &sum, sizeof sum);
     }
 }
+
+const struct product HOT(wz_by_int8) = { WZ_INT8,          PANEL, 1,   1, 4, peak, gemm, HOT(wz_pack_int8),
+                                         HOT(wz_quantise), NULL,  NULL };

@@ -1,4 +1,5 @@
-/* SIMD vectors of W floats: W is 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, or no SIMD instructions).
+/* SIMD vectors of W floats: W is 16 (AVX-512), 8 (AVX2 and FMA) or 4 (NEON, or no SIMD instructions). WZ_PLAIN: 16 and
+ * no instructions for them, for tests.
  *
  * Files that include this are compiled once per instruction set, with WZ_ISA defined as its name; HOT(f) is f_avx512
  * and so on. Two rules keep the bits of AVX2, AVX-512 and NEON equal: an FMA in one is an FMA in the others, and sums
@@ -19,29 +20,37 @@
 
 #ifdef __AVX512F__
 #include <immintrin.h>
-enum { W = 16, MR4 = 6, MR2 = 12 }; /* MR4, MR2: most rows of a register tile that is 4 or 2 vectors wide */
-#define WIDE                        /* 32 registers, enough for tiles of more than 6 rows */
+#define W 16
+enum { MR4 = 6, MR2 = 12 }; /* most rows of a register tile that is 4 or 2 vectors wide */
+#define WIDE                /* 32 registers, enough for tiles of more than 6 rows */
 #define FMA(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define MAX(a, b)    ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define MIN(a, b)    ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define SPLAT(x)     ((vf)_mm512_set1_ps(x))
 #elif defined(__AVX2__)
 #include <immintrin.h>
-enum { W = 8, MR4 = 2, MR2 = 6 };
+#define W            8
+enum { MR4 = 2, MR2 = 6 };
 #define FMA(a, b, c) ((vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #define MAX(a, b)    ((vf)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #define MIN(a, b)    ((vf)_mm256_min_ps((__m256)(a), (__m256)(b)))
 #define SPLAT(x)     ((vf)_mm256_set1_ps(x))
 #elif defined(WZ_NEON)
 #include <arm_neon.h>
-enum { W = 4, MR4 = 6, MR2 = 12 };
+#define W 4
+enum { MR4 = 6, MR2 = 12 };
 #define WIDE
 #define FMA(a, b, c) ((vf)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b)))
 #define SPLAT(x)     ((vf)vdupq_n_f32(x))
 #else
-enum { W = 4, MR4 = 2, MR2 = 6 };
+#ifdef WZ_PLAIN
+#define W 16
+#else
+#define W 4
+#endif
+enum { MR4 = 2, MR2 = 6 };
 #define FMA(a, b, c) ((a) * (b) + (c))
-#define SPLAT(x)     ((vf){ (x), (x), (x), (x) })
+#define SPLAT(x)     ((x) - (vf){ 0 }) /* not +: of -0 */
 #endif
 
 typedef float vf __attribute__((vector_size(4 * W)));
@@ -214,10 +223,10 @@ typedef float v4f __attribute__((vector_size(16)));
 /* Adds elements i and i + 8, then i + 4, then i + 2, then the last two: the same tree whatever W is. */
 INLINE float vec16_sum(struct vec16 l)
 {
-#if defined(__AVX512F__)
+#if W == 16
     v8f e = LOW8(l.v[0]) + HIGH8(l.v[0]);
     v4f f = LOW4(e) + HIGH4(e);
-#elif defined(__AVX2__)
+#elif W == 8
     v8f e = l.v[0] + l.v[1];
     v4f f = LOW4(e) + HIGH4(e);
 #else
@@ -262,12 +271,21 @@ INLINE void store_in(float *to, size_t at, size_t n, vf x)
     else if (at < n) store_part(to + at, x, (int)(n - at));
 }
 
-/* ---- functions defined in one file and used in another ---------------------------------------------------- */
+/* x rounded to bf16 like wz_f32_to_bf16, in the upper half of each element. */
+INLINE vu upper_half(vf x)
+{
+    vu u = (vu)x, rounded = u + 0x7fff + (u >> 16 & 1), nan = (vu)((u & 0x7fffffff) > (vu){ 0 } + 0x7f800000u);
 
-gemm_fn HOT(wz_gemm), HOT(wz_gemm_int8);
+    return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
+}
+
+/* ---- defined in one file and used in another -------------------------------------------------------------- */
+
+/* gemm.c, int8.c and, with tiles, amx.c */
+extern const struct product HOT(wz_by_f32), HOT(wz_by_bf16), HOT(wz_by_amx), HOT(wz_by_int8), HOT(wz_by_tiles),
+    HOT(wz_by_tiles_int8);
 pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
-peak_fn HOT(wz_peak), HOT(wz_peak_pairs), HOT(wz_peak_int8);
-pair_fn HOT(wz_factor), HOT(wz_factor_rows), HOT(wz_factor_amx), HOT(wz_factor_rows_amx), HOT(wz_quantise);
+pair_fn HOT(wz_factor_tiles), HOT(wz_quantise);
 walk_fn HOT(wz_cast);
 attend_fn HOT(wz_attend), HOT(wz_attend_back);
 

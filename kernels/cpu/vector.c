@@ -223,7 +223,9 @@ static void adamw(const struct walk *k, size_t from, size_t end)
 
 static bool runs(void)
 {
-#ifdef __AVX512BF16__
+#ifdef WZ_TILES
+    return wz_cpu_tiles() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+#elif defined(__AVX512BF16__)
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX512F__)
@@ -235,6 +237,14 @@ static bool runs(void)
 #endif
 }
 
+#ifdef WZ_TILES
+#define BY_INT8 HOT(wz_by_tiles_int8)
+#define BY_AMX  HOT(wz_by_tiles)
+#else
+#define BY_INT8 HOT(wz_by_int8)
+#define BY_AMX  HOT(wz_by_amx)
+#endif
+
 #define STRING(x)    STRING_OF(x)
 #define STRING_OF(x) #x
 
@@ -242,13 +252,7 @@ const struct hot HOT(wz_hot) = {
     .isa = STRING(WZ_ISA),
     .bits = BITS,
     .runs = runs,
-    .product = { [WZ_F32] = { WZ_F32, 2 * W, 1, 1, 1, HOT(wz_peak), HOT(wz_gemm), HOT(wz_pack_panel), NULL, NULL },
-                 [WZ_BF16] = { WZ_BF16, 2 * W, LEFT, 1, 2 / LEFT, HOT(wz_peak_pairs), HOT(wz_gemm), HOT(wz_pack_panel),
-                               HOT(wz_factor), HOT(wz_factor_rows) },
-                 [WZ_INT8] = { WZ_INT8, 2 * W, 1, 1, 4, HOT(wz_peak_int8), HOT(wz_gemm_int8), HOT(wz_pack_int8),
-                               HOT(wz_quantise), NULL } },
-    .amx = { WZ_BF16, 2 * W, 2, UNIT, 1, NULL, HOT(wz_gemm), HOT(wz_pack_panel), HOT(wz_factor_amx),
-             HOT(wz_factor_rows_amx) },
+    .product = { [WZ_F32] = &HOT(wz_by_f32), [WZ_BF16] = &HOT(wz_by_bf16), [WZ_INT8] = &BY_INT8, [AMX] = &BY_AMX },
     .cast = HOT(wz_cast),
     .exps = exps,
     .stat = stat_of,
