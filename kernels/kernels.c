@@ -46,7 +46,8 @@ static struct wz_backend *open_row(const struct named *at, bool counts, int thre
     o->be.grain = at->row->grain;
     o->be.counted = counts ? at->row : NULL;
     if (numerics) o->be.numerics = *numerics;
-    o->be.amx = o->be.numerics.bf16 && !strcmp(o->be.numerics.bf16, "amx");
+    const char *order = o->be.numerics.bf16 ? o->be.numerics.bf16 : "";
+    o->be.amx = !strcmp(order, "amx") || (!strcmp(order, "auto") && at->row->amx && wz_cpu_tiles());
     if (o->be.amx && !at->row->amx)
         rc = wz_fail(err, "backend \"%s\": it can't add in the order of numerics.bf16=amx: expected chain", at->name);
     if (rc < 0 || row->open(&o->be, err) < 0) {

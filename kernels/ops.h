@@ -222,7 +222,9 @@ struct wz_numerics {
     /* cpu: an instruction set, or the name of the bits that several give; NULL or "auto": the best of this machine.
      * open makes it the name of the bits. Outlives the backend */
     const char *isa;
-    const char *bf16; /* order of sums in products with bf16 weights: "amx", or "chain" (NULL). Outlives the backend */
+    /* Order of sums in products with bf16 weights: "amx", or "chain" (NULL); "auto": amx where the cpu row or ref is
+     * opened on a machine that has AMX. Outlives the backend. */
+    const char *bf16;
 };
 
 struct wz_backend {

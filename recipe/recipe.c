@@ -172,7 +172,7 @@ static const struct wz_origin *next_bits(const struct wz_resolved *r, unsigned n
 static bool may_become(const struct wz_recipe *was, const struct wz_origin *a, const struct wz_origin *b)
 {
     if (!strcmp(a->value, b->value)) return true;
-    if (!strcmp(a->path, "backend") || !strcmp(a->path, "numerics.isa"))
+    if (!strcmp(a->path, "backend") || !strcmp(a->path, "numerics.isa") || !strcmp(a->path, "numerics.bf16"))
         return !strcmp(a->value, "auto") || !strcmp(b->value, "auto");
     return of_stage(a->path, was->n_stages - 1) && !strcmp(strrchr(a->path, '.'), ".steps") &&
            atoi(b->value) > atoi(a->value);

@@ -168,11 +168,11 @@
     T##_TEXT(S, cuda, "exact", "exact|fast", BITS, \
              "matrix products on GPUs: exact, whose bits do not depend on how batches are cut; or fast, by cuBLASLt") \
     T##_TEXT(S, isa, "auto", "name", BITS, \
-             "instruction set of the cpu backend; auto: fma or what else this machine has. fma: avx2, avx512 and " \
-             "avx512bf16 give the same bits, and each op is computed by the fastest here") \
-    T##_TEXT(S, bf16, "chain", "chain|amx", BITS, \
-             "order of the sums in products with bf16 weights: chain, term by term; or amx, the order of Intel's " \
-             "AMX, which the cpu backend gives on any processor") \
+             "instruction set of the cpu backend; auto: fma or what else this machine has. fma: avx2, avx512, " \
+             "avx512bf16 and avx512amx give the same bits, and each op is computed by the fastest here") \
+    T##_TEXT(S, bf16, "chain", "chain|amx|auto", BITS, \
+             "order of the sums in products with bf16 weights: chain, term by term; amx, the order of Intel's AMX, " \
+             "which the cpu backend gives on any processor; or auto: amx where the processor has AMX, else chain") \
     T##_TEXT(S, nccl_sum, "tree", "tree|ring", BITS, \
              "sums over NCCL: tree, the same bits on any number of ranks; or ring, NCCL's own order, faster")
 

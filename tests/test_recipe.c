@@ -372,6 +372,7 @@ static void resume_walks_the_marks(void **state)
         { "numerics.bf16=amx", "numerics.bf16: the run in runs/t began with chain, and this is amx" },
         { "numerics.nccl_sum=ring", "numerics.nccl_sum: " },
         { "numerics.isa=generic", NULL }, /* compared as what auto was resolved to */
+        { "numerics.bf16=auto", NULL },   /* likewise */
         { "backend=ref", NULL },
         { "sft.lr=0.5", NULL }, /* of another run */
         { "stages.s.steps=99", NULL },

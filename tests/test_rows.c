@@ -218,6 +218,21 @@ static void test_amx_flushes(void **state)
     }
 }
 
+/* auto is amx where the processor has it, and chain for backends that can't add in that order. */
+static void test_auto(void **state)
+{
+    static const char *const names[] = { "cpu", "ref" };
+    const bool amx = wz_cpu_tiles();
+
+    assert_true(!amx || system("grep -qw amx_bf16 /proc/cpuinfo") == 0);
+    for (size_t i = 0; i < WZ_COUNT(names); i++) {
+        struct wz_backend *be = wz_backend_open(names[i], 1, &(struct wz_numerics){ .bf16 = "auto" }, NULL);
+        assert_non_null(be);
+        if (be->amx != amx) fail_msg("%s: auto is %s", names[i], be->amx ? "amx" : "chain");
+        wz_backend_close(be);
+    }
+}
+
 /* Rows that cannot add in an order say so, with the key. */
 static void test_refused(void **state)
 {
@@ -582,9 +597,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cache), /* first: its processes must not inherit a choice */
-        cmocka_unit_test(test_bf16_chain),   cmocka_unit_test(test_bf16_amx), cmocka_unit_test(test_amx_flushes),
-        cmocka_unit_test(test_int8),         cmocka_unit_test(test_refused),  cmocka_unit_test(test_mixtures),
-        cmocka_unit_test(test_mixtures_amx),
+        cmocka_unit_test(test_bf16_chain), cmocka_unit_test(test_bf16_amx),     cmocka_unit_test(test_amx_flushes),
+        cmocka_unit_test(test_int8),       cmocka_unit_test(test_auto),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_mixtures),   cmocka_unit_test(test_mixtures_amx),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
