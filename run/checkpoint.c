@@ -235,6 +235,7 @@ static int find_whole(const struct wz_job *job, const char *run, int64_t most, i
     int n, rc = 0;
     int64_t *steps = wz_checkpoint_steps(run, &n);
     struct wz_err why = { 0 };
+    bool damaged = false;
 
     *step = -1;
     for (int i = 0; i < n && *step < 0; i++) {
@@ -244,15 +245,20 @@ static int find_whole(const struct wz_job *job, const char *run, int64_t most, i
         rc =
             wz_checkpoint_whole(run, steps[i], job && job->training, job ? job->be->pool : NULL, &p, &dir, recipe, err);
         free(dir);
+        char *manifest = wz_path("%s/checkpoints/%" PRId64 "/manifest.json", run, steps[i]);
+        damaged |= wz_file_exists(manifest); /* a folder without is none that was saved */
+        free(manifest);
         if (rc == 0) *step = steps[i];
         else if (why.text[0]) wz_log("checkpoint %" PRId64 " is passed over, too: %s", steps[i], err->text);
         else why = *err;
     }
+    if (rc < 0 && !damaged) rc = 0;
     if (rc < 0)
         wz_fail(err,
                 "%.400s; no checkpoint before it is whole: restore it, or delete %.200s/checkpoints to make the run "
                 "again from its beginning",
                 why.text, run);
+    else if (why.text[0] && *step < 0) wz_log("%s; there is no other checkpoint", why.text);
     else if (why.text[0]) wz_log("%s; the checkpoint after step %" PRId64 " is taken", why.text, *step);
     free(steps);
     return rc;

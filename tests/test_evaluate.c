@@ -457,6 +457,7 @@ static void evaluate(const char *order, uint64_t training, uint64_t seed, int li
         snprintf(ids[i], sizeof ids[i], "%d", i);
         list[i] = (struct wz_prompt){ texts[i], ids[i], order[i] % 2 ? "harmful" : "benign", "", WZ_HARMFUL };
     }
+    assert_int_equal(wz_link_open(&job.link, "self", 60, false, &err), 0);
     job.agents[0].player.temperature = 0.25f;
     job.agents[1].player.temperature = 0.5f;
     job.roles.rollout.n = job.roles.learner.n = 1;
@@ -468,6 +469,7 @@ static void evaluate(const char *order, uint64_t training, uint64_t seed, int li
     assert_true(asked.seed == seed);
     assert_true(row(&t, "harmful", "asr")->seed == training);
     wz_table_finish(&t);
+    wz_link_close(&job.link);
 }
 
 static int harmful_in(const char *texts)
