@@ -159,6 +159,7 @@ static int replay(struct wz_job *job, struct wz_recipe *recipe, const char *run,
         wz_checkpoint_open(job, dir, &p, err) < 0)
         goto out;
     wz_job_drop_overlong(job);
+    wz_job_drop_overlaps(job);
     wz_log("from step %" PRId64, p.step);
     if (wz_stage_open(&stage, job, &p, dir, err) < 0) goto out;
     for (;;) {

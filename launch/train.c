@@ -83,6 +83,7 @@ static int open_all(struct wz_job *job, struct wz_progress *p, const char *dir, 
     while (job->root && wz_lines_next(&l)) wz_log("%.*s", (int)l.n, l.line);
     wz_buf_finish(&named);
     wz_job_drop_overlong(job);
+    wz_job_drop_overlaps(job);
     /* report a mix that can't be drawn now, not when its stage begins */
     for (int s = 0; rc == 0 && job->data && s < (int)recipe->n_stages; s++) {
         struct wz_draw *draw = wz_draw_create(job->data, (int)recipe->n_data, &recipe->stages[s], s, recipe->seed, err);

@@ -108,6 +108,7 @@ struct wz_recipe {
     unsigned n_data;
     struct wz_recipe_data *eval;
     unsigned n_eval;
+    char *deduplicate;
     struct wz_recipe_kind *kinds;
     unsigned n_kinds;
     struct {

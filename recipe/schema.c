@@ -280,6 +280,10 @@
             "an update whose gradient is not finite is skipped; this many in a row stop the run") \
     T##_LIST(S, data, n_data, data, 256, "training prompts") \
     T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
+    T##_TEXT(S, deduplicate, "no", "no|exact|near", BITS, \
+             "training prompts that are left out, and listed in overlaps.jsonl. exact: those with the words of a " \
+             "held-out prompt, whatever their case and punctuation; near: those as well whose pairs of neighbouring " \
+             "words have a Jaccard index of 0.6 or more with one's; no: none, exact ones are warned of") \
     T##_LIST(S, kinds, n_kinds, kind, 64, "the names of kinds, spelled out") \
     T##_MAP(S, evaluate, evaluate, "how and how often the held-out prompts are played") \
     T##_MAP(S, checkpoint, checkpoint, "how often a run is saved") \

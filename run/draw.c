@@ -92,10 +92,10 @@ static int kind_fill(struct kind_share *k, const struct wz_prompts *sets, int n_
             if (!k->name || !strcmp(k->name, sets[s].list[i].kind)) k->list[k->n++] = &sets[s].list[i];
     k->order = wz_alloc(sizeof *k->order * (size_t)(k->n + 1));
     if (k->n) return 0;
-    if (!total) return wz_fail(err, "data: there are no training prompts, or all are overlong");
+    if (!total) return wz_fail(err, "data: there are no training prompts, or all are overlong or held-out prompts too");
     struct wz_buf kinds = { 0 };
     name_kinds(sets, n_sets, &kinds);
-    wz_fail(err, "mix: no training prompt is of kind '%s', overlong ones aside; their kinds are %s", k->name,
+    wz_fail(err, "mix: no training prompt is of kind '%s', of those that are not left out; their kinds are %s", k->name,
             kinds.data);
     wz_buf_finish(&kinds);
     return -1;

@@ -277,6 +277,11 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     int rc = wz_recipe_save(job->recipe, path, err);
 
     free(path);
+    if (rc == 0 && job->overlaps.len) {
+        path = wz_path("%s/overlaps.jsonl", dir);
+        rc = wz_file_write(path, job->overlaps.data, job->overlaps.len, err);
+        free(path);
+    }
     /* "after" has become "step-N": a later start, which can't tell this from the checkpoint, must read it so. Nor may
      * rows stay that this start makes again, or not at all */
     if (rc == 0 && (p->extended || !done) && run->table.n) rc = write_table(job->recipe, &run->table, err);

@@ -439,6 +439,7 @@ void wz_job_close(struct wz_job *job)
     free(job->data);
     free(job->eval);
     free(job->chunk);
+    wz_buf_finish(&job->overlaps);
     for (int i = 0; i < job->judges.n; i++) {
         const struct wz_judge *j = &job->judges.list[i];
         if (j->verdicts)

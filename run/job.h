@@ -67,6 +67,7 @@ struct wz_job {
     struct wz_game game;            /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
     int overlong;                   /* training prompts that wz_job_drop_overlong left out */
+    struct wz_buf overlaps;         /* on root: those that wz_job_drop_overlaps left out, as overlaps.jsonl has them */
     bool root;                      /* the first learner: writes the run's files and logs */
     bool training; /* the stages will be run; else learners hold no weights and no agent must be trainable */
     bool writes;   /* reward ranks write verdicts into the run's folder: it is being made, not looked at */
@@ -95,6 +96,9 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
  * those that the first rollout rank finds, since others need not have a tokenizer. Prompts of evaluations stay, and are
  * counted as lost. All ranks call it, before prompts are drawn. */
 void wz_job_drop_overlong(struct wz_job *job);
+/* Leaves out the training prompts that are held-out prompts too, as the recipe's `deduplicate` says (overlap.c). All
+ * ranks call it, before prompts are drawn. */
+void wz_job_drop_overlaps(struct wz_job *job);
 void wz_job_close(struct wz_job *job);
 /* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a message on
  * error. */
@@ -110,6 +114,19 @@ int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *confi
 /* Sends the agent's weights, so many updates newer, from the first learner to every rollout rank that has its own copy.
  * All ranks call it. */
 void wz_job_publish(struct wz_job *job, struct wz_agent *agent, int updates);
+
+/* ---- overlap.c: training prompts that are held-out prompts too ---------------------------------------------- */
+
+struct wz_overlap {
+    const struct wz_prompt *prompt,
+        *held;      /* the training prompt and the held-out prompt: the nearest, then the first */
+    int data, eval; /* their sets */
+    bool exact;     /* the same words; else nearly the same */
+    double jaccard;
+};
+/* All overlaps in the order of the training prompts: heap *list, and how many. near: not only exact ones. */
+int wz_overlaps(const struct wz_prompts *data, int n_data, const struct wz_prompts *eval, int n_eval, bool near,
+                struct wz_overlap **list);
 
 /* ---- draw.c: which prompts are played, and which in a step ------------------------------------------------- */
 
