@@ -99,7 +99,10 @@ static char *text_of(int *text, const int *from, uint32_t i)
     if (from) {
         for (n = 0; from[n] >= 0; n++) text[n] = from[n];
         text[n] = -1;
-        for (int changes = BELOW(3); changes > 0; changes--) text[BELOW((uint32_t)n)] = BELOW(20);
+        for (int changes = BELOW(3); changes > 0; changes--) {
+            const int at = BELOW((uint32_t)n);
+            text[at] = BELOW(20);
+        }
     }
 #undef BELOW
     for (int k = 0; k < n; k++) wz_buf_printf(&out, "%sw%d", k ? " " : "", text[k]);
