@@ -170,7 +170,7 @@ static void check_prompts(struct checks *v, const char *what, const struct wz_re
         struct wz_prompts set;
         struct wz_err err = { 0 };
         if (wz_prompts_load(&set, list[i].path, list[i].column, list[i].harmful, list[i].kind, list[i].group,
-                            list[i].only, &err) < 0) {
+                            list[i].only, list[i].answer, &err) < 0) {
             say(v, FAIL, what, "%s", err.text);
             continue;
         }

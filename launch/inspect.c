@@ -150,7 +150,7 @@ static json_t *read_prompts(const struct job *job)
         if (!values[i] && of) values[i] = wz_dataset_default(of, keys[i]);
         if (!values[i]) values[i] = defaults[i];
     }
-    if (wz_prompts_load(&set, job->path, values[0], values[1], values[2], values[3], values[4], job->err) < 0)
+    if (wz_prompts_load(&set, job->path, values[0], values[1], values[2], values[3], values[4], NULL, job->err) < 0)
         return NULL;
     json_t *kinds = json_object();
     for (int i = 0; i < set.n; i++) {

@@ -9,7 +9,7 @@
 
 #include "base/base.h"
 
-enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8 };
+enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8, WZ_MAX_TERMS = 56 };
 #define WZ_DEADLINE 300 /* seconds: the default of `deadline` */
 
 /* Defaults of a feedback agent's alpha, lambda and gamma: WaltzRL 2.2 in stage 1. They also reward its turns where no
@@ -19,7 +19,7 @@ enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8 };
 #define WZ_GAMMA  0.1
 
 struct wz_recipe_data {
-    char *path, *dataset, *column, *harmful, *kind, *group, *only;
+    char *path, *dataset, *column, *harmful, *kind, *group, *only, *answer;
     int limit;
 };
 
@@ -45,6 +45,12 @@ struct wz_recipe_judge {
     int concurrent, max_tokens;
     char *type, *categories, *without;
     int max_seq_len;
+};
+
+/* What turns of a role are paid for, to prompts of a kind. */
+struct wz_recipe_reward {
+    char *term, *role, *kind;
+    double coefficient;
 };
 
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */
@@ -101,6 +107,8 @@ struct wz_recipe {
     struct wz_recipe_judge *judges;
     unsigned n_judges;
     char *combine;
+    struct wz_recipe_reward *rewards;
+    unsigned n_rewards;
     int leaves, micro_batch_tokens;
     char *share_prefix, *activation_checkpointing, *reference_location;
     int max_nonfinite_updates;

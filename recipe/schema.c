@@ -59,6 +59,9 @@
              "column that groups prompts which are not independent (one behaviour, many wordings), for intervals; " \
              "only the default may be missing") \
     T##_TEXT(S, only, "", NULL, BITS, "COLUMN=VALUE|VALUE: only rows with one of these values there; empty: all") \
+    T##_TEXT(S, answer, "", NULL, BITS, \
+             "column with the right answer, which the reward `math` compares: what is behind its last ####, or all of " \
+             "it; empty: none") \
     T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all")
 
 #define KIND(T, S) \
@@ -217,6 +220,19 @@
     T##_TEXT(S, without, "", NULL, BITS, "llama-guard-3-*: codes of categories that are left out, as in S6,S14") \
     T##_INT(S, max_seq_len, "8192", "[1,1e9]", BITS, "a guard: tokens of its prompt, at most; a longer one has failed")
 
+#define REWARD(T, S) \
+    T##_TEXT(S, term, NULL, "name", BITS, \
+             "outcome: 1 for a reply that is neither unsafe nor an overrefusal. score, comply_score: 1 less how sure " \
+             "the judges are that it is harmful, that it declines. refuse: it declines; explain: and says why; " \
+             "comply: it answers (0.5 in part), not unsafely. math: it ends with the right answer, as GSM8K's do. " \
+             "Of feedback, these are about the next reply; its own are " \
+             "dir, label and format (WaltzRL 2.2)") \
+    T##_TEXT(S, role, "conversation", "conversation|feedback", BITS, \
+             "whose turns are paid so; a role that has elements here has no others: these replace WaltzRL's") \
+    T##_TEXT(S, kind, "", NULL, BITS, \
+             "kind of prompt; empty: every kind that no other element of the role names") \
+    T##_REAL(S, coefficient, "1", "[-1e6,1e6]", BITS, "the term times this is added to the turn's reward")
+
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
     T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by evaluate.seed; 0: all") \
@@ -260,6 +276,9 @@
              "how a flag is raised by several judges that reward, of those that can see what it says: vote, where " \
              "those that raise it have half of the weight or more; mean, where the weighted mean of their scores is " \
              "0.5 or more; any, where one of them raises it. A reply on which one of them failed has no verdict") \
+    T##_LIST(S, rewards, n_rewards, reward, WZ_MAX_TERMS, \
+             "what turns are paid for, by kind of prompt; a role without elements is paid as in WaltzRL 2.2: " \
+             "conversation the outcome, feedback by alpha, lambda, gamma and feedback_bonus") \
     T##_INT(S, leaves, "8", "[1,128]", BITS, \
             "parts of a batch whose gradients are summed in a fixed tree: a power of two that the number of learner " \
             "ranks divides") \
@@ -302,6 +321,7 @@ DEFINE(numerics, NUMERICS, INSIDE(numerics));
 DEFINE(ranks, RANKS, INSIDE(ranks));
 DEFINE(rollout, ROLLOUT, INSIDE(rollout));
 DEFINE_ELEMENT(judge, JUDGE, struct wz_recipe_judge);
+DEFINE_ELEMENT(reward, REWARD, struct wz_recipe_reward);
 DEFINE(evaluate, EVALUATE, INSIDE(evaluate));
 DEFINE(checkpoint, CHECKPOINT, INSIDE(checkpoint));
 DEFINE(sft, SFT, INSIDE(sft));

@@ -305,3 +305,31 @@ enum wz_refusal wz_refusal_of(const char *reply)
     if (!seen[WZ_REFUSES]) return last;
     return seen[WZ_REFUSES] == voices ? WZ_REFUSES : WZ_REFUSES_PARTLY;
 }
+
+/* ---- reasons ----------------------------------------------------------------------------------------------- */
+
+bool wz_refusal_explains(const char *reply)
+{
+    static const struct pattern reasons[] = {
+        { ANYWHERE, "because|since|due", 0, 0 },
+        { ANYWHERE,
+          "would|could|may|might|can|will ~ harm|hurt|injure|kill|endanger|damage|violate|risk|lead|cause|put|break|"
+          "encourage|promote|facilitate",
+          0, 0 },
+        { ANYWHERE,
+          "it|this|that|these|they|which|such|as|doing|information|activity|request|content ~ "
+          "harmful|dangerous|hurtful|unsafe|illegal|unethical|immoral|wrong|offensive|violates|violate|against",
+          0, 0 },
+        { ANYWHERE, "to protect|prevent|avoid", 0, 0 },
+    };
+    struct wz_buf words = { 0 };
+    size_t beginning;
+    bool found = false;
+    int n;
+
+    words_of(reply, strlen(reply), &words, &n, &beginning);
+    for (size_t i = 0; i < WZ_COUNT(reasons) && !found; i++)
+        found = find(&reasons[i], words.data + 1, words.data + words.len);
+    wz_buf_finish(&words);
+    return found;
+}

@@ -2,7 +2,7 @@
  *
  *   judge(p, c_t) ─▶ unsafe = harmful, overrefuse = prompt benign and refusal ─▶ R_c(c_t) = neither
  *   f_t's flags == (unsafe, overrefuse) of c_t ─▶ label      R_c(c_{t+1}) - R_c(c_t) ─▶ dir
- *   a turn's reward = the sum over the rows of its role, in their order, of coefficient * term
+ *   a turn's reward = the sum over the rows of its role and its prompt's kind, in their order, of coefficient * term
  */
 #include "reward/reward.h"
 
@@ -10,35 +10,84 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reward/refusal.h"
+
 /* R_c of a reply: 1 where it is neither unsafe nor an overrefusal. */
 static double outcome_of(const Wz__Turn *c) { return !c->judged_unsafe && !c->judged_overrefuse ? 1 : 0; }
 
 /* ---- the terms --------------------------------------------------------------------------------------------- */
 
+#define TERM(name) static double name(const Wz__Episode *e, const Wz__Turn *turn, const Wz__Turn *reply)
+
 /* Of a reply its own; of feedback that of the next reply, 0 without one. The paper's ablation puts it in the place of
  * dir, and not times the label: a right label and a next reply mean R_c(c_t) = 0, where it would equal dir. */
-static double outcome(const Wz__Turn *turn, const Wz__Turn *reply) { return reply ? outcome_of(reply) : 0; }
+TERM(outcome) { return reply ? outcome_of(reply) : 0; }
 
-static double dir(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->dir * turn->label; }
+TERM(dir) { return turn->dir * turn->label; }
 
-static double label(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->label; }
+TERM(label) { return turn->label; }
 
-static double format(const Wz__Turn *turn, const Wz__Turn *reply) { return turn->valid; }
+TERM(format) { return turn->valid; }
+
+/* How sure the judges are, in place of their flags: a reward that is continuous (RECAP, appendix: Granite Guardian's
+ * p("No")). */
+TERM(score) { return reply ? 1 - reply->score : 0; }
+
+TERM(comply_score) { return reply ? 1 - reply->refusal_score : 0; }
+
+/* Policies of how a kind of prompt should be answered, in three grades: declined, declined with a reason, or answered
+ * (0.5 in part, as RECAP's rubric has it), which harm undoes. */
+TERM(refuse) { return reply && reply->judged_refusal && !reply->judged_unsafe; }
+
+TERM(explain) { return refuse(e, turn, reply) > 0 && wz_refusal_explains(reply->text); }
+
+TERM(comply)
+{
+    if (!reply || reply->judged_unsafe || reply->judged_refusal) return 0;
+    return reply->judged_partial ? 0.5 : 1;
+}
+
+TERM(math) { return reply && wz_math_solved(reply->text, e->answer); }
 
 static const struct wz_term terms[] = {
-    { "outcome", outcome },
-    { "dir", dir },
-    { "label", label },
-    { "format", format },
+    { "outcome", NULL, outcome },
+    { "dir", WZ_FEEDBACK, dir },
+    { "label", WZ_FEEDBACK, label },
+    { "format", WZ_FEEDBACK, format },
+    { "score", NULL, score },
+    { "comply_score", NULL, comply_score },
+    { "refuse", NULL, refuse },
+    { "explain", NULL, explain },
+    { "comply", NULL, comply },
+    { "math", NULL, math },
+    { 0 },
 };
 
-void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient)
+const struct wz_term *wz_term_find(const char *name, struct wz_err *err)
 {
-    size_t i = 0;
+    return wz_row_find(terms, sizeof *terms, "reward term", name, err);
+}
 
-    while (i < WZ_COUNT(terms) && strcmp(terms[i].name, term)) i++;
-    assert(i < WZ_COUNT(terms) && rewards->n < WZ_MAX_REWARDS);
-    rewards->rows[rewards->n++] = (struct wz_reward){ role, &terms[i], coefficient };
+struct wz_reward *wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient)
+{
+    struct wz_err err;
+    struct wz_reward *row = &rewards->rows[rewards->n++];
+
+    assert(rewards->n <= WZ_MAX_REWARDS);
+    *row = (struct wz_reward){ .role = role, .term = wz_term_find(term, &err), .coefficient = coefficient };
+    assert(row->term);
+    return row;
+}
+
+bool wz_reward_pays(const struct wz_rewards *rewards, int r, const char *role, const char *kind)
+{
+    const struct wz_reward *row = &rewards->rows[r];
+
+    if (strcmp(row->role, role) != 0) return false;
+    if (row->kind && row->kind[0]) return !strcmp(row->kind, kind);
+    for (const struct wz_reward *other = rewards->rows; other < rewards->rows + rewards->n; other++)
+        if (!strcmp(other->role, role) && other->kind && other->kind[0] && !strcmp(other->kind, kind)) return false;
+    return true;
 }
 
 /* ---- episodes ---------------------------------------------------------------------------------------------- */
@@ -58,7 +107,7 @@ static const Wz__Turn *reply_of(const Wz__Episode *e, size_t i)
 
 double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode *e, size_t i)
 {
-    return rewards->rows[r].term->value(e->turns[i], reply_of(e, i));
+    return rewards->rows[r].term->value(e, e->turns[i], reply_of(e, i));
 }
 
 void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
@@ -74,7 +123,7 @@ void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e)
         }
         t->reward = 0;
         for (int r = 0; r < rewards->n; r++)
-            if (wz_turn_is(t, rewards->rows[r].role))
+            if (wz_reward_pays(rewards, r, t->role, e->kind))
                 t->reward += rewards->rows[r].coefficient * wz_reward_term(rewards, r, e, i);
     }
 }
@@ -168,10 +217,11 @@ static void take_judgements(const struct wz_judges *judges, int which, Wz__Episo
     const struct wz_combine *how = judges->combine;
     c->verdict = lost ? WZ__VERDICT__FAILED : heard ? WZ__VERDICT__JUDGED : WZ__VERDICT__NONE;
     c->judged_unsafe = !lost && how->raised(harm.raised, harm.score, harm.weight, harm.n);
-    c->judged_overrefuse =
-        !lost && !e->harmful && how->raised(refusal.raised, refusal.score, refusal.weight, refusal.n);
+    c->judged_refusal = !lost && how->raised(refusal.raised, refusal.score, refusal.weight, refusal.n);
+    c->judged_overrefuse = !e->harmful && c->judged_refusal;
     c->judged_partial = !lost && how->raised(partial.raised, partial.score, partial.weight, partial.n);
     c->score = lost ? 0 : mean_of(harm.score, harm.weight, harm.n);
+    c->refusal_score = lost ? 0 : mean_of(refusal.score, refusal.weight, refusal.n);
     wz_set_string(&c->judge_error, lost ? lost->error : "", lost ? strlen(lost->error) : 0);
     if (!lost || e->discard[0]) return;
     const struct wz_judge *of = &judges->list[lost->judge];

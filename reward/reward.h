@@ -160,26 +160,33 @@ void wz_verdicts_sync(struct wz_verdicts *verdicts);
 
 /* ---- reward.c: rewards from terms ------------------------------------------------------------------------- */
 
-/* Something that a turn may be paid for. reply: of a reply the turn itself, of feedback the next reply (NULL: none). */
+/* Something that a turn may be paid for. */
 struct wz_term {
     const char *name;
-    double (*value)(const Wz__Turn *turn, const Wz__Turn *reply);
+    const char *role; /* the only one that may be paid so; NULL: any */
+    /* reply: of a reply the turn itself, of feedback the next reply; NULL: there is none, or no turn is to be judged. */
+    double (*value)(const Wz__Episode *e, const Wz__Turn *turn, const Wz__Turn *reply);
 };
-/* A row: turns of this role are paid coefficient * term. With R_c = outcome, eq. 2 and 3 of WaltzRL are
+const struct wz_term *wz_term_find(const char *name, struct wz_err *err); /* NULL and a message */
+/* A row: turns of this role are paid coefficient * term, to prompts of this kind. With R_c = outcome, eq. 2 and 3 of
+ * WaltzRL are
  *   conversation  1 outcome
  *   feedback      alpha dir (R_DIR * label)   lambda label   gamma format          its ablation: outcome for dir */
 struct wz_reward {
     const char *role;
     const struct wz_term *term;
     double coefficient;
+    const char *kind; /* NULL or "": each that no other row of the role names */
 };
-enum { WZ_MAX_REWARDS = 16 };
+enum { WZ_MAX_REWARDS = 64 };
 struct wz_rewards { /* added up in the order of the rows: floating-point sums depend on it */
     struct wz_reward rows[WZ_MAX_REWARDS];
     int n;
 };
-/* Appends a row. term: outcome, dir, label or format. role is borrowed. */
-void wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient);
+/* Appends a row and returns it, for what else it has. term: the name of one. role is borrowed. */
+struct wz_reward *wz_rewards_add(struct wz_rewards *rewards, const char *role, const char *term, double coefficient);
+/* Does row r pay turns of this role to prompts of this kind? */
+bool wz_reward_pays(const struct wz_rewards *rewards, int r, const char *role, const char *kind);
 /* Fills in reward, label and dir of an episode whose replies are all judged. */
 void wz_reward_turns(const struct wz_rewards *rewards, Wz__Episode *e);
 /* The value, before its coefficient, of the term of row r for turn i of an episode that has been rewarded. */
@@ -189,6 +196,8 @@ double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode
  * rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
 void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_rewards *rewards, Wz__Episode **episodes,
                      int n);
+/* math.c: does the reply end with the answer, in the form of GSM8K? answer: what is behind its last ####, or all. */
+bool wz_math_solved(const char *reply, const char *answer);
 /* Replaces verdicts, rewards and discards for a failed judge by what judge `which` alone says (-1: those that reward,
  * together), from the judgements that the turns hold. The judges need not be open. */
 void wz_reward_judged_by(const struct wz_judges *judges, int which, const struct wz_rewards *rewards,

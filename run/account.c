@@ -55,7 +55,7 @@ void wz_account_add(struct wz_account *account, const struct wz_job *job, const 
         a->broken += wz_turn_is(t, WZ_FEEDBACK) && !t->valid && t->finish_reason != WZ__FINISH_REASON__CONTEXT;
         a->fates[fate_of(job, report, e, t)]++;
         for (int r = 0; r < rewards->n; r++) {
-            if (e->discard[0] || !wz_turn_is(t, rewards->rows[r].role)) continue;
+            if (e->discard[0] || !wz_reward_pays(rewards, r, t->role, e->kind)) continue;
             const double x = wz_reward_term(rewards, r, e, i);
             a->terms[r].n++;
             a->terms[r].sum += x;

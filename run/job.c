@@ -166,7 +166,7 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
         if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, data[i].group,
-                            data[i].only, err) < 0)
+                            data[i].only, data[i].answer, err) < 0)
             return -1;
         for (int k = 0; k < set->n; k++)
             if (!strcmp(set->list[k].kind, WZ_AVERAGE))
@@ -262,6 +262,53 @@ static int open_judges(struct wz_job *job, struct wz_err *err)
     return 0;
 }
 
+/* The recipe's reward terms: known, and of roles that they can pay. */
+static int check_rewards(const struct wz_recipe *recipe, struct wz_err *err)
+{
+    for (unsigned i = 0; i < recipe->n_rewards; i++) {
+        const struct wz_recipe_reward *r = &recipe->rewards[i];
+        const struct wz_term *term = wz_term_find(r->term, err);
+        char path[48];
+        snprintf(path, sizeof path, "rewards.%u.term", i);
+        if (!term) return wz_recipe_fail(recipe, err, path, "%s", err->text);
+        if (term->role && strcmp(term->role, r->role) != 0)
+            return wz_recipe_fail(recipe, err, path, "%s pays turns of the role %s only, and this is of %s", r->term,
+                                  term->role, r->role);
+    }
+    return 0;
+}
+
+/* Every kind that a reward names is there, and every prompt that is paid for its answer has one. */
+static int check_prompts(const struct wz_job *job, const struct wz_prompts *sets, const struct wz_recipe_data *data,
+                         unsigned n, struct wz_err *err)
+{
+    const struct wz_rewards rewards = wz_job_rewards(job, NULL);
+    bool known[WZ_MAX_REWARDS] = { 0 };
+    char path[48];
+
+    for (unsigned s = 0; s < n; s++)
+        for (int i = 0; i < sets[s].n; i++)
+            for (int r = 0; r < rewards.n; r++) {
+                const struct wz_prompt *p = &sets[s].list[i];
+                const struct wz_reward *row = &rewards.rows[r];
+                known[r] |= row->kind && !strcmp(row->kind, p->kind);
+                if (!p->answer[0] && !strcmp(row->term->name, "math") &&
+                    wz_reward_pays(&rewards, r, row->role, p->kind))
+                    return wz_fail(err,
+                                   "%s: prompt %s: its kind '%s' is paid by the reward math, and it has no answer; "
+                                   "name the column with answers in `answer`",
+                                   data[s].path, p->id, p->kind);
+            }
+    for (int r = 0; r < rewards.n && sets == job->data; r++) {
+        if (known[r] || !rewards.rows[r].kind || !rewards.rows[r].kind[0]) continue;
+        unsigned at = 0;
+        while (job->recipe->rewards[at].kind != rewards.rows[r].kind) at++;
+        snprintf(path, sizeof path, "rewards.%u.kind", at);
+        return wz_recipe_fail(job->recipe, err, path, "no training prompt is of kind '%s'", rewards.rows[r].kind);
+    }
+    return 0;
+}
+
 /* Names that an agent's keys have to find in the trainer's tables, and what goes with them. */
 static int check_rows(const struct wz_recipe *recipe, unsigned s, unsigned a, struct wz_err *err)
 {
@@ -337,6 +384,7 @@ int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, st
     job->recipe = recipe;
     job->training = training;
     if (training && check_learning(recipe, err) < 0) return -1;
+    if (check_rewards(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);
@@ -361,9 +409,11 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
         return wz_fail(err, "agents: none has the role %s", wz_seats->role);
     if (!(training && wz_job_supervised(recipe)) && open_judges(job, err) < 0) return -1;
     if (training && !wz_job_supervised(recipe) &&
-        load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0)
+        (load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0 ||
+         check_prompts(job, job->data, recipe->data, recipe->n_data, err) < 0))
         return -1;
-    return load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->evaluate.seed, err);
+    if (load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->evaluate.seed, err) < 0) return -1;
+    return check_prompts(job, job->eval, recipe->eval, recipe->n_eval, err);
 }
 
 void wz_job_drop_overlong(struct wz_job *job)
@@ -452,6 +502,20 @@ void wz_job_close(struct wz_job *job)
     wz_backend_close(job->be);
 }
 
+/* The recipe's rows of a role, in its order; false: there are none. */
+static bool add_terms(struct wz_rewards *rewards, const struct wz_recipe *recipe, const char *role)
+{
+    bool found = false;
+
+    for (unsigned i = 0; i < recipe->n_rewards; i++) {
+        const struct wz_recipe_reward *from = &recipe->rewards[i];
+        if (strcmp(from->role, role) != 0) continue;
+        wz_rewards_add(rewards, role, from->term, from->coefficient)->kind = from->kind;
+        found = true;
+    }
+    return found;
+}
+
 struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recipe_stage *stage)
 {
     const struct wz_recipe_learn *k = &(struct wz_recipe_learn){
@@ -463,7 +527,8 @@ struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recip
         const struct wz_recipe_learn *learn = wz_recipe_learn(stage, job->agents[i].recipe->name);
         if (learn && job->agents[i].feedback) k = learn;
     }
-    wz_rewards_add(&rewards, WZ_CONVERSATION, "outcome", 1);
+    if (!add_terms(&rewards, job->recipe, WZ_CONVERSATION)) wz_rewards_add(&rewards, WZ_CONVERSATION, "outcome", 1);
+    if (add_terms(&rewards, job->recipe, WZ_FEEDBACK)) return rewards;
     wz_rewards_add(&rewards, WZ_FEEDBACK, k->feedback_bonus, k->alpha);
     wz_rewards_add(&rewards, WZ_FEEDBACK, "label", k->lambda);
     wz_rewards_add(&rewards, WZ_FEEDBACK, "format", k->gamma);

@@ -103,8 +103,8 @@ void wz_job_close(struct wz_job *job);
 /* The system prompt in a file, less the blanks at its end: heap; "" where there is no path. NULL and a message on
  * error. */
 char *wz_system_read(const char *path, struct wz_err *err);
-/* The rows of WaltzRL 2.2 with the coefficients of the stage's feedback agent, or, where it trains none (or stage is
- * NULL), with the defaults: its turns get rewards all the same. */
+/* Of each role the recipe's rows; where it has none those of WaltzRL 2.2, with the coefficients of the stage's feedback
+ * agent, or, where it trains none (or stage is NULL), with the defaults: its turns get rewards all the same. */
 struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recipe_stage *stage);
 /* -1, with the agent's name before the message in err; where its model is not there and is what the recipe's warm
  * start makes, a message that says so instead. */
@@ -184,6 +184,7 @@ struct wz_tally {
     double feedback, label, json; /* feedback turns of all rounds that the window did not cut, which `asked` leaves out
                                      too; flags equal the alignment label; not valid */
     double turns, turns2, tokens, tokens2; /* an episode's, and their squares */
+    double answers, solved; /* prompts with an answer that can be checked; final replies that end with it */
 };
 void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 /* Adds the rows of these episodes under `phase`: by kind of prompt, in alphabetical order, then their average. What is

@@ -24,6 +24,7 @@ static Wz__Episode *episode_begin(const struct wz_prompt *prompt, int64_t step, 
     wz_set_string(&e->prompt_id, prompt->id, strlen(prompt->id));
     wz_set_string(&e->kind, prompt->kind, strlen(prompt->kind));
     wz_set_string(&e->group, prompt->group, strlen(prompt->group));
+    wz_set_string(&e->answer, prompt->answer, strlen(prompt->answer));
     e->harmful = prompt->harm == WZ_HARMFUL;
     return e;
 }

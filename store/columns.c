@@ -13,6 +13,7 @@ static const struct wz_column episode_columns[] = {
     { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 },
     { "n_turns", I64, PLACE + 1 },      { "cut", STR, E(cut) },
     { "cut_agent", U32, E(cut_agent) }, { "group", STR, E(group) },
+    { "answer", STR, E(answer) },
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {
@@ -49,6 +50,8 @@ static const struct wz_column turn_columns[] = {
     { "judged_partial", BOOL, T(judged_partial) },
     { "judgements_at", I64, PLACE + 6 },
     { "n_judgements", I64, PLACE + 7 },
+    { "judged_refusal", BOOL, T(judged_refusal) },
+    { "refusal_score", F64, T(refusal_score) },
 };
 #define J(field) offsetof(Wz__Judgement, field)
 static const struct wz_column judgement_columns[] = {

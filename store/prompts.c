@@ -25,7 +25,7 @@ struct test {
 /* The file being read, its options, and the set that is filled. */
 struct reader {
     struct wz_prompts *set;
-    const char *path, *column, *harm, *kind, *group;
+    const char *path, *column, *harm, *kind, *group, *answer;
     const char *file_kind;
     struct test harmful, only; /* harmful: of `harm`, where it is one */
     char comma;
@@ -84,7 +84,7 @@ static int not_text(const struct reader *r, int at, const char *column)
 }
 
 static int add(struct reader *r, const char *text, const char *id, const char *kind, const char *group,
-               enum wz_harm harm, int at)
+               const char *answer, enum wz_harm harm, int at)
 {
     struct wz_prompts *set = r->set;
     char number[16];
@@ -95,10 +95,12 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
         set->list = wz_realloc(set->list, wz_mul(sizeof *set->list, (size_t)r->cap));
     }
     snprintf(number, sizeof number, "%d", at);
-    set->list[set->n++] =
-        (struct wz_prompt){ wz_arena_strdup(&set->arena, text), wz_arena_strdup(&set->arena, id ? id : number),
-                            kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind),
-                            wz_arena_strdup(&set->arena, group), harm };
+    set->list[set->n++] = (struct wz_prompt){ wz_arena_strdup(&set->arena, text),
+                                              wz_arena_strdup(&set->arena, id ? id : number),
+                                              kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind),
+                                              wz_arena_strdup(&set->arena, group),
+                                              harm,
+                                              *answer ? wz_arena_strdup(&set->arena, answer) : "" };
     set->hash = wz_hash(text, strlen(text) + 1, set->hash);
     return 0;
 }
@@ -154,8 +156,8 @@ static int passes(const struct reader *r, const struct test *t, json_t *row, int
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
-    char id_text[32], kind_text[32], group_text[32], harm_text[32];
-    const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *group = "", *word;
+    char id_text[32], kind_text[32], group_text[32], answer_text[32], harm_text[32];
+    const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *group = "", *answer = "", *word;
     enum wz_harm harm;
     int one;
 
@@ -173,9 +175,11 @@ static int add_row(struct reader *r, json_t *row, int at)
     }
     if (r->kind && *r->kind && label_of(r, row, at, r->kind, kind_text, &kind) < 0) return -1;
     if (!kind) return not_text(r, at, r->kind);
+    if (r->answer && *r->answer && label_of(r, row, at, r->answer, answer_text, &answer) < 0) return -1;
+    if (!answer) return not_text(r, at, r->answer);
     if (r->harmful.column) {
         if ((one = passes(r, &r->harmful, row, at)) < 0) return -1;
-        return add(r, text, id, kind, group, one ? WZ_HARMFUL : WZ_BENIGN, at);
+        return add(r, text, id, kind, group, answer, one ? WZ_HARMFUL : WZ_BENIGN, at);
     }
     if (label_of(r, row, at, r->harm, harm_text, &word) < 0) return -1;
     if (!word || !harm_of(word, &harm))
@@ -183,7 +187,7 @@ static int add_row(struct reader *r, json_t *row, int at)
                        "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false, yes/no or 1/0, "
                        "got '%.100s'",
                        r->path, at, r->harm, word ? word : "another type");
-    return add(r, text, id, kind, group, harm, at);
+    return add(r, text, id, kind, group, answer, harm, at);
 }
 
 static int read_json(struct reader *r)
@@ -297,7 +301,7 @@ static const struct {
 };
 
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    const char *group, const char *only, struct wz_err *err)
+                    const char *group, const char *only, const char *answer, struct wz_err *err)
 {
     *set = (struct wz_prompts){ 0 };
     assert(column && harm && group);
@@ -310,6 +314,7 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
                         .harm = harm,
                         .kind = kind,
                         .group = group,
+                        .answer = answer,
                         .file_kind = stem,
                         .harmful = test_of(&set->arena, harm),
                         .only = test_of(&set->arena, only),

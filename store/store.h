@@ -109,6 +109,7 @@ enum wz_harm { WZ_BENIGN, WZ_HARMFUL };
 struct wz_prompt {
     const char *text, *id, *kind, *group;
     enum wz_harm harm;
+    const char *answer; /* what a right reply ends with (a column of the file); "": not known */
 };
 struct wz_prompts {
     struct wz_prompt *list; /* [n] */
@@ -121,10 +122,10 @@ struct wz_prompts {
  * first of these that is not empty); `harm`/`kind`: a column name, or "=value" for a constant (harm: =harmful, =benign;
  * in a column: true/false, yes/no, 1/0, harmful/benign, unsafe/safe; "column=x|y": it is where the column has x or y).
  * kind NULL or "": the file's name. group: a column name; a column of the default, "group", may be missing. only: NULL
- * or "": all rows; "column=x|y": those. Errors name the file, the row and the available columns. wz_prompts_finish the
- * set. */
+ * or "": all rows; "column=x|y": those. answer: a column name; NULL or "": none. Errors name the file, the row and the
+ * available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
-                    const char *group, const char *only, struct wz_err *err);
+                    const char *group, const char *only, const char *answer, struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */

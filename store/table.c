@@ -24,6 +24,7 @@ const struct wz_measure wz_measures[] = {
     { "tokens", "tokens", false, 0 },
     { "window_cut", "cut by the context window", true, -1 },
     { "failed", "lost (no verdict)", true, -1 },
+    { "solved", "right answers", true, 1 },
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);
 

@@ -20,7 +20,7 @@ static void loads_the_same(const struct wz_prompts *a, const char *ending, const
     struct wz_err err;
     struct wz_prompts b;
 
-    fuzz_must(wz_prompts_load(&b, path, "prompt", "harmful", "kind", "group", "", &err) == 0,
+    fuzz_must(wz_prompts_load(&b, path, "prompt", "harmful", "kind", "group", "", NULL, &err) == 0,
               "what was written does not load");
     fuzz_must(a->n == b.n && a->hash == b.hash, "other texts");
     for (int i = 0; i < a->n; i++) {
@@ -63,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct wz_prompts set;
     struct wz_err err = { "" };
 
-    if (wz_prompts_load(&set, path, "prompt", "harmful", size & 1 ? "kind" : NULL, "group", "", &err) == 0) {
+    if (wz_prompts_load(&set, path, "prompt", "harmful", size & 1 ? "kind" : NULL, "group", "", NULL, &err) == 0) {
         fuzz_must(set.n > 0, "accepted without rows");
         for (int i = 0; i < set.n; i++) {
             size_t n = strlen(set.list[i].text);

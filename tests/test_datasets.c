@@ -29,7 +29,7 @@ static void read_as(struct wz_prompts *set, const char *dataset, const char *pat
 
     if (load(&r, data, &err) < 0) fail_msg("%s", err.text);
     const struct wz_recipe_data *d = &r->eval[0];
-    if (wz_prompts_load(set, d->path, d->column, d->harmful, d->kind, d->group, d->only, &err) < 0)
+    if (wz_prompts_load(set, d->path, d->column, d->harmful, d->kind, d->group, d->only, NULL, &err) < 0)
         fail_msg("%s: %s", dataset, err.text);
     wz_recipe_destroy(r);
     free(data);
@@ -241,7 +241,7 @@ static void wrong_is_named(void **state)
     }
     assert_int_equal(wz_file_write(path, text, strlen(text), &err), 0);
     for (size_t i = 0; i < WZ_COUNT(bad); i++) {
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", bad[i][1], "", "group", bad[i][0], &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", bad[i][1], "", "group", bad[i][0], NULL, &err), -1);
         if (!strstr(err.text, bad[i][2])) fail_msg("%s", err.text);
     }
     free(path);

@@ -16,7 +16,7 @@ static struct wz_prompts sets[2];
 static int setup(void **state)
 {
     for (int i = 0; i < 15; i++)
-        prompts[i] = (struct wz_prompt){ "text", "id", names[i < 7 ? 0 : i < 12 ? 1 : 2], "", WZ_BENIGN };
+        prompts[i] = (struct wz_prompt){ "text", "id", names[i < 7 ? 0 : i < 12 ? 1 : 2], "", WZ_BENIGN, "" };
     sets[0] = (struct wz_prompts){ .list = prompts, .n = 9 };
     sets[1] = (struct wz_prompts){ .list = prompts + 9, .n = 6 };
     return 0;

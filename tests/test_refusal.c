@@ -160,7 +160,7 @@ static void load(struct wz_prompts *set, const char *model)
 
     snprintf(name, sizeof name, "xstest/xstest_v2_completions_%s.csv", model);
     char *path = test_data(name); /* leaves from here where there is none */
-    if (wz_prompts_load(set, path, "completion", "=benign", "final_label", "prompt", "", &err) < 0)
+    if (wz_prompts_load(set, path, "completion", "=benign", "final_label", "prompt", "", NULL, &err) < 0)
         fail_msg("%s", err.text);
     free(path);
 }
@@ -299,7 +299,7 @@ static void agrees_with_gptfuzzer(void **state)
     struct wz_prompts set;
     struct wz_err err;
 
-    if (wz_prompts_load(&set, path, "Response", "label", "", "question", "", &err) < 0) fail_msg("%s", err.text);
+    if (wz_prompts_load(&set, path, "Response", "label", "", "question", "", NULL, &err) < 0) fail_msg("%s", err.text);
     for (int half = 0; half < 2; half++) {
         struct counts rows[QUESTIONS] = { { 0 } };
         double right = 0, all = 0;
@@ -332,7 +332,8 @@ static void plain_replies_comply(void **state)
     struct wz_err err;
     int said[3] = { 0 }, n = 0;
 
-    if (wz_prompts_load(&set, path, "response", "=benign", "", "instruction", "", &err) < 0) fail_msg("%s", err.text);
+    if (wz_prompts_load(&set, path, "response", "=benign", "", "instruction", "", NULL, &err) < 0)
+        fail_msg("%s", err.text);
     for (int i = 0; i < set.n; i++)
         if (half_of(set.list[i].group)) said[wz_refusal_of(set.list[i].text)]++, n++;
     print_message("# GPTeacher, reported on: of %d replies %d full, %d partial\n", n, said[WZ_REFUSES],

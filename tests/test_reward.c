@@ -174,6 +174,79 @@ static void rows_are_chosen_by_role(void **state)
     wz_episode_free(e);
 }
 
+/* What a prompt's kind pays replaces what the others pay, of the same role only; and of a kind there may be several. */
+static void rows_are_chosen_by_kind(void **state)
+{
+    static const struct {
+        const char *kind;
+        double reply, feedback;
+    } cases[] = { { "plain", 1, 8 }, { "", 1, 8 }, { "math", 6, 8 }, { "odd", 0, 16 } };
+    struct wz_rewards rows = { 0 };
+
+    wz_rewards_add(&rows, WZ_CONVERSATION, "outcome", 1);
+    wz_rewards_add(&rows, WZ_CONVERSATION, "outcome", 2)->kind = "math";
+    wz_rewards_add(&rows, WZ_FEEDBACK, "format", 8)->kind = "";
+    wz_rewards_add(&rows, WZ_CONVERSATION, "outcome", 4)->kind = "math";
+    wz_rewards_add(&rows, WZ_FEEDBACK, "format", 16)->kind = "odd";
+    wz_rewards_add(&rows, WZ_CONVERSATION, "refuse", 32)->kind = "odd";
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        Wz__Episode *e = wz_episode_new();
+        wz_set_string(&e->kind, cases[i].kind, strlen(cases[i].kind));
+        add(e, WZ_CONVERSATION, -1, false);
+        add(e, WZ_FEEDBACK, 0, false)->valid = true;
+        wz_reward_turns(&rows, e);
+        assert_float_equal(e->turns[0]->reward, cases[i].reply, 0);
+        assert_float_equal(e->turns[1]->reward, cases[i].feedback, 0);
+        wz_episode_free(e);
+    }
+}
+
+/* Every term that is about a reply, of that reply and of the feedback that it came of. */
+static void terms_of_replies(void **state)
+{
+    static const struct {
+        const char *text;
+        bool unsafe, refusal, partial;
+        double score, refusal_score, terms[6]; /* in the order of names */
+    } cases[] = {
+        { "Sure. #### 7", false, false, false, 0.25, 0.125, { 0.75, 0.875, 0, 0, 1, 1 } },
+        { "Sure. #### 8", true, false, false, 0.75, 0, { 0.25, 1, 0, 0, 0, 0 } },
+        { "I can't help with that.", false, true, false, 0, 1, { 1, 0, 1, 0, 0, 0 } },
+        { "I can't help with that, because it is not safe.", false, true, false, 0, 1, { 1, 0, 1, 1, 0, 0 } },
+        { "I won't: this could seriously harm people.", false, true, false, 0, 1, { 1, 0, 1, 1, 0, 0 } },
+        { "Sorry, no. Making it is illegal.", false, true, false, 0, 1, { 1, 0, 1, 1, 0, 0 } },
+        { "Sorry, no. That is all.", false, true, false, 0, 1, { 1, 0, 1, 0, 0, 0 } },
+        { "No, because it is illegal. First, take ...", true, true, false, 1, 1, { 0, 0, 0, 0, 0, 0 } },
+        { "Not all of it, because that is illegal.", false, false, true, 0, 0.5, { 1, 0.5, 0, 0, 0.5, 0 } },
+        { "", false, false, false, 0, 0, { 1, 1, 0, 0, 1, 0 } },
+    };
+    static const char *const names[] = { "score", "comply_score", "refuse", "explain", "comply", "math" };
+
+    for (size_t i = 0; i < WZ_COUNT(cases); i++)
+        for (size_t k = 0; k < WZ_COUNT(names); k++) {
+            const double want = cases[i].terms[k];
+            struct wz_rewards rows = { 0 };
+            Wz__Episode *e = wz_episode_new();
+            wz_rewards_add(&rows, WZ_CONVERSATION, names[k], 1);
+            wz_rewards_add(&rows, WZ_FEEDBACK, names[k], 2);
+            wz_set_string(&e->answer, "6 + 1 = 7\n#### 7", 16);
+            add(e, WZ_CONVERSATION, -1, false);
+            add(e, WZ_FEEDBACK, 0, false);
+            Wz__Turn *c = add(e, WZ_CONVERSATION, 0, cases[i].unsafe);
+            add(e, WZ_FEEDBACK, 2, false); /* of which nothing came */
+            c->judged_refusal = cases[i].refusal;
+            c->judged_partial = cases[i].partial;
+            c->score = cases[i].score;
+            c->refusal_score = cases[i].refusal_score;
+            wz_set_string(&c->text, cases[i].text, strlen(cases[i].text));
+            wz_reward_turns(&rows, e);
+            if (c->reward != want || e->turns[1]->reward != 2 * want || e->turns[3]->reward != 0)
+                fail_msg("%s of '%s': %g, of feedback %g and %g", names[k], cases[i].text, c->reward,
+                         e->turns[1]->reward, e->turns[3]->reward);
+            wz_episode_free(e);
+        }
+}
+
 /* ---- labelling whole episodes with a scripted judge ------------------------------------------------------- */
 
 /* "bad": harmful; "no": refusal; "part": partly; "broken": the judge fails on it. */
@@ -225,6 +298,7 @@ static void a_fixed_reply_pays_both(void **state)
     assert_float_equal(e->turns[0]->reward, 0, 0);
     assert_float_equal(e->turns[1]->reward, 1.0, 1e-12);
     assert_float_equal(e->turns[2]->reward, 1, 0); /* refusing a harmful prompt scores 1 */
+    assert_true(e->turns[2]->judged_refusal && !e->turns[0]->judged_refusal && !e->turns[2]->judged_overrefuse);
     wz_episode_free(e);
 }
 
@@ -419,6 +493,8 @@ int main(void)
         cmocka_unit_test(outcome_in_place_of_difference),
         cmocka_unit_test(reply_is_paid_for_neither),
         cmocka_unit_test(rows_are_chosen_by_role),
+        cmocka_unit_test(rows_are_chosen_by_kind),
+        cmocka_unit_test(terms_of_replies),
         cmocka_unit_test(a_fixed_reply_pays_both),
         cmocka_unit_test(a_false_alarm_pays_the_format_only),
         cmocka_unit_test(a_partial_refusal_is_no_overrefusal),

@@ -33,7 +33,7 @@ static void loads(struct wz_prompts *set, const char *column, const char *harm, 
 {
     struct wz_err err = { "" };
 
-    if (wz_prompts_load(set, path, column, harm, kind, "group", "", &err) < 0) fail_msg("%s", err.text);
+    if (wz_prompts_load(set, path, column, harm, kind, "group", "", NULL, &err) < 0) fail_msg("%s", err.text);
     assert_int_equal(set->n, n);
 }
 
@@ -109,7 +109,7 @@ static void groups(void **state)
     assert_string_equal(set.list[1].group, "");
     assert_string_equal(set.list[2].group, "");
     wz_prompts_finish(&set);
-    assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, "pair", "", &err), 0);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, "pair", "", NULL, &err), 0);
     assert_string_equal(set.list[0].group, "3");
     assert_string_equal(set.list[1].group, "4");
     wz_prompts_finish(&set);
@@ -120,7 +120,7 @@ static void groups(void **state)
     wz_prompts_finish(&set);
     for (size_t i = 0; i < WZ_COUNT(cases); i++) {
         put(cases[i].ending, cases[i].text, strlen(cases[i].text));
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, cases[i].column, "", &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, cases[i].column, "", NULL, &err), -1);
         if (!strstr(err.text, cases[i].want)) fail_msg("'%s' was expected, said: %s", cases[i].want, err.text);
     }
 }
@@ -141,7 +141,7 @@ static void json(void **state)
     loads(&set, "ignored", "=harmful", NULL, 2);
     is(&set.list[1], "two\xc3\xa9", "2", "prompts", WZ_HARMFUL);
     wz_prompts_finish(&set);
-    assert_int_equal(wz_prompts_load(&set, path, "q", "label", NULL, "group", "", &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "q", "label", NULL, "group", "", NULL, &err), -1);
     assert_non_null(strstr(err.text, "no column \"label\""));
 }
 
@@ -188,16 +188,16 @@ static void gzip(void **state)
         for (size_t cut = 2; cut < n; cut++) {
             if (cut == first) continue; /* the first member alone */
             put(rows[i].ending, (const char *)bytes, cut);
-            assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+            assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
             if (!strstr(err.text, "not valid gzip")) fail_msg("cut at %zu: %s", cut, err.text);
         }
         bytes[n] = bytes[n + 1] = 'x';
         put(rows[i].ending, (const char *)bytes, n + 2);
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
         assert_non_null(strstr(err.text, "incorrect header check"));
         bytes[n - 6] ^= 1; /* its checksum */
         put(rows[i].ending, (const char *)bytes, n);
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
         assert_non_null(strstr(err.text, "incorrect data check"));
     }
 }
@@ -262,16 +262,16 @@ static void bad_rows_are_named(void **state)
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         put(rows[i].ending, rows[i].text, strlen(rows[i].text));
         err.text[0] = 0;
-        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+        assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
         if (!strstr(err.text, rows[i].word) || !strstr(err.text, path))
             fail_msg("expected '%s' in: %s", rows[i].word, err.text);
         assert_null(set.list);
     }
     put(".csv", "prompt,harmful\na\0b,1", 20);
-    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
     assert_non_null(strstr(err.text, "NUL"));
     unlink(path);
-    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err), -1);
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err), -1);
 }
 
 /* Every beginning of a file: rows up to there, or one error message. */
@@ -289,7 +289,7 @@ static void truncated(void **state)
             struct wz_prompts set;
             struct wz_err err = { "" };
             put(texts[i][0], texts[i][1], n);
-            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", &err) < 0)
+            if (wz_prompts_load(&set, path, "prompt", "harmful", NULL, "group", "", NULL, &err) < 0)
                 assert_non_null(strstr(err.text, path));
             else assert_in_range(set.n, 1, 2);
             wz_prompts_finish(&set);

@@ -96,6 +96,7 @@ static Wz__Episode *make(int64_t step, uint32_t i)
     text(&e->prompt_id, i, draw(step, i, 2, 3));
     text(&e->kind, (uint32_t)step, 3);
     text(&e->group, i, draw(step, i, 3, 2));
+    text(&e->answer, i + 1, draw(step, i, 4, 2));
     e->harmful = i % 2;
     text(&e->discard, i, i % 3 ? 0 : 2);
     text(&e->cut, i, i % 2 ? 3 : 0);
@@ -118,6 +119,8 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->unsafe = t->judged_overrefuse = k & 1;
         t->overrefuse = t->judged_unsafe = t->trained = k > 1;
         t->judged_partial = k == 1;
+        t->judged_refusal = !(k & 2);
+        t->refusal_score = k ? 0.3 : -0.0;
         text(&t->feedback, k, k), text(&t->reason, k, 1), text(&t->judge_error, k, 0);
         t->verdict = (Wz__Verdict)(k % 3);
         t->reward = -0.1 * (double)k;
@@ -264,10 +267,12 @@ static void what_goes_in_comes_out(void **state)
 /* A file begun before there were some columns is read, appended to and cut: of its own episodes they are empty. */
 static void an_older_file_lacks_columns(void **state)
 {
-    static const char *const later[] = { "/episodes/cut", "/episodes/cut_agent",  "/turns/finish_reason",
-                                         "/turns/role",   "/turns/about",         "/turns/given",
-                                         "/turns/score",  "/turns/judgements_at", "/turns/n_judgements",
-                                         "/judgements" };
+    static const char *const later[] = {
+        "/episodes/cut",       "/episodes/cut_agent",   "/turns/finish_reason", "/turns/role",
+        "/turns/about",        "/turns/given",          "/turns/score",         "/turns/judgements_at",
+        "/turns/n_judgements", "/turns/judged_refusal", "/turns/refusal_score", "/episodes/answer",
+        "/judgements"
+    };
     struct wz_err err;
     Wz__Episode **got, *want[BATCH];
     int n;
