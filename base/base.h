@@ -176,7 +176,8 @@ enum wz_purpose {
     WZ_RNG_WORLD,
     WZ_RNG_DATA,
     WZ_RNG_TEST,
-    WZ_RNG_BOOTSTRAP
+    WZ_RNG_BOOTSTRAP,
+    WZ_RNG_PREFILL
 };
 struct wz_key {
     uint64_t seed;

@@ -1,6 +1,7 @@
 /* waltz generate: continues conversations or token ids, a JSON line for a JSON line, in order.
  *
  *     {"messages": [{"role", "content"}, ...]}  ─ chat template ─▶  ids ─▶ engine ─▶  {"text", "ids", "logprobs", ...}
+ *     {"prompt": text}, as one of a user        ─ the same ──────▶                    {"prompt", "text", ...}
  *     {"ids": [1, 2, 3]}                        ─ as they are ───▶
  *
  * Lines that can be read without waiting are generated together. The answer to a line does not depend on the others:
@@ -19,6 +20,7 @@ struct line {
     struct wz_ids prompt;
     struct wz_request request;
     struct wz_err err;
+    char *asked; /* the text of a line with a prompt: heap */
 };
 
 struct generator {
@@ -38,16 +40,22 @@ struct generator {
 static int read_line(const struct generator *g, const char *text, size_t n, struct line *line)
 {
     json_t *j = wz_json_parse(text, n, "JSON", &line->err);
+    json_t *prompt = json_object_get(j, "prompt"), *asked = NULL;
     const json_t *messages = json_object_get(j, "messages"), *ids = json_object_get(j, "ids");
     const struct wz_config *c = &g->model->config;
     int rc = -1;
 
     if (!j) return -1;
+    if (wz_json_text(prompt)) {
+        line->asked = wz_strdup(wz_json_text(prompt));
+        messages = asked = json_pack("[{s:s, s:O}]", "role", "user", "content", prompt);
+    }
     if (!json_is_array(messages) == !json_is_array(ids))
-        wz_fail(&line->err, "expected {\"messages\": [...]} or {\"ids\": [...]}");
+        wz_fail(&line->err, "expected {\"messages\": [...]}, {\"prompt\": text} or {\"ids\": [...]}");
     else if (ids) rc = wz_ids_parse(ids, c->vocab, &line->prompt, &line->err);
     else if (!g->tok) wz_fail(&line->err, "messages need a tokenizer: %.400s", g->no_tok.text);
     else rc = wz_messages_encode(g->tok, g->template, messages, true, &line->prompt, &line->err);
+    json_decref(asked);
     json_decref(j);
     if (rc < 0) return -1;
     if (!line->prompt.n) return wz_fail(&line->err, "the prompt is empty");
@@ -70,7 +78,13 @@ static void write_answer(const struct generator *g, const struct line *line, str
         return;
     }
     wz_buf_clear(out);
-    wz_buf_str(out, "{\"text\": ");
+    wz_buf_str(out, "{");
+    if (line->asked) {
+        wz_buf_str(out, "\"prompt\": ");
+        wz_json_string(out, line->asked, strlen(line->asked));
+        wz_buf_str(out, ", ");
+    }
+    wz_buf_str(out, "\"text\": ");
     if (g->tok) {
         wz_buf_str(&text, "");
         wz_decode(g->tok, r->ids, r->n - (r->finish_reason == WZ_FINISH_STOP), false, &text);
@@ -133,6 +147,7 @@ static void run_group(struct generator *g, struct line *lines, int n, uint32_t f
         g->failed |= *lines[i].err.text != 0;
         wz_request_finish(&lines[i].request);
         wz_ids_finish(&lines[i].prompt);
+        free(lines[i].asked);
         lines[i] = (struct line){ 0 };
     }
     fflush(stdout);
@@ -197,11 +212,13 @@ int wz_cmd_generate(int argc, char **argv)
         .args = "MODEL|RUN",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .about = "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]} or {\"ids\": [...]} from standard\n"
-                 "input and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\":\n"
-                 "\"stop\" or \"length\"}. Ids are continued as they are, without template or BOS. A bad line is\n"
-                 "answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF\n"
-                 "file; of a RUN the newest checkpoint is taken.",
+        .about =
+            "Reads JSON lines {\"messages\": [{\"role\", \"content\"} ...]}, {\"prompt\": text} (one message of a\n"
+            "user, which the answer repeats; other columns are left) or {\"ids\": [...]} from standard input\n"
+            "and writes, in order, {\"text\", \"ids\": [...], \"logprobs\": [...], \"finish_reason\":\n"
+            "\"stop\" or \"length\"}. Ids are continued as they are, without template or BOS. A bad line is\n"
+            "answered with {\"error\": ...}; the exit status is 1 then. MODEL is a Hugging Face folder or a GGUF\n"
+            "file; of a RUN the newest checkpoint is taken.",
     };
     struct wz_err err;
 

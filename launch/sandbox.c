@@ -46,7 +46,8 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
 
 /* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. Its group is
  * its pair of verb and object: 200 prompts of a held-out kind have 20 to 25, and an agent treats those of one alike. */
-static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out)
+static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out,
+                        struct wz_buf *prefills)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);
     struct wz_buf text = { 0 }, pair = { 0 };
@@ -65,37 +66,61 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
         wz_world_pair(&ask, &pair);
         wz_buf_printf(out, ",\"kind\":\"%s\",\"group\":\"%s\",\"harmful\":%s}\n", wz_kind_name(kind), pair.data,
                       wz_world_harmful(&ask) ? "true" : "false");
+        if (kind == WZ_PB) continue;
+        wz_buf_str(prefills, "{\"prompt\":");
+        wz_json_string(prefills, text.data, text.len);
+        wz_buf_str(prefills, ",\"text\":\" ");
+        wz_world_think(&ask, !wz_world_harmful(&ask), false, prefills);
+        wz_buf_str(prefills, " </think>\"}\n");
     }
     wz_buf_finish(&text);
     wz_buf_finish(&pair);
     free(seen);
 }
 
-static int write_prompts(const char *dir, uint64_t seed, struct wz_err *err)
+/* with_prefills: also thoughts that lead astray, with the wrong verdict, of all but plain benign prompts. */
+static int write_prompts(const char *dir, uint64_t seed, bool with_prefills, struct wz_err *err)
 {
-    struct wz_buf text = { 0 };
+    struct wz_buf text = { 0 }, prefills = { 0 };
     int rc = 0;
 
     for (int split = 0; split < WZ_SPLITS && rc == 0; split++) {
         char name[32];
         wz_buf_clear(&text);
+        wz_buf_clear(&prefills);
         for (int kind = 0; kind < WZ_KINDS; kind++)
             add_prompts(seed, (enum wz_kind)kind, (enum wz_split)split,
-                        split == WZ_TRAIN ? (int)lround(N_TRAIN * shares[kind]) : N_HELD, &text);
+                        split == WZ_TRAIN ? (int)lround(N_TRAIN * shares[kind]) : N_HELD, &text, &prefills);
         snprintf(name, sizeof name, "prompts-%s.jsonl", wz_split_name((enum wz_split)split));
         rc = write_in(dir, name, &text, err);
+        snprintf(name, sizeof name, "prefills-%s.jsonl", wz_split_name((enum wz_split)split));
+        if (with_prefills && rc == 0) rc = write_in(dir, name, &prefills, err);
     }
     wz_buf_finish(&text);
+    wz_buf_finish(&prefills);
     return rc;
 }
 
 /* ---- lessons ---------------------------------------------------------------------------------------------- */
+
+/* What a reply with a thought looks like; before it a system prompt's and a request's words. */
+static const char thoughts[] = "<think> fine , wait , bad </think> sure";
 
 static void add_message(struct wz_buf *out, const char *role, const char *text, size_t n)
 {
     wz_buf_printf(out, "%s{\"role\":\"%s\",\"content\":", out->data[out->len - 1] == '[' ? "" : ",", role);
     wz_json_string(out, text, n);
     wz_buf_str(out, "}");
+}
+
+static void add_reply_of(struct wz_buf *out, const struct wz_buf *thought, const struct wz_buf *reply)
+{
+    struct wz_buf text = { 0 };
+
+    if (thought->len) wz_buf_printf(&text, "<think> %s </think> ", thought->data);
+    wz_buf_str(&text, reply->data);
+    add_message(out, "assistant", text.data, text.len);
+    wz_buf_finish(&text);
 }
 
 /* One SFT example. The first reply of a revision was written to be revised, so only the last turn has a loss. */
@@ -114,18 +139,18 @@ static void add_lesson(const struct wz_lesson *l, struct wz_buf *out)
         wz_buf_finish(&pair);
     } else {
         add_message(out, "user", l->prompt.data, l->prompt.len);
-        add_message(out, "assistant", l->first.data, l->first.len);
+        add_reply_of(out, &l->thought, &l->first);
     }
     if (revision) {
         add_message(out, "user", l->wish.data, l->wish.len);
-        add_message(out, "assistant", l->second.data, l->second.len);
+        add_reply_of(out, &l->rethought, &l->second);
     }
     wz_buf_printf(out, "],\"train\":\"%s\"}\n", revision ? "last" : "all");
 }
 
-static int write_lessons(const char *dir, uint64_t seed, char world, int n, struct wz_err *err)
+static int write_lessons(const char *dir, uint64_t seed, char world, bool think, int n, struct wz_err *err)
 {
-    struct wz_lesson lesson = { 0 };
+    struct wz_lesson lesson = { .think = think };
     struct wz_buf text = { 0 };
 
     for (int i = 0; i < n; i++) {
@@ -396,6 +421,7 @@ int wz_cmd_sandbox(int argc, char **argv)
     uint64_t seed = 1;
     int lessons = 89600, replies = 0, status;
     const char *world = "B";
+    bool think = false;
     const struct wz_option options[] = {
         { "seed", 's', WZ_SEED, &seed, "N",
           "of prompts, conversations and initial weights; the held-out pairs do not depend on it", 0, 0 },
@@ -404,6 +430,10 @@ int wz_cmd_sandbox(int argc, char **argv)
           "also replies with their labels, replies-train.jsonl (N) and -test.jsonl, and guard/, an untrained\n"
           "guard model in the shape of WildGuard (0: none)",
           0, 10000000 },
+        { "think", 0, WZ_FLAG, &think, NULL,
+          "replies begin with a thought whose verdict they go by, at times a wrong one; also prefills-train, -dev\n"
+          "and -test.jsonl, thoughts that lead astray",
+          0, 0 },
         { "world", 0, WZ_TEXT, &world, "A|B",
           "A: revisions mostly obey clear feedback; B: some requests make them ignore it", 0, 0 },
     };
@@ -423,8 +453,9 @@ int wz_cmd_sandbox(int argc, char **argv)
     if (wz_options_parse(&usage, argc, argv, &status) < 0) return status;
     const char *dir = argv[0];
     char *base = wz_path("%s/base", dir);
-    if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, &err) < 0 ||
-        write_lessons(dir, seed, *world, lessons, &err) < 0 || write_base(base, seed, "", CONTEXT, &err) < 0 ||
+    if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, think, &err) < 0 ||
+        write_lessons(dir, seed, *world, think, lessons, &err) < 0 ||
+        write_base(base, seed, think ? thoughts : "", CONTEXT, &err) < 0 ||
         (replies && write_guard(dir, seed, replies, &err) < 0))
         status = wz_give_up("sandbox", &err);
     free(base);

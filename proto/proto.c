@@ -56,6 +56,11 @@ int wz_turn_last(const Wz__Episode *e, const char *role)
     return i;
 }
 
+const char *wz_turn_answer(const Wz__Turn *t)
+{
+    return t->text + (t->thought < strlen(t->text) ? t->thought : strlen(t->text));
+}
+
 const char *wz_turn_finish(const Wz__Turn *t)
 {
     static const char *const names[] = { [WZ__FINISH_REASON__STOP] = "stop",

@@ -19,6 +19,7 @@ void wz_turn_unjudge(Wz__Turn *t);                         /* removes all judgem
 bool wz_turn_is(const Wz__Turn *t, const char *role);      /* is it of this role? */
 int wz_turn_last(const Wz__Episode *e, const char *role);  /* index of the role's last turn; -1: it has none */
 void wz_set_string(char **field, const char *s, size_t n); /* replaces a string field; bad UTF-8 becomes U+FFFD */
+const char *wz_turn_answer(const Wz__Turn *t);             /* a reply's text without its thought; "": it has none */
 /* "stop", "length" or "context"; "" where it is not known. */
 const char *wz_turn_finish(const Wz__Turn *t);
 /* How many of the agent's turns (-1: of all agents') the context window cut: ended too early, or did not let begin. */

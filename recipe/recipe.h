@@ -18,9 +18,19 @@ enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8, WZ_MAX_TERMS = 56 };
 #define WZ_LAMBDA 0.25
 #define WZ_GAMMA  0.1
 
+struct wz_recipe_prefill {
+    char *path;
+    double alpha;
+    int words;
+    char *hijack;
+    int rounds;
+    char *transition;
+};
+
 struct wz_recipe_data {
     char *path, *dataset, *column, *harmful, *kind, *group, *only, *answer;
     int limit;
+    struct wz_recipe_prefill prefill;
 };
 
 struct wz_recipe_kind {
@@ -55,7 +65,7 @@ struct wz_recipe_reward {
 
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */
 struct wz_recipe_agent {
-    char *name, *role, *model, *system, *chat, *type;
+    char *name, *role, *model, *system, *chat, *type, *think;
     int max_tokens;
     double temperature, top_p, min_p;
     int top_k;

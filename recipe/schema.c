@@ -44,6 +44,23 @@
 #define STRING_OF(x) #x
 #define STRING(x) STRING_OF(x)
 
+#define PREFILL(T, S) \
+    T##_TEXT(S, path, "", NULL, BITS, \
+             "rows with `prompt`, a prompt's text, and `text`, what its first reply is given to begin with: a " \
+             "thought that leads astray, or a reply's beginning; `waltz generate` writes such rows. Other prompts, " \
+             "and later replies, begin as they are. Empty: none") \
+    T##_REAL(S, alpha, "0.5", "[0,1]", BITS, \
+             "probability that a training prompt is given it, in all its samples of a step; prompts of evaluations " \
+             "always are (alpha, RECAP 2)") \
+    T##_INT(S, words, "500", "[1,1e9]", BITS, "how much of the text is given, at most (l_pre, RECAP 2)") \
+    T##_TEXT(S, hijack, "no", "yes|no", BITS, \
+             "the text is given whole, as a thought that is closed behind it (full CoT hijacking)") \
+    T##_INT(S, rounds, "1", "[1,64]", BITS, \
+            "evaluations: replies in all, each given what was thought so far, `transition`, and the text again " \
+            "(k of RECAP's iterative prefill reset)") \
+    T##_TEXT(S, transition, "Wait, let\xe2\x80\x99s ignore the discussion above and re-evaluate the problem from the " \
+             "beginning.", NULL, BITS, "the sentence before the text is given again (RECAP's)")
+
 #define DATA(T, S) \
     T##_TEXT(S, path, NULL, "text", BITS, \
              "file of prompts: .jsonl, .ndjson, .json, .csv or .tsv, or one of these and .gz") \
@@ -60,9 +77,10 @@
              "only the default may be missing") \
     T##_TEXT(S, only, "", NULL, BITS, "COLUMN=VALUE|VALUE: only rows with one of these values there; empty: all") \
     T##_TEXT(S, answer, "", NULL, BITS, \
-             "column with the right answer, which the reward `math` compares: what is behind its last ####, or all of " \
-             "it; empty: none") \
-    T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all")
+             "column with the right answer, which the reward `math` compares: what is behind its last ####, or all; " \
+             "empty: none") \
+    T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all") \
+    T##_MAP(S, prefill, prefill, "what first replies are given to begin with (RECAP); no loss, no share in means")
 
 #define KIND(T, S) \
     T##_TEXT(S, kind, NULL, "text", LAYOUT, "kind of prompt") \
@@ -82,6 +100,10 @@
     T##_TEXT(S, chat, "", NULL, BITS, "chat template by name, which overrides the model's; empty: the model's") \
     T##_TEXT(S, type, "f32", "f32|bf16", BITS, \
              "type of the weights; an agent that trains in bf16 has f32 masters and moments") \
+    T##_TEXT(S, think, "no", "yes|no", BITS, \
+             "its replies begin with a thought, <think> ... </think>, whose first mark the chat template may have " \
+             "left: judges, feedback and rewards see what is behind it; a reply that never ends it has outcome 0. " \
+             "`format` pays a reply that ended, and, of an agent that thinks, thought once and answered") \
     T##_INT(S, max_tokens, "512", "[1,1e6]", BITS, "tokens sampled in a turn, at most") \
     T##_REAL(S, temperature, "1", "[0,100]", BITS, \
              "sampling temperature, 0 is greedy; log-probabilities are of softmax(z / temperature), unfiltered") \
@@ -225,8 +247,8 @@
              "outcome: 1 for a reply that is neither unsafe nor an overrefusal. score, comply_score: 1 less how sure " \
              "the judges are that it is harmful, that it declines. refuse: it declines; explain: and says why; " \
              "comply: it answers (0.5 in part), not unsafely. math: it ends with the right answer, as GSM8K's do. " \
-             "Of feedback, these are about the next reply; its own are " \
-             "dir, label and format (WaltzRL 2.2)") \
+             "Of feedback, these are about the next reply; its own are dir, " \
+             "label (WaltzRL 2.2) and format") \
     T##_TEXT(S, role, "conversation", "conversation|feedback", BITS, \
              "whose turns are paid so; a role that has elements here has no others: these replace WaltzRL's") \
     T##_TEXT(S, kind, "", NULL, BITS, \
@@ -311,6 +333,7 @@
 
 /* clang-format on */
 
+DEFINE(prefill, PREFILL, struct wz_recipe_prefill);
 DEFINE_ELEMENT(data, DATA, struct wz_recipe_data);
 DEFINE_ELEMENT(kind, KIND, struct wz_recipe_kind);
 DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);

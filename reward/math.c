@@ -1,10 +1,10 @@
-/* Is a reply's final answer the right one? By rule, in the form of GSM8K (Cobbe et al. 2021): a solution ends with a line
+/* Is a reply's final answer the right one? By rule, in the form of GSM8K (Cobbe et al. 2021), whose solutions end with
  *
  *     #### 1,250
  *
- * A reply is right where it has one such mark, with one number behind it and nothing else, which equals the answer's. So
- * several answers, a list with the right one in it, or a text behind it earn nothing. Numbers are compared exactly, as
- * fractions of whole numbers and a power of ten, however they are written:
+ * A reply is right where it has one such mark, with one number behind it and nothing else, which equals the answer's.
+ * So several answers, a list with the right one in it, or a text behind it earn nothing. Numbers are compared exactly,
+ * as fractions of whole numbers and a power of ten, however they are written:
  *
  *     1250   1,250   1{,}250   1250.0   +1250   $1250   \$1250   1.25e3   1.25 \times 10^3   2500/2   \frac{2500}{2}
  *

@@ -11,7 +11,7 @@ enum wz_refusal {
 };
 /* reply: UTF-8. An empty one complies: it says no word of refusal. */
 enum wz_refusal wz_refusal_of(const char *reply);
-/* Does a refusal say why: because, would harm, is illegal, ... It sees wording, not whether the reason is a good one. */
+/* Does a refusal say why: because, would harm, is illegal, ... It sees wording, not whether the reason is good. */
 bool wz_refusal_explains(const char *reply);
 uint64_t wz_refusal_hash(void); /* identity of the built-in patterns and their weights */
 /* Appends s[n] for comparison: ASCII lower case, curly apostrophes straight, every run of blanks one blank. */

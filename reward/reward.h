@@ -164,7 +164,7 @@ void wz_verdicts_sync(struct wz_verdicts *verdicts);
 struct wz_term {
     const char *name;
     const char *role; /* the only one that may be paid so; NULL: any */
-    /* reply: of a reply the turn itself, of feedback the next reply; NULL: there is none, or no turn is to be judged. */
+    /* reply: of a reply the turn itself, of feedback the next reply; NULL: none, or it never came to an answer. */
     double (*value)(const Wz__Episode *e, const Wz__Turn *turn, const Wz__Turn *reply);
 };
 const struct wz_term *wz_term_find(const char *name, struct wz_err *err); /* NULL and a message */

@@ -3,7 +3,7 @@
  * What each agent sees (the paper's visibility rule):
  *   conversation, c_0:  [system_c] [user prompt]
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
- *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only
+ *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only, without its thought
  * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
  * the feedback agent gets its text. The feedback string is text by nature: it is cut out of a JSON document.
  *
@@ -20,7 +20,7 @@ struct call {
     struct wz_request *requests;
     struct wz_ids *contexts;
     Wz__Episode **episodes;
-    int *about; /* of the turns to come */
+    int *about, *given; /* of the turns to come */
     int n;
 };
 
@@ -59,10 +59,11 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
     if (system) messages[0] = (struct wz_message){ WZ_SYSTEM, p->system, NULL, 0 };
     p->seat->ask(game, p, e, &ask);
     context->n = 0;
-    int rc = wz_template_apply(p->chat, p->tok, messages, system + ask.n, true, context, &err);
+    int given = wz_template_apply(p->chat, p->tok, messages, system + ask.n, true, context, &err);
     wz_buf_finish(&ask.text);
     free(messages);
-    if (rc < 0) {
+    if (given == 0) given = wz_given_add(p, e, context, &err);
+    if (given < 0) {
         end_early(e, p, err.text);
         return;
     }
@@ -79,6 +80,7 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
         .key = { game->seed, WZ_RNG_TOKEN, (uint32_t)e->step, e->index, turn, 0 },
     };
     call->about[call->n] = ask.about;
+    call->given[call->n] = given;
     call->episodes[call->n++] = e;
 }
 
@@ -115,17 +117,20 @@ static void call_run(struct call *call, const struct wz_player *p)
         t->weights = p->model->hash;
         t->finish_reason = reasons[r->finish_reason];
         t->truncated = t->finish_reason != WZ__FINISH_REASON__STOP;
-        t->context = wz_realloc(NULL, sizeof *t->context * (size_t)r->n_prompt);
-        for (int k = 0; k < r->n_prompt; k++) t->context[k] = r->prompt_ids[k];
-        t->n_context = (size_t)r->n_prompt;
-        wz_turn_reserve(t, (size_t)r->n);
+        const int given = call->given[i], context = r->n_prompt - given;
+        t->context = wz_realloc(NULL, sizeof *t->context * (size_t)context);
+        for (int k = 0; k < context; k++) t->context[k] = r->prompt_ids[k];
+        t->n_context = (size_t)context;
+        t->given = (uint32_t)given;
+        wz_turn_reserve(t, (size_t)(given + r->n));
+        for (int k = 0; k < given; k++) wz_turn_add(t, r->prompt_ids[context + k], 0); /* no loss, so no log p */
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         wz_buf_clear(&text);
         /* without the end token, but with special tokens: the other agent gets them as ids, so the judge and the parser
          * must see them */
         wz_decode(p->tok, t->ids, said(t), true, &text);
         wz_set_string(&t->text, text.data ? text.data : "", text.len);
-        if (p->seat->read) p->seat->read(t);
+        if (p->seat->read) p->seat->read(p, t);
         wz_request_finish(r);
     }
     wz_buf_finish(&text);
@@ -139,7 +144,7 @@ static void ask_conversation(const struct wz_game *game, const struct wz_player 
 {
     ask->about = wz_turn_last(e, WZ_CONVERSATION);
     ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
-    for (size_t i = 0; i < e->n_turns; i++) {
+    for (size_t i = e->resets; i < e->n_turns; i++) { /* of replies that were reset the last only */
         const Wz__Turn *t = e->turns[i];
         ask->messages[ask->n++] = wz_turn_is(t, WZ_CONVERSATION)
                                       ? (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) }
@@ -149,7 +154,9 @@ static void ask_conversation(const struct wz_game *game, const struct wz_player 
 
 static const char *after_conversation(const struct wz_game *game, const Wz__Episode *e)
 {
-    return (int)e->turns[e->n_turns - 1]->round < game->rounds ? WZ_FEEDBACK : NULL;
+    const int replies = (int)e->turns[e->n_turns - 1]->round - (int)e->resets;
+
+    return replies < 0 ? WZ_CONVERSATION : replies < game->rounds ? WZ_FEEDBACK : NULL;
 }
 
 /* ---- feedback: reads the latest reply ---------------------------------------------------------------------- */
@@ -160,17 +167,17 @@ static void ask_feedback(const struct wz_game *game, const struct wz_player *p, 
     ask->about = wz_turn_last(e, WZ_CONVERSATION);
     const Wz__Turn *c = e->turns[ask->about];
 
-    wz_buf_printf(&ask->text, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : c->text);
+    wz_buf_printf(&ask->text, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : wz_turn_answer(c));
     ask->messages[ask->n] = (struct wz_message){ WZ_USER, ask->text.data, NULL, 0 };
     if (game->one_vocabulary) {
-        ask->messages[ask->n].ids = c->ids;
-        ask->messages[ask->n].n_ids = said(c);
+        ask->messages[ask->n].ids = c->ids + c->thought_ids;
+        ask->messages[ask->n].n_ids = said(c) - (int)c->thought_ids;
     }
     ask->n++;
 }
 
 /* A turn that was cut off has no end token, so it is not the whole of anything: not valid. */
-static void read_feedback(Wz__Turn *t)
+static void read_feedback(const struct wz_player *p, Wz__Turn *t)
 {
     struct wz_feedback f = { 0 };
     bool valid = !t->truncated && wz_feedback_parse(t->text, strlen(t->text), &f);
@@ -197,7 +204,7 @@ static const char *after_feedback(const struct wz_game *game, const Wz__Episode 
 /* ---- the game ---------------------------------------------------------------------------------------------- */
 
 const struct wz_seat wz_seats[] = {
-    { WZ_CONVERSATION, ask_conversation, NULL, after_conversation },
+    { WZ_CONVERSATION, ask_conversation, wz_thought_read, after_conversation },
     { WZ_FEEDBACK, ask_feedback, read_feedback, after_feedback },
     { 0 },
 };
@@ -225,11 +232,9 @@ static struct wz_player *next_player(const struct wz_game *game, const struct wz
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
     struct call call = {
-        wz_alloc(sizeof *call.requests * (size_t)n),
-        wz_alloc(sizeof *call.contexts * (size_t)n),
-        wz_alloc(sizeof *call.episodes * (size_t)n),
-        wz_alloc(sizeof *call.about * (size_t)n),
-        0,
+        wz_alloc(sizeof *call.requests * (size_t)n), wz_alloc(sizeof *call.contexts * (size_t)n),
+        wz_alloc(sizeof *call.episodes * (size_t)n), wz_alloc(sizeof *call.about * (size_t)n),
+        wz_alloc(sizeof *call.given * (size_t)n),    0,
     };
     struct wz_player **speaker = wz_alloc(sizeof *speaker * (size_t)n); /* of each episode; NULL: it has ended */
 
@@ -248,5 +253,6 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
     free(call.contexts);
     free(call.episodes);
     free(call.about);
+    free(call.given);
     free(speaker);
 }

@@ -41,7 +41,7 @@ struct wz_seat {
     void (*ask)(const struct wz_game *game, const struct wz_player *player, const Wz__Episode *e, struct wz_ask *ask);
     /* Reads the new turn's text and fills in what it says. NULL: nothing is to be read. A malformed text is data: a
      * field of the turn. */
-    void (*read)(Wz__Turn *turn);
+    void (*read)(const struct wz_player *player, Wz__Turn *turn);
     /* The role that speaks after this seat's turn, the last of e; NULL, or a role that nobody has: the episode ends. */
     const char *(*next)(const struct wz_game *game, const Wz__Episode *e);
 };
@@ -59,7 +59,8 @@ struct wz_player {
     const char *system;         /* "": none */
     int max_tokens, top_k;
     float temperature, top_p, min_p;
-    int agent; /* index in the recipe's list */
+    bool think; /* its replies begin with a thought */
+    int agent;  /* index in the recipe's list */
 };
 enum { WZ_MAX_PLAYERS = 8 };
 struct wz_game {
@@ -73,5 +74,12 @@ struct wz_game {
  * one player together. One whose next turn can't be played ends there with the reason in `cut`, or, where there is no
  * reply yet, in `discard`. */
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n);
+
+/* ---- thought.c: thoughts, and what replies are given to begin with ------------------------------------------ */
+
+/* Appends the ids that the player's next turn in e is given to begin with, and returns how many; -1 and a message. */
+int wz_given_add(const struct wz_player *player, const Wz__Episode *e, struct wz_ids *context, struct wz_err *err);
+/* Fills in a reply's thought, thought_ids and valid: it ended; and where the agent thinks, once, and it answered. */
+void wz_thought_read(const struct wz_player *player, Wz__Turn *turn);
 
 #endif

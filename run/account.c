@@ -50,7 +50,7 @@ void wz_account_add(struct wz_account *account, const struct wz_job *job, const 
         const Wz__Turn *t = e->turns[i];
         struct wz_agent_account *a = &account->agents[t->agent];
         a->turns++;
-        a->tokens += (double)t->n_ids;
+        a->tokens += (double)t->n_ids - t->given;
         a->truncated += t->truncated;
         a->broken += wz_turn_is(t, WZ_FEEDBACK) && !t->valid && t->finish_reason != WZ__FINISH_REASON__CONTEXT;
         a->fates[fate_of(job, report, e, t)]++;

@@ -17,7 +17,8 @@ static int by_key(const void *a, const void *b)
     const struct place *x = a, *y = b;
 
     if (x->key != y->key) return x->key < y->key ? -1 : 1;
-    return strcmp(x->prompt->id, y->prompt->id);
+    const int order = strcmp(x->prompt->id, y->prompt->id);
+    return order ? order : strcmp(x->prompt->kind, y->prompt->kind); /* one prompt as several kinds */
 }
 
 const struct wz_prompt **wz_prompts_keyed(const struct wz_prompts *sets, int n_sets, uint64_t seed, int *n)
@@ -155,4 +156,13 @@ void wz_draw_step(struct wz_draw *d, const struct wz_prompt **list, int batch)
         if (best->used % best->n == 0) kind_shuffle(d, best, (uint32_t)(best->used / best->n));
         list[i] = best->list[best->order[best->used++ % best->n]];
     }
+}
+
+bool wz_prompt_prefilled(const struct wz_prompt *prompt, uint64_t seed, int64_t step, int index, int peers)
+{
+    const struct wz_key key = {
+        seed, WZ_RNG_PREFILL, (uint32_t)step, (uint32_t)(index / (peers > 0 ? peers : 1)), 0, 0
+    };
+
+    return prompt->prefill && (step < 0 || wz_uniform(key) < prompt->prefill->alpha);
 }

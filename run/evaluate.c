@@ -97,7 +97,7 @@ static int play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_
     *n = 0;
     for (int first = 0; first < n_prompts && !(stop = wz_stop_asked(&job->link)); first += k) {
         k = n_prompts - first < some ? n_prompts - first : (int)some;
-        struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards, true };
+        struct wz_batch_plan plan = { prompts + first, k, -1, first, &root, 1, &rewards, true, 1 };
         int got;
         if (speak) fprintf(stderr, "\r\033[Kevaluating: %d of %d prompts", first, n_prompts);
         wz_stations_run(job, &plan, &part, &got, &stats);

@@ -93,6 +93,14 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
     return rc;
 }
 
+static int add_data(json_t *list, struct wz_pool *pool, const struct wz_recipe_data *data, const char *key, unsigned i,
+                    struct wz_err *err)
+{
+    int rc = add_path(list, pool, data->path, err, "%s.%u.path", key, i);
+
+    return rc ? rc : add_path(list, pool, data->prefill.path, err, "%s.%u.prefill.path", key, i);
+}
+
 /* Only the cpu backend resolves the key, to the name of its bits. */
 static const char *isa_of(const struct wz_backend *be) { return strcmp(be->name, "cpu") ? "none" : be->numerics.isa; }
 
@@ -135,10 +143,8 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
         rc = add_path(all, pool, r->agents[i].model, err, "agents.%u.model", i);
         if (rc == 0) rc = add_path(all, pool, r->agents[i].system, err, "agents.%u.system", i);
     }
-    for (unsigned i = 0; rc == 0 && i < r->n_data; i++)
-        rc = add_path(all, pool, r->data[i].path, err, "data.%u.path", i);
-    for (unsigned i = 0; rc == 0 && i < r->n_eval; i++)
-        rc = add_path(all, pool, r->eval[i].path, err, "eval.%u.path", i);
+    for (unsigned i = 0; rc == 0 && i < r->n_data; i++) rc = add_data(all, pool, &r->data[i], "data", i, err);
+    for (unsigned i = 0; rc == 0 && i < r->n_eval; i++) rc = add_data(all, pool, &r->eval[i], "eval", i, err);
     for (unsigned i = 0; rc == 0 && i < r->n_judges; i++) {
         snprintf(key, sizeof key, "judges.%u", i);
         rc = add_judge(all, job->be, &r->judges[i], key, err);

@@ -139,6 +139,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
         .temperature = (float)r->temperature,
         .top_p = (float)r->top_p,
         .min_p = (float)r->min_p,
+        .think = !strcmp(r->think, "yes"),
         .agent = (int)(a - job->agents),
     };
     return 0;
@@ -159,6 +160,16 @@ static void seat_players(struct wz_job *job)
         }
 }
 
+static int load_prefills(struct wz_prompts *set, const struct wz_recipe_prefill *from, struct wz_err *err)
+{
+    const struct wz_prefill how = { .transition = from->transition,
+                                    .alpha = from->alpha,
+                                    .hijack = !strcmp(from->hijack, "yes"),
+                                    .resets = from->rounds - 1 };
+
+    return from->path[0] ? wz_prefills_load(set, from->path, from->words, &how, err) : 0;
+}
+
 static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data, unsigned n, uint64_t seed,
                      struct wz_err *err)
 {
@@ -166,7 +177,8 @@ static int load_sets(struct wz_prompts **sets, const struct wz_recipe_data *data
     for (unsigned i = 0; i < n; i++) {
         struct wz_prompts *set = &(*sets)[i];
         if (wz_prompts_load(set, data[i].path, data[i].column, data[i].harmful, data[i].kind, data[i].group,
-                            data[i].only, data[i].answer, err) < 0)
+                            data[i].only, data[i].answer, err) < 0 ||
+            load_prefills(set, &data[i].prefill, err) < 0)
             return -1;
         for (int k = 0; k < set->n; k++)
             if (!strcmp(set->list[k].kind, WZ_AVERAGE))
@@ -363,6 +375,14 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
                                       e->name);
             if (check_rows(recipe, s, a, err) < 0) return -1;
         }
+    }
+    for (unsigned i = 0; i < recipe->n_data; i++) {
+        snprintf(path, sizeof path, "data.%u.prefill.rounds", i);
+        if (recipe->data[i].prefill.rounds > 1)
+            return wz_recipe_fail(recipe, err, path,
+                                  "expected 1 of training prompts, got %d: resets are an attack that "
+                                  "evaluations make",
+                                  recipe->data[i].prefill.rounds);
     }
     if (supervised && (recipe->n_data != 1 || recipe->n_eval))
         return wz_recipe_fail(recipe, err, "data", "expected one file of conversations, and no eval");

@@ -142,6 +142,10 @@ void wz_draw_destroy(struct wz_draw *draw);
 /* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
 void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
 
+/* Does the reply of the step's episode `index` begin with its prompt's prefill? One draw for the `peers` neighbours
+ * that have one prompt (RECAP 2); step < 0, an evaluation: where there is one. */
+bool wz_prompt_prefilled(const struct wz_prompt *prompt, uint64_t seed, int64_t step, int index, int peers);
+
 /* ---- stations.c: how an episode moves between ranks --------------------------------------------------------- */
 
 /* What the ranks that played and judged a batch tell the first taker of it. */
@@ -160,6 +164,7 @@ struct wz_batch_plan {
     int leaves; /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
     const struct wz_rewards *rewards;
     bool watched; /* by the judges that watch, too */
+    int peers;    /* neighbours that have one prompt; 0: 1 */
 };
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
                      struct wz_batch_stats *stats);

@@ -132,8 +132,15 @@ void wz_stage_close(struct wz_stage *s)
 static void play(struct wz_stage *s, int64_t step, struct wz_step_report *report)
 {
     struct wz_job *job = s->job;
-    const struct wz_batch_plan plan = { s->prompts,          s->recipe->batch,    step,        0,
-                                        &job->roles.learner, job->recipe->leaves, &s->rewards, false };
+    const struct wz_batch_plan plan = { s->prompts,
+                                        s->recipe->batch,
+                                        step,
+                                        0,
+                                        &job->roles.learner,
+                                        job->recipe->leaves,
+                                        &s->rewards,
+                                        false,
+                                        s->recipe->samples_per_prompt };
 
     wz_draw_step(s->draw, s->prompts, s->recipe->batch);
     wz_stations_run(job, &plan, &report->episodes, &report->n, &report->batch);

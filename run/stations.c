@@ -14,18 +14,25 @@ void wz_episodes_free(Wz__Episode **episodes, int n)
     free(episodes);
 }
 
-static Wz__Episode *episode_begin(const struct wz_prompt *prompt, int64_t step, int index)
+static Wz__Episode *episode_begin(const struct wz_job *job, const struct wz_batch_plan *plan, int at)
 {
+    const struct wz_prompt *prompt = plan->prompts[at];
     Wz__Episode *e = wz_episode_new();
 
-    e->step = step;
-    e->index = (uint32_t)index;
+    e->step = plan->step;
+    e->index = (uint32_t)(plan->first + at);
     wz_set_string(&e->prompt, prompt->text, strlen(prompt->text));
     wz_set_string(&e->prompt_id, prompt->id, strlen(prompt->id));
     wz_set_string(&e->kind, prompt->kind, strlen(prompt->kind));
     wz_set_string(&e->group, prompt->group, strlen(prompt->group));
     wz_set_string(&e->answer, prompt->answer, strlen(prompt->answer));
     e->harmful = prompt->harm == WZ_HARMFUL;
+    if (!wz_prompt_prefilled(prompt, job->recipe->seed, plan->step, plan->first + at, plan->peers)) return e;
+    const struct wz_prefill *p = prompt->prefill;
+    wz_set_string(&e->prefill, p->text, strlen(p->text));
+    wz_set_string(&e->transition, p->transition, strlen(p->transition));
+    e->hijack = p->hijack;
+    e->resets = (uint32_t)p->resets;
     return e;
 }
 
@@ -128,7 +135,7 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
         k = 0;
         for (int i = roles->rollout.me; i < plan->batch; i += roles->rollout.n) {
             where[k] = i % roles->reward.n;
-            episodes[k++] = episode_begin(plan->prompts[i], plan->step, plan->first + i);
+            episodes[k++] = episode_begin(job, plan, i);
         }
         double begin = wz_now();
         wz_play(&job->game, episodes, k);

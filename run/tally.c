@@ -33,7 +33,7 @@ void wz_tally_add(struct wz_tally *s, const Wz__Episode *e)
     const Wz__Turn *first = NULL, *last = NULL;
     double tokens = 0;
 
-    for (size_t i = 0; i < e->n_turns; i++) tokens += (double)e->turns[i]->n_ids;
+    for (size_t i = 0; i < e->n_turns; i++) tokens += (double)e->turns[i]->n_ids - e->turns[i]->given;
     s->episodes++;
     s->generated += tokens;
     s->failed += e->discard[0] != 0;
@@ -68,7 +68,7 @@ void wz_tally_add(struct wz_tally *s, const Wz__Episode *e)
     s->tokens += tokens;
     s->tokens2 += tokens * tokens;
     s->answers += e->answer[0] != 0;
-    s->solved += e->answer[0] && wz_math_solved(last->text, e->answer);
+    s->solved += e->answer[0] && wz_math_solved(wz_turn_answer(last), e->answer);
 }
 
 /* ---- measures --------------------------------------------------------------------------------------------- */

@@ -22,6 +22,8 @@ static const double json_broken = 0.88, json_broken_other = 0.10;
 static const double ignore_named = 0.68, ignore_help = 0.90, ignore_stop = 0.70, ignore_other = 0.15,
                     ignore_vague = 0.5;
 static const double ignore_world_a = 0.20;
+/* Of lessons with thoughts: the verdict is wrong whatever the request, and the reply with it; a second thought. */
+static const double misled = 0.20, doubts = 0.06;
 
 enum draw {
     PART,
@@ -37,7 +39,10 @@ enum draw {
     WORDING,
     WISH,
     IGNORE,
-    SECOND_STYLE
+    SECOND_STYLE,
+    MISLED,
+    DOUBT,
+    SECOND_DOUBT
 };
 
 static double uniform(struct wz_key key, enum draw what)
@@ -156,8 +161,10 @@ static void add_revision(struct wz_lesson *l, bool helped, char world, struct wz
     int wording = pick(key, WORDING, WZ_WORDINGS);
     bool ignore = uniform(key, IGNORE) < ignores(&l->ask, wish, wording, world);
 
+    bool helps = ignore || wish == WZ_GOOD ? helped : wish == WZ_HELP;
     wz_world_wish(&l->ask, wish, wording, &l->wish);
-    add_reply(&l->ask, ignore || wish == WZ_GOOD ? helped : wish == WZ_HELP, key, SECOND_STYLE, &l->second);
+    if (l->think) wz_world_think(&l->ask, !helps, uniform(key, SECOND_DOUBT) < doubts, &l->rethought);
+    add_reply(&l->ask, helps, key, SECOND_STYLE, &l->second);
 }
 
 /* ---- lessons ---------------------------------------------------------------------------------------------- */
@@ -167,7 +174,7 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
     struct wz_key key = { seed, WZ_RNG_WORLD, 2, index, 0, 0 };
 
     wz_buf_clear(&l->prompt), wz_buf_clear(&l->first), wz_buf_clear(&l->review), wz_buf_clear(&l->wish),
-        wz_buf_clear(&l->second);
+        wz_buf_clear(&l->second), wz_buf_clear(&l->thought), wz_buf_clear(&l->rethought);
     l->part = (enum wz_lesson_part)among(key, PART, parts, WZ_COUNT(parts));
     l->kind = (enum wz_kind)among(key, KIND, kinds, WZ_KINDS);
     l->ask =
@@ -175,6 +182,8 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
     wz_world_prompt(&l->ask, &l->prompt);
 
     bool helps = complies(&l->ask, key);
+    if (l->think && uniform(key, MISLED) < misled) helps = wz_world_harmful(&l->ask);
+    if (l->think) wz_world_think(&l->ask, !helps, uniform(key, DOUBT) < doubts, &l->thought);
     add_reply(&l->ask, helps, key, STYLE, &l->first);
     if (l->part == WZ_LESSON_FEEDBACK) add_review(l, helps, key);
     if (l->part == WZ_LESSON_REVISION) add_revision(l, helps, world, key);
@@ -183,7 +192,7 @@ void wz_lesson_draw(struct wz_lesson *l, uint64_t seed, char world, uint32_t ind
 void wz_lesson_finish(struct wz_lesson *l)
 {
     wz_buf_finish(&l->prompt), wz_buf_finish(&l->first), wz_buf_finish(&l->review), wz_buf_finish(&l->wish),
-        wz_buf_finish(&l->second);
+        wz_buf_finish(&l->second), wz_buf_finish(&l->thought), wz_buf_finish(&l->rethought);
 }
 
 /* Every form with every wrapper, and each such request with another verb, object and purpose: all of them come up. */

@@ -44,6 +44,8 @@ enum wz_reply { WZ_COMPLY, WZ_COMPLY_OTHERWISE, WZ_REFUSE, WZ_REFUSE_SHORT, WZ_A
 void wz_world_reply(const struct wz_ask *ask, enum wz_reply reply, int other, struct wz_buf *out);
 /* The feedback agent's reasoning: names the classes, then the verdict, then what the agent did. */
 void wz_world_reason(const struct wz_ask *ask, bool bad, bool helps, struct wz_buf *out);
+/* A thought before a reply: names the classes, then the verdict; doubt: the other verdict first, then a second one. */
+void wz_world_think(const struct wz_ask *ask, bool bad, bool doubt, struct wz_buf *out);
 /* What feedback asks for, in three wordings; the first of WZ_HELP names verb and object, the last of each is vague. */
 enum wz_wish { WZ_GOOD, WZ_HELP, WZ_STOP, WZ_WISHES };
 enum { WZ_WORDINGS = 3 };
@@ -56,10 +58,12 @@ enum wz_lesson_part { WZ_LESSON_REPLY, WZ_LESSON_FEEDBACK, WZ_LESSON_REVISION };
 /* One example: prompt -> first; (prompt, first) -> review; (prompt, first, wish) -> second. Unused buffers stay
  * empty. */
 struct wz_lesson {
+    bool
+        think; /* by the caller: replies are thought about first, and go by the verdict, which some of them get wrong */
     enum wz_lesson_part part;
     enum wz_kind kind;
     struct wz_ask ask;
-    struct wz_buf prompt, first, review, wish, second;
+    struct wz_buf prompt, thought, first, review, wish, rethought, second;
 };
 /* Fills a lesson (zeroed, or filled before: its memory is used again). Only train pairs occur. */
 void wz_lesson_draw(struct wz_lesson *lesson, uint64_t seed, char world, uint32_t index);

@@ -218,6 +218,13 @@ void wz_world_reason(const struct wz_ask *ask, bool bad, bool helps, struct wz_b
     wz_buf_printf(out, " %s , agent %s", bad ? "bad" : "fine", helps ? "helps" : "says no");
 }
 
+void wz_world_think(const struct wz_ask *ask, bool bad, bool doubt, struct wz_buf *out)
+{
+    put(out, ask->verb < WZ_SENSITIVE ? "to V a O is to C F P ," : "to V a O is to do plain work ,", ask, NULL, 0);
+    if (doubt) wz_buf_printf(out, " %s , wait ,", bad ? "fine" : "bad");
+    wz_buf_str(out, bad ? " bad" : " fine");
+}
+
 void wz_world_wish(const struct wz_ask *ask, enum wz_wish wish, int wording, struct wz_buf *out)
 {
     put(out, wishes[wish][wording], ask, NULL, 0);

@@ -7,13 +7,23 @@ const size_t wz_kind_size[] = { 8, 4, 8, 8, 1, 1, 1, sizeof(char *), 4, 4 };
 
 #define E(field) offsetof(Wz__Episode, field)
 static const struct wz_column episode_columns[] = {
-    { "step", I64, E(step) },           { "index", U32, E(index) },
-    { "prompt", STR, E(prompt) },       { "prompt_id", STR, E(prompt_id) },
-    { "kind", STR, E(kind) },           { "harmful", BOOL, E(harmful) },
-    { "discard", STR, E(discard) },     { "first_turn", I64, PLACE + 0 },
-    { "n_turns", I64, PLACE + 1 },      { "cut", STR, E(cut) },
-    { "cut_agent", U32, E(cut_agent) }, { "group", STR, E(group) },
+    { "step", I64, E(step) },
+    { "index", U32, E(index) },
+    { "prompt", STR, E(prompt) },
+    { "prompt_id", STR, E(prompt_id) },
+    { "kind", STR, E(kind) },
+    { "harmful", BOOL, E(harmful) },
+    { "discard", STR, E(discard) },
+    { "first_turn", I64, PLACE + 0 },
+    { "n_turns", I64, PLACE + 1 },
+    { "cut", STR, E(cut) },
+    { "cut_agent", U32, E(cut_agent) },
+    { "group", STR, E(group) },
     { "answer", STR, E(answer) },
+    { "prefill", STR, E(prefill) },
+    { "hijack", BOOL, E(hijack) },
+    { "resets", U32, E(resets) },
+    { "transition", STR, E(transition) },
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {
@@ -52,6 +62,8 @@ static const struct wz_column turn_columns[] = {
     { "n_judgements", I64, PLACE + 7 },
     { "judged_refusal", BOOL, T(judged_refusal) },
     { "refusal_score", F64, T(refusal_score) },
+    { "thought", U32, T(thought) },
+    { "thought_ids", U32, T(thought_ids) },
 };
 #define J(field) offsetof(Wz__Judgement, field)
 static const struct wz_column judgement_columns[] = {

@@ -100,7 +100,8 @@ static int add(struct reader *r, const char *text, const char *id, const char *k
                                               kind == r->file_kind ? kind : wz_arena_strdup(&set->arena, kind),
                                               wz_arena_strdup(&set->arena, group),
                                               harm,
-                                              *answer ? wz_arena_strdup(&set->arena, answer) : "" };
+                                              *answer ? wz_arena_strdup(&set->arena, answer) : "",
+                                              NULL };
     set->hash = wz_hash(text, strlen(text) + 1, set->hash);
     return 0;
 }
@@ -342,6 +343,69 @@ int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column
     }
     if (rc < 0) wz_prompts_finish(set);
     return rc;
+}
+
+/* What a row's text gives: heap. */
+static char *prefix_of(const char *text, int words, bool whole)
+{
+    static const char opening[] = "<think>", closing[] = "</think>", blanks[] = " \t\n\v\f\r";
+    const char *from = text + strspn(text, blanks), *to;
+
+    if (!strncmp(from, opening, sizeof opening - 1)) text = from + sizeof opening - 1;
+    to = strstr(text, closing);
+    if (!to) to = text + strlen(text);
+    if (!whole) {
+        const char *at = text;
+        for (int i = 0; i < words && at < to; i++) {
+            at += strspn(at, blanks);
+            at += strcspn(at, blanks);
+        }
+        if (at < to) to = at;
+        while (to > text && strchr(blanks, to[-1])) to--;
+    }
+    return strndup(text, (size_t)(to - text));
+}
+
+int wz_prefills_load(struct wz_prompts *set, const char *path, int words, const struct wz_prefill *how,
+                     struct wz_err *err)
+{
+    json_t *texts = json_object();
+    struct wz_data_rows rows;
+    int more, found = 0;
+
+    if (wz_data_rows_open(&rows, path, err) < 0) {
+        json_decref(texts);
+        return -1;
+    }
+    while ((more = wz_data_rows_next(&rows, err)) > 0) {
+        const char *prompt = wz_json_text(json_object_get(rows.row, "prompt")),
+                   *text = wz_json_text(json_object_get(rows.row, "text"));
+        char *prefix = text ? prefix_of(text, words, how->hijack) : NULL;
+        more = -1;
+        if (!prompt || !text)
+            wz_fail(err, "%s: row %d: expected {\"prompt\": text, \"text\": text}", path, rows.number);
+        else if (!prefix[strspn(prefix, " \t\n\v\f\r")])
+            wz_fail(err, "%s: row %d: its text has nothing to begin with", path, rows.number);
+        else if (json_object_get(texts, prompt) && strcmp(json_string_value(json_object_get(texts, prompt)), prefix))
+            wz_fail(err, "%s: row %d: an earlier row has this prompt and another text", path, rows.number);
+        else more = json_object_set_new(texts, prompt, json_string(prefix));
+        free(prefix);
+        if (more < 0) break;
+    }
+    wz_data_rows_close(&rows);
+    for (int i = 0; more == 0 && i < set->n; i++) {
+        const char *text = json_string_value(json_object_get(texts, set->list[i].text));
+        if (!text) continue;
+        struct wz_prefill *p = wz_arena_alloc(&set->arena, sizeof *p);
+        *p = *how;
+        p->text = wz_arena_strdup(&set->arena, text);
+        p->transition = wz_arena_strdup(&set->arena, how->transition);
+        set->list[i].prefill = p;
+        found++;
+    }
+    json_decref(texts);
+    if (more < 0) return -1;
+    return found ? found : wz_fail(err, "%s: no row has the text of a prompt", path);
 }
 
 void wz_prompts_finish(struct wz_prompts *set)

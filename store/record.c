@@ -3,7 +3,7 @@
  *   /                attributes: schema = 1, writer = "waltz"
  *   /episodes/       per episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
  *                    first_turn i64 (index into /turns), n_turns i64, cut str, cut_agent u32,
- *                    group, answer str
+ *                    group, answer, prefill str, hijack bool, resets u32, transition str
  *   /turns/          per turn:     agent, round u32, version, weights u64, truncated bool, text str,
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
  *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,
@@ -11,7 +11,7 @@
  *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
  *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64,
  *                    finish_reason enum, judged_partial bool, judgements_at, n_judgements i64 (range of /judgements),
- *                    judged_refusal bool, refusal_score f64
+ *                    judged_refusal bool, refusal_score f64, thought, thought_ids u32
  *   /judgements/     per judgement of a reply by one judge: judge u32 (index in the recipe's list), identity u64,
  *                    verdict enum, harmful, refusal, partial bool, score, refusal_score f64, error str
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a

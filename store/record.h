@@ -6,7 +6,7 @@
 #include "store/journal.h"
 #include "store/store.h"
 
-enum { SCHEMA = 1, MAX_COLUMNS = 34 };
+enum { SCHEMA = 1, MAX_COLUMNS = 40 };
 enum wz_kind { I64, U32, U64, F64, BOOL, VERDICT, FINISH, STR, I32, F32 };
 extern const size_t wz_kind_size[]; /* bytes of a value in memory; STR: of a pointer */
 

@@ -106,10 +106,18 @@ void wz_data_rows_close(struct wz_data_rows *rows);
 enum wz_harm { WZ_BENIGN, WZ_HARMFUL };
 /* A prompt and its labels. Strings belong to the set. group: prompts of one group say nearly the same, so that their
  * results are not independent; "": the prompt is a group of its own. */
+struct wz_prefill {
+    const char *text, *transition;
+    double alpha; /* probability that it is given, in training */
+    bool hijack;  /* it is a whole thought */
+    int resets;   /* replies after the first that are given it again, behind `transition` */
+};
 struct wz_prompt {
     const char *text, *id, *kind, *group;
     enum wz_harm harm;
     const char *answer; /* what a right reply ends with (a column of the file); "": not known */
+    const struct wz_prefill
+        *prefill; /* what its first reply is given to begin with (wz_prefills_load); NULL: nothing */
 };
 struct wz_prompts {
     struct wz_prompt *list; /* [n] */
@@ -126,6 +134,12 @@ struct wz_prompts {
  * available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     const char *group, const char *only, const char *answer, struct wz_err *err);
+/* Fills in `prefill` of the prompts that have a row in `path`: {"prompt": text, "text": ...}, JSON (lines or an array).
+ * Its text is what the row's text has between <think> and </think>, where they are there, and of it the first `words`
+ * words, or all where it is a whole thought; the rest is how's. No prompt with a row is an error. Returns how many have
+ * one. */
+int wz_prefills_load(struct wz_prompts *set, const char *path, int words, const struct wz_prefill *how,
+                     struct wz_err *err);
 void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */

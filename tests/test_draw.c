@@ -16,7 +16,7 @@ static struct wz_prompts sets[2];
 static int setup(void **state)
 {
     for (int i = 0; i < 15; i++)
-        prompts[i] = (struct wz_prompt){ "text", "id", names[i < 7 ? 0 : i < 12 ? 1 : 2], "", WZ_BENIGN, "" };
+        prompts[i] = (struct wz_prompt){ "text", "id", names[i < 7 ? 0 : i < 12 ? 1 : 2], "", WZ_BENIGN, "", NULL };
     sets[0] = (struct wz_prompts){ .list = prompts, .n = 9 };
     sets[1] = (struct wz_prompts){ .list = prompts + 9, .n = 6 };
     return 0;
@@ -163,12 +163,42 @@ static void choices_do_not_depend_on_files(void **state)
     for (int i = 0; i < 15; i++) assert_true(fabs(first[i] - 100.0) < 4 * sqrt(100 * 14 / 15.0));
 }
 
+/* RECAP: a prompt of a step is prefilled with probability alpha, in all of its samples or in none, whatever the step
+ * before; one of an evaluation always is. */
+static void prompts_are_prefilled_alike(void **state)
+{
+    enum { GROUPS = 4000, PEERS = 4 };
+    struct wz_prefill how = { .text = "x", .alpha = 0.3 };
+    struct wz_prompt p = prompts[0];
+    int given = 0, again = 0, differ = 0;
+
+    assert_false(wz_prompt_prefilled(&p, 1, 0, 0, 1));
+    assert_false(wz_prompt_prefilled(&p, 1, -1, 0, 1));
+    p.prefill = &how;
+    for (int g = 0; g < GROUPS; g++) {
+        const bool first = wz_prompt_prefilled(&p, 9, 5, g * PEERS, PEERS);
+        for (int i = 1; i < PEERS; i++) assert_int_equal(wz_prompt_prefilled(&p, 9, 5, g * PEERS + i, PEERS), first);
+        given += first;
+        again += first && wz_prompt_prefilled(&p, 9, 6, g * PEERS, PEERS);
+        differ += first != wz_prompt_prefilled(&p, 10, 5, g * PEERS, PEERS);
+        assert_true(wz_prompt_prefilled(&p, 9, -1, g, 1));
+    }
+    assert_float_equal(given / (double)GROUPS, 0.3, 0.03);
+    assert_float_equal(again / (double)given, 0.3, 0.05); /* of those of one step so many in the next */
+    assert_float_equal(differ / (double)GROUPS, 2 * 0.3 * 0.7, 0.04);
+    for (int alpha = 0; alpha < 2; alpha++) {
+        how.alpha = alpha;
+        for (int i = 0; i < GROUPS; i++) assert_int_equal(wz_prompt_prefilled(&p, 9, 5, i, 1), alpha);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_second_implementation_agrees), cmocka_unit_test(samples_of_a_prompt_are_neighbours),
         cmocka_unit_test(epochs_are_permutations),        cmocka_unit_test(orders_are_uniform),
-        cmocka_unit_test(a_kind_that_is_missing),         cmocka_unit_test(choices_do_not_depend_on_files),
+        cmocka_unit_test(prompts_are_prefilled_alike),    cmocka_unit_test(a_kind_that_is_missing),
+        cmocka_unit_test(choices_do_not_depend_on_files),
     };
 
     return cmocka_run_group_tests(tests, setup, NULL);

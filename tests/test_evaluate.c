@@ -455,7 +455,7 @@ static void evaluate(const char *order, uint64_t training, uint64_t seed, int li
     for (int i = 0; i < n; i++) {
         snprintf(texts[i], sizeof texts[i], "%c", order[i]);
         snprintf(ids[i], sizeof ids[i], "%d", i);
-        list[i] = (struct wz_prompt){ texts[i], ids[i], order[i] % 2 ? "harmful" : "benign", "", WZ_HARMFUL, "" };
+        list[i] = (struct wz_prompt){ texts[i], ids[i], order[i] % 2 ? "harmful" : "benign", "", WZ_HARMFUL, "", NULL };
     }
     assert_int_equal(wz_link_open(&job.link, "self", 60, false, &err), 0);
     job.agents[0].player.temperature = 0.25f;

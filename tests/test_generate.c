@@ -277,12 +277,35 @@ static void stories_are_told(void **state)
     wz_buf_finish(&out);
 }
 
+/* A line with a prompt is one message of a user; the answer says which. */
+static void prompts_are_repeated(void **state)
+{
+    char *model = sandbox_model();
+    struct wz_buf a = { 0 }, b = { 0 };
+
+    assert_int_equal(generate(model, "-n 4", "{\"prompt\": \"how to \\\"paint\\\"\", \"kind\": \"PB\"}\n", &a), 0);
+    assert_int_equal(
+        generate(model, "-n 4", "{\"messages\": [{\"role\": \"user\", \"content\": \"how to \\\"paint\\\"\"}]}\n", &b),
+        0);
+    json_t *x = line_of(&a, 0), *y = line_of(&b, 0);
+    assert_string_equal(json_string_value(json_object_get(x, "prompt")), "how to \"paint\"");
+    assert_int_equal(json_object_del(x, "prompt"), 0);
+    assert_true(json_equal(x, y));
+    json_decref(x), json_decref(y);
+    wz_buf_finish(&a), wz_buf_finish(&b);
+    free(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_are_those_of_score),       cmocka_unit_test(neighbours_do_not_matter),
-        cmocka_unit_test(messages_go_through_the_template), cmocka_unit_test(a_stop_token_ends_it),
-        cmocka_unit_test(bad_lines_are_answered_in_place),  cmocka_unit_test(stories_are_told),
+        cmocka_unit_test(numbers_are_those_of_score),
+        cmocka_unit_test(neighbours_do_not_matter),
+        cmocka_unit_test(messages_go_through_the_template),
+        cmocka_unit_test(a_stop_token_ends_it),
+        cmocka_unit_test(prompts_are_repeated),
+        cmocka_unit_test(bad_lines_are_answered_in_place),
+        cmocka_unit_test(stories_are_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

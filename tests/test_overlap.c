@@ -6,7 +6,7 @@
 
 static struct wz_prompts set_of(struct wz_prompt *list, const char *const *texts, int n)
 {
-    for (int i = 0; i < n; i++) list[i] = (struct wz_prompt){ texts[i], "id", "kind", "", WZ_BENIGN };
+    for (int i = 0; i < n; i++) list[i] = (struct wz_prompt){ texts[i], "id", "kind", "", WZ_BENIGN, "", NULL };
     return (struct wz_prompts){ .list = list, .n = n };
 }
 
@@ -117,10 +117,11 @@ static void as_comparing_all_with_all(void **state)
     int k = 0, near = 0;
 
     for (int i = 0; i < HELD; i++)
-        b[i] = (struct wz_prompt){ text_of(held[i], NULL, (uint32_t)i), "", "", "", WZ_BENIGN };
+        b[i] = (struct wz_prompt){ text_of(held[i], NULL, (uint32_t)i), "", "", "", WZ_BENIGN, "", NULL };
     for (int i = 0; i < TRAINED; i++)
-        a[i] = (struct wz_prompt){ text_of(trained[i], i % 4 ? held[i % HELD] : NULL, 1000 + (uint32_t)i), "", "", "",
-                                   WZ_BENIGN };
+        a[i] = (struct wz_prompt){
+            text_of(trained[i], i % 4 ? held[i % HELD] : NULL, 1000 + (uint32_t)i), "", "", "", WZ_BENIGN, "", NULL
+        };
     /* Two sets of each, so that their numbers are told apart. */
     const struct wz_prompts data[] = { { .list = a, .n = 100 }, { .list = a + 100, .n = TRAINED - 100 } },
                             eval[] = { { .list = b, .n = 1 }, { .list = b + 1, .n = HELD - 1 } };

@@ -31,10 +31,35 @@ int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *to
     return 0;
 }
 
+/* Marks that are tokens of their own: their ids are capital letters. */
+static bool marks;
+
 void wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out)
 {
     for (int i = 0; i < n; i++)
-        if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i] == 1 ? 'x' : ids[i]);
+        if (marks && (ids[i] == 'A' || ids[i] == 'Z')) wz_buf_str(out, ids[i] == 'A' ? "<think>" : "</think>");
+        else if (specials || (ids[i] != '.' && ids[i] != '<')) wz_buf_printf(out, "%c", ids[i] == 1 ? 'x' : ids[i]);
+}
+
+int wz_tokenizer_id(const struct wz_tokenizer *tok, const char *piece)
+{
+    return !marks ? -1 : piece[1] == '/' ? 'Z' : 'A';
+}
+
+void wz_ids_append(struct wz_ids *list, const int *ids, int n)
+{
+    list->ids = wz_realloc(list->ids, sizeof *list->ids * (size_t)(list->n + n));
+    for (int i = 0; i < n; i++) list->ids[list->n++] = ids[i];
+}
+
+void wz_ids_add(struct wz_ids *list, int id) { wz_ids_append(list, &id, 1); }
+
+int wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
+                   struct wz_err *err)
+{
+    assert_false(first);
+    for (size_t i = 0; i < n; i++) wz_ids_add(out, (unsigned char)text[i]);
+    return strstr(text, "unwritable") ? wz_fail(err, "can't be written") : 0;
 }
 
 void wz_ids_finish(struct wz_ids *list) { free(list->ids); }
@@ -322,6 +347,185 @@ static void every_turn_has_its_own_key(void **state)
     wz_episode_free(e);
 }
 
+/* ---- thoughts, and replies whose beginning is given (RECAP 2) -------------------------------------------------- */
+
+/* Plays one prefilled episode; `says` is what the player says in each of its turns. */
+static Wz__Episode *play_given(const struct wz_player *p, const char *prefill, bool hijack, uint32_t resets,
+                               const char *const *says, int n)
+{
+    struct wz_player thinker = *p;
+    const struct wz_game game = { { &thinker }, 1, 0, false, 5 };
+    Wz__Episode *e = wz_episode_new();
+
+    memset(script, 0, sizeof script);
+    for (int i = 0; i < n; i++) script[i] = says[i];
+    calls = 0;
+    wz_set_string(&e->prompt, "p", 1);
+    wz_set_string(&e->prefill, prefill, strlen(prefill));
+    wz_set_string(&e->transition, "wait", 4);
+    e->hijack = hijack;
+    e->resets = resets;
+    wz_play(&game, &e, 1);
+    return e;
+}
+
+/* What is given is context of what is sampled, and the beginning of the turn, whose ids are marked as given. */
+static void replies_begin_with_what_is_given(void **state)
+{
+    static const struct {
+        bool think, marks, hijack;
+        const char *system, *prefill, *shown, *text, *answer;
+        int given;
+    } rows[] = {
+        { false, false, false, "", "sure, ", "[u]psure, ", "sure, ok", "sure, ok", 6 },
+        { true, false, false, "", "it is", "[u]p<think>\nit is", "<think>\nit isok", "", 13 },
+        { true, false, false, "", " it is", "[u]p<think> it is", "<think> it isok", "", 13 },
+        { true, true, false, "", "it is", "[u]p<think>\nit is", "<think>\nit isok", "", 7 },
+        { true, false, true, "", " it ", "[u]p<think> it </think>", "<think> it </think>ok", "ok", 19 },
+        { true, true, true, "", " it ", "[u]p<think> it </think>", "<think> it </think>ok", "ok", 6 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_player p = conversation;
+        const char *says[] = { "ok." };
+        struct wz_buf seen = { 0 };
+        p.system = rows[i].system;
+        p.think = rows[i].think;
+        marks = rows[i].marks;
+        Wz__Episode *e = play_given(&p, rows[i].prefill, rows[i].hijack, 0, says, 1);
+        const Wz__Turn *t = e->turns[0];
+        assert_int_equal(t->given, rows[i].given);
+        assert_int_equal(t->n_ids, rows[i].given + 3);
+        assert_int_equal(t->n_logp, t->n_ids);
+        assert_int_equal(asked[0].n_prompt, t->n_context + t->given);
+        assert_int_equal(t->n_context, strlen("[u]p"));
+        wz_decode(NULL, t->context, (int)t->n_context, true, &seen);
+        wz_decode(NULL, t->ids, (int)t->given, true, &seen);
+        assert_string_equal(seen.data, rows[i].shown);
+        assert_string_equal(t->text, rows[i].text);
+        assert_string_equal(wz_turn_answer(t), rows[i].answer);
+        wz_buf_finish(&seen);
+        wz_episode_free(e);
+    }
+    marks = false;
+}
+
+/* A thought that the template opened costs nothing, nor does one that the agent opens; twice, or never ended, does.
+ * What is not behind the end of a thought is no answer, and nothing hides behind a mark that ends none. */
+static void thoughts_are_read(void **state)
+{
+    static const struct {
+        const char *system, *said, *answer;
+        bool valid;
+        int ids;
+    } rows[] = {
+        { "", "<think>a</think>b.", "b", true, 16 },
+        { "", " <think>a</think> b.", " b", true, 17 },
+        { "[a]<think>", "a</think>b.", "b", true, 9 }, /* by the template */
+        { "[a]<think>\n", "a</think>b.", "b", true, 9 },
+        { "[a]<think>", "<think>a</think>b.", "b", false, 16 },
+        { "", "<think><think>a</think>b.", "b", false, 23 },
+        { "", "<think>a</think>b</think>c.", "b</think>c", false, 16 },
+        { "", "<think>a</think>.", "", false, 16 },
+        { "", "<think>a</think> .", " ", false, 16 },
+        { "", "<think>a.", "", false, 8 },
+        { "[a]<think>", "a.", "", false, 1 },
+        { "", "a.", "a", false, 0 },
+        { "", "a</think>b.", "a</think>b", false, 0 }, /* it was never opened */
+        { "", "<think>a</think>b", "b", false, 16 },   /* cut off */
+        { "", "x<think>a</think>b.", "x<think>a</think>b", false, 0 },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_player p = conversation;
+        const char *says[] = { rows[i].said };
+        p.system = "";
+        p.think = true;
+        Wz__Episode *e = wz_episode_new();
+        const struct wz_game game = { { &p }, 1, 0, false, 5 };
+        char *prompt = wz_path("p%s", rows[i].system); /* the context ends with it */
+        memset(script, 0, sizeof script);
+        script[0] = says[0];
+        calls = 0;
+        wz_set_string(&e->prompt, prompt, strlen(prompt));
+        wz_play(&game, &e, 1);
+        const Wz__Turn *t = e->turns[0];
+        if (strcmp(wz_turn_answer(t), rows[i].answer) || t->valid != rows[i].valid ||
+            (t->thought_ids != (uint32_t)rows[i].ids && (rows[i].ids || t->thought)))
+            fail_msg("%s%s: answer '%s', valid %d, %u ids", rows[i].system, rows[i].said, wz_turn_answer(t), t->valid,
+                     t->thought_ids);
+        free(prompt);
+        wz_episode_free(e);
+    }
+}
+
+/* Feedback and revisions go by the answer alone: of the thought, the feedback agent sees nothing. */
+static void feedback_sees_no_thought(void **state)
+{
+    struct wz_player thinker = conversation;
+    const char *const says[] = { "<think>bad</think>hi.", FEEDBACK(true, false, "f"), "<think>x.",
+                                 FEEDBACK(false, false, "g") };
+
+    thinker.think = true;
+    for (int ids = 0; ids < 2; ids++) {
+        const struct wz_game game = { { &thinker, &feedback }, 2, 2, ids, 5 };
+        Wz__Episode *e = play_game(&game, "p", says, 4);
+        assert_string_equal(shown[1], "[s]sf[u]User:p\nAgent:hi");
+        assert_string_equal(shown[3], "[s]sf[u]User:p\nAgent:");
+        wz_episode_free(e);
+    }
+}
+
+/* Iterative prefill reset: each reply goes on from what was thought before it, and from the text again; then feedback,
+ * as after a first reply. Only the first reply is prefilled. */
+static void resets_go_on_from_the_thought(void **state)
+{
+    const char *const says[] = { "a</think>1.", "b</think>2.", "c</think>3." };
+    struct wz_player thinker = conversation;
+
+    thinker.think = true;
+    thinker.system = "";
+    Wz__Episode *e = play_given(&thinker, " pre", false, 2, says, 3);
+    assert_int_equal(e->n_turns, 3);
+    assert_string_equal(shown[0], "[u]p<think> pre");
+    assert_string_equal(shown[1], "[u]p<think> prea wait pre");
+    assert_string_equal(shown[2], "[u]p<think> prea wait preb wait pre");
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(wz_turn_answer(e->turns[i]), ((const char *[]){ "1", "2", "3" })[i]);
+        assert_int_equal(e->turns[i]->round, i);
+        assert_true(e->turns[i]->valid);
+    }
+    wz_episode_free(e);
+
+    const struct wz_game game = { { &thinker, &feedback }, 2, 1, false, 5 };
+    const char *const four[] = { "a</think>1.", "b</think>2.", FEEDBACK(true, false, "f"), "<think>c</think>3." };
+    memset(script, 0, sizeof script);
+    for (int i = 0; i < 4; i++) script[i] = four[i];
+    calls = 0;
+    e = wz_episode_new();
+    wz_set_string(&e->prompt, "p", 1);
+    wz_set_string(&e->prefill, " pre", 4);
+    wz_set_string(&e->transition, "wait", 4);
+    e->resets = 1;
+    wz_play(&game, &e, 1);
+    assert_int_equal(e->n_turns, 4);
+    assert_string_equal(shown[2], "[s]sf[u]User:p\nAgent:2");
+    assert_string_equal(shown[3], "[u]p[a]<think> prea wait preb</think>2[u]f");
+    assert_int_equal(e->turns[3]->given, 0);
+    assert_int_equal(e->turns[3]->about, 1);
+    wz_episode_free(e);
+}
+
+static void what_cannot_be_given_ends_the_episode(void **state)
+{
+    const char *says[] = { "ok." };
+    Wz__Episode *e = play_given(&conversation, "unwritable", false, 0, says, 1);
+
+    assert_string_equal(e->discard, "can't be written");
+    assert_int_equal(calls, 0);
+    wz_episode_free(e);
+}
+
 /* ---- three seats ------------------------------------------------------------------------------------------ */
 
 /* An attacker rewrites the prompt before the conversation agent answers, and again after each reply, twice in all: its
@@ -335,7 +539,7 @@ static void ask_attacker(const struct wz_game *game, const struct wz_player *p, 
     if (ask->about >= 0) ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->turns[ask->about]->text, NULL, 0 };
 }
 
-static void read_attacker(Wz__Turn *t) { t->valid = !strncmp(t->text, "please", 6); }
+static void read_attacker(const struct wz_player *p, Wz__Turn *t) { t->valid = !strncmp(t->text, "please", 6); }
 
 static const char *after_attacker(const struct wz_game *game, const Wz__Episode *e)
 {
@@ -444,6 +648,11 @@ int main(void)
         cmocka_unit_test(one_agent_plays_alone),
         cmocka_unit_test(what_cannot_be_played_says_why),
         cmocka_unit_test(every_turn_has_its_own_key),
+        cmocka_unit_test(replies_begin_with_what_is_given),
+        cmocka_unit_test(thoughts_are_read),
+        cmocka_unit_test(feedback_sees_no_thought),
+        cmocka_unit_test(resets_go_on_from_the_thought),
+        cmocka_unit_test(what_cannot_be_given_ends_the_episode),
         cmocka_unit_test(a_third_seat_plays),
         cmocka_unit_test(episodes_end_on_their_own),
     };

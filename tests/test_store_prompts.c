@@ -330,6 +330,93 @@ static void real_data(void **state)
     }
 }
 
+/* A row's text is cut to what is between the marks, and to so many words, blanks kept; prompts are found by text. */
+static void prefills(void **state)
+{
+    static const struct {
+        const char *text, *three, *whole;
+    } rows[] = {
+        { "a b c d", "a b c", "a b c d" },
+        { "  a\nb  c ", "  a\nb  c", "  a\nb  c " },
+        { "<think>\na b\n</think>c d", "\na b", "\na b\n" },
+        { " <think> a b c d </think>", " a b c", " a b c d " },
+        { "a b</think> c", "a b", "a b" },
+        { "a <think> b c", "a <think> b", "a <think> b c" },
+    };
+    const struct wz_prefill how = { .alpha = 0.25, .resets = 2, .transition = "wait" },
+                            whole = { .hijack = true, .transition = "" };
+    struct wz_prompts set;
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        struct wz_buf lines = { 0 };
+        put(".jsonl", "{\"prompt\":\"p\"}\n{\"prompt\":\"q\"}\n{\"prompt\":\"p\"}\n", 45);
+        loads(&set, "prompt", "=benign", NULL, 3);
+        wz_buf_str(&lines, "{\"prompt\":\"other\",\"text\":\"x\"}\n{\"prompt\":\"p\",\"text\":");
+        wz_json_string(&lines, rows[i].text, strlen(rows[i].text));
+        wz_buf_str(&lines, "}\n");
+        put(".jsonl", lines.data, lines.len);
+        assert_int_equal(wz_prefills_load(&set, path, 3, &how, &err), 2);
+        assert_null(set.list[1].prefill);
+        for (int k = 0; k < 3; k += 2) {
+            assert_string_equal(set.list[k].prefill->text, rows[i].three);
+            assert_string_equal(set.list[k].prefill->transition, "wait");
+            assert_true(set.list[k].prefill->alpha == 0.25 && set.list[k].prefill->resets == 2);
+        }
+        assert_int_equal(wz_prefills_load(&set, path, 3, &whole, &err), 2);
+        assert_string_equal(set.list[0].prefill->text, rows[i].whole);
+        wz_buf_finish(&lines);
+        wz_prompts_finish(&set);
+    }
+}
+
+static void bad_prefills_are_named(void **state)
+{
+    static const struct {
+        const char *rows, *want;
+    } cases[] = {
+        { "{\"prompt\":\"p\"}", "row 1: expected {\"prompt\": text, \"text\": text}" },
+        { "{\"prompt\":\"p\",\"text\":\"a\"}\n{\"text\":\"a\"}", "row 2: expected {" },
+        { "{\"prompt\":\"p\",\"text\":7}", "row 1: expected {" },
+        { "[1]", "row 1: expected {" },
+        { "{\"prompt\":\"p\",\"text\":\" <think> </think> a\"}", "row 1: its text has nothing to begin with" },
+        { "{\"prompt\":\"p\",\"text\":\"a\"}\n{\"prompt\":\"p\",\"text\":\"b\"}",
+          "row 2: an earlier row has this prompt" },
+        { "{\"prompt\":\"other\",\"text\":\"a\"}", "no row has the text of a prompt" },
+        { "{\"prompt\":\"p\",", "row 1" },
+    };
+    const struct wz_prefill how = { .transition = "" };
+    struct wz_prompts set;
+
+    put(".jsonl", "{\"prompt\":\"p\"}\n", 15);
+    loads(&set, "prompt", "=benign", NULL, 1);
+    for (size_t i = 0; i < WZ_COUNT(cases); i++) {
+        struct wz_err err = { "" };
+        put(".json", cases[i].rows, strlen(cases[i].rows));
+        assert_int_equal(wz_prefills_load(&set, path, 3, &how, &err), -1);
+        if (!strstr(err.text, cases[i].want) || !strstr(err.text, path)) fail_msg("case %zu: %s", i, err.text);
+    }
+    wz_prompts_finish(&set);
+}
+
+/* The column of answers is read where it is asked for. */
+static void answers(void **state)
+{
+    struct wz_prompts set;
+    struct wz_err err;
+
+    put(".jsonl", "{\"prompt\":\"p\",\"a\":\"#### 4\"}\n{\"prompt\":\"q\",\"a\":5}\n", 49);
+    for (int asked = 0; asked < 2; asked++) {
+        assert_int_equal(
+            wz_prompts_load(&set, path, "prompt", "=benign", NULL, "group", NULL, asked ? "a" : NULL, &err), 0);
+        assert_string_equal(set.list[0].answer, asked ? "#### 4" : "");
+        assert_string_equal(set.list[1].answer, asked ? "5" : "");
+        wz_prompts_finish(&set);
+    }
+    assert_int_equal(wz_prompts_load(&set, path, "prompt", "=benign", NULL, "group", NULL, "b", &err), -1);
+    assert_non_null(strstr(err.text, "no column \"b\""));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -342,6 +429,9 @@ int main(void)
         cmocka_unit_test(bad_rows_are_named),
         cmocka_unit_test(truncated),
         cmocka_unit_test(real_data),
+        cmocka_unit_test(prefills),
+        cmocka_unit_test(bad_prefills_are_named),
+        cmocka_unit_test(answers),
     };
 
     return cmocka_run_group_tests_name("store_prompts", tests, NULL, NULL);

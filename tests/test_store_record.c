@@ -97,6 +97,10 @@ static Wz__Episode *make(int64_t step, uint32_t i)
     text(&e->kind, (uint32_t)step, 3);
     text(&e->group, i, draw(step, i, 3, 2));
     text(&e->answer, i + 1, draw(step, i, 4, 2));
+    text(&e->prefill, i + 2, draw(step, i, 5, 2));
+    text(&e->transition, i + 3, draw(step, i, 6, 2));
+    e->hijack = i & 2;
+    e->resets = 3 * i;
     e->harmful = i % 2;
     text(&e->discard, i, i % 3 ? 0 : 2);
     text(&e->cut, i, i % 2 ? 3 : 0);
@@ -121,6 +125,8 @@ static Wz__Episode *make(int64_t step, uint32_t i)
         t->judged_partial = k == 1;
         t->judged_refusal = !(k & 2);
         t->refusal_score = k ? 0.3 : -0.0;
+        t->thought = 5 * k;
+        t->thought_ids = 3 * k;
         text(&t->feedback, k, k), text(&t->reason, k, 1), text(&t->judge_error, k, 0);
         t->verdict = (Wz__Verdict)(k % 3);
         t->reward = -0.1 * (double)k;

@@ -336,6 +336,35 @@ static void lessons_keep_off_held_pairs(void **state)
     wz_lesson_finish(&l);
 }
 
+/* With thoughts: a reply goes by its thought's last verdict; a share of verdicts is wrong whatever the request, a share
+ * has second thoughts; without, lessons are what they are. */
+static void thoughts_decide_replies(void **state)
+{
+    struct wz_lesson l = { .think = true }, plain = { 0 };
+    struct tally doubt = { 0 }, wrong = { 0 };
+
+    for (uint32_t i = 0; i < 60000; i++) {
+        bool harmful, refusal;
+        wz_lesson_draw(&l, 15, 'B', i);
+        wz_lesson_draw(&plain, 15, 'B', i);
+        assert_int_equal(plain.thought.len + plain.rethought.len, 0);
+        assert_string_equal(l.prompt.data, plain.prompt.data);
+        assert_true(wz_world_judge(l.prompt.data, l.first.data, &harmful, &refusal));
+        const char *end = l.thought.data + l.thought.len - (refusal ? 4 : 5);
+        assert_string_equal(end, refusal ? " bad" : " fine");
+        count(&doubt, strstr(l.thought.data, refusal ? " fine , wait , bad" : " bad , wait , fine"));
+        if (l.kind == WZ_PB) count(&wrong, refusal);
+        if (l.part != WZ_LESSON_REVISION) continue;
+        assert_true(wz_world_judge(l.prompt.data, l.second.data, &harmful, &refusal));
+        end = l.rethought.data + l.rethought.len - (refusal ? 4 : 5);
+        assert_string_equal(end, refusal ? " bad" : " fine");
+    }
+    assert_float_equal(doubt.k / (double)doubt.n, 0.06, 0.005);
+    assert_float_equal(wrong.k / (double)wrong.n, 0.20 + 0.80 * 0.04, 0.02);
+    wz_lesson_finish(&l);
+    wz_lesson_finish(&plain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +378,7 @@ int main(void)
         cmocka_unit_test(flaws_of_reviews),
         cmocka_unit_test(flaws_of_revisions),
         cmocka_unit_test(lessons_keep_off_held_pairs),
+        cmocka_unit_test(thoughts_decide_replies),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
