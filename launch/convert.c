@@ -6,11 +6,17 @@
 
 #include "run/run.h"
 
-/* Does the source hold a tokenizer: the files of a folder, or the keys of a GGUF file? */
+/* Does the source hold a tokenizer: the files of a folder, or of its base where it is an adapter's, or the keys of a
+ * GGUF file? */
 static bool has_tokenizer(const char *src)
 {
     struct wz_err err;
+    char *base = wz_base_at(src, &err), *at = base && wz_is_dir(src) ? wz_model_at(src, &err) : NULL;
+    const bool other = at && strcmp(at, base) != 0 && has_tokenizer(base);
 
+    free(base);
+    free(at);
+    if (other) return true;
     if (!wz_is_dir(src)) {
         struct wz_tensors *set = wz_tensors_open(src, &err);
         bool has = set && json_object_get(wz_tensors_meta(set), "tokenizer.ggml.tokens");

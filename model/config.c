@@ -577,7 +577,7 @@ void wz_stops_find(const struct wz_config *config, const struct wz_template *cha
 
 int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err)
 {
-    char *at = wz_model_at(path, err);
+    char *at = wz_base_at(path, err);
     int rc = at && wz_is_dir(at) ? wz_config_hub(config, at, err) : -1;
     struct wz_tensors *set = at && !wz_is_dir(at) ? wz_tensors_open(at, err) : NULL;
 

@@ -1,4 +1,4 @@
-/* hub: reads a Hugging Face folder or a GGUF file into a model, writes a Hugging Face folder.
+/* hub: reads a Hugging Face folder or a GGUF file, with an adapter or none, into a model, writes a Hugging Face folder.
  *
  * A GGUF's names map one to one, but in some architectures its q and k matrices are in the order of interleaved pairs,
  * and are permuted back when read:
@@ -103,43 +103,25 @@ static int check_values(const struct wz_tensor *t, const float *values, size_t n
                    t->file, t->name, (double)values[i], type == WZ_F32 ? "f32" : "bf16");
 }
 
-static int fill(struct wz_model *m, int at, const struct wz_tensor *t, bool gguf, float *values, struct wz_err *err)
-{
-    const struct wz_param *p = &m->list[at];
-    bool permuted = gguf && p->cols > 0 && wz_arch_of(&m->config)->permuted &&
-                    (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
-    int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
-    int step = cols < CHUNK ? CHUNK / cols : 1;
-
-    for (int r = 0; r < rows; r += step) {
-        int k = rows - r < step ? rows - r : step;
-
-        for (int j = 0; permuted && j < k; j++)
-            wz_tensor_floats(t, gguf_row(r + j, m->config.head_dim) * (size_t)cols, (size_t)cols,
-                             values + (size_t)j * (size_t)cols);
-        if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
-        for (int j = 0; gguf && p->cols == 0 && wz_arch_of(&m->config)->one && j < cols; j++) values[j] -= 1;
-        if (check_values(t, values, (size_t)k * (size_t)cols, m->type, err) < 0) return -1;
-        wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
-    }
-    return 0;
-}
-
 /* The tensors of a model's files, by the index. */
 struct files {
-    char *path; /* where they are */
+    char *path; /* where they are; of an adapter: its base's */
     struct wz_config config;
     struct wz_tensors *set;
     struct wz_param *list;          /* [n] */
     const struct wz_tensor **found; /* [n] */
+    struct wz_adapter *adapter;     /* NULL: none */
+    float *values;                  /* some rows of a tensor */
     int n;
     bool gguf;
 };
 
 static void files_close(struct files *f)
 {
+    wz_adapter_close(f->adapter);
     free(f->list);
     free(f->found);
+    free(f->values);
     wz_tensors_close(f->set);
     free(f->path);
 }
@@ -147,17 +129,55 @@ static void files_close(struct files *f)
 /* Checks all but the values; files_close whatever it returns. */
 static int files_open(struct files *f, const char *named, struct wz_err *err)
 {
-    char *path = wz_model_at(named, err);
-    size_t total;
+    char *path = wz_base_at(named, err), *at = path ? wz_model_at(named, err) : NULL;
+    size_t total, widest = CHUNK;
 
     *f = (struct files){ .path = path };
-    if (!path || !(f->set = wz_tensors_open(path, err))) return -1;
-    f->gguf = !wz_is_dir(path);
-    if ((f->gguf ? wz_config_gguf(&f->config, f->set, path, err) : wz_config_hub(&f->config, path, err)) < 0) return -1;
+    int rc = path && (f->set = wz_tensors_open(path, err)) ? 0 : -1;
+    f->gguf = path && !wz_is_dir(path);
+    if (rc == 0) rc = (f->gguf ? wz_config_gguf(&f->config, f->set, path, err) : wz_config_hub(&f->config, path, err));
+    if (rc < 0) goto out;
     if (f->config.tied && !f->gguf && other_head(f->set)) f->config.tied = false;
     f->list = wz_params_list(&f->config, &f->n, &total);
     f->found = wz_alloc((size_t)f->n * sizeof(*f->found));
-    return match(f->set, &f->config, f->list, f->n, f->gguf, path, f->found, err);
+    for (int i = 0; i < f->n; i++) {
+        const size_t cols = (size_t)(f->list[i].cols > 0 ? f->list[i].cols : f->list[i].rows);
+        if (cols > widest) widest = cols;
+    }
+    f->values = wz_alloc(widest * sizeof(float));
+    rc = match(f->set, &f->config, f->list, f->n, f->gguf, path, f->found, err);
+    if (rc == 0 && strcmp(at, path) != 0 && !(f->adapter = wz_adapter_open(at, &f->config, f->list, f->n, err)))
+        rc = -1;
+out:
+    free(at);
+    return rc;
+}
+
+/* Reads tensor `at` as `type`, and into a model, NULL: checks it only. */
+static int fill(struct files *f, int at, enum wz_type type, struct wz_model *m, struct wz_err *err)
+{
+    const struct wz_param *p = &f->list[at];
+    const struct wz_tensor *t = f->found[at];
+    const struct wz_arch *arch = wz_arch_of(&f->config);
+    const bool permuted =
+        f->gguf && p->cols > 0 && arch->permuted && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
+    const int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
+    const int step = cols < CHUNK ? CHUNK / cols : 1;
+    float *values = f->values;
+
+    for (int r = 0; r < rows; r += step) {
+        const int k = rows - r < step ? rows - r : step;
+
+        for (int j = 0; permuted && j < k; j++)
+            wz_tensor_floats(t, gguf_row(r + j, f->config.head_dim) * (size_t)cols, (size_t)cols,
+                             values + (size_t)j * (size_t)cols);
+        if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+        for (int j = 0; f->gguf && p->cols == 0 && arch->one && j < cols; j++) values[j] -= 1;
+        if (f->adapter) wz_adapter_merge(f->adapter, m ? m->be->pool : NULL, at, r, k, values);
+        if (check_values(t, values, (size_t)k * (size_t)cols, type, err) < 0) return -1;
+        if (m) wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
+    }
+    return 0;
 }
 
 /* The folder's generation settings, checked to be JSON when the config was read. */
@@ -187,15 +207,8 @@ int wz_model_check(struct wz_config *config, const char *path, enum wz_type type
 {
     struct files f;
     int rc = files_open(&f, path, err);
-    float *values = wz_alloc(CHUNK * sizeof(float));
 
-    for (int i = 0; rc == 0 && i < f.n; i++)
-        for (size_t at = 0; rc == 0 && at < f.found[i]->count; at += CHUNK) {
-            size_t k = f.found[i]->count - at < CHUNK ? f.found[i]->count - at : CHUNK;
-            wz_tensor_floats(f.found[i], at, k, values);
-            rc = check_values(f.found[i], values, k, type, err);
-        }
-    free(values);
+    for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(&f, i, type, NULL, err);
     *config = f.config;
     files_close(&f);
     return rc;
@@ -207,7 +220,6 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     struct wz_model *m = NULL;
     struct files f;
     const struct wz_config *c = &f.config;
-    size_t widest = CHUNK;
 
     if (files_open(&f, path, err) < 0) goto out;
     if (type == WZ_INT8 && (trains || !be->int8)) {
@@ -220,15 +232,9 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
                 c->ffn > c->dim ? c->ffn : c->dim);
         goto out;
     }
-    for (int i = 0; i < f.n; i++) {
-        size_t cols = (size_t)(f.list[i].cols > 0 ? f.list[i].cols : f.list[i].rows);
-        if (cols > widest) widest = cols;
-    }
-    float *values = wz_alloc(widest * sizeof(float));
     int rc = 0;
     m = wz_model_create(c, type, trains, be);
-    for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(m, i, f.found[i], f.gguf, values, err);
-    free(values);
+    for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(&f, i, type, m, err);
     if (rc == 0) rc = load_generation(m, f.path, err);
     if (rc == 0) wz_model_commit(m, 0);
     else {

@@ -32,6 +32,17 @@ bool wz_word_in(const char *list, const char *word); /* a list of words separate
 /* freq[D/2] of the config, scaling applied; local: of layers with a window. */
 void wz_rope_freq(const struct wz_config *config, bool local, float *freq);
 
+/* ---- adapter.c -------------------------------------------------------------------------------------------- */
+
+/* The changes in an adapter's folder to the tensors list[n] of a model, which is borrowed: all is checked but that what
+ * comes of it is finite. NULL and a message. */
+struct wz_adapter;
+struct wz_adapter *wz_adapter_open(const char *dir, const struct wz_config *config, const struct wz_param *list, int n,
+                                   struct wz_err *err);
+void wz_adapter_close(struct wz_adapter *adapter); /* accepts NULL */
+/* Changes `rows` rows of tensor i, a vector being one, from row `row` on. */
+void wz_adapter_merge(struct wz_adapter *adapter, struct wz_pool *pool, int i, int row, int rows, float *values);
+
 /* ---- weights.c -------------------------------------------------------------------------------------------- */
 
 /* The tensor index of a model: heap array of *n; *total: elements, padding included (each tensor begins on a multiple

@@ -115,7 +115,7 @@ struct wz_model {
 
 /* ---- weights (weights.c, hub.c, gguf via store) ----------------------------------------------------------- */
 
-int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err); /* a folder or a .gguf */
+int wz_config_load(struct wz_config *config, const char *path, struct wz_err *err); /* as wz_model_load */
 /* Appends the ids that end a turn of the model: those of the chat template (NULL: none), those of the model's configs,
  * and the tokenizer's (NULL: none) end of text. Whatever generates, or is trained on turns, stops at these. */
 void wz_stops_find(const struct wz_config *config, const struct wz_template *chat, const struct wz_tokenizer *tok,
@@ -130,8 +130,9 @@ void wz_model_init(struct wz_model *model, uint64_t seed);
 /* Reads a model's files without keeping them: fills in *config, checks names, shapes, types, and that every weight is
  * finite as `type`. */
 int wz_model_check(struct wz_config *config, const char *path, enum wz_type type, struct wz_err *err);
-/* A Hugging Face folder (config.json, model*.safetensors) or a GGUF file. NULL and a message on error: also where a
- * weight is not finite as `type`. */
+/* A Hugging Face folder (config.json, model*.safetensors) or a GGUF file, or an adapter's folder (adapter.c), whose
+ * changes are merged into the base model that it names. NULL and a message on error: also where a weight is not finite
+ * as `type`. */
 struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct wz_share *trains,
                                struct wz_backend *be, struct wz_err *err);
 /* Writes config.json, generation_config.json and model.safetensors (shard > 0: files of at most that many bytes with an

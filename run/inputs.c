@@ -89,6 +89,9 @@ static int add_path(json_t *list, struct wz_pool *pool, const char *path, struct
     int rc = !at             ? 0
              : wz_is_dir(at) ? add_folder(list, pool, name, at, is_read, err)
                              : add_file(list, pool, name, at, err);
+    char *base = at && wz_is_dir(at) ? wz_base_at(at, NULL) : NULL; /* of an adapter */
+    if (rc == 0 && base && strcmp(base, at) != 0) rc = add_path(list, pool, base, err, "%s.base", name);
+    free(base);
     free(at);
     return rc;
 }

@@ -38,8 +38,9 @@ struct wz_tensor {
     const char *type;    /* its name in the file, for messages: of a WZ_DT_OTHER too */
 };
 
-/* The tensors of one safetensors file, of a folder with model.safetensors or model.safetensors.index.json, or of a GGUF
- * file, all parts of it where it is the first of a split one. Tensors and their names live until wz_tensors_close. */
+/* The tensors of one safetensors file, of a folder with model.safetensors or model.safetensors.index.json, or, where it
+ * is an adapter's, adapter_model.safetensors, or of a GGUF file, all parts of it where it is the first of a split one.
+ * Tensors and their names live until wz_tensors_close. */
 struct wz_tensors;
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NULL and a message on error */
 /* Where the model is that a user names: the file or folder of that name, else what huggingface_hub's cache has of
@@ -47,6 +48,9 @@ struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err); /* NUL
  * (it gives the command that fetches it), or a run's folder or a checkpoint of several agents. wz_tensors_open,
  * wz_tokenizer_load and the model's loaders call it. */
 char *wz_model_at(const char *path, struct wz_err *err);
+/* The same, but of an adapter's folder (adapter_config.json, and no config.json) the place of the model that it
+ * changes, which its base_model_name_or_path (and revision) names. */
+char *wz_base_at(const char *path, struct wz_err *err);
 void wz_tensors_close(struct wz_tensors *set); /* accepts NULL */
 int wz_tensors_count(const struct wz_tensors *set);
 const struct wz_tensor *wz_tensors_at(const struct wz_tensors *set, int i);

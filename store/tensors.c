@@ -118,12 +118,15 @@ static bool is_gguf(const char *path)
 
 static int read_folder(struct wz_tensors *set, const char *dir, struct wz_err *err)
 {
-    char *one = wz_path("%s/model.safetensors", dir), *index = wz_path("%s/model.safetensors.index.json", dir);
+    char *one = wz_path("%s/model.safetensors", dir), *index = wz_path("%s/model.safetensors.index.json", dir),
+         *adapter = wz_path("%s/adapter_model.safetensors", dir);
     int rc;
 
     if (wz_file_exists(one)) rc = wz_safetensors_read(set, one, err);
     else if (wz_file_exists(index)) rc = read_shards(set, dir, index, err);
+    else if (wz_file_exists(adapter)) rc = wz_safetensors_read(set, adapter, err);
     else rc = wz_fail(err, "%s: no model.safetensors or model.safetensors.index.json in the folder", dir);
+    free(adapter);
     free(one);
     free(index);
     return rc;
@@ -217,6 +220,31 @@ char *wz_model_at(const char *path, struct wz_err *err)
     if (well) return at;
     free(at);
     return NULL;
+}
+
+char *wz_base_at(const char *path, struct wz_err *err)
+{
+    char *at = wz_model_at(path, err), *config = wz_path("%s/config.json", at ? at : ""),
+         *file = wz_path("%s/adapter_config.json", at ? at : ""), *base = NULL;
+    json_t *adapter = NULL;
+
+    if (!at || wz_file_exists(config) || !wz_file_exists(file)) goto out;
+    if ((adapter = wz_json_load(file, err))) {
+        const char *name = json_string_value(json_object_get(adapter, "base_model_name_or_path")),
+                   *revision = json_string_value(json_object_get(adapter, "revision"));
+        char *named = name && revision && !wz_file_exists(name) ? wz_path("%s@%s", name, revision) : NULL;
+        if (!name || !*name) wz_fail(err, "expected the base model's folder, GGUF file or hub name");
+        else base = wz_model_at(named ? named : name, err);
+        if (!base) wz_fail_in(err, "%s: base_model_name_or_path", file);
+        free(named);
+    }
+    free(at);
+    at = base;
+out:
+    json_decref(adapter);
+    free(config);
+    free(file);
+    return at;
 }
 
 struct wz_tensors *wz_tensors_open(const char *path, struct wz_err *err)

@@ -69,8 +69,15 @@ static int load_file(struct wz_tokenizer *tok, struct wz_err *err)
 
 struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
 {
-    char *path = wz_model_at(named, err);
+    char *path = wz_model_at(named, err), *own = wz_path("%s/tokenizer.json", path ? path : ""),
+         *spm = wz_path("%s/tokenizer.model", path ? path : "");
 
+    if (path && wz_is_dir(path) && !wz_file_exists(own) && !wz_file_exists(spm)) { /* an adapter's may be its base's */
+        free(path);
+        path = wz_base_at(named, err);
+    }
+    free(own);
+    free(spm);
     if (!path) return NULL;
     struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
     const char *slash = strrchr(path, '/');
