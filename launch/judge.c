@@ -370,7 +370,7 @@ int wz_cmd_judge(int argc, char **argv)
 
     if (n < 0) return status;
     for (int i = 0; list && wz_judge_rows[i]; i++)
-        printf("%-22s %s\n", wz_judge_rows[i]->name, wz_judge_rows[i]->about);
+        printf("%-27s %s\n", wz_judge_rows[i]->name, wz_judge_rows[i]->about);
     if (list) return 0;
     if (!n) {
         wz_fail(&err, "RECIPE, RUN or KIND expected (--list lists the kinds)");
@@ -385,7 +385,7 @@ int wz_cmd_judge(int argc, char **argv)
     if (rc == 0) rc = open_judges(&judges, recipe, be, &err);
     if (rc == 0 && agreement && !(out = strcmp(agreement, "-") ? fopen(agreement, "w") : stderr))
         rc = wz_fail(&err, "%s: %s", agreement, strerror(errno));
-    if (rc == 0 && lessons && !(judges.n == 1 && judges.list[0].row->model))
+    if (rc == 0 && lessons && !(judges.n == 1 && judges.list[0].model))
         rc = wz_fail(&err, "--lessons: expected one judge, a guard model");
     if (rc == 0) lost = lessons ? write_lessons(&judges.list[0], &err) : judge_lines(&judges, out, &err);
     if (out && out != stderr && fclose(out) && lost >= 0) lost = wz_fail(&err, "%s: %s", agreement, strerror(errno));

@@ -221,26 +221,33 @@
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
     T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again") \
     T##_TEXT(S, measures, "both", "both|harm|safety|refusal|compliance", BITS, \
-             "command, http, remote: what an answer is about. both: an object {\"harmful\": .., " \
+             "command, http, remote, rubric: what an answer is about. both: an object {\"harmful\": .., " \
              "\"refusal\": ..}, each true, false or 0 to 1; else one number, and what 1 stands for") \
     T##_REAL(S, threshold, "0.5", "(0,1]", BITS, "a flag is raised by a score of this or more; not of rules") \
     T##_TEXT(S, command, "", NULL, BITS, "command: what `sh -c` runs; it reads and writes JSON lines") \
-    T##_TEXT(S, url, "", NULL, BITS, "http: of chat completions; remote: of a reward server; without keys") \
-    T##_TEXT(S, model, "", NULL, BITS, "http: the model's name there; a guard: folder, GGUF file or hub name") \
+    T##_TEXT(S, url, "", NULL, BITS, \
+             "http, rubric, a guard: of chat completions, where the model is behind one; remote: of a reward server; " \
+             "without keys") \
+    T##_TEXT(S, model, "", NULL, BITS, "rubric, a guard: folder, GGUF file or hub name; with `url`, its name there") \
     T##_TEXT(S, api_key, "", NULL, LAYOUT, \
-             "http, remote: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \
+             "with `url`: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \
     T##_TEXT(S, rubric, "", NULL, BITS, \
-             "http: file with the question, in which {prompt} and {response} stand for what is judged") \
+             "http, rubric: file with the question, in which {prompt} and {response} stand for what is judged") \
     T##_REAL(S, timeout, "60", "(0,1e6]", LAYOUT, \
-             "command, http, remote: seconds until an answer that is owed has failed") \
+             "command, or with `url`: seconds until an answer that is owed has failed") \
     T##_REAL(S, backoff, "0.5", "[0,3600]", LAYOUT, \
-             "command, http, remote: seconds before a failed question is asked again, doubled each time") \
+             "command, or with `url`: seconds before a failed question is asked again, doubled each time") \
     T##_INT(S, concurrent, "8", "[1,4096]", LAYOUT, "questions that are asked at once, at most") \
-    T##_INT(S, max_tokens, "64", "[1,1e6]", BITS, "http: tokens of an answer, at most") \
-    T##_TEXT(S, type, "f32", "f32|bf16|int8", BITS, "a guard: type of its weights") \
-    T##_TEXT(S, categories, "", NULL, BITS, "llama-guard-3-*: file of categories, a line each; empty: its own") \
-    T##_TEXT(S, without, "", NULL, BITS, "llama-guard-3-*: codes of categories that are left out, as in S6,S14") \
-    T##_INT(S, max_seq_len, "8192", "[1,1e9]", BITS, "a guard: tokens of its prompt, at most; a longer one has failed")
+    T##_INT(S, max_tokens, "64", "[1,1e6]", BITS, "http, rubric: tokens of an answer, at most") \
+    T##_TEXT(S, type, "f32", "f32|bf16|int8", BITS, "rubric, a guard: type of its weights") \
+    T##_TEXT(S, categories, "", NULL, BITS, \
+             "a guard: file of its categories, policies or risks, a line each; empty: its own. llama-guard-3-*: all " \
+             "in one prompt; shieldgemma, granite-guardian*: one a call, the worst counts. A risk is a name that " \
+             "Granite's template knows, or `name: definition`") \
+    T##_TEXT(S, without, "", NULL, BITS, \
+             "a guard: codes of categories that are left out, what is before the colon, as in S6,S14") \
+    T##_INT(S, max_seq_len, "8192", "[1,1e9]", BITS, \
+            "rubric, a guard: tokens of its prompt, at most; a longer one has failed")
 
 #define REWARD(T, S) \
     T##_TEXT(S, term, NULL, "name", BITS, \

@@ -1,17 +1,14 @@
-/* Judges behind a URL:
+/* Judges behind a URL: how an endpoint is asked, and one of the forms, `remote`, a reward server as OpenRLHF asks it,
+ * some pairs at a time (that of chat completions is in guard.c):
  *
- *   http     chat completions, as OpenAI's endpoint has them and most servers of models:
- *              {"model","messages":[{"role":"user","content": the rubric, filled in}],"temperature":0,"max_tokens"}
- *              choices[0].message.content is a verdict (answer.c)
- *   remote   a reward server as OpenRLHF asks it, some pairs at a time:
- *              {"query":[prompt and response, ...],"prompts":[prompt, ...]}   ->   {"rewards":[number, ...]}
+ *     {"query":[prompt and response, ...],"prompts":[prompt, ...]}   ->   {"rewards":[number, ...]}
  *
  * Up to `concurrent` requests are under way at once. A request that fails in a way that may pass (no connection, a
  * timeout, 408, 425, 429, 5xx, an answer that is cut or no verdict) is asked again by judge.c, after its own pause,
  * or as long as the server says in Retry-After; any other status would be the same again. After BREAK failures in a row
  * of the endpoint itself the circuit is open: one request at a time tries it, and when that fails too the rest of the
  * round fails without being sent. The key is in memory only, and no message quotes a request or a header. */
-#include "reward/reward.h"
+#include "reward/http.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,14 +18,12 @@
 
 enum { BREAK = 8, MOST_BYTES = 1 << 22, PAIRS = 16 };
 
-struct form;
-
-struct http {
-    const struct form *form;
-    char *url, *host, *model, *rubric;
-    const struct wz_measures_of *of;
-    double threshold, timeout, backoff, pause; /* pause: Retry-After of the round before */
-    int concurrent, max_tokens, broken;        /* broken: failures of the endpoint in a row */
+struct wz_http {
+    const struct wz_http_form *form;
+    void *arg; /* the form's */
+    char *url, *host;
+    double timeout, backoff, pause; /* pause: Retry-After of the round before */
+    int concurrent, broken;         /* broken: failures of the endpoint in a row */
     CURLM *multi;
     struct curl_slist *headers;
     struct transfer *transfers; /* [concurrent] */
@@ -43,50 +38,15 @@ struct transfer {
     char why[CURL_ERROR_SIZE];
 };
 
-struct form {
-    int pairs; /* questions in a request */
-    void (*ask)(const struct http *h, const struct wz_question *q, int n, struct wz_buf *body);
-    void (*read)(const struct http *h, json_t *reply, struct wz_answer *a, int n);
+/* ---- a reward server -------------------------------------------------------------------------------------- */
+
+struct remote {
+    struct wz_http *http;
+    const struct wz_measures_of *of;
+    double threshold;
 };
 
-/* ---- the two forms ---------------------------------------------------------------------------------------- */
-
-/* The rubric with {prompt} and {response} replaced, once: what they stand for is not looked at again. */
-static void fill(const char *rubric, const struct wz_question *q, struct wz_buf *out)
-{
-    for (const char *s = rubric; *s;) {
-        const bool prompt = !strncmp(s, "{prompt}", 8), response = !strncmp(s, "{response}", 10);
-        if (prompt || response) wz_buf_str(out, prompt ? q->prompt : q->response);
-        else wz_buf_add(out, s, 1);
-        s += prompt ? 8 : response ? 10 : 1;
-    }
-}
-
-static void chat_ask(const struct http *h, const struct wz_question *q, int n, struct wz_buf *body)
-{
-    struct wz_buf text = { 0 };
-
-    fill(h->rubric, q, &text);
-    wz_buf_str(body, "{\"model\":");
-    wz_json_string(body, h->model, strlen(h->model));
-    wz_buf_str(body, ",\"messages\":[{\"role\":\"user\",\"content\":");
-    wz_json_string(body, text.data ? text.data : "", text.len);
-    wz_buf_printf(body, "}],\"temperature\":0,\"max_tokens\":%d}", h->max_tokens);
-    wz_buf_finish(&text);
-}
-
-static void chat_read(const struct http *h, json_t *reply, struct wz_answer *a, int n)
-{
-    json_t *choice = json_array_get(json_object_get(reply, "choices"), 0),
-           *content = json_object_get(json_object_get(choice, "message"), "content");
-    const char *text = json_string_value(content), *end = json_string_value(json_object_get(choice, "finish_reason"));
-
-    if (!text) wz_answer_fail(a, "expected choices[0].message.content in the answer");
-    else if (end && !strcmp(end, "length")) wz_answer_fail(a, "the answer was cut at %d tokens", h->max_tokens);
-    else wz_answer_parse(h->of, h->threshold, text, json_string_length(content), a);
-}
-
-static void remote_ask(const struct http *h, const struct wz_question *q, int n, struct wz_buf *body)
+static void remote_form_ask(void *arg, int first, const struct wz_question *q, int n, struct wz_buf *body)
 {
     struct wz_buf both = { 0 };
 
@@ -107,17 +67,18 @@ static void remote_ask(const struct http *h, const struct wz_question *q, int n,
     wz_buf_finish(&both);
 }
 
-static void remote_read(const struct http *h, json_t *reply, struct wz_answer *a, int n)
+static void remote_form_read(void *arg, json_t *reply, struct wz_answer *a, int n)
 {
+    const struct remote *r = arg;
     json_t *rewards = json_object_get(reply, "rewards");
     const bool fits = json_array_size(rewards) == (size_t)n;
 
     for (int i = 0; i < n; i++)
-        if (fits) wz_answer_json(h->of, h->threshold, json_array_get(rewards, (size_t)i), &a[i]);
+        if (fits) wz_answer_json(r->of, r->threshold, json_array_get(rewards, (size_t)i), &a[i]);
         else wz_answer_fail(&a[i], "expected {\"rewards\": [%d numbers]}, got %zu", n, json_array_size(rewards));
 }
 
-static const struct form chat = { 1, chat_ask, chat_read }, remote = { PAIRS, remote_ask, remote_read };
+static const struct wz_http_form remote_form = { PAIRS, remote_form_ask, remote_form_read };
 
 /* ---- transfers -------------------------------------------------------------------------------------------- */
 
@@ -130,12 +91,12 @@ static size_t take(char *bytes, size_t size, size_t n, void *arg)
     return n;
 }
 
-static void transfer_begin(struct http *h, struct transfer *t, const struct wz_question *questions)
+static void transfer_begin(struct wz_http *h, struct transfer *t, const struct wz_question *questions)
 {
     wz_buf_clear(&t->sent);
     wz_buf_clear(&t->got);
     *t->why = 0;
-    h->form->ask(h, questions + t->first, t->n, &t->sent);
+    h->form->ask(h->arg, t->first, questions + t->first, t->n, &t->sent);
     if (!t->easy && !(t->easy = curl_easy_init())) wz_die("libcurl: out of memory");
     curl_easy_reset(t->easy);
     curl_easy_setopt(t->easy, CURLOPT_URL, h->url);
@@ -156,8 +117,7 @@ static void transfer_begin(struct http *h, struct transfer *t, const struct wz_q
 static bool may_pass(long status) { return status == 408 || status == 425 || status == 429 || status >= 500; }
 
 /* Reads what a request came to: into answers[first ...]. */
-static void transfer_end(struct http *h, struct wz_judge *judge, struct transfer *t, CURLcode code,
-                         const struct wz_question *questions, struct wz_answer *answers)
+static void transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, struct wz_answer *answers)
 {
     struct wz_answer *a = answers + t->first;
     curl_off_t after = 0;
@@ -179,8 +139,7 @@ static void transfer_end(struct http *h, struct wz_judge *judge, struct transfer
         else if (status != 200) wz_answer_fail(&a[i], "%s: status %ld", h->host, status);
         else if (!reply) wz_answer_fail(&a[i], "%s: %s", h->host, err.text);
     }
-    if (reply) h->form->read(h, reply, a, t->n);
-    for (int i = 0; i < t->n; i++) wz_judge_answered(judge, &questions[t->first + i], &a[i]);
+    if (reply) h->form->read(h->arg, reply, a, t->n);
     json_decref(reply);
 }
 
@@ -197,9 +156,9 @@ static int by_start(const void *a, const void *b)
     return x->start != y->start ? (x->start > y->start) - (x->start < y->start) : x->first - y->first;
 }
 
-static void http_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
+void wz_http_ask(struct wz_http *h, struct wz_judge *judge, const struct wz_question *questions,
+                 struct wz_answer *answers, int n, bool final)
 {
-    struct http *h = judge->state;
     struct group *groups = wz_alloc(sizeof *groups * (size_t)(n + 1));
     const double now = wz_now(), pause = judge->round ? h->pause : 0;
     int n_groups = 0, next = 0, busy = 0;
@@ -226,7 +185,9 @@ static void http_ask(struct wz_judge *judge, const struct wz_question *questions
             struct transfer *t;
             if (m->msg != CURLMSG_DONE) continue;
             curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
-            transfer_end(h, judge, t, m->data.result, questions, answers);
+            transfer_end(h, t, m->data.result, answers);
+            for (int i = t->first; final && i < t->first + t->n; i++)
+                wz_judge_answered(judge, &questions[i], &answers[i]);
             busy--;
         }
         if (trying && !busy && h->broken)
@@ -246,8 +207,7 @@ static void http_ask(struct wz_judge *judge, const struct wz_question *questions
 
 /* ---- opening ---------------------------------------------------------------------------------------------- */
 
-/* The whole of a small text file: heap. */
-static char *read_text(const char *path, struct wz_err *err)
+char *wz_text_read(const char *path, struct wz_err *err)
 {
     struct wz_map map;
     char *text = NULL;
@@ -265,7 +225,7 @@ static char *read_text(const char *path, struct wz_err *err)
 }
 
 /* Adds the header with the key, which is nowhere else. */
-static int read_key(struct http *h, const char *from, struct wz_err *err)
+static int read_key(struct wz_http *h, const char *from, struct wz_err *err)
 {
     char *key = NULL;
 
@@ -275,7 +235,7 @@ static int read_key(struct http *h, const char *from, struct wz_err *err)
         if (!value || !*value) return wz_fail(err, "api_key: the environment has no %s", from + 4);
         key = wz_strdup(value);
     } else if (!strncmp(from, "file:", 5)) {
-        if (!(key = read_text(from + 5, err))) return -1;
+        if (!(key = wz_text_read(from + 5, err))) return -1;
     } else return wz_fail(err, "api_key: expected env:NAME or file:PATH, which say where the key is");
     const size_t n = strcspn(key, "\r\n");
     struct wz_buf line = { 0 };
@@ -290,7 +250,7 @@ static int read_key(struct http *h, const char *from, struct wz_err *err)
 }
 
 /* Checks the URL; its host is what messages quote. */
-static int read_url(struct http *h, const char *url, struct wz_err *err)
+static int read_url(struct wz_http *h, const char *url, struct wz_err *err)
 {
     CURLU *u = curl_url();
     char *part = NULL, *host = NULL, *port = NULL;
@@ -317,10 +277,8 @@ static int read_url(struct http *h, const char *url, struct wz_err *err)
     return rc;
 }
 
-static void http_close(struct wz_judge *judge)
+void wz_http_close(struct wz_http *h)
 {
-    struct http *h = judge->state;
-
     if (!h) return;
     for (int i = 0; h->transfers && i < h->concurrent; i++) {
         if (h->transfers[i].busy) curl_multi_remove_handle(h->multi, h->transfers[i].easy);
@@ -334,62 +292,39 @@ static void http_close(struct wz_judge *judge)
     free(h->transfers);
     free(h->url);
     free(h->host);
-    free(h->model);
-    free(h->rubric);
     free(h);
-    judge->state = NULL;
 }
 
-static int open_form(struct wz_judge *judge, const struct wz_judge_config *config, const struct form *form,
-                     struct wz_err *err)
+struct wz_http *wz_http_open(const struct wz_judge_config *config, const struct wz_http_form *form, void *arg,
+                             struct wz_err *err)
 {
     static bool begun;
-    struct http *h = wz_alloc(sizeof *h);
-    int rc = -1;
+    struct wz_http *h = wz_alloc(sizeof *h);
 
     if (!begun && curl_global_init(CURL_GLOBAL_DEFAULT)) wz_die("libcurl can't be used");
     begun = true;
-    judge->state = h;
     h->form = form;
-    h->of = wz_measures_find(config->measures, err);
-    h->threshold = config->threshold > 0 ? config->threshold : 0.5;
+    h->arg = arg;
     h->timeout = config->timeout > 0 ? config->timeout : 60;
     h->backoff = config->backoff;
     h->concurrent = config->concurrent > 0 ? config->concurrent : 8;
-    h->max_tokens = config->max_tokens > 0 ? config->max_tokens : 64;
-    h->model = wz_strdup(config->model ? config->model : "");
-    h->rubric = wz_strdup("");
     h->multi = curl_multi_init();
     h->transfers = wz_alloc(sizeof *h->transfers * (size_t)h->concurrent);
     h->headers = curl_slist_append(NULL, "Content-Type: application/json");
-    if (read_url(h, config->url, err) < 0 || read_key(h, config->api_key, err) < 0) goto out;
-    if (form == &chat) {
-        free(h->rubric);
-        h->rubric = NULL;
-        if (!config->rubric || !*config->rubric) wz_fail(err, "`rubric` must name a file with the question");
-        else h->rubric = read_text(config->rubric, err);
-        if (!h->rubric) goto out;
-        if (!strstr(h->rubric, "{response}")) {
-            wz_fail(err, "%s: {response} is nowhere in it, and would never be judged", config->rubric);
-            goto out;
-        }
-    }
-    const char *const parts[] = { h->url, h->model, h->rubric, h->of->name };
-    judge->identity = wz_hash(&h->threshold, sizeof h->threshold, (uint64_t)form->pairs);
-    for (size_t i = 0; i < WZ_COUNT(parts); i++) judge->identity = wz_hash(parts[i], strlen(parts[i]), judge->identity);
-    judge->identity = wz_hash(&h->max_tokens, sizeof h->max_tokens, judge->identity);
-    rc = 0;
-out:
-    if (rc < 0) {
-        wz_fail_in(err, "judge %s", judge->name);
-        http_close(judge);
-    }
-    return rc;
+    if (read_url(h, config->url, err) == 0 && read_key(h, config->api_key, err) == 0) return h;
+    wz_http_close(h);
+    return NULL;
 }
 
-static int chat_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
+/* ---- the judge that is a reward server -------------------------------------------------------------------- */
+
+static void remote_close(struct wz_judge *judge)
 {
-    return open_form(judge, config, &chat, err);
+    struct remote *r = judge->state;
+
+    if (r) wz_http_close(r->http);
+    free(r);
+    judge->state = NULL;
 }
 
 static int remote_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
@@ -401,20 +336,32 @@ static int remote_open(struct wz_judge *judge, const struct wz_judge_config *con
                        "judge %s: `measures` must say what a reward of 1 stands for: safety, harm, compliance or "
                        "refusal",
                        judge->name);
-    return open_form(judge, config, &remote, err);
+    struct remote *r = wz_alloc(sizeof *r);
+    judge->state = r;
+    r->of = of;
+    r->threshold = config->threshold > 0 ? config->threshold : 0.5;
+    if (!(r->http = wz_http_open(config, &remote_form, r, err))) {
+        remote_close(judge);
+        return wz_fail_in(err, "judge %s", judge->name);
+    }
+    judge->identity = wz_hash(&r->threshold, sizeof r->threshold, PAIRS);
+    judge->identity = wz_hash(config->url, strlen(config->url), judge->identity);
+    judge->identity = wz_hash(of->name, strlen(of->name), judge->identity);
+    return 0;
 }
 
-const struct wz_judge_row wz_judge_http = {
-    .name = "http",
-    .about = "what a model behind a URL answers to a rubric",
-    .open = chat_open,
-    .ask = http_ask,
-    .close = http_close,
-};
+static void remote_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
+{
+    struct remote *r = judge->state;
+
+    wz_http_ask(r->http, judge, questions, answers, n, true);
+}
+
 const struct wz_judge_row wz_judge_remote = {
     .name = "remote",
     .about = "what a reward server answers, a number from 0 to 1",
+    .url = true,
     .open = remote_open,
-    .ask = http_ask,
-    .close = http_close,
+    .ask = remote_ask,
+    .close = remote_close,
 };

@@ -6,11 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct wz_judge_row *const wz_judge_rows[] = {
-    &wz_judge_rules,          &wz_judge_command,          &wz_judge_http,         &wz_judge_remote,
-    &wz_judge_llama_guard_8b, &wz_judge_llama_guard_1b,   &wz_judge_wildguard,    &wz_judge_harmbench,
-    &wz_judge_qwen3guard,     &wz_judge_granite_guardian, &wz_judge_strongreject, NULL
-};
+const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules,
+                                                     &wz_judge_command,
+                                                     &wz_judge_http,
+                                                     &wz_judge_remote,
+                                                     &wz_judge_rubric,
+                                                     &wz_judge_llama_guard_8b,
+                                                     &wz_judge_llama_guard_1b,
+                                                     &wz_judge_wildguard,
+                                                     &wz_judge_harmbench_13b,
+                                                     &wz_judge_harmbench,
+                                                     &wz_judge_qwen3guard,
+                                                     &wz_judge_granite_guardian,
+                                                     &wz_judge_granite_guardian_33,
+                                                     &wz_judge_granite_guardian_33_think,
+                                                     &wz_judge_shieldgemma,
+                                                     &wz_judge_strongreject,
+                                                     NULL };
 
 int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
@@ -28,6 +40,7 @@ int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config,
         wz_buf_printf(&names, "%s%s", i ? ", " : "", wz_judge_rows[i]->name);
     }
     int rc = judge->row ? 0 : wz_fail(err, "there is no judge '%s': expected one of %s", kind, names.data);
+    judge->model = rc == 0 && judge->row->guard && !judge->row->url && !(config->url && *config->url);
     if (rc == 0 && !(judge->sees = judge->row->sees)) {
         const struct wz_measures_of *of = wz_measures_find(config->measures, err);
         if (of) judge->sees = of->sees;

@@ -33,6 +33,7 @@ struct wz_judge {
     void *state; /* the row's */
     const char *name;
     bool watches; /* judges evaluations only */
+    bool model;   /* has a model in the rank's memory, and an engine (wz_guard_engine) */
     double weight;
     unsigned sees;                /* the flags that it can raise */
     uint64_t identity;            /* of all that decides its verdicts; the row's `open` sets it */
@@ -89,27 +90,30 @@ void wz_answer_fail(struct wz_answer *answer, const char *fmt, ...) WZ_PRINTF(2,
  * judge, question and round), at most a minute. */
 double wz_judge_backoff(const struct wz_judge *judge, const struct wz_question *q, double backoff);
 
+struct wz_guard_row;
 struct wz_judge_row {
     const char *name;
-    const char *about; /* one sentence: what it can see, and what it can't */
-    unsigned sees;     /* the flags that it can raise; 0: those of `measures` */
-    bool instant;      /* answers at once, always the same: nothing is remembered */
-    bool model;        /* has a model in the rank's memory, and an engine (wz_guard_engine) */
+    const char *about;                /* one sentence: what it can see, and what it can't */
+    unsigned sees;                    /* the flags that it can raise; 0: those of `measures` */
+    bool instant;                     /* answers at once, always the same: nothing is remembered */
+    bool url;                         /* is behind a URL; others may be, where they are guards */
+    const struct wz_guard_row *guard; /* the model that it asks (guard.h); NULL: none */
     int (*open)(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err);
     void (*ask)(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n);
     void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
 };
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
-extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote,
-    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_strongreject,
-    wz_judge_qwen3guard, wz_judge_granite_guardian;
+extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote, wz_judge_rubric,
+    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_harmbench_13b,
+    wz_judge_strongreject, wz_judge_qwen3guard, wz_judge_granite_guardian, wz_judge_granite_guardian_33,
+    wz_judge_granite_guardian_33_think, wz_judge_shieldgemma;
 /* guard.c: the engine that a guard model is given; concurrent, max_seq_len as in the recipe, 0: their defaults. */
 struct wz_model;
 struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int max_seq_len);
-/* guard.c: reads WildGuard's three lines, which are exactly that or have failed. */
+/* guard_rows.c: reads WildGuard's three lines, which are exactly that or have failed. */
 void wz_wildguard_parse(const char *text, struct wz_answer *answer);
 void wz_qwen3guard_parse(const char *text, struct wz_answer *answer); /* so with Qwen3Guard's */
-/* guard.c: appends the ids of what an open guard model is shown of a question. */
+/* guard.c: appends the ids of what an open guard model in memory is shown of a question, by its first policy. */
 int wz_guard_prompt(const struct wz_judge *judge, const struct wz_question *q, struct wz_ids *ids, struct wz_err *err);
 /* The same, and behind it how that guard writes the verdict `flags` (its own, of the question's prompt_harmful too) and
  * its end token: what a model learns from to be such a guard. Returns the number of ids before the verdict. */

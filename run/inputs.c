@@ -122,7 +122,7 @@ static int add_judge(json_t *list, struct wz_backend *be, const struct wz_recipe
     int rc = add_path(list, pool, judge->phrases, err, "%s.phrases", key);
 
     if (rc == 0) rc = add_path(list, pool, judge->rubric, err, "%s.rubric", key);
-    if (rc == 0 && wz_judge_begin(&kind, &how, &none) == 0 && kind.row->model) /* else it is a name at the other end */
+    if (rc == 0 && wz_judge_begin(&kind, &how, &none) == 0 && kind.model) /* else it is a name at the other end */
         rc = add_path(list, pool, judge->model, err, "%s.model", key);
 
     snprintf(is, sizeof is, "xxh3 %016" PRIx64, wz_judge_built_in(!strcmp(judge->world, "yes")));

@@ -155,7 +155,7 @@ static void guards(struct wz_plan_kind *k, const struct wz_recipe *recipe, struc
         struct wz_config config;
         struct wz_judge judge;
         struct wz_err err; /* opening the judge says it */
-        if (wz_judge_begin(&judge, &how, &err) < 0 || !judge.row->model) continue;
+        if (wz_judge_begin(&judge, &how, &err) < 0 || !judge.model) continue;
         if (wz_config_load(&config, list[i].model, &err) < 0) continue;
         struct wz_model *m = wz_model_create(&config, wz_type_named(list[i].type), NULL, be);
         wz_model_commit(m, 1);
