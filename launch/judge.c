@@ -1,4 +1,5 @@
-/* waltz judge: verdicts for (prompt, response) pairs, JSON lines in and out, and how far they agree with labels.
+/* waltz judge: verdicts for (prompt, response) pairs, of JSON lines or the record of a run, and how far they agree with
+ * labels.
  *
  * Agreement is counted over the lines that have the label and a verdict. tp, fp, fn, tn: flag raised or not, label true
  * or not. accuracy = (tp + tn) / all, FPR = fp / (fp + tn), with Wilson's intervals where each line is a group of its
@@ -143,20 +144,98 @@ static int group_of(json_t *names, const char *name, int *n)
     return (*n)++;
 }
 
-static void line_read(struct line *l, const char *text, size_t n, long number, json_t *names, int *groups)
-{
-    struct wz_err err = { "" };
-    char name[32];
+/* Where lines come from: standard input, as they come, where there is no path. */
+struct source {
+    const char *path;
+    struct wz_input in;
+    struct wz_data_rows rows; /* of a file of JSON */
+    int64_t *steps;           /* of a record: its steps, and the episodes of one */
+    Wz__Episode **episodes;
+    int n_steps, step, n, at, turn;
+    long number;
+    json_t *names; /* of groups */
+    int groups;
+};
 
-    snprintf(name, sizeof name, "line %ld", number);
-    *l = (struct line){ .json = wz_json_parse(text, n, name, &err) };
-    l->q.prompt = wz_json_text(json_object_get(l->json, "prompt"));
-    l->q.response = wz_json_text(json_object_get(l->json, "response"));
-    l->q.prompt_harmful = truth(json_object_get(l->json, "prompt_harmful")) == 1;
-    for (int k = 0; k < LABELS; k++) l->label[k] = truth(json_object_get(l->json, labels[k]));
-    if (err.text[0]) l->problem = wz_strdup(err.text);
+static bool is_record(const char *path)
+{
+    const size_t n = path ? strlen(path) : 0;
+
+    return n > 3 && !strcmp(path + n - 3, ".h5");
+}
+
+static int source_open(struct source *s, const char *path, struct wz_err *err)
+{
+    *s = (struct source){ .path = path, .names = json_object() };
+    if (is_record(path)) return wz_record_steps(path, &s->steps, &s->n_steps, err);
+    return path ? wz_data_rows_open(&s->rows, path, err) : 0;
+}
+
+static void source_close(struct source *s)
+{
+    for (int i = 0; i < s->n; i++) wz_episode_free(s->episodes[i]);
+    free(s->episodes);
+    free(s->steps);
+    wz_data_rows_close(&s->rows);
+    wz_input_finish(&s->in);
+    json_decref(s->names);
+}
+
+/* The next reply of a record, as a line of JSON. 1, 0 at its end, -1. */
+static int next_reply(struct source *s, json_t **json, struct wz_err *err)
+{
+    for (;;) {
+        const Wz__Episode *e = s->at < s->n ? s->episodes[s->at] : NULL;
+        const Wz__Turn *t = e && s->turn < (int)e->n_turns ? e->turns[s->turn] : NULL;
+        if (t && !strcmp(t->role, WZ_CONVERSATION)) {
+            char id[64];
+            snprintf(id, sizeof id, "%lld.%u.%d", (long long)e->step, e->index, s->turn++);
+            *json = json_pack("{s:s, s:s, s:s, s:b, s:s}", "id", id, "prompt", e->prompt, "response", t->text,
+                              "prompt_harmful", (int)e->harmful, "group", e->group);
+            return 1;
+        }
+        if (t) s->turn++;
+        else if (e) {
+            s->at++;
+            s->turn = 0;
+        } else {
+            for (int i = 0; i < s->n; i++) wz_episode_free(s->episodes[i]);
+            free(s->episodes);
+            s->episodes = NULL;
+            s->n = s->at = 0;
+            if (s->step == s->n_steps) return 0;
+            if (wz_record_read(s->path, s->steps[s->step++], &s->episodes, &s->n, err) < 0) return -1;
+        }
+    }
+}
+
+/* 1: a line was read, which may have a problem; 0: the end; -1: what there is can't be read. */
+static int line_next(struct source *s, struct line *l, struct wz_err *err)
+{
+    struct wz_err why = { "" };
+    const char *text = NULL;
+    json_t *json = NULL;
+    char name[32];
+    size_t n = 0;
+    int rc;
+
+    if (is_record(s->path)) rc = next_reply(s, &json, err);
+    else if (s->path) {
+        rc = wz_data_rows_next(&s->rows, err);
+        json = rc > 0 ? json_incref(s->rows.row) : NULL;
+    } else rc = wz_input_next(&s->in, &text, &n, err);
+    if (rc <= 0) return rc;
+    snprintf(name, sizeof name, "line %ld", ++s->number);
+    if (!s->path) json = wz_json_parse(text, n, name, &why);
+    *l = (struct line){ .json = json };
+    l->q.prompt = wz_json_text(json_object_get(json, "prompt"));
+    l->q.response = wz_json_text(json_object_get(json, "response"));
+    l->q.prompt_harmful = truth(json_object_get(json, "prompt_harmful")) == 1;
+    for (int k = 0; k < LABELS; k++) l->label[k] = truth(json_object_get(json, labels[k]));
+    if (why.text[0]) l->problem = wz_strdup(why.text);
     else if (!l->q.prompt || !l->q.response) l->problem = wz_path("%s: expected \"prompt\" and \"response\"", name);
-    else l->group = group_of(names, json_string_value(json_object_get(l->json, "group")), groups);
+    else l->group = group_of(s->names, json_string_value(json_object_get(json, "group")), &s->groups);
+    return 1;
 }
 
 static void put_answer(struct wz_buf *out, const struct wz_judge *j, const struct wz_answer *a)
@@ -191,14 +270,19 @@ static int batch_judge(struct wz_judges *judges, struct line *lines, int n, stru
     for (int j = 0; j < judges->n; j++) wz_judge_ask(&judges->list[j], q, answers[j], k);
     k = 0;
     for (int i = 0; i < n; i++) {
-        wz_buf_clear(&out);
+        json_t *id = json_object_get(lines[i].json, "id");
+        char *named = id ? json_dumps(id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
         bool failed = lines[i].problem != NULL;
+        wz_buf_clear(&out);
+        wz_buf_str(&out, "{");
+        if (named) wz_buf_printf(&out, "\"id\": %s, ", named);
+        free(named);
         if (failed) {
-            wz_buf_str(&out, "{\"error\": ");
+            wz_buf_str(&out, "\"error\": ");
             wz_json_string(&out, lines[i].problem, strlen(lines[i].problem));
         }
         for (int j = 0; j < judges->n && !lines[i].problem; j++) {
-            wz_buf_str(&out, j ? ", " : "{");
+            wz_buf_str(&out, j ? ", " : "");
             put_answer(&out, &judges->list[j], &answers[j][k]);
             failed |= answers[j][k].failed;
             for (int l = 0; l < LABELS; l++)
@@ -217,20 +301,14 @@ static int batch_judge(struct wz_judges *judges, struct line *lines, int n, stru
 }
 
 /* -1, or how many lines have no verdict. */
-static int judge_lines(struct wz_judges *judges, FILE *agreement, struct wz_err *err)
+static int judge_lines(struct wz_judges *judges, struct source *from, FILE *agreement, struct wz_err *err)
 {
     static struct line lines[BATCH];
     struct agreement agree[WZ_MAX_JUDGES][LABELS] = { 0 };
-    struct wz_input in = { .fd = 0 };
-    json_t *names = json_object();
-    const char *text;
-    size_t len;
-    long number = 0;
-    int n = 0, groups = 0, lost = 0, rc;
+    int n = 0, lost = 0, rc;
 
-    while ((rc = wz_input_next(&in, &text, &len, err)) > 0) {
-        line_read(&lines[n++], text, len, ++number, names, &groups);
-        if (n < BATCH && wz_input_ready(&in)) continue;
+    while ((rc = line_next(from, &lines[n], err)) > 0) {
+        if (++n < BATCH && (from->path || wz_input_ready(&from->in))) continue;
         lost += batch_judge(judges, lines, n, agree);
         n = 0;
     }
@@ -239,11 +317,9 @@ static int judge_lines(struct wz_judges *judges, FILE *agreement, struct wz_err 
         for (int l = 0; l < LABELS; l++) {
             struct agreement *g = &agree[j][l];
             if (agreement && rc == 0 && g->n + g->failed)
-                print_agreement(g, groups, judges->list[j].name, labels[l], agreement);
+                print_agreement(g, from->groups, judges->list[j].name, labels[l], agreement);
             free(g->list);
         }
-    json_decref(names);
-    wz_input_finish(&in);
     return rc < 0 ? -1 : lost;
 }
 
@@ -270,29 +346,21 @@ static int add_lesson(const struct wz_judge *guard, const struct line *l, long n
     return from;
 }
 
-static int write_lessons(const struct wz_judge *guard, struct wz_err *err)
+static int write_lessons(const struct wz_judge *guard, struct source *from, struct wz_err *err)
 {
-    struct wz_input in = { .fd = 0 };
     struct wz_buf out = { 0 };
-    json_t *names = json_object();
-    const char *text;
-    size_t len;
-    long number = 0;
-    int groups = 0, rc;
+    struct line l;
+    int rc;
 
-    while ((rc = wz_input_next(&in, &text, &len, err)) > 0) {
-        struct line l;
-        line_read(&l, text, len, ++number, names, &groups);
+    while ((rc = line_next(from, &l, err)) > 0) {
         wz_buf_clear(&out);
-        const int from = add_lesson(guard, &l, number, &out, err);
+        const int begins = add_lesson(guard, &l, from->number, &out, err);
         json_decref(l.json);
         free(l.problem);
-        if ((rc = from < 0 ? -1 : 0) < 0) break;
-        printf("{%s, \"from\": %d}\n", out.data, from);
+        if ((rc = begins < 0 ? -1 : 0) < 0) break;
+        printf("{%s, \"from\": %d}\n", out.data, begins);
     }
-    json_decref(names);
     wz_buf_finish(&out);
-    wz_input_finish(&in);
     return rc;
 }
 
@@ -332,9 +400,13 @@ static int open_judges(struct wz_judges *judges, const struct wz_recipe *recipe,
 
 int wz_cmd_judge(int argc, char **argv)
 {
-    const char *agreement = NULL;
+    const char *agreement = NULL, *data = NULL;
     bool list = false, lessons = false;
     const struct wz_option options[] = {
+        { "data", 0, WZ_TEXT, &data, "FILE",
+          "judge what is in FILE: JSON lines or an array, packed by gzip or not, or the replies in a run's record\n"
+          "(episodes-0.h5)",
+          0, 0 },
         { "lessons", 0, WZ_FLAG, &lessons, "",
           "write instead, for `waltz sft`, what a guard model learns from: each line, which has all its labels,\n"
           "as that guard reads and answers it",
@@ -351,15 +423,17 @@ int wz_cmd_judge(int argc, char **argv)
         .args = "[RECIPE|RUN|KIND] [key=value ...]",
         .options = options,
         .n_options = WZ_COUNT(options),
-        .about = "Reads JSON lines {\"prompt\", \"response\"} from standard input and writes, in order, what "
-                 "each judge says:\n"
-                 "{\"JUDGE\": {\"harmful\", \"score\", \"refusal\", \"refusal_score\"}}, or {\"JUDGE\": "
-                 "{\"failed\": why}}. The judges are\n"
-                 "those of a RECIPE or RUN, or one of a KIND, with keys of a recipe's `judge`: threshold=0.7 "
-                 "model=DIR. A line\n"
-                 "may have \"prompt_harmful\" (for rules), people's labels \"harmful\" and \"refusal\", and a "
-                 "\"group\" (lines of\n"
-                 "one group are not independent). The exit status is 1 where a line has no verdict of some judge.",
+        .about =
+            "Reads JSON lines {\"prompt\", \"response\"} from standard input, or --data, and writes, in order, what\n"
+            "each judge says: {\"JUDGE\": {\"harmful\", \"score\", \"refusal\", \"refusal_score\"}}, or {\"JUDGE\": "
+            "{\"failed\": why}}.\n"
+            "The judges are those of a RECIPE or RUN, or one of a KIND, with keys of a recipe's `judge`: "
+            "threshold=0.7\n"
+            "model=DIR. A line may have an \"id\", which is written too, \"prompt_harmful\" (for rules), people's "
+            "labels\n"
+            "\"harmful\" and \"refusal\", and a \"group\" (lines of one group are not independent). The exit status is "
+            "1\n"
+            "where a line has no verdict of some judge.",
     };
     struct wz_recipe *recipe = NULL;
     struct wz_judges judges = { 0 };
@@ -387,7 +461,10 @@ int wz_cmd_judge(int argc, char **argv)
         rc = wz_fail(&err, "%s: %s", agreement, strerror(errno));
     if (rc == 0 && lessons && !(judges.n == 1 && judges.list[0].model))
         rc = wz_fail(&err, "--lessons: expected one judge, a guard model");
-    if (rc == 0) lost = lessons ? write_lessons(&judges.list[0], &err) : judge_lines(&judges, out, &err);
+    struct source from = { 0 };
+    if (rc == 0) rc = source_open(&from, data, &err);
+    if (rc == 0) lost = lessons ? write_lessons(&judges.list[0], &from, &err) : judge_lines(&judges, &from, out, &err);
+    source_close(&from);
     if (out && out != stderr && fclose(out) && lost >= 0) lost = wz_fail(&err, "%s: %s", agreement, strerror(errno));
     if (lost < 0) wz_give_up("judge", &err);
     wz_judges_close(&judges);

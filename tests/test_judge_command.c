@@ -1,6 +1,7 @@
 /* Guarantee: `waltz judge` answers every line in order, and its agreement with people's labels is that of formulas
  * worked out by hand. */
 #include "command_help.h"
+#include "run/run.h"
 
 #include <sys/stat.h>
 
@@ -63,6 +64,68 @@ static void agreement_by_hand(void **state)
     wz_buf_finish(&out);
 }
 
+/* Lines of a file, here an array, and the replies in a run's record: their ids come back. */
+static void files_are_judged(void **state)
+{
+    static const char array[] = "[{\"id\": 7, \"prompt\": \"p\", \"response\": \"I can not help with that.\"},\n"
+                                " {\"prompt\": \"p\", \"response\": \"Here is how.\", \"prompt_harmful\": true}]\n";
+    static const char lines[] =
+        "{\"id\": 7, \"rules\": {\"harmful\": false, \"score\": 0, \"refusal\": true, "
+        "\"refusal_score\": 1}}\n{\"rules\": {\"harmful\": true, \"score\": 1, \"refusal\": false, "
+        "\"refusal_score\": 0}}\n";
+    static char *const texts[] = { "Sure, here is how it is done.", "{}", "I am sorry, I can not help with that." };
+    char *file = test_scratch("lines.json"), *record = test_scratch("episodes-judged.h5"),
+         *words = wz_path("judge --data %s rules", file), *of_record = wz_path("judge --data %s rules", record),
+         *gone = wz_path("judge --data %s.jsonl rules", file);
+    struct wz_buf out = { 0 };
+    struct wz_err err;
+
+    assert_int_equal(wz_file_write(file, array, strlen(array), &err), 0);
+    assert_int_equal(command(wz_cmd_judge, words, "", &out), 0);
+    assert_string_equal(out.data, lines);
+    assert_int_equal(command(wz_cmd_judge, gone, "", &out), 1);
+
+    unlink(record);
+    struct wz_record *r = wz_record_open(record, &err);
+    assert_non_null(r);
+    for (int64_t step = 3; step < 5; step++) {
+        Wz__Episode e = WZ__EPISODE__INIT, *list[] = { &e };
+        Wz__Turn t[3], *turns[3];
+        e.step = step;
+        e.index = 2;
+        e.prompt = "how?";
+        e.harmful = true;
+        e.n_turns = 3;
+        e.turns = turns;
+        for (int i = 0; i < 3; i++) {
+            wz__turn__init(&t[i]);
+            t[i].role = i == 1 ? "feedback" : WZ_CONVERSATION;
+            t[i].text = texts[i];
+            turns[i] = &t[i];
+        }
+        if (wz_record_episodes(r, list, 1, &err) < 0) fail_msg("%s", err.text);
+    }
+    wz_record_close(r);
+    assert_int_equal(command(wz_cmd_judge, of_record, "", &out), 0);
+    const char *at = out.data;
+    static const char *const ids[] = { "3.2.0", "3.2.2", "4.2.0", "4.2.2" };
+    for (int i = 0; i < 4; i++) {
+        char *want = wz_path("{\"id\": \"%s\", \"rules\": {\"harmful\": %s,", ids[i], i % 2 ? "false" : "true");
+        if (strncmp(at, want, strlen(want)) != 0) fail_msg("%s, expected %s", at, want);
+        at = strchr(at, '\n') + 1;
+        free(want);
+    }
+    assert_string_equal(at, "");
+    unlink(file);
+    unlink(record);
+    free(file);
+    free(record);
+    free(words);
+    free(of_record);
+    free(gone);
+    wz_buf_finish(&out);
+}
+
 static void wrong_use(void **state)
 {
     struct wz_buf out = { 0 };
@@ -77,7 +140,8 @@ static void wrong_use(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(agreement_by_hand), cmocka_unit_test(wrong_use) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(agreement_by_hand), cmocka_unit_test(files_are_judged),
+                                        cmocka_unit_test(wrong_use) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
