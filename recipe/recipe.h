@@ -122,6 +122,7 @@ struct wz_recipe {
     int leaves, micro_batch_tokens;
     char *share_prefix, *activation_checkpointing, *reference_location;
     int max_nonfinite_updates;
+    int max_lost_steps;
     struct wz_recipe_data *data;
     unsigned n_data;
     struct wz_recipe_data *eval;

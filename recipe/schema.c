@@ -326,6 +326,8 @@
              "longer by the time it takes to send them") \
     T##_INT(S, max_nonfinite_updates, "3", "[1,1e9]", LAYOUT, \
             "an update whose gradient is not finite is skipped; this many in a row stop the run") \
+    T##_INT(S, max_lost_steps, "20", "[1,1e9]", LAYOUT, \
+            "this many steps in a row whose episodes were all discarded stop the run") \
     T##_LIST(S, data, n_data, data, 256, "training prompts") \
     T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
     T##_TEXT(S, deduplicate, "no", "no|exact|near", BITS, \

@@ -642,6 +642,12 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     if (write_chain(run, job, p, step, err) < 0) return -1;
     wz_account_metrics(&mine, job, step, report, run->record, run->metrics);
     log_step(run, job, p, report, &mine.sums);
+    run->lost = run->record && mine.sums.judged == 0 ? run->lost + 1 : 0;
+    if (run->lost >= job->recipe->max_lost_steps)
+        return wz_fail(err,
+                       "step %" PRId64 ": all episodes of %d steps in a row were discarded (max_lost_steps), the last "
+                       "ones because: %s",
+                       step, run->lost, first_discard(report));
     for (int a = 0; rc == 0 && a < job->n_agents; a++)
         if (job->agents[a].learner.model) rc = watch_agent(run, job, step, report, &mine, &rewards, a, err);
     return rc;

@@ -31,6 +31,7 @@ struct wz_run {
     int64_t n_ahead;
     json_t *history;         /* root: of the last checkpoint */
     int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent had no reward signal */
+    int lost;                /* root: steps in a row whose episodes were all discarded */
 };
 
 /* First of all: root takes the run's lock, before anything of the run is read. Refuses a folder with other files than a
