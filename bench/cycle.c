@@ -21,7 +21,7 @@ static Wz__Episode *episode(const struct wz_bench *b, uint32_t index, struct wz_
     int below = 0;
 
     if (request->n != b->more) wz_die("cycle: asked for %d tokens, got %d", b->more, request->n);
-    e->index = index;
+    e->index = e->place = index;
     t->context = wz_alloc(sizeof *t->context * (size_t)b->prompt);
     t->n_context = (size_t)b->prompt;
     memcpy(t->context, request->prompt_ids, sizeof *t->context * (size_t)b->prompt);

@@ -14,7 +14,7 @@ static Wz__Episode *episode(const struct wz_bench *b, uint32_t index)
     Wz__Turn *t = wz_episode_turn(e);
     int *ids = wz_bench_ids(b, b->seq + 1, index);
 
-    e->index = index;
+    e->index = e->place = index;
     t->reward = index % 2;
     t->context = wz_alloc(sizeof *t->context * (size_t)b->prompt);
     t->n_context = (size_t)b->prompt;

@@ -88,7 +88,9 @@ struct wz_recipe_learn {
 
 struct wz_recipe_stage {
     char *name;
-    int steps, batch, samples_per_prompt, epochs;
+    int steps, batch, samples_per_prompt;
+    char *collect;
+    int collect_rounds, epochs;
     char *loss;
     struct wz_recipe_share *mix;
     unsigned n_mix;

@@ -176,6 +176,11 @@
     T##_INT(S, batch, "32", "[1,1e6]", BITS, "episodes, or conversations, in a step") \
     T##_INT(S, samples_per_prompt, "1", "[1,1e6]", BITS, \
             "episodes of one prompt in a step, which divides batch; estimates compare their rewards") \
+    T##_TEXT(S, collect, "plain", "plain|dynamic", BITS, \
+             "plain: every prompt that is drawn is learnt from; dynamic (DAPO, Yu et al. 2025, 3.2): those whose " \
+             "samples are all rewarded alike are not, and others are drawn until the batch is full") \
+    T##_INT(S, collect_rounds, "10", "[1,1e6]", BITS, \
+            "dynamic: how often prompts are drawn in a step, at most; then it learns from what there is") \
     T##_INT(S, epochs, "1", "[1,1000]", BITS, \
             "updates from each batch, every one over all of it; the clip keeps them near the policy that played") \
     T##_TEXT(S, loss, "clip", "name", BITS, \

@@ -15,6 +15,7 @@ static const struct {
     [WZ_NOT_PICKED] = { "not the sample of its episode", NULL },
     [WZ_FROZEN] = { "agent frozen", NULL },
     [WZ_NOT_FINITE] = { "gradient not finite", NULL },
+    [WZ_ALIKE] = { "samples of the prompt rewarded alike", NULL },
     [WZ_WINDOW_CUT] = { "cut by the context window", NULL },
     [WZ_JUDGE_FAILED] = { "judge failed", "judge failed" },
     [WZ_CACHE_TOO_SMALL] = { "cache too small", "the prompt needs more cache pages" },
@@ -35,6 +36,7 @@ static enum wz_fate fate_of(const struct wz_job *job, const struct wz_step_repor
 {
     if (e->discard[0]) return loss_of(e);
     if (t->trained) return WZ_TRAINED;
+    if (t->alike) return WZ_ALIKE;
     if (!job->agents[t->agent].learner.model) return WZ_FROZEN;
     if (t->finish_reason == WZ__FINISH_REASON__CONTEXT) return WZ_WINDOW_CUT;
     return t->n_advantage && report->learned[t->agent].not_finite ? WZ_NOT_FINITE : WZ_NOT_PICKED;
@@ -107,8 +109,10 @@ char *wz_account_idle(const struct wz_account *account, const struct wz_job *job
     if (l->spread > 0) return NULL;
     if (isnan(l->spread)) {
         write_reasons(&out, account->lost);
-        char *why = wz_path("it has no sample; discarded episodes: %s; turns that did not fit: %.0f",
-                            out.len ? out.data : "none", a->cuts);
+        char *why =
+            wz_path("it has no sample; discarded episodes: %s; turns that did not fit: %.0f; samples rewarded like "
+                    "all of their prompt: %.0f",
+                    out.len ? out.data : "none", a->cuts, a->fates[WZ_ALIKE]);
         wz_buf_finish(&out);
         return why;
     }
@@ -131,7 +135,7 @@ struct numbers {
     double rollout, reward, play, learn, publish, all; /* all: seconds of the step */
     struct wz_step_stats learned;                      /* of one agent */
     struct wz_agent_account agent;
-    double skipped, overlong;
+    double skipped, overlong, drawn, dull; /* dull: prompts that no agent learns from */
 };
 #define N(field)  offsetof(struct numbers, field)
 #define S(field)  N(step.sums.field), N(step.sums.judged)
@@ -163,6 +167,9 @@ const struct wz_metric wz_metric_rows[] = {
       "episodes discarded because a prompt needs more cache pages than there are" },
     { "rollout/broken", PLAYS, LOST(WZ_BROKEN),
       "episodes discarded for other reasons: `/episodes/discard` in the record" },
+    { "rollout/prompts_drawn", PLAYS, N(drawn), N(one), "prompts drawn" },
+    { "rollout/prompts_alike", PLAYS, N(dull), N(one),
+      "prompts not learnt from, whose samples were rewarded alike (`collect: dynamic`)" },
     { "rollout/tokens", PLAYS, N(step.sums.generated), N(one), "tokens generated" },
     { "rollout/tokens_per_second", PLAYS, N(step.sums.generated), N(rollout), "tokens generated, by `time/rollout`" },
     { "time/rollout", PLAYS, N(rollout), N(one), "seconds in which the slowest rollout rank generated" },
@@ -220,6 +227,8 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
         struct numbers all = { .one = 1,
                                .step = *account,
                                .overlong = job->overlong,
+                               .drawn = r->drawn,
+                               .dull = r->drawn - r->kept,
                                .rollout = r->batch.rollout,
                                .reward = r->batch.reward,
                                .play = r->play_end - r->begin,

@@ -11,6 +11,7 @@ enum wz_fate {
     WZ_NOT_PICKED,
     WZ_FROZEN,
     WZ_NOT_FINITE,
+    WZ_ALIKE,
     WZ_WINDOW_CUT,
     WZ_JUDGE_FAILED,
     WZ_CACHE_TOO_SMALL,

@@ -137,9 +137,9 @@ void wz_draw_destroy(struct wz_draw *d)
     free(d);
 }
 
-void wz_draw_step(struct wz_draw *d, const struct wz_prompt **list, int batch)
+void wz_draw_next(struct wz_draw *d, const struct wz_prompt **list, int n)
 {
-    for (int i = 0; i < batch; i++) {
+    for (int i = 0; i < n; i++) {
         struct kind_share *best = NULL;
         double behind = 0;
         if (i % d->peers) {

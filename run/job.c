@@ -360,6 +360,13 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
         if (stage->batch % stage->samples_per_prompt)
             return wz_recipe_fail(recipe, err, path, "expected a divisor of the batch of %d, got %d", stage->batch,
                                   stage->samples_per_prompt);
+        snprintf(path, sizeof path, "stages.%u.collect", s);
+        if (!strcmp(stage->collect, "dynamic") && (supervised || stage->samples_per_prompt < 2))
+            return wz_recipe_fail(
+                recipe, err, path,
+                "dynamic compares samples of one prompt: expected samples_per_prompt of the stage to be "
+                "2 or more, got %d%s",
+                stage->samples_per_prompt, supervised ? ", and no supervised loss" : "");
         snprintf(path, sizeof path, "stages.%u.epochs", s);
         if (supervised && stage->epochs > 1)
             return wz_recipe_fail(recipe, err, path, "expected 1 of a stage with loss '%s', got %d", loss->name,

@@ -139,8 +139,8 @@ struct wz_draw;
 struct wz_draw *wz_draw_create(const struct wz_prompts *sets, int n_sets, const struct wz_recipe_stage *stage,
                                int stage_index, uint64_t seed, struct wz_err *err);
 void wz_draw_destroy(struct wz_draw *draw);
-/* The prompts of the next step: list[batch]. Called once a step, from step 0 (resuming skips by calling). */
-void wz_draw_step(struct wz_draw *draw, const struct wz_prompt **list, int batch);
+/* The next prompts, each as often as it has samples: list[n]. Resuming skips by calling. */
+void wz_draw_next(struct wz_draw *draw, const struct wz_prompt **list, int n);
 
 /* Does the reply of the step's episode `index` begin with its prompt's prefill? One draw for the `peers` neighbours
  * that have one prompt (RECAP 2); step < 0, an evaluation: where there is one. */
@@ -153,19 +153,31 @@ struct wz_batch_stats {
     int64_t generated[WZ_MAX_AGENTS]; /* turns, by agent, summed over the rollout ranks */
     double rollout, reward;           /* seconds that the slowest rank played, and judged */
 };
-/* Plays, judges and delivers one batch. prompts[batch] are the same on every rank. Takers receive their episodes in
- * order of index: *out (heap array of heap messages), *n; others get none. *stats: on the first taker only. */
+/* A batch. prompts[batch] are the same on every rank. */
 struct wz_batch_plan {
     const struct wz_prompt **prompts;
     int batch;
     int64_t step;
     int first; /* index of prompts[0]: a step may be played in several batches */
     const struct wz_ranks *takers;
-    int leaves; /* prompts[i]'s episode goes to wz_leaf_owner(i, batch, leaves, takers->n) */
+    int leaves; /* an episode goes to wz_leaf_owner(its place, batch, leaves, takers->n) */
     const struct wz_rewards *rewards;
     bool watched; /* by the judges that watch, too */
     int peers;    /* neighbours that have one prompt; 0: 1 */
 };
+/* What a rank has until it is delivered: a reward rank the episodes that it judged, in order of index; what it did. */
+struct wz_held {
+    Wz__Episode **episodes;
+    int n;
+    struct wz_batch_stats stats;
+};
+/* Plays and judges: adds to *held, zeroed before the first. prompts[i]'s episode has place i. */
+void wz_stations_play(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_held *held);
+/* Takers receive their episodes in order of index: *out (heap array of heap messages), *n; others get none. *stats: on
+ * the first taker only. Empties *held. */
+void wz_stations_deliver(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_held *held, Wz__Episode ***out,
+                         int *n, struct wz_batch_stats *stats);
+/* Both. */
 void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
                      struct wz_batch_stats *stats);
 void wz_episodes_free(Wz__Episode **episodes, int n);
@@ -229,11 +241,12 @@ int wz_inputs_alike(struct wz_job *job, struct wz_err *err);
 
 /* ---- checkpoint.c: one joint checkpoint, renamed into place last (guarantee 3)-------------------------------- */
 
-enum { WZ_MAX_LENGTHS = 128 };
+enum { WZ_MAX_LENGTHS = 128, WZ_MAX_STAGES = 64 };
 struct wz_progress {
-    int64_t step;          /* steps done, over all stages */
-    int stage, stage_step; /* the stage being trained, steps done in it */
-    int64_t stage_start;   /* step at which the stage began: its weights are the references */
+    int64_t step;                 /* steps done, over all stages */
+    int stage, stage_step;        /* the stage being trained, steps done in it */
+    int64_t stage_start;          /* step at which the stage began: its weights are the references */
+    int64_t drawn[WZ_MAX_STAGES]; /* prompts drawn in each stage */
     uint64_t version[WZ_MAX_AGENTS], hash[WZ_MAX_AGENTS], chain;
     int updates[WZ_MAX_AGENTS]; /* optimizer updates in this stage; -1: it has no moments. From a checkpoint */
     int skipped[WZ_MAX_AGENTS], not_finite[WZ_MAX_AGENTS]; /* of struct wz_optimizer. Read from a checkpoint */

@@ -40,7 +40,7 @@ void wz_manifest_seal(json_t *root) { json_object_set_new(root, "self", self_of(
 int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
                      const char *dir, struct wz_err *err)
 {
-    json_t *root = json_object(), *agents = json_object(), *lengths = json_array(), *files;
+    json_t *root = json_object(), *agents = json_object(), *drawn = json_object(), *lengths = json_array(), *files;
     char *path = wz_path("%s/manifest.json", dir);
     int rc = wz_inputs_saved(dir, job->be->pool, &files, err);
 
@@ -49,6 +49,9 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json
     json_object_set_new(root, "stage", json_integer(p->stage));
     json_object_set_new(root, "stage_step", json_integer(p->stage_step));
     json_object_set_new(root, "stage_start", json_integer(p->stage_start));
+    for (unsigned s = 0; s < job->recipe->n_stages; s++)
+        json_object_set_new(drawn, job->recipe->stages[s].name, json_integer(p->drawn[s]));
+    json_object_set_new(root, "drawn", drawn);
     json_object_set_new(root, "chain", hex(p->chain));
     for (int i = 0; i < job->n_agents; i++) {
         const struct wz_agent *a = &job->agents[i];
@@ -151,10 +154,7 @@ int64_t wz_progress_episodes(const struct wz_progress *p, const struct wz_recipe
 {
     int64_t n = 0;
 
-    for (int s = 0; s <= p->stage && s < (int)recipe->n_stages; s++) {
-        const int steps = s < p->stage ? wz_progress_length(p, s) : p->stage_step;
-        n += (int64_t)(steps > 0 ? steps : 0) * recipe->stages[s].batch;
-    }
+    for (unsigned s = 0; s < recipe->n_stages; s++) n += p->drawn[s] * recipe->stages[s].samples_per_prompt;
     return n;
 }
 
@@ -222,6 +222,26 @@ int wz_progress_extend(struct wz_progress *p, const struct wz_recipe *recipe, st
     return 0;
 }
 
+/* Prompts drawn by each stage: in a step a batch of them, or, where their samples are compared first, up to a batch in
+ * every round. */
+static int get_drawn(const char *path, const json_t *root, struct wz_progress *p, const struct wz_recipe *recipe,
+                     struct wz_err *err)
+{
+    const json_t *drawn = json_object_get(root, "drawn");
+
+    for (int s = 0; s < (int)recipe->n_stages && !wz_job_supervised(recipe); s++) {
+        const struct wz_recipe_stage *of = &recipe->stages[s];
+        const int steps = s < p->stage ? wz_progress_length(p, s) : s == p->stage ? p->stage_step : 0;
+        const int64_t least = steps > 0 ? (int64_t)steps * (of->batch / of->samples_per_prompt) : 0;
+        const int64_t most = strcmp(of->collect, "dynamic") ? least : least * of->collect_rounds;
+        p->drawn[s] = least; /* of a manifest of an earlier version, and of a stage that the run did not have */
+        if (drawn && (least || json_object_get(drawn, of->name)) &&
+            get_whole(path, drawn, of->name, least, most, &p->drawn[s], err) < 0)
+            return wz_fail_in(err, "drawn");
+    }
+    return 0;
+}
+
 static int read_manifest(const char *path, const json_t *root, int64_t step, struct wz_progress *p,
                          const struct wz_recipe *recipe, struct wz_err *err)
 {
@@ -242,6 +262,7 @@ static int read_manifest(const char *path, const json_t *root, int64_t step, str
         return unfit(path, "stage_step", json_object_get(root, "stage_step"), err, "less than the %d steps of stage %d",
                      wz_progress_length(p, p->stage), p->stage);
     p->stage_step = (int)stage_step;
+    if (get_drawn(path, root, p, recipe, err) < 0) return -1;
     for (unsigned i = 0; i < recipe->n_agents; i++)
         if (get_agent(path, agents, p, recipe, i, err) < 0) return -1;
     return 0;

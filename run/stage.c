@@ -112,7 +112,8 @@ int wz_stage_open(struct wz_stage *s, struct wz_job *job, const struct wz_progre
     if (open_learners(job, recipe, &s->group, p, dir, err) < 0) return -1;
     if (!job->data) return 0; /* supervised: no prompts to draw */
     s->draw = wz_draw_create(job->data, (int)job->recipe->n_data, recipe, p->stage, job->recipe->seed, err);
-    for (int i = 0; s->draw && i < p->stage_step; i++) wz_draw_step(s->draw, s->prompts, recipe->batch);
+    for (int64_t i = 0; s->draw && i < p->drawn[p->stage]; i++)
+        wz_draw_next(s->draw, s->prompts, recipe->samples_per_prompt);
     return s->draw ? 0 : -1;
 }
 
@@ -128,24 +129,6 @@ void wz_stage_close(struct wz_stage *s)
     *s = (struct wz_stage){ 0 };
 }
 
-/* Play, judge, deliver. */
-static void play(struct wz_stage *s, int64_t step, struct wz_step_report *report)
-{
-    struct wz_job *job = s->job;
-    const struct wz_batch_plan plan = { s->prompts,
-                                        s->recipe->batch,
-                                        step,
-                                        0,
-                                        &job->roles.learner,
-                                        job->recipe->leaves,
-                                        &s->rewards,
-                                        false,
-                                        s->recipe->samples_per_prompt };
-
-    wz_draw_step(s->draw, s->prompts, s->recipe->batch);
-    wz_stations_run(job, &plan, &report->episodes, &report->n, &report->batch);
-}
-
 void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_report *report)
 {
     struct wz_job *job = s->job;
@@ -155,7 +138,7 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
 
     *report = (struct wz_step_report){ .stage = recipe, .begin = wz_now() };
     job->link.step = p->step;
-    if (s->draw) play(s, p->step, report);
+    if (s->draw) wz_collect(s, p->step, report);
     report->play_end = wz_now();
     for (int i = 0; i < job->n_agents; i++) { /* advantages, loss, update */
         struct wz_agent *a = &job->agents[i];
@@ -171,6 +154,7 @@ void wz_stage_step(struct wz_stage *s, struct wz_progress *p, struct wz_step_rep
     for (int i = 0; i < job->n_agents; i++) /* the new version to the rollout ranks */
         if (wz_recipe_learn(recipe, job->agents[i].recipe->name)) wz_job_publish(job, &job->agents[i], recipe->epochs);
     report->publish_end = wz_now();
+    p->drawn[p->stage] += (int64_t)report->drawn;
     p->step++;
     p->stage_step++;
     for (int i = 0; i < job->n_agents; i++) {

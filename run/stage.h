@@ -19,6 +19,7 @@ struct wz_step_report {
     Wz__Episode **episodes;
     int n;
     double begin, play_end, learn_end, publish_end; /* wz_now() at each part's end */
+    double drawn, kept;                             /* prompts; those that an agent learns from */
     struct wz_batch_stats batch;                    /* of a stage that plays (root) */
     struct wz_step_stats learned[WZ_MAX_AGENTS];    /* by agent */
 };
@@ -31,6 +32,9 @@ struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recip
 int wz_stage_open(struct wz_stage *stage, struct wz_job *job, const struct wz_progress *p, const char *dir,
                   struct wz_err *err);
 void wz_stage_close(struct wz_stage *stage); /* accepts zero */
+/* collect.c: plays, judges and delivers a step's episodes, by the stage's `collect`: fills in report->episodes, n,
+ * drawn, kept and batch. All ranks call it. */
+void wz_collect(struct wz_stage *stage, int64_t step, struct wz_step_report *report);
 /* One step; p moves on: step, versions, hashes, chain. All ranks call it. */
 void wz_stage_step(struct wz_stage *stage, struct wz_progress *p, struct wz_step_report *report);
 /* Was that the last step? Then p moves to the beginning of the next stage. */

@@ -1,8 +1,9 @@
 /* How an episode moves between ranks: rollout ranks play it, reward ranks label it, takers receive it.
  *
- *   rollout r plays the episodes i with i mod R = r  ──▶  reward rank i mod W  ──▶  taker leaf_owner(i)
+ *   rollout r plays the episodes i with i mod R = r  ──▶  reward rank i mod W  ──▶  taker leaf_owner(place)
  *
- * Its index decides which ranks handle it, so no scheduling messages are needed; the message is the episode itself. */
+ * Its number in the batch decides which ranks handle it, so no scheduling messages are needed; the message is the
+ * episode itself. */
 #include "run/job.h"
 
 #include <stdlib.h>
@@ -21,6 +22,7 @@ static Wz__Episode *episode_begin(const struct wz_job *job, const struct wz_batc
 
     e->step = plan->step;
     e->index = (uint32_t)(plan->first + at);
+    e->place = (uint32_t)at;
     wz_set_string(&e->prompt, prompt->text, strlen(prompt->text));
     wz_set_string(&e->prompt_id, prompt->id, strlen(prompt->id));
     wz_set_string(&e->kind, prompt->kind, strlen(prompt->kind));
@@ -96,22 +98,16 @@ static Wz__Episode **collect(struct wz_link *link, const struct wz_ranks *from, 
     return all;
 }
 
-static void send_stats(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_batch_stats stats)
-{
-    wz_send(&job->link, plan->takers->ranks[0], WZ_TAG_STATS, &stats, sizeof stats);
-}
-
-/* Adds what every member of `from` has sent. */
-static void take_stats(struct wz_job *job, const struct wz_ranks *from, struct wz_batch_stats *sum)
+/* Adds what every rank has sent. */
+static void take_stats(struct wz_job *job, struct wz_batch_stats *sum)
 {
     struct wz_batch_stats one;
     struct wz_buf bytes = { 0 };
 
-    for (int r = 0; r < from->n; r++) {
-        wz_recv(&job->link, from->ranks[r], WZ_TAG_STATS, &bytes);
+    for (int r = 0; r < job->link.size; r++) {
+        wz_recv(&job->link, r, WZ_TAG_STATS, &bytes);
         if (bytes.len != sizeof one)
-            wz_die("step %lld: rank %d sent its turn counts as %zu bytes", (long long)job->link.step, from->ranks[r],
-                   bytes.len);
+            wz_die("step %lld: rank %d sent its turn counts as %zu bytes", (long long)job->link.step, r, bytes.len);
         memcpy(&one, bytes.data, sizeof one);
         for (int a = 0; a < job->n_agents; a++) sum->generated[a] += one.generated[a];
         if (one.rollout > sum->rollout) sum->rollout = one.rollout;
@@ -120,16 +116,12 @@ static void take_stats(struct wz_job *job, const struct wz_ranks *from, struct w
     wz_buf_finish(&bytes);
 }
 
-void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
-                     struct wz_batch_stats *stats)
+void wz_stations_play(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_held *held)
 {
     const struct wz_roles *roles = &job->roles;
     int *where = wz_alloc(sizeof *where * (size_t)plan->batch), k;
-    struct wz_batch_stats mine = { 0 };
     Wz__Episode **episodes;
 
-    *out = NULL;
-    *n = 0;
     if (roles->rollout.me >= 0) { /* prompts become trajectories */
         episodes = wz_alloc(sizeof *episodes * (size_t)(plan->batch + 1));
         k = 0;
@@ -139,27 +131,47 @@ void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__E
         }
         double begin = wz_now();
         wz_play(&job->game, episodes, k);
-        mine.rollout = wz_now() - begin;
+        held->stats.rollout += wz_now() - begin;
         for (int i = 0; i < k; i++)
-            for (size_t t = 0; t < episodes[i]->n_turns; t++) mine.generated[episodes[i]->turns[t]->agent]++;
-        send_stats(job, plan, mine);
+            for (size_t t = 0; t < episodes[i]->n_turns; t++) held->stats.generated[episodes[i]->turns[t]->agent]++;
         deliver(&job->link, &roles->reward, WZ_TAG_EPISODES, episodes, k, where);
     }
     if (roles->reward.me >= 0) { /* trajectories get labels and rewards */
         episodes = collect(&job->link, &roles->rollout, WZ_TAG_EPISODES, &k);
         double begin = wz_now();
         wz_reward_label(&job->judges, plan->watched, plan->rewards, episodes, k);
-        send_stats(job, plan, (struct wz_batch_stats){ .reward = wz_now() - begin });
-        for (int i = 0; i < k; i++)
-            where[i] = wz_leaf_owner((int)episodes[i]->index - plan->first, plan->batch, plan->leaves, plan->takers->n);
-        deliver(&job->link, plan->takers, WZ_TAG_LABELLED, episodes, k, where);
-    }
-    if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);
-    *stats = (struct wz_batch_stats){ 0 };
-    if (plan->takers->me == 0) {
-        take_stats(job, &roles->rollout, stats);
-        take_stats(job, &roles->reward, stats);
+        held->stats.reward += wz_now() - begin;
+        wz_episodes_join(&held->episodes, &held->n, episodes, k);
     }
     wz_flush(&job->link);
     free(where);
+}
+
+void wz_stations_deliver(struct wz_job *job, const struct wz_batch_plan *plan, struct wz_held *held, Wz__Episode ***out,
+                         int *n, struct wz_batch_stats *stats)
+{
+    const struct wz_roles *roles = &job->roles;
+    int *where = wz_alloc(sizeof *where * (size_t)(held->n + 1));
+
+    wz_send(&job->link, plan->takers->ranks[0], WZ_TAG_STATS, &held->stats, sizeof held->stats);
+    for (int i = 0; i < held->n; i++)
+        where[i] = wz_leaf_owner((int)held->episodes[i]->place, plan->batch, plan->leaves, plan->takers->n);
+    if (roles->reward.me >= 0) deliver(&job->link, plan->takers, WZ_TAG_LABELLED, held->episodes, held->n, where);
+    *held = (struct wz_held){ 0 };
+    *out = NULL;
+    *n = 0;
+    if (plan->takers->me >= 0) *out = collect(&job->link, &roles->reward, WZ_TAG_LABELLED, n);
+    *stats = (struct wz_batch_stats){ 0 };
+    if (plan->takers->me == 0) take_stats(job, stats);
+    wz_flush(&job->link);
+    free(where);
+}
+
+void wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
+                     struct wz_batch_stats *stats)
+{
+    struct wz_held held = { 0 };
+
+    wz_stations_play(job, plan, &held);
+    wz_stations_deliver(job, plan, &held, out, n, stats);
 }

@@ -64,6 +64,7 @@ static const struct wz_column turn_columns[] = {
     { "refusal_score", F64, T(refusal_score) },
     { "thought", U32, T(thought) },
     { "thought_ids", U32, T(thought_ids) },
+    { "alike", BOOL, T(alike) },
 };
 #define J(field) offsetof(Wz__Judgement, field)
 static const struct wz_column judgement_columns[] = {

@@ -11,7 +11,7 @@
  *                    ids_at, n_ids i64 (range of /tokens/ids, logp, ref_logp, advantage), n_ref_logp, n_advantage i64,
  *                    role str, about i32 (index into the episode's turns, -1: none), given u32, score f64,
  *                    finish_reason enum, judged_partial bool, judgements_at, n_judgements i64 (range of /judgements),
- *                    judged_refusal bool, refusal_score f64, thought, thought_ids u32
+ *                    judged_refusal bool, refusal_score f64, thought, thought_ids u32, alike bool
  *   /judgements/     per judgement of a reply by one judge: judge u32 (index in the recipe's list), identity u64,
  *                    verdict enum, harmful, refusal, partial bool, score, refusal_score f64, error str
  *   /tokens/         context i32; ids i32, logp f32, ref_logp f32, advantage f32, these four of one length. Where a

@@ -110,7 +110,9 @@ static void account_of(struct wz_account *account, const struct wz_step_report *
 
 static struct wz_step_report report_of(void)
 {
-    struct wz_step_report r = { .begin = 10, .play_end = 12, .learn_end = 15, .publish_end = 15.5 };
+    struct wz_step_report r = {
+        .begin = 10, .play_end = 12, .learn_end = 15, .publish_end = 15.5, .drawn = 11, .kept = 4
+    };
 
     r.batch.rollout = 1.5;
     r.batch.reward = 0.25;
@@ -160,6 +162,8 @@ static const struct {
     { "rollout/overlong_prompts", 6 },
     { "rollout/cache_too_small", 2 },
     { "rollout/broken", 1 },
+    { "rollout/prompts_drawn", 11 },
+    { "rollout/prompts_alike", 7 },
     { "rollout/tokens", 42 },
     { "rollout/tokens_per_second", 28 },
     { "time/rollout", 1.5 },
@@ -313,7 +317,7 @@ static void an_agent_that_cannot_learn_says_why(void **state)
     why = wz_account_idle(&account, &job, &report, &rewards, F);
     assert_string_equal(why,
                         "it has no sample; discarded episodes: judge failed 1, cache too small 2, episode broken 1; "
-                        "turns that did not fit: 1");
+                        "turns that did not fit: 1; samples rewarded like all of their prompt: 0");
     free(why);
 }
 

@@ -45,7 +45,7 @@ static void draw(int *out, bool mixed, int stage, uint64_t seed)
 
     if (!d) fail_msg("%s", err.text);
     for (int s = 0; s < STEPS; s++) {
-        wz_draw_step(d, list, BATCH);
+        wz_draw_next(d, list, BATCH);
         for (int i = 0; i < BATCH; i++) out[s * BATCH + i] = (int)(list[i] - prompts);
     }
     wz_draw_destroy(d);

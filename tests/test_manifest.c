@@ -67,6 +67,7 @@ static void what_was_written_is_read(void **state)
     if (load(&p, &err) < 0) fail_msg("%s", err.text);
     assert_true(p.step == 14 && p.stage == 1 && p.stage_step == 4 && p.stage_start == 10);
     assert_true(p.chain == 0xa88251183f69fbb1 && p.hash[0] == 0x92aa1168c7ce7f31 && p.hash[1] == 0);
+    assert_true(p.drawn[0] == 320 && p.drawn[1] == 128 && p.drawn[2] == 0);
     assert_true(p.version[0] == 14 && p.updates[0] == 4 && p.updates[1] == -1 && p.skipped[0] == 1);
 }
 
@@ -93,6 +94,9 @@ static const struct {
     { "stage_start", "-3", "stage_start: expected" },
     { "stage_start", "4611686018427387904", "stage_start: expected" },
     { "stage_start", NULL, "stage_start: expected" },
+    { "drawn", "{\"s\": 320, \"t\": 127}", "t: expected a whole number from 128 to 128, got 127" },
+    { "drawn", "{\"s\": 321, \"t\": 128}", "s: expected a whole number from 320 to 320, got 321" },
+    { "drawn", "[]", "s: expected a whole number from 320 to 320, got nothing" },
     { "chain", "\"zz\"", "chain: expected 16 hexadecimal digits, got \"zz\"" },
     { "chain", "\"\"", "chain: expected" },
     { "chain", "5", "chain: expected" },

@@ -44,7 +44,7 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
     Wz__Turn *t = wz_episode_turn(e);
     const uint32_t n = 3 + index * 5 % 7;
 
-    e->index = index;
+    e->index = e->place = index;
     t->version = m->version;
     t->weights = m->hash;
     t->reward = floor(4 * keyed(index, 1, 0)) / 4;

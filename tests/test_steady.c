@@ -34,7 +34,7 @@ static Wz__Episode *episode(const struct wz_model *m, uint32_t index, int n)
     Wz__Turn *t = wz_episode_turn(e);
     int ids[64];
 
-    e->index = index;
+    e->index = e->place = index;
     t->version = m->version;
     t->weights = m->hash;
     t->reward = index % 2;

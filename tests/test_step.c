@@ -35,7 +35,7 @@ static Wz__Episode *episode(struct wz_model *m, struct wz_pack *pack, uint32_t i
     Wz__Turn *t = wz_episode_turn(e);
     int n = 4 + (int)index % 3, ids[32];
 
-    e->index = index;
+    e->index = e->place = index;
     t->agent = AGENT;
     t->version = m->version;
     t->weights = m->hash;

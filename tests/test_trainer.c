@@ -88,7 +88,7 @@ static Wz__Episode *episode(int turns, uint32_t index)
 {
     Wz__Episode *e = wz_episode_new();
 
-    e->index = index;
+    e->index = e->place = index;
     for (int i = 0; i < turns; i++) wz_episode_turn(e)->agent = (uint32_t)i % 2;
     return e;
 }

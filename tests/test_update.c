@@ -124,7 +124,7 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
     Wz__Turn *t = wz_episode_turn(e);
     const int n = 3 + (int)index % 4;
 
-    e->index = index;
+    e->index = e->place = index;
     t->version = m->version;
     t->weights = m->hash;
     t->given = GIVEN;
@@ -723,7 +723,7 @@ static void two_arms(double sign, double *first, double *last)
         wz_engine_run(engine, pulls, PULLS);
         for (uint32_t i = 0; i < PULLS; i++) {
             Wz__Turn *t = wz_episode_turn(episodes[i] = wz_episode_new());
-            episodes[i]->index = i;
+            episodes[i]->index = episodes[i]->place = i;
             t->version = m->version;
             t->weights = m->hash;
             t->context = wz_alloc(sizeof prompt);

@@ -52,12 +52,12 @@ int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent
         const Wz__Episode *e = episodes[i];
         const struct wz_key key = { seed, WZ_RNG_SAMPLE, (uint32_t)e->step, e->index, (uint32_t)agent, 0 };
         Wz__Turn *t = e->discard[0] ? NULL : how->pick->turn(how, e, agent, feedback, key);
-        if (!t) continue;
+        if (!t || t->alike) continue;
         const double tokens = (double)(t->n_ids - t->given);
         const bool costs = how->overlong && how->overlong->penalty;
         out[found++] = (struct wz_sample){ .turn = t,
-                                           .at = (int)e->index,
-                                           .group = (int)e->index / (how->peers > 0 ? how->peers : 1),
+                                           .at = (int)e->place,
+                                           .group = (int)e->place / (how->peers > 0 ? how->peers : 1),
                                            .first = (int)(t->n_context + t->given),
                                            .tokens = (int)tokens,
                                            .reward = t->reward };

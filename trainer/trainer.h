@@ -87,8 +87,8 @@ struct wz_overlong {
 };
 extern const struct wz_overlong wz_overlongs[]; /* ended by a row without a name */
 const struct wz_overlong *wz_overlong_find(const char *name, struct wz_err *err);
-/* The agent's samples of n episodes, in order, at most one of each, by how->pick: out[n]. Draws are keyed by (seed,
- * step, episode, agent). Returns how many. */
+/* The agent's samples of n episodes, in order, at most one of each, by how->pick, less those marked alike: out[n].
+ * Draws are keyed by (seed, step, episode, agent). Returns how many. */
 int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent, bool feedback, uint64_t seed,
                     Wz__Episode **episodes, int n);
 
