@@ -23,8 +23,8 @@ static int mark_turn(struct wz_sft_example *x, const struct wz_template *chat, c
     if (rendered(chat, tok, messages, i, true, scratch, err) < 0) return -1;
     from = scratch->n;
     if (from > x->n || memcmp(scratch->ids, x->ids, sizeof *x->ids * (size_t)from))
-        return wz_fail(err, "the template renders turn %d differently when it is not the last: it can't be trained on",
-                       i + 1);
+        return wz_fail(
+            err, "template or tokenizer give other ids before turn %d once it is there: it can't be trained on", i + 1);
     for (int k = from; k < x->n; k++) {
         x->loss[k] = true;
         for (int s = 0; s < stops->n; s++)
