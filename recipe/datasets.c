@@ -14,53 +14,53 @@
 /* kind, group and only are NULL where they are the key's own default. */
 static const struct wz_dataset datasets[] = {
     { "wildjailbreak-train", "train/train.tsv", "adversarial|vanilla", "data_type=vanilla_harmful|adversarial_harmful",
-      "data_type", "vanilla", NULL, "ODC-BY, gated", HUB "allenai/wildjailbreak", WZ_DATA_TRAIN },
+      "data_type", "vanilla", NULL, "ODC-BY, gated", HUB "allenai/wildjailbreak", WZ_DATA_TRAIN, NULL },
     { "wildjailbreak-eval", "eval/eval.tsv", "adversarial", "data_type=adversarial_harmful", "data_type", NULL, NULL,
-      "ODC-BY, gated", HUB "allenai/wildjailbreak", WZ_DATA_EVAL },
+      "ODC-BY, gated", HUB "allenai/wildjailbreak", WZ_DATA_EVAL, NULL },
     { "or-bench-80k", "or-bench-80k.csv", "prompt", "=benign", "=or-bench-80k", NULL, NULL, "CC-BY-4.0",
-      HUB "bench-llm/or-bench", WZ_DATA_TRAIN },
+      HUB "bench-llm/or-bench", WZ_DATA_TRAIN, NULL },
     { "or-bench-hard", "or-bench-hard-1k.csv", "prompt", "=benign", "=or-bench-hard", NULL, NULL, "CC-BY-4.0",
-      HUB "bench-llm/or-bench", WZ_DATA_EVAL },
+      HUB "bench-llm/or-bench", WZ_DATA_EVAL, NULL },
     { "or-bench-toxic", "or-bench-toxic.csv", "prompt", "=harmful", "=or-bench-toxic", NULL, NULL, "CC-BY-4.0",
-      HUB "bench-llm/or-bench", WZ_DATA_EVAL },
+      HUB "bench-llm/or-bench", WZ_DATA_EVAL, NULL },
     { "fortress", "Parquet", "adversarial_prompt", "=harmful", "=fortress", "ID", NULL,
-      "see its card: for safety evaluation only, no adversarial training", HUB "ScaleAI/fortress_public",
-      WZ_DATA_NEVER },
+      "see its card: for safety evaluation only, no adversarial training", HUB "ScaleAI/fortress_public", WZ_DATA_NEVER,
+      NULL },
     { "fortress-benign", "Parquet", "benign_prompt", "=benign", "=fortress-benign", "ID", NULL,
-      "see its card: for safety evaluation only, no adversarial training", HUB "ScaleAI/fortress_public",
-      WZ_DATA_NEVER },
+      "see its card: for safety evaluation only, no adversarial training", HUB "ScaleAI/fortress_public", WZ_DATA_NEVER,
+      NULL },
     { "strongreject", "strongreject_dataset/strongreject_dataset.csv", "forbidden_prompt", "=harmful", "=strongreject",
-      NULL, NULL, "MIT", GIT "alexandrasouly/strongreject", WZ_DATA_EVAL },
+      NULL, NULL, "MIT", GIT "alexandrasouly/strongreject", WZ_DATA_EVAL, NULL },
     { "xstest", "xstest_prompts.csv", "prompt", "label", "=xstest", NULL, NULL, "CC-BY-4.0",
-      GIT "paul-rottger/exaggerated-safety", WZ_DATA_EVAL },
+      GIT "paul-rottger/exaggerated-safety", WZ_DATA_EVAL, NULL },
     { "advbench", "data/advbench/harmful_behaviors.csv", "goal", "=harmful", "=advbench", NULL, NULL, "MIT",
-      GIT "llm-attacks/llm-attacks", WZ_DATA_EVAL },
+      GIT "llm-attacks/llm-attacks", WZ_DATA_EVAL, NULL },
     { "harmbench", "data/behavior_datasets/harmbench_behaviors_text_{val,test}.csv", "Behavior", "=harmful",
-      "=harmbench", NULL, NULL, "MIT", GIT "centerforaisafety/HarmBench", WZ_DATA_EVAL },
+      "=harmbench", NULL, NULL, "MIT", GIT "centerforaisafety/HarmBench", WZ_DATA_EVAL, NULL },
     { "do-not-answer", "Parquet", "question", "=harmful", "=do-not-answer", NULL, NULL, "CC-BY-NC-SA-4.0",
-      HUB "LibrAI/do-not-answer", WZ_DATA_EVAL },
+      HUB "LibrAI/do-not-answer", WZ_DATA_EVAL, NULL },
     { "jailbreakbench", "data/harmful-behaviors.csv", "Goal", "=harmful", "=jailbreakbench", NULL, NULL, "MIT",
-      HUB "JailbreakBench/JBB-Behaviors", WZ_DATA_EVAL },
+      HUB "JailbreakBench/JBB-Behaviors", WZ_DATA_EVAL, NULL },
     { "jailbreakbench-benign", "data/benign-behaviors.csv", "Goal", "=benign", "=jailbreakbench-benign", NULL, NULL,
-      "MIT", HUB "JailbreakBench/JBB-Behaviors", WZ_DATA_EVAL },
+      "MIT", HUB "JailbreakBench/JBB-Behaviors", WZ_DATA_EVAL, NULL },
     { "simple-safety-tests", "CSV", "prompt", "=harmful", "=simple-safety-tests", NULL, NULL, "CC-BY-2.0",
-      HUB "Bertievidgen/SimpleSafetyTests", WZ_DATA_EVAL },
+      HUB "Bertievidgen/SimpleSafetyTests", WZ_DATA_EVAL, NULL },
     { "coconot", "original/{train,test}: Parquet", "prompt", "=harmful", "=coconot", NULL,
-      "category=Requests with safety concerns", "ODC-BY", HUB "allenai/coconot", WZ_DATA_TRAIN },
+      "category=Requests with safety concerns", "ODC-BY", HUB "allenai/coconot", WZ_DATA_TRAIN, NULL },
     { "coconot-contrast", "contrast/test: Parquet", "prompt", "=benign", "=coconot-contrast", NULL, NULL, "ODC-BY",
-      HUB "allenai/coconot", WZ_DATA_EVAL },
+      HUB "allenai/coconot", WZ_DATA_EVAL, NULL },
     { "beavertails", "round0/30k/{train,test}.jsonl.gz", "prompt", "=harmful", "=beavertails", "prompt",
-      "is_safe=false", "CC-BY-NC-4.0", HUB "PKU-Alignment/BeaverTails", WZ_DATA_TRAIN },
+      "is_safe=false", "CC-BY-NC-4.0", HUB "PKU-Alignment/BeaverTails", WZ_DATA_TRAIN, NULL },
     { "star-1", "data/STAR-1.json", "question", "=harmful", "=star-1", NULL, NULL, "Apache-2.0", GIT "UCSC-VLAA/STAR-1",
-      WZ_DATA_TRAIN },
+      WZ_DATA_TRAIN, NULL },
     { "gsm8k", "grade_school_math/data/{train,test}.jsonl", "question", "=benign", "=gsm8k", NULL, NULL, "MIT",
-      GIT "openai/grade-school-math", WZ_DATA_TRAIN },
+      GIT "openai/grade-school-math", WZ_DATA_TRAIN, "answer" },
     { "math", "{train,test}/*/*.json, joined to JSON lines; or MATH-500's test.jsonl", "problem", "=benign", "=math",
-      NULL, NULL, "MIT", GIT "hendrycks/math", WZ_DATA_TRAIN },
+      NULL, NULL, "MIT", GIT "hendrycks/math", WZ_DATA_TRAIN, NULL },
     { "alpaca-eval", "alpaca_eval.json", "instruction", "=benign", "=alpaca-eval", NULL, NULL, "CC-BY-NC-4.0",
-      HUB "tatsu-lab/alpaca_eval", WZ_DATA_EVAL },
+      HUB "tatsu-lab/alpaca_eval", WZ_DATA_EVAL, NULL },
     { "ifeval", "instruction_following_eval/data/input_data.jsonl", "prompt", "=benign", "=ifeval", NULL, NULL,
-      "Apache-2.0", GIT "google-research/google-research", WZ_DATA_EVAL },
+      "Apache-2.0", GIT "google-research/google-research", WZ_DATA_EVAL, "instruction_id_list" },
     { 0 },
 };
 
@@ -83,7 +83,7 @@ const char *wz_dataset_default(const struct wz_dataset *set, const char *key)
         const char *key, *value;
     } values[] = {
         { "column", set->column }, { "harmful", set->harmful }, { "kind", set->kind },
-        { "group", set->group },   { "only", set->only },
+        { "group", set->group },   { "answer", set->answer },   { "only", set->only },
     };
 
     for (size_t i = 0; i < WZ_COUNT(values); i++)
@@ -120,13 +120,14 @@ void wz_datasets_help(FILE *out, bool markdown)
 {
     if (markdown) fprintf(out, "# Data sets\n\nMade by `waltz help datasets --markdown`; do not edit.\n\n");
     fprintf(out,
-            "`dataset: NAME` in an element of data[] or eval[] gives column, harmful, kind, group and only the values\n"
-            "below, so that a file is read as it is published; a key that is given overrides them, and a cell that is\n"
-            "empty is the key's own default. The licence and the use are as the publishers put them: read them there.\n"
+            "`dataset: NAME` in an element of data[] or eval[] gives column, harmful, kind, group, only, answer the\n"
+            "values below: a file is read as it is published. A key that is given overrides them, and an\n"
+            "empty cell is the key's own default. The licence and the use are as the publishers have them.\n"
             "A Parquet file is made JSON lines first:\n\n    " PARQUET "\n\n");
     if (markdown)
-        fprintf(out, "| dataset | published | file | column | harmful | kind | group | only | licence | for |\n"
-                     "|---|---|---|---|---|---|---|---|---|---|\n");
+        fprintf(out,
+                "| dataset | published | file | column | harmful | kind | group | only | answer | licence | for |\n"
+                "|---|---|---|---|---|---|---|---|---|---|---|\n");
     for (const struct wz_dataset *set = datasets; set->name; set++) {
         if (!markdown) {
             fprintf(out, "%-21s  %s of %s\n                       licence %s; for %s\n", set->name, set->file,
@@ -134,7 +135,8 @@ void wz_datasets_help(FILE *out, bool markdown)
             continue;
         }
         fprintf(out, "| `%s` | [%s](%s) |", set->name, strchr(strstr(set->where, "//") + 2, '/') + 1, set->where);
-        const char *const cells[] = { set->file, set->column, set->harmful, set->kind, set->group, set->only };
+        const char *const cells[] = { set->file,  set->column, set->harmful, set->kind,
+                                      set->group, set->only,   set->answer };
         for (size_t i = 0; i < WZ_COUNT(cells); i++) print_cell(out, cells[i]);
         fprintf(out, " %s | %s |\n", set->licence, wz_dataset_use(set));
     }

@@ -177,6 +177,7 @@ enum wz_data_use { WZ_DATA_TRAIN, WZ_DATA_EVAL, WZ_DATA_NEVER }; /* NEVER: its t
 struct wz_dataset {
     const char *name, *file, *column, *harmful, *kind, *group, *only, *licence, *where;
     enum wz_data_use use;
+    const char *answer;
 };
 const struct wz_dataset *wz_dataset_find(const char *name, struct wz_err *err); /* NULL and a message with the names */
 const char *wz_dataset_default(const struct wz_dataset *set, const char *key);  /* NULL: it gives that key none */

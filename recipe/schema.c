@@ -78,7 +78,7 @@
     T##_TEXT(S, only, "", NULL, BITS, "COLUMN=VALUE|VALUE: only rows with one of these values there; empty: all") \
     T##_TEXT(S, answer, "", NULL, BITS, \
              "column with the right answer, which the reward `math` compares: what is behind its last ####, or all; " \
-             "empty: none") \
+             "or a list of IFEval's instructions, whose arguments are in the column kwargs; empty: none") \
     T##_INT(S, limit, "0", COUNT, BITS, "prompts taken, a choice by `seed`, of eval[] by evaluate.seed; 0: all") \
     T##_MAP(S, prefill, prefill, "what first replies are given to begin with (RECAP); no loss, no share in means")
 

@@ -142,6 +142,23 @@ int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *conf
                     struct wz_err *err);
 void wz_judges_close(struct wz_judges *judges); /* accepts zero, and judges that were only begun */
 
+/* ---- ifeval.c: replies checked by rule ------------------------------------------------------------------------ */
+
+enum wz_followed {
+    WZ_NOT_FOLLOWED,
+    WZ_FOLLOWED,         /* strictly, and so loosely too */
+    WZ_FOLLOWED_LOOSELY, /* only where first and last line and asterisks may be left away */
+    WZ_NOT_CHECKED,      /* no rule can tell (the top of ifeval.c) */
+};
+enum { WZ_MAX_INSTRUCTIONS = 64 };
+bool wz_ifeval_is(const char *answer); /* is a prompt's answer a list of instructions? */
+/* Whether a reply (valid UTF-8) follows each of the instructions {"ids": [..], "kwargs": [..]}, as IFEval's rows have
+ * them: how many, and followed[that many]. -1 and a message: they are not of this form, or one is unknown. */
+int wz_ifeval_check(const char *answer, const char *reply, enum wz_followed followed[WZ_MAX_INSTRUCTIONS],
+                    struct wz_err *err);
+/* Adds to `names` the instructions of an answer that no rule can check. Returns how many; *n: of how many. */
+int wz_ifeval_left_out(const char *answer, json_t *names, int *n);
+
 /* ---- verdicts.c: what judges have answered already ----------------------------------------------------------- */
 
 /* Verdicts by (judge's identity, prompt, response). In a run's folder each reward rank has a file of them, to which an

@@ -290,6 +290,35 @@ static int check_rewards(const struct wz_recipe *recipe, struct wz_err *err)
     return 0;
 }
 
+/* Instructions of IFEval are known ones; what no rule can check is said. */
+static int check_instructions(const struct wz_job *job, const struct wz_prompts *sets,
+                              const struct wz_recipe_data *data, unsigned n, struct wz_err *err)
+{
+    json_t *names = json_object(), *value;
+    int left = 0, total = 0, rc = 0;
+    struct wz_buf text = { 0 };
+    const char *name;
+
+    for (unsigned s = 0; s < n; s++)
+        for (int i = 0; i < sets[s].n && rc == 0; i++) {
+            const struct wz_prompt *p = &sets[s].list[i];
+            enum wz_followed followed[WZ_MAX_INSTRUCTIONS];
+            int of;
+            if (!wz_ifeval_is(p->answer)) continue;
+            if (wz_ifeval_check(p->answer, "", followed, err) < 0)
+                rc = wz_fail_in(err, "%s: prompt %s", data[s].path, p->id);
+            left += wz_ifeval_left_out(p->answer, names, &of);
+            total += of;
+        }
+    json_object_foreach(names, name, value) wz_buf_printf(&text, "%s%s", text.len ? ", " : "", name);
+    if (left && rc == 0 && job->root)
+        wz_log("IFEval: %d of %d instructions can't be checked by rule and are left out of its score: %s", left, total,
+               text.data);
+    wz_buf_finish(&text);
+    json_decref(names);
+    return rc;
+}
+
 /* Every kind that a reward names is there, and every prompt that is paid for its answer has one. */
 static int check_prompts(const struct wz_job *job, const struct wz_prompts *sets, const struct wz_recipe_data *data,
                          unsigned n, struct wz_err *err)
@@ -311,6 +340,7 @@ static int check_prompts(const struct wz_job *job, const struct wz_prompts *sets
                                    "name the column with answers in `answer`",
                                    data[s].path, p->id, p->kind);
             }
+    if (check_instructions(job, sets, data, n, err) < 0) return -1;
     for (int r = 0; r < rewards.n && sets == job->data; r++) {
         if (known[r] || !rewards.rows[r].kind || !rewards.rows[r].kind[0]) continue;
         unsigned at = 0;

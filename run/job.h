@@ -201,7 +201,9 @@ struct wz_tally {
     double feedback, label, json; /* feedback turns of all rounds that the window did not cut, which `asked` leaves out
                                      too; flags equal the alignment label; not valid */
     double turns, turns2, tokens, tokens2; /* an episode's, and their squares */
-    double answers, solved; /* prompts with an answer that can be checked; final replies that end with it */
+    double answers, solved;        /* prompts with an answer that can be checked; final replies that end with it */
+    double checked, strict, loose; /* prompts of IFEval of which every instruction is checked; all followed */
+    double instructions, each_strict, each_loose; /* instructions that are checked; followed */
 };
 void wz_tally_add(struct wz_tally *tally, const Wz__Episode *e);
 /* Adds the rows of these episodes under `phase`: by kind of prompt, in alphabetical order, then their average. What is

@@ -154,6 +154,21 @@ static int passes(const struct reader *r, const struct test *t, json_t *row, int
     return !cell ? no_column(r, row, at, t->column) : value && wz_is_choice(t->values, value);
 }
 
+/* An answer that is a list is IFEval's: its instructions, and beside them their arguments in the column kwargs. Of the
+ * arena; NULL: it is none. */
+static const char *instructions_of(const struct reader *r, json_t *row)
+{
+    json_t *ids = json_object_get(row, r->answer), *kwargs = json_object_get(row, "kwargs");
+
+    if (!json_is_array(ids) || !json_is_array(kwargs)) return NULL;
+    json_t *both = json_pack("{s:O, s:O}", "ids", ids, "kwargs", kwargs);
+    char *text = json_dumps(both, JSON_COMPACT);
+    const char *kept = wz_arena_strdup(&r->set->arena, text);
+    free(text);
+    json_decref(both);
+    return kept;
+}
+
 /* One row: an object, or in a .json array a string. */
 static int add_row(struct reader *r, json_t *row, int at)
 {
@@ -177,7 +192,7 @@ static int add_row(struct reader *r, json_t *row, int at)
     if (r->kind && *r->kind && label_of(r, row, at, r->kind, kind_text, &kind) < 0) return -1;
     if (!kind) return not_text(r, at, r->kind);
     if (r->answer && *r->answer && label_of(r, row, at, r->answer, answer_text, &answer) < 0) return -1;
-    if (!answer) return not_text(r, at, r->answer);
+    if (!answer && !(answer = instructions_of(r, row))) return not_text(r, at, r->answer);
     if (r->harmful.column) {
         if ((one = passes(r, &r->harmful, row, at)) < 0) return -1;
         return add(r, text, id, kind, group, answer, one ? WZ_HARMFUL : WZ_BENIGN, at);

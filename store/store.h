@@ -119,7 +119,8 @@ struct wz_prefill {
 struct wz_prompt {
     const char *text, *id, *kind, *group;
     enum wz_harm harm;
-    const char *answer; /* what a right reply ends with (a column of the file); "": not known */
+    const char *answer; /* what a right reply ends with (a column of the file); IFEval's instructions,
+                           {"ids": [..], "kwargs": [..]}; "": not known */
     const struct wz_prefill
         *prefill; /* what its first reply is given to begin with (wz_prefills_load); NULL: nothing */
 };

@@ -25,6 +25,10 @@ const struct wz_measure wz_measures[] = {
     { "window_cut", "cut by the context window", true, -1 },
     { "failed", "lost (no verdict)", true, -1 },
     { "solved", "right answers", true, 1 },
+    { "ifeval_strict", "IFEval, prompts, strict", true, 1 },
+    { "ifeval_loose", "IFEval, prompts, loose", true, 1 },
+    { "ifeval_each_strict", "IFEval, instructions, strict", true, 1 },
+    { "ifeval_each_loose", "IFEval, instructions, loose", true, 1 },
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);
 

@@ -29,7 +29,7 @@ static void read_as(struct wz_prompts *set, const char *dataset, const char *pat
 
     if (load(&r, data, &err) < 0) fail_msg("%s", err.text);
     const struct wz_recipe_data *d = &r->eval[0];
-    if (wz_prompts_load(set, d->path, d->column, d->harmful, d->kind, d->group, d->only, NULL, &err) < 0)
+    if (wz_prompts_load(set, d->path, d->column, d->harmful, d->kind, d->group, d->only, d->answer, &err) < 0)
         fail_msg("%s: %s", dataset, err.text);
     wz_recipe_destroy(r);
     free(data);
@@ -141,7 +141,7 @@ static void published_layouts_are_read(void **state)
           ".jsonl",
           "{\"question\": \"x\", \"answer\": \"#### 3\"}",
           1,
-          { "x", "1", "gsm8k", "", WZ_BENIGN, "", NULL } },
+          { "x", "1", "gsm8k", "", WZ_BENIGN, "#### 3", NULL } },
         { "math",
           ".jsonl",
           "{\"problem\": \"x\", \"level\": \"Level 1\", \"type\": \"Algebra\", \"solution\": \"s\"}",
@@ -156,7 +156,7 @@ static void published_layouts_are_read(void **state)
           ".jsonl",
           "{\"key\": 1, \"prompt\": \"x\", \"instruction_id_list\": [\"a:b\"], \"kwargs\": [{}]}",
           1,
-          { "x", "1", "ifeval", "", WZ_BENIGN, "", NULL } },
+          { "x", "1", "ifeval", "", WZ_BENIGN, "{\"ids\":[\"a:b\"],\"kwargs\":[{}]}", NULL } },
     };
 
     for (size_t i = 0; i < WZ_COUNT(cases); i++) {
@@ -167,9 +167,10 @@ static void published_layouts_are_read(void **state)
         read_as(&set, cases[i].dataset, path, "");
         const struct wz_prompt *p = &set.list[set.n - 1], *want = &cases[i].last;
         if (set.n != cases[i].n || strcmp(p->text, want->text) || strcmp(p->id, want->id) ||
-            strcmp(p->kind, want->kind) || strcmp(p->group, want->group) || p->harm != want->harm)
-            fail_msg("%s: %d rows, the last: %s, id %s, kind %s, group '%s', %s", cases[i].dataset, set.n, p->text,
-                     p->id, p->kind, p->group, p->harm ? "harmful" : "benign");
+            strcmp(p->kind, want->kind) || strcmp(p->group, want->group) || strcmp(p->answer, want->answer) ||
+            p->harm != want->harm)
+            fail_msg("%s: %d rows, the last: %s, id %s, kind %s, group '%s', answer %s, %s", cases[i].dataset, set.n,
+                     p->text, p->id, p->kind, p->group, p->answer, p->harm ? "harmful" : "benign");
         wz_prompts_finish(&set);
         remove(path);
         free(path);

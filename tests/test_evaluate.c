@@ -135,6 +135,37 @@ static void every_cell_by_hand(void **state)
     free_all(list, N_MADE);
 }
 
+/* Of IFEval's prompts: one with an instruction that can't be checked counts by its others, a lost one not at all. */
+static void instructions_are_counted(void **state)
+{
+#define INSTRUCTIONS(a, b) "{\"ids\":[\"" a "\",\"" b "\"],\"kwargs\":[{},{}]}"
+    static const struct {
+        const char *reply, *answer;
+    } made_up[] = {
+        { "\"a\"", INSTRUCTIONS("punctuation:no_comma", "startend:quotation") },
+        { "\"a\"*", INSTRUCTIONS("punctuation:no_comma", "startend:quotation") }, /* the second only loosely */
+        { "a", INSTRUCTIONS("startend:quotation", "punctuation:no_comma") },
+        { "a", INSTRUCTIONS("punctuation:no_comma", "language:response_language") },
+        { "\"a\"", INSTRUCTIONS("punctuation:no_comma", "startend:quotation") }, /* lost */
+    };
+    struct wz_table t = { 0 };
+    Wz__Episode *list[WZ_COUNT(made_up)];
+
+    for (uint32_t i = 0; i < WZ_COUNT(made_up); i++) {
+        list[i] = make(i, "benign", "", "oFk", i == 4 ? "judge failed: no answer" : "");
+        wz_set_string(&list[i]->answer, made_up[i].answer, strlen(made_up[i].answer));
+        wz_set_string(&list[i]->turns[2]->text, made_up[i].reply, strlen(made_up[i].reply));
+    }
+    wz_tally_table(list, WZ_COUNT(made_up), "before", "rules", ~0u, &recipe, &t);
+    cell(&t, "benign", "ifeval_strict", 1 / 3.0, 3, 3, "wilson");
+    cell(&t, "benign", "ifeval_loose", 2 / 3.0, 3, 3, "wilson");
+    cell(&t, "benign", "ifeval_each_strict", 5 / 7.0, 7, 4, "bootstrap");
+    cell(&t, "benign", "ifeval_each_loose", 6 / 7.0, 7, 4, "bootstrap");
+    assert_null(wz_table_find(&t, "before", "benign", "solved")); /* an answer of another kind */
+    wz_table_finish(&t);
+    free_all(list, WZ_COUNT(made_up));
+}
+
 /* ---- a second implementation ------------------------------------------------------------------------------ */
 
 enum { MOST = 400, B = 2000 };
@@ -572,9 +603,13 @@ static void a_step_by_hand(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_cell_by_hand),           cmocka_unit_test(a_second_implementation_agrees),
-        cmocka_unit_test(groups_that_are_alike),        cmocka_unit_test(intervals_cover_the_truth),
-        cmocka_unit_test(its_seed_chooses_the_prompts), cmocka_unit_test(a_step_by_hand),
+        cmocka_unit_test(every_cell_by_hand),
+        cmocka_unit_test(instructions_are_counted),
+        cmocka_unit_test(a_second_implementation_agrees),
+        cmocka_unit_test(groups_that_are_alike),
+        cmocka_unit_test(intervals_cover_the_truth),
+        cmocka_unit_test(its_seed_chooses_the_prompts),
+        cmocka_unit_test(a_step_by_hand),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,6 +39,17 @@ bool wz_char_word(uint32_t c)
     }
 }
 
+bool wz_char_alnum(uint32_t c)
+{
+    const char *name = utf8proc_category_string((utf8proc_int32_t)c);
+
+    return c == '_' || name[0] == 'L' || name[0] == 'N';
+}
+
+bool wz_char_digit(uint32_t c) { return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_ND; }
+
+uint32_t wz_char_lower(uint32_t c) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c); }
+
 uint32_t wz_char_before(const char *s, size_t n, int *len)
 {
     *len = 1;

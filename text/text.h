@@ -8,6 +8,12 @@
 
 #include "base/base.h"
 
+/* Characters (normalize.c). alnum: a letter, a numeral or an underscore, Python's \w; digit: decimal, in any script. */
+bool wz_char_space(uint32_t code);
+bool wz_char_alnum(uint32_t code);
+bool wz_char_digit(uint32_t code);
+uint32_t wz_char_lower(uint32_t code);
+
 struct wz_tokenizer;
 
 /* A list of token ids that grows. Zeroed struct is empty. */

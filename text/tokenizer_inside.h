@@ -154,7 +154,6 @@ enum wz_form { WZ_NFC, WZ_NFD, WZ_NFKC, WZ_NFKD, WZ_LOWERCASE, WZ_STRIP_ACCENTS,
 
 /* Appends valid UTF-8 s[0..n) in that form. */
 void wz_normalize(enum wz_form form, const char *s, size_t n, struct wz_buf *out);
-bool wz_char_space(uint32_t code);
 bool wz_char_word(uint32_t code);
 uint32_t wz_char_before(const char *s, size_t n, int *len); /* the last character of s[0..n), n > 0, and its bytes */
 
