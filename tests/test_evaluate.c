@@ -560,7 +560,7 @@ static void a_step_by_hand(void **state)
     char *dir = test_scratch("step"), *record = wz_path("%s/episodes-0.h5", dir);
     const struct wz_recipe_agent agents[] = { { .name = (char[]){ "talker" }, .role = (char[]){ WZ_CONVERSATION } },
                                               { .name = (char[]){ "critic" }, .role = (char[]){ WZ_FEEDBACK } } };
-    struct wz_recipe r = { .out = dir };
+    struct wz_recipe r = { .out = dir, .max_lost_steps = 1 };
     struct wz_job job = { .recipe = &r, .n_agents = 2, .root = true, .roles.learner = { .n = 1 } };
     const struct wz_recipe_stage stage = { .name = (char[]){ "s" }, .steps = 4 };
     const struct wz_progress p = { .step = 3, .stage_step = 3 };
