@@ -78,7 +78,7 @@ struct wz_recipe_learn {
     double beta1, beta2, eps, weight_decay, max_grad_norm;
     double kl_coef, clip_eps, clip_eps_high, dual_clip;
     char *kl_form, *estimate, *importance, *overlong; /* rows of the trainer's tables; ignored by a supervised loss */
-    double importance_cap;
+    double importance_cap, gae_gamma, gae_lambda, value_lr, value_coef, value_clip;
     int overlong_cache;
     char *ratio, *loss_mean;
     double alpha, lambda, gamma;

@@ -146,7 +146,15 @@
              "mean of each sample's sum divided by max_tokens (Dr. GRPO)") \
     T##_TEXT(S, estimate, "reinforce++", "text", BITS, \
              "how advantages are estimated: reinforce++ (WaltzRL 2.3), or beside the samples of the same prompt, of " \
-             "which samples_per_prompt makes several: reinforce++-baseline, grpo, dr_grpo, rloo") \
+             "which samples_per_prompt makes several: reinforce++-baseline, grpo, dr_grpo, rloo; or gae (PPO), with " \
+             "a critic: a value head on the last hidden state, which begins at 0 in each stage") \
+    T##_REAL(S, gae_gamma, "1", "[0,1]", BITS, "gae: discount of a reward by each token before it") \
+    T##_REAL(S, gae_lambda, "0.95", "[0,1]", BITS, "gae: 1 is the return less the value, 0 looks one token ahead") \
+    T##_REAL(S, value_lr, "1e-3", "[0,1]", BITS, "gae: peak learning rate of the value head, by the agent's schedule") \
+    T##_REAL(S, value_coef, "0.1", "[0,1e6]", BITS, \
+             "gae: coefficient of the value head's loss in what the agent's weights minimise; 0: they don't serve it") \
+    T##_REAL(S, value_clip, "0.2", "[0,1e6]", BITS, \
+             "gae: how far from its value before the step's first update a value is worth moving; 0: not clipped") \
     T##_TEXT(S, importance, "none", "text", BITS, \
              "what a token's term of the loss is multiplied by where the rollout's log-probabilities are not the " \
              "learner's. token_truncate: the smaller of their ratio and importance_cap; token_mask: the ratio, 0 " \

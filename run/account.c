@@ -190,6 +190,7 @@ const struct wz_metric wz_metric_rows[] = {
     { "AGENT/reward", TRAINS, L(reward), "mean reward of its samples" },
     { "AGENT/kl", TRAINS | WZ_METRIC_REFERENCE, L(kl),
       "mean over its samples of the sum of log p - log p of the reference" },
+    { "AGENT/value_loss", TRAINS | WZ_METRIC_CRITIC, L(value_loss), "loss of the critic (`estimate: gae`)" },
     { "AGENT/grad_norm", LEARNS, L(grad_norm), "norm of the gradient before clipping" },
     { "AGENT/lr", LEARNS, L(lr), "learning rate" },
     { "AGENT/clipped", TRAINS, L(clipped), "tokens without a gradient because their ratio was clipped, share" },
@@ -241,7 +242,8 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
             all.learned = r->learned[a];
             all.agent = account->agents[a];
             all.skipped = l->opt.skipped;
-            when |= (l->model ? WZ_METRIC_LEARNS : 0) | (l->reference.model ? WZ_METRIC_REFERENCE : 0);
+            when |= (l->model ? WZ_METRIC_LEARNS : 0) | (l->reference.model ? WZ_METRIC_REFERENCE : 0) |
+                    (l->critic.w ? WZ_METRIC_CRITIC : 0);
         }
         for (const struct wz_metric *m = wz_metric_rows; m->name; m++) {
             const bool of_agent = !strncmp(m->name, AGENT, strlen(AGENT));

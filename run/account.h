@@ -54,6 +54,7 @@ enum {
     WZ_METRIC_PLAYS = 1,     /* the stage plays: it is not supervised */
     WZ_METRIC_LEARNS = 2,    /* the agent learns in this stage */
     WZ_METRIC_REFERENCE = 4, /* it has a reference model */
+    WZ_METRIC_CRITIC = 8,    /* it has a critic */
 };
 extern const struct wz_metric wz_metric_rows[]; /* ended by a row without a name */
 /* Writes the step's metrics. plays: the stage is not supervised. */

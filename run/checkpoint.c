@@ -5,7 +5,7 @@
  *                          <agent>/               a Hugging Face model folder, for agents that learn in some stage
  *                          <agent>.moments.safetensors   AdamW's m and v, for agents that this stage trains, and the
  *                                                 f32 masters of those that train in bf16: whole arrays, however many
- *                                                 ranks hold their shards
+ *                                                 ranks hold their shards; and a critic with its moments
  *
  * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. What
  * became of it since (a disk, a person) shows in the hashes of its manifest, and the one before it is taken. It holds
@@ -28,30 +28,44 @@ void wz_remove_tree(const char *path) { nftw(path, remove_entry, 16, FTW_DEPTH |
 
 enum { CHUNK = WZ_CHUNK_BYTES / sizeof(float) }; /* floats per message */
 
-/* Arrays that are sharded over the learners: the masters of a bf16 agent, the moments of one that learns in this stage.
- * Returns how many. */
+/* Arrays that are sharded over the learners: the masters of a bf16 agent, the moments of one that learns in this stage;
+ * and its critic's three, of which every learner has the whole. Returns how many. */
+enum { MOST_PARTS = 6 };
 struct part {
     const char *name;
-    float *mine; /* this learner's shard, in the backend's memory */
+    float *mine;  /* this learner's shard, in the backend's memory; or the whole, in the host's */
+    size_t whole; /* numbers of such a whole */
 };
-static int parts_of(const struct wz_agent *a, struct part parts[3])
+static int parts_of(const struct wz_agent *a, struct part parts[MOST_PARTS])
 {
+    const struct wz_critic *c = &a->learner.critic;
     int n = 0;
 
-    if (a->model && a->model->masters) parts[n++] = (struct part){ "masters", a->model->masters };
-    if (a->learner.model) parts[n++] = (struct part){ "m", a->learner.opt.m };
-    if (a->learner.model) parts[n++] = (struct part){ "v", a->learner.opt.v };
+    if (a->model && a->model->masters) parts[n++] = (struct part){ "masters", a->model->masters, 0 };
+    if (a->learner.model) parts[n++] = (struct part){ "m", a->learner.opt.m, 0 };
+    if (a->learner.model) parts[n++] = (struct part){ "v", a->learner.opt.v, 0 };
+    if (!c->w) return n;
+    parts[n++] = (struct part){ "critic", c->w, (size_t)c->channels + 1 };
+    parts[n++] = (struct part){ "critic.m", c->m, (size_t)c->channels + 1 };
+    parts[n++] = (struct part){ "critic.v", c->v, (size_t)c->channels + 1 };
     return n;
 }
 
+static size_t count_of(const struct wz_agent *a, const struct part *part)
+{
+    return part->whole ? part->whole : a->model->n_params;
+}
+
 /* Gathers one sharded array on the root, in order of the array, into `out`; the other learners send their shard. */
-static int gather(struct wz_job *job, const struct wz_agent *a, const float *mine, struct wz_safetensors_out *out,
+static int gather(struct wz_job *job, const struct wz_agent *a, const struct part *part, struct wz_safetensors_out *out,
                   struct wz_err *err)
 {
     const struct wz_ranks *learner = &job->roles.learner;
+    const float *mine = part->mine;
     struct wz_buf came = { 0 };
     int rc = 0;
 
+    if (part->whole) return job->root ? wz_safetensors_put(out, mine, part->whole, err) : 0;
     for (int s = 0; s < learner->n; s++) {
         int owner = wz_shard_owner(s, learner->n);
         size_t n = owner == learner->me || job->root ? wz_shard_of(owner, learner->n, a->model->n_params).n : 0;
@@ -80,17 +94,17 @@ static char *parts_path(const char *dir, const struct wz_agent *a)
 
 static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, struct wz_err *err)
 {
-    struct part parts[3];
-    struct wz_tensor_spec specs[3];
+    struct part parts[MOST_PARTS];
+    struct wz_tensor_spec specs[MOST_PARTS];
     int n = parts_of(a, parts);
 
     if (!n) return 0;
     for (int i = 0; i < n; i++)
-        specs[i] = (struct wz_tensor_spec){ parts[i].name, WZ_DT_F32, 1, { a->model->n_params } };
+        specs[i] = (struct wz_tensor_spec){ parts[i].name, WZ_DT_F32, 1, { count_of(a, &parts[i]) } };
     char *path = parts_path(dir, a);
     struct wz_safetensors_out *out = wz_safetensors_begin(path, specs, n, err);
     int rc = out ? 0 : -1;
-    for (int i = 0; i < n && rc == 0; i++) rc = gather(job, a, parts[i].mine, out, err);
+    for (int i = 0; i < n && rc == 0; i++) rc = gather(job, a, &parts[i], out, err);
     if (out && wz_safetensors_end(out, err) < 0) rc = -1;
     free(path);
     return rc;
@@ -100,7 +114,7 @@ static int save_parts(struct wz_job *job, struct wz_agent *a, const char *dir, s
 static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *dir, bool masters, struct wz_err *err)
 {
     const struct wz_shard shard = wz_shard_of(job->roles.learner.me, job->roles.learner.n, a->model->n_params);
-    struct part parts[3];
+    struct part parts[MOST_PARTS];
     char *path = parts_path(dir, a);
     struct wz_tensors *set = wz_tensors_open(path, err);
     int n = parts_of(a, parts), rc = set ? 0 : -1;
@@ -108,18 +122,21 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
     for (int i = 0; i < n && rc == 0; i++) {
         if ((parts[i].mine == a->model->masters) != masters) continue;
         const struct wz_tensor *t = wz_tensors_find(set, parts[i].name);
-        if (!t || t->count != a->model->n_params)
-            rc = wz_fail(err, "%s: \"%s\": expected %zu numbers, as many as agent %s has parameters, got %zu", path,
-                         parts[i].name, a->model->n_params, a->recipe->name, t ? t->count : 0);
-        for (size_t at = 0; at < shard.n && rc == 0; at += CHUNK) {
-            size_t k = shard.n - at < CHUNK ? shard.n - at : CHUNK;
+        const struct wz_shard own = parts[i].whole ? (struct wz_shard){ 0, parts[i].whole } : shard;
+        if (!t || t->count != count_of(a, &parts[i]))
+            rc = wz_fail(err, "%s: \"%s\": expected %zu numbers, as many as agent %s has %s, got %zu", path,
+                         parts[i].name, count_of(a, &parts[i]), a->recipe->name,
+                         parts[i].whole ? "channels, and one" : "parameters", t ? t->count : 0);
+        for (size_t at = 0; at < own.n && rc == 0; at += CHUNK) {
+            size_t k = own.n - at < CHUNK ? own.n - at : CHUNK;
             const float *values = job->chunk;
-            wz_tensor_floats(t, shard.at + at, k, job->chunk);
+            wz_tensor_floats(t, own.at + at, k, job->chunk);
             size_t bad = wz_first_unfit(values, k, INFINITY);
             if (bad < k)
                 rc = wz_fail(err, "%s: \"%s\" holds %g: expected finite numbers", path, parts[i].name,
                              (double)values[bad]);
-            wz_upload(job->be, parts[i].mine + at, job->chunk, k * sizeof(float));
+            if (parts[i].whole) memcpy(parts[i].mine + at, values, k * sizeof(float));
+            else wz_upload(job->be, parts[i].mine + at, job->chunk, k * sizeof(float));
         }
     }
     wz_tensors_close(set);
@@ -135,9 +152,9 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const js
     int rc = -1;
 
     for (int i = 0; !job->root && i < job->n_agents; i++) {
-        struct part parts[3];
+        struct part parts[MOST_PARTS];
         int n = parts_of(&job->agents[i], parts);
-        for (int k = 0; k < n; k++) gather(job, &job->agents[i], parts[k].mine, NULL, err);
+        for (int k = 0; k < n; k++) gather(job, &job->agents[i], &parts[k], NULL, err);
     }
     if (!job->root) {
         rc = 0;

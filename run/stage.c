@@ -21,6 +21,11 @@ struct wz_learn wz_stage_learn(const struct wz_loss *loss, const struct wz_recip
         .epsilon = r->clip_eps,
         .epsilon_high = r->clip_eps_high,
         .dual = r->dual_clip,
+        .discount = r->gae_gamma,
+        .trace = r->gae_lambda,
+        .value_lr = r->value_lr,
+        .value_coef = r->value_coef,
+        .value_clip = r->value_clip,
         .overlong = wz_overlong_find(r->overlong, &err),
         .limit = agent->max_tokens,
         .cache = r->overlong_cache,
@@ -94,6 +99,7 @@ static int open_learners(struct wz_job *job, const struct wz_recipe_stage *stage
         wz_learner_init(&a->learner, a->model, a->reference, i, a->feedback, job->recipe->leaves / learners, group,
                         job->recipe->micro_batch_tokens, longest);
         if (!strcmp(job->recipe->share_prefix, "yes")) wz_learner_share(&a->learner, longest);
+        if (a->how.estimate && a->how.estimate->values) wz_learner_criticise(&a->learner);
         a->learner.name = a->recipe->name;
     }
     return p->stage_step && job->roles.learner.me >= 0 ? wz_checkpoint_moments(job, dir, p, err) : 0;

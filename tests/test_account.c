@@ -126,6 +126,7 @@ static struct wz_step_report report_of(void)
                                            .nll = 28,
                                            .clipped = 29,
                                            .capped = 34,
+                                           .value_loss = 35,
                                            .mismatch = 30,
                                            .max_gap = 31,
                                            .grad_norm = 32,
@@ -183,6 +184,7 @@ static const struct {
     { "ann/entropy", 28 },
     { "ann/reward", 23 },
     { "ann/kl", 25 },
+    { "ann/value_loss", 35 },
     { "ann/grad_norm", 32 },
     { "ann/lr", 33 },
     { "ann/clipped", 29 },
@@ -440,6 +442,7 @@ int main(int argc, char **argv)
     if (wz_mkdirs(recipe.out, &err) < 0) wz_die("%s", err.text);
     for (int a = 0; a < AGENTS; a++) job.agents[a].recipe = &recipe_agents[a];
     job.agents[F].learner.model = job.agents[F].learner.reference.model = &some_model;
+    job.agents[F].learner.critic.w = &(float){ 0 };
     job.agents[F].learner.opt.skipped = 7;
     job.overlong = 6;
     return cmocka_run_group_tests(tests, NULL, NULL);

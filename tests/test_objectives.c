@@ -33,6 +33,22 @@ static const struct {
       .how = { .epsilon = 0.1, .epsilon_high = 0.2, .temperature = 1, .token_mean = true } },
     { "reinforce++-baseline", "openrlhf reinforce_baseline token",
       .how = { .epsilon = 0.1, .kl = 0.1, .temperature = 1, .token_mean = true } },
+    { "gae", "openrlhf gae token",
+      .how = { .epsilon = 0.1,
+               .kl = 0.1,
+               .temperature = 1,
+               .token_mean = true,
+               .discount = 0.9,
+               .trace = 0.8,
+               .value_coef = 0.3,
+               .value_clip = 0.05 } },
+    { "gae", "openrlhf gae sequence",
+      .how = { .epsilon = 0.1,
+               .temperature = 1.2,
+               .discount = 1,
+               .trace = 0.95,
+               .value_coef = 0.7,
+               .value_clip = 0.2 } },
 };
 enum { LIMIT = 8, CACHE = 5 };
 static const double cap = 1.1;
@@ -86,6 +102,29 @@ static void put_turn(struct wz_buf *out, const Wz__Turn *t, bool first)
     wz_buf_str(out, "}");
 }
 
+/* The critic's weights; moved: by how much they are others in the update than before it, so that the clip of values
+ * bites. */
+static void keyed_critic(struct wz_critic *c, double moved)
+{
+    for (int i = 0; c->w && i <= c->channels; i++)
+        c->w[i] = (float)(keyed((uint32_t)i, 6, 0) - 0.5 + moved * (keyed((uint32_t)i, 7, 0) - 0.5));
+}
+
+static void put_critic(struct wz_buf *out, struct wz_critic *c, const struct wz_learn *how)
+{
+    const size_t n = (size_t)c->channels + 1;
+    float *g = wz_alloc(n * sizeof *g);
+
+    for (size_t i = 0; i < n; i++) g[i] = (float)((double)c->m[i] / (1 - how->adamw.beta1)); /* of the first update */
+    wz_buf_printf(out, ",\"gamma\":%g,\"lambda\":%g,\"coef\":%g,\"value_clip\":%g", how->discount, how->trace,
+                  how->value_coef, how->value_clip);
+    put_floats(out, "critic_gradient", g, n);
+    put_floats(out, "critic_now", c->w, n);
+    keyed_critic(c, 0);
+    put_floats(out, "critic", c->w, n);
+    free(g);
+}
+
 /* Writes DIR/N, the model before, DIR/N.gradient, its gradient as if that were weights, and what Python needs. */
 static void write_case(size_t i, const char *dir, struct wz_buf *out)
 {
@@ -93,7 +132,9 @@ static void write_case(size_t i, const char *dir, struct wz_buf *out)
     struct wz_model *m = tiny_learner(11, 5), *reference = tiny_learner(12, 5);
     struct wz_learner l;
     struct wz_pack probe;
-    struct wz_step_stats stats;
+    struct wz_step_stats stats = { 0 };
+    struct wz_sample samples[BATCH];
+    struct wz_sample_batch b = { .samples = samples, .batch = BATCH };
     Wz__Episode *episodes[BATCH];
     struct wz_err err;
     char *before = wz_path("%s/%zu", dir, i), *gradient = wz_path("%s/%zu.gradient", dir, i);
@@ -113,7 +154,12 @@ static void write_case(size_t i, const char *dir, struct wz_buf *out)
     wz_pack_init(&probe, m, 24, false);
     for (uint32_t k = 0; k < BATCH; k++) episodes[k] = episode(m, &probe, (float)how.temperature, k);
     if (wz_model_save(m, before, 0, &err) < 0) fail_msg("%s", err.text);
-    wz_learner_step(&l, &how, &job, &group, episodes, BATCH, BATCH, 1, 1, &stats);
+    if (how.estimate->values) wz_learner_criticise(&l);
+    keyed_critic(&l.critic, 0);
+    b.n = wz_samples_pick(samples, &how, 0, false, 1, episodes, BATCH);
+    wz_learner_prepare(&l, &how, &job, &group, &b, &stats);
+    keyed_critic(&l.critic, 0.1);
+    wz_learner_update(&l, &how, &job, &group, &b, 1, &stats);
     assert_true((stats.clipped > 0) == (how.loss == wz_losses && !how.importance) && stats.samples == BATCH);
     assert_true((stats.capped > 0) == (how.importance != NULL));
     memcpy(m->params, l.opt.grad[0], m->n_params * sizeof *m->params);
@@ -122,10 +168,12 @@ static void write_case(size_t i, const char *dir, struct wz_buf *out)
         out,
         "%s{\"theirs\":\"%s\",\"peers\":%d,\"low\":%g,\"high\":%g,\"delta\":%g,\"beta\":%g,"
         "\"temperature\":%g,\"length\":%g,\"overlong\":\"%s\",\"limit\":%d,\"cache\":%d,\"importance\":\"%s\","
-        "\"cap\":%g,\"loss\":%.17g,\"turns\":[",
+        "\"cap\":%g,\"loss\":%.17g,\"value_loss\":%.17g",
         i ? "," : "", cases[i].theirs, PEERS, how.epsilon, how.epsilon_high > 0 ? how.epsilon_high : how.epsilon,
         how.dual, how.kl, how.temperature, how.length, cases[i].overlong ? cases[i].overlong : "", LIMIT, CACHE,
-        cases[i].importance ? cases[i].importance : "", cap, stats.loss);
+        cases[i].importance ? cases[i].importance : "", cap, stats.loss, l.critic.w ? stats.value_loss : 0);
+    if (l.critic.w) put_critic(out, &l.critic, &how);
+    wz_buf_str(out, ",\"turns\":[");
     for (int k = 0; k < BATCH; k++) put_turn(out, episodes[k]->turns[0], k == 0);
     wz_buf_str(out, "]}");
     for (int k = 0; k < BATCH; k++) wz_episode_free(episodes[k]);

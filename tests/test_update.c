@@ -20,13 +20,17 @@ struct hand {
     int t; /* updates done */
 };
 
+static struct hand hand_zeros(size_t n)
+{
+    return (struct hand){
+        .n = n, .w = wz_alloc(n * sizeof(double)), .m = wz_alloc(n * sizeof(double)), .v = wz_alloc(n * sizeof(double))
+    };
+}
+
 static struct hand hand_begin(const struct wz_model *model)
 {
-    struct hand h = { .n = model->n_params };
+    struct hand h = hand_zeros(model->n_params);
 
-    h.w = wz_alloc(h.n * sizeof *h.w);
-    h.m = wz_alloc(h.n * sizeof *h.m);
-    h.v = wz_alloc(h.n * sizeof *h.v);
     for (size_t i = 0; i < h.n; i++) h.w[i] = (double)model->params[i];
     return h;
 }
@@ -67,12 +71,12 @@ static double hand_update(struct hand *h, const double *g, const struct wz_adamw
 }
 
 /* The largest distance of the model's weights from the reference's, in units of what a step of this size may round. */
-static void compare_weights(const struct hand *h, const struct wz_model *m, double lr, const char *what, int step)
+static void compare_weights(const struct hand *h, const float *w, double lr, const char *what, int step)
 {
     for (size_t i = 0; i < h->n; i++) {
-        const double off = fabs((double)m->params[i] - h->w[i]), bound = 2e-3 * lr + 4e-7 * fabs(h->w[i]);
+        const double off = fabs((double)w[i] - h->w[i]), bound = 2e-3 * lr + 4e-7 * fabs(h->w[i]);
         if (!(off <= bound))
-            fail_msg("%s, step %d: weight %zu is %.9g, by hand %.9g", what, step, i, (double)m->params[i], h->w[i]);
+            fail_msg("%s, step %d: weight %zu is %.9g, by hand %.9g", what, step, i, (double)w[i], h->w[i]);
     }
 }
 
@@ -101,7 +105,7 @@ static void adamw_is_as_worked_out_by_hand(void **state)
         const double norm = wz_optimizer_step(&opt, &job, &group, &how, 2 * STEPS);
         assert_float_equal(norm, hand_update(&h, g, &how, 2 * STEPS), 1e-4 * norm);
         clipped += norm > how.clip;
-        compare_weights(&h, m, hand_rate(&how, step, 2 * STEPS), "AdamW", step);
+        compare_weights(&h, m->params, hand_rate(&how, step, 2 * STEPS), "AdamW", step);
     }
     assert_in_range(clipped, 2, 2 * STEPS - 2);
     assert_float_equal(hand_rate(&how, 0, 2 * STEPS), 0.01 / 3, 1e-12); /* the reference, itself by hand */
@@ -149,6 +153,7 @@ static Wz__Episode *episode(const struct wz_model *m, struct wz_pack *pack, floa
 /* A sample of n trained tokens, as the reference has it. */
 struct token {
     double now, old, ref, advantage, begun; /* begun: now, when the step's first update began */
+    double value, was, target;              /* by the critic: now, then, and what it is to be */
 };
 struct sample {
     struct wz_sample of; /* the trainer's view of it, for wz_pack_sample */
@@ -190,14 +195,27 @@ static const struct {
     const char *name;
     double (*relative)(double own, const double *peers, int n);
     bool whitens;
-} estimates[] = { { "reinforce++", plain_by_hand, true },
-                  { "reinforce++-baseline", less_mean_by_hand, true },
-                  { "grpo", grpo_by_hand, false },
-                  { "dr_grpo", less_mean_by_hand, false },
-                  { "rloo", rloo_by_hand, false } };
+} estimates[] = { { "reinforce++", plain_by_hand, true }, { "reinforce++-baseline", less_mean_by_hand, true },
+                  { "grpo", grpo_by_hand, false },        { "dr_grpo", less_mean_by_hand, false },
+                  { "rloo", rloo_by_hand, false },        { "gae", plain_by_hand, true } };
 
-static void advantages_by_hand(struct sample *s, int n, size_t e, double kl, int peers, double *std)
+/* The sum over the tokens from k on of (gamma lambda)^(j - k) times what j brings more than its state was worth. */
+static double gae_by_hand(const struct wz_learn *how, const struct sample *s, double kl, int k)
 {
+    double sum = 0;
+
+    for (int j = k; j < s->n; j++) {
+        const bool last = j == s->n - 1;
+        const double brings =
+            (last ? s->reward : how->discount * s->tokens[j + 1].was) - kl * (s->tokens[j].old - s->tokens[j].ref);
+        sum += pow(how->discount * how->trace, j - k) * (brings - s->tokens[j].was);
+    }
+    return sum;
+}
+
+static void advantages_by_hand(const struct wz_learn *how, struct sample *s, int n, size_t e, double kl, double *std)
+{
+    const int peers = how->peers ? how->peers : 1;
     double sum = 0, squares = 0, tokens = 0;
 
     for (int i = 0; i < n; i++) {
@@ -208,6 +226,8 @@ static void advantages_by_hand(struct sample *s, int n, size_t e, double kl, int
             double penalty = 0;
             for (int j = k; j < s[i].n; j++) penalty += s[i].tokens[j].old - s[i].tokens[j].ref;
             s[i].tokens[k].advantage = estimates[e].relative(s[i].reward, rewards, count) - kl * penalty;
+            if (!strcmp(estimates[e].name, "gae")) s[i].tokens[k].advantage = gae_by_hand(how, &s[i], kl, k);
+            s[i].tokens[k].target = s[i].tokens[k].advantage + s[i].tokens[k].was;
             sum += s[i].tokens[k].advantage;
             tokens++;
         }
@@ -285,17 +305,50 @@ static int run_alone(struct wz_pack *pack, const struct wz_sample *s, float temp
     return n;
 }
 
-/* g += sum over the sample's tokens of d[k] times the gradient of its log-probability. */
-static void add_gradient(struct wz_pack *pack, const struct wz_sample *s, float temperature, const double *d,
-                         float *buffer, double *g, size_t n)
+/* The value head by hand, its gradient, and what of its loss reaches the model. */
+struct head {
+    struct hand by;
+    double *g, coef;
+};
+
+/* The values of the states that predict the trained tokens of the one sample in the pack. */
+static void values_alone(const struct wz_pack *pack, const struct head *head, double *value)
 {
+    const size_t channels = head->by.n - 1;
+    int k = 0;
+
+    for (int r = 0; r < pack->n_rows; r++) {
+        if (pack->targets[r] < 0) continue;
+        value[k] = head->by.w[channels];
+        for (size_t c = 0; c < channels; c++)
+            value[k] += head->by.w[c] * (double)pack->hidden[(size_t)r * channels + c];
+        k++;
+    }
+}
+
+/* g += sum over the sample's tokens of d[k] times the gradient of its log-probability, and with a head of d_value[k]
+ * times that of its value. */
+static void add_gradient(struct wz_pack *pack, const struct wz_sample *s, float temperature, const double *d,
+                         const struct head *head, const double *d_value, float *buffer, double *g, size_t n)
+{
+    const size_t channels = head ? head->by.n - 1 : 0;
     double now[LONGEST];
     int k = 0;
 
     run_alone(pack, s, temperature, now);
     for (int r = 0; r < pack->n_rows; r++) pack->d_logp[r] = pack->targets[r] < 0 ? 0 : (float)d[k++];
     memset(buffer, 0, n * sizeof *buffer);
-    wz_pack_backward(pack, temperature, buffer);
+    float *back = wz_backward_head(pack->model, pack->work, pack->targets, pack->d_logp, temperature, buffer);
+    k = 0;
+    for (int r = 0; r < pack->n_rows && head; r++) {
+        if (pack->targets[r] < 0) continue;
+        for (size_t c = 0; c < channels; c++) {
+            head->g[c] += d_value[k] * (double)pack->hidden[(size_t)r * channels + c];
+            back[(size_t)r * channels + c] += (float)(head->coef * d_value[k] * head->by.w[c]);
+        }
+        head->g[channels] += d_value[k++];
+    }
+    wz_backward_body(pack->model, pack->cache, pack->work, back, buffer);
     wz_pack_backward_end(pack, buffer);
     for (size_t i = 0; i < n; i++) g[i] += (double)buffer[i];
 }
@@ -303,9 +356,9 @@ static void add_gradient(struct wz_pack *pack, const struct wz_sample *s, float 
 /* The step by hand, from samples whose log-probabilities are filled in: fills g with the gradient of the loss and
  * returns what the step is to report. */
 static struct wz_step_stats step_by_hand(struct sample *s, int n, const struct wz_learn *how, struct wz_pack *pack,
-                                         bool reference, double *g, size_t n_params)
+                                         bool reference, const struct head *head, double *g, size_t n_params)
 {
-    struct wz_step_stats want = { .samples = n, .kl = reference ? 0 : NAN };
+    struct wz_step_stats want = { .samples = n, .kl = reference ? 0 : NAN, .value_loss = head ? 0 : NAN };
     float *buffer = wz_alloc(n_params * sizeof *buffer);
     double least = INFINITY, most = -INFINITY;
     size_t e = 0, l = 0;
@@ -313,14 +366,15 @@ static struct wz_step_stats step_by_hand(struct sample *s, int n, const struct w
     while (how->estimate && strcmp(estimates[e].name, how->estimate->name) != 0) e++;
     while (strcmp(losses[l].name, how->loss->name) != 0) l++;
     const char *form = how->kl > 0 && how->kl_form && how->kl_form->slope ? how->kl_form->name : NULL;
-    if (how->estimate) advantages_by_hand(s, n, e, form ? 0 : how->kl, how->peers ? how->peers : 1, &want.return_std);
+    if (how->estimate) advantages_by_hand(how, s, n, e, form ? 0 : how->kl, &want.return_std);
     for (int i = 0; i < n; i++) want.tokens += s[i].n;
     memset(g, 0, n_params * sizeof *g);
+    if (head) memset(head->g, 0, head->by.n * sizeof *head->g);
     for (int i = 0; i < n; i++) {
         const double length = how->length > 0 ? how->length : s[i].n;
         const double share = how->token_mean ? 1 / want.tokens : 1 / (n * length);
         const bool weighed = how->importance && strcmp(how->importance->name, "none") != 0;
-        double d[LONGEST], product = 1, whole = 1;
+        double d[LONGEST], d_value[LONGEST], product = 1, whole = 1;
         for (int k = 0; k < s[i].n; k++) {
             const struct token *t = &s[i].tokens[k];
             product *= exp(t->now - (weighed ? t->begun : t->old));
@@ -344,11 +398,16 @@ static struct wz_step_stats step_by_hand(struct sample *s, int n, const struct w
             want.mismatch += t->now != t->old;
             want.max_gap = fmax(want.max_gap, fabs(t->now - t->old));
             if (reference) want.kl += (t->old - t->ref) / n;
+            if (!head) continue;
+            const double moved = fmax(-how->value_clip, fmin(how->value_clip, t->value - t->was));
+            const double far = pow(t->value - t->target, 2), clipped = pow(t->was + moved - t->target, 2);
+            want.value_loss += share * 0.5 * fmax(far, clipped);
+            d_value[k] = far >= clipped ? share * (t->value - t->target) : 0;
         }
         want.reward += s[i].reward / n;
         least = fmin(least, s[i].reward);
         most = fmax(most, s[i].reward);
-        add_gradient(pack, &s[i].of, (float)how->temperature, d, buffer, g, n_params);
+        add_gradient(pack, &s[i].of, (float)how->temperature, d, head, d_value, buffer, g, n_params);
     }
     want.spread = most - least;
     free(buffer);
@@ -373,6 +432,7 @@ static void compare_stats(const struct wz_step_stats *got, const struct wz_step_
         { "capped", got->capped, want->capped, 1e-9 },
         { "mismatch", got->mismatch, want->mismatch, 0 },
         { "max_gap", got->max_gap, want->max_gap, 1e-9 },
+        { "value_loss", got->value_loss, want->value_loss, 1e-5 },
         { "grad_norm", got->grad_norm, want->grad_norm, 1e-4 * want->grad_norm },
         { "lr", got->lr, want->lr, 1e-12 },
     };
@@ -386,8 +446,20 @@ static void compare_stats(const struct wz_step_stats *got, const struct wz_step_
 
 /* Sums over the steps of what has to be seen at least once. */
 struct seen {
-    double clipped, capped, mismatch, exact, bites, kl;
+    double clipped, capped, mismatch, exact, bites, kl, value;
 };
+
+/* The value head's update: its own rate, neither decay nor clip. Returns the rate. */
+static double head_update(struct head *head, const struct wz_learn *how, int steps)
+{
+    struct wz_adamw own = how->adamw;
+
+    own.lr = how->value_lr;
+    own.decay = own.clip = 0;
+    const double lr = hand_rate(&own, head->by.t, steps);
+    hand_update(&head->by, head->g, &own, steps);
+    return lr;
+}
 
 /* STEPS steps of one learner against the reference. set: of a supervised loss, else NULL. */
 static struct seen follow(const struct wz_learn *how, struct wz_model *reference, const struct wz_sft_set *set,
@@ -402,8 +474,17 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
     double *g = wz_alloc(h.n * sizeof *g);
     const float temperature = (float)how->temperature;
     const int epochs = how->epochs > 0 ? how->epochs : 1;
+    const bool valued = how->estimate && how->estimate->values;
+    struct head own = { .coef = how->value_coef }, *head = valued ? &own : NULL;
 
     wz_learner_init(&l, m, reference, 0, false, LEAVES, &group, 24, 24);
+    if (valued) {
+        wz_learner_criticise(&l);
+        own.by = hand_zeros((size_t)l.critic.channels + 1);
+        own.g = wz_alloc(own.by.n * sizeof *own.g);
+        for (size_t i = 0; i < own.by.n; i++) l.critic.w[i] = (float)(keyed(31, 1, (uint32_t)i) - 0.5);
+        for (size_t i = 0; i < own.by.n; i++) own.by.w[i] = (double)l.critic.w[i];
+    }
     wz_pack_init(&probe, m, 24, true);
     if (reference) wz_pack_init(&ref, reference, 24, false);
     for (uint32_t step = 0; step < STEPS; step++) {
@@ -414,7 +495,7 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
         int n = set ? BATCH : BATCH - 1;
         for (uint32_t i = 0; i < BATCH; i++) {
             struct sample *s = &samples[i];
-            double now[LONGEST], then[LONGEST];
+            double now[LONGEST], then[LONGEST], value[LONGEST] = { 0 };
             *s = (struct sample){ 0 };
             if (set)
                 s->of.example =
@@ -425,19 +506,28 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
                 s->reward = t->reward;
             }
             s->n = run_alone(&probe, &s->of, temperature, now);
+            if (valued) values_alone(&probe, head, value);
             if (reference) assert_int_equal(run_alone(&ref, &s->of, temperature, then), s->n);
             for (int k = 0; k < s->n; k++)
-                s->tokens[k] = (struct token){ now[k], set ? now[k] : (double)s->of.turn->logp[GIVEN + k],
-                                               reference ? then[k] : 0, 1, now[k] };
+                s->tokens[k] = (struct token){ now[k],
+                                               set ? now[k] : (double)s->of.turn->logp[GIVEN + k],
+                                               reference ? then[k] : 0,
+                                               1,
+                                               now[k],
+                                               value[k],
+                                               value[k],
+                                               0 };
             for (int k = 0; k < s->n && !reference; k++) s->tokens[k].ref = s->tokens[k].old;
         }
         for (int epoch = 0; epoch < epochs; epoch++) {
             for (int i = 0; i < n && epoch; i++) {
-                double now[LONGEST];
+                double now[LONGEST], value[LONGEST] = { 0 };
                 run_alone(&probe, &samples[i].of, temperature, now);
+                if (valued) values_alone(&probe, head, value);
                 for (int k = 0; k < samples[i].n; k++) samples[i].tokens[k].now = now[k];
+                for (int k = 0; k < samples[i].n; k++) samples[i].tokens[k].value = value[k];
             }
-            struct wz_step_stats want = step_by_hand(samples, n, how, &probe, reference != NULL, g, h.n);
+            struct wz_step_stats want = step_by_hand(samples, n, how, &probe, reference != NULL, head, g, h.n);
             want.lr = hand_rate(&how->adamw, h.t, STEPS * epochs);
             want.grad_norm = hand_update(&h, g, &how->adamw, STEPS * epochs);
             wz_pack_clear(&probe);
@@ -449,7 +539,10 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
                 wz_learner_update(&l, how, &job, &group, &b, STEPS * epochs, &got);
             }
             compare_stats(&got, &want, !set);
-            compare_weights(&h, m, want.lr, what, (int)step);
+            compare_weights(&h, m->params, want.lr, what, (int)step);
+            if (valued)
+                compare_weights(&own.by, l.critic.w, head_update(head, how, STEPS * epochs), "critic", (int)step);
+            seen.value += valued ? want.value_loss : 0;
             seen.clipped += want.clipped;
             seen.capped += want.capped;
             seen.mismatch += want.mismatch;
@@ -469,6 +562,8 @@ static struct seen follow(const struct wz_learn *how, struct wz_model *reference
     wz_learner_finish(&l);
     model_end(m);
     hand_end(&h);
+    hand_end(&own.by);
+    free(own.g);
     free(g);
     return seen;
 }
@@ -480,6 +575,11 @@ static struct wz_learn unusual(const struct wz_loss *loss, bool token_mean)
                               .loss = loss,
                               .kl = 0.3,
                               .epsilon = 0.13,
+                              .discount = 0.9,
+                              .trace = 0.8,
+                              .value_lr = 0.03,
+                              .value_coef = 0.4,
+                              .value_clip = 0.05,
                               .revision = 0.7,
                               .temperature = 1.4,
                               .token_mean = token_mean };
@@ -524,7 +624,7 @@ static void steps_are_as_worked_out_by_hand(void **state)
                 const struct seen seen = follow(&how, how.kl > 0 ? reference : NULL, NULL, e->name);
                 assert_true(seen.mismatch > 0 && seen.exact > 0);
                 assert_true((seen.clipped > 0) == (loss == wz_losses) && (seen.capped > 0) == (variant >= 6));
-                assert_true((seen.kl > 0) == (how.kl > 0));
+                assert_true((seen.kl > 0) == (how.kl > 0) && (seen.value > 0) == e->values);
                 assert_in_range((int)seen.bites, 1, 2 * STEPS); /* the clip of the norm */
             }
     model_end(reference);

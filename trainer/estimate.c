@@ -10,6 +10,7 @@
  *   grpo                    (r - m) / (s + 1e-4)    Shao et al. 2024, arXiv 2402.03300, 4.1; the small term is TRL's
  *   dr_grpo                 r - m                   Liu et al. 2025, arXiv 2503.20783, 3.2
  *   rloo                    r - (mean of the other G - 1)    Ahmadian et al. 2024, arXiv 2402.14740, 3.2
+ *   gae                     wz_gae with a critic's values, whitened    Schulman et al. 2016, arXiv 1506.02438: PPO's
  *
  * Peers are the samples that there are: a lost one is not among them, and one without others has r - m = 0. */
 #include "trainer/trainer.h"
@@ -23,6 +24,21 @@ void wz_returns(double reward, double kl, const float *logp, const float *ref, i
     for (int i = n - 1; i >= 0; i--) {
         if (ref) to_go += (double)logp[i] - (double)ref[i];
         out[i] = (float)(reward - kl * to_go);
+    }
+}
+
+void wz_gae(double reward, double kl, const float *logp, const float *ref, const double *value, double gamma,
+            double lambda, int n, float *out, double *target)
+{
+    double next = 0, advantage = 0, own = reward;
+
+    for (int i = n - 1; i >= 0; i--) {
+        if (ref) own -= kl * ((double)logp[i] - (double)ref[i]);
+        advantage = own + gamma * next - value[i] + gamma * lambda * advantage;
+        out[i] = (float)advantage;
+        target[i] = advantage + value[i];
+        next = value[i];
+        own = 0;
     }
 }
 
@@ -73,9 +89,13 @@ static double leave_one_out(double reward, const struct wz_peers *p)
 }
 
 const struct wz_estimate wz_estimates[] = {
-    { "reinforce++", NULL, true },    { "reinforce++-baseline", less_mean, true },
-    { "grpo", standard, false },      { "dr_grpo", less_mean, false },
-    { "rloo", leave_one_out, false }, { 0 },
+    { "reinforce++", NULL, true, false },
+    { "reinforce++-baseline", less_mean, true, false },
+    { "grpo", standard, false, false },
+    { "dr_grpo", less_mean, false, false },
+    { "rloo", leave_one_out, false, false },
+    { "gae", NULL, true, true },
+    { 0 },
 };
 
 struct wz_moments wz_advantages(const struct wz_estimate *estimate, struct wz_arena *lists, struct wz_outcome *all,

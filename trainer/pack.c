@@ -135,7 +135,7 @@ void wz_pack_forward(struct wz_pack *p, float temperature)
 {
     struct wz_batch batch = { p->n_seqs, p->seq_list, p->count, p->ids };
 
-    wz_forward(p->model, p->cache, p->work, &batch);
+    p->hidden = wz_forward(p->model, p->cache, p->work, &batch);
     wz_logprobs(p->model, p->work, p->targets, temperature, p->logp, NULL);
 }
 

@@ -27,8 +27,19 @@ void wz_learner_share(struct wz_learner *l, int longest)
     wz_pack_share(&l->pack, wz_pack_rows(wz_grain(l->model->be, l->model->type), longest));
 }
 
+void wz_learner_criticise(struct wz_learner *l)
+{
+    const size_t rows = (size_t)l->pack.rows;
+
+    wz_critic_init(&l->critic, l->model, l->opt.leaves, l->pack.rows);
+    l->values = wz_alloc(2 * rows * sizeof *l->values);
+    l->d_values = l->values + rows;
+}
+
 void wz_learner_finish(struct wz_learner *l)
 {
+    wz_critic_finish(&l->critic);
+    free(l->values);
     wz_optimizer_finish(&l->opt);
     wz_pack_finish(&l->pack);
     wz_pack_finish(&l->reference);
@@ -63,6 +74,29 @@ static void reference_logps(struct wz_pack *p, float temperature, const struct w
             memcpy(t->ref_logp, p->logp + row, sizeof *t->ref_logp * t->n_ids);
         }
     }
+}
+
+/* What the critic makes of the states that predict the samples' trained tokens, as the weights stand. */
+static void sample_values(struct wz_learner *l, float temperature, const struct wz_sample_batch *b)
+{
+    struct wz_pack *p = &l->pack;
+    const bool share = p->share;
+
+    p->share = false; /* a prefix that is dropped goes back through a tape, and here is nothing to go back */
+    struct wz_batches at = wz_batches_of(p, b->samples, 0, b->n, NULL);
+    while (wz_batches_next(&at)) {
+        wz_pack_forward(p, temperature);
+        wz_critic_values(&l->critic, p->hidden, p->targets, p->n_rows, l->values);
+        for (int i = at.from; i < at.to; i++) {
+            struct wz_sample *s = &b->samples[i];
+            const int row = p->first[i - at.from];
+            s->value = wz_arena_alloc(&l->lists, 2 * sizeof *s->value * (size_t)s->tokens);
+            s->target = s->value + s->tokens;
+            for (int r = row, k = 0; r < row + p->count[i - at.from]; r++)
+                if (p->targets[r] >= 0) s->value[k++] = l->values[r];
+        }
+    }
+    p->share = share;
 }
 
 /* Guarantee 6: what was written by other weights than these is not trained on, ever. */
@@ -100,8 +134,14 @@ static struct wz_outcome outcome_of(const struct wz_sample *s, const struct wz_l
 
     if (!t) return o;
     resize(&t->advantage, &t->n_advantage, t->n_ids);
-    wz_returns(reward, kl, t->logp, reference ? t->ref_logp : NULL, (int)t->n_ids, t->advantage);
-    for (size_t k = (size_t)s->first - t->n_context; k < t->n_ids; k++) {
+    const size_t first = (size_t)s->first - t->n_context;
+    const float *ref = reference ? t->ref_logp : NULL;
+    memset(t->advantage, 0, sizeof *t->advantage * first);
+    if (s->value)
+        wz_gae(reward, kl, t->logp + first, ref ? ref + first : NULL, s->value, how->discount, how->trace, s->tokens,
+               t->advantage + first, s->target);
+    else wz_returns(reward, kl, t->logp, ref, (int)t->n_ids, t->advantage);
+    for (size_t k = first; k < t->n_ids; k++) {
         o.sum += (double)t->advantage[k];
         o.squares += (double)t->advantage[k] * (double)t->advantage[k];
         if (reference) o.kl += (double)t->logp[k] - (double)t->ref_logp[k];
@@ -148,6 +188,7 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
         reference_logps(&l->reference, (float)how->temperature, b->samples, b->n);
         wz_model_onload(reference, NULL);
     }
+    if (how->estimate && how->estimate->values) sample_values(l, (float)how->temperature, b);
     for (int i = 0; i < b->n; i++) {
         struct wz_outcome *own = &all[b->samples[i].at];
         *own = outcome_of(&b->samples[i], how, reference != NULL);
@@ -164,7 +205,7 @@ void wz_learner_prepare(struct wz_learner *l, const struct wz_learn *how, struct
 
 /* Of the tokens of a leaf. */
 struct leaf_sums {
-    double loss, nll, clipped, capped, mismatch, max_gap;
+    double loss, nll, value, clipped, capped, mismatch, max_gap;
 };
 
 /* Of a sample's trained tokens, by the rollout. */
@@ -226,15 +267,46 @@ static void keep_begun(const struct wz_pack *p, const struct wz_sample *s, int r
         if (p->targets[r] >= 0) s->begun[k++] = p->logp[r];
 }
 
+/* The critic's loss at the same rows, whose values are there. */
+static void sample_value_slopes(struct wz_learner *l, const struct wz_learn *how, const struct wz_sample *s,
+                                double share, int row, int count, struct leaf_sums *sums)
+{
+    for (int r = row, k = 0; r < row + count; r++) {
+        double slope = 0;
+        if (l->pack.targets[r] >= 0) {
+            sums->value += share * wz_critic_loss(l->values[r], s->value[k], s->target[k], how->value_clip, &slope);
+            k++;
+        }
+        l->d_values[r] = share * slope;
+    }
+}
+
+/* The backward of a pack whose slopes are filled in; `leaf`: which of this learner's. */
+static void back(struct wz_learner *l, const struct wz_learn *how, int leaf, float *grad)
+{
+    struct wz_pack *p = &l->pack;
+
+    if (!l->critic.w) {
+        wz_pack_backward(p, (float)how->temperature, grad);
+        return;
+    }
+    wz_critic_back(&l->critic, leaf, p->hidden, l->d_values, p->n_rows);
+    float *d = wz_backward_head(p->model, p->work, p->targets, p->d_logp, (float)how->temperature, grad);
+    if (how->value_coef > 0) wz_critic_through(&l->critic, d, l->d_values, how->value_coef, p->n_rows);
+    wz_backward_body(p->model, p->cache, p->work, d, grad);
+}
+
 /* Forward, loss slope, backward over the samples [from, to) of one leaf, added to `grad`. */
 static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, const struct wz_link *link,
-                          const struct wz_sample_batch *b, int from, int to, float *grad, struct leaf_sums *sums)
+                          const struct wz_sample_batch *b, int leaf, int from, int to, float *grad,
+                          struct leaf_sums *sums)
 {
     struct wz_pack *p = &l->pack;
     struct wz_batches at = wz_batches_of(p, b->samples, from, to, grad);
 
     while (wz_batches_next(&at)) {
         wz_pack_forward(p, (float)how->temperature);
+        if (l->critic.w) wz_critic_values(&l->critic, p->hidden, p->targets, p->n_rows, l->values);
         for (int i = at.from; i < at.to; i++) {
             const struct wz_sample *s = &b->samples[i];
             const int row = i - at.from;
@@ -242,9 +314,10 @@ static void leaf_gradient(struct wz_learner *l, const struct wz_learn *how, cons
             double share = how->token_mean ? 1 / b->moments.tokens : 1 / (b->moments.samples * length);
             if (s->begun && !b->updates) keep_begun(p, s, p->first[row], p->count[row]);
             sample_slopes(p, how, s, share, p->first[row], p->count[row], sums);
+            if (l->critic.w) sample_value_slopes(l, how, s, share, p->first[row], p->count[row], sums);
             check_finite(l, link, s, "its", sums->nll);
         }
-        wz_pack_backward(p, (float)how->temperature, grad);
+        back(l, how, leaf, grad);
     }
     wz_pack_backward_end(p, grad);
 }
@@ -261,6 +334,7 @@ static void gather_stats(struct wz_learner *l, struct wz_link *link, const struc
     for (int i = 0; i < leaves; i++) {
         s->loss += all[i].loss;
         s->nll += all[i].nll;
+        s->value_loss += all[i].value;
         s->clipped += all[i].clipped;
         s->capped += all[i].capped;
         s->mismatch += all[i].mismatch;
@@ -280,22 +354,27 @@ void wz_learner_update(struct wz_learner *l, const struct wz_learn *how, struct 
 
     stats->samples = stats->tokens = 0;
     stats->loss = stats->nll = stats->clipped = stats->capped = stats->mismatch = stats->max_gap = stats->grad_norm = 0;
+    stats->value_loss = l->critic.w ? 0 : NAN;
     stats->not_finite = false;
     stats->lr = wz_learning_rate(how->adamw.lr, how->adamw.warmup, how->adamw.floor, l->opt.steps, steps);
     if (!(b->moments.samples > 0)) { /* all samples were lost */
-        stats->loss = stats->nll = stats->clipped = stats->capped = stats->grad_norm = NAN;
+        stats->loss = stats->nll = stats->clipped = stats->capped = stats->grad_norm = stats->value_loss = NAN;
         wz_optimizer_skip(&l->opt);
         return;
     }
     for (int leaf = 0; leaf < own; leaf++) {
         int to = from;
         while (to < b->n && leaf_of(b->samples[to].at, b->batch, leaves) == group->me * own + leaf) to++;
-        leaf_gradient(l, how, link, b, from, to, wz_optimizer_leaf(&l->opt), &sums[leaf]);
+        leaf_gradient(l, how, link, b, leaf, from, to, wz_optimizer_leaf(&l->opt), &sums[leaf]);
         wz_optimizer_leaf_done(&l->opt);
         from = to;
     }
     assert(from == b->n);
     stats->grad_norm = wz_optimizer_step(&l->opt, link, group, &how->adamw, steps); /* tree sum, clip, AdamW, commit */
+    if (l->critic.w)
+        wz_critic_step(&l->critic, link, group, &l->lists, own, &how->adamw,
+                       wz_learning_rate(how->value_lr, how->adamw.warmup, how->adamw.floor, l->opt.steps - 1, steps),
+                       l->opt.not_finite ? 0 : l->opt.steps);
     b->updates++;
     gather_stats(l, link, group, sums, b->moments.tokens, stats);
     stats->not_finite = l->opt.not_finite > 0;

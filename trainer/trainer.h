@@ -41,6 +41,9 @@ struct wz_learn {
     double epsilon, epsilon_high; /* of the clip, below 1 and above; epsilon_high 0: as below */
     double dual;                  /* of the dual clip; 0: none */
     double cap;                   /* of importance weights */
+    double discount, trace;       /* gamma and lambda of an estimate from a critic's values */
+    double value_lr, value_coef,
+        value_clip;               /* the critic's; coef: how much of its loss reaches the weights; clip 0: none */
     double limit, cache;          /* tokens of a turn, at most; the last of them, in which a soft penalty grows */
     double revision, temperature; /* temperature: of the rollouts; log-probabilities are taken at it */
     double length;                /* tokens that a sample's sum is divided by; 0: as many as it has (eq. 4) */
@@ -68,6 +71,7 @@ struct wz_sample {
     int first;                            /* index of the first trained token in the sequence */
     int tokens;                           /* trained tokens */
     double reward;                        /* the turn's, and the penalty of a long one */
+    double *value, *target; /* [tokens] by the critic, before the batch's first update; what it is to be. Or NULL */
     float *begun; /* [tokens] log-probabilities by the weights that the batch's first update begins with. NULL: nobody
                      asks for them */
 };
@@ -97,6 +101,11 @@ int wz_samples_pick(struct wz_sample *out, const struct wz_learn *how, int agent
 /* out[n]: the return of each token, A_i = reward - kl * sum_{t >= i} (logp_t - ref_t)   (WaltzRL 2.3; ref NULL: no
  * penalty) */
 void wz_returns(double reward, double kl, const float *logp, const float *ref, int n, float *out);
+/* Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16) from the values of the n states
+ * that predict the tokens, with 0 behind the last: A_i = delta_i + gamma lambda A_{i + 1}, delta_i = r_i + gamma V_{i +
+ * 1} - V_i, r_i = -kl (logp_i - ref_i), and the reward besides at the last. target[n]: A_i + V_i. */
+void wz_gae(double reward, double kl, const float *logp, const float *ref, const double *value, double gamma,
+            double lambda, int n, float *out, double *target);
 /* What every learner knows of every sample of the step: its tokens' returns and their squares summed, and its KL
  * penalty, sum of logp - ref. tokens 0: there was no sample. */
 struct wz_outcome {
@@ -118,6 +127,7 @@ struct wz_estimate {
     const char *name;
     double (*relative)(double reward, const struct wz_peers *peers); /* NULL: the reward itself */
     bool whiten;
+    bool values; /* it needs a critic (wz_gae) */
 };
 extern const struct wz_estimate wz_estimates[]; /* ended by a row without a name */
 /* Turns the returns in own samples' turn->advantage into advantages; where the estimate has `relative`, these returns
@@ -220,6 +230,7 @@ struct wz_pack {
     int *count, *first;                   /* of sequence i: its rows, its first row */
     int *ids, *targets;                   /* of row i; target -1: no loss */
     float *logp, *d_logp;                 /* of row i's target; d_logp is the caller's to fill before backward */
+    const float *hidden;                  /* [n_rows, C] of the last forward, in backend memory */
 };
 void wz_pack_init(struct wz_pack *pack, struct wz_model *model, int rows, bool tape);
 void wz_pack_finish(struct wz_pack *pack);
@@ -242,6 +253,31 @@ void wz_pack_forward(struct wz_pack *pack, float temperature); /* fills logp */
 void wz_pack_backward(struct wz_pack *pack, float temperature, float *d_params);
 /* After the last backward into d_params; clears the pack. */
 void wz_pack_backward_end(struct wz_pack *pack, float *d_params);
+
+/* ---- critic.c: a value head, for estimates that need values ------------------------------------------------ */
+
+struct wz_critic {
+    struct wz_backend *be;
+    int channels;
+    float *w, *m,
+        *v;       /* [channels + 1] weights and bias, their moments: one block of the host, the same on all learners */
+    double *grad; /* [own leaves][channels + 1] */
+    float *host;  /* [rows, channels] where the backend has memory of its own */
+};
+/* rows: of a pack, at most. All zeros. */
+void wz_critic_init(struct wz_critic *critic, const struct wz_model *model, int leaves, int rows);
+void wz_critic_finish(struct wz_critic *critic); /* accepts zero */
+/* values[n] of the rows hidden[n,C] (backend memory) that have a target; 0 of the others. */
+void wz_critic_values(struct wz_critic *critic, const float *hidden, const int *targets, int n, double *values);
+/* One token's loss; *slope: its derivative by the value. clip 0: none. */
+double wz_critic_loss(double value, double old, double target, double clip, double *slope);
+/* Adds to the gradient of a leaf (of this learner, from 0) what has the slopes[n] at the rows. */
+void wz_critic_back(struct wz_critic *critic, int leaf, const float *hidden, const double *slopes, int n);
+/* d_hidden[n,C] (backend memory) += coef * slopes[n] times the weights. */
+void wz_critic_through(struct wz_critic *critic, float *d_hidden, const double *slopes, double coef, int n);
+/* Sums the leaves of all learners, and updates: step counts from 1 (0: the gradient is dropped). No decay, no clip. */
+void wz_critic_step(struct wz_critic *critic, struct wz_link *link, const struct wz_group *group,
+                    struct wz_arena *lists, int leaves, const struct wz_adamw *how, double lr, int step);
 
 /* ---- batches.c: samples in micro-batches, what neighbours begin with computed once ------------------------ */
 
@@ -267,6 +303,8 @@ struct wz_learner {
     struct wz_model *model;
     struct wz_pack pack, reference; /* reference.model NULL: no KL penalty */
     struct wz_optimizer opt;
+    struct wz_critic critic;   /* w NULL: none */
+    double *values, *d_values; /* [rows of the pack] with a critic */
     int agent;
     bool feedback;
     struct wz_arena lists; /* of a step */
@@ -276,6 +314,8 @@ void wz_learner_init(struct wz_learner *l, struct wz_model *model, struct wz_mod
                      int leaves, const struct wz_group *group, int micro, int longest);
 /* Prefixes that a leaf's samples share go forward and back once (batches.c). After init; longest as there. */
 void wz_learner_share(struct wz_learner *l, int longest);
+/* Gives it a critic, for estimates that need values. After init. */
+void wz_learner_criticise(struct wz_learner *l);
 void wz_learner_finish(struct wz_learner *l);
 /* What a step reports: sums or means over the group; NAN: a mean of nothing. */
 struct wz_step_stats {
@@ -287,7 +327,8 @@ struct wz_step_stats {
     double clipped;         /* share of tokens whose slope the clip makes 0 */
     double capped;          /* share of tokens whose importance weight is not their ratio */
     double mismatch,
-        max_gap; /* tokens whose log p is not the rollout's bit for bit (guarantee 1); the most it is off */
+        max_gap;       /* tokens whose log p is not the rollout's bit for bit (guarantee 1); the most it is off */
+    double value_loss; /* the critic's, a mean as the loss is; NAN without one */
     double grad_norm, lr, seconds;
     bool not_finite; /* the gradient was not, so no update was made */
 };

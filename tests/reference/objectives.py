@@ -93,12 +93,31 @@ def trl_loss(model, case):
     return GRPOTrainer._compute_loss(trainer, model, inputs)
 
 
+def states_values(model, turn, critic):
+    """Values of the states that predict the turn's tokens, by a value head {weights, bias} on the last hidden state."""
+    hidden = model.model(input_ids=torch.tensor([turn["context"] + turn["ids"]])).last_hidden_state[0]
+    return hidden[len(turn["context"]) - 1:-1] @ critic[:-1] + critic[-1]
+
+
+def gae(rewarded, values, gamma, lam):
+    """Generalized advantage estimation by its recursion."""
+    out, last, following = [], 0, 0
+    for reward, value in zip(rewarded.flip(0), values.flip(0)):
+        last = reward + gamma * following - value + gamma * lam * last
+        following = value
+        out.insert(0, last)
+    return torch.stack(out)
+
+
 def openrlhf_loss(model, case):
-    """OpenRLHF's loss for its advantage estimators reinforce (REINFORCE++) and reinforce_baseline: a token's reward is -beta times k1,
-    and the sample's reward at its last token; an advantage is the sum of the rewards from its token on, normalised over the batch's
-    tokens with the variance clamped at 1e-8; PPO's clipped loss, whose mean is over tokens or over samples of their means."""
+    """OpenRLHF's loss for its advantage estimators reinforce (REINFORCE++), reinforce_baseline and gae (PPO): a token's reward is -beta
+    times k1, and the sample's reward at its last token; an advantage is the sum of the rewards from its token on, or GAE's, normalised
+    over the batch's tokens with the variance clamped at 1e-8; PPO's clipped loss, whose mean is over tokens or over samples of their
+    means; of the critic half the larger of the squared distances from the target, of the value and of the clipped value."""
     _, estimator, mean = case["theirs"].split()
     total, count, tokens = 0, len(case["turns"]), sum(len(t["ids"]) for t in case["turns"])
+    critic = torch.tensor(case["critic_now"], dtype=torch.double, requires_grad=True) if estimator == "gae" else None
+    value_total, targets, before = 0, [], []
     scores = rewards(case)
     if estimator == "reinforce_baseline":
         scores = scores - scores.mean(1, keepdim=True)
@@ -107,11 +126,17 @@ def openrlhf_loss(model, case):
         kl = torch.tensor(turn["old"], dtype=torch.double) - torch.tensor(turn["ref"] or turn["old"], dtype=torch.double)
         rewarded = -case["beta"] * kl
         rewarded[-1] += score
-        advantages.append(rewarded.flip(0).cumsum(0).flip(0))
+        if critic is None:
+            advantages.append(rewarded.flip(0).cumsum(0).flip(0))
+            continue
+        with torch.no_grad():
+            before.append(states_values(model, turn, torch.tensor(case["critic"], dtype=torch.double)))
+        advantages.append(gae(rewarded, before[-1], case["gamma"], case["lambda"]))
+        targets.append(advantages[-1] + before[-1])
     whole = torch.cat(advantages)
     centre = whole.sum() / tokens
     scale = ((whole - centre) ** 2).sum() / tokens
-    for turn, advantage in zip(case["turns"], advantages):
+    for i, (turn, advantage) in enumerate(zip(case["turns"], advantages)):
         advantage = (advantage - centre) / scale.clamp(min=1e-8).sqrt()
         ids = torch.tensor([turn["context"] + turn["ids"]])
         n = len(turn["ids"])
@@ -119,7 +144,20 @@ def openrlhf_loss(model, case):
         ratio = (now - torch.tensor(turn["old"], dtype=torch.double)).exp()
         each = torch.minimum(ratio * advantage, ratio.clamp(1 - case["low"], 1 + case["high"]) * advantage)
         total = total - (each.sum() / tokens if mean == "token" else each.mean() / count)
-    return total
+        if critic is None:
+            continue
+        values = states_values(model, turn, critic)
+        near = before[i] + (values - before[i]).clamp(-case["value_clip"], case["value_clip"])
+        each = 0.5 * torch.maximum((near - targets[i]) ** 2, (values - targets[i]) ** 2)
+        value_total = value_total + (each.sum() / tokens if mean == "token" else each.mean() / count)
+    assert abs(total.item() - case["loss"]) < 1e-5 * max(1, abs(total.item())), f"loss {case['loss']}, theirs {total.item()}"
+    if critic is None:
+        return total
+    theirs = torch.autograd.grad(value_total, critic, retain_graph=True)[0]
+    off = (torch.tensor(case["critic_gradient"], dtype=torch.double) - theirs).norm() / theirs.norm()
+    assert off < 1e-5, f"{case['theirs']}: gradient of the critic: off by a relative {off:.2g}"
+    assert abs(value_total.item() - case["value_loss"]) < 1e-5 * value_total.item(), f"value loss {case['value_loss']}"
+    return total + case["coef"] * value_total
 
 
 for i, case in enumerate(json.load(open(DIR + "/cases.json"))):
@@ -128,7 +166,8 @@ for i, case in enumerate(json.load(open(DIR + "/cases.json"))):
     loss = (openrlhf_loss if "openrlhf" in case["theirs"] else trl_loss)(model, case)
     loss.backward()
     what = f"{case['theirs']} {case['importance']} (case {i})"
-    assert abs(loss.item() - case["loss"]) < 1e-5 * max(1, abs(loss.item())), f"{what}: loss {case['loss']}, theirs {loss.item()}"
+    ours_loss = case["loss"] + case.get("coef", 0) * case["value_loss"]
+    assert abs(loss.item() - ours_loss) < 1e-5 * max(1, abs(loss.item())), f"{what}: loss {ours_loss}, theirs {loss.item()}"
     for name, p in model.named_parameters():
         off = (ours[name].double() - p.grad).norm() / p.grad.norm()
         assert off < 1e-5, f"{what}: gradient of {name}: off by a relative {off:.2g}"
