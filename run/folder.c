@@ -423,6 +423,7 @@ int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err)
     int rc = wz_recipe_load(&was, path, NULL, 0, err);
 
     if (rc == 0) rc = wz_recipe_resumes(was, recipe, err);
+    else wz_fail(err, "%.500s; restore it: it says what run the checkpoints are of", err->text);
     wz_recipe_destroy(was);
     free(path);
     return rc;

@@ -27,7 +27,8 @@ int wz_history_file(const char *run, const char *name, const json_t *was, size_t
     const json_int_t had = json_integer_value(json_object_get(then, "bytes"));
     char *path = wz_path("%s/%s", run, name), is[32] = "";
     struct wz_map map = { 0 };
-    int rc = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
+    const int unread = wz_file_exists(path) ? wz_map_open(&map, path, err) : 0;
+    int rc = unread;
 
     if (rc == 0 && was && (!want || had < 0)) rc = wz_fail(err, "the checkpoint's manifest does not describe it");
     else if (rc == 0 && was && (size_t)had > map.len)
@@ -39,7 +40,7 @@ int wz_history_file(const char *run, const char *name, const json_t *was, size_t
             rc = wz_fail(err, "expected %s of the %" PRId64 " bytes that it had at the last checkpoint, got %s", want,
                          (int64_t)had, is);
     }
-    if (rc < 0) wz_fail_in(err, "%s", path);
+    if (rc < 0 && !unread) wz_fail_in(err, "%s", path);
     const size_t n = map.len < most ? map.len : most;
     describe(is, map.bytes, n);
     json_object_set_new(now, name, json_pack("{s:I, s:s}", "bytes", (json_int_t)n, "is", is));
