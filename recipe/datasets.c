@@ -122,7 +122,7 @@ void wz_datasets_help(FILE *out, bool markdown)
     fprintf(out,
             "`dataset: NAME` in an element of data[] or eval[] gives column, harmful, kind, group, only, answer the\n"
             "values below: a file is read as it is published. A key that is given overrides them, and an\n"
-            "empty cell is the key's own default. The licence and the use are as the publishers have them.\n"
+            "empty cell is the key's own default. Licences and uses are a reminder: the publisher's own page decides.\n"
             "A Parquet file is made JSON lines first:\n\n    " PARQUET "\n\n");
     if (markdown)
         fprintf(out,
