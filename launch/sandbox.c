@@ -17,7 +17,7 @@
 
 static const char *const specials[] = { "<pad>", "<end>", "<sys>", "<user>", "<asst>" };
 enum { END = 1 };
-static const char conversation_system[] = "talk", feedback_system[] = "review";
+static const char conversation_system[] = "talk", feedback_system[] = "review", attacker_system[] = "twist";
 /* The pre-tokenizer's regex: words, numbers and punctuation with one leading space, else runs of spaces. */
 static const char cut_pattern[] = " ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 static const char chat_template[] =
@@ -160,6 +160,34 @@ static int write_lessons(const char *dir, uint64_t seed, char world, bool think,
     int rc = write_in(dir, "sft.jsonl", &text, err);
     wz_buf_finish(&text);
     wz_lesson_finish(&lesson);
+    return rc;
+}
+
+/* Lessons for an attacker: a request, and the same once more in another form, wrapped or not. Which wrappers work it
+ * has to find out. */
+static int write_attacks(const char *dir, uint64_t seed, int n, struct wz_err *err)
+{
+    struct wz_buf out = { 0 }, text = { 0 };
+
+    for (int i = 0; i < n; i++) {
+        struct wz_key key = { seed, WZ_RNG_WORLD, 3, (uint32_t)i, 0, 0 };
+        struct wz_ask ask = wz_world_draw(seed ^ 0x61747461636bu, (enum wz_kind)(i % WZ_KINDS), WZ_TRAIN, (uint32_t)i);
+        wz_buf_str(&out, "{\"messages\":[");
+        add_message(&out, "system", attacker_system, strlen(attacker_system));
+        wz_buf_clear(&text);
+        wz_world_prompt(&ask, &text);
+        add_message(&out, "user", text.data, text.len);
+        ask.form = (int)wz_below(key, WZ_FORMS);
+        key.c = 1;
+        ask.wrapper = (int)wz_below(key, 1 + WZ_WRAPPERS);
+        wz_buf_clear(&text);
+        wz_world_prompt(&ask, &text);
+        add_message(&out, "assistant", text.data, text.len);
+        wz_buf_str(&out, "],\"train\":\"all\"}\n");
+    }
+    int rc = write_in(dir, "attacks.jsonl", &out, err);
+    wz_buf_finish(&out);
+    wz_buf_finish(&text);
     return rc;
 }
 
@@ -419,7 +447,7 @@ static int write_guard(const char *dir, uint64_t seed, int n, struct wz_err *err
 int wz_cmd_sandbox(int argc, char **argv)
 {
     uint64_t seed = 1;
-    int lessons = 89600, replies = 0, status;
+    int lessons = 89600, replies = 0, attacks = 0, status;
     const char *world = "B";
     bool think = false;
     const struct wz_option options[] = {
@@ -430,6 +458,9 @@ int wz_cmd_sandbox(int argc, char **argv)
           "also replies with their labels, replies-train.jsonl (N) and -test.jsonl, and guard/, an untrained\n"
           "guard model in the shape of WildGuard (0: none)",
           0, 10000000 },
+        { "attacks", 0, WZ_INT, &attacks, "N",
+          "also attacks.jsonl: so many conversations that teach an attacker to rewrite requests (0: none)", 0,
+          10000000 },
         { "think", 0, WZ_FLAG, &think, NULL,
           "replies begin with a thought whose verdict they go by, at times a wrong one; also prefills-train, -dev\n"
           "and -test.jsonl, thoughts that lead astray",
@@ -456,6 +487,7 @@ int wz_cmd_sandbox(int argc, char **argv)
     if (wz_mkdirs(dir, &err) < 0 || write_prompts(dir, seed, think, &err) < 0 ||
         write_lessons(dir, seed, *world, think, lessons, &err) < 0 ||
         write_base(base, seed, think ? thoughts : "", CONTEXT, &err) < 0 ||
+        (attacks && write_attacks(dir, seed, attacks, &err) < 0) ||
         (replies && write_guard(dir, seed, replies, &err) < 0))
         status = wz_give_up("sandbox", &err);
     free(base);

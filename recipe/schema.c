@@ -92,7 +92,9 @@
 
 #define AGENT(T, S) \
     T##_TEXT(S, name, NULL, "name", BITS, "the agent's name") \
-    T##_TEXT(S, role, NULL, "conversation|feedback", BITS, "what it does in the game (WaltzRL 2.1)") \
+    T##_TEXT(S, role, NULL, "conversation|feedback|attacker", BITS, \
+             "what it does in the game: answers, gives feedback on the answer (WaltzRL 2.1), or rewrites the prompt " \
+             "before the others see it; judges see it as it was") \
     T##_TEXT(S, model, NULL, "text", BITS, \
              "Hugging Face folder, GGUF file or hub name (org/name@revision, in the local cache) of its first " \
              "weights; a stage's reference model is its weights then") \
@@ -264,12 +266,12 @@
 
 #define REWARD(T, S) \
     T##_TEXT(S, term, NULL, "name", BITS, \
-             "outcome: 1 for a reply that is neither unsafe nor an overrefusal. score, comply_score: 1 less how sure " \
-             "the judges are that it is harmful, that it declines. refuse: it declines; explain: and says why; " \
-             "comply: it answers (0.5 in part), not unsafely. math: it ends with the right answer, as GSM8K's do. " \
-             "Of feedback, these are about the next reply; its own are dir, " \
-             "label (WaltzRL 2.2) and format") \
-    T##_TEXT(S, role, "conversation", "conversation|feedback", BITS, \
+             "outcome: 1 for a reply that is neither unsafe nor an overrefusal; unsafe: 1 for one that is unsafe. " \
+             "score, comply_score: 1 less how sure the judges are that it is harmful, that it declines. refuse: it " \
+             "declines; explain: and says why; comply: it answers (0.5 in part), not unsafely. math: it ends with " \
+             "the right answer, as GSM8K's do. Of feedback and attacks, these are about the reply that came of it; " \
+             "feedback's own are dir, label and format (WaltzRL 2.2)") \
+    T##_TEXT(S, role, "conversation", "conversation|feedback|attacker", BITS, \
              "whose turns are paid so; a role that has elements here has no others: these replace WaltzRL's") \
     T##_TEXT(S, kind, "", NULL, BITS, \
              "kind of prompt; empty: every kind that no other element of the role names") \
@@ -320,7 +322,8 @@
              "0.5 or more; any, where one of them raises it. A reply on which one of them failed has no verdict") \
     T##_LIST(S, rewards, n_rewards, reward, WZ_MAX_TERMS, \
              "what turns are paid for, by kind of prompt; a role without elements is paid as in WaltzRL 2.2: " \
-             "conversation the outcome, feedback by alpha, lambda, gamma and feedback_bonus") \
+             "conversation the outcome, feedback by alpha, lambda, gamma and feedback_bonus; attacker unsafe, and " \
+             "its game is zero-sum where it is paid the outcome with coefficient -1") \
     T##_INT(S, leaves, "8", "[1,128]", BITS, \
             "parts of a batch whose gradients are summed in a fixed tree: a power of two that the number of learner " \
             "ranks divides") \

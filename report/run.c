@@ -151,7 +151,10 @@ void wz_facts_write(struct wz_buf *out, const struct wz_shown *run)
         write_fact(out, "temperature of evaluations", r->evaluate.temperature > 0 ? "%g" : "%g (greedy)",
                    r->evaluate.temperature);
         for (unsigned i = 0; i < r->n_agents; i++)
-            write_fact(out, strcmp(r->agents[i].role, WZ_FEEDBACK) ? "conversation agent" : "feedback agent",
+            write_fact(out,
+                       !strcmp(r->agents[i].role, WZ_FEEDBACK)   ? "feedback agent"
+                       : !strcmp(r->agents[i].role, WZ_ATTACKER) ? "attacker"
+                                                                 : "conversation agent",
                        "%s, from %s, trained at temperature %g", r->agents[i].name, r->agents[i].model,
                        r->agents[i].temperature);
         write_fact(out, "recipe", "%s", r->name);

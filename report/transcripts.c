@@ -89,14 +89,15 @@ static void write_chip(struct wz_buf *out, const char *class, const char *text)
 
 static void write_turn(struct wz_buf *out, const json_t *turn)
 {
-    const bool feedback = !is_reply(turn);
+    const bool feedback = !is_reply(turn), attack = !strcmp(text_of(turn, "role"), WZ_ATTACKER);
     const json_t *reward = json_object_get(turn, "reward");
     bool unsafe = flag(turn, "unsafe"), overrefuse = flag(turn, "overrefuse"), valid = flag(turn, "valid");
     const char *finish = text_of(turn, "finish_reason");
 
     wz_buf_printf(out, "<div class=\"turn %s\"><div class=\"who\"><b>", feedback ? "feedback" : "answer");
     wz_html_wrap(out, "", text_of(turn, "agent"), "</b>");
-    if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
+    if (attack) write_chip(out, "quiet", valid ? "rewrites the prompt" : "not used");
+    else if (feedback && !valid) write_chip(out, "bad", "not valid JSON");
     else if (unsafe || overrefuse) {
         if (unsafe) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: unsafe" : "unsafe");
         if (overrefuse) write_chip(out, feedback ? "flag" : "bad", feedback ? "flags: overrefusal" : "overrefuses");
@@ -109,7 +110,7 @@ static void write_turn(struct wz_buf *out, const json_t *turn)
     if (json_is_number(reward))
         wz_buf_printf(out, "<span class=\"reward\">reward %.3g</span>", json_number_value(reward));
     wz_buf_str(out, "</div>");
-    if (feedback && valid) {
+    if (feedback && valid && !attack) {
         if (*text_of(turn, "feedback")) write_text(out, "text", text_of(turn, "feedback"));
         wz_buf_str(out, "<details><summary>whole output</summary>");
         write_text(out, "text raw", text_of(turn, "text"));

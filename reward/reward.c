@@ -34,6 +34,9 @@ static double outcome_of(const Wz__Turn *c)
  * dir, and not times the label: a right label and a next reply mean R_c(c_t) = 0, where it would equal dir. */
 TERM(outcome) { return reply ? outcome_of(reply) : 0; }
 
+/* What an attacker is paid for. Outcome with coefficient -1 also pays it for replies that overrefuse. */
+TERM(unsafe) { return reply && reply->judged_unsafe; }
+
 TERM(dir) { return turn->dir * turn->label; }
 
 TERM(label) { return turn->label; }
@@ -62,6 +65,7 @@ TERM(math) { return reply && wz_math_solved(wz_turn_answer(reply), e->answer); }
 
 static const struct wz_term terms[] = {
     { "outcome", NULL, outcome },
+    { "unsafe", NULL, unsafe },
     { "dir", WZ_FEEDBACK, dir },
     { "label", WZ_FEEDBACK, label },
     { "format", NULL, format },

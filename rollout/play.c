@@ -4,6 +4,8 @@
  *   conversation, c_0:  [system_c] [user prompt]
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only, without its thought
+ * Where an attacker rewrites the prompt, [system_a] [user prompt], both others see what it wrote in the prompt's place;
+ * one that wrote nothing, or was cut off, leaves it as it is. Judges see the prompt as it was.
  * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
  * the feedback agent gets its text. The feedback string is text by nature: it is cut out of a JSON document.
  *
@@ -137,18 +139,44 @@ static void call_run(struct call *call, const struct wz_player *p)
     call->n = 0;
 }
 
+/* ---- attacker: rewrites the prompt -------------------------------------------------------------------------- */
+
+static void ask_attacker(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
+                         struct wz_ask *ask)
+{
+    ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
+}
+
+static void read_attacker(const struct wz_player *p, Wz__Turn *t)
+{
+    t->valid = !t->truncated && t->text[strspn(t->text, " \t\n\v\f\r")];
+}
+
+static const char *after_attacker(const struct wz_game *game, const Wz__Episode *e) { return WZ_CONVERSATION; }
+
+/* The attack that the others see; NULL: they see the prompt. */
+static const Wz__Turn *attack_of(const Wz__Episode *e)
+{
+    const int last = wz_turn_last(e, WZ_ATTACKER);
+
+    return last >= 0 && e->turns[last]->valid ? e->turns[last] : NULL;
+}
+
 /* ---- conversation: answers the prompt, then revises its reply ---------------------------------------------- */
 
 static void ask_conversation(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
                              struct wz_ask *ask)
 {
     ask->about = wz_turn_last(e, WZ_CONVERSATION);
-    ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
-    for (size_t i = e->resets; i < e->n_turns; i++) { /* of replies that were reset the last only */
+    const Wz__Turn *attack = attack_of(e);
+    ask->messages[ask->n++] = !attack                ? (struct wz_message){ WZ_USER, e->prompt, NULL, 0 }
+                              : game->one_vocabulary ? (struct wz_message){ WZ_USER, NULL, attack->ids, said(attack) }
+                                                     : (struct wz_message){ WZ_USER, attack->text, NULL, 0 };
+    for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
-        ask->messages[ask->n++] = wz_turn_is(t, WZ_CONVERSATION)
-                                      ? (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) }
-                                      : (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
+        if (wz_turn_is(t, WZ_FEEDBACK)) ask->messages[ask->n++] = (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
+        else if (wz_turn_is(t, WZ_CONVERSATION) && t->round >= e->resets) /* of those that were reset the last only */
+            ask->messages[ask->n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) };
     }
 }
 
@@ -165,9 +193,10 @@ static void ask_feedback(const struct wz_game *game, const struct wz_player *p, 
                          struct wz_ask *ask)
 {
     ask->about = wz_turn_last(e, WZ_CONVERSATION);
-    const Wz__Turn *c = e->turns[ask->about];
+    const Wz__Turn *c = e->turns[ask->about], *attack = attack_of(e);
 
-    wz_buf_printf(&ask->text, "User:%s\nAgent:%s", e->prompt, game->one_vocabulary ? "" : wz_turn_answer(c));
+    wz_buf_printf(&ask->text, "User:%s\nAgent:%s", attack ? attack->text : e->prompt,
+                  game->one_vocabulary ? "" : wz_turn_answer(c));
     ask->messages[ask->n] = (struct wz_message){ WZ_USER, ask->text.data, NULL, 0 };
     if (game->one_vocabulary) {
         ask->messages[ask->n].ids = c->ids + c->thought_ids;
@@ -204,6 +233,7 @@ static const char *after_feedback(const struct wz_game *game, const Wz__Episode 
 /* ---- the game ---------------------------------------------------------------------------------------------- */
 
 const struct wz_seat wz_seats[] = {
+    { WZ_ATTACKER, ask_attacker, read_attacker, after_attacker },
     { WZ_CONVERSATION, ask_conversation, wz_thought_read, after_conversation },
     { WZ_FEEDBACK, ask_feedback, read_feedback, after_feedback },
     { 0 },
@@ -229,6 +259,12 @@ static struct wz_player *next_player(const struct wz_game *game, const struct wz
     return NULL;
 }
 
+/* An episode that has ended has a reply, or is discarded. */
+static void unanswered(Wz__Episode *e, const struct wz_player *last)
+{
+    if (!e->discard[0] && wz_turn_last(e, WZ_CONVERSATION) < 0) end_early(e, last, "no reply came of its turn");
+}
+
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
     struct call call = {
@@ -246,7 +282,10 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
                 if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
             call_run(&call, p);
             for (int i = 0; i < n; i++)
-                if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) left--;
+                if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
+                    unanswered(episodes[i], p);
+                    left--;
+                }
         }
     for (int i = 0; i < n; i++) wz_ids_finish(&call.contexts[i]);
     free(call.requests);

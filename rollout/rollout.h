@@ -1,5 +1,6 @@
 /* rollout: episodes are played. A game is a list of players, each in a seat; a seat says how its role is asked, how its
- * answer is read, and who is next. WaltzRL's game (2.1) is the first two rows of the table:
+ * answer is read, and who is next. WaltzRL's game (2.1) is two rows of the table, before which an attacker may rewrite
+ * the prompt:
  *
  *     prompt ─▶ c0 ─▶ f0 ─▶ no flag, not valid, or max_rounds reached? ─▶ end
  *                      └──── else ─▶ c1 ─▶ f1 ...
@@ -45,7 +46,7 @@ struct wz_seat {
     /* The role that speaks after this seat's turn, the last of e; NULL, or a role that nobody has: the episode ends. */
     const char *(*next)(const struct wz_game *game, const Wz__Episode *e);
 };
-extern const struct wz_seat wz_seats[];               /* up to a row without a role; the first row begins a game */
+extern const struct wz_seat wz_seats[]; /* up to a row without a role; the first that has a player begins a game */
 const struct wz_seat *wz_seat_find(const char *role); /* NULL: no such row */
 
 /* One agent in its seat. All pointers are borrowed. */

@@ -462,8 +462,6 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
             return wz_job_agent_fail(recipe, a->recipe, err);
     }
     seat_players(job);
-    if (job->roles.rollout.me >= 0 && (!job->game.n_players || job->game.players[0]->seat != wz_seats))
-        return wz_fail(err, "agents: none has the role %s", wz_seats->role);
     if (!(training && wz_job_supervised(recipe)) && open_judges(job, err) < 0) return -1;
     if (training && !wz_job_supervised(recipe) &&
         (load_sets(&job->data, recipe->data, recipe->n_data, recipe->seed, err) < 0 ||
@@ -585,10 +583,14 @@ struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recip
         if (learn && job->agents[i].feedback) k = learn;
     }
     if (!add_terms(&rewards, job->recipe, WZ_CONVERSATION)) wz_rewards_add(&rewards, WZ_CONVERSATION, "outcome", 1);
-    if (add_terms(&rewards, job->recipe, WZ_FEEDBACK)) return rewards;
-    wz_rewards_add(&rewards, WZ_FEEDBACK, k->feedback_bonus, k->alpha);
-    wz_rewards_add(&rewards, WZ_FEEDBACK, "label", k->lambda);
-    wz_rewards_add(&rewards, WZ_FEEDBACK, "format", k->gamma);
+    if (!add_terms(&rewards, job->recipe, WZ_FEEDBACK)) {
+        wz_rewards_add(&rewards, WZ_FEEDBACK, k->feedback_bonus, k->alpha);
+        wz_rewards_add(&rewards, WZ_FEEDBACK, "label", k->lambda);
+        wz_rewards_add(&rewards, WZ_FEEDBACK, "format", k->gamma);
+    }
+    const bool paid = add_terms(&rewards, job->recipe, WZ_ATTACKER);
+    for (unsigned i = 0; i < job->recipe->n_agents && !paid; i++)
+        if (!strcmp(job->recipe->agents[i].role, WZ_ATTACKER)) wz_rewards_add(&rewards, WZ_ATTACKER, "unsafe", 1);
     return rewards;
 }
 

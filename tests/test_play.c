@@ -96,11 +96,11 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
 static struct wz_model weights[2] = { { .version = 3, .hash = 33 }, { .version = 4, .hash = 44 } };
 static const struct wz_ids stops = { (int[]){ '.', ';' }, 2, 2 };
 static struct wz_player conversation = {
-    &wz_seats[0], .model = &weights[0], .stops = &stops, .system = "sc",   .max_tokens = 3,
+    &wz_seats[1], .model = &weights[0], .stops = &stops, .system = "sc",   .max_tokens = 3,
     .top_k = 7,   .temperature = 2,     .top_p = 0.75f,  .min_p = 0.0625f, .agent = 0,
 };
 static struct wz_player feedback = {
-    &wz_seats[1], .model = &weights[1], .stops = &stops, .system = "sf",  .max_tokens = 90,
+    &wz_seats[2], .model = &weights[1], .stops = &stops, .system = "sf",  .max_tokens = 90,
     .top_k = 5,   .temperature = 0.5f,  .top_p = 0.25f,  .min_p = 0.125f, .agent = 1,
 };
 
@@ -574,10 +574,10 @@ static void a_third_seat_plays(void **state)
     } want[] = {
         { "attacker", "[u]attack p", -1, 2, 0 },
         { "conversation", "[s]sc[u]please p", 0, 0, 0 },
-        { "feedback", "[s]sf[u]User:p\nAgent:no", 1, 1, 0 },
+        { "feedback", "[s]sf[u]User:please p\nAgent:no", 1, 1, 0 },
         { "attacker", "[u]attack p[u]no", 1, 2, 1 },
         { "conversation", "[s]sc[u]please", 3, 0, 1 },
-        { "feedback", "[s]sf[u]User:p\nAgent:ok", 4, 1, 1 },
+        { "feedback", "[s]sf[u]User:please\nAgent:ok", 4, 1, 1 },
     };
 
     attacked.ask = ask_attacked;
@@ -605,6 +605,45 @@ static void a_third_seat_plays(void **state)
     wz_episode_free(e);
     e = play_game(&game, "p", (const char *const[]){ "rude." }, 1);
     assert_int_equal(e->n_turns, 1); /* what the seat read decides who is next */
+    wz_episode_free(e);
+}
+
+/* The table's attacker: the others see what it wrote in the prompt's place, as its ids or as text; one that wrote
+ * nothing, or was cut off by max_tokens, leaves the prompt as it is, and one that the window cut leaves no reply. */
+static void an_attacker_rewrites_the_prompt(void **state)
+{
+    static const struct {
+        const char *attack, *seen;
+    } rows[] = { { "do p!.", "do p!" }, { " .", "p" }, { ".", "p" }, { "do p!", "p" } };
+    struct wz_player a = { wz_seat_find(WZ_ATTACKER), .model = &weights[0], .stops = &stops, .system = "sa",
+                           .agent = 2 };
+
+    assert_ptr_equal(wz_seat_find(WZ_ATTACKER), &wz_seats[0]);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        for (int ids = 0; ids < 2; ids++) {
+            const struct wz_game game = { { &a, &conversation, &feedback }, 3, 1, ids, 5 };
+            const char *const answers[] = { rows[i].attack, "hi.", FEEDBACK(true, false, "f"), "ok." };
+            char *first = wz_path("[s]sc[u]%s", rows[i].seen),
+                 *review = wz_path("[s]sf[u]User:%s\nAgent:hi", rows[i].seen), *second = wz_path("%s[a]hi[u]f", first);
+            Wz__Episode *e = play_game(&game, "p", answers, 4);
+            assert_int_equal(e->n_turns, 4);
+            assert_string_equal(shown[0], "[s]sa[u]p");
+            assert_string_equal(shown[1], first);
+            assert_string_equal(shown[2], review);
+            assert_string_equal(shown[3], second);
+            for (int t = 0; t < 4; t++) assert_int_equal(e->turns[t]->about, ((int[]){ -1, -1, 1, 1 })[t]);
+            assert_string_equal(e->prompt, "p");
+            assert_string_equal(e->discard, "");
+            wz_episode_free(e);
+            free(first), free(review), free(second);
+        }
+    const struct wz_game game = { { &a, &conversation }, 2, 1, false, 5 };
+    Wz__Episode *e = play_game(&game, "p", (const char *const[]){ "do~", "never." }, 2);
+    assert_int_equal(calls, 1);
+    assert_string_equal(e->discard, "no reply came of its turn");
+    wz_episode_free(e);
+    e = play_game(&game, "p", NULL, 0);
+    assert_string_equal(e->discard, "no room");
     wz_episode_free(e);
 }
 
@@ -654,6 +693,7 @@ int main(void)
         cmocka_unit_test(resets_go_on_from_the_thought),
         cmocka_unit_test(what_cannot_be_given_ends_the_episode),
         cmocka_unit_test(a_third_seat_plays),
+        cmocka_unit_test(an_attacker_rewrites_the_prompt),
         cmocka_unit_test(episodes_end_on_their_own),
     };
 

@@ -247,6 +247,29 @@ static void terms_of_replies(void **state)
         }
 }
 
+/* An attacker is paid for the first reply, in a game of two or of three; with outcome below 0 the game is zero-sum. */
+static void an_attacker_is_paid_for_harm(void **state)
+{
+    struct wz_rewards rows = { 0 };
+
+    wz_rewards_add(&rows, WZ_CONVERSATION, "outcome", 1);
+    for (int bad = 0; bad < 2; bad++)
+        for (int zero_sum = 0; zero_sum < 2; zero_sum++)
+            for (int revised = 0; revised < 2; revised++) {
+                rows.n = 1;
+                wz_rewards_add(&rows, WZ_ATTACKER, zero_sum ? "outcome" : "unsafe", zero_sum ? -1 : 1);
+                Wz__Episode *e = wz_episode_new();
+                add(e, WZ_ATTACKER, -1, false);
+                add(e, WZ_CONVERSATION, -1, bad);
+                add(e, WZ_FEEDBACK, 1, bad);
+                if (revised) add(e, WZ_CONVERSATION, 1, false);
+                wz_reward_turns(&rows, e);
+                assert_float_equal(e->turns[0]->reward, zero_sum ? bad - 1 : bad, 0);
+                if (zero_sum) assert_float_equal(e->turns[0]->reward + e->turns[1]->reward, 0, 0);
+                wz_episode_free(e);
+            }
+}
+
 /* ---- labelling whole episodes with a scripted judge ------------------------------------------------------- */
 
 /* "bad": harmful; "no": refusal; "part": partly; "broken": the judge fails on it. */
@@ -495,6 +518,7 @@ int main(void)
         cmocka_unit_test(rows_are_chosen_by_role),
         cmocka_unit_test(rows_are_chosen_by_kind),
         cmocka_unit_test(terms_of_replies),
+        cmocka_unit_test(an_attacker_is_paid_for_harm),
         cmocka_unit_test(a_fixed_reply_pays_both),
         cmocka_unit_test(a_false_alarm_pays_the_format_only),
         cmocka_unit_test(a_partial_refusal_is_no_overrefusal),
