@@ -220,13 +220,33 @@ static void files_are_those_listed(void **state)
     free(sub);
 }
 
+/* A manifest holds so many lengths of stages, and a run is extended no further: its checkpoints could not be read. */
+static void a_run_is_extended_so_often(void **state)
+{
+    struct wz_progress p;
+    struct wz_err err;
+
+    for (int more = 0; more < 2; more++) {
+        json_t *root = good(), *lengths = json_object_get(root, "lengths");
+        while ((int)json_array_size(lengths) < WZ_MAX_LENGTHS + more)
+            json_array_append_new(lengths, json_pack("{s:i, s:i, s:i}", "stage", 60, "steps", 1, "from", 0));
+        put_manifest(root);
+        assert_int_equal(load(&p, &err), -more);
+        if (more) assert_non_null(strstr(err.text, "lengths: expected a list of at most 128 rows"));
+        recipe->stages[1].steps = 15;
+        if (!more) assert_int_equal(wz_progress_extend(&p, recipe, &err), -1);
+        if (!more) assert_non_null(strstr(err.text, "stages.1.steps: the stages of the run in"));
+        if (!more) assert_non_null(strstr(err.text, "have had 128 lengths"));
+        recipe->stages[1].steps = 14;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_was_written_is_read),
-        cmocka_unit_test(what_no_run_writes_is_refused),
-        cmocka_unit_test(a_seal_is_of_all_values),
-        cmocka_unit_test(files_are_those_listed),
+        cmocka_unit_test(what_was_written_is_read),   cmocka_unit_test(what_no_run_writes_is_refused),
+        cmocka_unit_test(a_seal_is_of_all_values),    cmocka_unit_test(files_are_those_listed),
+        cmocka_unit_test(a_run_is_extended_so_often),
     };
     char *path = test_scratch("manifest.yaml");
     struct wz_err err;
