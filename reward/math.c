@@ -49,7 +49,7 @@ static bool take_separator(const char **s)
     const char *t = *s;
 
     if (!take(&t, "{,}") && !take(&t, ",")) return false;
-    if (!is_digit(t[0]) || !is_digit(t[1]) || !is_digit(t[2]) || is_digit(t[3])) return false; /* groups of three */
+    if (!is_digit(t[0]) || !is_digit(t[1]) || !is_digit(t[2])) return false; /* groups of three */
     *s = t;
     return true;
 }
@@ -194,6 +194,6 @@ bool wz_math_solved(const char *reply, const char *answer)
     for (const char *at; (at = strstr(right, mark));) right = at + strlen(mark);
     if (!said) return false;
     said += strlen(mark);
-    if (strchr(said, '#') || !said[strspn(said, " \t\n\v\f\r")]) return false; /* a second one, or no answer */
+    if (!said[strspn(said, " \t\n\v\f\r")]) return false;
     return read_number(right, &b) ? read_number(said, &a) && equal(&a, &b) : same_text(said, right);
 }

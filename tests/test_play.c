@@ -410,6 +410,32 @@ static void replies_begin_with_what_is_given(void **state)
     marks = false;
 }
 
+/* A thought that the template opened is gone on with: no second mark, and no blank where there is one. */
+static void given_thoughts_go_on_from_the_template(void **state)
+{
+    static const char *const prompts[] = { "p[a]<think>", "p[a]<think>\n", "p[a]<think> " };
+
+    for (size_t i = 0; i < WZ_COUNT(prompts); i++) {
+        struct wz_player thinker = conversation;
+        const struct wz_game game = { { &thinker }, 1, 0, false, 5 };
+        Wz__Episode *e = wz_episode_new();
+        char *want = wz_path("[u]%s%s", prompts[i], i ? "it is" : " it is");
+        thinker.think = true;
+        thinker.system = "";
+        memset(script, 0, sizeof script);
+        script[0] = "</think>a.";
+        calls = 0;
+        wz_set_string(&e->prompt, prompts[i], strlen(prompts[i]));
+        wz_set_string(&e->prefill, " it is", 6);
+        wz_play(&game, &e, 1);
+        assert_string_equal(shown[0], want);
+        assert_string_equal(wz_turn_answer(e->turns[0]), "a");
+        assert_true(e->turns[0]->valid);
+        wz_episode_free(e);
+        free(want);
+    }
+}
+
 /* A thought that the template opened costs nothing, nor does one that the agent opens; twice, or never ended, does.
  * What is not behind the end of a thought is no answer, and nothing hides behind a mark that ends none. */
 static void thoughts_are_read(void **state)
@@ -688,6 +714,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_played_says_why),
         cmocka_unit_test(every_turn_has_its_own_key),
         cmocka_unit_test(replies_begin_with_what_is_given),
+        cmocka_unit_test(given_thoughts_go_on_from_the_template),
         cmocka_unit_test(thoughts_are_read),
         cmocka_unit_test(feedback_sees_no_thought),
         cmocka_unit_test(resets_go_on_from_the_thought),
