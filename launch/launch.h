@@ -22,6 +22,7 @@ int wz_cmd_inspect(int argc, char **argv);
 int wz_cmd_sandbox(int argc, char **argv);
 int wz_cmd_judge(int argc, char **argv);
 int wz_cmd_fsck(int argc, char **argv);
+int wz_cmd_sweep(int argc, char **argv);
 
 /* ---- train.c ---------------------------------------------------------------------------------------------- */
 

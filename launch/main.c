@@ -30,6 +30,7 @@ static const struct command {
     { "inspect", wz_cmd_inspect, "what a model, a checkpoint, a record or a file of prompts holds" },
     { "tokenize", wz_cmd_tokenize, "turn texts and conversations into token ids, and back" },
     { "generate", wz_cmd_generate, "continue conversations or token ids" },
+    { "sweep", wz_cmd_sweep, "the rows of a table, each a patch on a recipe, with several seeds, beside a paper's" },
     { "report", wz_cmd_report, "one HTML page about runs: results, curves, transcripts" },
     { "help", run_help,
       "explain a command, the keys of a recipe or data sets; print manual pages and the shell's completion" },

@@ -58,4 +58,7 @@ void wz_recipe_help(FILE *out, bool markdown)
         "keys\nmarked `layout` may change: they say where and how fast the same result is computed. Keys marked "
         "`bits` may not.\n");
     print_keys(out, &wz_recipe_keys, "", "keys outside any mapping", markdown);
+    fprintf(out, "\n%sA sweep (`waltz sweep`) is a YAML file of these keys, none of which decides the bits of a run.\n",
+            markdown ? "# Sweep keys\n\n" : "");
+    print_keys(out, wz_sweep_form.keys, "", "keys outside any mapping", markdown);
 }

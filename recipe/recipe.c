@@ -26,19 +26,19 @@ static cyaml_config_t config_of(struct wz_err *said)
 
 static int check(const struct wz_recipe *recipe, struct wz_err *err);
 
-int wz_recipe_parse(struct wz_recipe **recipe, const char *path, const void *text, size_t len, char *const *overrides,
-                    int n, struct wz_err *err)
+int wz_form_parse(void **data, struct wz_resolved **source, const struct wz_recipe_form *form, const char *path,
+                  const void *text, size_t len, char *const *overrides, int n, struct wz_err *err)
 {
     struct wz_resolved *r = wz_alloc(sizeof *r);
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
-    cyaml_data_t *data = NULL;
-    int rc = wz_recipe_resolve(r, path, text, len, overrides, n, err);
+    cyaml_data_t *loaded = NULL;
+    int rc = wz_recipe_resolve(r, form, path, text, len, overrides, n, err);
 
-    *recipe = NULL;
+    *data = NULL;
     if (rc == 0) {
         cyaml_err_t e =
-            cyaml_load_data((const uint8_t *)r->text.data, r->text.len, &config, &wz_recipe_schema, &data, NULL);
+            cyaml_load_data((const uint8_t *)r->text.data, r->text.len, &config, form->schema, &loaded, NULL);
         if (e != CYAML_OK)
             rc = wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
     }
@@ -47,8 +47,21 @@ int wz_recipe_parse(struct wz_recipe **recipe, const char *path, const void *tex
         free(r);
         return -1;
     }
+    *data = loaded;
+    *source = r;
+    return 0;
+}
+
+int wz_recipe_parse(struct wz_recipe **recipe, const char *path, const void *text, size_t len, char *const *overrides,
+                    int n, struct wz_err *err)
+{
+    struct wz_resolved *source;
+    void *data;
+    int rc = wz_form_parse(&data, &source, &wz_recipe_form, path, text, len, overrides, n, err);
+
     *recipe = data;
-    (*recipe)->source = r;
+    if (rc < 0) return -1;
+    (*recipe)->source = source;
     if (!*(*recipe)->out) {
         free((*recipe)->out);
         (*recipe)->out = wz_path("runs/%s", (*recipe)->name);
@@ -86,12 +99,12 @@ int wz_recipe_print(const struct wz_recipe *recipe, const char *path, struct wz_
     cyaml_config_t config = config_of(&said);
     char *text = NULL;
     size_t n = 0;
-    cyaml_err_t e = cyaml_save_data(&text, &n, &config, &wz_recipe_schema, recipe, 0);
+    cyaml_err_t e = cyaml_save_data(&text, &n, &config, wz_recipe_form.schema, recipe, 0);
     int rc;
 
     if (e != CYAML_OK)
         return wz_fail(err, "%s: %s (%.*s)", path, cyaml_strerror(e), (int)strcspn(said.text, "\n"), said.text);
-    rc = wz_recipe_resolve(r, path, text, n, NULL, 0, err);
+    rc = wz_recipe_resolve(r, &wz_recipe_form, path, text, n, NULL, 0, err);
     free(text);
     return rc;
 }
@@ -106,15 +119,19 @@ int wz_recipe_save(const struct wz_recipe *recipe, const char *path, struct wz_e
     return rc;
 }
 
-void wz_recipe_destroy(struct wz_recipe *recipe)
+void wz_form_destroy(void *data, struct wz_resolved *source, const struct wz_recipe_form *form)
 {
     struct wz_err said = { "" };
     cyaml_config_t config = config_of(&said);
 
-    if (!recipe) return;
-    if (recipe->source) wz_resolved_finish(recipe->source);
-    free(recipe->source);
-    cyaml_free(&config, &wz_recipe_schema, recipe, 0);
+    if (source) wz_resolved_finish(source);
+    free(source);
+    cyaml_free(&config, form->schema, data, 0);
+}
+
+void wz_recipe_destroy(struct wz_recipe *recipe)
+{
+    if (recipe) wz_form_destroy(recipe, recipe->source, &wz_recipe_form);
 }
 
 /* ---- origins ---------------------------------------------------------------------------------------------- */
@@ -126,18 +143,24 @@ static const struct wz_origin *origin_of(const struct wz_resolved *r, const char
     return NULL;
 }
 
-int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const char *path, const char *fmt, ...)
+int wz_resolved_fail(const struct wz_resolved *r, struct wz_err *err, const char *path, const char *fmt, va_list args)
 {
-    const struct wz_origin *o = origin_of(recipe->source, path);
-    const char *file = recipe->source ? recipe->source->file : "recipe";
+    const struct wz_origin *o = origin_of(r, path);
     char what[512];
     int n = snprintf(what, sizeof what, "%.120s: ", path);
+
+    vsnprintf(what + n, sizeof what - (size_t)n, fmt, args);
+    return wz_origin_fail(r ? r->file : "recipe", o ? o->line : 0, o ? o->override : NULL, what, err);
+}
+
+int wz_recipe_fail(const struct wz_recipe *recipe, struct wz_err *err, const char *path, const char *fmt, ...)
+{
     va_list args;
 
     va_start(args, fmt);
-    vsnprintf(what + n, sizeof what - (size_t)n, fmt, args);
+    wz_resolved_fail(recipe->source, err, path, fmt, args);
     va_end(args);
-    return wz_origin_fail(file, o ? o->line : 0, o ? o->override : NULL, what, err);
+    return -1;
 }
 
 const char *wz_recipe_value(const struct wz_recipe *recipe, int i, const char **value)

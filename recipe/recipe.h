@@ -192,6 +192,53 @@ void wz_datasets_help(FILE *out, bool markdown); /* the table: as text, or as do
  * sft` runs. It is a loaded recipe too, and becomes itself again. On failure *recipe stays as it was. */
 int wz_recipe_sft(struct wz_recipe **recipe, struct wz_err *err);
 
+/* ---- sweep.c ---------------------------------------------------------------------------------------------- */
+
+/* A sweep: rows, each a recipe with a patch, which are run with several seeds and come out as the rows of a table
+ * beside a paper's. The texts are as in the file; what is below them in each struct was read from them. */
+struct wz_sweep_column {
+    char *name, *set, *metric;
+};
+struct wz_sweep_row {
+    char *name, *title, *run, *like, *recipe, *set, *paper, *against, *absent;
+    double *figures;       /* the paper's, of each column; NaN: none */
+    int base;              /* the row it is like; -1: none */
+    int *others, n_others; /* rows it is compared with */
+};
+struct wz_sweep_source {
+    char *path, *from, *licence;
+    double parameters;
+};
+struct wz_sweep {
+    char *name, *about, *out, *seeds, *temperatures, *recipe, *set;
+    struct wz_sweep_column *columns;
+    unsigned n_columns;
+    struct wz_sweep_row *rows;
+    unsigned n_rows;
+    struct wz_sweep_source *sources;
+    unsigned n_sources;
+    uint64_t *seed_list;
+    double *temperature_list;
+    int n_seeds, n_temperatures;
+    struct wz_resolved *source;
+};
+
+/* 0, or -1 and a message with file, line and key. */
+int wz_sweep_load(struct wz_sweep **sweep, const char *path, struct wz_err *err);
+void wz_sweep_destroy(struct wz_sweep *sweep); /* accepts NULL */
+/* wz_recipe_fail of a sweep's value. */
+int wz_sweep_fail(const struct wz_sweep *sweep, struct wz_err *err, const char *path, const char *fmt, ...)
+    WZ_PRINTF(4, 5);
+/* OUT/SEED, where the rows of this seed are; heap. */
+char *wz_sweep_folder(const struct wz_sweep *sweep, uint64_t seed);
+/* `text` with {seed} and {dir} replaced; heap. */
+char *wz_sweep_expand(const struct wz_sweep *sweep, const char *text, uint64_t seed);
+/* The recipe of a row with that seed, its `out` (or sft.out) the row's folder. Not of a sandbox. */
+int wz_sweep_recipe(const struct wz_sweep *sweep, int row, uint64_t seed, struct wz_recipe **recipe,
+                    struct wz_err *err);
+/* Does the row have figures, or does it only make what others use? */
+bool wz_sweep_measures(const struct wz_sweep_row *row);
+
 /* Lookups: NULL or -1 when absent. */
 int wz_recipe_agent(const struct wz_recipe *recipe, const char *name);
 bool wz_recipe_learns(const struct wz_recipe *recipe, const char *agent); /* in any stage */

@@ -20,6 +20,7 @@ struct override {
 
 struct resolver {
     struct wz_resolved *to;
+    const struct wz_recipe_form *form;
     yaml_document_t doc;
     struct wz_buf path;               /* of the key at hand, "stages.0.steps" */
     bool item;                        /* the next key opens an element of a list */
@@ -187,7 +188,7 @@ static struct override *below(struct resolver *r, const struct override *list, c
     return kept;
 }
 
-static const char *where(const struct resolver *r) { return r->path.len ? r->path.data : "the recipe"; }
+static const char *where(const struct resolver *r) { return r->path.len ? r->path.data : r->form->what; }
 
 static int refuse_key(struct resolver *r, const struct wz_recipe_keys *keys, const char *name, size_t line,
                       const char *override)
@@ -375,10 +376,10 @@ static int resolve_map(struct resolver *r, const struct wz_recipe_keys *keys, co
 
 /* ---- the whole -------------------------------------------------------------------------------------------- */
 
-int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text, size_t n, char *const *overrides,
-                      int n_overrides, struct wz_err *err)
+int wz_recipe_resolve(struct wz_resolved *to, const struct wz_recipe_form *form, const char *file, const void *text,
+                      size_t n, char *const *overrides, int n_overrides, struct wz_err *err)
 {
-    struct resolver whole = { .to = to, .err = err }, *r = &whole;
+    struct resolver whole = { .to = to, .form = form, .err = err }, *r = &whole;
     yaml_parser_t parser;
     yaml_document_t extra;
     int rc = -1;
@@ -396,7 +397,7 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     }
     yaml_node_t *root = yaml_document_get_root_node(&r->doc);
     if (!root) {
-        fail(r, 0, NULL, "expected a recipe, the file is empty");
+        fail(r, 0, NULL, "expected %s, the file is empty", form->what);
         goto out;
     }
     if (!yaml_parser_load(&parser, &extra)) {
@@ -408,7 +409,7 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
     size_t more = line_of(root);
     yaml_document_delete(&extra);
     if (more) {
-        fail(r, more, NULL, "a second document begins here, a recipe is one");
+        fail(r, more, NULL, "a second document begins here, %s is one", form->what);
         goto out;
     }
 
@@ -422,7 +423,7 @@ int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text
         list[i] = (struct override){ overrides[i], overrides[i], eq + 1 };
     }
     root = yaml_document_get_root_node(&r->doc);
-    rc = resolve_map(r, &wz_recipe_keys, root, line_of(root), list, 0);
+    rc = resolve_map(r, form->keys, root, line_of(root), list, 0);
 out:
     yaml_parser_delete(&parser);
     yaml_document_delete(&r->doc);

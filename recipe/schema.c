@@ -356,6 +356,44 @@
     T##_LIST(S, stages, n_stages, stage, 64, "stages of training, one after the other") \
     T##_MAP(S, sft, sft, "the supervised warm start (`waltz sft`)")
 
+#define COLUMN(T, S) \
+    T##_TEXT(S, name, NULL, "text", LAYOUT, "what the tables call it") \
+    T##_TEXT(S, set, "average", "text", LAYOUT, "kind of prompts; average: the mean over kinds") \
+    T##_TEXT(S, metric, NULL, "text", LAYOUT, "metric, as in summary.csv: asr, orr, f1, ftr, label_accuracy, ...")
+
+#define ROW(T, S) \
+    T##_TEXT(S, name, NULL, "name", LAYOUT, "the row's name, and that of its folder") \
+    T##_TEXT(S, title, "", NULL, LAYOUT, "what the tables call it; empty: its name") \
+    T##_TEXT(S, run, "train", "train|eval|sft|sandbox", LAYOUT, \
+             "train: trains, and measures the end; eval: measures the models that its recipe names; sft, sandbox: " \
+             "makes what rows below use, a warm start or a world, in the row's folder, and is not in the tables") \
+    T##_TEXT(S, like, "", NULL, LAYOUT, "a row above, whose recipe and patch this one begins with") \
+    T##_TEXT(S, recipe, "", NULL, LAYOUT, "its recipe; empty: that of the row it is like, or the sweep's") \
+    T##_TEXT(S, set, "", NULL, LAYOUT, \
+             "its patch: key=value and blanks between, as on the command line, where {seed} is the seed, and {dir} " \
+             "the folder of the seed's rows; of a sandbox: options of `waltz sandbox`") \
+    T##_TEXT(S, paper, "", NULL, LAYOUT, "the paper's figure for each column, - where it has none") \
+    T##_TEXT(S, against, "", NULL, LAYOUT, "rows with which the paper's orderings are compared, blanks between") \
+    T##_TEXT(S, absent, "", NULL, LAYOUT, "why the row can't be run; the tables say it")
+
+#define SOURCE(T, S) \
+    T##_TEXT(S, path, NULL, "text", LAYOUT, "a file, model or folder that rows need, as their recipes name it") \
+    T##_TEXT(S, from, "", NULL, LAYOUT, "where it is had, or by which command") \
+    T##_TEXT(S, licence, "", NULL, LAYOUT, "its licence") \
+    T##_REAL(S, parameters, "0", "[0,1e15]", LAYOUT, "of a model: how many it has, for --dry-run while it is absent")
+
+#define SWEEP(T, S) \
+    T##_TEXT(S, name, NULL, "name", LAYOUT, "the sweep's name") \
+    T##_TEXT(S, about, "", NULL, LAYOUT, "what its tables show, in a sentence or more") \
+    T##_TEXT(S, out, "", NULL, LAYOUT, "its folder; empty: runs/NAME") \
+    T##_TEXT(S, seeds, "1", "text", LAYOUT, "each row is run with each of these, blanks between") \
+    T##_TEXT(S, temperatures, "0", "text", LAYOUT, "a table for each, of what is measured at it; blanks between") \
+    T##_TEXT(S, recipe, "", NULL, LAYOUT, "the rows' recipe") \
+    T##_TEXT(S, set, "", NULL, LAYOUT, "a patch that all rows begin with") \
+    T##_LIST(S, columns, n_columns, column, 64, "what the tables show") \
+    T##_LIST(S, rows, n_rows, row, 256, "what is run, one after the other for each seed") \
+    T##_LIST(S, sources, n_sources, source, 256, "where what rows need is had")
+
 /* clang-format on */
 
 DEFINE(prefill, PREFILL, struct wz_recipe_prefill);
@@ -377,8 +415,17 @@ DEFINE(sft, SFT, INSIDE(sft));
 static const cyaml_schema_field_t recipe_fields[] = { RECIPE(FIELD, struct wz_recipe) CYAML_FIELD_END };
 static const struct wz_recipe_rule recipe_rules[] = { RECIPE(RULE, struct wz_recipe) };
 const struct wz_recipe_keys wz_recipe_keys = { recipe_fields, recipe_rules, WZ_COUNT(recipe_rules) };
-const cyaml_schema_value_t wz_recipe_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_recipe,
-                                                                    recipe_fields) };
+static const cyaml_schema_value_t recipe_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_recipe,
+                                                                        recipe_fields) };
+const struct wz_recipe_form wz_recipe_form = { "the recipe", &wz_recipe_keys, &recipe_schema };
+
+DEFINE_ELEMENT(column, COLUMN, struct wz_sweep_column);
+DEFINE_ELEMENT(row, ROW, struct wz_sweep_row);
+DEFINE_ELEMENT(source, SOURCE, struct wz_sweep_source);
+DEFINE(sweep, SWEEP, struct wz_sweep);
+static const cyaml_schema_value_t sweep_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct wz_sweep,
+                                                                       sweep_fields) };
+const struct wz_recipe_form wz_sweep_form = { "the sweep", &sweep_keys, &sweep_schema };
 
 /* Keys that had another name. */
 static const struct {

@@ -29,7 +29,14 @@ struct wz_recipe_keys {
 };
 
 extern const struct wz_recipe_keys wz_recipe_keys;
-extern const cyaml_schema_value_t wz_recipe_schema;
+
+/* A kind of file: a recipe, or a sweep of them. */
+struct wz_recipe_form {
+    const char *what; /* "recipe", in messages */
+    const struct wz_recipe_keys *keys;
+    const cyaml_schema_value_t *schema;
+};
+extern const struct wz_recipe_form wz_recipe_form, wz_sweep_form;
 /* The present name of a key of this mapping that once had another; NULL: there was none of that name. */
 const char *wz_recipe_renamed(const struct wz_recipe_keys *keys, const char *name);
 
@@ -49,13 +56,20 @@ struct wz_resolved {
     struct wz_arena arena; /* owns the strings */
 };
 /* Initialises *to, also where it fails. */
-int wz_recipe_resolve(struct wz_resolved *to, const char *file, const void *text, size_t n, char *const *overrides,
-                      int n_overrides, struct wz_err *err);
+int wz_recipe_resolve(struct wz_resolved *to, const struct wz_recipe_form *form, const char *file, const void *text,
+                      size_t n, char *const *overrides, int n_overrides, struct wz_err *err);
 void wz_resolved_finish(struct wz_resolved *to);
 /* Fails with `what`, after the override, or else the file and, where it is not 0, the line. Returns -1. */
 int wz_origin_fail(const char *file, size_t line, const char *override, const char *what, struct wz_err *err);
+/* The same of the value at `path`, with the path before the message. r may be NULL. */
+int wz_resolved_fail(const struct wz_resolved *r, struct wz_err *err, const char *path, const char *fmt, va_list args);
 
 /* ---- recipe.c --------------------------------------------------------------------------------------------- */
+
+/* A text of that form as its struct, and where its values came from: heap, both. wz_form_destroy accepts NULL. */
+int wz_form_parse(void **data, struct wz_resolved **source, const struct wz_recipe_form *form, const char *path,
+                  const void *text, size_t len, char *const *overrides, int n, struct wz_err *err);
+void wz_form_destroy(void *data, struct wz_resolved *source, const struct wz_recipe_form *form);
 
 /* wz_recipe_load of a text; `path` is for messages. */
 struct wz_recipe;

@@ -55,6 +55,10 @@ int wz_transcripts_write(struct wz_buf *out, const char *path, const struct wz_r
 /* A kind of prompts, with its meaning where the recipe has one. */
 void wz_kind_write(struct wz_buf *out, const struct wz_recipe *recipe, const char *kind);
 
+/* What stands before and after the content of a page. */
+void wz_page_begin(struct wz_buf *out, const char *title);
+void wz_page_end(struct wz_buf *out);
+
 extern const char wz_report_style[];
 
 #endif

@@ -372,18 +372,25 @@ static void write_comparison(struct wz_buf *out, const struct wz_shown *runs, in
     free(titles);
 }
 
-static void write_page(struct wz_buf *out, const struct wz_shown *runs, int n)
+void wz_page_begin(struct wz_buf *out, const char *title)
 {
     wz_buf_str(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
                     "<meta http-equiv=\"Content-Security-Policy\" "
                     "content=\"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'\">"
                     "<title>");
-    wz_html_add(out, n > 1 ? "Waltz: runs compared" : runs[0].recipe ? runs[0].recipe->name : runs[0].title);
+    wz_html_add(out, title);
     wz_buf_printf(out, "</title><style>%s</style></head><body><main>\n", wz_report_style);
+}
+
+void wz_page_end(struct wz_buf *out) { wz_buf_str(out, "\n</main></body></html>\n"); }
+
+static void write_page(struct wz_buf *out, const struct wz_shown *runs, int n)
+{
+    wz_page_begin(out, n > 1 ? "Waltz: runs compared" : runs[0].recipe ? runs[0].recipe->name : runs[0].title);
     if (n > 1) write_comparison(out, runs, n);
     for (int i = 0; i < n; i++) write_run(out, &runs[i], i, n == 1);
-    wz_buf_str(out, "\n</main></body></html>\n");
+    wz_page_end(out);
 }
 
 int wz_report_write(char *const *folders, int n, const char *path, const char *plane, struct wz_err *err)

@@ -7,6 +7,7 @@
 #include "run/plan.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -243,6 +244,52 @@ out:
     wz_backend_close(be);
     free(roles);
     return rc;
+}
+
+/* ---- what it computes ------------------------------------------------------------------------------------- */
+
+double wz_plan_parameters(const char *model)
+{
+    const struct wz_numerics numerics = { 0 };
+    struct wz_config config;
+    struct wz_err none;
+    double n = 0;
+    struct wz_backend *be =
+        wz_config_load(&config, model, &none) < 0 ? NULL : wz_backend_counting("ref", &numerics, &none);
+
+    if (be) {
+        struct wz_model *m = wz_model_create(&config, WZ_F32, NULL, be);
+        n = (double)m->n_params;
+        wz_model_destroy(m);
+        wz_backend_close(be);
+    }
+    return n;
+}
+
+struct wz_plan_work wz_plan_work(const struct wz_recipe *recipe, const double parameters[WZ_MAX_AGENTS])
+{
+    struct wz_plan_work work = { 0 };
+    bool reviewed = false;
+
+    for (unsigned i = 0; i < recipe->n_agents; i++) reviewed |= !strcmp(recipe->agents[i].role, WZ_FEEDBACK);
+    for (unsigned s = 0; s < recipe->n_stages; s++) {
+        const struct wz_recipe_stage *stage = &recipe->stages[s];
+        const double episodes = (double)stage->steps * stage->batch;
+        work.steps += stage->steps;
+        work.episodes += episodes;
+        for (unsigned i = 0; i < recipe->n_agents; i++) {
+            const struct wz_recipe_agent *a = &recipe->agents[i];
+            const struct wz_recipe_learn *learn = wz_recipe_learn(stage, a->name);
+            const int rounds = recipe->rollout.max_rounds;
+            const int turns = !strcmp(a->role, WZ_FEEDBACK) ? rounds : reviewed ? rounds + 1 : 1;
+            const double turn = episodes * a->max_tokens, p = parameters[i] > 0 ? parameters[i] : NAN;
+            work.tokens += turns * turn;
+            work.flops += 2 * p * turns * turn;
+            if (learn) work.flops += turn * p * (6 * stage->epochs + (learn->kl_coef > 0 ? 2 : 0));
+        }
+    }
+    if (wz_job_supervised(recipe)) work.tokens = work.flops = NAN;
+    return work;
 }
 
 /* ---- does it fit? ----------------------------------------------------------------------------------------- */

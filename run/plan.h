@@ -48,4 +48,16 @@ void wz_plan_print(const struct wz_plan *plan, FILE *out);
 /* The same as JSON; sizes in bytes. "problem": why it does not fit, or null. */
 json_t *wz_plan_json(const struct wz_plan *plan, const char *problem);
 
+/* What the stages of a recipe compute, at most: every turn as long as it may get. tokens: those sampled. flops: 2 for
+ * each parameter of a model that a token goes through forward and 4 back (Kaplan et al. 2020, 2.1), for the sampled
+ * tokens when they are sampled, and for the turn of an episode that each agent learns from (once more forward through
+ * its reference). Prompts, attention and evaluations are not counted. NaN: of a supervised recipe, or where the
+ * parameters of an agent that plays are 0, for not known. */
+struct wz_plan_work {
+    double steps, episodes, tokens, flops;
+};
+struct wz_plan_work wz_plan_work(const struct wz_recipe *recipe, const double parameters[WZ_MAX_AGENTS]);
+/* Parameters of the model of that name, by its config alone; 0: it is not there. */
+double wz_plan_parameters(const char *model);
+
 #endif

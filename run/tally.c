@@ -283,19 +283,10 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Student's t at 0.975 by the expansion of Abramowitz and Stegun 26.7.5: 3.16 for 3 degrees, where it is 3.18. */
-static double student(double degrees)
-{
-    const double z = WZ_Z95, z3 = z * z * z, z5 = z3 * z * z, z7 = z5 * z * z;
-
-    return z + (z3 + z) / (4 * degrees) + (5 * z5 + 16 * z3 + 3 * z) / (96 * degrees * degrees) +
-           (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * degrees * degrees * degrees);
-}
-
 /* Sorts the draws; those in which nothing was counted are left out. */
 struct wz_interval wz_bootstrap_interval(double *draws, int groups)
 {
-    const double tail = groups > 1 ? erfc(student(groups - 1) * sqrt(groups / (groups - 1.0) / 2)) / 2 : 0;
+    const double tail = groups > 1 ? erfc(wz_student(groups - 1) * sqrt(groups / (groups - 1.0) / 2)) / 2 : 0;
     int n = 0;
 
     for (int b = 0; b < REPLICATES; b++)

@@ -73,6 +73,28 @@ struct wz_interval wz_normal_mean(double sum, double squares, double n)
     return (struct wz_interval){ mean - half, mean + half };
 }
 
+double wz_student(double degrees)
+{
+    static const double few[] = { 12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622 };
+    const double z = WZ_Z95, z3 = z * z * z, z5 = z3 * z * z, z7 = z5 * z * z;
+
+    if (degrees < 10) return few[(int)degrees - 1];
+    return z + (z3 + z) / (4 * degrees) + (5 * z5 + 16 * z3 + 3 * z) / (96 * degrees * degrees) +
+           (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * degrees * degrees * degrees);
+}
+
+struct wz_interval wz_student_mean(const double *values, int n, double *mean)
+{
+    double sum = 0, squares = 0;
+
+    for (int i = 0; i < n; i++) sum += values[i];
+    *mean = n ? sum / n : NAN;
+    for (int i = 0; i < n; i++) squares += (values[i] - *mean) * (values[i] - *mean);
+    if (n < 2) return (struct wz_interval){ NAN, NAN };
+    const double half = wz_student(n - 1) * sqrt(squares / (n - 1) / n);
+    return (struct wz_interval){ *mean - half, *mean + half };
+}
+
 /* ---- rows ------------------------------------------------------------------------------------------------- */
 
 /* Names come from data: they can't do more than be read. */

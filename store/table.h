@@ -23,6 +23,10 @@ struct wz_interval {
 struct wz_interval wz_wilson(double hits, double n);
 /* The normal 95% interval of the mean of n values, from their sum and the sum of their squares; n < 2: both NaN. */
 struct wz_interval wz_normal_mean(double sum, double squares, double n);
+/* Student's t at 0.975 of 1 degree of freedom and more; from 10 on by the expansion of Abramowitz and Stegun 26.7.5. */
+double wz_student(double degrees);
+/* The mean of n values and Student's 95% interval of it, for a few runs that differ by their seed; n < 2: both NaN. */
+struct wz_interval wz_student_mean(const double *values, int n, double *mean);
 
 /* One number: `metric` of the prompts of kind `set`, or of the average over kinds, in `phase` (before, after, step-N),
  * from n counts. low and high are NaN where unknown. interval: how they were found, over so many groups of prompts:
