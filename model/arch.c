@@ -123,7 +123,7 @@ bool wz_word_in(const char *list, const char *word)
 {
     size_t n = strlen(word);
 
-    for (const char *at = list; at && (at = strstr(at, word)); at += n)
+    for (const char *at = n ? list : NULL; at && (at = strstr(at, word)); at += n)
         if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return true;
     return false;
 }

@@ -599,6 +599,7 @@ static void bad_configs(void **state)
         { "architectures", "[\"PhiForCausalLM\"]", "expected one of LlamaForCausalLM, MistralForCausalLM" },
         { "architectures", "[\"Qwen2ForCausalLM\"]", "q_proj.bias is missing" },
         { "unheard_of", "17", "unheard_of: 17 is not known for LlamaForCausalLM" },
+        { "", "17", ": 17 is not known for LlamaForCausalLM" },
         { "num_local_experts", "8", "num_local_experts" },
         { "embedding_multiplier", "12", "embedding_multiplier" }, /* Granite's */
         { "partial_rotary_factor", "0.5", "partial_rotary_factor" },
