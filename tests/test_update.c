@@ -694,6 +694,81 @@ static void a_loss_is_told_all_of_a_token(void **state)
     model_end(reference);
 }
 
+/* ---- slopes ------------------------------------------------------------------------------------------------- */
+
+enum { TOKENS = 5 }; /* of a sample; token 0 is the one whose log-probability moves */
+
+/* A sample's part of J as its formula is written, as a function of its first token's log-probability. `fixed`: the
+ * ratio is held, which a derivative does not go through (CISPO). */
+static double written(const struct wz_learn *how, const double *now, const double *old, double advantage, bool fixed,
+                      const double *fixed_now)
+{
+    double sum = 0, mean = 0, value;
+
+    for (int k = 0; k < TOKENS; k++) mean += ((fixed ? fixed_now : now)[k] - old[k]) / TOKENS;
+    for (int k = 0; k < TOKENS; k++) {
+        const struct wz_loss_token t = { .now = now[k],
+                                         .old = old[k],
+                                         .ref = -1.5 + 0.2 * k,
+                                         .advantage = advantage,
+                                         .log_ratio =
+                                             how->sequence_ratio ? mean : (fixed ? fixed_now : now)[k] - old[k] };
+        how->loss->slope(how, &t, &value);
+        sum += value / TOKENS;
+        if (how->kl_form && how->kl_form->slope) how->kl_form->slope(&t, &value), sum -= how->kl * value / TOKENS;
+    }
+    return sum;
+}
+
+/* What a row returns as a derivative is that of what it returns as a value, by finite differences: for every loss,
+ * every form of the KL penalty, ratios of tokens and of sequences, and on both sides of every clip. */
+static void slopes_are_finite_differences(void **state)
+{
+    enum { DRAWS = 400 };
+    int sides[2] = { 0 }; /* slopes that are 0, and not */
+
+    for (const struct wz_loss *loss = wz_losses; loss->name; loss++)
+        for (const struct wz_kl *kl = wz_kls; kl->name; kl++)
+            for (int sequence = 0; sequence < 2; sequence++)
+                for (uint32_t i = 0; i < DRAWS; i++) {
+                    struct wz_learn how = { .loss = loss, .kl_form = kl, .kl = kl->slope ? 0.3 : 0, .epsilon = 0.1 };
+                    how.epsilon_high = i % 2 ? 0.3 : 0;
+                    how.dual = i % 4 < 2 ? 1.4 : 0;
+                    how.sequence_ratio = sequence;
+                    const double advantage = 4 * keyed(i, 1, 0) - 2, h = 1e-6;
+                    double now[TOKENS], old[TOKENS], held[TOKENS], mean = 0, value, slope;
+                    for (uint32_t k = 0; k < TOKENS; k++) {
+                        held[k] = now[k] = -3 * keyed(i, 2, k) - 0.01;
+                        old[k] = now[k] + 1.6 * keyed(i, 3, sequence ? 0 : k) - 0.8;
+                        mean += (now[k] - old[k]) / TOKENS;
+                    }
+                    const bool fixed = !strcmp(loss->name, "cispo");
+                    const struct wz_loss_token t = { now[0], old[0], -1.5, advantage,
+                                                     sequence ? mean : now[0] - old[0] };
+                    slope = loss->slope(&how, &t, &value);
+                    sides[slope != 0]++;
+                    if (kl->slope) slope -= how.kl * kl->slope(&t, &value);
+                    now[0] = held[0] + h;
+                    double numeric = written(&how, now, old, advantage, fixed, held);
+                    now[0] = held[0] - h;
+                    numeric = (numeric - written(&how, now, old, advantage, fixed, held)) / (2 * h);
+                    if (fabs(numeric * TOKENS - slope) > 1e-6 * (1 + fabs(slope)))
+                        fail_msg("%s, kl %s, draw %u: slope %.9g, by differences %.9g", loss->name, kl->name, i, slope,
+                                 numeric * TOKENS);
+                }
+    assert_true(sides[0] > 100 && sides[1] > 100);
+    for (uint32_t i = 0; i < DRAWS; i++) {
+        const double value = keyed(i, 5, 0), old = keyed(i, 5, 1), target = keyed(i, 5, 2), clip = i % 3 ? 0.2 : 0;
+        double slope, ignored;
+        wz_critic_loss(value, old, target, clip, &slope);
+        const double numeric = (wz_critic_loss(value + 1e-6, old, target, clip, &ignored) -
+                                wz_critic_loss(value - 1e-6, old, target, clip, &ignored)) /
+                               2e-6;
+        if (fabs(numeric - slope) > 1e-6)
+            fail_msg("critic, draw %u: slope %.9g, by differences %.9g", i, slope, numeric);
+    }
+}
+
 /* Every row has its reference here. */
 static void every_row_has_a_reference(void **state)
 {
@@ -981,6 +1056,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adamw_is_as_worked_out_by_hand),
         cmocka_unit_test(every_row_has_a_reference),
+        cmocka_unit_test(slopes_are_finite_differences),
         cmocka_unit_test(a_loss_is_told_all_of_a_token),
         cmocka_unit_test(steps_are_as_worked_out_by_hand),
         cmocka_unit_test(supervised_steps_are_as_worked_out_by_hand),
