@@ -16,8 +16,19 @@ static bool overflows(const char *number)
     return !j && json_error_code(&e) == json_error_numeric_overflow;
 }
 
-/* The text with the nearest doubles in the place of such numbers: RFC 8259 sets no limit to a number. */
-static void shrink_numbers(const char *text, size_t n, struct wz_buf *out)
+/* The code of the escape \\uXXXX that s[0..n) begins with; -1: of none. */
+static long escape_at(const char *s, size_t n)
+{
+    char hex[5] = "";
+
+    if (n < 6 || memcmp(s, "\\u", 2)) return -1;
+    memcpy(hex, s + 2, 4);
+    return strspn(hex, "0123456789abcdefABCDEF") == 4 ? strtol(hex, NULL, 16) : -1;
+}
+
+/* What RFC 8259 allows and jansson does not: the text with the nearest doubles in the place of such numbers, and U+FFFD
+ * in that of half a surrogate pair, which is no character. */
+static void relax(const char *text, size_t n, struct wz_buf *out)
 {
     static const char part[] = "0123456789+-.eE";
     struct wz_buf number = { 0 };
@@ -25,8 +36,15 @@ static void shrink_numbers(const char *text, size_t n, struct wz_buf *out)
 
     for (size_t i = 0, end; i < n; i = end) {
         end = i + 1;
-        if (quoted && text[i] == '\\' && end < n) end++;
-        else if (text[i] == '"') quoted = !quoted;
+        if (quoted && text[i] == '\\' && end < n) {
+            const long code = escape_at(text + i, n - i), low = code < 0 ? -1 : escape_at(text + i + 6, n - i - 6);
+            const bool pair = code >= 0xd800 && code < 0xdc00 && low >= 0xdc00 && low < 0xe000;
+            end = i + (pair ? 12 : code < 0 ? 2 : 6);
+            if (!pair && code >= 0xd800 && code < 0xe000) {
+                wz_buf_str(out, "\\ufffd");
+                continue;
+            }
+        } else if (text[i] == '"') quoted = !quoted;
         for (; !quoted && memchr(part, text[i], sizeof part - 1) && end < n; end++)
             if (!memchr(part, text[end], sizeof part - 1)) break;
         wz_buf_clear(&number);
@@ -45,9 +63,9 @@ json_t *wz_json_parse(const char *text, size_t n, const char *name, struct wz_er
     json_error_t e;
     json_t *j = json_loadb(text, n, flags, &e);
 
-    if (!j && json_error_code(&e) == json_error_numeric_overflow) {
+    if (!j && (json_error_code(&e) == json_error_numeric_overflow || strstr(e.text, "invalid Unicode"))) {
         struct wz_buf other = { 0 };
-        shrink_numbers(text, n, &other);
+        relax(text, n, &other);
         j = json_loadb(other.data, other.len, flags, &e);
         wz_buf_finish(&other);
     }

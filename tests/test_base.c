@@ -230,6 +230,26 @@ static void json_numbers_have_any_size(void **state)
     assert_null(wz_json_parse("[", 1, NULL, NULL));
 }
 
+/* Half a surrogate pair is no character: what scrapers and models write of it is U+FFFD. */
+static void json_has_half_pairs(void **state)
+{
+    static const char text[] = "[\"a\\ud83d!\", \"\\uDC00\", \"\\ud83d\\ude00\", \"\\ud83d\\ud83d\\ude00\", "
+                               "\"\\\\ud83d\", \"\\ud83d\\n\", 1e999]";
+    static const char *const want[] = { "a\xef\xbf\xbd!",   "\xef\xbf\xbd",
+                                        "\xf0\x9f\x98\x80", "\xef\xbf\xbd\xf0\x9f\x98\x80",
+                                        "\\ud83d",          "\xef\xbf\xbd\n" };
+    static const char *const bad[] = { "[\"\\ud83\"]", "[\"\\ud83d]", "[\"\\ud83d\\", "[\"\\ud83d\\udc0\"]",
+                                       "[\\ud83d]" };
+    struct wz_err err;
+    json_t *j = wz_json_parse(text, strlen(text), "pairs", &err);
+
+    if (!j) fail_msg("%s", err.text);
+    for (size_t i = 0; i < WZ_COUNT(want); i++) assert_string_equal(json_string_value(json_array_get(j, i)), want[i]);
+    json_decref(j);
+    for (size_t i = 0; i < WZ_COUNT(bad); i++)
+        if (wz_json_parse(bad[i], strlen(bad[i]), "bad", &err)) fail_msg("accepted: %s", bad[i]);
+}
+
 static void json_text_has_no_nul(void **state)
 {
     struct wz_err err;
@@ -489,6 +509,7 @@ int main(void)
         cmocka_unit_test(json_strings_come_back),
         cmocka_unit_test(json_numbers_have_any_size),
         cmocka_unit_test(json_text_has_no_nul),
+        cmocka_unit_test(json_has_half_pairs),
         cmocka_unit_test(file_write_is_whole),
         cmocka_unit_test(lines_come_with_number_and_end),
         cmocka_unit_test(fail_in_puts_the_place_in_front),

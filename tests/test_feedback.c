@@ -30,6 +30,10 @@ static void nul_is_a_character(void **state)
     assert_string_equal(f.text, "c\xef\xbf\xbd"
                                 "d");
     free(f.text);
+    static const char half[] = "{\"reasoning\":\"\",\"unsafe\":true,\"overrefuse\":true,\"feedback\":\"\\ud83d!\"}";
+    assert_true(wz_feedback_parse(half, strlen(half), &f));
+    assert_string_equal(f.text, "\xef\xbf\xbd!");
+    free(f.text);
 }
 
 static void everything_else_is_refused(void **state)
