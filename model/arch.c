@@ -14,12 +14,14 @@ const struct wz_arch wz_archs[] = {
                      .keys = "sliding_window",
                      .window = 4096,
                      .permuted = true,
+                     .kv_heads = 8,
                      .theta = 10000 },
     [WZ_QWEN2] = { .type = "qwen2",
                    .name = "Qwen2ForCausalLM",
                    .gguf = "qwen2",
                    .keys = "use_sliding_window sliding_window max_window_layers layer_types",
                    .qkv_bias = true,
+                   .kv_heads = 32,
                    .theta = 10000 },
     [WZ_QWEN3] = { .type = "qwen3",
                    .name = "Qwen3ForCausalLM",
@@ -27,6 +29,7 @@ const struct wz_arch wz_archs[] = {
                    .keys = "use_sliding_window sliding_window max_window_layers layer_types",
                    .qk_norm = WZ_QK_HEAD,
                    .head_dim = 128,
+                   .kv_heads = 32,
                    .theta = 10000 },
     [WZ_GRANITE] = { .type = "granite",
                      .name = "GraniteForCausalLM",
@@ -39,7 +42,8 @@ const struct wz_arch wz_archs[] = {
                    .gguf = "olmo2",
                    .norms = WZ_NORMS_AFTER,
                    .qk_norm = WZ_QK_ALL,
-                   .theta = 10000 },
+                   .theta = 10000,
+                   .eps = 1e-5f },
     [WZ_SMOLLM3] = { .type = "smollm3",
                      .name = "SmolLM3ForCausalLM",
                      .gguf = "smollm3",
@@ -48,6 +52,7 @@ const struct wz_arch wz_archs[] = {
                          "layer_types",
                      .permuted = true,
                      .tied = true,
+                     .kv_heads = 4,
                      .theta = 2000000 },
     [WZ_GEMMA] = { .type = "gemma",
                    .name = "GemmaForCausalLM",
@@ -58,6 +63,7 @@ const struct wz_arch wz_archs[] = {
                    .root = true,
                    .tied = true,
                    .head_dim = 256,
+                   .kv_heads = 16,
                    .theta = 10000 },
     [WZ_GEMMA2] = { .type = "gemma2",
                     .name = "Gemma2ForCausalLM",
@@ -73,11 +79,12 @@ const struct wz_arch wz_archs[] = {
                     .caps = { 50, 30 },
                     .tied = true,
                     .head_dim = 256,
+                    .kv_heads = 4,
                     .theta = 10000 },
     [WZ_GEMMA3] = { .type = "gemma3_text",
                     .name = "Gemma3ForCausalLM",
                     .gguf = "gemma3",
-                    .keys = "hidden_activation query_pre_attn_scalar sliding_window layer_types attn_logit_softcapping "
+                    .keys = "hidden_activation query_pre_attn_scalar sliding_window layer_types "
                             "final_logit_softcapping rope_local_base_freq sliding_window_pattern "
                             "_sliding_window_pattern",
                     .norms = WZ_NORMS_BOTH,
@@ -90,6 +97,7 @@ const struct wz_arch wz_archs[] = {
                     .local = 10000,
                     .tied = true,
                     .head_dim = 256,
+                    .kv_heads = 4,
                     .theta = 1000000 },
     { .type = NULL },
 };
@@ -146,6 +154,8 @@ int wz_arch_hub(int *arch, const json_t *j, const char *path, struct wz_err *err
         wz_buf_finish(&known);
         return -1;
     }
+    if (name && type && strcmp(type, wz_archs[*arch].type) != 0)
+        return wz_fail(err, "%s: model_type: expected %s, which is %s, got %s", path, wz_archs[*arch].type, name, type);
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
         if (json_is_null(value) || json_is_false(value) || wz_word_in(common, key) || wz_word_in(harmless, key) ||
@@ -171,7 +181,9 @@ static int gguf_known(const json_t *meta, const char *name, const char *path, st
     json_object_foreach((json_t *)(uintptr_t)meta, key, value)
     {
         if (strncmp(key, name, strlen(name)) || key[strlen(name)] != '.') continue;
-        if (wz_word_in(gguf_keys, key + strlen(name) + 1) || json_is_false(value)) continue;
+        const bool causal = !strcmp(key + strlen(name) + 1, "attention.causal");
+        if (wz_word_in(gguf_keys, key + strlen(name) + 1) || (causal ? json_is_true(value) : json_is_false(value)))
+            continue;
         if (json_is_number(value) && json_number_value(value) == 0) continue;
         return wz_fail(err, "%s: %s is not known, and might change what the model computes", path, key);
     }

@@ -3,7 +3,7 @@
  *
  *   rope       rope_theta, rope_scaling: null | { type or rope_type: default, linear, llama3 or yarn, ... }
  *              (transformers 4)
- *              rope_parameters: { rope_theta, rope_type, ... }                                        (transformers 5)
+ *              rope_parameters: { rope_theta, rope_type, ... }     (transformers 5; rope_scaling speaks before it)
  *   eos        eos_token_id of config.json and of generation_config.json together: a number, a list or null
  *   head_dim   may be absent or null: hidden_size / num_attention_heads
  *
@@ -110,7 +110,8 @@ static int check(const struct wz_config *c, const char *path, struct wz_err *err
 
 /* ---- Hugging Face folders --------------------------------------------------------------------------------- */
 
-static int hub_yarn(struct wz_config *c, const json_t *r, const char *path, struct wz_err *err)
+/* original: original_max_position_embeddings where r does not say, -1: it has to. */
+static int hub_yarn(struct wz_config *c, const json_t *r, int original, const char *path, struct wz_err *err)
 {
     const json_t *whole = json_object_get(r, "truncate");
     float scale = 0, all = 0;
@@ -121,7 +122,7 @@ static int hub_yarn(struct wz_config *c, const json_t *r, const char *path, stru
         get_float(r, path, "beta_slow", 1, &c->rope_low, err) < 0 ||
         get_float(r, path, "beta_fast", 32, &c->rope_high, err) < 0 ||
         get_float(r, path, "mscale", 1, &scale, err) < 0 || get_float(r, path, "mscale_all_dim", 1, &all, err) < 0 ||
-        get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err) < 0)
+        get_int(r, path, "original_max_position_embeddings", 1, original, &c->rope_original, err) < 0)
         return -1;
     const float grown = c->rope_factor > 1 ? 0.1f * logf(c->rope_factor) : 0;
     const bool both = !absent(json_object_get(r, "mscale")) && !absent(json_object_get(r, "mscale_all_dim"));
@@ -134,9 +135,13 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     static const char known[] = "rope_theta rope_type type factor low_freq_factor high_freq_factor "
                                 "original_max_position_embeddings beta_fast beta_slow attention_factor mscale "
                                 "mscale_all_dim truncate max_position_embeddings";
-    const json_t *r = json_object_get(j, "rope_parameters"), *value;
-    const json_t *local = json_object_get(r, "sliding_attention");
-    if (json_object_get(r, "full_attention")) r = json_object_get(r, "full_attention");
+    const json_t *both = json_object_get(j, "rope_parameters"), *r = json_object_get(j, "rope_scaling"), *value;
+    const json_t *local = json_object_get(both, "sliding_attention"), *full = json_object_get(both, "full_attention");
+    if (wz_arch_of(c)->local > 0 && json_object_size(both) && !local && !full)
+        return wz_fail(err, "%s: rope_parameters: expected full_attention and sliding_attention in it", path);
+    if (wz_arch_of(c)->local > 0 && !absent(both) && !absent(r))
+        return wz_fail(err, "%s: rope_scaling: expected it without rope_parameters", path);
+    if (absent(r) || (json_is_object(r) && !json_object_size(r))) r = local || full ? full : both;
     if (wz_arch_of(c)->local > 0 && json_is_object(local)) {
         const char *kind = json_string_value(json_object_get(local, "rope_type"));
         if (kind && strcmp(kind, "default"))
@@ -148,7 +153,6 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     const char *key;
 
     if (get_float(inside ? r : j, path, "rope_theta", wz_arch_of(c)->theta, &c->rope_theta, err) < 0) return -1;
-    if (absent(r)) r = json_object_get(j, "rope_scaling");
     if (absent(r)) return 0;
     if (!json_is_object(r)) return wz_fail(err, "%s: rope_scaling: expected an object or null", path);
 
@@ -162,7 +166,8 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
             return wz_fail(err, "%s: rope_scaling: %s is not known: expected one of %s", path, key, known);
     }
     if (!strcmp(name, "default")) return 0;
-    if (!strcmp(name, "yarn")) return hub_yarn(c, r, path, err);
+    const int original = absent(json_object_get(j, "max_position_embeddings")) ? -1 : c->context;
+    if (!strcmp(name, "yarn")) return hub_yarn(c, r, original, path, err);
     if (strcmp(name, "linear") && strcmp(name, "llama3"))
         return wz_fail(err, "%s: rope_type: expected default, linear, llama3 or yarn, got \"%s\"", path, name);
     if (get_float(r, path, "factor", 0, &c->rope_factor, err) < 0) return -1;
@@ -172,7 +177,7 @@ static int hub_rope(struct wz_config *c, const json_t *j, const char *path, stru
     if (get_float(r, path, "low_freq_factor", 0, &c->rope_low, err) < 0 ||
         get_float(r, path, "high_freq_factor", 0, &c->rope_high, err) < 0)
         return -1;
-    return get_int(r, path, "original_max_position_embeddings", 1, -1, &c->rope_original, err);
+    return get_int(r, path, "original_max_position_embeddings", 1, original, &c->rope_original, err);
 }
 
 /* A soft cap: absent, as the architecture has it; null: none. */
@@ -197,9 +202,8 @@ static int hub_windows(struct wz_config *c, const json_t *j, const char *path, s
         (wz_arch_key(c, j, "sliding_window") || !json_object_get(j, "sliding_window")) &&
         get_int(j, path, "sliding_window", 1, a->window, &window, err) < 0)
         return -1;
-    if (wz_arch_takes(c, "sliding_window_pattern") &&
-        (get_int(j, path, "_sliding_window_pattern", 1, pattern, &pattern, err) < 0 ||
-         get_int(j, path, "sliding_window_pattern", 1, pattern, &pattern, err) < 0))
+    if (wz_arch_takes(c, "sliding_window_pattern") && /* not _sliding_window_pattern, which layer_types repeat */
+        get_int(j, path, "sliding_window_pattern", 1, pattern, &pattern, err) < 0)
         return -1;
     if (wz_arch_takes(c, "max_window_layers") && get_int(j, path, "max_window_layers", 0, from, &from, err) < 0)
         return -1;
@@ -217,7 +221,7 @@ static int hub_windows(struct wz_config *c, const json_t *j, const char *path, s
         c->local[l] = window && local;
         if (c->local[l]) c->window = window;
     }
-    if (a->local > 0 && c->window && absent(json_object_get(j, "rope_parameters")))
+    if (a->local > 0 && c->window && !(c->rope_local > 0))
         return get_float(j, path, "rope_local_base_freq", a->local, &c->rope_local, err);
     if (!c->window) c->rope_local = 0;
     return 0;
@@ -241,8 +245,10 @@ static int hub_switches(struct wz_config *c, const json_t *j, const char *path, 
     float squared = 0;
     int every = 4;
 
+    /* "gelu" is the exact one but in hidden_act, where it is an old name of the one by tanh */
+    const char *known = !a->gelu ? "silu" : absent(act) ? "gelu_pytorch_tanh gelu" : "gelu_pytorch_tanh";
     if (absent(act)) act = json_object_get(j, "hidden_act");
-    if (!absent(act) && !wz_word_in(a->gelu ? "gelu_pytorch_tanh gelu" : "silu", json_string_value(act)))
+    if (!absent(act) && !wz_word_in(known, json_is_string(act) ? json_string_value(act) : ""))
         return wz_fail(err, "%s: hidden_act: expected %s, got \"%s\"", path, a->gelu ? "gelu_pytorch_tanh" : "silu",
                        json_is_string(act) ? json_string_value(act) : "?");
     for (size_t i = 0; i < WZ_COUNT(scales); i++)
@@ -293,10 +299,11 @@ int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err)
                 c.heads);
         goto out;
     }
-    if (get_int(j, path, "num_key_value_heads", 1, c.heads, &c.kv_heads, err) < 0 ||
+    const int kv_heads = a->kv_heads && !json_object_get(j, "num_key_value_heads") ? a->kv_heads : c.heads;
+    if (get_int(j, path, "num_key_value_heads", 1, kv_heads, &c.kv_heads, err) < 0 ||
         get_int(j, path, "head_dim", 1, a->head_dim ? a->head_dim : c.dim / c.heads, &c.head_dim, err) < 0 ||
-        get_float(j, path, "rms_norm_eps", 1e-6f, &c.norm_eps, err) < 0 || hub_rope(&c, j, path, err) < 0 ||
-        get_eos(&c, j, path, "eos_token_id", err) < 0)
+        get_float(j, path, "rms_norm_eps", a->eps > 0 ? a->eps : 1e-6f, &c.norm_eps, err) < 0 ||
+        hub_rope(&c, j, path, err) < 0 || get_eos(&c, j, path, "eos_token_id", err) < 0)
         goto out;
     const json_t *tied = json_object_get(j, "tie_word_embeddings");
     c.tied = absent(tied) ? a->tied : json_is_true(tied);
@@ -355,10 +362,10 @@ static void switches_save(const struct wz_config *c, json_t *j)
             json_integer(c->score_scale > 0 ? lrintf(1 / (c->score_scale * c->score_scale)) : c->head_dim));
     if (wz_arch_takes(c, "hidden_activation"))
         json_object_set_new(j, "hidden_activation", json_string("gelu_pytorch_tanh"));
-    if (wz_arch_takes(c, "attn_logit_softcapping")) {
+    if (wz_arch_takes(c, "attn_logit_softcapping"))
         json_object_set_new(j, "attn_logit_softcapping", c->score_cap > 0 ? real(c->score_cap) : json_null());
+    if (wz_arch_takes(c, "final_logit_softcapping"))
         json_object_set_new(j, "final_logit_softcapping", c->logit_cap > 0 ? real(c->logit_cap) : json_null());
-    }
     if (wz_arch_takes(c, "rope_local_base_freq"))
         json_object_set_new(j, "rope_local_base_freq", real(c->rope_local > 0 ? c->rope_local : wz_arch_of(c)->local));
     if (wz_arch_takes(c, "sliding_window"))

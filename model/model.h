@@ -38,7 +38,9 @@ struct wz_arch {
     bool permuted; /* a GGUF's q and k are in the order of interleaved pairs */
     bool tied;     /* where config.json does not say */
     int head_dim;  /* likewise; 0: hidden_size / num_attention_heads */
+    int kv_heads;  /* num_key_value_heads likewise; 0: num_attention_heads, which it is of all where it is null */
     float theta;   /* rope_theta likewise */
+    float eps;     /* rms_norm_eps likewise; 0: 1e-6 */
 };
 enum { WZ_LLAMA, WZ_MISTRAL, WZ_QWEN2, WZ_QWEN3, WZ_GRANITE, WZ_OLMO2, WZ_SMOLLM3, WZ_GEMMA, WZ_GEMMA2, WZ_GEMMA3 };
 extern const struct wz_arch wz_archs[]; /* the last has no type */

@@ -267,6 +267,8 @@ static void key_f32(struct wz_buf *b, const char *key, float x)
 /* Q8_0: blocks of 32 with one f16 scale, here always 2^-10. */
 static bool q8;
 enum { Q8_SCALE = 0x1400 };
+/* attention.causal; -1: the file does not say. */
+static int causal = -1;
 
 static void tensor_head(struct wz_buf *b, const char *name, int rows, int cols, size_t *at)
 {
@@ -352,7 +354,7 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
     };
     size_t n_numbers = 0;
     for (size_t i = 0; i < WZ_COUNT(numbers); i++) n_numbers += numbers[i].value != 0;
-    u64(&b, 4 + WZ_COUNT(sizes) + n_numbers);
+    u64(&b, 4 + WZ_COUNT(sizes) + n_numbers + (causal >= 0));
     str(&b, "general.architecture"), u32(&b, 8), str(&b, arch);
     for (size_t i = 0; i < WZ_COUNT(sizes); i++) {
         char *key = wz_path("%s.%s", arch, sizes[i].key);
@@ -363,6 +365,13 @@ static void gguf_write(const struct wz_model *m, const char *path, const float *
         char *key = wz_path("%s.%s", arch, numbers[i].key);
         if (numbers[i].value != 0) key_f32(&b, key, numbers[i].value);
         free(key);
+    }
+    if (causal >= 0) {
+        char key[64];
+        snprintf(key, sizeof key, "%s.attention.causal", arch);
+        str(&b, key);
+        u32(&b, 7);
+        wz_buf_add(&b, &(char){ (char)causal }, 1);
     }
     key_u32(&b, "tokenizer.ggml.bos_token_id", (uint32_t)c->bos);
     key_u32(&b, "tokenizer.ggml.eos_token_id", (uint32_t)c->eos[0]);
@@ -453,6 +462,11 @@ static void gguf(void **state)
     gguf_write(m, path, NULL, "llama");
     q8 = false;
     loads_as(path, WZ_F32, m, m->hash);
+    for (causal = 1; causal >= 0; causal--) {
+        gguf_write(m, path, NULL, "llama");
+        if (causal) loads_as(path, WZ_F32, m, m->hash);
+        else refuses(path, "llama.attention.causal is not known");
+    }
     for (long cut = 0; cut < 4000; cut += 37) {
         gguf_write(m, path, NULL, "llama");
         assert_int_equal(truncate(path, cut), 0);
@@ -579,6 +593,73 @@ static void spellings(void **state)
     free(dir);
 }
 
+/* What config.json leaves out is what transformers' class has then, and what the class would read otherwise than it is
+ * read here is refused. */
+static void what_a_class_leaves_out(void **state)
+{
+#define FULL "\"full_attention\": {\"rope_theta\": 500}"
+    static const struct {
+        const char *type, *name, *more;
+        int kv_heads;
+        float eps, theta, local;
+        const char *says; /* of a refusal */
+    } rows[] = {
+        { "llama", "Llama", "", 32, 1e-6f, 10000, 0, NULL },
+        { "mistral", "Mistral", "", 8, 1e-6f, 10000, 0, NULL },
+        { "mistral", "Mistral", ", \"num_key_value_heads\": null", 32, 1e-6f, 10000, 0, NULL },
+        { "olmo2", "Olmo2", "", 32, 1e-5f, 10000, 0, NULL },
+        { "smollm3", "SmolLM3", "", 4, 1e-6f, 2000000, 0, NULL },
+        { "gemma", "Gemma", ", \"hidden_act\": \"gelu\"", 16, 1e-6f, 10000, 0, NULL },
+        { "gemma2", "Gemma2", "", 4, 1e-6f, 10000, 0, NULL },
+        { "gemma3_text", "Gemma3", "", 4, 1e-6f, 1000000, 10000, NULL },
+        { "gemma3_text", "Gemma3", ", \"rope_parameters\": {" FULL "}", 4, 1e-6f, 500, 10000, NULL },
+        { "gemma3_text", "Gemma3", ", \"rope_parameters\": {\"sliding_attention\": {\"rope_theta\": 70}}", 4, 1e-6f,
+          1000000, 70, NULL },
+        { "llama", "Llama", ", \"rope_scaling\": {\"rope_theta\": 7}, \"rope_parameters\": {\"rope_theta\": 8}", 32,
+          1e-6f, 7, 0, NULL },
+        { "llama", "Llama", ", \"rope_scaling\": {}, \"rope_parameters\": {\"rope_theta\": 8}", 32, 1e-6f, 8, 0, NULL },
+        { "gemma3_text", "Gemma3", ", \"rope_scaling\": {\"rope_theta\": 7}, \"rope_parameters\": {" FULL "}", 0, 0, 0,
+          0, "rope_scaling: expected it without rope_parameters" },
+        { "gemma3_text", "Gemma3", ", \"rope_parameters\": {\"rope_theta\": 500}", 0, 0, 0, 0,
+          "rope_parameters: expected full_attention" },
+        { "gemma3_text", "Gemma3", ", \"attn_logit_softcapping\": 50.0", 0, 0, 0, 0, "attn_logit_softcapping" },
+        { "gemma2", "Gemma2", ", \"hidden_activation\": \"gelu\"", 0, 0, 0, 0,
+          "expected gelu_pytorch_tanh, got \"gelu\"" },
+        { "llama", "Llama", ", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}", 0, 0, 0, 0,
+          "original_max_position_embeddings is missing" },
+    };
+    char *dir = test_scratch("class"), *path = wz_path("%s/config.json", dir);
+    struct wz_config c;
+    struct wz_err err;
+
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        char *text = wz_path("{\"architectures\": [\"%sForCausalLM\"], \"model_type\": \"%s\", \"hidden_size\": 256, "
+                             "\"intermediate_size\": 8, \"num_hidden_layers\": 2, \"num_attention_heads\": 32, "
+                             "\"vocab_size\": 8%s}",
+                             rows[i].name, rows[i].type, rows[i].more);
+        assert_int_equal(wz_file_write(path, text, strlen(text), &err), 0);
+        const int rc = wz_config_load(&c, dir, &err);
+        if (rows[i].says ? rc == 0 || !strstr(err.text, rows[i].says) : rc < 0)
+            fail_msg("%s: %s", text, rc < 0 ? err.text : "read");
+        if (rc == 0 && (c.kv_heads != rows[i].kv_heads || c.norm_eps != rows[i].eps || c.rope_theta != rows[i].theta ||
+                        c.rope_local != rows[i].local))
+            fail_msg("%s: %d key/value heads, epsilon %g, theta %g, of local layers %g", text, c.kv_heads,
+                     (double)c.norm_eps, (double)c.rope_theta, (double)c.rope_local);
+        free(text);
+    }
+    static const char yarn[] =
+        "{\"model_type\": \"llama\", \"hidden_size\": 256, \"intermediate_size\": 8, \"num_hidden_layers\": 1, "
+        "\"num_attention_heads\": 2, \"vocab_size\": 8, \"max_position_embeddings\": 77, \"rope_scaling\": {\"type\": "
+        "\"yarn\", \"factor\": 2}}";
+    assert_int_equal(wz_file_write(path, yarn, strlen(yarn), &err), 0);
+    if (wz_config_load(&c, dir, &err) < 0) fail_msg("%s", err.text);
+    assert_int_equal(c.rope_original, 77);
+    unlink(path);
+    free(path);
+    free(dir);
+}
+
 static void bad_configs(void **state)
 {
     static const struct {
@@ -597,7 +678,9 @@ static void bad_configs(void **state)
         { "num_hidden_layers", "3", "model.layers.2.input_layernorm.weight is missing" },
         { "num_hidden_layers", "1", "model.layers.1" },
         { "architectures", "[\"PhiForCausalLM\"]", "expected one of LlamaForCausalLM, MistralForCausalLM" },
-        { "architectures", "[\"Qwen2ForCausalLM\"]", "q_proj.bias is missing" },
+        { "architectures", "[\"Qwen2ForCausalLM\"]",
+          "model_type: expected qwen2, which is Qwen2ForCausalLM, got llama" },
+        { "model_type", "\"mistral\"", "model_type: expected llama" },
         { "unheard_of", "17", "unheard_of: 17 is not known for LlamaForCausalLM" },
         { "", "17", ": 17 is not known for LlamaForCausalLM" },
         { "num_local_experts", "8", "num_local_experts" },
@@ -611,7 +694,6 @@ static void bad_configs(void **state)
         { "rope_theta", "\"big\"", "rope_theta" },
         { "rope_scaling", "7", "rope_scaling" },
         { "rope_scaling", "{\"rope_type\": \"dynamic\", \"factor\": 2}", "dynamic" },
-        { "rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}", "original_max_position_embeddings" },
         { "rope_scaling", "{\"rope_type\": \"linear\"}", "factor" },
         { "rope_scaling", "{\"rope_type\": \"linear\", \"factor\": 2, \"llama_4_scaling_beta\": 2}",
           "llama_4_scaling_beta" },
@@ -858,7 +940,7 @@ int main(void)
         cmocka_unit_test(any_bytes),           cmocka_unit_test(values_must_be_finite),
         cmocka_unit_test(names_on_a_hub),      cmocka_unit_test(generation_settings_are_kept),
         cmocka_unit_test(overflow_is_refused), cmocka_unit_test(heads_of_their_own),
-        cmocka_unit_test(gguf_of_every_row),
+        cmocka_unit_test(gguf_of_every_row),   cmocka_unit_test(what_a_class_leaves_out),
     };
 
     return cmocka_run_group_tests(tests, open_ref, close_ref);
