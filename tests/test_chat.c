@@ -253,6 +253,13 @@ static void a_folders_own_template_is_found(void **state)
           "bos_token + eos_token }}\"}",
           "<sys><end>" },
         { "{\"bos_token\": null, \"chat_template\": \"{{ bos_token }}|\"}", "|" },
+        { "{\"chat_template\": {\"tool_use\": \"a\", \"default\": \"b\"}}", "b" },
+        { "{\"chat_template\": {\"tool_use\": \"a\"}}", "-" },
+        { "{\"pad_token\": {\"content\": \"<sys>\"}, \"image_token\": \"<user>\", \"extra_special_tokens\": {\"boi\": "
+          "\"<asst>\"}, \"chat_template\": \"{{ pad_token + image_token + boi }}{{ sep_token }}|\"}",
+          "<sys><user><asst>|" },
+        { "{\"tokenizer_class\": \"PreTrainedTokenizerFast\", \"chat_template\": \"{{ bos_token }}|\"}", "|" },
+        { "{\"tokenizer_class\": \"LlamaTokenizer\", \"chat_template\": \"{{ bos_token }}|\"}", "<|begin_of_text|>|" },
     };
     char *dir = test_scratch("own"), *model = test_scratch("own/tokenizer.json"), *saved = test_scratch("own-saved"),
          *config = test_scratch("own/tokenizer_config.json"), *jinja = test_scratch("own/chat_template.jinja");
@@ -281,6 +288,58 @@ static void a_folders_own_template_is_found(void **state)
     free(config);
     free(jinja);
     free(saved);
+    wz_buf_finish(&b);
+}
+
+/* Files that folders had before their config named all tokens: special_tokens_map.json, which speaks before it, and
+ * added_tokens.json. A token that is named but not there is refused. */
+static void older_folders(void **state)
+{
+#define TEXT  "\"chat_template\": \"{{ bos_token }}{{ eos_token }}{{ messages[0].content }}\""
+#define NAMES "\"bos_token\": \"<sys>\", "
+    static const struct {
+        const char *config, *map, *added, *want;
+    } rows[] = {
+        { "{" NAMES TEXT "}", "{\"bos_token\": {\"content\": \"<user>\"}, \"eos_token\": \"<end>\"}", "{}",
+          "<user><end>x" },
+        { "{" NAMES TEXT ", \"added_tokens_decoder\": {}}", "{\"bos_token\": \"<user>\"}", "{\"x\": 300}",
+          "<sys><|end_of_text|>x" },
+        { "{" TEXT "}", "{\"bos_token\": null, \"eos_token\": \"<new>\"}", "{\"<new>\": 279, \"<end>\": 5}", "<new>x" },
+        { "{" TEXT "}", "{\"additional_special_tokens\": [\"x\"]}", "{\"x\": 279}",
+          "<|begin_of_text|><|end_of_text|>x" },
+        { "{" TEXT "}", "{\"bos_token\": \"<new>\"}", "{}", NULL },
+        { "{" TEXT "}", "[]", "{}", NULL },
+        { "{" TEXT "}", "{}", "{\"<new>\": \"1\"}", NULL },
+    };
+    static const char *const names[] = { "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json" };
+    char *dir = test_scratch("older"), *model = test_scratch("older/tokenizer.json");
+    struct wz_buf b = { 0 };
+    struct wz_err err = { "" };
+
+    tiny_json(&b, true, false);
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    assert_int_equal(wz_file_write(model, b.data, b.len, &err), 0);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const char *const texts[] = { rows[i].config, rows[i].map, rows[i].added };
+        for (int k = 0; k < 3; k++) {
+            char *path = wz_path("%s/%s", dir, names[k]);
+            assert_int_equal(wz_file_write(path, texts[k], strlen(texts[k]), &err), 0);
+            free(path);
+        }
+        struct wz_tokenizer *tok = wz_tokenizer_load(dir, &err);
+        if (!tok != !rows[i].want) fail_msg("row %zu: %s", i, tok ? "read" : err.text);
+        if (tok) own_writes(tok, rows[i].want);
+        if (i == 2) assert_int_equal(wz_tokenizer_id(tok, "<new>"), 279);
+        if (i == 3) { /* special: what people write is text */
+            struct wz_ids ids = { 0 };
+            assert_int_equal(wz_encode(tok, "x", 1, &ids, &err), 0);
+            assert_int_equal(ids.ids[0], 'x');
+            wz_ids_finish(&ids);
+        }
+        wz_tokenizer_destroy(tok);
+    }
+    free(dir);
+    free(model);
     wz_buf_finish(&b);
 }
 
@@ -425,6 +484,7 @@ int main(void)
         cmocka_unit_test(stops_are_end_tokens),
         cmocka_unit_test(what_does_not_fit_is_an_error),
         cmocka_unit_test(a_folders_own_template_is_found),
+        cmocka_unit_test(older_folders),
         cmocka_unit_test(what_a_template_cuts_is_told),
         cmocka_unit_test(golden_llama3),
         cmocka_unit_test(golden_llama2),

@@ -4,6 +4,9 @@
  * obvious. */
 #include "tokenizer_help.h"
 
+#include "text/jinja.h"
+#include "text/tokenizer_inside.h"
+
 /* The 256 bytes as tokens, byte b is id b, and the given parts. */
 static struct wz_tokenizer *bytes_with(const char *normalizer, const char *pre, const char *added)
 {
@@ -165,6 +168,42 @@ static void added_tokens(void **state)
     spelled(tok, "a<x>b<y>", "_a[0]_b<y>"); /* each part is normalized by itself, and so is what is looked for */
     spelled(tok, "<y>a<y>", "[1]a<y>");
     wz_tokenizer_destroy(tok);
+}
+
+#define FLAGGED(id, text, flags) "{\"id\": " id ", \"content\": \"" text "\", \"special\": true" flags "}"
+
+/* A special token that a template writes has the flags that it has in a text. */
+static void special_tokens_of_a_template(void **state)
+{
+    static const struct {
+        const char *normalizer, *flags, *want;
+    } rows[] = {
+        { "null", "", "x[0]y [0] z" },
+        { "null", WORD, "x<s>y [0] z" },
+        { "null", LEFT RIGHT, "x[0]y[0]z" },
+        { NORMAL("NFC"), AFTER, "x[0]y [0] z" },
+        { "{\"type\": \"Prepend\", \"prepend\": \"_\"}", AFTER, NULL }, /* found as "_<s>" only */
+    };
+    static const struct wz_message talk[] = { { .role = WZ_USER, .text = "y" } };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        char *added = wz_path(FLAGGED("256", "<s>", "%s"), rows[i].flags);
+        struct wz_tokenizer *tok = bytes_with(rows[i].normalizer, "", added);
+        struct wz_err err = { "" };
+        struct wz_ids ids = { 0 };
+        struct wz_buf got = { 0 };
+        tok->jinja = wz_strdup("x<s>{{ messages[0].content }} <s> z");
+        tok->chat = wz_jinja_parse(tok->jinja, "t", &err);
+        const int rc = wz_template_apply(wz_template_find(NULL, tok, &err), tok, talk, 1, false, &ids, &err);
+        for (int k = 0; k < ids.n; k++) wz_buf_printf(&got, ids.ids[k] < 256 ? "%c" : "[%d]", ids.ids[k] % 256);
+        if (rows[i].want ? rc < 0 || strcmp(got.data, rows[i].want)
+                         : rc == 0 || !strstr(err.text, "\"normalized\": false"))
+            fail_msg("row %zu: %s%s", i, rc < 0 ? err.text : "", got.data ? got.data : "");
+        free(added);
+        wz_ids_finish(&ids);
+        wz_buf_finish(&got);
+        wz_tokenizer_destroy(tok);
+    }
 }
 
 static void refused_by_name(void **state)
@@ -449,6 +488,7 @@ int main(void)
         cmocka_unit_test(pre_tokenizers),
         cmocka_unit_test(added_tokens),
         cmocka_unit_test(refused_by_name),
+        cmocka_unit_test(special_tokens_of_a_template),
         cmocka_unit_test(folders_are_saved_as_read),
         cmocka_unit_test(user_defined_pieces_are_saved),
         cmocka_unit_test(byte_pieces_are_text_or_marks),

@@ -201,6 +201,7 @@ static void fill(struct wz_jinja *j, struct wz_items *variables, void *arg)
     add_token(j, variables, "bos_token", wz_vocab_at(r->tok, r->tok->bos));
     add_token(j, variables, "eos_token", wz_vocab_at(r->tok, r->tok->eos));
     add_token(j, variables, "unk_token", wz_vocab_at(r->tok, r->tok->unk));
+    json_object_foreach(r->tok->named, name, value) wz_dict_name(j, variables, name, wz_json_value(j, value));
     json_object_foreach((json_t *)r->more, name, value) wz_dict_name(j, variables, name, wz_json_value(j, value));
 }
 
@@ -223,6 +224,8 @@ static int special_at(const struct rendering *r, const struct wz_text *text, siz
         id = wz_vocab_find(r->tok, text->s + at, *n);
         if (id >= 0 && !wz_vocab_special(r->tok, id)) id = -1;
     }
+    if (id >= 0 && wz_vocab_at(r->tok, id)->flags & WZ_SINGLE_WORD && wz_beside_words(text->s, text->n, at, at + *n))
+        return -1;
     return id;
 }
 
@@ -315,6 +318,11 @@ static int to_ids(struct rendering *r, const struct wz_text *text)
             const int flags = wz_vocab_at(r->tok, id)->flags; /* white space that the token takes in */
             size_t end = at;
             int len;
+            if (flags & WZ_UNLIKE)
+                return wz_fail(r->err,
+                               "%s: %s, which the chat template writes, is looked for in normalized text, where it "
+                               "reads otherwise: expected \"normalized\": false",
+                               r->tok->name, wz_vocab_at(r->tok, id)->text);
             while (flags & WZ_LSTRIP && end > done && wz_char_space(wz_char_before(text->s, end, &len)))
                 end -= (size_t)len;
             if (encode(r, text->s + done, end - done) < 0) return -1;

@@ -82,7 +82,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
     struct wz_tokenizer *tok = wz_alloc(sizeof *tok);
     const char *slash = strrchr(path, '/');
     char *dir = wz_is_dir(path) ? wz_strdup(path) : slash ? wz_path("%.*s", (int)(slash - path), path) : wz_strdup(".");
-    char *config = wz_path("%s/tokenizer_config.json", dir), *jinja = wz_path("%s/chat_template.jinja", dir);
+    char *jinja = wz_path("%s/chat_template.jinja", dir);
     int rc = -1;
 
     tok->bos = tok->eos = tok->unk = tok->pad = -1;
@@ -100,7 +100,7 @@ struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
     const char *base = strrchr(tok->name, '/');
     base = base ? base + 1 : tok->name;
     bool hub = strcmp(base, "tokenizer.json") == 0 || strcmp(base, "tokenizer.model") == 0;
-    if (hub && wz_file_exists(config) && wz_load_config(tok, config, err) < 0) goto out;
+    if (hub && wz_load_config(tok, dir, err) < 0) goto out;
     if (hub && wz_file_exists(jinja) && wz_load_jinja(tok, jinja, err) < 0) goto out;
     rc = wz_vocab_complete(tok, err);
     if (rc == 0) rc = wz_tokenizer_keep(tok, dir, hub, err);
@@ -108,7 +108,6 @@ struct wz_tokenizer *wz_tokenizer_load(const char *named, struct wz_err *err)
 out:
     free(path);
     free(dir);
-    free(config);
     free(jinja);
     if (rc == 0) return tok;
     wz_tokenizer_destroy(tok);
@@ -126,6 +125,7 @@ void wz_tokenizer_destroy(struct wz_tokenizer *tok)
     json_decref(tok->pre);
     json_decref(tok->post);
     json_decref(tok->decoder);
+    json_decref(tok->named);
     wz_arena_finish(&tok->arena);
     free(tok->pieces);
     free(tok->slots);
@@ -168,7 +168,7 @@ static int encode_plain(const struct wz_tokenizer *tok, struct work *w, const ch
     return 0;
 }
 
-static bool beside_words(const char *s, size_t n, size_t from, size_t to)
+bool wz_beside_words(const char *s, size_t n, size_t from, size_t to)
 {
     int len;
 
@@ -201,7 +201,8 @@ static int encode_split(const struct wz_tokenizer *tok, struct work *w, const st
         const struct wz_pattern *found = wz_added_find(added, s + at, n - at);
         size_t from = at, to = at += found ? (size_t)found->n : 1;
         const struct wz_piece *p = found ? &tok->pieces[found->id] : NULL;
-        if (!p || p->kind == WZ_PIECE_SPECIAL || (p->flags & WZ_SINGLE_WORD && beside_words(s, n, from, to))) continue;
+        if (!p || p->kind == WZ_PIECE_SPECIAL || (p->flags & WZ_SINGLE_WORD && wz_beside_words(s, n, from, to)))
+            continue;
         if (p->flags & WZ_LSTRIP)
             while (from > done && wz_char_space(wz_char_before(s, from, &len))) from -= (size_t)len;
         if (p->flags & WZ_RSTRIP)

@@ -28,8 +28,8 @@ enum wz_piece_kind {
 };
 
 /* Of added tokens: it takes in the whitespace at its left or right; it is no match beside a word character; it is
- * looked for in the normalized text, itself normalized, and not in the raw text. */
-enum { WZ_LSTRIP = 1, WZ_RSTRIP = 2, WZ_SINGLE_WORD = 4, WZ_NORMALIZED = 8 };
+ * looked for in the normalized text, itself normalized, and not in the raw text; normalizing changes it. */
+enum { WZ_LSTRIP = 1, WZ_RSTRIP = 2, WZ_SINGLE_WORD = 4, WZ_NORMALIZED = 8, WZ_UNLIKE = 16 };
 
 /* Texts of pieces to look for, sorted by bytes. */
 struct wz_added {
@@ -85,6 +85,7 @@ struct wz_tokenizer {
     struct wz_buf kept[WZ_FILES];               /* the bytes of wz_tokenizer_files; empty: there is no such file */
     bool special_first[256];                    /* first bytes of special pieces, and the length of the longest */
     size_t special_longest;
+    json_t *named;              /* special tokens by name, {"bos_token": text, ...}; NULL: the files name none */
     char *jinja;                /* the files' own chat template, NULL: none... */
     struct wz_program *chat;    /* ...parsed, NULL: */
     struct wz_err chat_problem; /* why it can't be */
@@ -109,6 +110,8 @@ int wz_merge_add(struct wz_tokenizer *tok, const char *left, size_t n_left, cons
 void wz_merges_derive(struct wz_tokenizer *tok);
 /* The longest of the patterns that s begins with, NULL: none. */
 const struct wz_pattern *wz_added_find(const struct wz_added *added, const char *s, size_t n);
+/* Is there a word's character before or behind s[from..to) in s[0..n)? A WZ_SINGLE_WORD piece is no match there. */
+bool wz_beside_words(const char *s, size_t n, size_t from, size_t to);
 /* Whether a template that spells this piece means its id: a special piece, BOS or EOS. */
 bool wz_vocab_special(const struct wz_tokenizer *tok, int id);
 /* The last step of loading: decoded bytes, byte ids, added and special pieces, stages, ids of BOS and EOS. */
@@ -172,7 +175,8 @@ void wz_bpe_finish(struct wz_bpe *work);
 /* ---- the kinds of files; each fills a fresh tokenizer, wz_vocab_complete follows -------------------------- */
 
 int wz_load_json(struct wz_tokenizer *tok, const char *bytes, size_t n, struct wz_err *err); /* tokenizer_json.c */
-int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err);          /* tokenizer_config.json */
+/* tokenizer_config.json of the folder, and the files that older folders have beside it. */
+int wz_load_config(struct wz_tokenizer *tok, const char *dir, struct wz_err *err);
 /* From tok->decoder: tok->show and tok->strip. */
 int wz_load_decoder(struct wz_tokenizer *tok, struct wz_err *err);
 int wz_load_jinja(struct wz_tokenizer *tok, const char *path, struct wz_err *err);             /* chat_template.jinja */

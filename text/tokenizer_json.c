@@ -190,19 +190,89 @@ out:
     return rc;
 }
 
-/* A special token by key: its text, or an added token's object; null: there is none. */
-static int special_id(const struct wz_tokenizer *tok, const json_t *config, const char *key, int otherwise)
-{
-    const json_t *value = json_object_get(config, key);
-    const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
-    int id = text ? wz_tokenizer_id(tok, text) : -1;
+/* ---- the files beside it ---------------------------------------------------------------------------------- */
 
-    return json_is_null(value) ? WZ_NO_ID : id >= 0 ? id : otherwise;
+/* A JSON object of the folder, empty where there is no such file. */
+static json_t *object_in(const char *dir, const char *name, struct wz_err *err)
+{
+    char *path = wz_path("%s/%s", dir, name);
+    json_t *j = wz_file_exists(path) ? wz_json_load(path, err) : json_object();
+
+    if (j && !json_is_object(j)) {
+        wz_fail(err, "%s: expected an object", path);
+        json_decref(j);
+        j = NULL;
+    }
+    free(path);
+    return j;
 }
 
-int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *err)
+/* The text of a special token: a string, or an added token's object. NULL: neither, or empty. */
+static const char *text_of(const json_t *token)
 {
-    json_t *config = wz_json_load(path, err), *token, *jinja;
+    const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+
+    return text && *text ? text : NULL;
+}
+
+/* BOS or EOS. Where the key is null, or absent of a class without defaults, there is none. */
+static int read_special(const struct wz_tokenizer *tok, const json_t *config, const char *key, int *id,
+                        struct wz_err *err)
+{
+    const json_t *value = json_object_get(config, key);
+    const char *text = text_of(value), *class = json_string_value(json_object_get(config, "tokenizer_class"));
+
+    if (!text && (value || (class && wz_is_choice("PreTrainedTokenizerFast|TokenizersBackend", class)))) *id = WZ_NO_ID;
+    if (!text) return 0;
+    *id = wz_tokenizer_id(tok, text);
+    return *id >= 0 ? 0 : wz_fail(err, "%s: %s: \"%.60s\" is no token of it", tok->name, key, text);
+}
+
+/* The special tokens that the files name: those a chat template can write by name. */
+static void read_named(struct wz_tokenizer *tok, const json_t *config)
+{
+    const json_t *const from[] = { config, json_object_get(config, "extra_special_tokens") };
+    const char *key;
+    json_t *value;
+
+    tok->named = json_object();
+    for (size_t i = 0; i < WZ_COUNT(from); i++) json_object_foreach((json_t *)(uintptr_t)from[i], key, value)
+        {
+            const size_t n = strlen(key);
+            const bool names = i > 0 || (n > 6 && !strcmp(key + n - 6, "_token"));
+            if (names && text_of(value)) json_object_set_new(tok->named, key, json_string(text_of(value)));
+        }
+}
+
+/* What folders had before added_tokens_decoder: special_tokens_map.json, which speaks before the config, and
+ * added_tokens.json, {text: id} of tokens that the vocabulary may lack, special where they are named so. */
+static int load_older(struct wz_tokenizer *tok, const char *dir, json_t *config, struct wz_err *err)
+{
+    json_t *map = object_in(dir, "special_tokens_map.json", err), *value, *token;
+    json_t *added = map ? object_in(dir, "added_tokens.json", err) : NULL;
+    const char *key, *name;
+    int rc = added ? json_object_update(config, map) : -1;
+
+    json_object_foreach(added, key, value)
+    {
+        bool special = false;
+        size_t i;
+        json_object_foreach(config, name, token) special |= text_of(token) && !strcmp(text_of(token), key);
+        json_array_foreach(json_object_get(config, "additional_special_tokens"), i, token) special |=
+            text_of(token) && !strcmp(text_of(token), key);
+        if (rc < 0 || wz_tokenizer_id(tok, key) >= 0) continue;
+        const int id =
+            json_is_integer(value) && json_integer_value(value) < WZ_VOCAB_MAX ? (int)json_integer_value(value) : -1;
+        rc = wz_vocab_mark(tok, id, key, strlen(key), special, special || tok->added_inside ? 0 : WZ_NORMALIZED, err);
+    }
+    json_decref(map);
+    json_decref(added);
+    return rc;
+}
+
+int wz_load_config(struct wz_tokenizer *tok, const char *dir, struct wz_err *err)
+{
+    json_t *config = object_in(dir, "tokenizer_config.json", err), *token, *jinja;
     const char *key;
     size_t i;
     int rc = -1;
@@ -213,18 +283,22 @@ int wz_load_config(struct wz_tokenizer *tok, const char *path, struct wz_err *er
         char *end;
         long id = strtol(key, &end, 10);
         if (read_added(tok, token, *end || !*key ? -1 : id, err) < 0) {
-            wz_fail_in(err, "%s", path);
+            wz_fail_in(err, "%s/tokenizer_config.json", dir);
             goto out;
         }
     }
-    tok->bos = special_id(tok, config, "bos_token", tok->bos);
-    tok->eos = special_id(tok, config, "eos_token", tok->eos);
+    if (!json_object_get(config, "added_tokens_decoder") && load_older(tok, dir, config, err) < 0) goto out;
+    if (read_special(tok, config, "bos_token", &tok->bos, err) < 0 ||
+        read_special(tok, config, "eos_token", &tok->eos, err) < 0)
+        goto out;
+    read_named(tok, config);
     jinja = json_object_get(config, "chat_template");
     json_array_foreach(jinja, i, token)
-    { /* a list of named templates: the one named "default" */
+    { /* a list of named templates, or an object of them: the one named "default" */
         const char *name = json_string_value(json_object_get(token, "name"));
         if (name && strcmp(name, "default") == 0) jinja = json_object_get(token, "template");
     }
+    if (json_is_object(jinja)) jinja = json_object_get(jinja, "default");
     if (json_is_string(jinja)) {
         free(tok->jinja);
         tok->jinja = wz_strdup(json_string_value(jinja));

@@ -265,6 +265,8 @@ static int list_added(struct wz_tokenizer *tok, struct wz_err *err)
             if (i && (rc = wz_stages_run(tok->normalize, p->text, (size_t)p->n_text, true, &cut, err)) == 0) {
                 a->list[a->n].text = keep(tok, cut.text.data, cut.text.len);
                 a->list[a->n].n = (int)cut.text.len;
+                if (cut.text.len != (size_t)p->n_text || memcmp(cut.text.data, p->text, cut.text.len))
+                    tok->pieces[id].flags |= WZ_UNLIKE;
             }
             a->n += a->list[a->n].n > 0;
         }
