@@ -241,8 +241,8 @@
     T##_REAL(S, threshold, "0.5", "(0,1]", BITS, "a flag is raised by a score of this or more; not of rules") \
     T##_TEXT(S, command, "", NULL, BITS, "command: what `sh -c` runs; it reads and writes JSON lines") \
     T##_TEXT(S, url, "", NULL, BITS, \
-             "http, rubric, a guard: of chat completions, where the model is behind one; remote: of a reward server; " \
-             "without keys") \
+             "http, rubric, a guard: of chat completions, where the model is behind one, and a guard scores by " \
+             "the logprobs that it gives; remote: of a reward server; without keys") \
     T##_TEXT(S, model, "", NULL, BITS, "rubric, a guard: folder, GGUF file or hub name; with `url`, its name there") \
     T##_TEXT(S, api_key, "", NULL, LAYOUT, \
              "with `url`: where the key is, env:NAME or file:PATH; the key itself is never written anywhere") \

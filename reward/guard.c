@@ -13,7 +13,10 @@
  * The engine reads what all prompts begin with once, and judges `concurrent` replies at a time. An endpoint is sent
  *
  *     {"model", "messages": [user, assistant; of a rubric one], "chat_template_kwargs": the variables of the template,
- *      "temperature": 0, "max_tokens"}              ->   choices[0].message.content */
+ *      "temperature": 0, "max_tokens"}              ->   choices[0].message.content
+ *
+ * and of a guard with words also "logprobs": true and "top_logprobs": 20: where the answer has them, and the verdict is
+ * a token of its own, the score is over these, else over what the text says, 0 or 1. */
 #include "reward/guard.h"
 
 #include <assert.h>
@@ -24,7 +27,7 @@
 #include "model/model.h"
 #include "reward/http.h"
 
-enum { TOKENS = 64, ENDPOINT_TOKENS = 16 };
+enum { TOKENS = 64, ENDPOINT_TOKENS = 16, TOP_LOGPROBS = 20 }; /* 20: as many as OpenAI gives */
 static const char blanks[] = " \t\n\r";
 
 struct guard {
@@ -430,8 +433,42 @@ static void chat_ask(void *arg, int first, const struct wz_question *q, int n, s
         wz_buf_printf(body, ",\"chat_template_kwargs\":%s", text);
         free(text);
     }
+    if (g->row->words[0]) wz_buf_printf(body, ",\"logprobs\":true,\"top_logprobs\":%d", TOP_LOGPROBS);
     wz_buf_printf(body, ",\"temperature\":0,\"max_tokens\":%d}", g->max_tokens);
     wz_buf_finish(&filled);
+}
+
+/* The score over the likeliest tokens in the place of the verdict, as the answer has them:
+ *
+ *     choices[0].logprobs.content: [{"token", "top_logprobs": [{"token", "logprob"}, ...]}, ...]
+ *
+ * Left as it is where there are none, or where the text's verdict is not one of the tokens. */
+static void read_logprobs(const struct guard *g, const json_t *choice, const char *text, struct wz_answer *a)
+{
+    const json_t *tokens = json_object_get(json_object_get(choice, "logprobs"), "content"), *token = NULL, *top;
+    size_t n, i, at = 0;
+    const char *in = g->row->tag ? tagged(text, g->row->tag, &n) : text, *s = NULL;
+    const size_t begin = (size_t)(in - text) + strspn(in, blanks);
+    double sum = 0, mass = 0;
+
+    json_array_foreach(tokens, i, token)
+    {
+        s = json_string_value(json_object_get(token, "token"));
+        at += json_string_length(json_object_get(token, "token"));
+        if (at > begin) break;
+    }
+    if (at <= begin || !s || word_in(g->row, s, strlen(s)) < 0) return;
+    json_array_foreach(json_object_get(token, "top_logprobs"), i, top)
+    {
+        const char *other = json_string_value(json_object_get(top, "token"));
+        const int word = other ? word_in(g->row, other, strlen(other)) : -1;
+        const double p = word < 0 ? 0 : exp(json_number_value(json_object_get(top, "logprob")));
+        mass += p;
+        sum += word < 0 ? 0 : p * g->row->values[word];
+    }
+    if (!(mass > 0)) return;
+    a->score = fmin(1, fmax(0, sum / mass));
+    a->flags = a->score >= g->threshold ? WZ_JUDGED_HARMFUL : 0u;
 }
 
 static void chat_read(void *arg, json_t *reply, struct wz_answer *a, int n)
@@ -442,6 +479,7 @@ static void chat_read(void *arg, json_t *reply, struct wz_answer *a, int n)
 
     if (!text) wz_answer_fail(a, "expected choices[0].message.content in the answer");
     else read_text(arg, text, json_string_length(content), end && !strcmp(end, "length"), a);
+    if (!a->failed && ((const struct guard *)arg)->row->words[0]) read_logprobs(arg, choice, text, a);
 }
 
 static const struct wz_http_form chat_form = { 1, chat_ask, chat_read };

@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include <arpa/inet.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -29,6 +30,7 @@ struct guard_case {
 static struct server {
     int fd, port;
     const struct guard_case *guard;
+    const char *const *tokens;                   /* of its answers, logprobs.content as JSON; NULL: none */
     bool remote;                                 /* speaks the reward server's form */
     bool parrot;                                 /* questions are hostile, and every other one is its own answer */
     atomic_int strange;                          /* hostile questions that arrived as something else */
@@ -141,9 +143,12 @@ static void guard(int fd, json_t *j)
     const char *text = server.guard->texts[atoi(strrchr(said, ' '))];
     if (!strcmp(server.guard->variables, "policies")) /* two letters: by each of them */
         text = (strstr(variables, "one: a") ? *text : text[1]) == 'Y' ? "Yes" : "No";
+    const char *tokens = server.tokens ? server.tokens[atoi(strrchr(said, ' '))] : NULL;
+    if (tokens && json_integer_value(json_object_get(j, "top_logprobs")) != 20) server.strange++;
     wz_buf_str(&out, "{\"choices\":[{\"message\":{\"content\":");
     wz_json_string(&out, text, strlen(text));
-    wz_buf_str(&out, "}}]}");
+    wz_buf_printf(&out, "}%s%s%s}]}", tokens ? ",\"logprobs\":{\"content\":[" : "", tokens ? tokens : "",
+                  tokens ? "]}" : "");
     reply(fd, "200 OK", "", out.data, 0);
     wz_buf_finish(&out);
     free(variables);
@@ -634,6 +639,69 @@ static void guards_behind_a_url(void **state)
     free(url);
 }
 
+/* Where the endpoint gives the probabilities of its tokens, the score is over those of the verdict's place, here by
+ * hand: ln 0.6 = -0.5108, ln 0.2 = -1.6094, ln 0.1 = -2.3026. Where the verdict is no token of its own, it is the
+ * text's. */
+static void probabilities_of_an_endpoint(void **state)
+{
+#define TOP(token, logp) "{\"token\":\"" token "\",\"logprob\":" logp "}"
+#define AT(token, list)  "{\"token\":\"" token "\",\"top_logprobs\":[" list "]}"
+    static const struct guard_case words = { "granite-guardian",
+                                             "{\"guardian_config\":{\"risk_name\":\"harm\"}}",
+                                             { "Yes", "No", "\n Yes", "Yes", "Yes", "Yes", "No" },
+                                             "H--HHHH" },
+                                   tag = { "granite-guardian-3.3",
+                                           "{\"think\":false,\"guardian_config\":{\"criteria_id\":\"harm\"}}",
+                                           { "<score> yes </score>", "<score> no </score>" },
+                                           "H-" };
+    static const char *const of_words[] = {
+        AT("Yes", TOP("Yes", "-0.510826") "," TOP(" no", "-1.609438") "," TOP("Maybe", "-2.3")),       /* 0.6 / 0.8 */
+        AT("No", TOP("No", "-0.510826") "," TOP("Yes", "-1.609438")),                                  /* 0.2 / 0.8 */
+        AT("\\n", TOP("Yes", "0")) "," AT(" Yes", TOP("Yes", "-2.302585") "," TOP("NO", "-1.609438")), /* 0.1 / 0.3 */
+        AT("Ye", TOP("Ye", "0") "," TOP("No", "-1")) "," AT("s", TOP("s", "0")),
+        NULL,
+        AT("Yes", ""),
+        AT("No", TOP("No", "-2.302585") "," TOP("Yes", "-1.609438")), /* 0.2 / 0.3, whatever was sampled */
+    };
+    static const char *const of_tag[] = {
+        AT("<score>", TOP("no", "0")) "," AT(" yes", TOP(" yes", "-0.510826") "," TOP(" no", "-1.609438")) "," AT(
+            " </score>", TOP("no", "0")),
+        NULL,
+    };
+    static const double scores[] = { 0.75, 0.25, 1.0 / 3, 1, 1, 1, 2.0 / 3 }, tagged[] = { 0.75, 0 };
+    char *url = wz_path("http://127.0.0.1:%d/v1/chat/completions", server.port);
+    struct wz_judge_config config = { .name = "g", .url = url, .model = "m", .concurrent = 4 };
+
+    server.strange = 0;
+    for (int c = 0; c < 2; c++) {
+        const double *want = c ? tagged : scores;
+        char texts[8][24];
+        struct wz_judge judge;
+        struct wz_err err;
+        server.guard = c ? &tag : &words;
+        server.tokens = c ? of_tag : of_words;
+        config.kind = server.guard->kind;
+        const int n = (int)strlen(server.guard->flags);
+        for (int i = 0; i < n; i++) {
+            snprintf(texts[i], sizeof texts[i], "reply %d", i);
+            questions[i] = (struct wz_question){ "how?", texts[i], false };
+        }
+        if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
+        wz_judge_ask(&judge, questions, answers, n);
+        for (int i = 0; i < n; i++)
+            if (answers[i].failed || fabs(answers[i].score - want[i]) > 1e-5 ||
+                answers[i].flags != (server.guard->flags[i] == 'H' ? WZ_JUDGED_HARMFUL : 0u))
+                fail_msg("%s %d: failed %d flags %u score %g, not %g: %s", config.kind, i, answers[i].failed,
+                         answers[i].flags, answers[i].score, want[i], answers[i].why);
+        wz_judge_close(&judge);
+    }
+    server.guard = NULL;
+    server.tokens = NULL;
+    assert_int_equal(server.strange, 0);
+    make_questions();
+    free(url);
+}
+
 /* A process that is killed while it judges: the next one asks for what it had no answer to, and nothing else. */
 static void a_killed_process_asks_nothing_twice(void **state)
 {
@@ -736,7 +804,7 @@ int main(void)
         cmocka_unit_test(a_thousand_faults),         cmocka_unit_test(a_reward_server),
         cmocka_unit_test(the_circuit_opens),         cmocka_unit_test(a_program_of_the_users),
         cmocka_unit_test(hostile_replies),           cmocka_unit_test(a_killed_process_asks_nothing_twice),
-        cmocka_unit_test(guards_behind_a_url),
+        cmocka_unit_test(guards_behind_a_url),       cmocka_unit_test(probabilities_of_an_endpoint),
     };
 
     make_questions();
