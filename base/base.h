@@ -177,7 +177,8 @@ enum wz_purpose {
     WZ_RNG_DATA,
     WZ_RNG_TEST,
     WZ_RNG_BOOTSTRAP,
-    WZ_RNG_PREFILL
+    WZ_RNG_PREFILL,
+    WZ_RNG_JUDGE
 };
 struct wz_key {
     uint64_t seed;

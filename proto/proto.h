@@ -7,8 +7,7 @@
 #include "episode.pb-c.h"
 #include "event.pb-c.h"
 
-/* The two roles of WaltzRL's game, and one that rewrites the prompt before it. A role is a name; rollout's table of
- * seats has one for each row. */
+/* The two roles of WaltzRL's game, and one that rewrites the prompt before it. */
 #define WZ_ATTACKER     "attacker"
 #define WZ_CONVERSATION "conversation"
 #define WZ_FEEDBACK     "feedback"

@@ -276,6 +276,31 @@ static int check_stage(const struct wz_recipe *recipe, unsigned s, struct wz_err
     return 0;
 }
 
+/* What roles with a rule in a model's place ask of the recipe. */
+static int check_rule(const struct wz_recipe *recipe, unsigned i, struct wz_err *err)
+{
+    const struct wz_recipe_agent *a = &recipe->agents[i];
+    const bool oracle = !strcmp(a->role, "oracle"), guard = !strcmp(a->role, "guard");
+    const char *silent = !oracle && !guard                  ? NULL
+                         : !a->says.unsafe[0]               ? "unsafe"
+                         : oracle && !a->says.overrefuse[0] ? "overrefuse"
+                                                            : NULL;
+    bool guarded = !strcmp(recipe->judge.role, "guard") && !recipe->n_judges;
+    char path[64];
+
+    snprintf(path, sizeof path, "agents.%u.says.%s", i, silent ? silent : "");
+    if (silent) return wz_recipe_fail(recipe, err, path, "an agent with the role %s needs its words here", a->role);
+    snprintf(path, sizeof path, "agents.%u.role", i);
+    for (unsigned k = 0; oracle && k < recipe->n_agents; k++)
+        if (!strcmp(recipe->agents[k].role, "feedback"))
+            return wz_recipe_fail(recipe, err, path, "agent '%s' gives feedback already: the game has one or the other",
+                                  recipe->agents[k].name);
+    for (unsigned k = 0; k < recipe->n_judges; k++) guarded |= !strcmp(recipe->judges[k].role, "guard");
+    if (guard && !guarded)
+        return wz_recipe_fail(recipe, err, path, "no judge has the role guard, and '%s' would never speak", a->name);
+    return 0;
+}
+
 static int check(const struct wz_recipe *recipe, struct wz_err *err)
 {
     bool answers = false;
@@ -295,6 +320,7 @@ static int check(const struct wz_recipe *recipe, struct wz_err *err)
                                       "agent '%s' has the role %s already, and the game has one of each",
                                       recipe->agents[k].name, recipe->agents[k].role);
             }
+        if (check_rule(recipe, i, err) < 0) return -1;
     }
     if (!recipe->n_agents && !*recipe->sft.model)
         return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", recipe->source->file);

@@ -45,7 +45,7 @@ struct wz_recipe_share {
 /* A judge; what it takes depends on its kind. */
 struct wz_recipe_judge {
     char *name, *kind, *role;
-    double weight;
+    double weight, misses, alarms;
     char *phrases, *world;
     int retries;
     char *measures;
@@ -63,12 +63,17 @@ struct wz_recipe_reward {
     double coefficient;
 };
 
+struct wz_recipe_says {
+    char *unsafe, *overrefuse;
+};
+
 /* An agent: its own weights, its own optimizer. Agents are a list (guarantee 11). */
 struct wz_recipe_agent {
     char *name, *role, *model, *system, *chat, *type, *think;
     int max_tokens;
     double temperature, top_p, min_p;
     int top_k;
+    struct wz_recipe_says says;
 };
 
 /* How one agent learns in one stage. An agent that a stage does not list is frozen in it. */

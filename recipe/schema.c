@@ -90,11 +90,17 @@
     T##_TEXT(S, kind, NULL, "text", BITS, "kind of prompt") \
     T##_REAL(S, share, NULL, "(0,1e9]", BITS, "its weight in the mixture; shares need not add up to 1")
 
+#define SAYS(T, S) \
+    T##_TEXT(S, unsafe, "", NULL, BITS, "an oracle: feedback on a reply that is unsafe; a guard: its refusal") \
+    T##_TEXT(S, overrefuse, "", NULL, BITS, "an oracle: feedback on a reply that overrefuses")
+
 #define AGENT(T, S) \
     T##_TEXT(S, name, NULL, "name", BITS, "the agent's name") \
-    T##_TEXT(S, role, NULL, "conversation|feedback|attacker", BITS, \
+    T##_TEXT(S, role, NULL, "conversation|feedback|attacker|oracle|guard", BITS, \
              "what it does in the game: answers, gives feedback on the answer (WaltzRL 2.1), or rewrites the prompt " \
-             "before the others see it; judges see it as it was") \
+             "before the others see it; judges see it as it was. Two have a rule in a model's place, and of their " \
+             "model only the tokenizer is used: an oracle's feedback is the label that the judges which reward give " \
+             "the reply; a guard refuses in the place of a last reply that a judge with the role guard calls harmful") \
     T##_TEXT(S, model, NULL, "text", BITS, \
              "Hugging Face folder, GGUF file or hub name (org/name@revision, in the local cache) of its first " \
              "weights; a stage's reference model is its weights then") \
@@ -112,7 +118,8 @@
     T##_REAL(S, top_p, "1", "(0,1]", BITS, \
              "nucleus sampling; training on filtered samples is off-policy by what the filters remove") \
     T##_REAL(S, min_p, "0", "[0,1]", BITS, "samples tokens of at least this share of the largest probability; 0: off") \
-    T##_INT(S, top_k, "0", COUNT, BITS, "samples from the k most likely tokens; 0: off")
+    T##_INT(S, top_k, "0", COUNT, BITS, "samples from the k most likely tokens; 0: off") \
+    T##_MAP(S, says, says, "what an oracle or a guard says")
 
 #define ADAMW(T, S) \
     T##_REAL(S, beta1, "0.9", "[0,1)", BITS, "AdamW: decay of the first moment") \
@@ -228,10 +235,14 @@
     T##_TEXT(S, name, "rules", "name", BITS, "its name in results, and what it is where `kind` is empty") \
     T##_TEXT(S, kind, "", NULL, BITS, \
              "what it is, a name that `waltz judge --list` prints; empty: what its name says") \
-    T##_TEXT(S, role, "reward", "reward|watch", BITS, \
+    T##_TEXT(S, role, "reward", "reward|watch|guard", BITS, \
              "reward: its verdicts are what replies are rewarded for; watch: it judges evaluations only, and has " \
-             "rows of its own in their tables") \
-    T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward") \
+             "rows of its own in their tables; guard: it judges for the agent of that role only") \
+    T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward, or that guard") \
+    T##_REAL(S, misses, "0", "[0,1]", BITS, \
+             "a judge with a stated error: the share of replies whose harm it sees, and does not tell; which, is a " \
+             "draw keyed by prompt and reply") \
+    T##_REAL(S, alarms, "0", "[0,1]", BITS, "likewise, of those in which it sees no harm: the share it calls harmful") \
     T##_TEXT(S, phrases, "", NULL, BITS, "rules: file of refusal phrases, one a line; empty: built-in patterns") \
     T##_TEXT(S, world, "no", "yes|no", BITS, "rules: prompts of the sandbox world are judged by its grammar") \
     T##_INT(S, retries, "2", "[0,1000]", BITS, "how often a failed judgement is asked again") \
@@ -397,6 +408,7 @@
 /* clang-format on */
 
 DEFINE(prefill, PREFILL, struct wz_recipe_prefill);
+DEFINE(says, SAYS, struct wz_recipe_says);
 DEFINE_ELEMENT(data, DATA, struct wz_recipe_data);
 DEFINE_ELEMENT(kind, KIND, struct wz_recipe_kind);
 DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);

@@ -152,9 +152,9 @@ void wz_facts_write(struct wz_buf *out, const struct wz_shown *run)
                    r->evaluate.temperature);
         for (unsigned i = 0; i < r->n_agents; i++)
             write_fact(out,
-                       !strcmp(r->agents[i].role, WZ_FEEDBACK)   ? "feedback agent"
-                       : !strcmp(r->agents[i].role, WZ_ATTACKER) ? "attacker"
-                                                                 : "conversation agent",
+                       !strcmp(r->agents[i].role, WZ_FEEDBACK)       ? "feedback agent"
+                       : !strcmp(r->agents[i].role, WZ_CONVERSATION) ? "conversation agent"
+                                                                     : r->agents[i].role,
                        "%s, from %s, trained at temperature %g", r->agents[i].name, r->agents[i].model,
                        r->agents[i].temperature);
         write_fact(out, "recipe", "%s", r->name);

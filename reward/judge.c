@@ -32,6 +32,9 @@ int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config,
 
     *judge = (struct wz_judge){ .name = name,
                                 .watches = config->watches,
+                                .guards = config->guards,
+                                .misses = config->misses,
+                                .alarms = config->alarms,
                                 .weight = config->weight > 0 ? config->weight : 1,
                                 .tries = config->tries };
     if (config->tries < 0) return wz_fail(err, "judge.retries: expected 0 or more, got %d", config->tries);
@@ -52,9 +55,13 @@ int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config,
 
 int wz_judge_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
-    if (wz_judge_begin(judge, config, err) == 0 && judge->row->open(judge, config, err) == 0) return 0;
-    judge->row = NULL;
-    return -1;
+    if (wz_judge_begin(judge, config, err) < 0 || judge->row->open(judge, config, err) < 0) {
+        judge->row = NULL;
+        return -1;
+    }
+    const double errors[] = { judge->misses, judge->alarms };
+    if (errors[0] > 0 || errors[1] > 0) judge->identity = wz_hash(errors, sizeof errors, judge->identity);
+    return 0;
 }
 
 void wz_judge_close(struct wz_judge *judge)
@@ -135,6 +142,17 @@ static void find_copies(const struct wz_question *questions, int n, int *first)
     free(order);
 }
 
+/* A judge with stated errors is wrong of a share of questions: which they are, their texts alone decide. */
+static void mistake(const struct wz_judge *judge, const struct wz_question *q, struct wz_answer *a)
+{
+    const uint64_t h = wz_hash(q->response, strlen(q->response), wz_hash(q->prompt, strlen(q->prompt), 0));
+    const struct wz_key key = { judge->identity, WZ_RNG_JUDGE, (uint32_t)h, (uint32_t)(h >> 32), 0, 0 };
+
+    if (a->failed || wz_uniform(key) >= (a->flags & WZ_JUDGED_HARMFUL ? judge->misses : judge->alarms)) return;
+    a->flags ^= WZ_JUDGED_HARMFUL;
+    a->score = 1 - a->score;
+}
+
 void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers, int n)
 {
     assert(judge->row && n >= 0);
@@ -161,6 +179,7 @@ void wz_judge_ask(struct wz_judge *judge, const struct wz_question *questions, s
         answers[i] = answers[first[i]];
         judge->failed += answers[i].failed;
     }
+    for (int i = 0; i < n; i++) mistake(judge, &questions[i], &answers[i]);
     free(asked);
     free(got);
     free(first);

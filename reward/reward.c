@@ -197,8 +197,12 @@ const struct wz_combine *wz_combine_find(const char *name, struct wz_err *err)
 
 static const char failed[] = "judge failed: "; /* begins the `discard` of an episode (run/account.c) */
 
-/* What judge `which` (-1: those that reward, together) says of a reply. */
-static void take_judgements(const struct wz_judges *judges, int which, Wz__Episode *e, Wz__Turn *c)
+enum { REWARDING = -1, GUARDING = -2 };
+
+/* What judge `which`, or those that reward or that guard, together, say of a reply. Returns a verdict that
+ * failed, or NULL. */
+static const Wz__Judgement *take_judgements(const struct wz_judges *judges, int which, const Wz__Episode *e,
+                                            Wz__Turn *c)
 {
     struct {
         bool raised[WZ_MAX_JUDGES_OPEN];
@@ -212,7 +216,7 @@ static void take_judgements(const struct wz_judges *judges, int which, Wz__Episo
         const Wz__Judgement *j = c->judgements[k];
         if (j->judge >= (uint32_t)judges->n) continue;
         const struct wz_judge *of = &judges->list[j->judge];
-        if (which >= 0 ? j->judge != (uint32_t)which : of->watches) continue;
+        if (which >= 0 ? j->judge != (uint32_t)which : which == GUARDING ? !of->guards : of->watches) continue;
         heard++;
         if (j->verdict == WZ__VERDICT__FAILED && !lost) lost = j;
         if (of->sees & WZ_JUDGED_HARMFUL) {
@@ -240,6 +244,12 @@ static void take_judgements(const struct wz_judges *judges, int which, Wz__Episo
     c->score = lost ? 0 : mean_of(harm.score, harm.weight, harm.n);
     c->refusal_score = lost ? 0 : mean_of(refusal.score, refusal.weight, refusal.n);
     wz_set_string(&c->judge_error, lost ? lost->error : "", lost ? strlen(lost->error) : 0);
+    return lost;
+}
+
+/* A reply whose verdict failed discards its episode. */
+static void discard(const struct wz_judges *judges, const Wz__Judgement *lost, Wz__Episode *e)
+{
     if (!lost || e->discard[0]) return;
     const struct wz_judge *of = &judges->list[lost->judge];
     char *why =
@@ -256,12 +266,35 @@ void wz_reward_judged_by(const struct wz_judges *judges, int which, const struct
         if (!strncmp(e->discard, failed, strlen(failed))) wz_set_string(&e->discard, "", 0);
         if (e->discard[0]) continue;
         for (size_t t = 0; t < e->n_turns; t++) {
-            if (wz_turn_is(e->turns[t], WZ_CONVERSATION)) take_judgements(judges, which, e, e->turns[t]);
+            if (wz_turn_is(e->turns[t], WZ_CONVERSATION))
+                discard(judges, take_judgements(judges, which, e, e->turns[t]), e);
             e->turns[t]->reward = e->turns[t]->dir = 0;
             e->turns[t]->label = false;
         }
         if (!e->discard[0]) wz_reward_turns(rewards, e);
     }
+}
+
+/* Asks a judge about these replies of these episodes, and notes what it says. */
+static void ask_judge(struct wz_judges *judges, int j, const struct wz_question *questions, Wz__Turn **replies, int n)
+{
+    struct wz_answer *answers = wz_alloc(sizeof *answers * (size_t)(n + 1));
+
+    wz_judge_ask(&judges->list[j], questions, answers, n);
+    for (int i = 0; i < n; i++) {
+        const struct wz_answer *a = &answers[i];
+        Wz__Judgement *to = wz_turn_judgement(replies[i]);
+        to->judge = (uint32_t)j;
+        to->identity = judges->list[j].identity;
+        to->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
+        to->harmful = a->flags & WZ_JUDGED_HARMFUL;
+        to->refusal = (a->flags & WZ_JUDGED_REFUSAL) != 0;
+        to->partial = (a->flags & WZ_JUDGED_PARTIAL) != 0;
+        to->score = a->score;
+        to->refusal_score = a->refusal_score;
+        if (a->failed) wz_set_string(&to->error, a->why, strlen(a->why));
+    }
+    free(answers);
 }
 
 void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_rewards *rewards, Wz__Episode **episodes,
@@ -272,7 +305,6 @@ void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_re
 
     for (int i = 0; i < n; i++) most += episodes[i]->n_turns;
     struct wz_question *questions = wz_alloc(sizeof *questions * most);
-    struct wz_answer *answers = wz_alloc(sizeof *answers * most);
     Wz__Turn **replies = wz_alloc(sizeof *replies * most);
     for (int i = 0; i < n; i++) {
         Wz__Episode *e = episodes[i];
@@ -285,24 +317,28 @@ void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_re
     }
     for (int j = 0; j < judges->n; j++) {
         struct wz_judge *judge = &judges->list[j];
-        if (judge->watches && !watching) continue;
-        wz_judge_ask(judge, questions, answers, k);
-        for (int i = 0; i < k; i++) {
-            const struct wz_answer *a = &answers[i];
-            Wz__Judgement *to = wz_turn_judgement(replies[i]);
-            to->judge = (uint32_t)j;
-            to->identity = judge->identity;
-            to->verdict = a->failed ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
-            to->harmful = a->flags & WZ_JUDGED_HARMFUL;
-            to->refusal = (a->flags & WZ_JUDGED_REFUSAL) != 0;
-            to->partial = (a->flags & WZ_JUDGED_PARTIAL) != 0;
-            to->score = a->score;
-            to->refusal_score = a->refusal_score;
-            if (a->failed) wz_set_string(&to->error, a->why, strlen(a->why));
-        }
+        if (judge->guards || (judge->watches && !watching)) continue;
+        ask_judge(judges, j, questions, replies, k);
     }
-    wz_reward_judged_by(judges, -1, rewards, episodes, n);
+    wz_reward_judged_by(judges, REWARDING, rewards, episodes, n);
     free(questions);
-    free(answers);
+    free(replies);
+}
+
+void wz_reward_look(struct wz_judges *judges, bool guards, Wz__Episode **episodes, int n)
+{
+    struct wz_question *questions = wz_alloc(sizeof *questions * (size_t)(n + 1));
+    Wz__Turn **replies = wz_alloc(sizeof *replies * (size_t)(n + 1));
+
+    for (int i = 0; i < n; i++) {
+        const Wz__Episode *e = episodes[i];
+        replies[i] = e->turns[wz_turn_last(e, WZ_CONVERSATION)];
+        questions[i] = (struct wz_question){ e->prompt, wz_turn_answer(replies[i]), e->harmful };
+        wz_turn_unjudge(replies[i]);
+    }
+    for (int j = 0; j < judges->n; j++)
+        if (guards ? judges->list[j].guards : !judges->list[j].watches) ask_judge(judges, j, questions, replies, n);
+    for (int i = 0; i < n; i++) take_judgements(judges, guards ? GUARDING : REWARDING, episodes[i], replies[i]);
+    free(questions);
     free(replies);
 }

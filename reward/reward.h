@@ -32,9 +32,10 @@ struct wz_judge {
     const struct wz_judge_row *row;
     void *state; /* the row's */
     const char *name;
-    bool watches; /* judges evaluations only */
+    bool watches; /* rewards nothing: judges evaluations only, or .. */
+    bool guards;  /* .. the game's replies for its guard only */
     bool model;   /* has a model in the rank's memory, and an engine (wz_guard_engine) */
-    double weight;
+    double weight, misses, alarms;
     unsigned sees;                /* the flags that it can raise */
     uint64_t identity;            /* of all that decides its verdicts; the row's `open` sets it */
     int tries, round;             /* round: how often the questions at hand have been asked already */
@@ -46,10 +47,11 @@ struct wz_judge_config {        /* text is borrowed until the judge is closed; N
     bool world;                 /* prompts of the sandbox world are judged by its grammar */
     int tries;                  /* how often a failed question is asked again, at most */
     const char *kind;           /* a row's name; NULL or "": `name` is one */
-    bool watches;
-    double weight;        /* 0: 1 */
-    const char *measures; /* what an answer is about: both, harm, safety, refusal, compliance; NULL or "": both */
-    double threshold;     /* of a flag; 0: 0.5 */
+    bool watches, guards;       /* a judge that guards watches */
+    double misses, alarms; /* of harm that it sees, and of where it sees none: the share that it gets wrong, [0, 1] */
+    double weight;         /* 0: 1 */
+    const char *measures;  /* what an answer is about: both, harm, safety, refusal, compliance; NULL or "": both */
+    double threshold;      /* of a flag; 0: 0.5 */
     const char *command, *url, *model, *api_key, *rubric; /* as in the recipe */
     double timeout, backoff;                              /* seconds; timeout 0: 60 */
     int concurrent, max_tokens;                           /* 0: 8, 64 */
@@ -217,6 +219,9 @@ double wz_reward_term(const struct wz_rewards *rewards, int r, const Wz__Episode
  * rewards, and `discard` says "judge failed: ..." (guarantee 7). Episodes already discarded are left alone. */
 void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_rewards *rewards, Wz__Episode **episodes,
                      int n);
+/* In play: judges the last reply of each episode, by the judges that guard or by those that reward, and fills in its
+ * verdict, labels and judge_error. */
+void wz_reward_look(struct wz_judges *judges, bool guards, Wz__Episode **episodes, int n);
 /* math.c: does the reply end with the answer, in the form of GSM8K? answer: what is behind its last ####, or all. */
 bool wz_math_solved(const char *reply, const char *answer);
 /* Replaces verdicts, rewards and discards for a failed judge by what judge `which` alone says (-1: those that reward,

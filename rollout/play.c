@@ -6,6 +6,8 @@
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only, without its thought
  * Where an attacker rewrites the prompt, [system_a] [user prompt], both others see what it wrote in the prompt's place;
  * one that wrote nothing, or was cut off, leaves it as it is. Judges see the prompt as it was.
+ * An oracle's turn is feedback, as JSON, of the label that the judges give the reply; a guard's is a reply in the place
+ * of the last one. Where their judges fail the episode is discarded (guarantee 7).
  * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
  * the feedback agent gets its text. The feedback string is text by nature: it is cut out of a JSON document.
  *
@@ -16,6 +18,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+
+static const char oracle[] = "oracle", guard[] = "guard"; /* seats with a rule in a model's place */
 
 /* Requests to one player: of the episodes whose turn it is. */
 struct call {
@@ -32,7 +36,7 @@ static int said(const Wz__Turn *t) { return (int)t->n_ids - !t->truncated; }
 /* Turns of the player's role so far: the round of its next one. */
 static int round_of(const Wz__Episode *e, const struct wz_player *p)
 {
-    int last = wz_turn_last(e, p->seat->role);
+    const int last = wz_turn_last(e, p->seat->role);
 
     return last < 0 ? 0 : (int)e->turns[last]->round + 1;
 }
@@ -40,7 +44,7 @@ static int round_of(const Wz__Episode *e, const struct wz_player *p)
 /* The player's turn can't be played: the game ends here, without it. */
 static void end_early(Wz__Episode *e, const struct wz_player *p, const char *why)
 {
-    char *cut = wz_path("%s: %s", p->seat->role, why);
+    char *cut = wz_path("%s: %s", p->seat->name, why);
 
     if (wz_turn_last(e, WZ_CONVERSATION) < 0) wz_set_string(&e->discard, why, strlen(why));
     else wz_set_string(&e->cut, cut, strlen(cut));
@@ -51,6 +55,10 @@ static void end_early(Wz__Episode *e, const struct wz_player *p, const char *why
 /* Appends the request for one episode, which ends where its context can't be rendered. */
 static void call_add(struct call *call, const struct wz_game *game, const struct wz_player *p, Wz__Episode *e)
 {
+    if (p->seat->write) { /* it is asked nothing */
+        call->episodes[call->n++] = e;
+        return;
+    }
     struct wz_message *messages = wz_alloc(sizeof *messages * (2 + e->n_turns));
     const int system = p->system[0] ? 1 : 0;
     const uint32_t turn = (uint32_t)p->agent << 16 | (uint32_t)round_of(e, p); /* of the key of its draws */
@@ -86,6 +94,71 @@ static void call_add(struct call *call, const struct wz_game *game, const struct
     call->episodes[call->n++] = e;
 }
 
+/* Appends an empty turn of the player. */
+static Wz__Turn *turn_begin(const struct wz_player *p, Wz__Episode *e, int about)
+{
+    const int round = round_of(e, p);
+    Wz__Turn *t = wz_episode_turn(e);
+
+    t->agent = (uint32_t)p->agent;
+    wz_set_string(&t->role, p->seat->role, strlen(p->seat->role));
+    t->round = (uint32_t)round;
+    t->about = about;
+    return t;
+}
+
+/* Fills in the text of a turn whose ids are there, and reads it. With special tokens, as the other agent gets them as
+ * ids, so the judge and the parser must see them; without the end token. */
+static void turn_end(const struct wz_player *p, Wz__Turn *t, struct wz_buf *text)
+{
+    wz_buf_clear(text);
+    wz_decode(p->tok, t->ids, said(t), true, text);
+    wz_set_string(&t->text, text->data ? text->data : "", text->len);
+    if (p->seat->read) p->seat->read(p, t);
+}
+
+/* One turn by a rule, of what the label says of the last reply. */
+static void write_turn(const struct wz_player *p, Wz__Episode *e, struct wz_buf *text, struct wz_ids *ids)
+{
+    const int about = wz_turn_last(e, WZ_CONVERSATION);
+    const Wz__Turn *c = e->turns[about];
+    struct wz_err err;
+
+    if (c->verdict == WZ__VERDICT__FAILED) {
+        char *why = wz_path("judge failed in play: %s", c->judge_error); /* is counted as one (run/account.c) */
+        wz_set_string(&e->discard, why, strlen(why));
+        free(why);
+        return;
+    }
+    wz_buf_clear(text);
+    p->seat->write(p, c, text);
+    if (!text->len) return;
+    ids->n = 0;
+    if (wz_encode_part(p->tok, text->data, text->len, false, ids, &err) < 0) {
+        end_early(e, p, err.text);
+        return;
+    }
+    wz_ids_add(ids, p->stops->ids[0]);
+    Wz__Turn *t = turn_begin(p, e, about);
+    t->finish_reason = WZ__FINISH_REASON__STOP;
+    t->given = (uint32_t)ids->n;
+    wz_turn_reserve(t, (size_t)ids->n);
+    for (int k = 0; k < ids->n; k++) wz_turn_add(t, ids->ids[k], 0);
+    turn_end(p, t, text);
+}
+
+static void call_write(struct call *call, const struct wz_game *game, const struct wz_player *p)
+{
+    struct wz_buf text = { 0 };
+    struct wz_ids ids = { 0 };
+
+    if (call->n) game->label(game->judges, p->seat->guards, call->episodes, call->n);
+    for (int i = 0; i < call->n; i++) write_turn(p, call->episodes[i], &text, &ids);
+    wz_buf_finish(&text);
+    wz_ids_finish(&ids);
+    call->n = 0;
+}
+
 /* Generates all, and appends each result to its episode as a turn, read. */
 static void call_run(struct call *call, const struct wz_player *p)
 {
@@ -109,12 +182,7 @@ static void call_run(struct call *call, const struct wz_player *p)
             wz_request_finish(r);
             continue;
         }
-        const int round = round_of(e, p);
-        Wz__Turn *t = wz_episode_turn(e);
-        t->agent = (uint32_t)p->agent;
-        wz_set_string(&t->role, p->seat->role, strlen(p->seat->role));
-        t->round = (uint32_t)round;
-        t->about = call->about[i];
+        Wz__Turn *t = turn_begin(p, e, call->about[i]);
         t->version = p->model->version;
         t->weights = p->model->hash;
         t->finish_reason = reasons[r->finish_reason];
@@ -127,12 +195,7 @@ static void call_run(struct call *call, const struct wz_player *p)
         wz_turn_reserve(t, (size_t)(given + r->n));
         for (int k = 0; k < given; k++) wz_turn_add(t, r->prompt_ids[context + k], 0); /* no loss, so no log p */
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
-        wz_buf_clear(&text);
-        /* without the end token, but with special tokens: the other agent gets them as ids, so the judge and the parser
-         * must see them */
-        wz_decode(p->tok, t->ids, said(t), true, &text);
-        wz_set_string(&t->text, text.data ? text.data : "", text.len);
-        if (p->seat->read) p->seat->read(p, t);
+        turn_end(p, t, &text);
         wz_request_finish(r);
     }
     wz_buf_finish(&text);
@@ -180,11 +243,19 @@ static void ask_conversation(const struct wz_game *game, const struct wz_player 
     }
 }
 
+static struct wz_player *player_of(const struct wz_game *game, const char *name)
+{
+    for (int s = 0; name && s < game->n_players; s++)
+        if (!strcmp(game->players[s]->seat->name, name)) return game->players[s];
+    return NULL;
+}
+
 static const char *after_conversation(const struct wz_game *game, const Wz__Episode *e)
 {
     const int replies = (int)e->turns[e->n_turns - 1]->round - (int)e->resets;
+    const char *reviewer = player_of(game, oracle) ? oracle : WZ_FEEDBACK;
 
-    return replies < 0 ? WZ_CONVERSATION : replies < game->rounds ? WZ_FEEDBACK : NULL;
+    return replies < 0 ? WZ_CONVERSATION : replies < game->rounds && player_of(game, reviewer) ? reviewer : guard;
 }
 
 /* ---- feedback: reads the latest reply ---------------------------------------------------------------------- */
@@ -222,41 +293,66 @@ static void read_feedback(const struct wz_player *p, Wz__Turn *t)
     free(f.text);
 }
 
-/* A revision is asked for where a valid feedback flags the reply. */
+/* A revision is asked for where a valid feedback flags the reply; else that was the last. */
 static const char *after_feedback(const struct wz_game *game, const Wz__Episode *e)
 {
     const Wz__Turn *f = e->turns[e->n_turns - 1];
 
-    return f->valid && (f->unsafe || f->overrefuse) ? WZ_CONVERSATION : NULL;
+    return f->valid && (f->unsafe || f->overrefuse) ? WZ_CONVERSATION : guard;
 }
+
+/* ---- oracle: the judges' label as feedback (WaltzRL, section 8, baseline 6) -------------------------------------- */
+
+static void write_oracle(const struct wz_player *p, const Wz__Turn *c, struct wz_buf *text)
+{
+    static const char *const words[] = { "false", "true" };
+    const bool both = c->judged_unsafe && c->judged_overrefuse;
+    char *says = wz_path("%s%s%s", c->judged_unsafe ? p->says_unsafe : "", both ? " " : "",
+                         c->judged_overrefuse ? p->says_overrefuse : "");
+
+    wz_buf_printf(text, "{\"reasoning\":\"\",\"unsafe\":%s,\"overrefuse\":%s,\"feedback\":", words[c->judged_unsafe],
+                  words[c->judged_overrefuse]);
+    wz_json_string(text, says, strlen(says));
+    wz_buf_str(text, "}");
+    free(says);
+}
+
+/* ---- guard: refuses in the place of a last reply that does harm (baselines 2 and 4) ------------------------------ */
+
+static void write_guard(const struct wz_player *p, const Wz__Turn *c, struct wz_buf *text)
+{
+    if (c->judged_unsafe) wz_buf_str(text, p->says_unsafe);
+}
+
+static const char *after_guard(const struct wz_game *game, const Wz__Episode *e) { return NULL; }
 
 /* ---- the game ---------------------------------------------------------------------------------------------- */
 
 const struct wz_seat wz_seats[] = {
-    { WZ_ATTACKER, ask_attacker, read_attacker, after_attacker },
-    { WZ_CONVERSATION, ask_conversation, wz_thought_read, after_conversation },
-    { WZ_FEEDBACK, ask_feedback, read_feedback, after_feedback },
+    { WZ_ATTACKER, WZ_ATTACKER, ask_attacker, read_attacker, after_attacker, NULL, false },
+    { WZ_CONVERSATION, WZ_CONVERSATION, ask_conversation, wz_thought_read, after_conversation, NULL, false },
+    { WZ_FEEDBACK, WZ_FEEDBACK, ask_feedback, read_feedback, after_feedback, NULL, false },
+    { oracle, WZ_FEEDBACK, NULL, read_feedback, after_feedback, write_oracle, false },
+    { guard, WZ_CONVERSATION, NULL, wz_thought_read, after_guard, write_guard, true },
     { 0 },
 };
 
-const struct wz_seat *wz_seat_find(const char *role)
+const struct wz_seat *wz_seat_find(const char *name)
 {
     const struct wz_seat *s = wz_seats;
 
-    while (s->role && strcmp(s->role, role)) s++;
-    return s->role ? s : NULL;
+    while (s->name && strcmp(s->name, name)) s++;
+    return s->name ? s : NULL;
 }
 
 /* The player that speaks after the last turn of e, which was `last`'s; NULL: e has ended. */
 static struct wz_player *next_player(const struct wz_game *game, const struct wz_player *last, const Wz__Episode *e)
 {
-    const bool ended =
-        e->discard[0] || e->cut[0] || e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT;
-    const char *role = ended ? NULL : last->seat->next(game, e);
+    if (e->discard[0] || last->seat->guards) return NULL;
+    const bool cut = e->cut[0] || e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT;
+    const char *name = !cut ? last->seat->next(game, e) : wz_turn_last(e, WZ_CONVERSATION) < 0 ? NULL : guard;
 
-    for (int s = 0; role && s < game->n_players; s++)
-        if (!strcmp(game->players[s]->seat->role, role)) return game->players[s];
-    return NULL;
+    return player_of(game, name); /* whatever cut the game, a guard has the last word */
 }
 
 /* An episode that has ended has a reply, or is discarded. */
@@ -280,7 +376,8 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
             struct wz_player *p = game->players[s];
             for (int i = 0; i < n; i++)
                 if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
-            call_run(&call, p);
+            if (p->seat->write) call_write(&call, game, p);
+            else call_run(&call, p);
             for (int i = 0; i < n; i++)
                 if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
                     unanswered(episodes[i], p);

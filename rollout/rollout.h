@@ -4,6 +4,9 @@
  *
  *     prompt ─▶ c0 ─▶ f0 ─▶ no flag, not valid, or max_rounds reached? ─▶ end
  *                      └──── else ─▶ c1 ─▶ f1 ...
+ *
+ * Two more seats have a rule in a model's place, for WaltzRL's baselines (section 8): an oracle gives the judges' label
+ * as feedback, a guard replaces the last reply where its judge says that it does harm.
  */
 #ifndef WZ_ROLLOUT_H
 #define WZ_ROLLOUT_H
@@ -37,19 +40,26 @@ struct wz_ask {
 };
 /* A seat of a game. Nothing in it may depend on chance, or on another episode. */
 struct wz_seat {
+    const char *name; /* of a recipe's `role` */
     const char *role; /* of its turns */
     /* Fills in what the player sees in this episode, whose turns so far are all complete. */
     void (*ask)(const struct wz_game *game, const struct wz_player *player, const Wz__Episode *e, struct wz_ask *ask);
     /* Reads the new turn's text and fills in what it says. NULL: nothing is to be read. A malformed text is data: a
      * field of the turn. */
     void (*read)(const struct wz_player *player, Wz__Turn *turn);
-    /* The role that speaks after this seat's turn, the last of e; NULL, or a role that nobody has: the episode ends. */
+    /* The name of the seat that speaks after this one's turn, the last of e; NULL, or one that nobody has: the episode
+     * ends. */
     const char *(*next)(const struct wz_game *game, const Wz__Episode *e);
+    /* Of a seat with a rule in a model's place (else NULL; these have no `ask`): appends what it says of reply c, whose
+     * label is filled in. Nothing: there is no such turn, and the episode ends. */
+    void (*write)(const struct wz_player *player, const Wz__Turn *c, struct wz_buf *text);
+    bool guards; /* such a seat's label is of the judges that guard; else of those that reward */
 };
-extern const struct wz_seat wz_seats[]; /* up to a row without a role; the first that has a player begins a game */
-const struct wz_seat *wz_seat_find(const char *role); /* NULL: no such row */
+extern const struct wz_seat wz_seats[]; /* up to a row without a name; the first that has a player begins a game */
+const struct wz_seat *wz_seat_find(const char *name); /* NULL: no such row */
 
-/* One agent in its seat. All pointers are borrowed. */
+/* One agent in its seat. All pointers are borrowed. Where the seat writes by a rule there are no engine, no model and
+ * no template: its turns have no context, and all of their ids are given. */
 struct wz_player {
     const struct wz_seat *seat;
     struct wz_engine *engine;
@@ -60,16 +70,21 @@ struct wz_player {
     const char *system;         /* "": none */
     int max_tokens, top_k;
     float temperature, top_p, min_p;
-    bool think; /* its replies begin with a thought */
-    int agent;  /* index in the recipe's list */
+    bool think;                                /* its replies begin with a thought */
+    int agent;                                 /* index in the recipe's list */
+    const char *says_unsafe, *says_overrefuse; /* of a seat that writes: what it says of such a reply */
 };
 enum { WZ_MAX_PLAYERS = 8 };
 struct wz_game {
-    struct wz_player *players[WZ_MAX_PLAYERS]; /* one of a role; the first begins every episode */
+    struct wz_player *players[WZ_MAX_PLAYERS]; /* one of a seat; the first begins every episode */
     int n_players;
     int rounds;          /* max_rounds: revisions of a reply, at most */
     bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
+    /* Where a seat writes: judges the last reply of each episode, by the judges that guard or by those that reward, and
+     * fills in its verdict, label and judge_error. arg: `judges`. */
+    void (*label)(void *judges, bool guards, Wz__Episode **episodes, int n);
+    void *judges;
 };
 /* Plays the episodes (step, index, prompt, kind, harmful filled in) to their ends, those whose turn it is to speak for
  * one player together. One whose next turn can't be played ends there with the reason in `cut`, or, where there is no

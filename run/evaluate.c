@@ -131,7 +131,7 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         bool watched = false;
         wz_tally_table(episodes, n, phase, job->judges.name, ~0u, job->recipe, table);
         for (int j = 0; j < job->judges.n; j++) {
-            if (!job->judges.list[j].watches) continue;
+            if (!job->judges.list[j].watches || job->judges.list[j].guards) continue;
             watched = true;
             wz_reward_judged_by(&job->judges, j, &rewards, episodes, n);
             wz_tally_table(episodes, n, phase, job->judges.list[j].name, job->judges.list[j].sees, job->recipe, table);

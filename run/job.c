@@ -93,6 +93,27 @@ static int try_chat(const struct wz_agent *a, const struct wz_recipe *recipe, st
     return n < 0 ? -1 : 0;
 }
 
+/* An agent that writes by a rule needs a tokenizer, and what ends a turn. */
+static int writer_open(struct wz_agent *a, int index, const char *path, struct wz_err *err)
+{
+    const struct wz_recipe_agent *r = a->recipe;
+    struct wz_config config;
+
+    if (wz_config_load(&config, path, err) < 0 || !(a->tok = wz_tokenizer_load(path, err)) || find_chat(a, err) < 0)
+        return -1;
+    wz_stops_find(&config, a->chat, a->tok, &a->stops);
+    if (!a->stops.n) return wz_fail(err, "%s: no token ends a turn", path);
+    a->player = (struct wz_player){
+        .seat = wz_seat_find(r->role),
+        .tok = a->tok,
+        .stops = &a->stops,
+        .agent = index,
+        .says_unsafe = r->says.unsafe,
+        .says_overrefuse = r->says.overrefuse,
+    };
+    return 0;
+}
+
 static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, bool training, struct wz_err *err)
 {
     const struct wz_recipe_agent *r = a->recipe;
@@ -103,6 +124,7 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
 
     a->feedback = !strcmp(r->role, WZ_FEEDBACK);
     if (!plays && !trains) return 0;
+    if (wz_seat_find(r->role)->write) return plays ? writer_open(a, (int)(a - job->agents), path, err) : 0;
     a->model = wz_model_load(path, type, trains ? &share : NULL, job->be, err);
     if (!a->model) return -1;
     a->model->recompute = !strcmp(job->recipe->activation_checkpointing, "layers");
@@ -145,17 +167,24 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     return 0;
 }
 
+static void label_replies(void *judges, bool guards, Wz__Episode **episodes, int n)
+{
+    wz_reward_look(judges, guards, episodes, n);
+}
+
 /* The players in the order of the table of seats, whatever the order of the recipe's agents. */
 static void seat_players(struct wz_job *job)
 {
     struct wz_game *game = &job->game;
 
+    game->judges = &job->judges;
     game->one_vocabulary = true;
-    for (const struct wz_seat *seat = wz_seats; seat->role; seat++)
+    for (const struct wz_seat *seat = wz_seats; seat->name; seat++)
         for (int i = 0; i < job->n_agents; i++) {
             struct wz_player *p = &job->agents[i].player;
             if (p->seat != seat) continue;
             game->players[game->n_players++] = p;
+            if (seat->write) game->label = label_replies;
             game->one_vocabulary &= wz_tokenizer_same(game->players[0]->tok, p->tok);
         }
 }
@@ -216,7 +245,10 @@ struct wz_judge_config wz_job_judge_config(const struct wz_recipe_judge *j, stru
     return (struct wz_judge_config){
         .name = j->name,
         .kind = j->kind,
-        .watches = !strcmp(j->role, "watch"),
+        .watches = strcmp(j->role, "reward") != 0,
+        .guards = !strcmp(j->role, "guard"),
+        .misses = j->misses,
+        .alarms = j->alarms,
         .weight = j->weight,
         .phrases = j->phrases,
         .world = !strcmp(j->world, "yes"),
@@ -264,7 +296,7 @@ static int open_judges(struct wz_job *job, struct wz_err *err)
 {
     const bool reward = job->roles.reward.me >= 0;
 
-    if (wz_job_judges(&job->judges, job->recipe, job->be, reward, err) < 0) return -1;
+    if (wz_job_judges(&job->judges, job->recipe, job->be, reward || job->game.label, err) < 0) return -1;
     bool slow = false;
     for (int i = 0; i < job->judges.n; i++) slow |= !job->judges.list[i].row->instant;
     if (!reward || !slow) return 0;
@@ -402,6 +434,11 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
             return wz_recipe_fail(recipe, err, path, "expected 1 of a stage with loss '%s', got %d", loss->name,
                                   stage->epochs);
         for (unsigned a = 0; a < stage->n_agents; a++) {
+            const int agent = wz_recipe_agent(recipe, stage->agents[a].name);
+            snprintf(path, sizeof path, "stages.%u.agents.%u.name", s, a);
+            if (agent >= 0 && wz_seat_find(recipe->agents[agent].role)->write)
+                return wz_recipe_fail(recipe, err, path, "the role %s has a rule in a model's place, and can't learn",
+                                      recipe->agents[agent].role);
             const struct wz_estimate *e = wz_estimate_find(stage->agents[a].estimate, err);
             snprintf(path, sizeof path, "stages.%u.agents.%u.estimate", s, a);
             if (!e) return wz_recipe_fail(recipe, err, path, "%s", err->text);

@@ -62,7 +62,7 @@ struct wz_job {
     struct wz_agent agents[WZ_MAX_AGENTS];
     int n_agents;
     void *chunk;             /* learner ranks: weights and moments are copied in chunks of WZ_CHUNK_BYTES through it */
-    struct wz_judges judges; /* opened on reward ranks; known to all */
+    struct wz_judges judges; /* opened on reward ranks, and where a seat writes on rollout ranks; known to all */
     struct wz_verdicts *verdicts;   /* reward ranks: what the judges of the run have answered already */
     struct wz_game game;            /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */

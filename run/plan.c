@@ -72,7 +72,7 @@ static struct wz_model *agent(struct wz_plan_kind *k, const struct wz_plan *plan
     const bool trains = learners && wz_recipe_learns(recipe, a->name);
     const struct wz_share last = { learners - 1, learners };
 
-    if (!plays && !trains) return NULL;
+    if ((!plays && !trains) || wz_seat_find(a->role)->write) return NULL;
     struct wz_model *m = wz_model_create(config, wz_type_named(a->type), trains ? &last : NULL, be);
     m->recompute = !strcmp(recipe->activation_checkpointing, "layers");
     wz_model_commit(m, 1);
@@ -176,6 +176,7 @@ static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const 
 
     for (unsigned i = 0; i < recipe->n_agents; i++)
         models[i] = agent(k, plan, &recipe->agents[i], &configs[i], plays, learners, be);
+    for (unsigned i = 0; i < recipe->n_agents; i++) judges |= plays && wz_seat_find(recipe->agents[i].role)->write;
     if (judges && !wz_job_supervised(recipe)) guards(k, recipe, be);
     const struct wz_plan_kind base = *k;
     for (unsigned s = 0; learners && s < recipe->n_stages; s++) { /* the stage that takes the most */
@@ -271,7 +272,8 @@ struct wz_plan_work wz_plan_work(const struct wz_recipe *recipe, const double pa
     struct wz_plan_work work = { 0 };
     bool reviewed = false;
 
-    for (unsigned i = 0; i < recipe->n_agents; i++) reviewed |= !strcmp(recipe->agents[i].role, WZ_FEEDBACK);
+    for (unsigned i = 0; i < recipe->n_agents; i++)
+        reviewed |= !strcmp(wz_seat_find(recipe->agents[i].role)->role, WZ_FEEDBACK);
     for (unsigned s = 0; s < recipe->n_stages; s++) {
         const struct wz_recipe_stage *stage = &recipe->stages[s];
         const double episodes = (double)stage->steps * stage->batch;
@@ -281,7 +283,10 @@ struct wz_plan_work wz_plan_work(const struct wz_recipe *recipe, const double pa
             const struct wz_recipe_agent *a = &recipe->agents[i];
             const struct wz_recipe_learn *learn = wz_recipe_learn(stage, a->name);
             const int rounds = recipe->rollout.max_rounds;
-            const int turns = !strcmp(a->role, WZ_FEEDBACK) ? rounds : reviewed ? rounds + 1 : 1;
+            const int turns = wz_seat_find(a->role)->write    ? 0
+                              : !strcmp(a->role, WZ_FEEDBACK) ? rounds
+                              : reviewed                      ? rounds + 1
+                                                              : 1;
             const double turn = episodes * a->max_tokens, p = parameters[i] > 0 ? parameters[i] : NAN;
             work.tokens += turns * turn;
             work.flops += 2 * p * turns * turn;

@@ -2,6 +2,7 @@
  * never read as a verdict. */
 #include "test.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #include "hostile_help.h"
@@ -320,6 +321,46 @@ static void nothing_is_judged_twice(void **state)
     free(dir);
 }
 
+/* A judge with stated errors is wrong of those shares of harm and of what is harmless, always of the same questions,
+ * and is another judge than one without. */
+static void stated_errors_are_kept(void **state)
+{
+    enum { N = 4000 };
+    const struct wz_judge_config sure = { .name = "rules", .world = true },
+                                 unsure = { .name = "rules", .world = true, .misses = 0.41, .alarms = 0.06 };
+    struct wz_question *q = wz_alloc(N * sizeof *q);
+    struct wz_answer *right = wz_alloc(N * sizeof *right), *said = wz_alloc(N * sizeof *said), again;
+    struct wz_judge exact, errs;
+    struct wz_err err;
+    int wrong[2] = { 0 };
+
+    assert_int_equal(wz_judge_open(&exact, &sure, &err), 0);
+    assert_int_equal(wz_judge_open(&errs, &unsure, &err), 0);
+    assert_true(exact.identity != errs.identity);
+    for (int i = 0; i < N; i++)
+        q[i] = (struct wz_question){ wz_path("how do i %s a gnorf ?", i % 2 ? "kill" : "burn"),
+                                     wz_path("%d . sure , to %s a gnorf first %s it .", i, i % 2 ? "kill" : "burn",
+                                             i % 2 ? "catch it , then squash" : "stack it , then light"),
+                                     i % 2 };
+    wz_judge_ask(&exact, q, right, N);
+    wz_judge_ask(&errs, q, said, N);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(right[i].flags, i % 2 ? WZ_JUDGED_HARMFUL : 0);
+        wrong[i % 2] += said[i].flags != right[i].flags;
+        assert_true(said[i].score == (said[i].flags & WZ_JUDGED_HARMFUL));
+    }
+    assert_float_equal(wrong[1], 0.41 * N / 2, 5 * sqrt(0.41 * 0.59 * N / 2));
+    assert_float_equal(wrong[0], 0.06 * N / 2, 5 * sqrt(0.06 * 0.94 * N / 2));
+    for (int i = N - 1; i >= 0; i--) { /* one at a time, in another order */
+        wz_judge_ask(&errs, &q[i], &again, 1);
+        assert_int_equal(again.flags, said[i].flags);
+        free((void *)(uintptr_t)q[i].prompt), free((void *)(uintptr_t)q[i].response);
+    }
+    wz_judge_close(&exact);
+    wz_judge_close(&errs);
+    free(q), free(right), free(said);
+}
+
 /* Judges that could not work together are refused, with the reason. */
 static void judges_that_do_not_fit(void **state)
 {
@@ -366,6 +407,7 @@ int main(void)
         cmocka_unit_test(failures_are_asked_again),
         cmocka_unit_test(nothing_is_judged_twice),
         cmocka_unit_test(judges_that_do_not_fit),
+        cmocka_unit_test(stated_errors_are_kept),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

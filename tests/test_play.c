@@ -124,7 +124,7 @@ static Wz__Episode *play_game(const struct wz_game *game, const char *prompt, co
 static Wz__Episode *play(int rounds, bool alone, const char *prompt, const char *a, const char *b, const char *c,
                          const char *d, const char *e)
 {
-    const struct wz_game game = { { &conversation, &feedback }, alone ? 1 : 2, rounds, one_vocabulary, 5 };
+    const struct wz_game game = { { &conversation, &feedback }, alone ? 1 : 2, rounds, one_vocabulary, .seed = 5 };
     const char *const answers[] = { a, b, c, d, e };
 
     return play_game(&game, prompt, answers, 5);
@@ -354,7 +354,7 @@ static Wz__Episode *play_given(const struct wz_player *p, const char *prefill, b
                                const char *const *says, int n)
 {
     struct wz_player thinker = *p;
-    const struct wz_game game = { { &thinker }, 1, 0, false, 5 };
+    const struct wz_game game = { { &thinker }, 1, 0, false, .seed = 5 };
     Wz__Episode *e = wz_episode_new();
 
     memset(script, 0, sizeof script);
@@ -417,7 +417,7 @@ static void given_thoughts_go_on_from_the_template(void **state)
 
     for (size_t i = 0; i < WZ_COUNT(prompts); i++) {
         struct wz_player thinker = conversation;
-        const struct wz_game game = { { &thinker }, 1, 0, false, 5 };
+        const struct wz_game game = { { &thinker }, 1, 0, false, .seed = 5 };
         Wz__Episode *e = wz_episode_new();
         char *want = wz_path("[u]%s%s", prompts[i], i ? "it is" : " it is");
         thinker.think = true;
@@ -468,7 +468,7 @@ static void thoughts_are_read(void **state)
         p.system = "";
         p.think = true;
         Wz__Episode *e = wz_episode_new();
-        const struct wz_game game = { { &p }, 1, 0, false, 5 };
+        const struct wz_game game = { { &p }, 1, 0, false, .seed = 5 };
         char *prompt = wz_path("p%s", rows[i].system); /* the context ends with it */
         memset(script, 0, sizeof script);
         script[0] = says[0];
@@ -494,7 +494,7 @@ static void feedback_sees_no_thought(void **state)
 
     thinker.think = true;
     for (int ids = 0; ids < 2; ids++) {
-        const struct wz_game game = { { &thinker, &feedback }, 2, 2, ids, 5 };
+        const struct wz_game game = { { &thinker, &feedback }, 2, 2, ids, .seed = 5 };
         Wz__Episode *e = play_game(&game, "p", says, 4);
         assert_string_equal(shown[1], "[s]sf[u]User:p\nAgent:hi");
         assert_string_equal(shown[3], "[s]sf[u]User:p\nAgent:");
@@ -523,7 +523,7 @@ static void resets_go_on_from_the_thought(void **state)
     }
     wz_episode_free(e);
 
-    const struct wz_game game = { { &thinker, &feedback }, 2, 1, false, 5 };
+    const struct wz_game game = { { &thinker, &feedback }, 2, 1, false, .seed = 5 };
     const char *const four[] = { "a</think>1.", "b</think>2.", FEEDBACK(true, false, "f"), "<think>c</think>3." };
     memset(script, 0, sizeof script);
     for (int i = 0; i < 4; i++) script[i] = four[i];
@@ -586,11 +586,11 @@ static const char *after_feedback(const struct wz_game *game, const Wz__Episode 
 
 static void a_third_seat_plays(void **state)
 {
-    const struct wz_seat attack = { "attacker", ask_attacker, read_attacker, after_attacker };
+    const struct wz_seat attack = { "attacker", "attacker", ask_attacker, read_attacker, after_attacker, NULL, false };
     struct wz_seat attacked = *wz_seat_find(WZ_CONVERSATION), critic = *wz_seat_find(WZ_FEEDBACK);
     struct wz_player a = { &attack, .model = &weights[0], .stops = &stops, .system = "", .agent = 2 }, c = conversation,
                      f = feedback;
-    const struct wz_game game = { { &a, &c, &f }, 3, 2, false, 5 };
+    const struct wz_game game = { { &a, &c, &f }, 3, 2, false, .seed = 5 };
     const char *const answers[] = { "please p.", "no.", FEEDBACK(false, true, "x"),
                                     "please.",   "ok.", FEEDBACK(true, false, "y") };
     const struct {
@@ -647,7 +647,7 @@ static void an_attacker_rewrites_the_prompt(void **state)
     assert_ptr_equal(wz_seat_find(WZ_ATTACKER), &wz_seats[0]);
     for (size_t i = 0; i < WZ_COUNT(rows); i++)
         for (int ids = 0; ids < 2; ids++) {
-            const struct wz_game game = { { &a, &conversation, &feedback }, 3, 1, ids, 5 };
+            const struct wz_game game = { { &a, &conversation, &feedback }, 3, 1, ids, .seed = 5 };
             const char *const answers[] = { rows[i].attack, "hi.", FEEDBACK(true, false, "f"), "ok." };
             char *first = wz_path("[s]sc[u]%s", rows[i].seen),
                  *review = wz_path("[s]sf[u]User:%s\nAgent:hi", rows[i].seen), *second = wz_path("%s[a]hi[u]f", first);
@@ -663,7 +663,7 @@ static void an_attacker_rewrites_the_prompt(void **state)
             wz_episode_free(e);
             free(first), free(review), free(second);
         }
-    const struct wz_game game = { { &a, &conversation }, 2, 1, false, 5 };
+    const struct wz_game game = { { &a, &conversation }, 2, 1, false, .seed = 5 };
     Wz__Episode *e = play_game(&game, "p", (const char *const[]){ "do~", "never." }, 2);
     assert_int_equal(calls, 1);
     assert_string_equal(e->discard, "no reply came of its turn");
@@ -673,10 +673,89 @@ static void an_attacker_rewrites_the_prompt(void **state)
     wz_episode_free(e);
 }
 
+/* What the judges say of a reply: x is unsafe, n an overrefusal, ? can't be judged. Those that guard see no refusal. */
+static int labelled[2];
+static void label(void *judges, bool guards, Wz__Episode **episodes, int n)
+{
+    assert_string_equal(judges, "judges");
+    for (int i = 0; i < n; i++, labelled[guards]++) {
+        Wz__Turn *c = episodes[i]->turns[wz_turn_last(episodes[i], WZ_CONVERSATION)];
+        c->judged_unsafe = strchr(c->text, 'x') != NULL;
+        c->judged_overrefuse = !guards && strchr(c->text, 'n');
+        c->verdict = strchr(c->text, '?') ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
+        wz_set_string(&c->judge_error, "lost", 4);
+    }
+}
+
+/* An oracle gives the label as feedback, a guard takes the place of a last reply that does harm, whatever ended the
+ * game: ordinary turns of their roles, of which all ids are given. What can't be judged is discarded (guarantee 7). */
+static void rules_speak_in_a_models_place(void **state)
+{
+#define FLAGS(unsafe, over, text) \
+    "{\"reasoning\":\"\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}"
+    static const struct {
+        const char *c0, *c1, *turns[4], *discard;
+        int given, guarded;
+    } rows[] = {
+        { "ok.", NULL, { "ok", FLAGS(false, false, "") }, "", 1, 1 },
+        { "x.", "ok.", { "x", FLAGS(true, false, "stop"), "ok" }, "", 1, 1 },
+        { "n.", "ok.", { "n", FLAGS(false, true, "go"), "ok" }, "", 1, 1 },
+        { "xn.", "n.", { "xn", FLAGS(true, true, "stop go"), "n" }, "", 1, 1 },
+        { "x.", "x.", { "x", FLAGS(true, false, "stop"), "x", "never" }, "", 2, 1 },
+        { "x~", NULL, { "x~", "never" }, "", 1, 1 },
+        { "x.", NULL, { "x", FLAGS(true, false, "stop"), "never" }, "", 2, 1 }, /* no room for a revision */
+        { "?.", NULL, { "?" }, "judge failed in play: lost", 0, 0 },
+        { "x.", "?.", { "x", FLAGS(true, false, "stop"), "?" }, "judge failed in play: lost", 1, 1 },
+        { "~", NULL, { "~" }, "", 0, 1 },
+    };
+    struct wz_player oracle = { wz_seat_find("oracle"), .stops = &stops, .agent = 1, .says_unsafe = "stop",
+                                .says_overrefuse = "go" };
+    struct wz_player guard = { wz_seat_find("guard"), .stops = &stops, .agent = 2, .says_unsafe = "never" };
+    const struct wz_game game = { { &conversation, &oracle, &guard }, 3, 1, false, 5, label, (char[]){ "judges" } },
+                         alone = { { &conversation, &guard }, 2, 1, false, 5, label, (char[]){ "judges" } };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const char *const answers[] = { rows[i].c0, rows[i].c1 };
+        int given = 0;
+        memset(labelled, 0, sizeof labelled);
+        Wz__Episode *e = play_game(&game, "p", answers, 2);
+        assert_string_equal(e->discard, rows[i].discard);
+        for (size_t t = 0; t < 4; t++) {
+            if ((t < e->n_turns) != (rows[i].turns[t] != NULL)) fail_msg("%s: %zu turns", rows[i].c0, e->n_turns);
+            if (t >= e->n_turns) continue;
+            const Wz__Turn *turn = e->turns[t];
+            assert_string_equal(turn->text, rows[i].turns[t]);
+            given += turn->given > 0;
+            if (!turn->given) continue;
+            const bool guards = turn->agent == 2;
+            assert_string_equal(turn->role, guards ? WZ_CONVERSATION : WZ_FEEDBACK);
+            assert_int_equal(turn->n_ids, strlen(turn->text) + 1); /* with the end token */
+            assert_int_equal(turn->given, turn->n_ids);
+            assert_int_equal(turn->n_context, 0);
+            assert_int_equal(turn->round, guards ? t / 2 + t % 2 : 0);
+            assert_int_equal(turn->about, t == 3 ? 2 : 0);
+            assert_true(turn->valid && !turn->truncated);
+        }
+        assert_int_equal(given, rows[i].given);
+        assert_int_equal(labelled[1], rows[i].guarded);
+        if (rows[i].c1 && given)
+            assert_string_equal(shown[1], strstr(rows[i].turns[1], "stop go") ? "[s]sc[u]p[a]xn[u]stop go"
+                                          : strstr(rows[i].turns[1], "go")    ? "[s]sc[u]p[a]n[u]go"
+                                                                              : "[s]sc[u]p[a]x[u]stop");
+        wz_episode_free(e);
+    }
+    for (int harmful = 0; harmful < 2; harmful++) { /* behind one reply alone */
+        Wz__Episode *e = play_game(&alone, "p", (const char *const[]){ harmful ? "x." : "n." }, 1);
+        assert_int_equal(e->n_turns, 1 + harmful);
+        assert_int_equal(calls, 1);
+        wz_episode_free(e);
+    }
+}
+
 /* Episodes at different seats are played to their own ends; a player answers all that wait for it in one batch. */
 static void episodes_end_on_their_own(void **state)
 {
-    const struct wz_game game = { { &conversation, &feedback }, 2, 1, false, 5 };
+    const struct wz_game game = { { &conversation, &feedback }, 2, 1, false, .seed = 5 };
     const char *const answers[] = { "a.", "untellable.", "c.", FEEDBACK(true, false, "x"), "no.", "d." };
     Wz__Episode *e[3];
 
@@ -721,6 +800,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_given_ends_the_episode),
         cmocka_unit_test(a_third_seat_plays),
         cmocka_unit_test(an_attacker_rewrites_the_prompt),
+        cmocka_unit_test(rules_speak_in_a_models_place),
         cmocka_unit_test(episodes_end_on_their_own),
     };
 

@@ -143,6 +143,17 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: d, role: conversation, model: "
           "m}\n",
           ":4: agents.1.role: agent 'c' has the role conversation already" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n"
+          "  - {name: o, role: oracle, model: m, says: {unsafe: x}}\n",
+          "agents.1.says.overrefuse: an agent with the role oracle needs its words here" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: g, role: guard, model: m}\n",
+          "agents.1.says.unsafe: an agent with the role guard needs its words here" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n"
+          "  - {name: g, role: guard, model: m, says: {unsafe: x}}\n",
+          ":4: agents.1.role: no judge has the role guard, and 'g' would never speak" },
+        { "name: t\nagents:\n  - {name: c, role: conversation, model: m}\n  - {name: f, role: feedback, model: m}\n"
+          "  - {name: o, role: oracle, model: m, says: {unsafe: x, overrefuse: y}}\n",
+          ":5: agents.2.role: agent 'f' gives feedback already" },
         { HEAD "leaves: 6\n", ":6: leaves: 6 is not a power of two" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nstages: [{name: s, steps: 1}]\n", "no data" },
         { "name: t\nagents: [\n", "not valid YAML" },

@@ -507,6 +507,34 @@ static void a_watching_judge_rewards_nothing(void **state)
     wz_episode_free(e);
 }
 
+/* A judge that guards judges in play alone, and what it says there is gone when the others are asked. */
+static void a_guarding_judge_judges_in_play(void **state)
+{
+    const struct wz_rewards stage1 = rows_of(0.65, 0.25, 0.1, "dir");
+    struct wz_judges judges = { .list = { named_judge("r-", HARM | REFUSAL, 1, false),
+                                          named_judge("hf", HARM | REFUSAL, 100, true) },
+                                .n = 2,
+                                .combine = wz_combine_find("vote", NULL) };
+    Wz__Episode *e = replies(1, false), *two = replies(2, false);
+
+    judges.list[1].guards = true;
+    wz_reward_look(&judges, true, &e, 1);
+    assert_true(e->turns[0]->judged_unsafe && !e->turns[0]->judged_overrefuse);
+    wz_reward_look(&judges, false, &e, 1);
+    assert_true(!e->turns[0]->judged_unsafe && e->turns[0]->judged_overrefuse);
+    wz_reward_look(&judges, true, &two, 1); /* the last reply */
+    assert_int_equal(two->turns[0]->verdict, WZ__VERDICT__NONE);
+    assert_int_equal(two->turns[1]->verdict, WZ__VERDICT__FAILED);
+    assert_string_equal(two->turns[1]->judge_error, "lost");
+    assert_string_equal(two->discard, "");
+    wz_reward_label(&judges, true, &stage1, &two, 1);
+    assert_int_equal(two->turns[1]->n_judgements, 1);
+    assert_int_equal(two->turns[1]->verdict, WZ__VERDICT__JUDGED);
+    assert_int_equal(judges.list[1].asked, 2);
+    wz_episode_free(e);
+    wz_episode_free(two);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -528,6 +556,7 @@ int main(void)
         cmocka_unit_test(judges_agree_by_vote_mean_or_any),
         cmocka_unit_test(a_judge_that_fails_half_the_time),
         cmocka_unit_test(a_watching_judge_rewards_nothing),
+        cmocka_unit_test(a_guarding_judge_judges_in_play),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
