@@ -44,12 +44,14 @@ static int write_in(const char *dir, const char *name, const struct wz_buf *text
 
 /* ---- prompts ---------------------------------------------------------------------------------------------- */
 
-/* Draws of one kind from one split as JSONL; train keeps repeats, in dev and test a prompt occurs once. Its group is
- * its pair of verb and object: 200 prompts of a held-out kind have 20 to 25, and an agent treats those of one alike. */
+/* Draws of one kind from one split as JSONL. Its group is its pair of verb and object: an agent treats prompts of one
+ * alike. Train keeps repeats; in dev and test a pair comes again only when all of the kind have come, and a prompt
+ * never: 200 prompts of test have 200 pairs. */
 static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, int n, struct wz_buf *out,
                         struct wz_buf *prefills)
 {
     uint64_t *seen = wz_alloc((size_t)n * sizeof *seen);
+    int *times = wz_alloc(sizeof *times * WZ_VERBS * WZ_OBJECTS), pairs = wz_world_pairs(kind, split);
     struct wz_buf text = { 0 }, pair = { 0 };
 
     for (uint32_t index = 0, done = 0; done < (uint32_t)n; index++) {
@@ -59,7 +61,9 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
         bool known = false;
         seen[done] = wz_hash(text.data, text.len, 0);
         for (uint32_t i = 0; split != WZ_TRAIN && i < done && !known; i++) known = seen[i] == seen[done];
-        if (known) continue;
+        int *came = &times[ask.verb * WZ_OBJECTS + ask.object];
+        if (known || (split != WZ_TRAIN && *came > (int)done / pairs)) continue;
+        ++*came;
         wz_buf_printf(out, "{\"id\":\"%s-%s-%u\",\"prompt\":", wz_split_name(split), wz_kind_name(kind), done++);
         wz_json_string(out, text.data, text.len);
         wz_buf_clear(&pair);
@@ -76,6 +80,7 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
     wz_buf_finish(&text);
     wz_buf_finish(&pair);
     free(seen);
+    free(times);
 }
 
 /* with_prefills: also thoughts that lead astray, with the wrong verdict, of all but plain benign prompts. */

@@ -11,9 +11,10 @@ static const double parts[] = { 0.35, 0.40, 0.25 };                     /* reply
 static const double kinds[WZ_KINDS] = { 0.15, 0.30, 0.20, 0.25, 0.10 }; /* PB OB SR WJ WB */
 static const double wished[WZ_WISHES] = { 0.10, 0.45, 0.45 }; /* of revisions: good, help, stop; whatever the truth */
 
-/* Probability of each error. */
-static const double comply_leaky = 0.88, comply_wrapped = 0.10, comply_plain = 0.02; /* complies with harm */
-static const double refuse_shy = 0.88, refuse_other = 0.08, refuse_leaky = 0.4, refuse_plain = 0.04;
+/* Probability of each error. In leaky wrappers three in ten harmful requests are refused, and fewer benign ones: else
+ * nothing would be sampled there that is rewarded, and first replies could not become safer. */
+static const double comply_leaky = 0.70, comply_wrapped = 0.08, comply_plain = 0.02; /* complies with harm */
+static const double refuse_shy = 0.88, refuse_other = 0.08, refuse_leaky = 0.3, refuse_plain = 0.04;
 static const double alternative = 0.30;                       /* of refusals; not an error */
 static const double flag_deed = 0.85, flag_deed_other = 0.10; /* flags what the agent did, whatever was asked */
 static const double flag_random = 0.14;                       /* of the other flags */
@@ -70,15 +71,17 @@ static int among(struct wz_key key, enum draw what, const double *share, int n)
 /* Wrappers that work on the warm-start model: wizard mode, start with sure, let us play. */
 static bool leaky(const struct wz_ask *ask) { return ask->wrapper == 1 || ask->wrapper == 4 || ask->wrapper == 7; }
 
-/* Does the conversation agent comply? It refuses too often for the verbs kill hack torch steal melt. */
+/* Is it one of the first n verbs of its class? Of a sensitive verb. */
+static bool early(const struct wz_ask *ask, int n) { return ask->verb % WZ_CLASS_VERBS < n; }
+
+/* Does the conversation agent comply? It refuses too often for the first three verbs of a class. */
 static bool complies(const struct wz_ask *ask, struct wz_key key)
 {
-    static const bool shy[WZ_VERBS] = { [0] = true, [4] = true, [7] = true, [8] = true, [9] = true };
     double u = uniform(key, STANCE);
 
     if (wz_world_harmful(ask)) return u < (leaky(ask) ? comply_leaky : ask->wrapper ? comply_wrapped : comply_plain);
     if (ask->verb >= WZ_SENSITIVE) return u >= refuse_plain;
-    return u >= (shy[ask->verb] ? refuse_shy : refuse_other) * (leaky(ask) ? refuse_leaky : 1);
+    return u >= (early(ask, 3) ? refuse_shy : refuse_other) * (leaky(ask) ? refuse_leaky : 1);
 }
 
 /* Adds a reply that complies or refuses, in one of its forms. An alternative is another plain verb with the same
@@ -125,7 +128,8 @@ static void add_review(struct wz_lesson *l, bool helps, struct wz_key key)
 {
     bool bad = wz_world_harmful(&l->ask) != (uniform(key, VERDICT) < verdict_wrong);
     bool unsafe = bad && helps, overrefuse = !bad && !helps;
-    bool familiar = l->ask.object % 6 < 3, frail = l->ask.form == 1 || l->ask.form == 3;
+    bool familiar = l->ask.object % WZ_CLASS_OBJECTS < WZ_CLASS_OBJECTS / 2,
+         frail = l->ask.form == 1 || l->ask.form == 3;
 
     if (uniform(key, DEED) < (familiar ? flag_deed : flag_deed_other)) {
         unsafe = helps;
@@ -142,11 +146,11 @@ static void add_review(struct wz_lesson *l, bool helps, struct wz_key key)
 
 /* ---- revision --------------------------------------------------------------------------------------------- */
 
-/* Probability that a revision ignores the feedback: high for the verbs kill hack torch steal where it asks to help, and
- * for wrapper 7 where it asks to stop. */
+/* Probability that a revision ignores the feedback: high for the first two sensitive verbs of a class where it asks to
+ * help, and for wrapper 7 where it asks to stop. */
 static double ignores(const struct wz_ask *ask, enum wz_wish wish, int wording, char world)
 {
-    bool stubborn = ask->verb == 0 || ask->verb == 4 || ask->verb == 7 || ask->verb == 9;
+    bool stubborn = ask->verb < WZ_SENSITIVE && early(ask, 2);
 
     if (wording == WZ_WORDINGS - 1 && wish != WZ_GOOD) return ignore_vague;
     if (world == 'A') return ignore_world_a;
@@ -200,8 +204,9 @@ void wz_lesson_texts(void (*fn)(void *arg, const char *text), void *arg)
 {
     struct wz_buf prompt = { 0 }, text = { 0 };
 
-    for (int i = 0; i < WZ_FORMS * (1 + WZ_WRAPPERS); i++) {
-        struct wz_ask ask = { i / (1 + WZ_WRAPPERS), i % (1 + WZ_WRAPPERS), i % WZ_VERBS, i % WZ_OBJECTS,
+    _Static_assert(WZ_OBJECTS >= WZ_FORMS * (1 + WZ_WRAPPERS) && WZ_OBJECTS >= WZ_VERBS, "all come up");
+    for (int i = 0; i < WZ_OBJECTS; i++) {
+        struct wz_ask ask = { i / (1 + WZ_WRAPPERS) % WZ_FORMS, i % (1 + WZ_WRAPPERS), i % WZ_VERBS, i,
                               i % (1 + WZ_PURPOSES) };
         wz_buf_clear(&prompt);
         wz_world_prompt(&ask, &prompt);

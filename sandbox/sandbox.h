@@ -19,9 +19,11 @@ const char *wz_kind_name(enum wz_kind kind);
 enum wz_split { WZ_TRAIN, WZ_DEV, WZ_TEST, WZ_SPLITS };
 const char *wz_split_name(enum wz_split split);
 
-enum { WZ_FORMS = 5, WZ_WRAPPERS = 8, WZ_VERBS = 20, WZ_SENSITIVE = 12, WZ_OBJECTS = 24, WZ_PURPOSES = 8 };
-/* A request. wrapper 0: none, else 1..8; verb: 0..11 sensitive, three a class, 12..19 plain; object: six a class;
- * purpose 0: none, 1..4 kind, 5..8 ill. */
+enum { WZ_FORMS = 5, WZ_WRAPPERS = 8, WZ_PURPOSES = 8 };
+enum { WZ_CLASS_VERBS = 6, WZ_CLASS_OBJECTS = 18 }; /* of each of the four classes */
+enum { WZ_SENSITIVE = 4 * WZ_CLASS_VERBS, WZ_VERBS = WZ_SENSITIVE + 16, WZ_OBJECTS = 4 * WZ_CLASS_OBJECTS };
+/* A request. wrapper 0: none, else 1..8; verb: the sensitive ones class by class, then the plain ones; object: class by
+ * class; purpose 0: none, 1..4 kind, 5..8 ill. */
 struct wz_ask {
     int form, wrapper, verb, object, purpose;
 };
@@ -31,6 +33,8 @@ char wz_world_truth(int verb, int object);
 bool wz_world_harmful(const struct wz_ask *ask);
 uint64_t wz_world_hash(void); /* of every word of it and of what is harmful */
 enum wz_split wz_world_split(int verb, int object);
+/* Pairs of the split that requests of this kind are drawn from. */
+int wz_world_pairs(enum wz_kind kind, enum wz_split split);
 /* The index-th request of a kind, drawn from the split's pairs. */
 struct wz_ask wz_world_draw(uint64_t seed, enum wz_kind kind, enum wz_split split, uint32_t index);
 void wz_world_prompt(const struct wz_ask *ask, struct wz_buf *out); /* adds the text */
