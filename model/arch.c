@@ -107,11 +107,12 @@ static const char common[] =
     "architectures model_type hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
     "head_dim vocab_size max_position_embeddings bos_token_id eos_token_id rms_norm_eps rope_theta rope_scaling "
     "rope_parameters hidden_act tie_word_embeddings";
+const char wz_config_kept[] = "pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id use_cache "
+                              "initializer_range attention_dropout hidden_dropout embd_pdrop resid_pdrop";
 static const char harmless[] =
-    "_name_or_path transformers_version torch_dtype dtype use_cache initializer_range attention_dropout hidden_dropout "
-    "embd_pdrop resid_pdrop classifier_dropout pretraining_tp pad_token_id unk_token_id sep_token_id cls_token_id "
-    "mask_token_id decoder_start_token_id cache_implementation return_dict output_attentions output_hidden_states "
-    "return_dict_in_generate torchscript is_decoder is_llama_config id2label label2id problem_type prefix "
+    "_name_or_path transformers_version torch_dtype dtype classifier_dropout pretraining_tp decoder_start_token_id "
+    "cache_implementation return_dict output_attentions output_hidden_states return_dict_in_generate "
+    "torchscript is_decoder is_llama_config id2label label2id problem_type prefix "
     "task_specific_params finetuning_task tokenizer_class auto_map attn_implementation _attn_implementation "
     "_attn_implementation_autoset _attn_implementation_internal transformers.js_config unsloth_version unsloth_fixed "
     "model_name gradient_checkpointing max_length min_length do_sample num_beams num_beam_groups temperature top_k "
@@ -159,7 +160,7 @@ int wz_arch_hub(int *arch, const json_t *j, const char *path, struct wz_err *err
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
         if (json_is_null(value) || json_is_false(value) || wz_word_in(common, key) || wz_word_in(harmless, key) ||
-            wz_word_in(wz_archs[*arch].keys, key))
+            wz_word_in(wz_config_kept, key) || wz_word_in(wz_archs[*arch].keys, key))
             continue;
         char *text = json_dumps(value, JSON_ENCODE_ANY);
         wz_fail(err,

@@ -384,7 +384,8 @@ static void switches_save(const struct wz_config *c, json_t *j)
     json_object_set_new(j, "no_rope_layers", rotated);
 }
 
-int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, struct wz_err *err)
+int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dtype, const json_t *more,
+                   struct wz_err *err)
 {
     const struct wz_arch *a = wz_arch_of(c);
     json_t *rope = json_null();
@@ -412,6 +413,9 @@ int wz_config_save(const struct wz_config *c, const char *dir, enum wz_dtype dty
         "attention_bias", 0, "mlp_bias", 0, "tie_word_embeddings", (int)c->tied, "bos_token_id", bos, "eos_token_id",
         eos_json(c), "torch_dtype", type);
     switches_save(c, j);
+    json_object_update(j, (json_t *)(uintptr_t)more);
+    if (json_is_integer(json_object_get(more, "pad_token_id")))
+        json_object_set(gen, "pad_token_id", json_object_get(more, "pad_token_id"));
 
     char *path = wz_path("%s/config.json", dir), *gen_path = wz_path("%s/generation_config.json", dir);
     int rc = wz_json_save(gen, gen_path, err);

@@ -180,16 +180,23 @@ static int fill(struct files *f, int at, enum wz_type type, struct wz_model *m, 
     return 0;
 }
 
-/* The folder's generation settings, checked to be JSON when the config was read. */
-static int load_generation(struct wz_model *m, const char *path, struct wz_err *err)
+/* What a folder says besides: its generation settings, checked to be JSON when the config was read, and keys of its
+ * config that are nothing here. */
+static int load_settings(struct wz_model *m, const char *path, struct wz_err *err)
 {
-    char *file = wz_path("%s/generation_config.json", path);
+    char *file = wz_path("%s/generation_config.json", path), *config = wz_path("%s/config.json", path);
+    json_t *all = wz_file_exists(config) ? wz_json_load(config, err) : json_object(), *value;
     struct wz_map map = { 0 };
-    int rc = wz_file_exists(file) ? wz_map_open(&map, file, err) : 1;
+    int rc = !all ? -1 : wz_file_exists(file) ? wz_map_open(&map, file, err) : 1;
+    const char *key;
 
+    m->kept = json_object();
+    json_object_foreach(all, key, value) if (wz_word_in(wz_config_kept, key)) json_object_set(m->kept, key, value);
     if (rc == 0) m->generation = strndup((const char *)map.bytes, map.len);
     wz_map_close(&map);
+    json_decref(all);
     free(file);
+    free(config);
     return rc < 0 ? -1 : 0;
 }
 
@@ -235,7 +242,7 @@ struct wz_model *wz_model_load(const char *path, enum wz_type type, const struct
     int rc = 0;
     m = wz_model_create(c, type, trains, be);
     for (int i = 0; rc == 0 && i < f.n; i++) rc = fill(&f, i, type, m, err);
-    if (rc == 0) rc = load_generation(m, f.path, err);
+    if (rc == 0) rc = load_settings(m, f.path, err);
     if (rc == 0) wz_model_commit(m, 0);
     else {
         wz_model_destroy(m);
@@ -332,7 +339,7 @@ int wz_model_save_as(const struct wz_model *m, const char *dir, size_t shard, en
         for (int i = s > 0 ? ends[s - 1] : 0; i < ends[s]; i++)
             json_object_set_new(map, m->list[i].name, json_string(name));
     }
-    if (wz_config_save(&m->config, dir, dtype, err) < 0 || save_generation(m, dir, err) < 0) goto out;
+    if (wz_config_save(&m->config, dir, dtype, m->kept, err) < 0 || save_generation(m, dir, err) < 0) goto out;
     if (shard > 0) {
         json_t *index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
         free(path);

@@ -11,8 +11,10 @@
 
 int wz_config_hub(struct wz_config *config, const char *dir, struct wz_err *err);
 int wz_config_gguf(struct wz_config *config, const struct wz_tensors *set, const char *path, struct wz_err *err);
-/* config.json and generation_config.json into an existing folder. `dtype`: what the matrices are stored as. */
-int wz_config_save(const struct wz_config *config, const char *dir, enum wz_dtype dtype, struct wz_err *err);
+/* config.json and generation_config.json into an existing folder. `dtype`: what the matrices are stored as; `more`:
+ * keys of wz_config_kept, which are written as the source had them; NULL: none. */
+int wz_config_save(const struct wz_config *config, const char *dir, enum wz_dtype dtype, const json_t *more,
+                   struct wz_err *err);
 
 /* ---- arch.c ----------------------------------------------------------------------------------------------- */
 
@@ -25,6 +27,7 @@ void wz_arch_defaults(struct wz_config *c);
 /* Whether the architecture reads that key of its own, and its value in config.json: NULL where not, or it is null. */
 bool wz_arch_takes(const struct wz_config *c, const char *key);
 const json_t *wz_arch_key(const struct wz_config *c, const json_t *config, const char *key);
+extern const char wz_config_kept[];                  /* keys that are not read, but saved as they were */
 bool wz_word_in(const char *list, const char *word); /* a list of words separated by spaces; NULL: of none */
 
 /* ---- rope.c ----------------------------------------------------------------------------------------------- */

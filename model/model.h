@@ -113,6 +113,7 @@ struct wz_model {
     bool recompute; /* activation checkpointing: a tape stores the layers' inputs only; set before wz_work_create */
     uint64_t version, hash; /* identity of the weights (guarantee 6), set by wz_model_commit */
     char *generation;       /* generation_config.json of the folder, saved as it was read; NULL: none */
+    json_t *kept;           /* and keys of its config.json, likewise */
 };
 
 /* ---- weights (weights.c, hub.c, gguf via store) ----------------------------------------------------------- */

@@ -210,6 +210,7 @@ void wz_model_destroy(struct wz_model *m)
     wz_host_free(m->be, m->chunk);
     free(m->freq);
     free(m->generation);
+    json_decref(m->kept);
     free(m);
 }
 

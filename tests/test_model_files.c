@@ -188,6 +188,25 @@ static void names_on_a_hub(void **state)
     for (size_t i = 0; i < WZ_COUNT(all); i++) free(all[i]);
 }
 
+/* config.json of `dir` with one key replaced by a JSON text, or dropped (NULL). */
+static void edit(const char *dir, const char *key, const char *value)
+{
+    char *path = wz_path("%s/config.json", dir);
+    struct wz_err err;
+    json_t *j = wz_json_load(path, &err);
+
+    assert_non_null(j);
+    json_object_del(j, key);
+    if (value) {
+        json_t *v = json_loads(value, JSON_DECODE_ANY, NULL);
+        assert_non_null(v);
+        json_object_set_new(j, key, v);
+    }
+    assert_int_equal(json_dump_file(j, path, 0), 0);
+    json_decref(j);
+    free(path);
+}
+
 static void generation_settings_are_kept(void **state)
 {
     static const char text[] = "{\"temperature\":  0.6, \"pad_token_id\": 3, \"eos_token_id\": 2}\n";
@@ -200,13 +219,31 @@ static void generation_settings_are_kept(void **state)
 
     saved(m, dir, 0);
     wz_model_destroy(m);
+    edit(dir, "pad_token_id", "3");
+    edit(dir, "attention_dropout", "0.25");
+    edit(dir, "torch_dtype", "\"float64\""); /* what is written is of another type */
     assert_int_equal(wz_file_write(from, text, sizeof text - 1, &err), 0);
     m = model_of(dir, WZ_BF16, be);
     saved(m, out, 0);
+    char *file = wz_path("%s/config.json", out);
+    json_t *j = wz_json_load(file, &err);
+    assert_int_equal(json_integer_value(json_object_get(j, "pad_token_id")), 3);
+    assert_true(json_real_value(json_object_get(j, "attention_dropout")) == 0.25);
+    assert_string_equal(json_string_value(json_object_get(j, "torch_dtype")), "bfloat16");
+    json_decref(j);
+    free(file);
     assert_int_equal(wz_map_open(&map, to, &err), 0);
     assert_int_equal(map.len, sizeof text - 1);
     assert_memory_equal(map.bytes, text, map.len);
     wz_map_close(&map);
+    wz_model_destroy(m);
+    unlink(from); /* without it, those that the config has */
+    unlink(to);
+    m = model_of(dir, WZ_F32, be);
+    saved(m, out, 0);
+    json_t *settings = wz_json_load(to, &err);
+    assert_int_equal(json_integer_value(json_object_get(settings, "pad_token_id")), 3);
+    json_decref(settings);
     wz_model_destroy(m);
     free(dir);
     free(out);
@@ -527,25 +564,6 @@ static void gguf_of_llama_cpp(void **state)
 }
 
 /* ---- configs ---------------------------------------------------------------------------------------------- */
-
-/* config.json of `dir` with one key replaced by a JSON text, or dropped (NULL). */
-static void edit(const char *dir, const char *key, const char *value)
-{
-    char *path = wz_path("%s/config.json", dir);
-    struct wz_err err;
-    json_t *j = wz_json_load(path, &err);
-
-    assert_non_null(j);
-    json_object_del(j, key);
-    if (value) {
-        json_t *v = json_loads(value, JSON_DECODE_ANY, NULL);
-        assert_non_null(v);
-        json_object_set_new(j, key, v);
-    }
-    assert_int_equal(json_dump_file(j, path, 0), 0);
-    json_decref(j);
-    free(path);
-}
 
 static void spellings(void **state)
 {
