@@ -124,6 +124,9 @@ static void statements(void **state)
         { "{% for a in [] %}x{% else %}none{% endfor %} {% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v "
           "}}{% endfor %}",
           "none a1b2" },
+        { "{% for i in [1, 2] %}{% continue %}{% else %}none{% endfor %}|{% for i in [1, 2] %}{% if i > 1 %}{% break %}"
+          "{% endif %}{{ i }}{% else %}none{% endfor %}|{% for i in [1] %}{% break %}{% else %}none{% endfor %}",
+          "none|1|none" },
         { "{% for i in range(9) if i % 2 %}{{ i }}{{ loop.last }} {% endfor %}", "1False 3False 5False 7True " },
         { "{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif "
           "%}{{ i }}{% endfor %}",
@@ -195,6 +198,7 @@ static void filters_tests_methods(void **state)
         { "{{ 'abc' | first }}{{ [1, 2] | last }}{{ [] | first is defined }} {{ 'hello wOrld-a b' | title }} "
           "{{ 'aBC' | capitalize }}",
           "a2False Hello World-A B Abc" },
+        { "{{ '\xc3\x9f' | upper }} {{ '\xc3\x9f-' | title }} {{ '\xc7\x86'.capitalize() }}", "SS Ss- \xc7\x85" },
         { "{{ '\xc3\xa9\xd0\xb4' | upper }} {{ '\xc3\x89\xd0\x94' | lower }} {{ \"it's me\".title() }}",
           "\xc3\x89\xd0\x94 \xc3\xa9\xd0\xb4 It'S Me" },
         { "{{ 'aXbXc' | replace('X', '-') }} {{ 'aXbXc'.replace('X', '', 1) }} {{ {'b': 1, 'A': 2} | items | list }}",

@@ -106,8 +106,9 @@ static bool is_letter(uint32_t code)
     return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 }
 
-/* All letters upper or lower case, or the first of each word upper: words begin behind one of `starts` ("": behind what
- * is no letter). What somebody wrote and was changed is rewritten. */
+/* All letters upper or lower case (of letters that become two, only the German one is known), or the first of each word
+ * upper: words begin behind one of `starts` ("": behind what is no letter). What somebody wrote and was changed is
+ * rewritten. */
 static value changed(struct wz_jinja *j, const struct wz_text *t, bool words, bool all, const char *starts)
 {
     struct wz_writing w = { 0 };
@@ -118,9 +119,11 @@ static value changed(struct wz_jinja *j, const struct wz_text *t, bool words, bo
     wz_jinja_step(j, t->n / 8);
     for (size_t i = 0; i < t->n; i += (size_t)len) {
         const uint32_t code = wz_utf8_get(t->s + i, t->n - i, &len);
-        const uint32_t other = (uint32_t)((words ? first : all) ? utf8proc_toupper((utf8proc_int32_t)code)
-                                                                : utf8proc_tolower((utf8proc_int32_t)code));
-        if (other == code) wz_write(j, &w, wz_text_part(j, t, i, (size_t)len).text);
+        const bool up = words ? first : all;
+        const uint32_t other = up ? (uint32_t)(words ? utf8proc_totitle : utf8proc_toupper)((utf8proc_int32_t)code)
+                                  : (uint32_t)utf8proc_tolower((utf8proc_int32_t)code);
+        if (up && code == 0xdf) wz_write_bytes(j, &w, words ? "Ss" : "SS", 2, t->from && t->from[i] ? WZ_REWRITTEN : 0);
+        else if (other == code) wz_write(j, &w, wz_text_part(j, t, i, (size_t)len).text);
         else wz_write_bytes(j, &w, utf8, (size_t)wz_utf8_put(utf8, other), t->from && t->from[i] ? WZ_REWRITTEN : 0);
         first = starts && (*starts ? code < 128 && strchr(starts, (int)code) : !is_letter(code));
     }

@@ -373,6 +373,7 @@ static void run_for(struct wz_jinja *j, const struct wz_node *n, struct wz_scope
     struct wz_items *kept = wz_items_value(j, WZ_IS_LIST).items;
     struct wz_loop *loop = wz_jinja_alloc(j, sizeof *loop);
     enum flow flow = GO_ON;
+    bool otherwise = true; /* in Jinja, where no round came to its end: also where each was broken off */
 
     for (int i = 0; i < all->n; i++) {
         struct wz_scope *inner = within(j, scope);
@@ -385,8 +386,9 @@ static void run_for(struct wz_jinja *j, const struct wz_node *n, struct wz_scope
         wz_dict_name(j, &inner->vars, "loop", (value){ .kind = WZ_IS_LOOP, .loop = loop });
         assign(j, n->a, kept->at[loop->i], inner);
         flow = run(j, n->list, inner, out);
+        if (flow == GO_ON) otherwise = false;
     }
-    if (!kept->n && n->d) run(j, n->d, within(j, scope), out);
+    if (otherwise && n->d) run(j, n->d, within(j, scope), out);
 }
 
 static enum flow run_one(struct wz_jinja *j, const struct wz_node *n, struct wz_scope *scope, struct wz_writing *out)
