@@ -147,12 +147,64 @@ static void a_steady_engine_allocates_only_results(void **state)
     model_end(m);
 }
 
+/* ---- packed weights ------------------------------------------------------------------------------------------ */
+
+enum { WEIGHTS = 70, SIDE = 512 }; /* of 1 MB each: more than a slab of the cpu backend holds */
+
+/* Packs every `step`-th weight, of which all elements are its number plus `more`. */
+static void pack_all(struct wz_backend *be, struct wz_weight *w, int step, float more)
+{
+    for (int i = 0; i < WEIGHTS; i += step) {
+        float *data = w[i].data;
+        for (int k = 0; k < SIDE * SIDE; k++) data[k] = (float)i + more;
+        wz_pack(be, &w[i]);
+    }
+}
+
+/* Pages of the process, of memory that is mapped and of what it has touched. */
+static void pages(long *mapped, long *touched)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+
+    assert_true(f && fscanf(f, "%ld %ld", mapped, touched) == 2);
+    fclose(f);
+}
+
+/* Packed weights that share huge pages are apart, outlive each other, and give back what they took. */
+static void packed_weights_are_apart(void **state)
+{
+    struct wz_backend *be = backend_of("auto", 1);
+    struct wz_weight w[WEIGHTS];
+    float *data = wz_alloc(sizeof *data * SIDE * SIDE), x[SIDE], y[SIDE];
+    long mapped[3], touched[3];
+
+    for (int i = 0; i < SIDE; i++) x[i] = 1;
+    for (int i = 0; i < WEIGHTS; i++) w[i] = (struct wz_weight){ data, WZ_F32, SIDE, SIDE, NULL, 0 };
+    pages(&mapped[0], &touched[0]);
+    pack_all(be, w, 1, 0);
+    pages(&mapped[1], &touched[1]);
+    if (!LIGHT)
+        assert_in_range(touched[1] - touched[0], WEIGHTS * 256, WEIGHTS * 256 + 2 * 512); /* and two huge pages begun */
+    for (int i = 0; i < WEIGHTS; i += 3) wz_unpack(be, &w[i]);
+    pack_all(be, w, 3, 0.5f);
+    for (int i = 0; i < WEIGHTS; i++) {
+        wz_matmul(be, y, x, &w[i], 1, false);
+        for (int k = 0; k < SIDE; k++) assert_true(y[k] == SIDE * ((float)i + (i % 3 ? 0 : 0.5f)));
+    }
+    for (int i = 0; i < WEIGHTS; i++) wz_unpack(be, &w[i]);
+    pages(&mapped[2], &touched[2]);
+    if (!LIGHT) assert_in_range(mapped[2], 0, mapped[0] + 1024); /* the slabs are gone */
+    free(data);
+    wz_backend_close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_steady_step_allocates_only_in_episodes),
         cmocka_unit_test(a_steady_warm_start_allocates_nothing),
         cmocka_unit_test(a_steady_engine_allocates_only_results),
+        cmocka_unit_test(packed_weights_are_apart),
     };
 
     return cmocka_run_group_tests(tests, job_open, job_close);

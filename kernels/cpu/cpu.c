@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/ref/ref.h"
 
@@ -15,6 +16,9 @@ enum {
     CHUNK = 1 << 14,        /* elements of a task */
     SCRATCH_STEP = 1 << 16, /* bytes: scratch grows by multiples of this */
     MOST_PANEL = 32,
+    HUGE_PAGE = 1 << 21,
+    SLAB = 1 << 26,        /* bytes */
+    SLAB_LEAST = 1 << 18,  /* of what is put there */
     MADDS_PER_WEIGHT = 10, /* multiply-adds in the time in which one weight is read from memory */
 };
 
@@ -279,6 +283,42 @@ static size_t packed_size(const struct wz_backend *be, const struct wz_weight *w
     return wz_mul(columns * sizeof(float), wz_cpu_depth(&by, w->in));
 }
 
+/* Packed weights that are too small for huge pages of their own (wz_alloc) lie side by side in slabs of such pages: a
+ * decode reads them all for every token, and would miss the TLB at every 4 KB. What of a slab is not in use is not
+ * touched, and takes no memory. */
+static void *slab_take(struct cpu *cpu, size_t size)
+{
+    struct slab *s = cpu->slabs;
+
+    if (!s || s->used + size > SLAB) {
+        s = wz_alloc(sizeof *s);
+        s->map =
+            mmap(NULL, SLAB + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (s->map == MAP_FAILED) wz_die("out of memory: %d bytes for packed weights", SLAB);
+        s->at = s->map + (HUGE_PAGE - (uintptr_t)s->map % HUGE_PAGE) % HUGE_PAGE;
+        madvise(s->at, SLAB, MADV_HUGEPAGE); /* may be refused: then only slower */
+        s->next = cpu->slabs;
+        cpu->slabs = s;
+    }
+    void *p = s->at + s->used;
+    s->used += wz_alloc_size(size);
+    s->live++;
+    return p;
+}
+
+static bool slab_give(struct cpu *cpu, const char *p)
+{
+    for (struct slab **link = &cpu->slabs, *s; (s = *link); link = &s->next) {
+        if (p < s->at || p >= s->at + SLAB) continue;
+        if (--s->live) return true;
+        *link = s->next;
+        munmap(s->map, SLAB + HUGE_PAGE);
+        free(s);
+        return true;
+    }
+    return false;
+}
+
 static void pack(struct wz_backend *be, struct wz_weight *w)
 {
     const struct product *by = wz_product(be, w->type, INT32_MAX);
@@ -286,13 +326,15 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
     int panels = (w->out + by->panel - 1) / by->panel;
 
     assert(MOST_PANEL % by->panel == 0);
-    if (!w->packed) w->packed = wz_alloc(packed_size(be, w));
+    const size_t size = packed_size(be, w);
+    const bool small = size >= SLAB_LEAST && wz_alloc_size(size) % HUGE_PAGE;
+    if (!w->packed) w->packed = small ? slab_take(be->state, size) : wz_alloc(size);
     wz_pool_run((double)w->out * w->in * MADDS_PER_WEIGHT < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
 
 static void unpack(struct wz_backend *be, struct wz_weight *w)
 {
-    free(w->packed);
+    if (!slab_give(be->state, w->packed)) free(w->packed);
     w->packed = NULL;
 }
 

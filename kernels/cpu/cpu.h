@@ -145,7 +145,14 @@ struct rope_table {
     int half, count;
 };
 
+struct slab {
+    struct slab *next;
+    char *map, *at; /* as it was mapped; from its first huge page */
+    size_t used;
+    int live; /* packed weights in it */
+};
 struct cpu {
+    struct slab *slabs;
     struct hot hot; /* of every function, the chosen row's; its products are those of many rows */
     const struct product *few[KINDS];
     struct wz_ops ref; /* ref's functions, for heads too wide for the tiles of attention */
