@@ -31,6 +31,11 @@ int wz_fail_in(struct wz_err *err, const char *fmt, ...) WZ_PRINTF(2, 3);
 /* For failures of the machine (memory, GPU, MPI): prints "waltz: rank R: ..." and ends the whole job with status 1. */
 _Noreturn void wz_die(const char *fmt, ...) WZ_PRINTF(1, 2);
 
+/* The same with status WZ_EXIT_AGAIN (EX_TEMPFAIL), where the same command may well succeed: a rank that is silent, a
+ * network that is gone. A run that a signal has stopped after a checkpoint ends with it, too. */
+enum { WZ_EXIT_AGAIN = 75 };
+_Noreturn void wz_die_again(const char *fmt, ...) WZ_PRINTF(1, 2);
+
 /* A line on stderr, prefixed "rank R: " once wz_set_rank was called with size > 1. Lower case, `key value`. */
 void wz_log(const char *fmt, ...) WZ_PRINTF(1, 2);
 

@@ -80,14 +80,26 @@ void wz_log(const char *fmt, ...)
     va_end(args);
 }
 
+static _Noreturn void die(int status, const char *fmt, va_list args)
+{
+    print_line("waltz: ", fmt, args);
+    fflush(NULL);
+    if (abort_hook) abort_hook(status);
+    exit(status);
+}
+
 void wz_die(const char *fmt, ...)
 {
     va_list args;
 
     va_start(args, fmt);
-    print_line("waltz: ", fmt, args);
-    va_end(args);
-    fflush(NULL);
-    if (abort_hook) abort_hook(1);
-    exit(1);
+    die(1, fmt, args);
+}
+
+void wz_die_again(const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    die(WZ_EXIT_AGAIN, fmt, args);
 }

@@ -1,8 +1,8 @@
 /* comm: bytes in flight. A link joins the ranks of a job: `self` is one process, `mpi` is Open MPI, `nccl` is MPI with
  * NCCL for data in GPU memory. Every wait has a deadline (guarantee 5), which bounds silence, not work: it is put off
- * while some rank computes and says so. A timeout ends the job with a message that names rank, operation, step and
- * peer. MPI is called from one thread; waiting polls and sleeps, so that ranks that share cores do not starve each
- * other. */
+ * while some rank computes and says so. Ranks that wait for long say for whom, so a timeout ends the job (status
+ * WZ_EXIT_AGAIN) with a message that names rank, operation, step, peer, and whom that one waited for. MPI is called
+ * from one thread; waiting polls and sleeps, so that ranks that share cores do not starve each other. */
 #ifndef WZ_COMM_H
 #define WZ_COMM_H
 
@@ -25,9 +25,13 @@ struct wz_link {
     const struct wz_link_row *row;
     int rank, size;
     double deadline; /* seconds that a wait may last while no other rank says that it is at work (wz_heartbeat) */
-    double heartbeat_sent, heartbeat_received; /* wz_now() of the last heartbeat sent, received; private to comm */
-    int64_t step;                              /* reported by a timeout */
-    int here;                                  /* ranks on this host, this one included */
+    double heartbeat_sent, heartbeat_received; /* wz_now() of the last heartbeat sent, of work received; private */
+    struct wz_waits {
+        int peer;          /* whom that rank said it waits for; -1: all others */
+        double at;         /* wz_now() when it said so; 0: never */
+    } * waits;             /* [size] owned by the link, private to comm */
+    int64_t step;          /* reported by a timeout */
+    int here;              /* ranks on this host, this one included */
     int *beside, n_beside; /* those of them whose affinity masks overlap with this rank's, itself included, ascending;
                               owned by the link */
     void *state;           /* of the row */

@@ -62,16 +62,30 @@ static void gather_hosts(struct wz_link *link)
     free(places);
 }
 
-/* A heartbeat to all other ranks, at most eight times per deadline. */
-static void send_heartbeat(void *arg)
+/* A heartbeat to all other ranks, at most eight times per deadline: this rank waits for `peer`, or, its own number, is
+ * at work. */
+static void tell(struct wz_link *link, int peer)
 {
-    struct wz_link *link = arg;
+    const int32_t said = peer;
 
     if (wz_now() < link->heartbeat_sent + link->deadline / 8) return;
     link->heartbeat_sent = wz_now();
     for (int r = 0; r < link->size; r++)
-        if (r != link->rank) link->row->send(link, r, WZ_TAG_HEARTBEAT, NULL, 0);
+        if (r != link->rank) link->row->send(link, r, WZ_TAG_HEARTBEAT, &said, sizeof said);
     link->row->drive(link);
+}
+
+static void send_heartbeat(void *arg)
+{
+    struct wz_link *link = arg;
+
+    tell(link, link->rank);
+}
+
+void wz_heard(struct wz_link *link, int from, int32_t said)
+{
+    if (said == from) link->heartbeat_received = wz_now();
+    link->waits[from] = (struct wz_waits){ said, said == from ? 0 : wz_now() };
 }
 
 int wz_link_open(struct wz_link *link, const char *name, double deadline, bool ring, struct wz_err *err)
@@ -85,6 +99,7 @@ int wz_link_open(struct wz_link *link, const char *name, double deadline, bool r
     if ((at->nccl || (chosen && at->row == &wz_link_mpi)) && wz_nccl_open(link, at->nccl, ring, err) < 0) return -1;
     if (at->row->open(link, err) < 0) return -1;
     link->row = at->row;
+    link->waits = wz_alloc(sizeof *link->waits * (size_t)link->size);
     gather_hosts(link);
     wz_set_heartbeat(send_heartbeat, link);
     return 0;
@@ -102,6 +117,7 @@ void wz_link_close(struct wz_link *link)
     wz_nccl_close(link);
     link->row->close(link);
     free(link->beside);
+    free(link->waits);
     *link = (struct wz_link){ 0 };
 }
 
@@ -115,18 +131,51 @@ void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size)
     return staging->p;
 }
 
+/* Did the rank say of late that it waits? Then another one is to blame. */
+static bool waits(const struct wz_link *link, int rank)
+{
+    const double at = link->waits[rank].at;
+
+    return at > 0 && wz_now() < at + link->deadline / 2;
+}
+
+static void name(struct wz_buf *text, int rank)
+{
+    if (rank < 0) wz_buf_str(text, "the other ranks");
+    else wz_buf_printf(text, "rank %d", rank);
+}
+
+/* Names the peer, and whom each said that it waits for up to one that said nothing; then all that said nothing. */
+static _Noreturn void time_out(const struct wz_link *link, const char *operation, int peer)
+{
+    struct wz_buf text = { 0 };
+    char stopped[256];
+    int n = 0;
+
+    wz_buf_printf(&text, "%s at step %lld waited for ", operation, (long long)link->step);
+    name(&text, peer);
+    for (int r = peer; r >= 0 && r != link->rank && waits(link, r) && n < link->size; r = link->waits[r].peer, n++) {
+        wz_buf_str(&text, n ? ", which waited for " : " (which waited for ");
+        name(&text, link->waits[r].peer);
+    }
+    wz_stopped(stopped, sizeof stopped);
+    wz_buf_printf(&text, "%s longer than the deadline of %g s%s", n ? ")" : "", link->deadline, stopped);
+    for (int r = n = 0; r < link->size; r++)
+        if (r != link->rank && !waits(link, r))
+            wz_buf_printf(&text, "%s%d", n++ ? ", " : "; nothing was heard of rank ", r);
+    wz_die_again("%s", text.data);
+}
+
 void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer)
 {
-    char who[32] = "the other ranks", stopped[256];
+    const double now = wz_now();
 
     link->row->drive(link);
-    if (wait->until == 0) wait->until = wz_now() + link->deadline;
-    if (wz_now() > fmax(wait->until, link->heartbeat_received + link->deadline)) {
-        if (peer >= 0) snprintf(who, sizeof who, "rank %d", peer);
-        wz_stopped(stopped, sizeof stopped);
-        wz_die("%s at step %lld waited for %s longer than the deadline of %g s%s", operation, (long long)link->step,
-               who, link->deadline, stopped);
-    }
+    if (wait->until == 0) wait->until = now + link->deadline;
+    else if (now > wait->seen + link->deadline / 8) wait->until += now - wait->seen; /* this rank was stopped itself */
+    wait->seen = now;
+    if (now > wait->until - link->deadline * 7 / 8) tell(link, peer);
+    if (now > fmax(wait->until, link->heartbeat_received + link->deadline)) time_out(link, operation, peer);
     wz_nap(&wait->spins);
 }
 

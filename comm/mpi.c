@@ -39,7 +39,7 @@ static void check(int rc, const char *call)
 
     if (rc == MPI_SUCCESS) return;
     MPI_Error_string(rc, text, &n);
-    wz_die("%s: %s", call, text);
+    wz_die_again("%s: %s", call, text);
 }
 #define CHECK(name, ...) check(name(__VA_ARGS__), #name)
 
@@ -79,7 +79,7 @@ static void *watch_call(void *arg)
         wz_stopped(stopped, sizeof stopped);
         wz_log("waltz: rank %s: %s waited for the other ranks longer than the deadline of %g s%s", rank ? rank : "?",
                watch.call, watch.deadline, stopped);
-        _exit(1); /* not exit: MPI's handlers would wait, too */
+        _exit(WZ_EXIT_AGAIN); /* not exit: MPI's handlers would wait, too */
     }
     pthread_mutex_unlock(&watch.lock);
     return NULL;
@@ -151,6 +151,7 @@ static void mpi_close(struct wz_link *link)
     watch_begin("MPI_Finalize", link->deadline);
     MPI_Finalize();
     watch_end();
+    wz_leave_in_order(link->rank, watch.deadline);
     free(s->parts);
     free(s);
 }
@@ -177,13 +178,14 @@ static int mpi_drive(struct wz_link *link)
 {
     struct state *s = link->state;
     MPI_Status status;
+    int32_t said;
     int found;
 
     for (;;) {
         CHECK(MPI_Iprobe, MPI_ANY_SOURCE, WZ_TAG_HEARTBEAT, MPI_COMM_WORLD, &found, &status);
         if (!found) break;
-        CHECK(MPI_Recv, NULL, 0, MPI_BYTE, status.MPI_SOURCE, WZ_TAG_HEARTBEAT, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-        link->heartbeat_received = wz_now();
+        CHECK(MPI_Recv, &said, 1, MPI_INT32_T, status.MPI_SOURCE, WZ_TAG_HEARTBEAT, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        wz_heard(link, status.MPI_SOURCE, said);
     }
     for (int i = 0; i < s->n;) {
         if (!test(&s->parts[i].request)) {

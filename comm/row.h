@@ -14,7 +14,7 @@ struct wz_link_row {
     void (*close)(struct wz_link *link);
     /* Starts to send a message of n bytes, which are copied. */
     void (*send)(struct wz_link *link, int to, enum wz_tag tag, const void *bytes, size_t n);
-    /* Takes in heartbeats (link->heartbeat_received) and makes progress on pending sends; -1 when none is left, else a
+    /* Takes in heartbeats (wz_heard) and makes progress on pending sends; -1 when none is left, else a
      * rank that has not received all of its own. */
     int (*drive)(struct wz_link *link);
     /* Appends to buf what has arrived of the next message; true when the message is complete. */
@@ -27,16 +27,20 @@ struct wz_link_row {
     int (*moved)(struct wz_link *link);
 };
 extern const struct wz_link_row wz_link_self, wz_link_mpi;
+/* A heartbeat: rank `from` waits for rank `said` (-1: all others), or, its own number, is at work. */
+void wz_heard(struct wz_link *link, int from, int32_t said);
 void wz_mpi_abort(int status); /* MPI_Abort of the whole job with this exit status */
 
 /* Messages are sent in parts of this many bytes, the last one shorter (perhaps empty): MPI counts in int. */
 enum { WZ_PART = 16 << 20 };
 
 /* One wait, zeroed before its first use: while (!done) wz_wait(...). Each call makes progress on pending sends and
- * sleeps briefly; link->deadline seconds after its first call and after the last heartbeat of any rank it dies
- * naming rank, operation, step and peer (-1: all other ranks). */
+ * sleeps briefly, and tells the others whom it waits for; link->deadline seconds after its first call and after the
+ * last sign of work of any rank it dies naming rank, operation, step and peer (-1: all other ranks), and the peer's
+ * own one. */
 struct wz_wait {
     double until; /* wz_now() at which the deadline is over */
+    double seen;  /* wz_now() of the last call */
     int spins;
 };
 void wz_wait(struct wz_link *link, struct wz_wait *wait, const char *operation, int peer);
@@ -45,6 +49,9 @@ void wz_recv_for(struct wz_link *link, int from, enum wz_tag tag, struct wz_buf 
 
 /* "; rank 2 (process 4711) is stopped" for each rank of this host that is, cut to size; "": none. (stopped.c) */
 void wz_stopped(char *to, size_t size);
+/* At its end a rank waits until those before it on this host have ended, for mpirun would wait for ever where one is
+ * stopped on its way out. After `deadline` seconds that is told, and ends the job; a rank that is only slow is left. */
+void wz_leave_in_order(int rank, double deadline);
 
 /* A staging buffer of at least `size` bytes in the memory of be, owned by the link, valid until the next call. */
 void *wz_staging(struct wz_link *link, struct wz_backend *be, size_t size);

@@ -3,6 +3,7 @@
 #include "comm/row.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,10 +24,13 @@ static char *read_proc(const char *pid, const char *name)
     return text.data;
 }
 
-void wz_stopped(char *to, size_t size)
+/* Ranks below `below` that have this one's parent and are in one of these states (NULL: any, but not dead), written to
+ * `to` as wz_stopped does. Returns how many. */
+static int beside(int below, const char *states, char *to, size_t size)
 {
     DIR *d = opendir("/proc");
     size_t n = 0;
+    int found = 0;
 
     to[0] = 0;
     for (struct dirent *e; d && (e = readdir(d));) {
@@ -34,15 +38,30 @@ void wz_stopped(char *to, size_t size)
         int parent;
         if (e->d_name[0] < '1' || e->d_name[0] > '9') continue;
         char *stat = read_proc(e->d_name, "stat"), *name = strrchr(stat, ')');
-        const bool stopped = name && sscanf(name + 1, " %c %d", &state, &parent) == 2 && parent == getppid() &&
-                             (state == 'T' || state == 't');
+        const bool fits = name && sscanf(name + 1, " %c %d", &state, &parent) == 2 && parent == getppid() &&
+                          (states ? strchr(states, state) != NULL : state != 'Z' && state != 'X');
         free(stat);
-        if (!stopped) continue;
+        if (!fits) continue;
         char *all = read_proc(e->d_name, "environ"), *rank = strstr(all, "\nPMIX_RANK=");
-        if (rank && n < size)
-            n += (size_t)snprintf(to + n, size - n, "; rank %d (process %s) is stopped",
-                                  atoi(rank + strlen("\nPMIX_RANK=")), e->d_name);
+        if (rank) rank += strlen("\nPMIX_RANK=");
+        found += rank && atoi(rank) < below;
+        if (rank && atoi(rank) < below && n < size)
+            n += (size_t)snprintf(to + n, size - n, "; rank %d (process %s) is stopped", atoi(rank), e->d_name);
         free(all);
     }
     if (d) closedir(d);
+    return found;
+}
+
+void wz_stopped(char *to, size_t size) { beside(INT_MAX, "Tt", to, size); }
+
+void wz_leave_in_order(int rank, double deadline)
+{
+    const double end = wz_now() + deadline;
+    char stopped[256];
+    int spins = 0;
+
+    while (beside(rank, NULL, stopped, sizeof stopped) && wz_now() < end) wz_nap(&spins);
+    if (beside(rank, "Tt", stopped, sizeof stopped))
+        wz_die_again("the end of the job waited longer than the deadline of %g s%s", deadline, stopped);
 }

@@ -94,7 +94,8 @@ static int print_manual(const struct command *c)
     }
     printf(
         ".SH EXIT STATUS\n0: success; 1: failure, with a message on standard error; 2: wrong usage; 75: stopped by a\n"
-        "signal after a checkpoint, the same command continues.\n.SH SEE ALSO\n.BR %s (1)\n",
+        "signal after a checkpoint, or by the silence of a rank, or another process writes the run: the same command\n"
+        "continues.\n.SH SEE ALSO\n.BR %s (1)\n",
         c ? "waltz" : "mpirun");
     return status;
 }

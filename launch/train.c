@@ -102,6 +102,7 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     if (rc == 0 && !dir && job->recipe->n_eval) rc = wz_run_before(run, job, err);
     if (rc == 0 && dir && !done && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err); /* was abandoned */
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, inputs, err);
+    if (rc == 0 && done && job->root) wz_checkpoint_prune(job->recipe, p->step); /* the last start had no time to */
     if (rc == 0) rc = wz_run_after(run, job, p, err);
     if (rc > 0 && job->root && p->step)
         wz_log("asked to stop: the checkpoint is after step %lld; the same command resumes from it",
@@ -117,15 +118,17 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     struct wz_err err = { 0 };
     json_t *inputs = NULL;
     char *dir = NULL;
-    int status = 1;
+    int status = 1, taken = 0;
 
     job->writes = true;
     if (wz_link_agree(&job->link, wz_job_begin(job, recipe, true, &err), &err) < 0 ||
         wz_link_agree(&job->link, wz_inputs_alike(job, &err), &err) < 0 ||
-        wz_run_lock(&run, job, !strcmp(command, "sft"), &err) < 0 || prepare(job, &p, &dir, &inputs, &err) < 0 ||
-        open_all(job, &p, dir, &err) < 0 || wz_run_open(&run, job, &p, dir, &err) < 0)
-        wz_give_up(command, &err);
-    else {
+        (taken = wz_run_lock(&run, job, !strcmp(command, "sft"), &err)) != 0 ||
+        prepare(job, &p, &dir, &inputs, &err) < 0 || open_all(job, &p, dir, &err) < 0 ||
+        wz_run_open(&run, job, &p, dir, &err) < 0) {
+        status = wz_give_up(command, &err);
+        if (taken > 0) status = WZ_EXIT_AGAIN;
+    } else {
         int rc = train(job, &run, &p, dir, inputs, &err);
         if (rc < 0) wz_die("%s: %s", command, err.text); /* a rank that exits ends the job */
         status = rc ? WZ_EXIT_AGAIN : 0;

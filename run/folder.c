@@ -375,7 +375,7 @@ static int count_start(struct wz_run *run, const char *dir, struct wz_err *err)
     return wz_fail(err, "%s/.lock: %s", dir, strerror(errno));
 }
 
-static int lock_folder(struct wz_run *run, const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
+static int open_lock(struct wz_run *run, const struct wz_recipe *recipe, bool writes_model, struct wz_err *err)
 {
     char *lock = wz_path("%s/.lock", recipe->out);
     int rc = check_folder(recipe, writes_model, err);
@@ -383,9 +383,6 @@ static int lock_folder(struct wz_run *run, const struct wz_recipe *recipe, bool 
     if (rc == 0) rc = wz_mkdirs(recipe->out, err);
     if (rc == 0 && (run->lock = open(lock, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666)) < 0)
         rc = wz_fail(err, "%s: %s", lock, strerror(errno));
-    if (rc == 0 && flock(run->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-        rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`",
-                     recipe->out);
     free(lock);
     return rc;
 }
@@ -393,7 +390,12 @@ static int lock_folder(struct wz_run *run, const struct wz_recipe *recipe, bool 
 int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struct wz_err *err)
 {
     *run = (struct wz_run){ .lock = -1 };
-    return wz_link_agree(&job->link, job->root ? lock_folder(run, job->recipe, writes_model, err) : 0, err);
+    int rc = wz_link_agree(&job->link, job->root ? open_lock(run, job->recipe, writes_model, err) : 0, err);
+    if (rc < 0) return rc;
+    if (job->root && flock(run->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`",
+                     job->recipe->out);
+    return wz_link_agree(&job->link, rc, err) < 0;
 }
 
 /* Before anything is written: no later start has begun. */

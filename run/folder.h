@@ -36,7 +36,7 @@ struct wz_run {
 
 /* First of all: root takes the run's lock, before anything of the run is read. Refuses a folder with other files than a
  * run's; writes_model: the run writes its model there (`waltz sft`). Initialises *run; all ranks call it, and fail
- * together. */
+ * together: -1, or 1 where another process has the lock, perhaps the dying one of a start before. */
 int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struct wz_err *err);
 bool wz_run_began(const struct wz_recipe *recipe); /* has a run in its folder made a step? */
 /* Is the recipe that of the run in its folder, or does it extend that? */
@@ -70,7 +70,6 @@ json_t *wz_history_take(const char *run, const json_t *was, size_t chain, struct
 
 /* ---- signals.c: graceful shutdown -------------------------------------------------------------------------- */
 
-enum { WZ_EXIT_AGAIN = 75 }; /* EX_TEMPFAIL: stopped with a checkpoint, run it again */
-void wz_stop_watch(void);    /* from here on SIGTERM, SIGINT and SIGUSR1 ask for a stop; a second one ends at once */
+void wz_stop_watch(void); /* from here on SIGTERM, SIGINT and SIGUSR1 ask for a stop; a later one ends at once */
 
 #endif

@@ -7,15 +7,24 @@
 #include <signal.h>
 
 static volatile sig_atomic_t seen;
+static volatile double first; /* wz_now() of the first */
 
-static void note(int signal) { seen = signal; }
-static void pass(int signal) {}
+/* One request may come by several ways (Slurm signals srun, its tasks and the script, which passes it on): what comes
+ * within two seconds of the first is the same one. A later one ends the process at once. */
+static void note(int number)
+{
+    if (!seen) first = wz_now();
+    seen = number;
+    if (wz_now() < first + 2) return;
+    signal(number, SIG_DFL);
+    raise(number);
+}
+static void pass(int number) {}
 
 void wz_stop_watch(void)
 {
     const int signals[] = { SIGTERM, SIGINT, SIGUSR1 };
-    /* reset: a second signal ends the process at once */
-    struct sigaction action = { .sa_handler = note, .sa_flags = SA_RESTART | SA_RESETHAND };
+    struct sigaction action = { .sa_handler = note, .sa_flags = SA_RESTART };
 
     for (size_t i = 0; i < WZ_COUNT(signals); i++) sigaction(signals[i], &action, NULL);
     action = (struct sigaction){ .sa_handler = pass, .sa_flags = SA_RESTART };
