@@ -198,7 +198,8 @@ static void filters_tests_methods(void **state)
         { "{{ 'abc' | first }}{{ [1, 2] | last }}{{ [] | first is defined }} {{ 'hello wOrld-a b' | title }} "
           "{{ 'aBC' | capitalize }}",
           "a2False Hello World-A B Abc" },
-        { "{{ '\xc3\x9f' | upper }} {{ '\xc3\x9f-' | title }} {{ '\xc7\x86'.capitalize() }}", "SS Ss- \xc7\x85" },
+        { "{{ '\xc3\x9f' | upper }} {{ '\xc3\x9f-' | title }} {{ '\xc3\x9f-'.title() }} {{ '\xc7\x86'.capitalize() }}",
+          "SS SS- Ss- \xc7\x85" },
         { "{{ '\xc3\xa9\xd0\xb4' | upper }} {{ '\xc3\x89\xd0\x94' | lower }} {{ \"it's me\".title() }}",
           "\xc3\x89\xd0\x94 \xc3\xa9\xd0\xb4 It'S Me" },
         { "{{ 'aXbXc' | replace('X', '-') }} {{ 'aXbXc'.replace('X', '', 1) }} {{ {'b': 1, 'A': 2} | items | list }}",

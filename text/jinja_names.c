@@ -119,10 +119,10 @@ static value changed(struct wz_jinja *j, const struct wz_text *t, bool words, bo
     wz_jinja_step(j, t->n / 8);
     for (size_t i = 0; i < t->n; i += (size_t)len) {
         const uint32_t code = wz_utf8_get(t->s + i, t->n - i, &len);
-        const bool up = words ? first : all;
-        const uint32_t other = up ? (uint32_t)(words ? utf8proc_totitle : utf8proc_toupper)((utf8proc_int32_t)code)
+        const bool up = words ? first : all, small = words && !(starts && *starts); /* the filter has no title case */
+        const uint32_t other = up ? (uint32_t)(small ? utf8proc_totitle : utf8proc_toupper)((utf8proc_int32_t)code)
                                   : (uint32_t)utf8proc_tolower((utf8proc_int32_t)code);
-        if (up && code == 0xdf) wz_write_bytes(j, &w, words ? "Ss" : "SS", 2, t->from && t->from[i] ? WZ_REWRITTEN : 0);
+        if (up && code == 0xdf) wz_write_bytes(j, &w, small ? "Ss" : "SS", 2, t->from && t->from[i] ? WZ_REWRITTEN : 0);
         else if (other == code) wz_write(j, &w, wz_text_part(j, t, i, (size_t)len).text);
         else wz_write_bytes(j, &w, utf8, (size_t)wz_utf8_put(utf8, other), t->from && t->from[i] ? WZ_REWRITTEN : 0);
         first = starts && (*starts ? code < 128 && strchr(starts, (int)code) : !is_letter(code));
