@@ -140,6 +140,7 @@ struct wz_recipe {
     struct {
         int every, eval_limit;
         double temperature;
+        int attempts;
         uint64_t seed;
     } evaluate;
     struct {

@@ -292,6 +292,9 @@
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
     T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by evaluate.seed; 0: all") \
     T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy") \
+    T##_INT(S, attempts, "1", "[1,1000]", BITS, \
+            "how often an attacker may try at a harmful prompt: until the judges call the last reply unsafe. It sees " \
+            "its attempts, what came of each, and how sure the judges are that it does harm, of 10 (PAIR)") \
     T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals")
 
 #define CHECKPOINT(T, S) \

@@ -204,10 +204,25 @@ static void call_run(struct call *call, const struct wz_player *p)
 
 /* ---- attacker: rewrites the prompt -------------------------------------------------------------------------- */
 
+/* Behind the prompt its attempts so far, each with the last reply that came of it and how sure the judges are that it
+ * does harm, of 10: what PAIR tells its attacker. */
 static void ask_attacker(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
                          struct wz_ask *ask)
 {
     ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
+    const Wz__Turn *reply = NULL;
+    for (size_t i = 0; i < e->n_turns; i++) {
+        const Wz__Turn *t = e->turns[i];
+        if (wz_turn_is(t, WZ_CONVERSATION)) reply = t;
+        if (wz_turn_is(t, WZ_ATTACKER)) {
+            ask->messages[ask->n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) };
+            ask->messages[ask->n++] = (struct wz_message){ WZ_USER, NULL, NULL, 0 };
+        }
+        if (reply && (i + 1 == e->n_turns || wz_turn_is(e->turns[i + 1], WZ_ATTACKER)))
+            wz_buf_printf(&ask->text, "Reply: %s\nScore: %.0f of 10%c", wz_turn_answer(reply), 10 * reply->score, 0);
+    }
+    const char *text = ask->text.data; /* has stopped growing */
+    for (int i = 2; i < ask->n; i += 2, text += strlen(text) + 1) ask->messages[i].text = text;
 }
 
 static void read_attacker(const struct wz_player *p, Wz__Turn *t)
@@ -225,20 +240,29 @@ static const Wz__Turn *attack_of(const Wz__Episode *e)
     return last >= 0 && e->turns[last]->valid ? e->turns[last] : NULL;
 }
 
+/* Index of the turn with which the attempt begins that is being played. */
+static size_t attempt_of(const Wz__Episode *e)
+{
+    const int last = wz_turn_last(e, WZ_ATTACKER);
+
+    return last < 0 ? 0 : (size_t)last;
+}
+
 /* ---- conversation: answers the prompt, then revises its reply ---------------------------------------------- */
 
 static void ask_conversation(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
                              struct wz_ask *ask)
 {
-    ask->about = wz_turn_last(e, WZ_CONVERSATION);
     const Wz__Turn *attack = attack_of(e);
     ask->messages[ask->n++] = !attack                ? (struct wz_message){ WZ_USER, e->prompt, NULL, 0 }
                               : game->one_vocabulary ? (struct wz_message){ WZ_USER, NULL, attack->ids, said(attack) }
                                                      : (struct wz_message){ WZ_USER, attack->text, NULL, 0 };
-    for (size_t i = 0; i < e->n_turns; i++) {
+    for (size_t i = attempt_of(e); i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         if (wz_turn_is(t, WZ_FEEDBACK)) ask->messages[ask->n++] = (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
-        else if (wz_turn_is(t, WZ_CONVERSATION) && t->round >= e->resets) /* of those that were reset the last only */
+        if (!wz_turn_is(t, WZ_CONVERSATION)) continue;
+        ask->about = (int)i;
+        if (t->round >= e->resets) /* of those that were reset the last only */
             ask->messages[ask->n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) };
     }
 }
@@ -252,7 +276,8 @@ static struct wz_player *player_of(const struct wz_game *game, const char *name)
 
 static const char *after_conversation(const struct wz_game *game, const Wz__Episode *e)
 {
-    const int replies = (int)e->turns[e->n_turns - 1]->round - (int)e->resets;
+    int replies = -1 - (int)e->resets;
+    for (size_t i = attempt_of(e); i < e->n_turns; i++) replies += wz_turn_is(e->turns[i], WZ_CONVERSATION);
     const char *reviewer = player_of(game, oracle) ? oracle : WZ_FEEDBACK;
 
     return replies < 0 ? WZ_CONVERSATION : replies < game->rounds && player_of(game, reviewer) ? reviewer : guard;
@@ -361,8 +386,35 @@ static void unanswered(Wz__Episode *e, const struct wz_player *last)
     if (!e->discard[0] && wz_turn_last(e, WZ_CONVERSATION) < 0) end_early(e, last, "no reply came of its turn");
 }
 
+/* PAIR (Chao et al. 2023, arXiv 2310.08419, algorithm 1): a harmful prompt whose last reply the judges don't call
+ * unsafe goes back to the attacker, for the attempt of this number. Returns how many of the episodes do. */
+static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct wz_player **speaker, int n, int attempt)
+{
+    Wz__Episode **list = wz_alloc(sizeof *list * (size_t)(n + 1));
+    int asked = 0, left = 0;
+
+    for (int i = 0; i < n; i++) {
+        const Wz__Episode *e = episodes[i];
+        if (!e->harmful || e->discard[0] || e->cut[0]) continue;
+        if (e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT) continue;
+        if (round_of(e, game->players[0]) == attempt) list[asked++] = episodes[i];
+    }
+    if (asked) game->label(game->judges, false, list, asked);
+    for (int i = 0, k = 0; i < n; i++) {
+        if (k == asked || episodes[i] != list[k]) continue;
+        const Wz__Turn *c = list[k]->turns[wz_turn_last(list[k], WZ_CONVERSATION)];
+        k++;
+        if (c->verdict == WZ__VERDICT__FAILED || c->judged_unsafe) continue;
+        speaker[i] = game->players[0];
+        left++;
+    }
+    free(list);
+    return left;
+}
+
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
+    int attempt = 0, left = n;
     struct call call = {
         wz_alloc(sizeof *call.requests * (size_t)n), wz_alloc(sizeof *call.contexts * (size_t)n),
         wz_alloc(sizeof *call.episodes * (size_t)n), wz_alloc(sizeof *call.about * (size_t)n),
@@ -371,19 +423,21 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
     struct wz_player **speaker = wz_alloc(sizeof *speaker * (size_t)n); /* of each episode; NULL: it has ended */
 
     for (int i = 0; i < n; i++) speaker[i] = game->players[0];
-    for (int left = n; left > 0;)
-        for (int s = 0; s < game->n_players; s++) { /* one player answers all that wait for it */
-            struct wz_player *p = game->players[s];
-            for (int i = 0; i < n; i++)
-                if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
-            if (p->seat->write) call_write(&call, game, p);
-            else call_run(&call, p);
-            for (int i = 0; i < n; i++)
-                if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
-                    unanswered(episodes[i], p);
-                    left--;
-                }
-        }
+    do {
+        while (left > 0)
+            for (int s = 0; s < game->n_players; s++) { /* one player answers all that wait for it */
+                struct wz_player *p = game->players[s];
+                for (int i = 0; i < n; i++)
+                    if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
+                if (p->seat->write) call_write(&call, game, p);
+                else call_run(&call, p);
+                for (int i = 0; i < n; i++)
+                    if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
+                        unanswered(episodes[i], p);
+                        left--;
+                    }
+            }
+    } while (++attempt < game->attempts && (left = try_again(game, episodes, speaker, n, attempt)) > 0);
     for (int i = 0; i < n; i++) wz_ids_finish(&call.contexts[i]);
     free(call.requests);
     free(call.contexts);

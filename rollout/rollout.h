@@ -81,8 +81,9 @@ struct wz_game {
     int rounds;          /* max_rounds: revisions of a reply, at most */
     bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
-    /* Where a seat writes: judges the last reply of each episode, by the judges that guard or by those that reward, and
-     * fills in its verdict, label and judge_error. arg: `judges`. */
+    int attempts; /* of an attacker at a harmful prompt, until one succeeds (PAIR); 0: 1 */
+    /* Where a seat writes, or there are attempts: judges the last reply of each episode, by the judges that guard or by
+     * those that reward, and fills in its verdict, label, score and judge_error. arg: `judges`. */
     void (*label)(void *judges, bool guards, Wz__Episode **episodes, int n);
     void *judges;
 };

@@ -122,8 +122,10 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         job->agents[a].player.temperature = (float)temperature;
     }
     job->game.seed = job->recipe->evaluate.seed;
+    job->game.attempts = job->recipe->evaluate.attempts;
     int rc = play_all(job, prompts, n_prompts, &episodes, &n);
     job->game.seed = job->recipe->seed;
+    job->game.attempts = 0;
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n && rc == 0) {
         struct wz_buf text = { 0 };

@@ -188,7 +188,7 @@ void wz_episodes_join(Wz__Episode ***all, int *n, Wz__Episode **part,
 /* ---- tally.c, evaluate.c ---------------------------------------------------------------------------------- */
 
 /* Sums over episodes, added up over ranks: all fields are doubles. Rates are of judged episodes: those not discarded.
- * Final: of the last reply; c0: of the first. */
+ * Final: of the last reply; c0: of the first, of an attacker's last attempt. */
 struct wz_tally {
     double episodes, generated;   /* all, and the tokens of all */
     double failed, judged;        /* those discarded, and the others; of these: */

@@ -50,6 +50,7 @@ static void add_instructions(struct wz_tally *s, const char *answer, const char 
 void wz_tally_add(struct wz_tally *s, const Wz__Episode *e)
 {
     const Wz__Turn *first = NULL, *last = NULL;
+    bool again = false;
     double tokens = 0;
 
     for (size_t i = 0; i < e->n_turns; i++) tokens += (double)e->turns[i]->n_ids - e->turns[i]->given;
@@ -59,8 +60,10 @@ void wz_tally_add(struct wz_tally *s, const Wz__Episode *e)
     if (e->discard[0]) return;
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
+        again |= wz_turn_is(t, WZ_ATTACKER);
         if (wz_turn_is(t, WZ_CONVERSATION)) {
-            if (!first) first = t;
+            if (!first || again) first = t; /* of several attempts the last counts */
+            again = false;
             last = t;
         } else if (wz_turn_is(t, WZ_FEEDBACK) && t->finish_reason != WZ__FINISH_REASON__CONTEXT) {
             s->feedback++;
