@@ -115,10 +115,8 @@ static int cut_episodes(const char *path, int64_t last, bool resume, int64_t *ke
     int64_t n = 0;
 
     if (resume && !wz_file_exists(path)) return 0;
-    if (resume) { /* counted before, too: truncating sets one aside that can't be read */
-        if (wz_record_count(path, &n, err) < 0 || wz_record_truncate(path, last, err) < 0 ||
-            wz_record_count(path, &n, err) < 0)
-            return -1;
+    if (resume) {
+        if (wz_record_check(path, last + 1, &n, err) < 0 || wz_record_truncate(path, last, err) < 0) return -1;
         *kept += n;
         return 0;
     }

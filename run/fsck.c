@@ -172,23 +172,15 @@ static int check_record(struct fsck *f, json_t *manifest, struct wz_err *err)
     for (int k = 0; rc == 0; k++) {
         char *path = wz_path("%s/episodes-%d.h5", f->run, k), what[32];
         const bool there = wz_file_exists(path);
-        int64_t *steps = NULL, kept = 0;
+        int64_t kept = 0;
         struct wz_err why;
-        int n = 0, bad = there ? wz_record_steps(path, &steps, &n, &why) : 0;
         snprintf(what, sizeof what, "episodes-%d.h5", k);
-        for (int i = 0; bad == 0 && i < n && steps[i] < f->p.step; i++) {
-            Wz__Episode **list;
-            int m;
-            bad = wz_record_read(path, steps[i], &list, &m, &why);
-            if (bad == 0) wz_episodes_free(list, m);
-            kept += bad == 0 ? m : 0;
-        }
+        const int bad = there ? wz_record_check(path, f->p.step, &kept, &why) : 0;
         if (bad < 0) {
             kept = 0;
             rc = set_aside(f, WZ_FSCK_LOST, path, what, why.text, err);
         } else if (there) say(f, WZ_FSCK_OK, what, "%" PRId64 " episodes up to the checkpoint can be read", kept);
         have += kept;
-        free(steps);
         free(path);
         if (!there) break;
     }

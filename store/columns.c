@@ -24,6 +24,7 @@ static const struct wz_column episode_columns[] = {
     { "hijack", BOOL, E(hijack) },
     { "resets", U32, E(resets) },
     { "transition", STR, E(transition) },
+    { "hash", U64, PLACE + 2 },
 };
 #define T(field) offsetof(Wz__Turn, field)
 static const struct wz_column turn_columns[] = {

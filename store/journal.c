@@ -256,13 +256,13 @@ static uint8_t *page_take(struct journal *j, uint64_t number, bool *fresh)
 static H5FD_t *file_open(const char *path, unsigned flags, hid_t access, haddr_t max)
 {
     bool writing = flags & H5F_ACC_RDWR;
-    int how = (writing ? O_RDWR | O_NOFOLLOW : O_RDONLY) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) |
+    int how = (writing ? O_RDWR | O_NOFOLLOW : O_RDONLY | O_NONBLOCK) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) |
               (flags & H5F_ACC_TRUNC ? O_TRUNC : 0);
     int fd = open(path, how | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC, 0666);
     struct stat st;
 
     if (fd < 0) return NULL;
-    if (fstat(fd, &st) < 0 || (!writing && !lock(fd, LOCK_SH))) {
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (!writing && !lock(fd, LOCK_SH))) {
         close(fd);
         return NULL;
     }

@@ -3,7 +3,7 @@
  *   /                attributes: schema = 1, writer = "waltz"
  *   /episodes/       per episode:  step i64, index u32, prompt, prompt_id, kind, discard str, harmful bool,
  *                    first_turn i64 (index into /turns), n_turns i64, cut str, cut_agent u32,
- *                    group, answer, prefill str, hijack bool, resets u32, transition str
+ *                    group, answer, prefill str, hijack bool, resets u32, transition str, hash u64
  *   /turns/          per turn:     agent, round u32, version, weights u64, truncated bool, text str,
  *                    valid, unsafe, overrefuse bool, feedback, reason str, verdict enum, judged_unsafe,
  *                    judged_overrefuse bool, reward, dir f64, label, trained bool, judge_error str,
@@ -23,9 +23,12 @@
  * only ever added: readers ignore those that they do not know, and read zeros for those that an older file lacks; a
  * writer adds them. proto/episode.proto explains the fields.
  *
+ * hash is XXH3 of the episode as it is packed for other ranks, less its `place`, which no column has (0: the file was
+ * begun before there were hashes). Who reads an episode packs it again and compares, so that a byte that has changed
+ * anywhere in the file is either seen or decides nothing: HDF5's own checksums leave out text and the tree of chunks.
+ *
  * A step is written atomically (journal.c). A file that is corrupt all the same (another program wrote to it, a disk
- * failed) is renamed to FILE.broken and a new one is created, which is logged; an HDF5 file that is not a record is
- * refused and left unchanged. */
+ * failed) is refused and left unchanged. Reading and cutting happen in a process apart (apart.c). */
 #include "store/record.h"
 
 #include <errno.h>
@@ -47,6 +50,18 @@ static int commit(const struct wz_record *r, struct wz_err *err)
 {
     if (H5Fflush(r->file, H5F_SCOPE_LOCAL) < 0) return wz_record_fail(r, "flushing", err);
     return wz_journal_commit(r->file, err);
+}
+
+uint64_t wz_record_hash(const Wz__Episode *e)
+{
+    Wz__Episode bare = *e;
+    struct wz_buf packed = { 0 };
+
+    bare.place = 0;
+    wz_episodes_pack((Wz__Episode *const[]){ &bare }, 1, &packed);
+    uint64_t hash = wz_hash(packed.data, packed.len, 0);
+    wz_buf_finish(&packed);
+    return hash ? hash : 1;
 }
 
 /* Creates a column of r->len zeros. */
@@ -113,12 +128,32 @@ static int check_schema(const struct wz_record *r, struct wz_err *err)
                   : wz_fail(err, "%s: an HDF5 file, but not a record of episodes: it has no attribute schema", r->path);
 }
 
+/* Not a link, which could lead to any file. */
+static bool is_here(const struct wz_record *r, const char *name)
+{
+    H5L_info_t info;
+
+    return H5Lget_info(r->file, name, &info, H5P_DEFAULT) >= 0 && info.type == H5L_TYPE_HARD;
+}
+
+/* Nor may a column's values lie in other files: those of chunks never do. */
+static bool is_chunked(hid_t set)
+{
+    hid_t how = H5Dget_create_plist(set);
+    bool chunked = how >= 0 && H5Pget_layout(how) == H5D_CHUNKED;
+
+    if (how >= 0) H5Pclose(how);
+    return chunked;
+}
+
 static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struct wz_err *err)
 {
     char *name = wz_path("/%s/%s", wz_tables[t].group, wz_tables[t].columns[c].name);
+    bool grouped = is_here(r, wz_tables[t].group); /* else nothing is looked for in it */
     bool lacks = c >= wz_tables[t].in_all && (H5Lexists(r->file, wz_tables[t].group, H5P_DEFAULT) == 0 ||
-                                              H5Lexists(r->file, name, H5P_DEFAULT) == 0);
-    hid_t set = lacks ? -1 : H5Dopen2(r->file, name, H5P_DEFAULT), type, want, space;
+                                              (grouped && H5Lexists(r->file, name, H5P_DEFAULT) == 0));
+    bool here = !lacks && grouped && is_here(r, name);
+    hid_t set = here ? H5Dopen2(r->file, name, H5P_DEFAULT) : -1, type, want, space;
     hsize_t len = 0;
     int rc = 0;
 
@@ -132,7 +167,7 @@ static int attach_column(struct wz_record *r, int t, int c, hsize_t limit, struc
     type = H5Dget_type(set);
     want = wz_column_type(wz_tables[t].columns[c].kind);
     space = H5Dget_space(set);
-    bool fits = H5Tequal(type, want) > 0 && H5Sget_simple_extent_ndims(space) == 1;
+    bool fits = H5Tequal(type, want) > 0 && H5Sget_simple_extent_ndims(space) == 1 && is_chunked(set);
     if (fits) H5Sget_simple_extent_dims(space, &len, NULL);
     if (c == 0) r->len[t] = len;
     if (!fits) rc = wz_fail(err, "%s: %s is not of the type of schema %d", r->path, name, SCHEMA);
@@ -168,30 +203,25 @@ int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err)
     uint64_t size;
 
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL); /* errors are reported by wz_record_fail instead */
+    H5PLset_loading_state(0);              /* a file must not choose libraries to load */
     r->file = -1;
-    r->broken = false;
     if (wz_journal_recover(r->path, write, &size, err) < 0) return -1;
     if (stat(r->path, &st) < 0 && errno == ENOENT) return 1;
-    if (access(r->path, write ? R_OK | W_OK : R_OK) < 0 || wz_is_dir(r->path))
-        return wz_fail(err, "%s: %s", r->path, wz_is_dir(r->path) ? "is a folder" : strerror(errno));
+    if (access(r->path, write ? R_OK | W_OK : R_OK) < 0) return wz_fail(err, "%s: %s", r->path, strerror(errno));
+    if (!S_ISREG(st.st_mode)) return wz_fail(err, "%s: expected a regular file", r->path);
     if (!size) return 1;
 
     hid_t access = wz_journal_access();
     r->file = H5Fopen(r->path, flags, access);
-    r->broken = true;
     if (r->file < 0) wz_record_fail(r, "can't be opened", err);
     H5Pclose(access);
     if (r->file < 0) return -1;
-    if (check_schema(r, err) < 0) {
-        r->broken = false;
-        goto fail;
-    }
+    if (check_schema(r, err) < 0) goto fail;
     for (int t = 0; t < N_TABLES; t++) /* a value takes at least a byte, so the file's size bounds the lengths */
         for (int c = 0; c < wz_tables[t].n; c++)
             if (attach_column(r, t, c, (hsize_t)size, err) < 0) goto fail;
     r->last = INT64_MIN;
     if (r->len[EPISODES] && wz_column_read(r, EPISODES, 0, r->len[EPISODES] - 1, 1, &r->last, err) < 0) goto fail;
-    r->broken = false;
     if (flags == H5F_ACC_RDWR && add_columns(r, err) < 0) goto fail;
     return 0;
 fail:
@@ -199,27 +229,10 @@ fail:
     return -1;
 }
 
-/* Renames a corrupt file to FILE.broken (.broken.2, ...) and logs it. */
-static int set_aside(struct wz_record *r, struct wz_err *err)
-{
-    char *to = wz_path("%s.broken", r->path);
-
-    for (int i = 2; wz_file_exists(to); i++) {
-        free(to);
-        to = wz_path("%s.broken.%d", r->path, i);
-    }
-    int rc = rename(r->path, to) < 0 ? wz_fail(err, "%s: renaming to %s: %s", r->path, to, strerror(errno)) : 0;
-    if (!rc) wz_log("record corrupt, kept as %s, starting a new one: %s", to, err->text);
-    free(to);
-    return rc;
-}
-
-/* Opens to write: creates a missing file, sets a corrupt one aside first. */
 static int attach_or_create(struct wz_record *r, struct wz_err *err)
 {
-    int rc = wz_record_attach(r, H5F_ACC_RDWR, err);
+    const int rc = wz_record_attach(r, H5F_ACC_RDWR, err);
 
-    if (rc < 0 && r->broken && set_aside(r, err) == 0) rc = 1;
     return rc > 0 ? create(r, err) : rc;
 }
 
@@ -334,7 +347,8 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
     struct wz_row *rows = wz_alloc(wz_mul(sizeof *rows, (size_t)n)), *turns = wz_alloc(wz_mul(sizeof *turns, n_turns));
     for (int i = 0; i < n; i++) {
         Wz__Episode *e = episodes[i];
-        rows[i] = (struct wz_row){ e, { (int64_t)(r->len[TURNS] + at), (int64_t)e->n_turns } };
+        rows[i] =
+            (struct wz_row){ e, { (int64_t)(r->len[TURNS] + at), (int64_t)e->n_turns, (int64_t)wz_record_hash(e) } };
         for (size_t k = 0; k < e->n_turns; k++) {
             Wz__Turn *t = e->turns[k];
             turns[at++] =
@@ -372,41 +386,61 @@ int wz_record_episodes(struct wz_record *r, Wz__Episode *const *episodes, int n,
     return 0;
 }
 
-int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
+struct cut {
+    const char *path;
+    int64_t last;
+};
+
+/* *end: behind what row `row` of table t refers to, by the columns at and count; 0 where there is no such row. */
+static int end_of(const struct wz_record *r, int t, int64_t row, const char *at, const char *count, int64_t *end,
+                  struct wz_err *err)
 {
-    struct wz_record r = { .path = wz_strdup(path) };
-    int64_t *steps = NULL, from[N_TABLES] = { 0 };
+    const char *const names[] = { at, count };
+    int64_t sum = 0;
+
+    for (int i = 0; i < 2 && row >= 0; i++) {
+        int64_t value;
+        if (wz_column_read(r, t, wz_column_index(t, names[i]), (hsize_t)row, 1, &value, err) < 0) return -1;
+        if (__builtin_add_overflow(sum, value, &sum)) sum = -1;
+    }
+    *end = sum;
+    return 0;
+}
+
+/* Each table up to the end of what the last episode that stays refers to: what is cut off may be damaged. */
+static int cut(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    const struct cut *cut = arg;
+    struct wz_record r = { .path = wz_strdup(cut->path) };
+    int64_t *steps, to[N_TABLES] = { 0 };
     int rc = wz_record_attach(&r, H5F_ACC_RDWR, err);
 
-    if (rc < 0 && r.broken) rc = set_aside(&r, err) < 0 ? -1 : 1;
-    if (rc) goto out; /* 1: no file, nothing to remove */
+    if (rc) return rc < 0 ? -1 : 0; /* 1: no file, nothing to remove */
     steps = wz_alloc(wz_mul(sizeof *steps, r.len[EPISODES]));
     rc = wz_column_read(&r, EPISODES, 0, 0, r.len[EPISODES], steps, err);
-    while (!rc && (hsize_t)from[EPISODES] < r.len[EPISODES] && steps[from[EPISODES]] <= last) from[EPISODES]++;
-    if (rc || (hsize_t)from[EPISODES] == r.len[EPISODES]) goto out;
-    for (int t = 1; t < N_TABLES; t++) from[t] = (int64_t)r.len[t];
-    rc = wz_column_read(&r, EPISODES, wz_column_index(EPISODES, "first_turn"), (hsize_t)from[EPISODES], 1, &from[TURNS],
-                        err);
-    if (!rc && from[TURNS] >= 0 && (hsize_t)from[TURNS] < r.len[TURNS]) {
-        rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "context_at"), (hsize_t)from[TURNS], 1, &from[CONTEXT],
-                            err);
-        if (!rc)
-            rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "ids_at"), (hsize_t)from[TURNS], 1, &from[IDS], err);
-        if (!rc)
-            rc = wz_column_read(&r, TURNS, wz_column_index(TURNS, "judgements_at"), (hsize_t)from[TURNS], 1,
-                                &from[JUDGEMENTS], err);
-    }
+    while (!rc && (hsize_t)to[EPISODES] < r.len[EPISODES] && steps[to[EPISODES]] <= cut->last) to[EPISODES]++;
+    if (rc || (hsize_t)to[EPISODES] == r.len[EPISODES]) return rc;
+    rc = end_of(&r, EPISODES, to[EPISODES] - 1, "first_turn", "n_turns", &to[TURNS], err);
     for (int t = 0; t < N_TABLES && !rc; t++) {
-        hsize_t len = (hsize_t)from[t];
-        if (from[t] < 0 || len > r.len[t])
-            rc = wz_fail(err, "%s: an episode or turn points outside of the tables", path);
+        hsize_t len = (hsize_t)to[t];
+        if (to[t] < 0 || len > r.len[t])
+            rc = wz_fail(err, "%s: an episode or turn points outside of the tables", cut->path);
+        if (!rc && t == TURNS) rc = end_of(&r, TURNS, to[TURNS] - 1, "context_at", "n_context", &to[CONTEXT], err);
+        if (!rc && t == TURNS) rc = end_of(&r, TURNS, to[TURNS] - 1, "ids_at", "n_ids", &to[IDS], err);
+        if (!rc && t == TURNS)
+            rc = end_of(&r, TURNS, to[TURNS] - 1, "judgements_at", "n_judgements", &to[JUDGEMENTS], err);
         for (int c = 0; c < wz_tables[t].n && !rc; c++)
             if (H5Dset_extent(r.set[t][c], &len) < 0) rc = wz_record_fail(&r, "truncating", err);
     }
-    if (!rc) rc = commit(&r, err);
-out:
-    wz_record_detach(&r);
-    free(steps);
-    free(r.path);
-    return rc < 0 ? -1 : 0;
+    return rc ? rc : commit(&r, err);
+}
+
+int wz_record_truncate(const char *path, int64_t last, struct wz_err *err)
+{
+    struct cut it = { path, last };
+    struct wz_buf none = { 0 };
+    const int rc = wz_apart(path, cut, &it, &none, err);
+
+    wz_buf_finish(&none);
+    return rc;
 }

@@ -40,8 +40,16 @@ struct wz_record {
     hid_t set[N_TABLES][MAX_COLUMNS];
     hsize_t len[N_TABLES]; /* table rows */
     int64_t last;          /* step of the last episode, INT64_MIN: none */
-    bool broken;           /* the last opening failed because of the file's content */
 };
+
+/* ---- apart.c ---------------------------------------------------------------------------------------------- */
+
+/* What a child does with a file: 0 and bytes added to out, or -1 and a message. */
+typedef int wz_apart_work(void *arg, struct wz_buf *out, struct wz_err *err);
+/* Runs work in a child process that may use 1 GB and 16 times the file's size more memory than the caller, and 30 s and
+ * a second for each MB of processor time. `out` becomes what work gave. -1 and a message: work's, or how the child died
+ * (the library crashed, or it went over a limit). Only the thread that calls MPI may call it. */
+int wz_apart(const char *path, wz_apart_work *work, void *arg, struct wz_buf *out, struct wz_err *err);
 
 /* ---- columns.c -------------------------------------------------------------------------------------------- */
 
@@ -59,9 +67,10 @@ void wz_column_reclaim(enum wz_kind kind, hsize_t n, void *values);
 
 /* ---- record.c --------------------------------------------------------------------------------------------- */
 
-/* Opens r->path with HDF5's `flags`. 0: open; 1: there is no file, or an empty one; -1 and a message, with r->broken
- * set where the file's content is the reason. */
+/* Opens r->path with HDF5's `flags`. 0: open; 1: there is no file, or an empty one; -1 and a message. */
 int wz_record_attach(struct wz_record *r, unsigned flags, struct wz_err *err);
 void wz_record_detach(struct wz_record *r); /* closes the file; discards what was not committed */
+/* The hash of all that a record has of an episode; never 0, which is what an older file has. */
+uint64_t wz_record_hash(const Wz__Episode *e);
 
 #endif

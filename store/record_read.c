@@ -1,6 +1,8 @@
-/* Reading a record: table rows become messages again. Indices into other tables are checked before use. */
+/* Reading a record: table rows become messages again. Indices into other tables are checked before use, and what was
+ * read of an episode against its hash. All of it happens in a process apart, which frees nothing (apart.c). */
 #include "store/record.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,7 +62,8 @@ static void *part(const void *from, size_t size, int64_t n)
 static int tokens_read(const struct wz_record *r, struct wz_row *turns, hsize_t n, struct wz_err *err)
 {
     int64_t context_at, ids_at, context_end = span(r, CONTEXT, turns, n, 0, 1, &context_at, err), ids_end;
-    int32_t *context, *values[4] = { 0 };
+    int32_t *context;
+    float *values[4] = { 0 }; /* the first are ids */
     int rc = -1;
 
     if (context_end < 0 || (ids_end = span(r, IDS, turns, n, 2, 3, &ids_at, err)) < 0) return -1;
@@ -78,6 +81,12 @@ static int tokens_read(const struct wz_record *r, struct wz_row *turns, hsize_t 
             wz_fail(err, "%s: a turn has %lld ids, but not as many ref_logp or advantage", r->path, (long long)p[3]);
             goto out;
         }
+        for (int64_t k = 0; k < p[3]; k++)
+            if ((!p[4] && !isnan(values[IDS_REF][at + k])) || (!p[5] && !isnan(values[IDS_ADVANTAGE][at + k]))) {
+                wz_fail(err, "%s: a turn has no ref_logp or advantage, but a number in its place: the file is damaged",
+                        r->path);
+                goto out;
+            }
         if ((t->n_context = (size_t)p[1])) t->context = part(context + (p[0] - context_at), 4, p[1]);
         if (!p[3]) continue;
         t->n_ids = t->n_logp = (size_t)p[3];
@@ -117,7 +126,7 @@ static void name_role(Wz__Turn *t, int64_t at)
     t->about = at ? (int32_t)(at - 1 - (at % 2 == 0)) : -1;
 }
 
-/* Reads episodes [from, from + n) into out[n]; the caller frees them also where -1 is returned. */
+/* Reads episodes [from, from + n) into out[n]. */
 static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz__Episode **out, struct wz_err *err)
 {
     struct wz_row *rows = wz_alloc(wz_mul(sizeof *rows, n)), *turns = NULL;
@@ -134,84 +143,137 @@ static int episodes_read(const struct wz_record *r, hsize_t from, hsize_t n, Wz_
         for (int64_t k = 0; k < rows[i].place[1]; k++) turns[at++].message = wz_episode_turn(out[i]);
     for (int c = 0; c < wz_tables[TURNS].n && !rc; c++)
         rc = scatter(r, TURNS, c, (hsize_t)turns_at, turns, n_turns, err);
-    for (hsize_t i = 0; i < n; i++)
-        for (size_t k = 0; k < out[i]->n_turns; k++) name_role(out[i]->turns[k], (int64_t)k);
     if (!rc) rc = tokens_read(r, turns, n_turns, err);
     if (!rc) rc = judgements_read(r, turns, n_turns, err);
+    for (hsize_t i = 0; i < n && !rc; i++) {
+        const uint64_t was = (uint64_t)rows[i].place[2], is = was ? wz_record_hash(out[i]) : 0;
+        if (was != is)
+            rc = wz_fail(err, "%s: step %lld, episode %u: expected the hash %016llx, got %016llx: the file is damaged",
+                         r->path, (long long)out[i]->step, out[i]->index, (unsigned long long)was,
+                         (unsigned long long)is);
+        for (size_t k = 0; k < out[i]->n_turns; k++) name_role(out[i]->turns[k], (int64_t)k);
+    }
 out:
     free(rows);
     free(turns);
     return rc;
 }
 
-/* Opens read-only and reads the step of every episode: heap. */
+/* What a child is asked. */
+struct question {
+    const char *path;
+    int64_t step, from;
+};
+
+/* Opens read-only and reads the step of every episode. */
 static int attach_steps(struct wz_record *r, const char *path, int64_t **steps, struct wz_err *err)
 {
-    int rc;
-
-    *steps = NULL;
     r->path = wz_strdup(path);
-    rc = wz_record_attach(r, H5F_ACC_RDONLY, err);
-    if (rc > 0) rc = wz_fail(err, "%s: no such record, or an empty file", path);
+    int rc = wz_record_attach(r, H5F_ACC_RDONLY, err);
+    if (rc > 0) return wz_fail(err, "%s: no such record, or an empty file", path);
     if (rc < 0) return -1;
     *steps = wz_alloc(wz_mul(sizeof **steps, r->len[EPISODES]));
-    return wz_column_read(r, EPISODES, 0, 0, r->len[EPISODES], *steps, err);
+    rc = wz_column_read(r, EPISODES, 0, 0, r->len[EPISODES], *steps, err);
+    for (hsize_t i = 1; !rc && i < r->len[EPISODES]; i++)
+        if ((*steps)[i] < (*steps)[i - 1])
+            rc = wz_fail(err, "%s: steps go back from %lld to %lld: the file is damaged", path,
+                         (long long)(*steps)[i - 1], (long long)(*steps)[i]);
+    return rc;
+}
+
+/* The first episode of `step` or a later one. */
+static hsize_t find(const struct wz_record *r, const int64_t *steps, int64_t step)
+{
+    hsize_t at = 0;
+
+    while (at < r->len[EPISODES] && steps[at] < step) at++;
+    return at;
+}
+
+static int read_step(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    const struct question *q = arg;
+    struct wz_record r = { .file = -1 };
+    int64_t *steps;
+
+    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    const hsize_t from = find(&r, steps, q->step), to = find(&r, steps, q->step + 1);
+    /* those beside them too: an episode whose own step has changed is not among those of its step */
+    const hsize_t before = from > 0, n = to + (to < r.len[EPISODES]) - (from - before);
+    Wz__Episode **list = wz_alloc(wz_mul(sizeof *list, n));
+    if (episodes_read(&r, from - before, n, list, err) < 0) return -1;
+    wz_episodes_pack(list + before, (int)(to - from), out);
+    return 0;
 }
 
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err)
 {
-    struct wz_record r = { .file = -1 };
-    int64_t *steps;
-    hsize_t from = 0, to;
-    int rc = attach_steps(&r, path, &steps, err);
+    struct question q = { path, step, 0 };
+    struct wz_buf answer = { 0 };
+    int rc = wz_apart(path, read_step, &q, &answer, err);
 
     *out = NULL;
     *n = 0;
-    if (rc < 0) goto out;
-    while (from < r.len[EPISODES] && steps[from] != step) from++;
-    for (to = from; to < r.len[EPISODES] && steps[to] == step; to++) continue;
-    *out = wz_alloc(wz_mul(sizeof **out, to - from));
-    rc = episodes_read(&r, from, to - from, *out, err);
-    *n = (int)(to - from);
-    if (rc < 0) {
-        for (int i = 0; i < *n; i++) wz_episode_free((*out)[i]);
-        free(*out);
-        *out = NULL;
-        *n = 0;
-    }
-out:
-    wz_record_detach(&r);
-    free(steps);
-    free(r.path);
+    if (rc == 0) rc = wz_episodes_unpack(answer.data, answer.len, out, n, err);
+    wz_buf_finish(&answer);
     return rc;
 }
 
-int wz_record_count(const char *path, int64_t *n, struct wz_err *err)
+enum { PIECE = 1024 };
+
+/* Reads up to PIECE episodes, the first `from` not; gives how many, and how many there are of steps before the one
+ * asked for. */
+static int check_piece(void *arg, struct wz_buf *out, struct wz_err *err)
 {
+    const struct question *q = arg;
     struct wz_record r = { .file = -1 };
     int64_t *steps;
-    int rc = attach_steps(&r, path, &steps, err);
 
-    *n = (int64_t)r.len[EPISODES];
-    free(steps);
-    wz_record_detach(&r);
-    free(r.path);
+    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    const hsize_t end = r.len[EPISODES], from = (hsize_t)q->from < end ? (hsize_t)q->from : end,
+                  n = end - from > PIECE ? PIECE : end - from;
+    const int64_t answer[2] = { (int64_t)n, (int64_t)find(&r, steps, q->step) };
+    wz_buf_add(out, answer, sizeof answer);
+    return episodes_read(&r, from, n, wz_alloc(wz_mul(sizeof(Wz__Episode *), n)), err);
+}
+
+int wz_record_check(const char *path, int64_t before, int64_t *n, struct wz_err *err)
+{
+    struct question q = { path, before, 0 };
+    struct wz_buf answer = { 0 };
+    int64_t got[2] = { PIECE, 0 };
+    int rc = 0;
+
+    for (; rc == 0 && got[0] == PIECE; q.from += got[0]) {
+        rc = wz_apart(path, check_piece, &q, &answer, err);
+        if (rc == 0) memcpy(got, answer.data, sizeof got);
+    }
+    *n = rc == 0 ? got[1] : 0;
+    wz_buf_finish(&answer);
     return rc;
+}
+
+static int read_steps(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    const struct question *q = arg;
+    struct wz_record r = { .file = -1 };
+    int64_t *steps;
+
+    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    for (hsize_t i = 0; i < r.len[EPISODES]; i++)
+        if (!i || steps[i - 1] != steps[i]) wz_buf_add(out, &steps[i], sizeof steps[i]);
+    return 0;
 }
 
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err)
 {
-    struct wz_record r = { .file = -1 };
-    int rc = attach_steps(&r, path, steps, err);
+    struct question q = { path, 0, 0 };
+    struct wz_buf answer = { 0 };
+    const int rc = wz_apart(path, read_steps, &q, &answer, err);
 
-    *n = 0;
-    for (hsize_t i = 0; !rc && i < r.len[EPISODES]; i++)
-        if (!*n || (*steps)[*n - 1] != (*steps)[i]) (*steps)[(*n)++] = (*steps)[i];
-    if (rc < 0) {
-        free(*steps);
-        *steps = NULL;
-    }
-    wz_record_detach(&r);
-    free(r.path);
+    *n = rc < 0 ? 0 : (int)(answer.len / sizeof **steps);
+    *steps = rc < 0 ? NULL : wz_alloc(answer.len);
+    if (*n) memcpy(*steps, answer.data, answer.len);
+    wz_buf_finish(&answer);
     return rc;
 }

@@ -161,7 +161,8 @@ void wz_metrics_add(struct wz_metrics *m, int64_t step, const char *phase, const
 int wz_metrics_close(struct wz_metrics *m); /* returns how many writes were lost; accepts NULL */
 
 /* episodes-<rank>.h5: the schema is at the top of record.c; opens in h5py and pandas. Append-only; the episodes of a
- * call to wz_record_episodes are committed together. */
+ * call to wz_record_episodes are committed together. Files are read and cut in a child process with limits
+ * (apart.c), so that one that crashes HDF5 is an error; what was read of each episode is compared with its hash. */
 struct wz_record;
 struct wz_record *wz_record_open(const char *path, struct wz_err *err); /* creates, or checks and opens to append */
 /* Appends all n episodes or, on -1, none. Steps must not decrease: truncate first. */
@@ -171,7 +172,9 @@ void wz_record_close(struct wz_record *r); /* accepts NULL */
 int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, struct wz_err *err);
 /* The steps in the record, ascending, each once: heap array. */
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err);
-int wz_record_count(const char *path, int64_t *n, struct wz_err *err); /* of episodes */
+/* Reads every episode, as a check; *n: how many there are of steps < before. Who calls it knows how many there must be:
+ * one whose step has changed may be missing. Later ones count too: cutting off what is damaged damages the rest. */
+int wz_record_check(const char *path, int64_t before, int64_t *n, struct wz_err *err);
 /* Removes the episodes of steps > last: what a killed run wrote after its checkpoint. */
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);
 

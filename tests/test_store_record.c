@@ -11,9 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <hdf5.h>
-
-#include "store/store.h"
+#include "store/record.h"
 
 /* ---- a process that dies at its n-th change to a file (linked with --wrap) -------------------------------- */
 
@@ -177,6 +175,7 @@ static int append(struct wz_record *r, int64_t step, struct wz_err *err)
     Wz__Episode *list[BATCH];
 
     make_step(step, list);
+    for (uint32_t i = 0; i < BATCH; i++) list[i]->place = i; /* the record does not keep it */
     int rc = wz_record_episodes(r, list, BATCH, err);
     free_all(list, BATCH);
     return rc;
@@ -273,12 +272,11 @@ static void what_goes_in_comes_out(void **state)
 /* A file begun before there were some columns is read, appended to and cut: of its own episodes they are empty. */
 static void an_older_file_lacks_columns(void **state)
 {
-    static const char *const later[] = {
-        "/episodes/cut",       "/episodes/cut_agent",   "/turns/finish_reason", "/turns/role",
-        "/turns/about",        "/turns/given",          "/turns/score",         "/turns/judgements_at",
-        "/turns/n_judgements", "/turns/judged_refusal", "/turns/refusal_score", "/episodes/answer",
-        "/judgements"
-    };
+    static const char *const later[] = { "/episodes/cut",         "/episodes/cut_agent",  "/turns/finish_reason",
+                                         "/turns/role",           "/turns/about",         "/turns/given",
+                                         "/turns/score",          "/turns/judgements_at", "/turns/n_judgements",
+                                         "/turns/judged_refusal", "/turns/refusal_score", "/episodes/answer",
+                                         "/judgements",           "/episodes/hash" };
     struct wz_err err;
     Wz__Episode **got, *want[BATCH];
     int n;
@@ -397,7 +395,9 @@ static void child_truncates(void)
 {
     struct wz_err err;
 
-    if (wz_record_truncate(path, 1, &err) < 0) _exit(9);
+    if (wz_record_truncate(path, 1, &err) == 0) return;
+    if (strstr(err.text, "by signal 9")) raise(SIGKILL); /* the process apart died */
+    _exit(9);
 }
 
 static void child_recovers(void)
@@ -613,48 +613,242 @@ static void put(const char *name, const void *bytes, size_t n)
     fclose(f);
 }
 
-/* Cut off at many places: reading gives one error message; opening to write keeps the old file and begins a new one. */
-static void a_broken_file_is_set_aside(void **state)
+static int64_t file_size(const char *name)
+{
+    struct stat st;
+
+    assert_int_equal(stat(name, &st), 0);
+    return st.st_size;
+}
+
+/* Cut off at many places, or another file: one error message, and the file stays as it is. */
+static void a_broken_file_is_refused(void **state)
 {
     struct wz_err err;
-    struct wz_map map;
+    struct wz_buf whole = { 0 };
     Wz__Episode **got;
-    int n, broken = 0;
-    char *whole = wz_path("%s.whole", path);
+    int64_t episodes;
+    int n;
 
     write_steps(path, 0, 2);
-    assert_int_equal(rename(path, whole), 0);
-    assert_int_equal(wz_map_open(&map, whole, &err), 0);
-    for (size_t len = 1; len < map.len; len += len < 600 ? 1 : 4999) {
-        put(path, map.bytes, len);
+    file_bytes(path, &whole);
+    for (size_t len = 1; len < whole.len; len += len < 600 ? 11 : 49999) {
+        put(path, whole.data, len);
         err.text[0] = 0;
         assert_int_equal(wz_record_read(path, 0, &got, &n, &err), -1);
         assert_non_null(strstr(err.text, path));
         assert_null(got);
     }
-    put(path, map.bytes, map.len - 1);
-    char *aside = wz_path("%s.broken", path), *aside2 = wz_path("%s.broken.2", path);
-    struct stat st;
-    for (broken = 0; broken < 2; broken++) {
-        struct wz_record *r = wz_record_open(path, &err);
-        assert_non_null(r);
-        wz_record_close(r);
-        holds_steps(path, 0);
-        assert_int_equal(stat(broken ? aside2 : aside, &st), 0);
-        put(path, "not HDF5", 8);
+    for (int i = 0; i < 2; i++) {
+        put(path, i ? "not HDF5" : whole.data, i ? 8 : whole.len - 1);
+        const int64_t size = file_size(path);
+        assert_int_equal(wz_record_check(path, 9, &episodes, &err), -1);
+        assert_int_equal(wz_record_truncate(path, 0, &err), -1);
+        assert_null(wz_record_open(path, &err));
+        assert_non_null(strstr(err.text, path));
+        assert_int_equal(file_size(path), size);
     }
-    assert_int_equal(wz_record_truncate(path, 3, &err), 0);
-    assert_false(wz_file_exists(path));
-    char *aside3 = wz_path("%s.broken.3", path);
-    assert_true(wz_file_exists(aside3));
-    unlink(aside), unlink(aside2), unlink(aside3), unlink(whole);
-    free(aside);
-    free(aside2);
-    free(aside3);
-    free(whole);
-    wz_map_close(&map);
+    wz_buf_finish(&whole);
     assert_int_equal(wz_record_read("/no/such/record.h5", 0, &got, &n, &err), -1);
     assert_null(wz_record_open("/no/such/record.h5", &err));
+}
+
+/* The last step is cut off and appended again, in a child: true, and the file is as it was; false: it was refused. */
+static bool goes_on(void)
+{
+    struct wz_err err;
+    int status;
+
+    if (wz_record_truncate(path, 1, &err) < 0) return false;
+    child_step = 2;
+    pid_t child = fork();
+    if (child == 0) {
+        child_appends();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (!WIFEXITED(status)) fail_msg("appending ended by signal %d", WTERMSIG(status));
+    return WEXITSTATUS(status) == 0;
+}
+
+/* A byte of the file has changed: either reading it says so, or it gives what was written, and it can be written on.
+ * FLIPS=N: so many. */
+static void a_flipped_byte_is_seen(void **state)
+{
+    struct wz_err err;
+    struct wz_buf whole = { 0 };
+    const char *wish = getenv("FLIPS");
+    const uint32_t flips = wish ? (uint32_t)atoi(wish) : LIGHT ? 40 : 150;
+    int seen = 0, died = 0, refused = 0;
+
+    write_steps(path, 0, 3);
+    file_bytes(path, &whole);
+    for (uint32_t i = 0; i < flips; i++) {
+        uint32_t at = draw(0, i, 0, (uint32_t)whole.len), mask = 1 + draw(0, i, 1, 255);
+        for (uint32_t k = 0; i % 8 && k < whole.len && !whole.data[at]; k++) at = (at + 1) % (uint32_t)whole.len;
+        whole.data[at] ^= (char)mask; /* most often one that is used: much of the file is room for more */
+        put(path, whole.data, whole.len);
+        whole.data[at] ^= (char)mask;
+        int64_t n = 0;
+        const int rc = wz_record_check(path, 9, &n, &err);
+        if (rc == 0 && n == 3 * BATCH) {
+            holds_steps(path, 3);
+            if (goes_on()) holds_steps(path, 3);
+            else refused++;
+            continue;
+        }
+        if (rc < 0 && (!strstr(err.text, path) || strstr(err.text, "by status")))
+            fail_msg("byte %u ^ %u: %s", at, mask, err.text);
+        seen++;
+        died += rc < 0 && strstr(err.text, "ended HDF5");
+    }
+    print_message("# of %u flips %d were seen, of which %d ended HDF5; %d others when it was written on\n", flips, seen,
+                  died, refused);
+    assert_true(seen > (int)flips / 8);
+    wz_buf_finish(&whole);
+}
+
+/* Writes one value into a column. */
+static void overwrite(const char *column, hsize_t at, hid_t type, const void *value)
+{
+    const hsize_t one = 1;
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT), set = H5Dopen2(file, column, H5P_DEFAULT);
+    hid_t to = H5Dget_space(set), from = H5Screate_simple(1, &one, NULL);
+
+    H5Sselect_hyperslab(to, H5S_SELECT_SET, &at, NULL, &one, NULL);
+    assert_true(H5Dwrite(set, type, from, to, H5P_DEFAULT, value) >= 0);
+    H5Sclose(from), H5Sclose(to), H5Dclose(set), H5Fclose(file);
+}
+
+/* An episode's own step has changed, to that of its neighbour: reading either step says so. */
+static void a_changed_step_is_seen(void **state)
+{
+    struct wz_err err;
+    Wz__Episode **got;
+    int n;
+
+    for (hsize_t at = BATCH - 1; at <= BATCH; at++) {
+        const int64_t now = at == BATCH ? 0 : 1;
+        write_steps(path, 0, 3);
+        overwrite("/episodes/step", at, H5T_NATIVE_INT64, &now);
+        for (int64_t step = 0; step < 2; step++) {
+            assert_int_equal(wz_record_read(path, step, &got, &n, &err), -1);
+            assert_non_null(strstr(err.text, "expected the hash"));
+        }
+        __real_unlink(path);
+    }
+}
+
+/* What will be cut off must be whole, too: cutting off what is damaged may damage what stays. So must a number where
+ * there is none: h5py shows it. */
+static void a_check_reads_everything(void **state)
+{
+    struct wz_err err;
+    const uint32_t agent = 77;
+    const float one = 1;
+    int64_t n;
+
+    write_steps(path, 0, 3);
+    assert_int_equal(wz_record_check(path, 2, &n, &err), 0);
+    assert_int_equal(n, 2 * BATCH);
+    overwrite("/episodes/cut_agent", 3 * BATCH - 1, H5T_NATIVE_UINT32, &agent);
+    assert_int_equal(wz_record_check(path, 2, &n, &err), -1);
+    assert_non_null(strstr(err.text, "step 2, episode 6: expected the hash"));
+    __real_unlink(path);
+    write_steps(path, 0, 1);
+    overwrite("/tokens/advantage", 0, H5T_NATIVE_FLOAT, &one); /* of a first turn, which has none */
+    assert_int_equal(wz_record_check(path, 2, &n, &err), -1);
+    assert_non_null(strstr(err.text, "no ref_logp or advantage"));
+}
+
+/* A column may not lead to another file, which could be a pipe that never ends. */
+static void a_record_follows_no_link(void **state)
+{
+    static const char *const names[] = { "/turns/agent", "/judgements", "/episodes/step" };
+    struct wz_err err;
+    int64_t n;
+    char *pipe = wz_path("%s.pipe", path);
+
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    for (size_t i = 0; i < WZ_COUNT(names); i++) {
+        write_steps(path, 0, 1);
+        hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+        H5Ldelete(file, names[i], H5P_DEFAULT);
+        if (i < 2) assert_true(H5Lcreate_external(pipe, "/", file, names[i], H5P_DEFAULT, H5P_DEFAULT) >= 0);
+        else { /* its values are in another file */
+            hid_t how = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(1, (hsize_t[]){ BATCH }, NULL);
+            H5Pset_external(how, pipe, 0, 8 * BATCH);
+            H5Dclose(H5Dcreate2(file, names[i], H5T_STD_I64LE, space, H5P_DEFAULT, how, H5P_DEFAULT));
+            H5Sclose(space), H5Pclose(how);
+        }
+        H5Fclose(file);
+        assert_int_equal(wz_record_check(path, 9, &n, &err), -1);
+        assert_non_null(strstr(err.text, names[i]));
+        __real_unlink(path);
+    }
+    __real_unlink(pipe);
+    free(pipe);
+}
+
+/* ---- the process apart -------------------------------------------------------------------------------------- */
+
+static int gives_limits(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    static const int what[] = { RLIMIT_CPU, RLIMIT_AS, RLIMIT_CORE };
+    struct rlimit l;
+
+    for (size_t i = 0; i < WZ_COUNT(what); i++) {
+        getrlimit(what[i], &l);
+        wz_buf_add(out, &l.rlim_cur, sizeof l.rlim_cur);
+    }
+    return 0;
+}
+
+static int crashes(void *arg, struct wz_buf *out, struct wz_err *err) { return raise(SIGABRT); }
+
+static int runs_forever(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    setrlimit(RLIMIT_CPU, &(struct rlimit){ 1, 2 }); /* not the 30 s that it has */
+    while (wz_now() > 0) continue;
+    return 0;
+}
+
+static int eats_memory(void *arg, struct wz_buf *out, struct wz_err *err)
+{
+    for (int i = 0; i < 40; i++) wz_realloc(NULL, (size_t)1 << 26);
+    return 0;
+}
+
+static int refuses(void *arg, struct wz_buf *out, struct wz_err *err) { return wz_fail(err, "no %s", (char *)arg); }
+
+/* What the library does to itself on a damaged file, it does to a child: the caller has a sentence. */
+static void what_dies_apart_is_an_error(void **state)
+{
+    static const struct {
+        wz_apart_work *work;
+        const char *says;
+    } rows[] = {
+        { crashes, "reading it ended HDF5 by signal 6" },
+        { runs_forever, "reading it takes HDF5 more than 30 s" },
+        { eats_memory, "reading it takes more than 1024 MB" },
+        { refuses, "no luck" },
+    };
+    struct wz_buf out = { 0 };
+    struct wz_err err;
+    rlim_t limits[3];
+
+    put(path, "1234", 4);
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        assert_int_equal(wz_apart(path, rows[i].work, (char[]){ "luck" }, &out, &err), -1);
+        if (!strstr(err.text, rows[i].says)) fail_msg("%s", err.text);
+    }
+    assert_int_equal(wz_apart(path, gives_limits, NULL, &out, &err), 0);
+    assert_int_equal(out.len, sizeof limits);
+    memcpy(limits, out.data, sizeof limits);
+    assert_int_equal(limits[0], 30);
+    assert_true(limits[1] > (rlim_t)1 << 30 && limits[1] < RLIM_INFINITY);
+    assert_int_equal(limits[2], 0);
+    wz_buf_finish(&out);
 }
 
 /* h5py as its users write it. */
@@ -668,6 +862,7 @@ static void h5py_opens_it(void **state)
         "assert list(e['step'][:]) == [s for s in range(3) for _ in range(7)]\n"
         "assert e['harmful'].dtype == bool and list(e['harmful'][:7]) == [i % 2 == 1 for i in range(7)]\n"
         "assert e['prompt'].asstr()[3].startswith('\\u00e4 \"3\"\\n\\u20ac')\n"
+        "assert e['hash'].dtype == np.uint64 and len(set(e['hash'][:])) == 21\n"
         "assert t['weights'].dtype == np.uint64 and t['reward'].dtype == np.float64\n"
         "assert h5py.check_enum_dtype(t['verdict'].dtype) == {'NONE': 0, 'JUDGED': 1, 'FAILED': 2}\n"
         "assert sum(e['n_turns'][:]) == len(t['agent'])\n"
@@ -712,7 +907,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(killed_in_truncation_steps_stay_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_at_birth_begins_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(a_full_disk_refuses_the_step, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_broken_file_is_set_aside, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_broken_file_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_flipped_byte_is_seen, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_changed_step_is_seen, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_check_reads_everything, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_record_follows_no_link, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_dies_apart_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(h5py_opens_it, setup, teardown),
     };
 
