@@ -216,8 +216,10 @@ json_t *wz_json_load(const char *path, struct wz_err *err);
 const char *wz_json_text(json_t *value);
 /* Writes root indented, by wz_file_write, and releases it. */
 int wz_json_save(json_t *root, const char *path, struct wz_err *err);
-/* Appends s[0..n) as a quoted JSON string; invalid UTF-8 becomes U+FFFD. */
+/* Appends s[0..n) as a quoted JSON string; invalid UTF-8 becomes U+FFFD, and what terminals obey is escaped. */
 void wz_json_string(struct wz_buf *out, const char *s, size_t n);
+/* json_dumps with JSON_ENCODE_ANY and `flags`, whose text a terminal can show: what it obeys is escaped. Heap. */
+char *wz_json_dump(const json_t *value, size_t flags);
 
 /* ---- UTF-8 (utf8.c) --------------------------------------------------------------------------------------- */
 
@@ -231,6 +233,8 @@ size_t wz_utf8_bad(const char *s, size_t n);
 /* Code point at s (valid UTF-8 of n > 0 bytes); *len: its length in bytes. */
 uint32_t wz_utf8_get(const char *s, size_t n, int *len);
 int wz_utf8_put(char out[4], uint32_t code); /* returns the length in bytes */
+/* Is it a control character (C0, C1, DEL), a line separator or a mark of direction, which terminals obey? */
+bool wz_is_control(uint32_t code);
 /* Text from outside made fit for a terminal: copies s[0..n), with control characters, marks of direction and what is
  * not UTF-8 written as \n, \x1b, \u202e; those of `keep` ("\n\t") stay. Returns the length; what does not fit in `size`
  * is cut at a character: 4 * n + 1 holds all. Errors and log lines have gone through this already. */

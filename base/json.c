@@ -101,13 +101,13 @@ void wz_json_string(struct wz_buf *out, const char *s, size_t n)
 {
     wz_buf_str(out, "\"");
     for (size_t i = 0; i < n;) {
-        size_t ok = wz_utf8_valid(s + i, n - i), end = i + ok;
-        for (; i < end; i++) {
-            unsigned char c = (unsigned char)s[i];
-            if (c == '"' || c == '\\') wz_buf_printf(out, "\\%c", c);
+        const size_t end = i + wz_utf8_valid(s + i, n - i);
+        for (int len; i < end; i += (size_t)len) {
+            const uint32_t c = wz_utf8_get(s + i, end - i, &len);
+            if (c == '"' || c == '\\') wz_buf_printf(out, "\\%c", (int)c);
             else if (c == '\n') wz_buf_str(out, "\\n");
-            else if (c < 0x20 || c == 0x7f) wz_buf_printf(out, "\\u%04x", c);
-            else wz_buf_add(out, s + i, 1);
+            else if (wz_is_control(c)) wz_buf_printf(out, "\\u%04x", (unsigned)c);
+            else wz_buf_add(out, s + i, (size_t)len);
         }
         if (i < n) {
             wz_buf_str(out, "\\ufffd");
@@ -115,6 +115,22 @@ void wz_json_string(struct wz_buf *out, const char *s, size_t n)
         }
     }
     wz_buf_str(out, "\"");
+}
+
+char *wz_json_dump(const json_t *value, size_t flags)
+{
+    char *text = json_dumps(value, JSON_ENCODE_ANY | flags);
+    struct wz_buf out = { 0 };
+    int len;
+
+    if (!text) wz_die("a value can't be written as JSON");
+    for (const char *s = text; *s; s += len) { /* outside of strings the only one is the line break */
+        const uint32_t c = wz_utf8_get(s, strnlen(s, 4), &len);
+        if (wz_is_control(c) && c != '\n') wz_buf_printf(&out, "\\u%04x", (unsigned)c);
+        else wz_buf_add(&out, s, (size_t)len);
+    }
+    free(text);
+    return out.data;
 }
 
 int wz_json_save(json_t *root, const char *path, struct wz_err *err)

@@ -88,7 +88,7 @@ int wz_utf8_put(char out[4], uint32_t c)
 
 /* What may do more than stand in a line: controls (C0, DEL, C1), line separators, and what turns the direction of
  * text. */
-static bool is_control(uint32_t c)
+bool wz_is_control(uint32_t c)
 {
     return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
            (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
@@ -105,7 +105,7 @@ size_t wz_printable(char *to, size_t size, const char *s, size_t n, const char *
         const char *letter = c && c < 0x80 ? strchr("\nn\tt\rr", (int)c) : NULL;
         char text[8];
         int k = len;
-        if (kept || !(broken || is_control(c))) memcpy(text, s + i, (size_t)len);
+        if (kept || !(broken || wz_is_control(c))) memcpy(text, s + i, (size_t)len);
         else if (letter) k = snprintf(text, sizeof text, "\\%c", letter[1]);
         else k = snprintf(text, sizeof text, broken || c < 0x80 ? "\\x%02x" : "\\u%04x", (unsigned)c);
         if (used + (size_t)k >= size) break;

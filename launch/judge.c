@@ -271,7 +271,7 @@ static int batch_judge(struct wz_judges *judges, struct line *lines, int n, stru
     k = 0;
     for (int i = 0; i < n; i++) {
         json_t *id = json_object_get(lines[i].json, "id");
-        char *named = id ? json_dumps(id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+        char *named = id ? wz_json_dump(id, JSON_COMPACT) : NULL;
         bool failed = lines[i].problem != NULL;
         wz_buf_clear(&out);
         wz_buf_str(&out, "{");

@@ -45,9 +45,8 @@ void wz_input_finish(struct wz_input *l) { wz_buf_finish(&l->in); }
 
 void wz_print_json(json_t *j)
 {
-    char *text = json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    char *text = wz_json_dump(j, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
 
-    if (!text) wz_die("what is to be printed can't be written as JSON");
     puts(text);
     free(text);
     json_decref(j);

@@ -85,7 +85,7 @@ void wz_set_string(char **field, const char *s, size_t n)
     struct wz_buf clean = { 0 };
 
     for (size_t i = 0; i < n;) {
-        size_t ok = strnlen(s + i, wz_utf8_valid(s + i, n - i)); /* protobuf strings hold no NUL in C */
+        size_t ok = wz_utf8_valid(s + i, strnlen(s + i, n - i)); /* protobuf strings hold no NUL in C */
         wz_buf_add(&clean, s + i, ok);
         i += ok;
         if (i < n) {

@@ -139,10 +139,7 @@ static void put_row(struct pages *p, struct wz_buf *cells, int n, bool head)
     for (int i = 0; i < n; i++) {
         wz_buf_str(&cells[i], "");
         wz_buf_str(&p->md, " ");
-        for (const char *c = cells[i].data; *c; c++) {
-            if (*c == '|') wz_buf_str(&p->md, "\\");
-            wz_buf_add(&p->md, *c == '\n' ? " " : c, 1);
-        }
+        wz_markdown_add(&p->md, cells[i].data);
         wz_buf_str(&p->md, " |");
         wz_buf_printf(&p->html, "<%s>", tag);
         wz_html_add(&p->html, cells[i].data);

@@ -118,7 +118,7 @@ void wz_table_add(struct wz_table *t, const struct wz_result *row)
     t->rows[t->n].set = printable(t, row->set);
     t->rows[t->n].metric = printable(t, row->metric);
     t->rows[t->n].judge = printable(t, row->judge ? row->judge : "");
-    t->rows[t->n++].interval = wz_arena_strdup(&t->arena, row->interval);
+    t->rows[t->n++].interval = printable(t, row->interval);
 }
 
 const struct wz_result *wz_table_find_by(const struct wz_table *t, const char *phase, const char *set,
@@ -275,16 +275,22 @@ void wz_table_text(const struct wz_table *t, struct wz_buf *out)
     grid_finish(&g);
 }
 
+void wz_markdown_add(struct wz_buf *out, const char *s)
+{
+    for (; *s; s++) {
+        const bool begins = (*s == '<' && s[1] != ' ') || (*s == ']' && s[1] == '('); /* a tag, where a link leads */
+        if (begins || strchr("|\\`", *s)) wz_buf_str(out, "\\");
+        wz_buf_add(out, *s == '\n' ? " " : s, 1);
+    }
+}
+
 void wz_table_markdown(const struct wz_table *t, struct wz_buf *out)
 {
     struct grid g = grid_of(t);
 
     for (int i = 0; i < g.n; i++) {
         wz_buf_str(out, i % g.cols ? " | " : "| ");
-        for (const char *s = g.cells[i]; *s; s++) {
-            if (*s == '|' || *s == '\\') wz_buf_str(out, "\\");
-            wz_buf_add(out, *s == '\n' ? " " : s, 1);
-        }
+        wz_markdown_add(out, g.cells[i]);
         if ((i + 1) % g.cols) continue;
         wz_buf_str(out, " |\n");
         for (int k = 0; k < g.cols && i < g.cols; k++) wz_buf_str(out, k < 3 ? "|---" : "|--:");
@@ -353,8 +359,9 @@ void wz_table_csv(const struct wz_table *t, struct wz_buf *out)
         csv_real(out, r->value);
         csv_real(out, r->low);
         csv_real(out, r->high);
-        wz_buf_printf(out, "%lld,%llu,%lld,%s,", (long long)r->n, (unsigned long long)r->seed, (long long)r->groups,
-                      r->interval);
+        wz_buf_printf(out, "%lld,%llu,%lld,", (long long)r->n, (unsigned long long)r->seed, (long long)r->groups);
+        csv_text(out, r->interval);
+        wz_buf_str(out, ",");
         csv_text(out, r->judge);
         wz_buf_str(out, "\n");
     }

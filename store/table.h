@@ -61,7 +61,8 @@ extern const char wz_table_note[]; /* what the brackets of a table are, in three
 /* Appends to `out` a line per set and metric with a column per phase: "12.5 [3.5, 36.0]", and what the brackets are. */
 void wz_table_text(const struct wz_table *table, struct wz_buf *out);
 void wz_table_markdown(const struct wz_table *table, struct wz_buf *out);
-json_t *wz_table_json(const struct wz_table *table); /* the rows, an array of objects; what is not known is null */
+void wz_markdown_add(struct wz_buf *out, const char *s); /* as the text of a cell: no markup, link or HTML */
+json_t *wz_table_json(const struct wz_table *table);     /* the rows, an array of objects; what is not known is null */
 /* Header `phase,set,metric,value,low,high,n,seed,groups,interval,judge`, a line per result, numbers that read back
  * exactly; an unknown value is an empty field. */
 void wz_table_csv(const struct wz_table *table, struct wz_buf *out);

@@ -174,6 +174,7 @@ static void json_strings_come_back(void **state)
         { "a\nb\tc\001", 6, "\"a\\nb\\u0009c\\u0001\"" },
         { "nul\0.", 5, "\"nul\\u0000.\"" },
         { "\xe2\x82\xac", 3, "\"\xe2\x82\xac\"" },
+        { "\x1b\x7f\xc2\x9b\xe2\x80\xae", 7, "\"\\u001b\\u007f\\u009b\\u202e\"" }, /* what terminals obey */
         { "x\xffy", 3, "\"x\\ufffdy\"" },
         { "cut \xe2\x82", 6, "\"cut \\ufffd\"" }, /* the beginning of a character is one */
         { "\xf0\x9f\x98x\xe0\x80\xc3", 7, "\"\\ufffdx\\ufffd\\ufffd\\ufffd\"" },
@@ -188,6 +189,9 @@ static void json_strings_come_back(void **state)
         wz_buf_printf(&list, "[%s]", buf.data);
         json_t *j = wz_json_parse(list.data, list.len, "list", &err);
         assert_non_null(j);
+        char *again = wz_json_dump(json_array_get(j, 0), 0);
+        for (const char *c = again; *c; c++) assert_false((unsigned char)*c < 0x20 || *c == 0x7f || *c == '\x9b');
+        free(again);
         if (wz_utf8_valid(rows[i].in, rows[i].n) == rows[i].n)
             assert_memory_equal(json_string_value(json_array_get(j, 0)), rows[i].in, rows[i].n);
         json_decref(j);

@@ -75,16 +75,16 @@ static void tables(void **state)
 
     char *md = read_all(dir, "t.md"), *html = read_all(dir, "t.html"), *csv = read_all(dir, "t.csv");
     has(md, "| row | A\\|B, paper | A\\|B | O, paper | O | F1, paper | F1 | n, paper | n | orderings |\n");
-    has(md, "| one <b> | 5.0 | 20.0 [0.0, 44.8] | 9.0 | 20.0 [0.0, 44.8] | 90.0 | 50.0 [40.0, 60.0] | – | "
+    has(md, "| one \\<b> | 5.0 | 20.0 [0.0, 44.8] | 9.0 | 20.0 [0.0, 44.8] | 90.0 | 50.0 [40.0, 60.0] | – | "
             "52.0 [45.4, 58.6] | "
             "against two: agree A\\|B; tie O; differ F1 |\n");
     has(md, "| two | 9.0 | 40.0 [28.0, 52.0] | 5.0 | 20.0 [10.0, 30.0] | 80.0 | 60.0 [50.0, 70.0] | 3.0 | – | – |\n");
     has(md, "| three [1 of 3 seeds; not run: seed 8: lost] | – | 15.0 [5.0, 25.0] | – | – | – | – | – | – | – |\n");
     has(md, "| none [not run: fetch it] | 1.0 | – | 1.0 | – | 1.0 | – | 1.0 | – | – |\n");
-    has(md, "| A\\|B | one <b>; two | 5.0 < 9.0 | 20.0 < 40.0 | agrees | 3 of 3 |\n");
-    has(md, "| O | one <b>; two | 9.0 > 5.0 | 20.0 = 20.0 | a tie | 1 of 3 |\n");
-    has(md, "| F1 | one <b>; two | 90.0 > 80.0 | 50.0 < 60.0 | differs | 0 of 3 |\n");
-    has(md, "| one <b> | 20.0 (10.0 to 30.0) | 20.0 (10.0 to 30.0) | 50.0 (50.0 to 50.0) | 51.0 (50.0 to 55.0) |\n");
+    has(md, "| A\\|B | one \\<b>; two | 5.0 < 9.0 | 20.0 < 40.0 | agrees | 3 of 3 |\n");
+    has(md, "| O | one \\<b>; two | 9.0 > 5.0 | 20.0 = 20.0 | a tie | 1 of 3 |\n");
+    has(md, "| F1 | one \\<b>; two | 90.0 > 80.0 | 50.0 < 60.0 | differs | 0 of 3 |\n");
+    has(md, "| one \\<b> | 20.0 (10.0 to 30.0) | 20.0 (10.0 to 30.0) | 50.0 (50.0 to 50.0) | 51.0 (50.0 to 55.0) |\n");
     assert_null(strstr(md, "made"));
     has(html, "<td>one &lt;b&gt;</td><td>5.0</td><td>20.0 [0.0, 44.8]</td>");
     has(html, "one: unsafe 20.0%, overrefusing 20.0%");

@@ -166,6 +166,7 @@ static void names_are_only_names(void **state)
         { "'=a", "''=a" },
         { "it's", "it's" },
         { "\x1b[31mred\n", "\\x1b[31mred\\n" },
+        { "<b>|![x](http://y)`", "<b>|![x](http://y)`" },
     };
     struct wz_table t = { 0 }, u = { 0 };
     struct wz_buf out = { 0 };
@@ -185,6 +186,9 @@ static void names_are_only_names(void **state)
     wz_buf_clear(&out);
     wz_table_text(&t, &out);
     assert_null(strchr(out.data, '\x1b'));
+    wz_buf_clear(&out);
+    wz_table_markdown(&t, &out);
+    assert_non_null(strstr(out.data, "| \\<b>\\|![x\\](http://y)\\` |"));
     wz_buf_finish(&out);
     wz_table_finish(&t);
     wz_table_finish(&u);
