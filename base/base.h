@@ -125,6 +125,10 @@ int wz_file_end(struct wz_file *file, bool whole, struct wz_err *err);
 int wz_file_write(const char *path, const void *bytes, size_t n, struct wz_err *err); /* all three */
 /* Appends and fsyncs; creates a missing file, follows no link. On -1 part of it may have been written. */
 int wz_file_append(const char *path, const void *bytes, size_t n, struct wz_err *err);
+/* Locks a file that is open to write, until all descriptors of this opening are closed. Who may only read the file
+ * can't hold its lock (as one can with flock). False: another opening has it, and `wait` is false. True also on file
+ * systems without locks. */
+bool wz_lock(int fd, bool wait);
 int wz_rename(const char *from, const char *to, struct wz_err *err); /* and fsyncs the folder of `to` */
 int wz_folder_sync(const char *path, struct wz_err *err);            /* fsyncs the folder that holds `path` */
 char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                 /* heap; free() it */

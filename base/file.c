@@ -108,6 +108,16 @@ int wz_write_at(int fd, const void *bytes, size_t n, uint64_t at)
     return 0;
 }
 
+bool wz_lock(int fd, bool wait)
+{
+    struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    int rc;
+
+    do rc = fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &all);
+    while (rc < 0 && errno == EINTR);
+    return rc == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
 int wz_rename(const char *from, const char *to, struct wz_err *err)
 {
     if (rename(from, to) < 0) return wz_fail(err, "%s: %s", to, strerror(errno));

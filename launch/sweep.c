@@ -18,7 +18,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -293,8 +292,8 @@ static void command_of(const struct sweeper *w, const struct line *l, const stru
 static _Noreturn void become(const char *const *command, const char *out, const char *log, pid_t parent,
                              const sigset_t *mask)
 {
-    int to = open(out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    int say = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666),
+    int to = open(out, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
+    int say = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0666),
         none = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
     if (to < 0 || say < 0 || none < 0 || dup2(none, 0) < 0 || dup2(to, 1) < 0 || dup2(say, 2) < 0) _exit(126);
@@ -475,7 +474,7 @@ static int write_tables(const struct sweeper *w, struct wz_err *err)
     /* tasks of a Slurm array end at any time */
     if (rc == 0 && (fd = open(lock, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666)) < 0)
         rc = wz_fail(err, "%s: %s", lock, strerror(errno));
-    if (rc == 0) flock(fd, LOCK_EX);
+    if (rc == 0) wz_lock(fd, true);
     if (rc == 0) rc = wz_sweep_write(s, tables, why, err);
     if (fd >= 0) close(fd);
     for (size_t i = 0; i < n; i++) wz_table_finish(&tables[i]);

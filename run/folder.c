@@ -10,7 +10,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -390,7 +389,7 @@ int wz_run_lock(struct wz_run *run, struct wz_job *job, bool writes_model, struc
     *run = (struct wz_run){ .lock = -1 };
     int rc = wz_link_agree(&job->link, job->root ? open_lock(run, job->recipe, writes_model, err) : 0, err);
     if (rc < 0) return rc;
-    if (job->root && flock(run->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    if (job->root && !wz_lock(run->lock, false))
         rc = wz_fail(err, "%s: another process is writing this run; wait for its end or choose another `out`",
                      job->recipe->out);
     return wz_link_agree(&job->link, rc, err) < 0;
