@@ -376,6 +376,30 @@ static int resolve_map(struct resolver *r, const struct wz_recipe_keys *keys, co
 
 /* ---- the whole -------------------------------------------------------------------------------------------- */
 
+/* The line of a value that lies deeper in others than any in a recipe; 0: there is none, or an error comes before it.
+ * It is looked for before all is read: the scanner's time is that of text times depth. */
+static size_t too_deep(const void *text, size_t n)
+{
+    enum { DEEPEST = 100 };
+    yaml_parser_t parser;
+    size_t line = 0;
+    bool more = true;
+
+    if (!yaml_parser_initialize(&parser)) wz_die("out of memory");
+    yaml_parser_set_input_string(&parser, text, n);
+    for (int depth = 0; more && !line;) {
+        yaml_event_t e;
+        if (!yaml_parser_parse(&parser, &e)) break;
+        depth += e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_MAPPING_START_EVENT;
+        depth -= e.type == YAML_SEQUENCE_END_EVENT || e.type == YAML_MAPPING_END_EVENT;
+        if (depth > DEEPEST) line = e.start_mark.line + 1;
+        more = e.type != YAML_STREAM_END_EVENT;
+        yaml_event_delete(&e);
+    }
+    yaml_parser_delete(&parser);
+    return line;
+}
+
 int wz_recipe_resolve(struct wz_resolved *to, const struct wz_recipe_form *form, const char *file, const void *text,
                       size_t n, char *const *overrides, int n_overrides, struct wz_err *err)
 {
@@ -388,6 +412,12 @@ int wz_recipe_resolve(struct wz_resolved *to, const struct wz_recipe_form *form,
     to->file = wz_arena_strdup(&to->arena, file);
     if (!yaml_parser_initialize(&parser)) wz_die("out of memory");
     yaml_parser_set_input_string(&parser, text, n);
+    const size_t deep = too_deep(text, n);
+    if (deep) {
+        memset(&r->doc, 0, sizeof r->doc);
+        fail(r, deep, NULL, "values nest more than 100 deep");
+        goto out;
+    }
     if (!yaml_parser_load(&parser, &r->doc)) {
         memset(&r->doc, 0, sizeof r->doc);
         fail(r, parser.problem_mark.line + 1, NULL, "not valid YAML: %s%s%s",

@@ -69,10 +69,11 @@ static int no_column(const struct reader *r, json_t *row, int at, const char *co
 
     json_object_foreach(row, name, cell)
     {
-        wz_buf_printf(&names, "%s%s", names.len ? ", " : "", name);
-        if (names.len > 400) break;
+        const bool many = names.len > 160;
+        wz_buf_printf(&names, "%s%.60s", names.len ? ", " : "", many ? "..." : name);
+        if (many) break;
     }
-    wz_fail(r->err, "%s: row %d: no column \"%.100s\"; the columns are: %.400s", r->path, at, column,
+    wz_fail(r->err, "%s: row %d: no column \"%.100s\"; the columns are: %s", r->path, at, column,
             names.len ? names.data : "none");
     wz_buf_finish(&names);
     return -1;
@@ -271,19 +272,20 @@ static int read_csv(struct reader *r)
 {
     struct wz_data_file text;
     struct wz_buf cell = { 0 };
-    json_t *names = NULL, *cells = NULL;
+    json_t *names = NULL, *cells = NULL, *seen;
     int at = 0, rc = -1;
 
     if (wz_data_file_open(&text, r->path, r->err) < 0) return -1;
+    seen = json_object();
     const char *s = text.bytes, *end = s + text.len;
     if (!(names = take_row(r, &s, end, &cell, ++at))) goto out;
     for (size_t i = 0; i < json_array_size(names); i++) {
-        const char *a = json_string_value(json_array_get(names, i));
-        for (size_t k = 0; *a && k < i; k++) {
-            if (strcmp(a, json_string_value(json_array_get(names, k)))) continue;
-            wz_fail(r->err, "%s: row 1: column \"%.100s\" appears twice", r->path, a);
+        const char *name = json_string_value(json_array_get(names, i));
+        if (*name && json_object_get(seen, name)) {
+            wz_fail(r->err, "%s: row 1: column \"%.100s\" appears twice", r->path, name);
             goto out;
         }
+        json_object_set_new(seen, name, json_true());
     }
     while (s < end) {
         json_decref(cells);
@@ -300,6 +302,7 @@ static int read_csv(struct reader *r)
     rc = 0;
 out:
     wz_data_file_close(&text);
+    json_decref(seen);
     json_decref(names);
     json_decref(cells);
     wz_buf_finish(&cell);
