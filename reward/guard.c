@@ -411,7 +411,7 @@ static void ask_model(struct wz_judge *judge, const struct wz_question *question
 
 /* ---- a model behind a URL --------------------------------------------------------------------------------- */
 
-static void chat_ask(void *arg, int first, const struct wz_question *q, int n, struct wz_buf *body)
+static void chat_ask(void *arg, bool plain, int first, const struct wz_question *q, int n, struct wz_buf *body)
 {
     const struct guard *g = arg;
     const json_t *variables = json_array_get(g->variables, (size_t)(first % g->n_policies));
@@ -433,7 +433,7 @@ static void chat_ask(void *arg, int first, const struct wz_question *q, int n, s
         wz_buf_printf(body, ",\"chat_template_kwargs\":%s", text);
         free(text);
     }
-    if (g->row->words[0]) wz_buf_printf(body, ",\"logprobs\":true,\"top_logprobs\":%d", TOP_LOGPROBS);
+    if (g->row->words[0] && !plain) wz_buf_printf(body, ",\"logprobs\":true,\"top_logprobs\":%d", TOP_LOGPROBS);
     wz_buf_printf(body, ",\"temperature\":0,\"max_tokens\":%d}", g->max_tokens);
     wz_buf_finish(&filled);
 }
@@ -482,7 +482,7 @@ static void chat_read(void *arg, json_t *reply, struct wz_answer *a, int n)
     if (!a->failed && ((const struct guard *)arg)->row->words[0]) read_logprobs(arg, choice, text, a);
 }
 
-static const struct wz_http_form chat_form = { 1, chat_ask, chat_read };
+static const struct wz_http_form chat_form = { 1, true, chat_ask, chat_read };
 
 static void ask_endpoint(struct wz_judge *judge, const struct wz_question *questions, struct wz_answer *answers,
                          struct wz_answer *got, int n)
@@ -658,7 +658,7 @@ static int open_endpoint(struct guard *g, const struct wz_judge_config *config, 
     if (g->row->prompt && chosen)
         return wz_fail(err, "its categories can't be chosen behind a URL: give its files as `model`, and no `url`");
     if (g->max_tokens < ENDPOINT_TOKENS && !g->row->rubric) g->max_tokens = ENDPOINT_TOKENS;
-    for (int i = 0; i < g->n_policies; i++) chat_ask(g, i, &sample, 1, &body);
+    for (int i = 0; i < g->n_policies; i++) chat_ask(g, false, i, &sample, 1, &body);
     *identity = wz_hash(config->url, strlen(config->url), wz_hash(body.data, body.len, 1));
     wz_buf_finish(&body);
     return 0;

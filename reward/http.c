@@ -5,7 +5,8 @@
  *
  * Up to `concurrent` requests are under way at once. A request that fails in a way that may pass (no connection, a
  * timeout, 408, 425, 429, 5xx, an answer that is cut or no verdict) is asked again by judge.c, after its own pause,
- * or as long as the server says in Retry-After; any other status would be the same again. After BREAK failures in a row
+ * or as long as the server says in Retry-After; any other status would be the same again, but for 400 where the request
+ * can be made plainer. After BREAK failures in a row
  * of the endpoint itself the circuit is open: one request at a time tries it, and when that fails too the rest of the
  * round fails without being sent. The key is in memory only, and no message quotes a request or a header. */
 #include "reward/http.h"
@@ -32,7 +33,7 @@ struct wz_http {
 /* A request under way: questions first ... first + n - 1. */
 struct transfer {
     CURL *easy;
-    bool busy;
+    bool busy, plain;
     int first, n;
     struct wz_buf sent, got;
     char why[CURL_ERROR_SIZE];
@@ -46,7 +47,7 @@ struct remote {
     double threshold;
 };
 
-static void remote_form_ask(void *arg, int first, const struct wz_question *q, int n, struct wz_buf *body)
+static void remote_form_ask(void *arg, bool plain, int first, const struct wz_question *q, int n, struct wz_buf *body)
 {
     struct wz_buf both = { 0 };
 
@@ -78,7 +79,7 @@ static void remote_form_read(void *arg, json_t *reply, struct wz_answer *a, int 
         else wz_answer_fail(&a[i], "expected {\"rewards\": [%d numbers]}, got %zu", n, json_array_size(rewards));
 }
 
-static const struct wz_http_form remote_form = { PAIRS, remote_form_ask, remote_form_read };
+static const struct wz_http_form remote_form = { PAIRS, false, remote_form_ask, remote_form_read };
 
 /* ---- transfers -------------------------------------------------------------------------------------------- */
 
@@ -96,7 +97,7 @@ static void transfer_begin(struct wz_http *h, struct transfer *t, const struct w
     wz_buf_clear(&t->sent);
     wz_buf_clear(&t->got);
     *t->why = 0;
-    h->form->ask(h->arg, t->first, questions + t->first, t->n, &t->sent);
+    h->form->ask(h->arg, t->plain, t->first, questions + t->first, t->n, &t->sent);
     if (!t->easy && !(t->easy = curl_easy_init())) wz_die("libcurl: out of memory");
     curl_easy_reset(t->easy);
     curl_easy_setopt(t->easy, CURLOPT_URL, h->url);
@@ -116,8 +117,8 @@ static void transfer_begin(struct wz_http *h, struct transfer *t, const struct w
 
 static bool may_pass(long status) { return status == 408 || status == 425 || status == 429 || status >= 500; }
 
-/* Reads what a request came to: into answers[first ...]. */
-static void transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, struct wz_answer *answers)
+/* Reads what a request came to: into answers[first ...]. False: it is to be sent again, plain. */
+static bool transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, struct wz_answer *answers)
 {
     struct wz_answer *a = answers + t->first;
     curl_off_t after = 0;
@@ -128,6 +129,7 @@ static void transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, s
     curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &after);
     curl_multi_remove_handle(h->multi, t->easy);
     t->busy = false;
+    if (code == CURLE_OK && status == 400 && h->form->plain && !t->plain) return false;
     const bool ill = code != CURLE_OK || may_pass(status);
     h->broken = ill ? h->broken + 1 : 0;
     h->pause = fmax(h->pause, fmin(60, (double)after));
@@ -141,6 +143,7 @@ static void transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, s
     }
     if (reply) h->form->read(h->arg, reply, a, t->n);
     json_decref(reply);
+    return true;
 }
 
 /* Groups of questions of this round, in order; when each may be sent. */
@@ -176,6 +179,7 @@ void wz_http_ask(struct wz_http *h, struct wz_judge *judge, const struct wz_ques
             trying = h->broken >= BREAK;
             t->first = groups[next].first;
             t->n = groups[next++].n;
+            t->plain = false;
             transfer_begin(h, t, questions);
             busy++;
         }
@@ -185,7 +189,11 @@ void wz_http_ask(struct wz_http *h, struct wz_judge *judge, const struct wz_ques
             struct transfer *t;
             if (m->msg != CURLMSG_DONE) continue;
             curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
-            transfer_end(h, t, m->data.result, answers);
+            if (!transfer_end(h, t, m->data.result, answers)) {
+                t->plain = true;
+                transfer_begin(h, t, questions);
+                continue;
+            }
             for (int i = t->first; final && i < t->first + t->n; i++)
                 wz_judge_answered(judge, &questions[i], &answers[i]);
             busy--;

@@ -4,10 +4,12 @@
 
 #include "reward/reward.h"
 
-/* What is sent and how an answer is read, for questions q[n], the first of which is number `first` of all. */
+/* What is sent and how an answer is read, for questions q[n], the first of which is number `first` of all. plain: the
+ * endpoint has refused this request as malformed (status 400), and what it need not know is left out. */
 struct wz_http_form {
-    int pairs; /* questions in a request, at most */
-    void (*ask)(void *arg, int first, const struct wz_question *q, int n, struct wz_buf *body);
+    int pairs;  /* questions in a request, at most */
+    bool plain; /* there is something that can be left out */
+    void (*ask)(void *arg, bool plain, int first, const struct wz_question *q, int n, struct wz_buf *body);
     void (*read)(void *arg, json_t *reply, struct wz_answer *answers, int n);
 };
 

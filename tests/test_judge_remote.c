@@ -31,6 +31,7 @@ static struct server {
     int fd, port;
     const struct guard_case *guard;
     const char *const *tokens;                   /* of its answers, logprobs.content as JSON; NULL: none */
+    bool knows_no_logprobs;                      /* refuses requests that ask for them */
     bool remote;                                 /* speaks the reward server's form */
     bool parrot;                                 /* questions are hostile, and every other one is its own answer */
     atomic_int strange;                          /* hostile questions that arrived as something else */
@@ -135,6 +136,11 @@ static void guard(int fd, json_t *j)
     const char *said = json_string_value(json_object_get(json_array_get(talk, 1), "content"));
     struct wz_buf out = { 0 };
 
+    if (server.knows_no_logprobs && json_object_get(j, "logprobs")) {
+        reply(fd, "400 Bad Request", "", "{}", 0);
+        free(variables);
+        return;
+    }
     if (json_array_size(talk) != 2 ||
         strcmp(json_string_value(json_object_get(json_array_get(talk, 0), "role")), "user") ||
         strcmp(json_string_value(json_object_get(json_array_get(talk, 1), "role")), "assistant") ||
@@ -668,18 +674,20 @@ static void probabilities_of_an_endpoint(void **state)
             " </score>", TOP("no", "0")),
         NULL,
     };
-    static const double scores[] = { 0.75, 0.25, 1.0 / 3, 1, 1, 1, 2.0 / 3 }, tagged[] = { 0.75, 0 };
+    static const double scores[] = { 0.75, 0.25, 1.0 / 3, 1, 1, 1, 2.0 / 3 }, tagged[] = { 0.75, 0 },
+                        of_text[] = { 1, 0, 1, 1, 1, 1, 0 };
     char *url = wz_path("http://127.0.0.1:%d/v1/chat/completions", server.port);
     struct wz_judge_config config = { .name = "g", .url = url, .model = "m", .concurrent = 4 };
 
     server.strange = 0;
-    for (int c = 0; c < 2; c++) {
-        const double *want = c ? tagged : scores;
+    for (int c = 0; c < 3; c++) { /* the third endpoint refuses to be asked for them: its text decides */
+        const double *want = c == 1 ? tagged : c ? of_text : scores;
         char texts[8][24];
         struct wz_judge judge;
         struct wz_err err;
-        server.guard = c ? &tag : &words;
-        server.tokens = c ? of_tag : of_words;
+        server.guard = c == 1 ? &tag : &words;
+        server.tokens = c == 1 ? of_tag : c ? NULL : of_words;
+        server.knows_no_logprobs = c == 2;
         config.kind = server.guard->kind;
         const int n = (int)strlen(server.guard->flags);
         for (int i = 0; i < n; i++) {
@@ -690,13 +698,14 @@ static void probabilities_of_an_endpoint(void **state)
         wz_judge_ask(&judge, questions, answers, n);
         for (int i = 0; i < n; i++)
             if (answers[i].failed || fabs(answers[i].score - want[i]) > 1e-5 ||
-                answers[i].flags != (server.guard->flags[i] == 'H' ? WZ_JUDGED_HARMFUL : 0u))
+                answers[i].flags != (want[i] >= 0.5 ? WZ_JUDGED_HARMFUL : 0u))
                 fail_msg("%s %d: failed %d flags %u score %g, not %g: %s", config.kind, i, answers[i].failed,
                          answers[i].flags, answers[i].score, want[i], answers[i].why);
         wz_judge_close(&judge);
     }
     server.guard = NULL;
     server.tokens = NULL;
+    server.knows_no_logprobs = false;
     assert_int_equal(server.strange, 0);
     make_questions();
     free(url);
