@@ -678,7 +678,7 @@ static void a_flipped_byte_is_seen(void **state)
     struct wz_err err;
     struct wz_buf whole = { 0 };
     const char *wish = getenv("FLIPS");
-    const uint32_t flips = wish ? (uint32_t)atoi(wish) : LIGHT ? 40 : 150;
+    const uint32_t flips = wish ? (uint32_t)atoi(wish) : LIGHT ? 30 : 80;
     int seen = 0, died = 0, refused = 0;
 
     write_steps(path, 0, 3);
