@@ -839,6 +839,7 @@ static void what_dies_apart_is_an_error(void **state)
 
     put(path, "1234", 4);
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        if (LIGHT && rows[i].work == eats_memory) continue; /* the sanitizer's allocator ends the process itself */
         assert_int_equal(wz_apart(path, rows[i].work, (char[]){ "luck" }, &out, &err), -1);
         if (!strstr(err.text, rows[i].says)) fail_msg("%s", err.text);
     }
