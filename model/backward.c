@@ -131,6 +131,7 @@ float *wz_backward_head(struct wz_model *m, struct wz_work *w, const int *target
 
     for (int i = 0; i < n; i++) known = known && (targets[i] < 0 || w->has_lse[i]);
     if (!known) wz_logprobs(m, w, targets, temperature, w->logp, NULL);
+    wz_heartbeat(); /* the head's products are the longest of all */
     wz_head_back(m->be, d_hidden, d_params + head->at, w->hidden, &m->head, targets, d_logp, w->head_lse, temperature,
                  n);
     return d_hidden;

@@ -392,6 +392,7 @@ void wz_model_commit(struct wz_model *m, uint64_t version)
     m->version = version;
     m->hash = hash_weights(m, bytes, n);
     for (int i = 0; i <= m->config.layers * 7; i++) {
+        wz_heartbeat();
         wz_pack(m->be, matrix(m, i));
         if (m->unpacked_dropped) forget(m, matrix(m, i));
     }

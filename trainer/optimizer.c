@@ -95,6 +95,7 @@ float *wz_optimizer_leaf(struct wz_optimizer *opt)
 {
     int k = lowest_empty(opt);
 
+    wz_heartbeat();
     opt->model->be->ops.zero(opt->model->be, opt->grad[k], opt->model->n_params * sizeof(float));
     return opt->grad[k];
 }
@@ -140,6 +141,7 @@ static double square(struct wz_optimizer *opt, struct wz_link *link, const struc
     double total = 0;
 
     assert(group->n <= (int)WZ_COUNT(came));
+    wz_heartbeat();
     wz_squares(opt->model->be, opt->sums, g, opt->shard.n);
     wz_all_gather_bytes(link, group, opt->sums, mine * sizeof *opt->sums, came);
     for (int s = 0; s < group->n; s++) {
@@ -204,6 +206,7 @@ double wz_optimizer_step(struct wz_optimizer *opt, struct wz_link *link, const s
     opt->steps++;
     for (int i = 0; i < opt->n_spans; i++) {
         const struct wz_span x = opt->spans[i];
+        wz_heartbeat();
         wz_adamw(be, params + x.at, g + x.at, opt->m + x.at, opt->v + x.at, x.n, (float)lr, (float)how->beta1,
                  (float)how->beta2, (float)how->eps, (float)how->decay, (float)scale, opt->steps);
     }
