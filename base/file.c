@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -115,6 +116,7 @@ bool wz_lock(int fd, bool wait)
 
     do rc = fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &all);
     while (rc < 0 && errno == EINTR);
+    if (rc < 0 && errno == EINVAL) rc = flock(fd, LOCK_EX | (wait ? 0 : LOCK_NB)); /* a kernel without such locks */
     return rc == 0 || (errno != EAGAIN && errno != EACCES);
 }
 

@@ -301,6 +301,24 @@ static int check_rule(const struct wz_recipe *recipe, unsigned i, struct wz_err 
     return 0;
 }
 
+static int check_attempts(const struct wz_recipe *recipe, struct wz_err *err)
+{
+    bool attacked = false;
+    char path[64];
+
+    if (recipe->evaluate.attempts == 1) return 0;
+    for (unsigned i = 0; i < recipe->n_agents; i++) attacked |= !strcmp(recipe->agents[i].role, "attacker");
+    if (!attacked)
+        return wz_recipe_fail(recipe, err, "evaluate.attempts",
+                              "expected 1 without an agent with the role attacker, got %d", recipe->evaluate.attempts);
+    for (unsigned i = 0; i < recipe->n_eval; i++) {
+        snprintf(path, sizeof path, "eval.%u.prefill.path", i);
+        if (*recipe->eval[i].prefill.path)
+            return wz_recipe_fail(recipe, err, path, "the prompts of several attempts (evaluate.attempts) have none");
+    }
+    return 0;
+}
+
 static int check(const struct wz_recipe *recipe, struct wz_err *err)
 {
     bool answers = false;
@@ -326,6 +344,7 @@ static int check(const struct wz_recipe *recipe, struct wz_err *err)
         return wz_fail(err, "%s: neither agents nor sft.model is given: nothing to do", recipe->source->file);
     if (recipe->n_agents && !answers)
         return wz_fail(err, "%s: agents: none has the role conversation", recipe->source->file);
+    if (check_attempts(recipe, err) < 0) return -1;
     if (recipe->n_stages && !recipe->n_agents)
         return wz_fail(err, "%s: stages are given, but no agents", recipe->source->file);
     if (recipe->n_stages && !recipe->n_data)

@@ -5,7 +5,7 @@
  *
  * Up to `concurrent` requests are under way at once. A request that fails in a way that may pass (no connection, a
  * timeout, 408, 425, 429, 5xx, an answer that is cut or no verdict) is asked again by judge.c, after its own pause,
- * or as long as the server says in Retry-After; any other status would be the same again, but for 400 where the request
+ * or as long as the server says in Retry-After; any other status would be the same again, but for 4xx where the request
  * can be made plainer. After BREAK failures in a row
  * of the endpoint itself the circuit is open: one request at a time tries it, and when that fails too the rest of the
  * round fails without being sent. The key is in memory only, and no message quotes a request or a header. */
@@ -117,6 +117,9 @@ static void transfer_begin(struct wz_http *h, struct transfer *t, const struct w
 
 static bool may_pass(long status) { return status == 408 || status == 425 || status == 429 || status >= 500; }
 
+/* Servers refuse what they don't know or allow by 400, 403, 422, ... */
+static bool refuses(long status) { return status >= 400 && status < 500 && status != 401 && !may_pass(status); }
+
 /* Reads what a request came to: into answers[first ...]. False: it is to be sent again, plain. */
 static bool transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, struct wz_answer *answers)
 {
@@ -129,7 +132,7 @@ static bool transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, s
     curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &after);
     curl_multi_remove_handle(h->multi, t->easy);
     t->busy = false;
-    if (code == CURLE_OK && status == 400 && h->form->plain && !t->plain) return false;
+    if (code == CURLE_OK && refuses(status) && h->form->plain && !t->plain) return false;
     const bool ill = code != CURLE_OK || may_pass(status);
     h->broken = ill ? h->broken + 1 : 0;
     h->pause = fmax(h->pause, fmin(60, (double)after));

@@ -5,7 +5,7 @@
 #include "reward/reward.h"
 
 /* What is sent and how an answer is read, for questions q[n], the first of which is number `first` of all. plain: the
- * endpoint has refused this request as malformed (status 400), and what it need not know is left out. */
+ * endpoint has refused this request (400, 422, ...), and what it need not know is left out. */
 struct wz_http_form {
     int pairs;  /* questions in a request, at most */
     bool plain; /* there is something that can be left out */

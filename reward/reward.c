@@ -107,11 +107,15 @@ bool wz_reward_pays(const struct wz_rewards *rewards, int r, const char *role, c
 
 /* ---- episodes ---------------------------------------------------------------------------------------------- */
 
-/* The reply that came of turn i: the first after it that revises the reply which i is about. NULL: there is none. */
+/* The reply that came of turn i: the first after it that revises the reply which i is about, and is not a guard's,
+ * whose ids are all given. NULL: there is none. */
 static const Wz__Turn *next_reply(const Wz__Episode *e, size_t i)
 {
-    for (size_t k = i + 1; k < e->n_turns; k++)
-        if (wz_turn_is(e->turns[k], WZ_CONVERSATION) && e->turns[k]->about == e->turns[i]->about) return e->turns[k];
+    for (size_t k = i + 1; k < e->n_turns; k++) {
+        const Wz__Turn *t = e->turns[k];
+        const bool guards = t->given && t->given == t->n_ids;
+        if (wz_turn_is(t, WZ_CONVERSATION) && t->about == e->turns[i]->about && !guards) return t;
+    }
     return NULL;
 }
 

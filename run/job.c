@@ -450,11 +450,6 @@ static int check_learning(const struct wz_recipe *recipe, struct wz_err *err)
             if (check_rows(recipe, s, a, err) < 0) return -1;
         }
     }
-    bool attacked = false;
-    for (unsigned i = 0; i < recipe->n_agents; i++) attacked |= !strcmp(recipe->agents[i].role, WZ_ATTACKER);
-    if (recipe->evaluate.attempts > 1 && !attacked)
-        return wz_recipe_fail(recipe, err, "evaluate.attempts",
-                              "expected 1 without an agent with the role attacker, got %d", recipe->evaluate.attempts);
     for (unsigned i = 0; i < recipe->n_data; i++) {
         snprintf(path, sizeof path, "data.%u.prefill.rounds", i);
         if (recipe->data[i].prefill.rounds > 1)

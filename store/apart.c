@@ -51,14 +51,15 @@ static void send_all(int fd, const char *bytes, size_t n)
     }
 }
 
-static _Noreturn void child(int fd, rlim_t memory, rlim_t seconds, wz_apart_work *work, void *arg)
+static _Noreturn void child(pid_t parent, int fd, rlim_t memory, rlim_t seconds, wz_apart_work *work, void *arg)
 {
     struct wz_buf out = { 0 };
     struct wz_err err = { "" };
     int nothing = open("/dev/null", O_WRONLY | O_CLOEXEC);
 
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* it has the caller's locks: they must not outlive the caller */
-    dup2(nothing, STDERR_FILENO);     /* the caller says what went wrong */
+    if (getppid() != parent) _exit(1);
+    dup2(nothing, STDERR_FILENO); /* the caller says what went wrong */
     wz_set_rank(0, 1, end);
     wz_set_heartbeat(NULL, NULL);
     limit(RLIMIT_CORE, 0);
@@ -70,20 +71,22 @@ static _Noreturn void child(int fd, rlim_t memory, rlim_t seconds, wz_apart_work
     _exit(0);
 }
 
-/* What the child writes, to the end. */
-static void receive(int fd, struct wz_buf *out)
+/* What the child writes, to the end. False: for so many seconds there was nothing. */
+static bool receive(int fd, rlim_t seconds, struct wz_buf *out)
 {
     char bytes[1 << 16];
+    rlim_t silent = 0;
 
-    for (ssize_t n = 1; n != 0;) {
-        if (poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 1000) == 0) {
-            wz_heartbeat();
-            continue;
-        }
+    for (ssize_t n = 1; n != 0 && silent < seconds;) {
+        wz_heartbeat();
+        const int ready = poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 1000);
+        silent = ready == 0 ? silent + 1 : 0;
+        if (ready <= 0) continue;
         n = read(fd, bytes, sizeof bytes);
         if (n > 0) wz_buf_add(out, bytes, (size_t)n);
         else if (n < 0 && errno != EINTR) break;
     }
+    return silent < seconds;
 }
 
 int wz_apart(const char *path, wz_apart_work *work, void *arg, struct wz_buf *out, struct wz_err *err)
@@ -96,15 +99,22 @@ int wz_apart(const char *path, wz_apart_work *work, void *arg, struct wz_buf *ou
     const rlim_t space = address_space(), more = ((rlim_t)1 << 30) + 16 * (rlim_t)size, seconds = 30 + (size >> 20);
     wz_buf_clear(out);
     fflush(NULL); /* what it has not written yet, the child would write too */
-    if (pipe2(ends, O_CLOEXEC) < 0) return wz_fail(err, "%s: a pipe: %s", path, strerror(errno));
-    const pid_t pid = fork();
-    if (pid == 0) child(ends[1], space ? space + more : 0, seconds, work, arg);
-    const int why = errno;
+    /* Where it can't be read for want of something else, that says nothing of the file: no error to be repaired. */
+    if (pipe2(ends, O_CLOEXEC) < 0) wz_die("%s: a pipe to read it: %s", path, strerror(errno));
+    const pid_t caller = getpid(), pid = fork();
+    if (pid < 0) wz_die("%s: a process to read it: %s", path, strerror(errno));
+    if (pid == 0) {
+        close(ends[0]);
+        child(caller, ends[1], space ? space + more : 0, seconds, work, arg);
+    }
     close(ends[1]);
-    if (pid > 0) receive(ends[0], out);
+    const bool came = receive(ends[0], 10 * seconds, out);
     close(ends[0]);
-    if (pid < 0) return wz_fail(err, "%s: a process to read it: %s", path, strerror(why));
+    if (!came) kill(pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    if (!came) wz_die("%s: nothing came of reading it for %d s", path, (int)(10 * seconds));
+    if (WIFSIGNALED(status) && strchr((const char[]){ SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGUSR1, 0 }, WTERMSIG(status)))
+        wz_die("%s: the process that read it was ended by signal %d", path, WTERMSIG(status));
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
         return wz_fail(err, "%s: reading it takes HDF5 more than %d s: it is damaged", path, (int)seconds);
     if (WIFEXITED(status) && WEXITSTATUS(status) == DIED)

@@ -137,7 +137,7 @@ static void guard(int fd, json_t *j)
     struct wz_buf out = { 0 };
 
     if (server.knows_no_logprobs && json_object_get(j, "logprobs")) {
-        reply(fd, "400 Bad Request", "", "{}", 0);
+        reply(fd, server.seen[0]++ % 2 ? "400 Bad Request" : "422 Unprocessable Content", "", "{}", 0);
         free(variables);
         return;
     }

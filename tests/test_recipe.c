@@ -113,6 +113,11 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents: [{},{},{},{},{},{},{},{},{}]\n", ":2: agents: 9 elements, at most 8" },
         { "name: t\n", "nothing to do" },
         { "name: t\nagents: [{name: f, role: feedback, model: m}]\n", "none has the role conversation" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {attempts: 2}\n",
+          "evaluate.attempts: expected 1 without an agent with the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}, {name: a, role: attacker, model: m}]\n"
+          "eval: [{path: p, prefill: {path: q}}]\nevaluate: {attempts: 2}\n",
+          "eval.0.prefill.path: the prompts of several attempts" },
         { HEAD "stages:\n  - name: s\n    steps: -1\n", ":8: stages.0.steps: expected a number in [0,1e9], got -1" },
         { HEAD "stages:\n  - name: s\n    steps: 1\n    batch: 0\n",
           ":9: stages.0.batch: expected a number in [1,1e6], got 0" },
