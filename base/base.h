@@ -48,6 +48,7 @@ int wz_ranks(void); /* how many this job has */
 
 /* Out of memory ends the process (wz_die); free() what these return. */
 void *wz_alloc(size_t size);            /* zeroed, 64-byte aligned */
+enum { WZ_HUGE_PAGE = 1 << 21 };        /* bytes */
 size_t wz_alloc_size(size_t size);      /* bytes that wz_alloc(size) takes: whole cache lines, or whole huge pages */
 void *wz_realloc(void *p, size_t size); /* not zeroed, alignment of malloc */
 char *wz_strdup(const char *s);

@@ -16,7 +16,7 @@ static bool overflows(const char *number)
     return !j && json_error_code(&e) == json_error_numeric_overflow;
 }
 
-/* The code of the escape \\uXXXX that s[0..n) begins with; -1: of none. */
+/* The code of the escape \u0000 to \uffff that s[0..n) begins with; -1: of none. */
 static long escape_at(const char *s, size_t n)
 {
     char hex[5] = "";

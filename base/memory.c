@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { LINE = 64, HUGE_PAGE = 1 << 21 };
+enum { LINE = 64 };
 
 size_t wz_mul(size_t a, size_t b)
 {
@@ -17,7 +17,7 @@ size_t wz_mul(size_t a, size_t b)
 
 /* Allocations of two huge pages and more are aligned to one and ask for huge pages: first touch takes a quarter of the
  * time, and reading weights misses the TLB less. */
-static size_t unit_of(size_t size) { return size >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : LINE; }
+static size_t unit_of(size_t size) { return size >= 2 * (size_t)WZ_HUGE_PAGE ? WZ_HUGE_PAGE : LINE; }
 
 size_t wz_alloc_size(size_t size)
 {
@@ -32,7 +32,7 @@ void *wz_alloc(size_t size)
     void *p = rounded < size ? NULL : aligned_alloc(unit, rounded);
 
     if (!p) wz_die("out of memory: %zu bytes", size);
-    if (unit == HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE); /* may be refused: then only slower */
+    if (unit == WZ_HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE); /* may be refused: then only slower */
     return memset(p, 0, rounded);
 }
 

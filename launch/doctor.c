@@ -109,10 +109,7 @@ static void check_names(struct checks *v, const struct wz_recipe *recipe)
     if (wz_job_judges(&judges, recipe, NULL, true, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
     else
         for (int i = 0; i < judges.n; i++)
-            say(v, WORKS, "judge", "%s%s: %s", judges.list[i].name,
-                judges.list[i].guards    ? " (guards)"
-                : judges.list[i].watches ? " (watches)"
-                                         : "",
+            say(v, WORKS, "judge", "%s%s: %s", judges.list[i].name, wz_judge_part(&judges.list[i]),
                 judges.list[i].row->about);
     wz_judges_close(&judges);
 }

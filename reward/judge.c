@@ -217,6 +217,11 @@ int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *conf
     return 0;
 }
 
+const char *wz_judge_part(const struct wz_judge *judge)
+{
+    return judge->guards ? " (guards)" : judge->watches ? " (watches)" : "";
+}
+
 void wz_judges_close(struct wz_judges *judges)
 {
     for (int i = 0; i < judges->n; i++) wz_judge_close(&judges->list[i]);

@@ -142,7 +142,8 @@ struct wz_judges {
  * see harm, or none refusals: such a flag would never be raised. combine: a row's name, NULL or "": the first. */
 int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *configs, int n, const char *combine,
                     struct wz_err *err);
-void wz_judges_close(struct wz_judges *judges); /* accepts zero, and judges that were only begun */
+const char *wz_judge_part(const struct wz_judge *judge); /* behind its name: " (guards)", " (watches)" or "" */
+void wz_judges_close(struct wz_judges *judges);          /* accepts zero, and judges that were only begun */
 
 /* ---- ifeval.c: replies checked by rule ------------------------------------------------------------------------ */
 

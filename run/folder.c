@@ -213,10 +213,7 @@ static int write_start(const struct wz_job *job, const struct wz_progress *p, st
     struct wz_buf judges = { 0 };
     for (int i = 0; i < job->judges.n; i++)
         wz_buf_printf(&judges, "%s%s%s: %s", i ? ". " : "", job->judges.list[i].name,
-                      job->judges.list[i].guards    ? " (guards)"
-                      : job->judges.list[i].watches ? " (watches)"
-                                                    : "",
-                      job->judges.list[i].row->about);
+                      wz_judge_part(&job->judges.list[i]), job->judges.list[i].row->about);
     const struct {
         const char *key;
         char *text;

@@ -167,6 +167,14 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
     return 0;
 }
 
+bool wz_job_judged_in_play(const struct wz_recipe *recipe)
+{
+    bool judged = recipe->evaluate.attempts > 1;
+
+    for (unsigned i = 0; i < recipe->n_agents; i++) judged |= wz_seat_find(recipe->agents[i].role)->write != NULL;
+    return judged;
+}
+
 static void label_replies(void *judges, bool guards, Wz__Episode **episodes, int n)
 {
     wz_reward_look(judges, guards, episodes, n);
@@ -178,13 +186,13 @@ static void seat_players(struct wz_job *job)
     struct wz_game *game = &job->game;
 
     game->judges = &job->judges;
+    if (job->roles.rollout.me >= 0 && wz_job_judged_in_play(job->recipe)) game->label = label_replies;
     game->one_vocabulary = true;
     for (const struct wz_seat *seat = wz_seats; seat->name; seat++)
         for (int i = 0; i < job->n_agents; i++) {
             struct wz_player *p = &job->agents[i].player;
             if (p->seat != seat) continue;
             game->players[game->n_players++] = p;
-            if (seat->write || job->recipe->evaluate.attempts > 1) game->label = label_replies;
             game->one_vocabulary &= wz_tokenizer_same(game->players[0]->tok, p->tok);
         }
 }

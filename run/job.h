@@ -62,7 +62,7 @@ struct wz_job {
     struct wz_agent agents[WZ_MAX_AGENTS];
     int n_agents;
     void *chunk;             /* learner ranks: weights and moments are copied in chunks of WZ_CHUNK_BYTES through it */
-    struct wz_judges judges; /* opened on reward ranks, and where a seat writes on rollout ranks; known to all */
+    struct wz_judges judges; /* opened on reward ranks, and on rollout ranks by wz_job_judged_in_play; known to all */
     struct wz_verdicts *verdicts;   /* reward ranks: what the judges of the run have answered already */
     struct wz_game game;            /* rollout ranks */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
@@ -109,6 +109,8 @@ struct wz_rewards wz_job_rewards(const struct wz_job *job, const struct wz_recip
 /* -1, with the agent's name before the message in err; where its model is not there and is what the recipe's warm
  * start makes, a message that says so instead. */
 int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_agent *agent, struct wz_err *err);
+/* Do rollout ranks ask the judges, for a seat with a rule in a model's place or between an attacker's attempts? */
+bool wz_job_judged_in_play(const struct wz_recipe *recipe);
 /* Tokens of the longest sequence that a learner has to hold. */
 int wz_job_longest(const struct wz_recipe *recipe, const struct wz_config *config);
 /* Sends the agent's weights, so many updates newer, from the first learner to every rollout rank that has its own copy.

@@ -176,8 +176,7 @@ static void kind_make(struct wz_plan_kind *k, const struct wz_plan *plan, const 
 
     for (unsigned i = 0; i < recipe->n_agents; i++)
         models[i] = agent(k, plan, &recipe->agents[i], &configs[i], plays, learners, be);
-    for (unsigned i = 0; i < recipe->n_agents; i++)
-        judges |= plays && (wz_seat_find(recipe->agents[i].role)->write || recipe->evaluate.attempts > 1);
+    judges |= plays && wz_job_judged_in_play(recipe);
     if (judges && !wz_job_supervised(recipe)) guards(k, recipe, be);
     const struct wz_plan_kind base = *k;
     for (unsigned s = 0; learners && s < recipe->n_stages; s++) { /* the stage that takes the most */

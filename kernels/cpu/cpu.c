@@ -16,7 +16,6 @@ enum {
     CHUNK = 1 << 14,        /* elements of a task */
     SCRATCH_STEP = 1 << 16, /* bytes: scratch grows by multiples of this */
     MOST_PANEL = 32,
-    HUGE_PAGE = 1 << 21,
     SLAB = 1 << 26,        /* bytes */
     SLAB_LEAST = 1 << 18,  /* of what is put there */
     MADDS_PER_WEIGHT = 10, /* multiply-adds in the time in which one weight is read from memory */
@@ -293,9 +292,9 @@ static void *slab_take(struct cpu *cpu, size_t size)
     if (!s || s->used + size > SLAB) {
         s = wz_alloc(sizeof *s);
         s->map =
-            mmap(NULL, SLAB + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            mmap(NULL, SLAB + WZ_HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (s->map == MAP_FAILED) wz_die("out of memory: %d bytes for packed weights", SLAB);
-        s->at = s->map + (HUGE_PAGE - (uintptr_t)s->map % HUGE_PAGE) % HUGE_PAGE;
+        s->at = s->map + (WZ_HUGE_PAGE - (uintptr_t)s->map % WZ_HUGE_PAGE) % WZ_HUGE_PAGE;
         madvise(s->at, SLAB, MADV_HUGEPAGE); /* may be refused: then only slower */
         s->next = cpu->slabs;
         cpu->slabs = s;
@@ -312,7 +311,7 @@ static bool slab_give(struct cpu *cpu, const char *p)
         if (p < s->at || p >= s->at + SLAB) continue;
         if (--s->live) return true;
         *link = s->next;
-        munmap(s->map, SLAB + HUGE_PAGE);
+        munmap(s->map, SLAB + WZ_HUGE_PAGE);
         free(s);
         return true;
     }
@@ -327,7 +326,7 @@ static void pack(struct wz_backend *be, struct wz_weight *w)
 
     assert(MOST_PANEL % by->panel == 0);
     const size_t size = packed_size(be, w);
-    const bool small = size >= SLAB_LEAST && wz_alloc_size(size) % HUGE_PAGE;
+    const bool small = size >= SLAB_LEAST && wz_alloc_size(size) % WZ_HUGE_PAGE;
     if (!w->packed) w->packed = small ? slab_take(be->state, size) : wz_alloc(size);
     wz_pool_run((double)w->out * w->in * MADDS_PER_WEIGHT < GRAIN ? NULL : be->pool, panels, pack_part, &p);
 }
