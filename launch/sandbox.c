@@ -28,6 +28,8 @@ static const char chat_template[] =
 
 /* Prompts of the train file and each kind's share of them; prompts per kind of dev and of test. */
 enum { N_TRAIN = 12000, N_HELD = 200, N_REPLIES = 2000 };
+/* Dev and test are drawn with this, whatever the world's seed: runs of several seeds are asked the same. */
+enum { HELD_SEED = 1 };
 enum { CONTEXT = 256, GUARD_CONTEXT = 384 }; /* tokens; a guard's prompt has some 150 before what it judges */
 static const double shares[WZ_KINDS] = {
     [WZ_PB] = 0.10, [WZ_OB] = 0.25, [WZ_SR] = 0.20, [WZ_WJ] = 0.25, [WZ_WB] = 0.20
@@ -55,7 +57,7 @@ static void add_prompts(uint64_t seed, enum wz_kind kind, enum wz_split split, i
     struct wz_buf text = { 0 }, pair = { 0 };
 
     for (uint32_t index = 0, done = 0; done < (uint32_t)n; index++) {
-        struct wz_ask ask = wz_world_draw(seed, kind, split, index);
+        struct wz_ask ask = wz_world_draw(split == WZ_TRAIN ? seed : HELD_SEED, kind, split, index);
         wz_buf_clear(&text);
         wz_world_prompt(&ask, &text);
         bool known = false;
@@ -456,8 +458,7 @@ int wz_cmd_sandbox(int argc, char **argv)
     const char *world = "B";
     bool think = false;
     const struct wz_option options[] = {
-        { "seed", 's', WZ_SEED, &seed, "N",
-          "of prompts, conversations and initial weights; the held-out pairs do not depend on it", 0, 0 },
+        { "seed", 's', WZ_SEED, &seed, "N", "of all but the prompts of dev and test, which do not depend on it", 0, 0 },
         { "warm-examples", 'w', WZ_INT, &lessons, "N", "conversations in sft.jsonl", 1, 10000000 },
         { "replies", 0, WZ_INT, &replies, "N",
           "also replies with their labels, replies-train.jsonl (N) and -test.jsonl, and guard/, an untrained\n"
