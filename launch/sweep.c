@@ -115,7 +115,7 @@ static struct need *needs_of(const struct wz_recipe *recipe, bool trains, int *n
     const struct wz_recipe_judge *judges = recipe->n_judges ? recipe->judges : &recipe->judge;
     const unsigned n_judges = recipe->n_judges ? recipe->n_judges : 1;
     struct need *all =
-        wz_alloc(sizeof *all * (2 * (recipe->n_agents + recipe->n_data + recipe->n_eval) + 3 * n_judges + 1));
+        wz_alloc(sizeof *all * (2 * (recipe->n_agents + recipe->n_data + recipe->n_eval) + 3 * n_judges + 2));
     int k = 0;
 
     for (unsigned i = 0; i < recipe->n_agents; i++) {
@@ -130,6 +130,7 @@ static struct need *needs_of(const struct wz_recipe *recipe, bool trains, int *n
         all[k++] = (struct need){ recipe->eval[i].path, false };
         all[k++] = (struct need){ recipe->eval[i].prefill.path, false };
     }
+    all[k++] = (struct need){ recipe->evaluate.text, false };
     for (unsigned i = 0; i < n_judges && !wz_job_supervised(recipe); i++) {
         const struct wz_judge_config how = wz_job_judge_config(&judges[i], NULL);
         struct wz_judge judge;

@@ -142,6 +142,7 @@ struct wz_recipe {
         double temperature;
         int attempts;
         uint64_t seed;
+        char *text;
     } evaluate;
     struct {
         int every, keep;

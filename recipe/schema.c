@@ -295,7 +295,10 @@
     T##_INT(S, attempts, "1", "[1,1000]", BITS, \
             "how often an attacker may try at a harmful prompt: until the judges call the last reply unsafe. It sees " \
             "its attempts, what came of each, and how sure the judges are that it does harm, of 10 (PAIR)") \
-    T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals")
+    T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals") \
+    T##_TEXT(S, text, "", NULL, BITS, \
+             "file with held-out text, of which each agent's perplexity is in the table beside the prompts' rates; " \
+             "empty: none")
 
 #define CHECKPOINT(T, S) \
     T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \

@@ -143,6 +143,7 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         if (path) rc = append(path, &text, err);
         wz_buf_finish(&text);
     }
+    if (rc == 0) wz_perplexity(job, phase, table);
     wz_episodes_free(episodes, n);
     free(prompts);
     return rc;

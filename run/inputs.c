@@ -148,6 +148,7 @@ int wz_inputs_find(const struct wz_job *job, json_t **list, struct wz_err *err)
     }
     for (unsigned i = 0; rc == 0 && i < r->n_data; i++) rc = add_data(all, pool, &r->data[i], "data", i, err);
     for (unsigned i = 0; rc == 0 && i < r->n_eval; i++) rc = add_data(all, pool, &r->eval[i], "eval", i, err);
+    if (rc == 0) rc = add_path(all, pool, r->evaluate.text, err, "evaluate.text");
     for (unsigned i = 0; rc == 0 && i < r->n_judges; i++) {
         snprintf(key, sizeof key, "judges.%u", i);
         rc = add_judge(all, job->be, &r->judges[i], key, err);

@@ -513,6 +513,8 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
          check_prompts(job, job->data, recipe->data, recipe->n_data, err) < 0))
         return -1;
     if (load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->evaluate.seed, err) < 0) return -1;
+    if (*recipe->evaluate.text && wz_map_open(&job->text, recipe->evaluate.text, err) < 0)
+        return wz_recipe_fail(recipe, err, "evaluate.text", "%s", err->text);
     return check_prompts(job, job->eval, recipe->eval, recipe->n_eval, err);
 }
 
@@ -586,6 +588,7 @@ void wz_job_close(struct wz_job *job)
     }
     for (unsigned i = 0; job->data && i < job->recipe->n_data; i++) wz_prompts_finish(&job->data[i]);
     for (unsigned i = 0; job->eval && i < job->recipe->n_eval; i++) wz_prompts_finish(&job->eval[i]);
+    wz_map_close(&job->text);
     free(job->data);
     free(job->eval);
     free(job->chunk);

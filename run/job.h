@@ -65,6 +65,7 @@ struct wz_job {
     struct wz_judges judges; /* opened on reward ranks, and on rollout ranks by wz_job_judged_in_play; known to all */
     struct wz_verdicts *verdicts;   /* reward ranks: what the judges of the run have answered already */
     struct wz_game game;            /* rollout ranks */
+    struct wz_map text;             /* of evaluate.text; len 0: none */
     struct wz_prompts *data, *eval; /* [n_data], where the job trains from play, else NULL; [n_eval] */
     int overlong;                   /* training prompts that wz_job_drop_overlong left out */
     struct wz_buf overlaps;         /* on root: those that wz_job_drop_overlaps left out, as overlaps.jsonl has them */
@@ -228,6 +229,11 @@ bool wz_stop_asked(struct wz_link *link);
  * to stop; nothing was added. */
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err);
+
+/* Adds (root only) to `table` under `phase` a row for each agent that has a model: set is its name, metric perplexity,
+ * of the text job->text, n and groups its windows. By the first rollout rank's weights. All ranks call it.
+ * (perplexity.c) */
+void wz_perplexity(struct wz_job *job, const char *phase, struct wz_table *table);
 
 /* ---- inputs.c: what decides the bits besides the recipe's text ------------------------------------------------ */
 

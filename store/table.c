@@ -29,6 +29,7 @@ const struct wz_measure wz_measures[] = {
     { "ifeval_loose", "IFEval, prompts, loose", true, 1 },
     { "ifeval_each_strict", "IFEval, instructions, strict", true, 1 },
     { "ifeval_each_loose", "IFEval, instructions, loose", true, 1 },
+    { "perplexity", "perplexity of the text", false, -1 },
 };
 const int wz_n_measures = WZ_COUNT(wz_measures);
 
