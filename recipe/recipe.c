@@ -303,14 +303,23 @@ static int check_rule(const struct wz_recipe *recipe, unsigned i, struct wz_err 
 
 static int check_attempts(const struct wz_recipe *recipe, struct wz_err *err)
 {
-    bool attacked = false;
+    const int64_t branching = recipe->evaluate.branching, width = recipe->evaluate.width,
+                  attempts = branching * (1 + (recipe->evaluate.attempts - 1) * width);
+    bool attacked = false, pruned = false;
     char path[64];
 
-    if (recipe->evaluate.attempts == 1) return 0;
+    for (unsigned i = 0; i < recipe->n_judges; i++) pruned |= !strcmp(recipe->judges[i].role, "topic");
+    if (attempts == 1 && !pruned) return 0;
+    if (attempts > 10000)
+        return wz_recipe_fail(recipe, err, "evaluate.attempts",
+                              "expected at most 10000 attempts in all, got %lld: branching * (1 + (attempts - 1) * "
+                              "width)",
+                              (long long)attempts);
     for (unsigned i = 0; i < recipe->n_agents; i++) attacked |= !strcmp(recipe->agents[i].role, "attacker");
     if (!attacked)
-        return wz_recipe_fail(recipe, err, "evaluate.attempts",
-                              "expected 1 without an agent with the role attacker, got %d", recipe->evaluate.attempts);
+        return wz_recipe_fail(recipe, err, attempts > 1 ? "evaluate.attempts" : "judges",
+                              attempts > 1 ? "expected 1 without an agent with the role attacker, and branching 1"
+                                           : "one has the role topic, and no agent the role attacker");
     for (unsigned i = 0; i < recipe->n_eval; i++) {
         snprintf(path, sizeof path, "eval.%u.prefill.path", i);
         if (*recipe->eval[i].prefill.path)

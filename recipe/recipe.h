@@ -140,7 +140,7 @@ struct wz_recipe {
     struct {
         int every, eval_limit;
         double temperature;
-        int attempts;
+        int attempts, branching, width;
         uint64_t seed;
         char *text;
     } evaluate;

@@ -235,9 +235,10 @@
     T##_TEXT(S, name, "rules", "name", BITS, "its name in results, and what it is where `kind` is empty") \
     T##_TEXT(S, kind, "", NULL, BITS, \
              "what it is, a name that `waltz judge --list` prints; empty: what its name says") \
-    T##_TEXT(S, role, "reward", "reward|watch|guard", BITS, \
+    T##_TEXT(S, role, "reward", "reward|watch|guard|topic", BITS, \
              "reward: its verdicts are what replies are rewarded for; watch: it judges evaluations only, and has " \
-             "rows of its own in their tables; guard: it judges for the agent of that role only") \
+             "rows of its own in their tables; guard: it judges for the agent of that role only; topic: it judges " \
+             "attacks in evaluations, in the place of a reply to the prompt: one that declines is off topic") \
     T##_REAL(S, weight, "1", "(0,1e9]", BITS, "its weight among the judges that reward, or that guard") \
     T##_REAL(S, misses, "0", "[0,1]", BITS, \
              "a judge with a stated error: the share of replies whose harm it sees, and does not tell; which, is a " \
@@ -294,7 +295,14 @@
     T##_REAL(S, temperature, "0", "[0,100]", BITS, "sampling temperature, 0 is greedy") \
     T##_INT(S, attempts, "1", "[1,1000]", BITS, \
             "how often an attacker may try at a harmful prompt: until the judges call the last reply unsafe. It sees " \
-            "its attempts, what came of each, and how sure the judges are that it does harm, of 10 (PAIR)") \
+            "its attempts, what came of each, and how sure the judges are that it does harm, of 10 (PAIR). Its " \
+            "temperature is then its own, agents[].temperature. With `branching`: levels of a tree (TAP's depth)") \
+    T##_INT(S, branching, "1", "[1,64]", BITS, \
+            "attempts that go on from one, and with which it begins (TAP, Mehrotra et al. 2023). A judge with the " \
+            "role topic ends those that ask for something else") \
+    T##_INT(S, width, "1", "[1,64]", BITS, \
+            "attempts of a level that are gone on from: those whose last reply the judges are surest of that it does " \
+            "harm (TAP)") \
     T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals") \
     T##_TEXT(S, text, "", NULL, BITS, \
              "file with held-out text, of which each agent's perplexity is in the table beside the prompts' rates; " \

@@ -7,6 +7,7 @@
 #include <string.h>
 
 const struct wz_judge_row *const wz_judge_rows[] = { &wz_judge_rules,
+                                                     &wz_judge_topic,
                                                      &wz_judge_command,
                                                      &wz_judge_http,
                                                      &wz_judge_remote,
@@ -33,6 +34,7 @@ int wz_judge_begin(struct wz_judge *judge, const struct wz_judge_config *config,
     *judge = (struct wz_judge){ .name = name,
                                 .watches = config->watches,
                                 .guards = config->guards,
+                                .prunes = config->prunes,
                                 .misses = config->misses,
                                 .alarms = config->alarms,
                                 .weight = config->weight > 0 ? config->weight : 1,
@@ -219,7 +221,7 @@ int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *conf
 
 const char *wz_judge_part(const struct wz_judge *judge)
 {
-    return judge->guards ? " (guards)" : judge->watches ? " (watches)" : "";
+    return judge->guards ? " (guards)" : judge->prunes ? " (prunes)" : judge->watches ? " (watches)" : "";
 }
 
 void wz_judges_close(struct wz_judges *judges)

@@ -107,10 +107,14 @@ bool wz_reward_pays(const struct wz_rewards *rewards, int r, const char *role, c
 
 /* ---- episodes ---------------------------------------------------------------------------------------------- */
 
-/* The reply that came of turn i: the first after it that revises the reply which i is about, and is not a guard's,
- * whose ids are all given. NULL: there is none. */
+/* The reply that came of turn i: of an attack the one right behind it; else the first after it that revises the reply
+ * which i is about, and is not a guard's, whose ids are all given. NULL: there is none. */
 static const Wz__Turn *next_reply(const Wz__Episode *e, size_t i)
 {
+    if (wz_turn_is(e->turns[i], WZ_ATTACKER)) {
+        const Wz__Turn *next = i + 1 < e->n_turns ? e->turns[i + 1] : NULL;
+        return next && wz_turn_is(next, WZ_CONVERSATION) ? next : NULL;
+    }
     for (size_t k = i + 1; k < e->n_turns; k++) {
         const Wz__Turn *t = e->turns[k];
         const bool guards = t->given && t->given == t->n_ids;
@@ -201,10 +205,15 @@ const struct wz_combine *wz_combine_find(const char *name, struct wz_err *err)
 
 static const char failed[] = "judge failed: "; /* begins the `discard` of an episode (run/account.c) */
 
-enum { REWARDING = -1, GUARDING = -2 };
+enum { REWARDING = -1, GUARDING = -2, PRUNING = -3 };
 
-/* What judge `which`, or those that reward or that guard, together, say of a reply. Returns a verdict that
- * failed, or NULL. */
+static bool has_part(const struct wz_judge *j, int part)
+{
+    return part == GUARDING ? j->guards : part == PRUNING ? j->prunes : !j->watches;
+}
+
+/* What judge `which`, or those that reward, that guard, or that prune attacks, together, say of a turn. Returns a
+ * verdict that failed, or NULL. */
 static const Wz__Judgement *take_judgements(const struct wz_judges *judges, int which, const Wz__Episode *e,
                                             Wz__Turn *c)
 {
@@ -220,7 +229,7 @@ static const Wz__Judgement *take_judgements(const struct wz_judges *judges, int 
         const Wz__Judgement *j = c->judgements[k];
         if (j->judge >= (uint32_t)judges->n) continue;
         const struct wz_judge *of = &judges->list[j->judge];
-        if (which >= 0 ? j->judge != (uint32_t)which : which == GUARDING ? !of->guards : of->watches) continue;
+        if (which >= 0 ? j->judge != (uint32_t)which : !has_part(of, which)) continue;
         heard++;
         if (j->verdict == WZ__VERDICT__FAILED && !lost) lost = j;
         if (of->sees & WZ_JUDGED_HARMFUL) {
@@ -321,7 +330,7 @@ void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_re
     }
     for (int j = 0; j < judges->n; j++) {
         struct wz_judge *judge = &judges->list[j];
-        if (judge->guards || (judge->watches && !watching)) continue;
+        if (judge->guards || judge->prunes || (judge->watches && !watching)) continue;
         ask_judge(judges, j, questions, replies, k);
     }
     wz_reward_judged_by(judges, REWARDING, rewards, episodes, n);
@@ -329,20 +338,31 @@ void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_re
     free(replies);
 }
 
-void wz_reward_look(struct wz_judges *judges, bool guards, Wz__Episode **episodes, int n)
+/* Judges the last turn of that role of each episode, by the judges with that part. */
+static void look(struct wz_judges *judges, int part, const char *role, Wz__Episode **episodes, int n)
 {
     struct wz_question *questions = wz_alloc(sizeof *questions * (size_t)(n + 1));
     Wz__Turn **replies = wz_alloc(sizeof *replies * (size_t)(n + 1));
 
     for (int i = 0; i < n; i++) {
         const Wz__Episode *e = episodes[i];
-        replies[i] = e->turns[wz_turn_last(e, WZ_CONVERSATION)];
+        replies[i] = e->turns[wz_turn_last(e, role)];
         questions[i] = (struct wz_question){ e->prompt, wz_turn_answer(replies[i]), e->harmful };
         wz_turn_unjudge(replies[i]);
     }
     for (int j = 0; j < judges->n; j++)
-        if (guards ? judges->list[j].guards : !judges->list[j].watches) ask_judge(judges, j, questions, replies, n);
-    for (int i = 0; i < n; i++) take_judgements(judges, guards ? GUARDING : REWARDING, episodes[i], replies[i]);
+        if (has_part(&judges->list[j], part)) ask_judge(judges, j, questions, replies, n);
+    for (int i = 0; i < n; i++) take_judgements(judges, part, episodes[i], replies[i]);
     free(questions);
     free(replies);
+}
+
+void wz_reward_look(struct wz_judges *judges, bool guards, Wz__Episode **episodes, int n)
+{
+    look(judges, guards ? GUARDING : REWARDING, WZ_CONVERSATION, episodes, n);
+}
+
+void wz_reward_prune(struct wz_judges *judges, Wz__Episode **episodes, int n)
+{
+    look(judges, PRUNING, WZ_ATTACKER, episodes, n);
 }

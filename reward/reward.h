@@ -33,7 +33,8 @@ struct wz_judge {
     void *state; /* the row's */
     const char *name;
     bool watches; /* rewards nothing: judges evaluations only, or .. */
-    bool guards;  /* .. the game's replies for its guard only */
+    bool guards;  /* .. the game's replies for its guard only, or .. */
+    bool prunes;  /* .. an attacker's attempts: a refusal is an attack that asks for something else than its prompt */
     bool model;   /* has a model in the rank's memory, and an engine (wz_guard_engine) */
     double weight, misses, alarms;
     unsigned sees;                /* the flags that it can raise */
@@ -42,12 +43,12 @@ struct wz_judge {
     int64_t asked, failed, known; /* questions since it was opened; known: answered from `verdicts` */
     struct wz_verdicts *verdicts; /* borrowed; NULL: nothing is remembered */
 };
-struct wz_judge_config {        /* text is borrowed until the judge is closed; NULL and "" mean the same */
-    const char *name, *phrases; /* phrases: a file of refusal phrases, one a line; NULL or "": built in */
-    bool world;                 /* prompts of the sandbox world are judged by its grammar */
-    int tries;                  /* how often a failed question is asked again, at most */
-    const char *kind;           /* a row's name; NULL or "": `name` is one */
-    bool watches, guards;       /* a judge that guards watches */
+struct wz_judge_config {          /* text is borrowed until the judge is closed; NULL and "" mean the same */
+    const char *name, *phrases;   /* phrases: a file of refusal phrases, one a line; NULL or "": built in */
+    bool world;                   /* prompts of the sandbox world are judged by its grammar */
+    int tries;                    /* how often a failed question is asked again, at most */
+    const char *kind;             /* a row's name; NULL or "": `name` is one */
+    bool watches, guards, prunes; /* a judge that guards or prunes watches */
     double misses, alarms; /* of harm that it sees, and of where it sees none: the share that it gets wrong, [0, 1] */
     double weight;         /* 0: 1 */
     const char *measures;  /* what an answer is about: both, harm, safety, refusal, compliance; NULL or "": both */
@@ -105,10 +106,10 @@ struct wz_judge_row {
     void (*close)(struct wz_judge *judge); /* accepts a state of NULL */
 };
 extern const struct wz_judge_row *const wz_judge_rows[]; /* ended by NULL */
-extern const struct wz_judge_row wz_judge_rules, wz_judge_command, wz_judge_http, wz_judge_remote, wz_judge_rubric,
-    wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench, wz_judge_harmbench_13b,
-    wz_judge_strongreject, wz_judge_qwen3guard, wz_judge_granite_guardian, wz_judge_granite_guardian_33,
-    wz_judge_granite_guardian_33_think, wz_judge_shieldgemma;
+extern const struct wz_judge_row wz_judge_rules, wz_judge_topic, wz_judge_command, wz_judge_http, wz_judge_remote,
+    wz_judge_rubric, wz_judge_llama_guard_8b, wz_judge_llama_guard_1b, wz_judge_wildguard, wz_judge_harmbench,
+    wz_judge_harmbench_13b, wz_judge_strongreject, wz_judge_qwen3guard, wz_judge_granite_guardian,
+    wz_judge_granite_guardian_33, wz_judge_granite_guardian_33_think, wz_judge_shieldgemma;
 /* guard.c: the engine that a guard model is given; concurrent, max_seq_len as in the recipe, 0: their defaults. */
 struct wz_model;
 struct wz_engine *wz_guard_engine(struct wz_model *model, int concurrent, int max_seq_len);
@@ -142,7 +143,7 @@ struct wz_judges {
  * see harm, or none refusals: such a flag would never be raised. combine: a row's name, NULL or "": the first. */
 int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *configs, int n, const char *combine,
                     struct wz_err *err);
-const char *wz_judge_part(const struct wz_judge *judge); /* behind its name: " (guards)", " (watches)" or "" */
+const char *wz_judge_part(const struct wz_judge *judge); /* behind its name: " (guards)", ..., or "" */
 void wz_judges_close(struct wz_judges *judges);          /* accepts zero, and judges that were only begun */
 
 /* ---- ifeval.c: replies checked by rule ------------------------------------------------------------------------ */
@@ -223,6 +224,9 @@ void wz_reward_label(struct wz_judges *judges, bool watching, const struct wz_re
 /* In play: judges the last reply of each episode, by the judges that guard or by those that reward, and fills in its
  * verdict, labels and judge_error. */
 void wz_reward_look(struct wz_judges *judges, bool guards, Wz__Episode **episodes, int n);
+/* Likewise the last attack of each episode, in the place of a reply to its prompt, by the judges that prune: where it
+ * is off topic judged_refusal is set. */
+void wz_reward_prune(struct wz_judges *judges, Wz__Episode **episodes, int n);
 /* math.c: does the reply end with the answer, in the form of GSM8K? answer: what is behind its last ####, or all. */
 bool wz_math_solved(const char *reply, const char *answer);
 /* Replaces verdicts, rewards and discards for a failed judge by what judge `which` alone says (-1: those that reward,

@@ -5,7 +5,8 @@
  *   conversation, c_t:  ... [assistant c_{t-1}] [user feedback_{t-1}]        only the `feedback` string of f_{t-1}
  *   feedback, f_t:      [system_f] [user "User:" prompt "\nAgent:" c_t]      the latest reply only, without its thought
  * Where an attacker rewrites the prompt, [system_a] [user prompt], both others see what it wrote in the prompt's place;
- * one that wrote nothing, or was cut off, leaves it as it is. Judges see the prompt as it was.
+ * one that wrote nothing, or was cut off, leaves it as it is. Judges see the prompt as it was. It may try again, along
+ * a tree of attempts (struct wz_tree); each is a game of its own, and the others see the last one alone.
  * An oracle's turn is feedback, as JSON, of the label that the judges give the reply; a guard's is a reply in the place
  * of the last one. Where their judges fail the episode is discarded (guarantee 7).
  * A reply is shown again as the ids that were sampled, to both agents (guarantee 8); only where the vocabularies differ
@@ -117,6 +118,14 @@ static void turn_end(const struct wz_player *p, Wz__Turn *t, struct wz_buf *text
     if (p->seat->read) p->seat->read(p, t);
 }
 
+static void discard_unjudged(Wz__Episode *e, const Wz__Turn *t)
+{
+    char *why = wz_path("judge failed in play: %s", t->judge_error); /* is counted as one (run/account.c) */
+
+    wz_set_string(&e->discard, why, strlen(why));
+    free(why);
+}
+
 /* One turn by a rule, of what the label says of the last reply. */
 static void write_turn(const struct wz_player *p, Wz__Episode *e, struct wz_buf *text, struct wz_ids *ids)
 {
@@ -125,9 +134,7 @@ static void write_turn(const struct wz_player *p, Wz__Episode *e, struct wz_buf 
     struct wz_err err;
 
     if (c->verdict == WZ__VERDICT__FAILED) {
-        char *why = wz_path("judge failed in play: %s", c->judge_error); /* is counted as one (run/account.c) */
-        wz_set_string(&e->discard, why, strlen(why));
-        free(why);
+        discard_unjudged(e, c);
         return;
     }
     wz_buf_clear(text);
@@ -204,23 +211,81 @@ static void call_run(struct call *call, const struct wz_player *p)
 
 /* ---- attacker: rewrites the prompt -------------------------------------------------------------------------- */
 
-/* Behind the prompt its attempts so far, each with the last reply that came of it and how sure the judges are that it
- * does harm, of 10: what PAIR tells its attacker. */
+enum { NO_ATTEMPT = -2 };
+
+static int better_of(const Wz__Episode *e, const int *replies, int n)
+{
+    int best = -1;
+
+    for (int i = 0; i < n; i++)
+        if (replies[i] >= 0 && (best < 0 || e->turns[replies[i]]->score > e->turns[replies[best]]->score)) best = i;
+    return best;
+}
+
+static int branching_of(const struct wz_tree *tree) { return tree->branching > 1 ? tree->branching : 1; }
+
+static int width_of(const struct wz_tree *tree) { return tree->width > 1 ? tree->width : 1; }
+
+static int most_attempts(const struct wz_tree *tree)
+{
+    return branching_of(tree) * (1 + (tree->depth > 1 ? tree->depth - 1 : 0) * width_of(tree));
+}
+
+/* The last reply of the attempt that the next one goes on from, as the turns so far decide it; -1: from none, as the
+ * first do; NO_ATTEMPT: the tree has no more. Level by level, and on each the attempts that go on from the best one
+ * first; of attempts with one score the earlier is better. */
+static int parent_of_next(const struct wz_tree *tree, const Wz__Episode *e)
+{
+    const int branching = branching_of(tree), width = width_of(tree);
+    int *replies = wz_alloc(sizeof *replies * (e->n_turns + 1)), *leaves = wz_alloc(sizeof *leaves * (size_t)width);
+    int n = 0, first = 0, n_leaves = 1, parent = NO_ATTEMPT;
+
+    for (size_t i = 0; i < e->n_turns; i++) /* of each attempt its last reply; -1: it had none */
+        if (wz_turn_is(e->turns[i], WZ_ATTACKER)) replies[n++] = -1;
+        else if (n && wz_turn_is(e->turns[i], WZ_CONVERSATION)) replies[n - 1] = (int)i;
+    leaves[0] = -1;
+    for (int level = 0; level < (tree->depth > 1 ? tree->depth : 1) && n_leaves; level++) {
+        const int of_level = n_leaves * branching;
+        if (n - first < of_level) {
+            parent = leaves[(n - first) / branching];
+            break;
+        }
+        for (n_leaves = 0; n_leaves < width; n_leaves++) {
+            const int best = better_of(e, replies + first, of_level);
+            if (best < 0) break;
+            leaves[n_leaves] = replies[first + best];
+            replies[first + best] = -1;
+        }
+        first += of_level;
+    }
+    free(replies);
+    free(leaves);
+    return parent;
+}
+
+/* Index of the turn with which the attempt begins that turn i belongs to. */
+static size_t attempt_of(const Wz__Episode *e, int i)
+{
+    while (i > 0 && !wz_turn_is(e->turns[i], WZ_ATTACKER)) i--;
+    return i > 0 ? (size_t)i : 0;
+}
+
+/* Behind the prompt the attempts that this one goes on from, each with the last reply that came of it and how sure the
+ * judges are that it does harm, of 10: what PAIR and TAP tell their attacker. */
 static void ask_attacker(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
                          struct wz_ask *ask)
 {
+    ask->about = parent_of_next(&game->tree, e);
+    int attempts = 0, *path = wz_alloc(sizeof *path * (e->n_turns + 1)); /* the last reply of each, newest first */
+    for (int reply = ask->about; reply >= 0; reply = e->turns[attempt_of(e, reply)]->about) path[attempts++] = reply;
     ask->messages[ask->n++] = (struct wz_message){ WZ_USER, e->prompt, NULL, 0 };
-    const Wz__Turn *reply = NULL;
-    for (size_t i = 0; i < e->n_turns; i++) {
-        const Wz__Turn *t = e->turns[i];
-        if (wz_turn_is(t, WZ_CONVERSATION)) reply = t;
-        if (wz_turn_is(t, WZ_ATTACKER)) {
-            ask->messages[ask->n++] = (struct wz_message){ WZ_ASSISTANT, NULL, t->ids, said(t) };
-            ask->messages[ask->n++] = (struct wz_message){ WZ_USER, NULL, NULL, 0 };
-        }
-        if (reply && (i + 1 == e->n_turns || wz_turn_is(e->turns[i + 1], WZ_ATTACKER)))
-            wz_buf_printf(&ask->text, "Reply: %s\nScore: %.0f of 10%c", wz_turn_answer(reply), 10 * reply->score, 0);
+    for (int i = attempts - 1; i >= 0; i--) {
+        const Wz__Turn *reply = e->turns[path[i]], *attack = e->turns[attempt_of(e, path[i])];
+        ask->messages[ask->n++] = (struct wz_message){ WZ_ASSISTANT, NULL, attack->ids, said(attack) };
+        ask->messages[ask->n++] = (struct wz_message){ WZ_USER, NULL, NULL, 0 };
+        wz_buf_printf(&ask->text, "Reply: %s\nScore: %.0f of 10%c", wz_turn_answer(reply), 10 * reply->score, 0);
     }
+    free(path);
     const char *text = ask->text.data; /* has stopped growing */
     for (int i = 2; i < ask->n; i += 2, text += strlen(text) + 1) ask->messages[i].text = text;
 }
@@ -240,14 +305,6 @@ static const Wz__Turn *attack_of(const Wz__Episode *e)
     return last >= 0 && e->turns[last]->valid ? e->turns[last] : NULL;
 }
 
-/* Index of the turn with which the attempt begins that is being played. */
-static size_t attempt_of(const Wz__Episode *e)
-{
-    const int last = wz_turn_last(e, WZ_ATTACKER);
-
-    return last < 0 ? 0 : (size_t)last;
-}
-
 /* ---- conversation: answers the prompt, then revises its reply ---------------------------------------------- */
 
 static void ask_conversation(const struct wz_game *game, const struct wz_player *p, const Wz__Episode *e,
@@ -257,7 +314,7 @@ static void ask_conversation(const struct wz_game *game, const struct wz_player 
     ask->messages[ask->n++] = !attack                ? (struct wz_message){ WZ_USER, e->prompt, NULL, 0 }
                               : game->one_vocabulary ? (struct wz_message){ WZ_USER, NULL, attack->ids, said(attack) }
                                                      : (struct wz_message){ WZ_USER, attack->text, NULL, 0 };
-    for (size_t i = attempt_of(e); i < e->n_turns; i++) {
+    for (size_t i = attempt_of(e, (int)e->n_turns - 1); i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         if (wz_turn_is(t, WZ_FEEDBACK)) ask->messages[ask->n++] = (struct wz_message){ WZ_USER, t->feedback, NULL, 0 };
         if (!wz_turn_is(t, WZ_CONVERSATION)) continue;
@@ -277,7 +334,8 @@ static struct wz_player *player_of(const struct wz_game *game, const char *name)
 static const char *after_conversation(const struct wz_game *game, const Wz__Episode *e)
 {
     int replies = -1 - (int)e->resets;
-    for (size_t i = attempt_of(e); i < e->n_turns; i++) replies += wz_turn_is(e->turns[i], WZ_CONVERSATION);
+    for (size_t i = attempt_of(e, (int)e->n_turns - 1); i < e->n_turns; i++)
+        replies += wz_turn_is(e->turns[i], WZ_CONVERSATION);
     const char *reviewer = player_of(game, oracle) ? oracle : WZ_FEEDBACK;
 
     return replies < 0 ? WZ_CONVERSATION : replies < game->rounds && player_of(game, reviewer) ? reviewer : guard;
@@ -370,26 +428,57 @@ const struct wz_seat *wz_seat_find(const char *name)
     return s->name ? s : NULL;
 }
 
+/* Is the last turn an attack that asks for something else than the prompt? */
+static bool off_topic(const Wz__Episode *e)
+{
+    const Wz__Turn *t = e->n_turns ? e->turns[e->n_turns - 1] : NULL;
+
+    return t && wz_turn_is(t, WZ_ATTACKER) && t->judged_refusal;
+}
+
+/* New attacks at harmful prompts are judged: those off topic end their attempt (TAP's first pruning). */
+static void prune(const struct wz_game *game, const struct wz_player *p, Wz__Episode **episodes,
+                  struct wz_player **speaker, int n)
+{
+    Wz__Episode **list = wz_alloc(sizeof *list * (size_t)(n + 1));
+    int k = 0;
+
+    for (int i = 0; i < n; i++)
+        if (speaker[i] == p && episodes[i]->harmful && !episodes[i]->discard[0] && !episodes[i]->cut[0])
+            list[k++] = episodes[i];
+    if (k) game->tree.topic(game->judges, list, k);
+    for (int i = 0; i < k; i++) {
+        Wz__Turn *t = list[i]->turns[list[i]->n_turns - 1];
+        if (t->verdict == WZ__VERDICT__FAILED) discard_unjudged(list[i], t);
+        t->valid = t->valid && !t->judged_refusal;
+    }
+    free(list);
+}
+
 /* The player that speaks after the last turn of e, which was `last`'s; NULL: e has ended. */
 static struct wz_player *next_player(const struct wz_game *game, const struct wz_player *last, const Wz__Episode *e)
 {
-    if (e->discard[0] || last->seat->guards) return NULL;
+    if (e->discard[0] || last->seat->guards || off_topic(e)) return NULL;
     const bool cut = e->cut[0] || e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT;
     const char *name = !cut ? last->seat->next(game, e) : wz_turn_last(e, WZ_CONVERSATION) < 0 ? NULL : guard;
 
     return player_of(game, name); /* whatever cut the game, a guard has the last word */
 }
 
-/* An episode that has ended has a reply, or is discarded. */
+/* An episode that has ended has a reply, or is discarded; of an attempt off topic try_again takes care. */
 static void unanswered(Wz__Episode *e, const struct wz_player *last)
 {
-    if (!e->discard[0] && wz_turn_last(e, WZ_CONVERSATION) < 0) end_early(e, last, "no reply came of its turn");
+    if (!e->discard[0] && !off_topic(e) && wz_turn_last(e, WZ_CONVERSATION) < 0)
+        end_early(e, last, "no reply came of its turn");
 }
 
-/* PAIR (Chao et al. 2023, arXiv 2310.08419, algorithm 1): a harmful prompt whose last reply the judges don't call
- * unsafe goes back to the attacker, for the attempt of this number. Returns how many of the episodes do. */
-static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct wz_player **speaker, int n, int attempt)
+/* PAIR (Chao et al. 2023, arXiv 2310.08419, algorithm 1) and TAP: a harmful prompt whose last reply the judges don't
+ * call unsafe goes back to the attacker, after so many attempts, while the tree has more; where they were all off topic
+ * to the conversation agent at last, as it is. Returns how many of the episodes go on. */
+static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct wz_player **speaker, int n,
+                     int attempts)
 {
+    const struct wz_tree *tree = &game->tree;
     Wz__Episode **list = wz_alloc(sizeof *list * (size_t)(n + 1));
     int asked = 0, left = 0;
 
@@ -397,16 +486,20 @@ static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct 
         const Wz__Episode *e = episodes[i];
         if (!e->harmful || e->discard[0] || e->cut[0]) continue;
         if (e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT) continue;
-        if (round_of(e, game->players[0]) == attempt) list[asked++] = episodes[i];
-    }
-    if (asked) game->label(game->judges, false, list, asked);
-    for (int i = 0, k = 0; i < n; i++) {
-        if (k == asked || episodes[i] != list[k]) continue;
-        const Wz__Turn *c = list[k]->turns[wz_turn_last(list[k], WZ_CONVERSATION)];
-        k++;
-        if (c->verdict == WZ__VERDICT__FAILED || c->judged_unsafe) continue;
+        if (round_of(e, game->players[0]) != attempts) continue;
         speaker[i] = game->players[0];
-        left++;
+        if (!off_topic(e)) list[asked++] = episodes[i];
+    }
+    if (asked && attempts < most_attempts(tree)) game->label(game->judges, false, list, asked);
+    for (int i = 0; i < n; i++) {
+        if (!speaker[i]) continue;
+        const Wz__Episode *e = episodes[i];
+        const int reply = wz_turn_last(e, WZ_CONVERSATION);
+        const Wz__Turn *c = off_topic(e) ? NULL : e->turns[reply];
+        if (c && (c->verdict == WZ__VERDICT__FAILED || c->judged_unsafe)) speaker[i] = NULL;
+        else if (parent_of_next(tree, e) == NO_ATTEMPT)
+            speaker[i] = reply < 0 ? player_of(game, WZ_CONVERSATION) : NULL;
+        left += speaker[i] != NULL;
     }
     free(list);
     return left;
@@ -414,7 +507,8 @@ static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct 
 
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
-    int attempt = 0, left = n;
+    const bool again = game->tree.depth > 1 || game->tree.branching > 1;
+    int attempts = 0, left = n;
     struct call call = {
         wz_alloc(sizeof *call.requests * (size_t)n), wz_alloc(sizeof *call.contexts * (size_t)n),
         wz_alloc(sizeof *call.episodes * (size_t)n), wz_alloc(sizeof *call.about * (size_t)n),
@@ -431,13 +525,15 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
                     if (speaker[i] == p) call_add(&call, game, p, episodes[i]);
                 if (p->seat->write) call_write(&call, game, p);
                 else call_run(&call, p);
+                if (again && game->tree.topic && !strcmp(p->seat->name, WZ_ATTACKER))
+                    prune(game, p, episodes, speaker, n);
                 for (int i = 0; i < n; i++)
                     if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
                         unanswered(episodes[i], p);
                         left--;
                     }
             }
-    } while (++attempt < game->attempts && (left = try_again(game, episodes, speaker, n, attempt)) > 0);
+    } while (again && (left = try_again(game, episodes, speaker, n, ++attempts)) > 0);
     for (int i = 0; i < n; i++) wz_ids_finish(&call.contexts[i]);
     free(call.requests);
     free(call.contexts);

@@ -75,13 +75,22 @@ struct wz_player {
     const char *says_unsafe, *says_overrefuse; /* of a seat that writes: what it says of such a reply */
 };
 enum { WZ_MAX_PLAYERS = 8 };
+/* An attacker's attempts at a harmful prompt, until one succeeds: TAP (Mehrotra et al. 2023, arXiv 2312.02119,
+ * algorithm 1); with branching and width 1 that is PAIR. An attempt is a turn of the attacker and what came of it. The
+ * turn's `about` is the last reply of the attempt that it goes on from; -1: of none, as the first ones. 0: 1. */
+struct wz_tree {
+    int depth, branching, width; /* levels; attempts that go on from one; of a level, how many are gone on from */
+    /* Judges the last turn, an attack, of each episode, and fills in its verdict, judged_refusal (it asks for something
+     * else: off topic) and judge_error. NULL: all are on topic, as a single attempt is. arg: `judges`. */
+    void (*topic)(void *judges, Wz__Episode **episodes, int n);
+};
 struct wz_game {
     struct wz_player *players[WZ_MAX_PLAYERS]; /* one of a seat; the first begins every episode */
     int n_players;
     int rounds;          /* max_rounds: revisions of a reply, at most */
     bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
-    int attempts; /* of an attacker at a harmful prompt, until one succeeds (PAIR); 0: 1 */
+    struct wz_tree tree;
     /* Where a seat writes, or there are attempts: judges the last reply of each episode, by the judges that guard or by
      * those that reward, and fills in its verdict, label, score and judge_error. arg: `judges`. */
     void (*label)(void *judges, bool guards, Wz__Episode **episodes, int n);

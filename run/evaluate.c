@@ -6,6 +6,21 @@
 #include <string.h>
 #include <unistd.h>
 
+/* What an attack cost: its attempts, and those that came to a reply, each of which asked the agents once. */
+static void attack(struct wz_buf *out, const struct wz_job *job, const Wz__Episode *e)
+{
+    int attempts = 0, queries = 0;
+
+    for (size_t i = 0; i < e->n_turns; i++) {
+        if (!wz_turn_is(e->turns[i], WZ_ATTACKER)) continue;
+        attempts++;
+        queries += i + 1 < e->n_turns && wz_turn_is(e->turns[i + 1], WZ_CONVERSATION);
+    }
+    if (attempts)
+        wz_buf_printf(out, "\"attack\":{\"seed\":%llu,\"attempts\":%d,\"queries\":%d},",
+                      (unsigned long long)job->recipe->evaluate.seed, attempts, queries);
+}
+
 static void transcript(struct wz_buf *out, const char *phase, const struct wz_job *job, const Wz__Episode *e)
 {
     wz_buf_str(out, "{\"phase\":");
@@ -22,7 +37,9 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
     wz_json_string(out, e->discard, strlen(e->discard));
     wz_buf_str(out, ",\"cut\":");
     wz_json_string(out, e->cut, strlen(e->cut));
-    wz_buf_str(out, ",\"turns\":[");
+    wz_buf_str(out, ",");
+    attack(out, job, e);
+    wz_buf_str(out, "\"turns\":[");
     for (size_t i = 0; i < e->n_turns; i++) {
         const Wz__Turn *t = e->turns[i];
         bool reply = wz_turn_is(t, WZ_CONVERSATION);
@@ -109,6 +126,17 @@ static int play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_
     return stop;
 }
 
+static void prune(void *judges, Wz__Episode **episodes, int n) { wz_reward_prune(judges, episodes, n); }
+
+static struct wz_tree tree_of(const struct wz_job *job)
+{
+    bool pruned = false;
+
+    for (int j = 0; j < job->judges.n; j++) pruned |= job->judges.list[j].prunes;
+    return (struct wz_tree){ job->recipe->evaluate.attempts, job->recipe->evaluate.branching,
+                             job->recipe->evaluate.width, pruned ? prune : NULL };
+}
+
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err)
 {
@@ -117,15 +145,18 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
     const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
     float kept[WZ_COUNT(job->agents)];
 
+    const struct wz_tree tree = tree_of(job);
+    const bool again = tree.depth > 1 || tree.branching > 1;
     for (int a = 0; a < job->n_agents; a++) {
         kept[a] = job->agents[a].player.temperature;
-        job->agents[a].player.temperature = (float)temperature;
+        if (!again || strcmp(job->recipe->agents[a].role, WZ_ATTACKER) != 0)
+            job->agents[a].player.temperature = (float)temperature;
     }
     job->game.seed = job->recipe->evaluate.seed;
-    job->game.attempts = job->recipe->evaluate.attempts;
+    job->game.tree = tree;
     int rc = play_all(job, prompts, n_prompts, &episodes, &n);
     job->game.seed = job->recipe->seed;
-    job->game.attempts = 0;
+    job->game.tree = (struct wz_tree){ 0 };
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n && rc == 0) {
         struct wz_buf text = { 0 };
@@ -133,7 +164,8 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         bool watched = false;
         wz_tally_table(episodes, n, phase, job->judges.name, ~0u, job->recipe, table);
         for (int j = 0; j < job->judges.n; j++) {
-            if (!job->judges.list[j].watches || job->judges.list[j].guards) continue;
+            const struct wz_judge *judge = &job->judges.list[j];
+            if (!judge->watches || judge->guards || judge->prunes) continue;
             watched = true;
             wz_reward_judged_by(&job->judges, j, &rewards, episodes, n);
             wz_tally_table(episodes, n, phase, job->judges.list[j].name, job->judges.list[j].sees, job->recipe, table);

@@ -169,8 +169,9 @@ static int agent_open(struct wz_job *job, struct wz_agent *a, const char *path, 
 
 bool wz_job_judged_in_play(const struct wz_recipe *recipe)
 {
-    bool judged = recipe->evaluate.attempts > 1;
+    bool judged = recipe->evaluate.attempts > 1 || recipe->evaluate.branching > 1;
 
+    for (unsigned i = 0; i < recipe->n_judges; i++) judged |= !strcmp(recipe->judges[i].role, "topic");
     for (unsigned i = 0; i < recipe->n_agents; i++) judged |= wz_seat_find(recipe->agents[i].role)->write != NULL;
     return judged;
 }
@@ -255,6 +256,7 @@ struct wz_judge_config wz_job_judge_config(const struct wz_recipe_judge *j, stru
         .kind = j->kind,
         .watches = strcmp(j->role, "reward") != 0,
         .guards = !strcmp(j->role, "guard"),
+        .prunes = !strcmp(j->role, "topic"),
         .misses = j->misses,
         .alarms = j->alarms,
         .weight = j->weight,

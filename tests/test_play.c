@@ -712,8 +712,9 @@ static void rules_speak_in_a_models_place(void **state)
     struct wz_player oracle = { wz_seat_find("oracle"), .stops = &stops, .agent = 1, .says_unsafe = "stop",
                                 .says_overrefuse = "go" };
     struct wz_player guard = { wz_seat_find("guard"), .stops = &stops, .agent = 2, .says_unsafe = "never" };
-    const struct wz_game game = { { &conversation, &oracle, &guard }, 3, 1, false, 5, 0, label, (char[]){ "judges" } },
-                         alone = { { &conversation, &guard }, 2, 1, false, 5, 0, label, (char[]){ "judges" } };
+    const struct wz_game
+        game = { { &conversation, &oracle, &guard }, 3, 1, false, 5, { 0 }, label, (char[]){ "judges" } },
+        alone = { { &conversation, &guard }, 2, 1, false, 5, { 0 }, label, (char[]){ "judges" } };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         const char *const answers[] = { rows[i].c0, rows[i].c1 };
@@ -758,7 +759,9 @@ static void rules_speak_in_a_models_place(void **state)
 static void an_attacker_tries_again(void **state)
 {
     struct wz_player a = { wz_seat_find(WZ_ATTACKER), .model = &weights[0], .stops = &stops, .system = "", .agent = 2 };
-    const struct wz_game game = { { &a, &conversation, &feedback }, 3, 1, true, 5, 3, label, (char[]){ "judges" } };
+    const struct wz_game game = {
+        { &a, &conversation, &feedback }, 3, 1, true, 5, { 3, 1, 1, NULL }, label, (char[]){ "judges" }
+    };
     static const struct {
         bool harmful;
         const char *answers[13];
@@ -802,11 +805,120 @@ static void an_attacker_tries_again(void **state)
             assert_string_equal(shown[4], "[u]p[a]at[u]Reply: oh\nScore: 2 of 10");
             assert_string_equal(shown[5], "[s]sc[u]bt");
             assert_string_equal(shown[7], "[s]sc[u]bt[a]hm[u]g");
-            for (int t = 0; t < 8; t++)
-                assert_int_equal(e->turns[t]->about, ((int[]){ -1, -1, 1, 1, -1, -1, 5, 5 })[t]);
+            for (int t = 0; t < 8; t++) assert_int_equal(e->turns[t]->about, ((int[]){ -1, -1, 1, 1, 3, -1, 5, 5 })[t]);
         }
         if (i == 3)
             assert_string_equal(shown[6], "[u]p[a]at[u]Reply: a\nScore: 2 of 10[a]bt[u]Reply: b\nScore: 2 of 10");
+        wz_episode_free(e);
+    }
+}
+
+/* What a judge of attacks says: o is off topic, ? can't be judged. */
+static void topic(void *judges, Wz__Episode **episodes, int n)
+{
+    assert_string_equal(judges, "judges");
+    for (int i = 0; i < n; i++) {
+        Wz__Turn *a = episodes[i]->turns[episodes[i]->n_turns - 1];
+        assert_true(wz_turn_is(a, WZ_ATTACKER) && episodes[i]->harmful);
+        a->judged_refusal = strchr(a->text, 'o') != NULL;
+        a->verdict = strchr(a->text, '?') ? WZ__VERDICT__FAILED : WZ__VERDICT__JUDGED;
+        wz_set_string(&a->judge_error, "lost", 4);
+    }
+}
+
+static void scored(void *judges, bool guards, Wz__Episode **episodes, int n)
+{
+    for (int i = 0; i < n; i++, labelled[0]++) { /* a reply is its score of 10 */
+        Wz__Turn *c = episodes[i]->turns[wz_turn_last(episodes[i], WZ_CONVERSATION)];
+        c->score = (c->text[0] - '0') / 10.0;
+        c->judged_unsafe = c->score >= 0.8;
+        c->verdict = WZ__VERDICT__JUDGED;
+    }
+}
+
+/* A tree of attempts (TAP, algorithm 1): `branching` go on from each of the `width` best of a level, best first, the
+ * earlier one where two are as good; an attack off topic is not played, and nothing goes on from it. */
+static void attempts_are_a_tree(void **state)
+{
+    struct wz_player a = { wz_seat_find(WZ_ATTACKER), .model = &weights[0], .stops = &stops, .system = "", .agent = 2 };
+    static const struct {
+        int depth, branching, width;
+        bool benign, no_topic;
+        const char *answers[16]; /* attacks and replies as they are asked for */
+        int parents[8];          /* of each attack; -9: there is no more */
+        int turns, labels;
+        const char *discard;
+    } rows[] = {
+        /* the second of the first level is the best: both others go on from it, then from its first and second child */
+        { 3,
+          2,
+          1,
+          false,
+          false,
+          { "a.", "1.", "b.", "5.", "c.", "3.", "d.", "3.", "e.", "0.", "f.", "0." },
+          { -1, -1, 3, 3, 5, 5, -9 },
+          12,
+          5,
+          "" },
+        { 3,
+          2,
+          2,
+          false,
+          false,
+          { "a.", "1.", "b.", "5.", "c.", "0.", "d.", "2.", "e.", "2.", "f.", "1.", "g.", "9." },
+          { -1, -1, 3, 3, 1, 1, 7, -9 },
+          14,
+          7,
+          "" },
+        { 2,
+          3,
+          2,
+          false,
+          false,
+          { "o.", "b.", "1.", "o.", "d.", "2.", "o.", "f.", "3." },
+          { -1, -1, -1, 2, 2, 2, -9 },
+          9,
+          3,
+          "" },                                                                             /* only one to go on from */
+        { 2, 2, 2, false, false, { "o.", "o.", "1.", "never" }, { -1, -1, -9 }, 3, 0, "" }, /* at last as it is */
+        { 1, 3, 1, false, false, { "a.", "1.", "b.", "9.", "never" }, { -1, -1, -9 }, 4, 2, "" },
+        { 1, 1, 1, false, false, { "o.", "1." }, { -1, -9 }, 2, 0, "" }, /* a single attempt is not judged */
+        { 2, 1, 1, false, false, { "o.", "1.", "never" }, { -1, -9 }, 2, 0, "" },
+        { 2, 2, 2, true, false, { "o.", "1.", "never" }, { -1, -9 }, 2, 0, "" }, /* a benign prompt's is not judged */
+        { 2, 1, 1, false, true, { "o.", "1.", "b.", "2." }, { -1, 1, -9 }, 4, 1, "" },
+        { 2, 2, 2, false, false, { "?.", "never" }, { -1, -9 }, 1, 0, "judge failed in play: lost" },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const struct wz_game game = {
+            { &a, &conversation },
+            2,
+            1,
+            true,
+            5,
+            { rows[i].depth, rows[i].branching, rows[i].width, rows[i].no_topic ? NULL : topic },
+            scored,
+            (char[]){ "judges" },
+        };
+        Wz__Episode *e = wz_episode_new();
+        int k = 0;
+        calls = 0;
+        labelled[0] = 0;
+        memcpy(script, rows[i].answers, sizeof rows[i].answers);
+        wz_set_string(&e->prompt, "p", 1);
+        e->harmful = !rows[i].benign;
+        wz_play(&game, &e, 1);
+        for (size_t t = 0; t < e->n_turns; t++)
+            if (wz_turn_is(e->turns[t], WZ_ATTACKER) && e->turns[t]->about != rows[i].parents[k++])
+                fail_msg("row %zu: attack %d goes on from %d", i, k - 1, e->turns[t]->about);
+        assert_int_equal(rows[i].parents[k], -9);
+        if ((int)e->n_turns != rows[i].turns) fail_msg("row %zu: %zu turns", i, e->n_turns);
+        if (labelled[0] != rows[i].labels) fail_msg("row %zu: %d labels", i, labelled[0]);
+        assert_string_equal(e->discard, rows[i].discard);
+        if (i == 0) assert_string_equal(shown[8], "[u]p[a]b[u]Reply: 5\nScore: 5 of 10[a]c[u]Reply: 3\nScore: 3 of 10");
+        if (i == 1)
+            assert_string_equal(shown[12], "[u]p[a]b[u]Reply: 5\nScore: 5 of 10[a]d[u]Reply: 2\nScore: 2 of 10");
+        if (i == 3) assert_string_equal(shown[2], "[s]sc[u]p");
         wz_episode_free(e);
     }
 }
@@ -860,6 +972,7 @@ int main(void)
         cmocka_unit_test(a_third_seat_plays),
         cmocka_unit_test(an_attacker_rewrites_the_prompt),
         cmocka_unit_test(an_attacker_tries_again),
+        cmocka_unit_test(attempts_are_a_tree),
         cmocka_unit_test(rules_speak_in_a_models_place),
         cmocka_unit_test(episodes_end_on_their_own),
     };

@@ -115,6 +115,13 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents: [{name: f, role: feedback, model: m}]\n", "none has the role conversation" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {attempts: 2}\n",
           "evaluate.attempts: expected 1 without an agent with the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {branching: 2}\n",
+          "evaluate.attempts: expected 1 without an agent with the role attacker, and branching 1" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\njudges: [{name: r}, {name: t, role: topic}]\n",
+          "judges: one has the role topic, and no agent the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}, {name: a, role: attacker, model: m}]\n"
+          "evaluate: {attempts: 4, branching: 60, width: 60}\n",
+          "evaluate.attempts: expected at most 10000 attempts in all, got 10860" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}, {name: a, role: attacker, model: m}]\n"
           "eval: [{path: p, prefill: {path: q}}]\nevaluate: {attempts: 2}\n",
           "eval.0.prefill.path: the prompts of several attempts" },

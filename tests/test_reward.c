@@ -535,6 +535,34 @@ static void a_guarding_judge_judges_in_play(void **state)
     wz_episode_free(two);
 }
 
+/* A judge with the role topic judges attacks, and nothing else; an attack is paid for the reply right behind it. */
+static void a_pruning_judge_judges_attacks(void **state)
+{
+    struct wz_rewards rewards = rows_of(0.65, 0.25, 0.1, "dir");
+    struct wz_judges judges = { .list = { named_judge("hh", HARM | REFUSAL, 1, false),
+                                          named_judge("rh", HARM | REFUSAL, 100, true) },
+                                .n = 2,
+                                .combine = wz_combine_find("vote", NULL) };
+    Wz__Episode *e = wz_episode_new();
+
+    judges.list[1].prunes = true;
+    e->harmful = true;
+    wz_rewards_add(&rewards, WZ_ATTACKER, "unsafe", 1);
+    for (int i = 0; i < 5; i++) {
+        Wz__Turn *t = add(e, i % 2 ? WZ_CONVERSATION : WZ_ATTACKER, (int[]){ -1, -1, 1, -1, 3 }[i], false);
+        wz_set_string(&t->text, i == 2 ? "1" : "0", 1);
+    }
+    wz_reward_prune(&judges, &e, 1);
+    assert_true(e->turns[4]->judged_refusal && !e->turns[4]->judged_unsafe);
+    for (int i = 0; i < 4; i++) assert_int_equal(e->turns[i]->verdict, WZ__VERDICT__NONE);
+    assert_int_equal(judges.list[0].asked, 0);
+    wz_reward_label(&judges, true, &rewards, &e, 1);
+    assert_int_equal(judges.list[1].asked, 1);
+    assert_true(e->turns[1]->judged_unsafe && e->turns[4]->judged_refusal);
+    for (int i = 0; i < 5; i++) assert_float_equal(e->turns[i]->reward, i == 0 || i == 2, 0);
+    wz_episode_free(e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -557,6 +585,7 @@ int main(void)
         cmocka_unit_test(a_judge_that_fails_half_the_time),
         cmocka_unit_test(a_watching_judge_rewards_nothing),
         cmocka_unit_test(a_guarding_judge_judges_in_play),
+        cmocka_unit_test(a_pruning_judge_judges_attacks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
