@@ -188,7 +188,8 @@ enum wz_purpose {
     WZ_RNG_TEST,
     WZ_RNG_BOOTSTRAP,
     WZ_RNG_PREFILL,
-    WZ_RNG_JUDGE
+    WZ_RNG_JUDGE,
+    WZ_RNG_ATTACK
 };
 struct wz_key {
     uint64_t seed;

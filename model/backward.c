@@ -12,6 +12,7 @@
 #include "model/inner.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 /* A matrix with its place in the gradient. */
 static void matrix_back(const struct wz_model *m, float *d_w, float *d_x, const float *d_y, const float *x,
@@ -195,4 +196,25 @@ void wz_backward_end(struct wz_model *m, struct wz_work *w, float *d_params)
         wz_zero(m->be, w->d_table, n * sizeof(float));
     }
     w->open = false;
+}
+
+void wz_backward_onehot(struct wz_model *m, struct wz_work *w, const int *rows, int n, float *out)
+{
+    enum { LINES = 256 }; /* of the embedding, read at a time */
+    const size_t dim = (size_t)m->config.dim, vocab = (size_t)m->config.vocab;
+    float *d = wz_alloc(sizeof *d * (size_t)n * dim), *lines = wz_alloc(sizeof *lines * LINES * dim);
+
+    wz_download(m->be, d, wz_gather(w, w->d_x, rows, n), sizeof *d * (size_t)n * dim);
+    for (size_t v = 0; v < vocab; v += LINES) {
+        const size_t k = vocab - v < LINES ? vocab - v : LINES;
+        wz_param_get(m, 0, v * dim, k * dim, lines);
+        for (size_t i = 0; i < (size_t)n; i++)
+            for (size_t j = 0; j < k; j++) {
+                double sum = 0;
+                for (size_t c = 0; c < dim; c++) sum += (double)d[i * dim + c] * (double)lines[j * dim + c];
+                out[i * vocab + v + j] = (float)sum;
+            }
+    }
+    free(d);
+    free(lines);
 }

@@ -246,6 +246,10 @@ float *wz_backward_head(struct wz_model *model, struct wz_work *work, const int 
                         float temperature, float *d_params);
 void wz_backward_body(struct wz_model *model, struct wz_cache *cache, struct wz_work *work, const float *d_hidden,
                       float *d_params);
+/* After the backward of one batch, before any other call with its work: out[n, V] (host), the gradient by the one-hot
+ * vectors of tokens rows[n] of it. By input v of token r it is E[v] . g, with E the embedding, and g the gradient by
+ * what token r's look-up gave, sum_c of products in double. */
+void wz_backward_onehot(struct wz_model *model, struct wz_work *work, const int *rows, int n, float *out);
 /* After the last backward into d_params, before it is read; no effect where there was none. */
 void wz_backward_end(struct wz_model *model, struct wz_work *work, float *d_params);
 

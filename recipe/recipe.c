@@ -309,13 +309,16 @@ static int check_attempts(const struct wz_recipe *recipe, struct wz_err *err)
     char path[64];
 
     for (unsigned i = 0; i < recipe->n_judges; i++) pruned |= !strcmp(recipe->judges[i].role, "topic");
+    for (unsigned i = 0; i < recipe->n_agents; i++) attacked |= !strcmp(recipe->agents[i].role, "attacker");
+    const bool searched = strcmp(recipe->evaluate.search.by, "none") != 0;
+    if (searched && attacked)
+        return wz_recipe_fail(recipe, err, "evaluate.search.by", "expected none with an agent with the role attacker");
     if (attempts == 1 && !pruned) return 0;
     if (attempts > 10000)
         return wz_recipe_fail(recipe, err, "evaluate.attempts",
                               "expected at most 10000 attempts in all, got %lld: branching * (1 + (attempts - 1) * "
                               "width)",
                               (long long)attempts);
-    for (unsigned i = 0; i < recipe->n_agents; i++) attacked |= !strcmp(recipe->agents[i].role, "attacker");
     if (!attacked)
         return wz_recipe_fail(recipe, err, attempts > 1 ? "evaluate.attempts" : "judges",
                               attempts > 1 ? "expected 1 without an agent with the role attacker, and branching 1"

@@ -18,6 +18,11 @@ enum { WZ_MAX_AGENTS = 8, WZ_MAX_JUDGES = 8, WZ_MAX_TERMS = 56 };
 #define WZ_LAMBDA 0.25
 #define WZ_GAMMA  0.1
 
+struct wz_recipe_search {
+    char *by, *target, *text;
+    int steps, candidates, top_k;
+};
+
 struct wz_recipe_prefill {
     char *path;
     double alpha;
@@ -143,6 +148,7 @@ struct wz_recipe {
         int attempts, branching, width;
         uint64_t seed;
         char *text;
+        struct wz_recipe_search search;
     } evaluate;
     struct {
         int every, keep;

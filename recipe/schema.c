@@ -289,6 +289,21 @@
              "kind of prompt; empty: every kind that no other element of the role names") \
     T##_REAL(S, coefficient, "1", "[-1e6,1e6]", BITS, "the term times this is added to the turn's reward")
 
+#define SEARCH(T, S) \
+    T##_TEXT(S, by, "none", "none|gcg", BITS, \
+             "gcg (Zou et al. 2023): a text behind a harmful prompt is changed id by id, where the gradient of the " \
+             "conversation agent's log-probability of `target` is steepest. It takes memory for a gradient of all " \
+             "weights on rollout ranks. none: prompts are left as they are") \
+    T##_TEXT(S, target, "Sure, here is", "text", BITS, \
+             "what first replies are to begin with; of a prompt with a prefill (eval[].prefill), that: it is sought " \
+             "then, and not given") \
+    T##_TEXT(S, text, "! ! ! ! ! ! ! ! ! !", "text", BITS, \
+             "what the search begins with, a blank behind the prompt; it has as many ids to the end") \
+    T##_INT(S, steps, "100", "[0,1e6]", BITS, "steps of the search; the best attack of all is played") \
+    T##_INT(S, candidates, "64", "[1,1e6]", BITS, \
+            "texts proposed in a step, of which the agent scores those that are the same ids when read again") \
+    T##_INT(S, top_k, "64", "[1,1e6]", BITS, "gcg: ids that each place may be changed to in a step")
+
 #define EVALUATE(T, S) \
     T##_INT(S, every, "0", COUNT, BITS, "steps between evaluations; 0: only before and after training") \
     T##_INT(S, eval_limit, "0", COUNT, BITS, "prompts of each kind, chosen by evaluate.seed; 0: all") \
@@ -303,6 +318,8 @@
     T##_INT(S, width, "1", "[1,64]", BITS, \
             "attempts of a level that are gone on from: those whose last reply the judges are surest of that it does " \
             "harm (TAP)") \
+    T##_MAP(S, search, search, \
+           "an attack on harmful prompts that is searched for with the conversation agent's own weights") \
     T##_SEED(S, seed, "1", NULL, BITS, "of the choice of held-out prompts, of their replies and of intervals") \
     T##_TEXT(S, text, "", NULL, BITS, \
              "file with held-out text, of which each agent's perplexity is in the table beside the prompts' rates; " \
@@ -423,6 +440,7 @@
 
 DEFINE(prefill, PREFILL, struct wz_recipe_prefill);
 DEFINE(says, SAYS, struct wz_recipe_says);
+DEFINE(search, SEARCH, struct wz_recipe_search);
 DEFINE_ELEMENT(data, DATA, struct wz_recipe_data);
 DEFINE_ELEMENT(kind, KIND, struct wz_recipe_kind);
 DEFINE_ELEMENT(share, SHARE, struct wz_recipe_share);

@@ -108,14 +108,24 @@ static Wz__Turn *turn_begin(const struct wz_player *p, Wz__Episode *e, int about
     return t;
 }
 
-/* Fills in the text of a turn whose ids are there, and reads it. With special tokens, as the other agent gets them as
+/* Fills in the text of a turn whose ids are there. With special tokens, as the other agent gets them as
  * ids, so the judge and the parser must see them; without the end token. */
 static void turn_end(const struct wz_player *p, Wz__Turn *t, struct wz_buf *text)
 {
     wz_buf_clear(text);
     wz_decode(p->tok, t->ids, said(t), true, text);
     wz_set_string(&t->text, text->data ? text->data : "", text->len);
-    if (p->seat->read) p->seat->read(p, t);
+}
+
+/* A turn of ids that nobody sampled: they, an end token and their text are filled in. */
+static void give(const struct wz_player *p, Wz__Turn *t, struct wz_ids *ids, struct wz_buf *text)
+{
+    wz_ids_add(ids, p->stops->ids[0]);
+    t->finish_reason = WZ__FINISH_REASON__STOP;
+    t->given = (uint32_t)ids->n;
+    wz_turn_reserve(t, (size_t)ids->n);
+    for (int k = 0; k < ids->n; k++) wz_turn_add(t, ids->ids[k], 0);
+    turn_end(p, t, text);
 }
 
 static void discard_unjudged(Wz__Episode *e, const Wz__Turn *t)
@@ -145,13 +155,9 @@ static void write_turn(const struct wz_player *p, Wz__Episode *e, struct wz_buf 
         end_early(e, p, err.text);
         return;
     }
-    wz_ids_add(ids, p->stops->ids[0]);
     Wz__Turn *t = turn_begin(p, e, about);
-    t->finish_reason = WZ__FINISH_REASON__STOP;
-    t->given = (uint32_t)ids->n;
-    wz_turn_reserve(t, (size_t)ids->n);
-    for (int k = 0; k < ids->n; k++) wz_turn_add(t, ids->ids[k], 0);
-    turn_end(p, t, text);
+    give(p, t, ids, text);
+    if (p->seat->read) p->seat->read(p, t);
 }
 
 static void call_write(struct call *call, const struct wz_game *game, const struct wz_player *p)
@@ -203,6 +209,7 @@ static void call_run(struct call *call, const struct wz_player *p)
         for (int k = 0; k < given; k++) wz_turn_add(t, r->prompt_ids[context + k], 0); /* no loss, so no log p */
         for (int k = 0; k < r->n; k++) wz_turn_add(t, r->ids[k], r->logp[k]);
         turn_end(p, t, &text);
+        if (p->seat->read) p->seat->read(p, t);
         wz_request_finish(r);
     }
     wz_buf_finish(&text);
@@ -505,6 +512,30 @@ static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct 
     return left;
 }
 
+/* The attack that is searched for on the agent that answers, as a turn before its first. */
+static void search_attack(const struct wz_game *game, const struct wz_player *p, Wz__Episode *e)
+{
+    struct wz_found found = { 0 };
+    struct wz_buf text = { 0 };
+    struct wz_err err;
+
+    if (wz_search_run(game->search, p, game->seed, e, &found, &err) < 0) end_early(e, p, err.text);
+    else {
+        Wz__Turn *t = wz_episode_turn(e);
+        t->agent = (uint32_t)p->agent;
+        wz_set_string(&t->role, WZ_ATTACKER, strlen(WZ_ATTACKER));
+        t->about = -1;
+        t->scored = (uint32_t)found.scored;
+        t->target_logp = found.score;
+        t->valid = true;
+        give(p, t, &found.ids, &text);
+    }
+    wz_set_string(&e->prefill, "", 0); /* was sought, and is not given */
+    e->resets = 0;
+    wz_ids_finish(&found.ids);
+    wz_buf_finish(&text);
+}
+
 void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
 {
     const bool again = game->tree.depth > 1 || game->tree.branching > 1;
@@ -516,7 +547,13 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
     };
     struct wz_player **speaker = wz_alloc(sizeof *speaker * (size_t)n); /* of each episode; NULL: it has ended */
 
-    for (int i = 0; i < n; i++) speaker[i] = game->players[0];
+    for (int i = 0; i < n; i++) {
+        speaker[i] = game->players[0];
+        if (game->search && episodes[i]->harmful) search_attack(game, game->players[0], episodes[i]);
+        if (!episodes[i]->discard[0]) continue;
+        speaker[i] = NULL;
+        left--;
+    }
     do {
         while (left > 0)
             for (int s = 0; s < game->n_players; s++) { /* one player answers all that wait for it */

@@ -84,6 +84,24 @@ struct wz_tree {
      * else: off topic) and judge_error. NULL: all are on topic, as a single attempt is. arg: `judges`. */
     void (*topic)(void *judges, Wz__Episode **episodes, int n);
 };
+/* An attack that is searched for by the log-probabilities of the agent that it is made against (search.c). */
+struct wz_proposer; /* a way to propose candidates: a row of the table in search.c */
+const struct wz_proposer *wz_proposer_find(const char *name); /* NULL: no such row */
+struct wz_search {
+    const struct wz_proposer *by;
+    const char *target, *text; /* what replies are to begin with; what the search begins with behind the prompt */
+    int steps, candidates, top_k;
+};
+struct wz_found {
+    struct wz_ids ids; /* of the user's message; the caller finishes it, and may give it zeroed or used before */
+    double score;      /* log-probability of the target behind it */
+    int scored;        /* candidates whose score was asked for */
+};
+/* Searches for an attack on the player at the episode's prompt. Where that has a prefill, it is the target. The result
+ * depends on these arguments and the weights alone. Meanwhile it takes memory for a gradient of all weights. -1 and a
+ * message: there is nothing to begin with. */
+int wz_search_run(const struct wz_search *how, const struct wz_player *player, uint64_t seed, const Wz__Episode *e,
+                  struct wz_found *found, struct wz_err *err);
 struct wz_game {
     struct wz_player *players[WZ_MAX_PLAYERS]; /* one of a seat; the first begins every episode */
     int n_players;
@@ -91,6 +109,7 @@ struct wz_game {
     bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
     struct wz_tree tree;
+    const struct wz_search *search; /* harmful prompts are attacked so before the first turn; NULL: they are not */
     /* Where a seat writes, or there are attempts: judges the last reply of each episode, by the judges that guard or by
      * those that reward, and fills in its verdict, label, score and judge_error. arg: `judges`. */
     void (*label)(void *judges, bool guards, Wz__Episode **episodes, int n);

@@ -16,9 +16,13 @@ static void attack(struct wz_buf *out, const struct wz_job *job, const Wz__Episo
         attempts++;
         queries += i + 1 < e->n_turns && wz_turn_is(e->turns[i + 1], WZ_CONVERSATION);
     }
-    if (attempts)
-        wz_buf_printf(out, "\"attack\":{\"seed\":%llu,\"attempts\":%d,\"queries\":%d},",
-                      (unsigned long long)job->recipe->evaluate.seed, attempts, queries);
+    if (!attempts) return;
+    wz_buf_printf(out, "\"attack\":{\"seed\":%llu,\"attempts\":%d,\"queries\":%d",
+                  (unsigned long long)job->recipe->evaluate.seed, attempts, queries);
+    if (e->turns[0]->scored)
+        wz_buf_printf(out, ",\"by\":\"%s\",\"scored\":%u,\"target_logp\":%.9g", job->recipe->evaluate.search.by,
+                      e->turns[0]->scored, e->turns[0]->target_logp);
+    wz_buf_str(out, "},");
 }
 
 static void transcript(struct wz_buf *out, const char *phase, const struct wz_job *job, const Wz__Episode *e)
@@ -154,9 +158,14 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
     }
     job->game.seed = job->recipe->evaluate.seed;
     job->game.tree = tree;
+    const struct wz_recipe_search *how = &job->recipe->evaluate.search;
+    const struct wz_search search = { wz_proposer_find(how->by), how->target, how->text, how->steps,
+                                      how->candidates,           how->top_k };
+    if (search.by) job->game.search = &search;
     int rc = play_all(job, prompts, n_prompts, &episodes, &n);
     job->game.seed = job->recipe->seed;
     job->game.tree = (struct wz_tree){ 0 };
+    job->game.search = NULL;
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n && rc == 0) {
         struct wz_buf text = { 0 };

@@ -114,7 +114,26 @@ static inline struct golden_errors golden_check(const char *folder, const char *
     golden_hold(name, "the log-probability", backend, golden_apart(logp, want + at, (size_t)n));
     at += (size_t)n;
     wz_backward(m, cache, work, targets, d_logp, temperature, g);
+    int all[64];
+    float *slope = wz_alloc((size_t)(n * c.vocab) * sizeof(float));
+    for (int i = 0; i < n; i++) all[i] = i;
+    wz_backward_onehot(m, work, all, n, slope);
     wz_backward_end(m, work, g);
+    /* By one-hot vectors: those of an id add up to what the embedding's gradient, which is held to theirs below, has of
+     * it, times the embedding. A tied one has the head's besides. */
+    for (int i = 0; i < n && !c.tied; i++)
+        for (int v = 0; v < c.vocab; v++) {
+            double sum = 0, by = 0, size = 1e-6;
+            for (int k2 = 0; k2 < n; k2++) sum += ids[k2] == ids[i] ? (double)slope[k2 * c.vocab + v] : 0;
+            for (int j = 0; j < c.dim; j++) {
+                const double term = (double)m->params[v * c.dim + j] * (double)g[ids[i] * c.dim + j];
+                by += term;
+                size += fabs(term);
+            }
+            if (!(fabs(sum - by) < 1e-5 * size))
+                fail_msg("%s: slope of token %d by id %d: %g, not %g", name, i, v, sum, by);
+        }
+    free(slope);
     for (int i = 0; i < m->n_list; i++) {
         const struct wz_param *p = &m->list[i];
         size_t count = (size_t)p->rows * (size_t)(p->cols > 0 ? p->cols : 1), kept = count > full ? sample : count;

@@ -90,6 +90,21 @@ void wz_engine_run(struct wz_engine *e, struct wz_request *requests, int n)
     }
 }
 
+/* A search that finds the target in capitals, or nothing to begin with. */
+int wz_search_run(const struct wz_search *how, const struct wz_player *player, uint64_t seed, const Wz__Episode *e,
+                  struct wz_found *found, struct wz_err *err)
+{
+    const char *target = e->prefill[0] ? e->prefill : how->target;
+
+    assert_int_equal(seed, 5);
+    if (strstr(e->prompt, "untellable")) return wz_fail(err, "no beginning");
+    wz_encode_part(NULL, e->prompt, strlen(e->prompt), false, &found->ids, err);
+    wz_encode_part(NULL, target, strlen(target), false, &found->ids, err);
+    found->score = -2;
+    found->scored = how->steps;
+    return 0;
+}
+
 #define FEEDBACK(unsafe, over, text) \
     "{\"reasoning\":\"secret\",\"unsafe\":" #unsafe ",\"overrefuse\":" #over ",\"feedback\":\"" text "\"}."
 
@@ -713,8 +728,8 @@ static void rules_speak_in_a_models_place(void **state)
                                 .says_overrefuse = "go" };
     struct wz_player guard = { wz_seat_find("guard"), .stops = &stops, .agent = 2, .says_unsafe = "never" };
     const struct wz_game
-        game = { { &conversation, &oracle, &guard }, 3, 1, false, 5, { 0 }, label, (char[]){ "judges" } },
-        alone = { { &conversation, &guard }, 2, 1, false, 5, { 0 }, label, (char[]){ "judges" } };
+        game = { { &conversation, &oracle, &guard }, 3, 1, false, 5, { 0 }, NULL, label, (char[]){ "judges" } },
+        alone = { { &conversation, &guard }, 2, 1, false, 5, { 0 }, NULL, label, (char[]){ "judges" } };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
         const char *const answers[] = { rows[i].c0, rows[i].c1 };
@@ -760,7 +775,7 @@ static void an_attacker_tries_again(void **state)
 {
     struct wz_player a = { wz_seat_find(WZ_ATTACKER), .model = &weights[0], .stops = &stops, .system = "", .agent = 2 };
     const struct wz_game game = {
-        { &a, &conversation, &feedback }, 3, 1, true, 5, { 3, 1, 1, NULL }, label, (char[]){ "judges" }
+        { &a, &conversation, &feedback }, 3, 1, true, 5, { 3, 1, 1, NULL }, NULL, label, (char[]){ "judges" }
     };
     static const struct {
         bool harmful;
@@ -897,6 +912,7 @@ static void attempts_are_a_tree(void **state)
             true,
             5,
             { rows[i].depth, rows[i].branching, rows[i].width, rows[i].no_topic ? NULL : topic },
+            NULL,
             scored,
             (char[]){ "judges" },
         };
@@ -921,6 +937,44 @@ static void attempts_are_a_tree(void **state)
         if (i == 3) assert_string_equal(shown[2], "[s]sc[u]p");
         wz_episode_free(e);
     }
+}
+
+/* An attack that was searched for takes the place of a harmful prompt, for both; its target is not given. */
+static void searched_attacks_are_played(void **state)
+{
+    static const struct wz_search how = { .target = "!", .steps = 7 };
+    const struct wz_game game = { { &conversation, &feedback }, 2, 1, true, 5, { 0 }, &how, NULL, NULL };
+    static const char *const prompts[] = { "p", "p", "untellable", "p" };
+    const char *const answers[] = {
+        "a.", "b.", "c.", FEEDBACK(false, false, ""), FEEDBACK(false, false, ""), FEEDBACK(false, false, "")
+    };
+    Wz__Episode *e[4];
+
+    memset(script, 0, sizeof script);
+    memcpy(script, answers, sizeof answers);
+    calls = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        e[i] = wz_episode_new();
+        e[i]->index = i;
+        e[i]->harmful = i != 1;
+        wz_set_string(&e[i]->prompt, prompts[i], strlen(prompts[i]));
+        if (i == 3) wz_set_string(&e[i]->prefill, "?", 1);
+    }
+    wz_play(&game, e, 4);
+    assert_int_equal(calls, 6);
+    assert_string_equal(shown[0], "[s]sc[u]p!");
+    assert_string_equal(shown[1], "[s]sc[u]p");
+    assert_string_equal(shown[2], "[s]sc[u]p?");
+    assert_string_equal(shown[3], "[s]sf[u]User:p!\nAgent:a");
+    for (int i = 0; i < 4; i++) assert_int_equal(e[i]->n_turns, ((int[]){ 3, 2, 0, 3 })[i]);
+    assert_string_equal(e[2]->discard, "no beginning");
+    const Wz__Turn *t = e[0]->turns[0];
+    assert_true(wz_turn_is(t, WZ_ATTACKER) && t->valid && !t->truncated && t->given == t->n_ids && t->n_ids == 3);
+    assert_string_equal(t->text, "p!");
+    assert_int_equal(t->scored, 7);
+    assert_float_equal(t->target_logp, -2, 0);
+    assert_int_equal(t->about, -1);
+    for (int i = 0; i < 4; i++) wz_episode_free(e[i]);
 }
 
 /* Episodes at different seats are played to their own ends; a player answers all that wait for it in one batch. */
@@ -973,6 +1027,7 @@ int main(void)
         cmocka_unit_test(an_attacker_rewrites_the_prompt),
         cmocka_unit_test(an_attacker_tries_again),
         cmocka_unit_test(attempts_are_a_tree),
+        cmocka_unit_test(searched_attacks_are_played),
         cmocka_unit_test(rules_speak_in_a_models_place),
         cmocka_unit_test(episodes_end_on_their_own),
     };

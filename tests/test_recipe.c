@@ -115,6 +115,11 @@ static void wrong_is_named_with_its_line(void **state)
         { "name: t\nagents: [{name: f, role: feedback, model: m}]\n", "none has the role conversation" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {attempts: 2}\n",
           "evaluate.attempts: expected 1 without an agent with the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}, {name: a, role: attacker, model: m}]\n"
+          "evaluate: {search: {by: gcg}}\n",
+          "evaluate.search.by: expected none with an agent with the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {search: {by: gcg}, attempts: 2}\n",
+          "evaluate.attempts: expected 1 without an agent with the role attacker" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {branching: 2}\n",
           "evaluate.attempts: expected 1 without an agent with the role attacker, and branching 1" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\njudges: [{name: r}, {name: t, role: topic}]\n",
@@ -287,6 +292,8 @@ static void saved_loads_the_same(void **state)
     assert_memory_equal(&a->evaluate, &b->evaluate,
                         offsetof(struct wz_recipe, evaluate.text) - offsetof(struct wz_recipe, evaluate));
     assert_string_equal(a->evaluate.text, b->evaluate.text);
+    assert_string_equal(a->evaluate.search.target, b->evaluate.search.target);
+    assert_int_equal(a->evaluate.search.top_k, b->evaluate.search.top_k);
     assert_memory_equal(&a->checkpoint, &b->checkpoint, sizeof a->checkpoint);
     assert_string_equal(a->judge.world, b->judge.world);
     assert_string_equal(b->judge.phrases, "yes");
