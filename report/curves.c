@@ -90,10 +90,6 @@ int wz_curves_read(struct wz_curves *c, const char *path, const struct wz_recipe
     while (wz_lines_next(&l)) {
         json_t *line = wz_json_parse(l.line, l.n, path, NULL), *value, *step = json_object_get(line, "step");
         const char *name;
-        if (json_object_get(line, "phase")) { /* an evaluation: the report has it from summary.csv */
-            json_decref(line);
-            continue;
-        }
         if (!json_is_number(step) || fabs(json_number_value(step)) > 1e15) {
             if (!c->bad++) c->first_bad = l.number;
             json_decref(line);

@@ -28,7 +28,7 @@ static bool has_phase(const struct wz_table *table, const char *phase)
 struct past {
     const struct wz_table *table;
     int64_t step, evaluated; /* no evaluations from this step on */
-    int64_t kept;            /* lines of steps that lines_keep has kept */
+    int64_t kept;            /* lines that lines_keep has kept */
 };
 
 static bool stays(const json_t *line, const struct past *past)
@@ -56,7 +56,7 @@ static int lines_keep(const char *dir, const char *name, struct past *past, stru
         while (rc == 0 && wz_lines_next(&l)) {
             json_t *line = l.ended ? wz_json_parse(l.line, l.n, path, NULL) : NULL; /* half-written: dropped too */
             if (line && stays(line, past)) {
-                past->kept += !json_object_get(line, "phase");
+                past->kept++;
                 wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
             }
@@ -266,7 +266,8 @@ static void write_evaluation(struct wz_run *run, int64_t step, const char *phase
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
                       struct wz_err *err)
 {
-    static const char *const logs[] = { "metrics.jsonl", "ledger.jsonl", "starts.jsonl", "transcripts.jsonl" };
+    static const char *const logs[] = { "metrics.jsonl", "evaluations.jsonl", "ledger.jsonl", "starts.jsonl",
+                                        "transcripts.jsonl" };
     const char *dir = job->recipe->out;
     const bool done = p->stage == (int)job->recipe->n_stages;
     struct past past = { &run->table, p->step, done ? INT64_MAX : p->step, 0 };

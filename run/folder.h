@@ -1,7 +1,7 @@
 /* run: the files and the log of a run. Learner ranks open it; the first of them (root) writes for all ranks.
  *
- *   recipe.yaml  metrics.jsonl  events.out.tfevents.*  ledger.jsonl  chain.jsonl  episodes-<learner>.h5  summary.csv
- *   transcripts.jsonl  starts.jsonl
+ *   recipe.yaml  metrics.jsonl  events.out.tfevents.*  ledger.jsonl  chain.jsonl  episodes-<learner>.h5
+ *   evaluations.jsonl  summary.csv  transcripts.jsonl  starts.jsonl
  *
  * chain.jsonl: one line a step, {"step","chain","agents":{name: hash of its weights}}; chain = XXH3 of the chain
  * before, the step and the hashes. Two runs are the same run exactly when their chains are. So what a killed start has

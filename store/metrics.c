@@ -1,7 +1,8 @@
-/* The metrics of a run, in two formats: metrics.jsonl and events.out.tfevents.* for TensorBoard.
+/* The metrics of a run: metrics.jsonl has a line of each step, evaluations.jsonl of each evaluation, and
+ * events.out.tfevents.* has both for TensorBoard.
  *
  *   {"step":3,"time":1790000000.25,"loss":0.5,"reward":null}        NaN and infinities are null
- *   {"step":4,"time":1790000000.5,"phase":"step-4","eval/average/asr":0.1}         of an evaluation
+ *   {"step":4,"time":1790000000.5,"phase":"step-4","eval/average/asr":0.1}
  *
  * Nothing here can fail a run (guarantee 10). A file that can't be opened is tried again at each step; an entry that
  * can't be written whole is dropped, counted, and reported at close. Every start writes an event file of its own, which
@@ -18,11 +19,13 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { STEPS, EVALUATIONS, EVENTS, N_FILES };
+
 struct wz_metrics {
-    char *lines_path, *events_path;
-    int lines, events;  /* descriptors, -1: not open */
-    bool append, begun; /* begun: metrics.jsonl was opened once, so it is not truncated again */
-    int64_t first;      /* the first step to come */
+    char *paths[N_FILES];
+    int fds[N_FILES]; /* -1: not open */
+    bool append;      /* to the files of lines that there are */
+    int64_t first;    /* the first step to come */
     int lost;
     struct wz_err why; /* reason of the last loss */
 };
@@ -47,48 +50,47 @@ struct wz_metrics *wz_metrics_open(const char *dir, bool append, int64_t first)
 
     /* Exceeding a file size limit shall fail a write, not kill the run by SIGXFSZ. */
     if (sigaction(SIGXFSZ, NULL, &old) == 0 && old.sa_handler == SIG_DFL) signal(SIGXFSZ, SIG_IGN);
-    m->lines_path = wz_path("%s/metrics.jsonl", dir);
-    m->events_path = events_path(dir);
-    m->lines = m->events = -1;
+    m->paths[STEPS] = wz_path("%s/metrics.jsonl", dir);
+    m->paths[EVALUATIONS] = wz_path("%s/evaluations.jsonl", dir);
+    m->paths[EVENTS] = events_path(dir);
+    for (int f = 0; f < N_FILES; f++) m->fds[f] = -1;
     m->append = append;
     m->first = first;
     return m;
 }
 
-static void open_events(struct wz_metrics *m)
+static int write_entry(struct wz_metrics *m, int f, const struct wz_buf *entry)
+{
+    if (m->fds[f] >= 0 && wz_append(m->fds[f], entry->data, entry->len) == 0) return 0;
+    if (m->fds[f] >= 0) wz_fail(&m->why, "%s: %s", m->paths[f], strerror(errno));
+    return -1;
+}
+
+static void open_file(struct wz_metrics *m, int f)
 {
     struct wz_buf head = { 0 };
 
-    m->events = wz_append_open(m->events_path, true, &m->why);
-    if (m->events < 0) return;
+    if (m->fds[f] >= 0) return;
+    m->fds[f] = wz_append_open(m->paths[f], f == EVENTS || !m->append, &m->why);
+    if (m->fds[f] < 0 || f != EVENTS) return;
     wz_events_version(&head, wz_wall());
     wz_events_restart(&head, wz_wall(), m->first);
-    if (wz_append(m->events, head.data, head.len) < 0) {
-        wz_fail(&m->why, "%s: %s", m->events_path, strerror(errno));
-        close(m->events);
-        m->events = -1;
+    if (write_entry(m, f, &head) < 0) {
+        close(m->fds[f]);
+        m->fds[f] = -1;
     }
     wz_buf_finish(&head);
-}
-
-static void write_or_count(struct wz_metrics *m, int fd, const char *path, const struct wz_buf *entry)
-{
-    if (fd >= 0 && wz_append(fd, entry->data, entry->len) == 0) return;
-    if (fd >= 0) wz_fail(&m->why, "%s: %s", path, strerror(errno));
-    m->lost++;
 }
 
 void wz_metrics_add(struct wz_metrics *m, int64_t step, const char *phase, const char *const *names,
                     const double *values, int n)
 {
     struct wz_buf line = { 0 }, record = { 0 };
-    double wall = wz_wall();
+    const int file = phase ? EVALUATIONS : STEPS;
+    const double wall = wz_wall();
 
-    if (m->lines < 0) {
-        m->lines = wz_append_open(m->lines_path, !m->append && !m->begun, &m->why);
-        m->begun |= m->lines >= 0;
-    }
-    if (m->events < 0) open_events(m);
+    open_file(m, file);
+    open_file(m, EVENTS);
     wz_buf_printf(&line, "{\"step\":%lld,\"time\":%.6f", (long long)step, wall);
     if (phase) wz_buf_printf(&line, ",\"phase\":\"%s\"", phase);
     for (int i = 0; i < n; i++) {
@@ -100,8 +102,7 @@ void wz_metrics_add(struct wz_metrics *m, int64_t step, const char *phase, const
     }
     wz_buf_str(&line, "}\n");
     wz_events_scalars(&record, wall, step, names, values, n);
-    write_or_count(m, m->lines, m->lines_path, &line);
-    write_or_count(m, m->events, m->events_path, &record);
+    m->lost -= write_entry(m, file, &line) + write_entry(m, EVENTS, &record);
     wz_buf_finish(&line);
     wz_buf_finish(&record);
 }
@@ -113,10 +114,10 @@ int wz_metrics_close(struct wz_metrics *m)
     if (!m) return 0;
     lost = m->lost;
     if (lost) wz_log("metrics lost %d writes, the last one: %s", lost, m->why.text);
-    if (m->lines >= 0 && close(m->lines) < 0) lost++;
-    if (m->events >= 0 && close(m->events) < 0) lost++;
-    free(m->lines_path);
-    free(m->events_path);
+    for (int f = 0; f < N_FILES; f++) {
+        if (m->fds[f] >= 0 && close(m->fds[f]) < 0) lost++;
+        free(m->paths[f]);
+    }
     free(m);
     return lost;
 }

@@ -149,10 +149,10 @@ void wz_prompts_finish(struct wz_prompts *set);
 
 /* ---- record.c, metrics.c, ledger.c: the files of a run ---------------------------------------------------- */
 
-/* metrics.jsonl and events.out.tfevents.*: numbers by name, one entry per step and per evaluation. Writing never fails
- * a run (guarantee 10): entries that could not be written are counted and reported at close. append: keeps the lines
- * that metrics.jsonl has. first: the first step to come, 0 of a new run; what event files in `dir` have of it and of
- * later steps is of a start that died, and TensorBoard shows it no more. */
+/* Numbers by name: of each step in metrics.jsonl, of each evaluation in evaluations.jsonl, of both in
+ * events.out.tfevents.*. Writing never fails a run (guarantee 10): entries that could not be written are counted and
+ * reported at close. append: keeps the lines that there are. first: the first step to come, 0 of a new run; what event
+ * files in `dir` have of it and of later steps is of a start that died, and TensorBoard shows it no more. */
 struct wz_metrics;
 struct wz_metrics *wz_metrics_open(const char *dir, bool append, int64_t first);
 /* phase: of an evaluation, after `step` steps (a plain name: it is not escaped); NULL: of the step of that number. */
