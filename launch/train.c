@@ -28,7 +28,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_run_history(run, job, p, err);
             if (rc == 0) rc = wz_checkpoint_save(job, p, inputs, run->history, err);
-            if (rc == 0 && job->root) wz_checkpoint_prune(job->recipe, p->step);
+            if (rc == 0 && job->root && !run->collapsing) wz_checkpoint_prune(job->recipe, p->step);
         }
     }
     wz_stage_close(&stage);

@@ -108,6 +108,12 @@ struct wz_recipe_stage {
     unsigned n_agents;
 };
 
+struct wz_recipe_limit {
+    char *metric;
+    double min, max;
+    int steps;
+};
+
 struct wz_recipe {
     char *name;
     uint64_t seed;
@@ -135,6 +141,8 @@ struct wz_recipe {
     char *share_prefix, *activation_checkpointing, *reference_location;
     int max_nonfinite_updates;
     int max_lost_steps;
+    struct wz_recipe_limit *limits;
+    unsigned n_limits;
     struct wz_recipe_data *data;
     unsigned n_data;
     struct wz_recipe_data *eval;

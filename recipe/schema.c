@@ -325,6 +325,12 @@
              "file with held-out text, of which each agent's perplexity is in the table beside the prompts' rates; " \
              "empty: none")
 
+#define LIMIT(T, S) \
+    T##_TEXT(S, metric, NULL, "text", LAYOUT, "its name in metrics.jsonl, such as feedback/kl or rollout/json_errors") \
+    T##_REAL(S, min, "-1e300", "[-1e300,1e300]", LAYOUT, "below this it is beyond, and where it is not finite") \
+    T##_REAL(S, max, "1e300", "[-1e300,1e300]", LAYOUT, "above this it is beyond") \
+    T##_INT(S, steps, "5", "[1,1e9]", LAYOUT, "this many steps in a row beyond stop the run")
+
 #define CHECKPOINT(T, S) \
     T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \
     T##_INT(S, keep, "0", COUNT, LAYOUT, "how many to keep, besides each stage's first; 0: all")
@@ -386,6 +392,9 @@
             "an update whose gradient is not finite is skipped; this many in a row stop the run") \
     T##_INT(S, max_lost_steps, "20", "[1,1e9]", LAYOUT, \
             "this many steps in a row whose episodes were all discarded stop the run") \
+    T##_LIST(S, limits, n_limits, limit, 64, \
+             "numbers by which a run that collapses is stopped: a KL, an entropy, a rate of invalid feedback. While " \
+             "one is beyond its limit, no checkpoint is removed, so that one from before is there") \
     T##_LIST(S, data, n_data, data, 256, "training prompts") \
     T##_LIST(S, eval, n_eval, data, 256, "held-out prompts") \
     T##_TEXT(S, deduplicate, "no", "no|exact|near", BITS, \
@@ -452,6 +461,7 @@ DEFINE(ranks, RANKS, INSIDE(ranks));
 DEFINE(rollout, ROLLOUT, INSIDE(rollout));
 DEFINE_ELEMENT(judge, JUDGE, struct wz_recipe_judge);
 DEFINE_ELEMENT(reward, REWARD, struct wz_recipe_reward);
+DEFINE_ELEMENT(limit, LIMIT, struct wz_recipe_limit);
 DEFINE(evaluate, EVALUATE, INSIDE(evaluate));
 DEFINE(checkpoint, CHECKPOINT, INSIDE(checkpoint));
 DEFINE(sft, SFT, INSIDE(sft));

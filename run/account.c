@@ -217,7 +217,8 @@ static double value_of(const struct wz_metric *m, const struct numbers *n)
 }
 
 void wz_account_metrics(const struct wz_account *account, const struct wz_job *job, int64_t step,
-                        const struct wz_step_report *r, bool plays, struct wz_metrics *metrics)
+                        const struct wz_step_report *r, bool plays, struct wz_metrics *metrics,
+                        struct wz_beyond *beyond)
 {
     char names[WZ_COUNT(wz_metric_rows) * (WZ_MAX_AGENTS + 1)][128];
     const char *list[WZ_COUNT(names)];
@@ -256,4 +257,5 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
         }
     }
     wz_metrics_add(metrics, step, NULL, list, values, n);
+    wz_limits_count(job->recipe, beyond, list, values, n);
 }

@@ -19,6 +19,8 @@ enum wz_fate {
     WZ_FATES
 };
 
+struct wz_beyond;
+
 /* Sums over a step's episodes. All fields are doubles: learners add theirs up as one vector. */
 struct wz_account {
     struct wz_tally sums;
@@ -57,8 +59,22 @@ enum {
     WZ_METRIC_CRITIC = 8,    /* it has a critic */
 };
 extern const struct wz_metric wz_metric_rows[]; /* ended by a row without a name */
-/* Writes the step's metrics. plays: the stage is not supervised. */
+/* Writes the step's metrics, and counts those beyond their limits. plays: the stage is not supervised. */
 void wz_account_metrics(const struct wz_account *account, const struct wz_job *job, int64_t step,
-                        const struct wz_step_report *report, bool plays, struct wz_metrics *metrics);
+                        const struct wz_step_report *report, bool plays, struct wz_metrics *metrics,
+                        struct wz_beyond *beyond);
+
+/* limits.c: of each row of the recipe's `limits`, in how many steps in a row its metric was beyond, and the last value.
+ * A step that does not have the metric begins the count anew. */
+struct wz_beyond {
+    int steps;
+    double value;
+};
+int wz_limits_check(const struct wz_recipe *recipe, struct wz_err *err); /* -1 where there is no such metric */
+void wz_limits_count(const struct wz_recipe *recipe, struct wz_beyond *beyond, const char *const *names,
+                     const double *values, int n);
+/* Is any beyond, after `steps` steps of the run? Says so in the log, or, where it has been for too long, -1 and a
+ * message with the newest checkpoint from before. */
+int wz_limits_watch(const struct wz_recipe *recipe, const struct wz_beyond *beyond, int64_t steps, struct wz_err *err);
 
 #endif

@@ -29,6 +29,8 @@ struct past {
     const struct wz_table *table;
     int64_t step, evaluated; /* no evaluations from this step on */
     int64_t kept;            /* lines that lines_keep has kept */
+    const struct wz_recipe *recipe;
+    struct wz_beyond *beyond; /* of the file's lines; NULL: they are not of metrics */
 };
 
 static bool stays(const json_t *line, const struct past *past)
@@ -39,6 +41,21 @@ static bool stays(const json_t *line, const struct past *past)
     if (!phase) return step < past->step;
     if (!strcmp(phase, "before") && past->step > 0) return true; /* it is not made again */
     return has_phase(past->table, phase) && step < past->evaluated;
+}
+
+static void count_line(const struct past *past, const json_t *line)
+{
+    const char **names = wz_alloc(sizeof *names * (past->recipe->n_limits + 1));
+    double *values = wz_alloc(sizeof *values * (past->recipe->n_limits + 1));
+    int n = 0;
+
+    for (unsigned i = 0; i < past->recipe->n_limits; i++) {
+        const json_t *value = json_object_get(line, names[n] = past->recipe->limits[i].metric);
+        if (value) values[n++] = json_is_number(value) ? json_number_value(value) : NAN;
+    }
+    wz_limits_count(past->recipe, past->beyond, names, values, n);
+    free(names);
+    free(values);
 }
 
 /* Drops the lines of a JSONL file that a killed run wrote after its checkpoint. */
@@ -57,6 +74,7 @@ static int lines_keep(const char *dir, const char *name, struct past *past, stru
             json_t *line = l.ended ? wz_json_parse(l.line, l.n, path, NULL) : NULL; /* half-written: dropped too */
             if (line && stays(line, past)) {
                 past->kept++;
+                if (past->beyond) count_line(past, line);
                 wz_buf_add(&kept, l.line, l.n);
                 wz_buf_str(&kept, "\n");
             }
@@ -263,6 +281,14 @@ static void write_evaluation(struct wz_run *run, int64_t step, const char *phase
     free(values);
 }
 
+static int watch_limits(struct wz_run *run, const struct wz_job *job, const struct wz_progress *p, struct wz_err *err)
+{
+    const int any = wz_limits_watch(job->recipe, run->beyond, p->step, err);
+
+    run->collapsing = any > 0;
+    return any < 0 ? -1 : 0;
+}
+
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
                       struct wz_err *err)
 {
@@ -270,7 +296,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
                                         "transcripts.jsonl" };
     const char *dir = job->recipe->out;
     const bool done = p->stage == (int)job->recipe->n_stages;
-    struct past past = { &run->table, p->step, done ? INT64_MAX : p->step, 0 };
+    struct past past = { &run->table, p->step, done ? INT64_MAX : p->step, 0, job->recipe, NULL };
     char here[32], *path = wz_path("%s/recipe.yaml", dir);
     int rc = wz_recipe_save(job->recipe, path, err);
 
@@ -283,9 +309,14 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     /* "after" has become "step-N": a later start, which can't tell this from the checkpoint, must read it so. Nor may
      * rows stay that this start makes again, or not at all */
     if (rc == 0 && (p->extended || !done) && run->table.n) rc = write_table(job->recipe, &run->table, err);
-    for (size_t i = WZ_COUNT(logs); rc == 0 && i > 0; i--) rc = lines_keep(dir, logs[i - 1], &past, err);
+    run->beyond = wz_alloc(sizeof *run->beyond * (job->recipe->n_limits + 1));
+    for (size_t i = WZ_COUNT(logs); rc == 0 && i > 0; i--) {
+        past.beyond = i == 1 ? run->beyond : NULL;
+        rc = lines_keep(dir, logs[i - 1], &past, err);
+    }
     if (rc == 0 && past.kept < p->step)
         wz_log("%s/metrics.jsonl: has %" PRId64 " of %" PRId64 " steps, the others are lost", dir, past.kept, p->step);
+    if (rc == 0 && !done) rc = watch_limits(run, job, p, err);
     if (rc == 0) rc = read_chain(run, dir, p, err);
     if (rc == 0 && !done) rc = write_start(job, p, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume, p->step);
@@ -488,6 +519,7 @@ void wz_run_close(struct wz_run *run)
     }
     wz_table_finish(&run->table);
     free(run->ahead);
+    free(run->beyond);
     json_decref(run->history);
     if (run->lock >= 0) close(run->lock);
     *run = (struct wz_run){ .lock = -1 };
@@ -641,7 +673,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
     if (rc < 0 || !job->root) return rc;
     if (run->record && wz_account_ledger(&mine, job, step, report->batch.generated, err) < 0) return -1;
     if (write_chain(run, job, p, step, err) < 0) return -1;
-    wz_account_metrics(&mine, job, step, report, run->record, run->metrics);
+    wz_account_metrics(&mine, job, step, report, run->record, run->metrics, run->beyond);
     log_step(run, job, p, report, &mine.sums);
     run->lost = run->record && mine.sums.judged == 0 ? run->lost + 1 : 0;
     if (run->lost >= job->recipe->max_lost_steps)
@@ -651,7 +683,7 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
                        step, run->lost, first_discard(report));
     for (int a = 0; rc == 0 && a < job->n_agents; a++)
         if (job->agents[a].learner.model) rc = watch_agent(run, job, step, report, &mine, &rewards, a, err);
-    return rc;
+    return rc < 0 ? rc : watch_limits(run, job, p, err);
 }
 
 /* ---- evaluations ------------------------------------------------------------------------------------------ */

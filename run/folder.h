@@ -29,9 +29,11 @@ struct wz_run {
         size_t at;
     } * ahead;
     int64_t n_ahead;
-    json_t *history;         /* root: of the last checkpoint */
-    int idle[WZ_MAX_AGENTS]; /* root: steps in a row in which the agent had no reward signal */
-    int lost;                /* root: steps in a row whose episodes were all discarded */
+    json_t *history;          /* root: of the last checkpoint */
+    int idle[WZ_MAX_AGENTS];  /* root: steps in a row in which the agent had no reward signal */
+    int lost;                 /* root: steps in a row whose episodes were all discarded */
+    struct wz_beyond *beyond; /* root: of each of the recipe's limits */
+    bool collapsing;          /* root: one of them is beyond, so no checkpoint is removed */
 };
 
 /* First of all: root takes the run's lock, before anything of the run is read. Refuses a folder with other files than a

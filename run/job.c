@@ -1,5 +1,6 @@
 /* What one rank holds: opened in the order it is needed, closed in reverse. */
 #include "run/job.h"
+#include "run/account.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -488,7 +489,7 @@ int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, st
     job->recipe = recipe;
     job->training = training;
     if (training && check_learning(recipe, err) < 0) return -1;
-    if (check_rewards(recipe, err) < 0) return -1;
+    if (check_rewards(recipe, err) < 0 || wz_limits_check(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);

@@ -210,7 +210,7 @@ static json_t *metrics_of(const struct wz_step_report *report, bool plays)
 
     account_of(&account, report, &rewards);
     struct wz_metrics *m = wz_metrics_open(recipe.out, false, 0);
-    wz_account_metrics(&account, &job, 7, report, plays, m);
+    wz_account_metrics(&account, &job, 7, report, plays, m, NULL);
     assert_int_equal(wz_metrics_close(m), 0);
     assert_int_equal(wz_map_open(&map, path, &err), 0);
     json_t *line = wz_json_parse((const char *)map.bytes, map.len - 1, path, &err);
