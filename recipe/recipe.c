@@ -313,6 +313,15 @@ static int check_attempts(const struct wz_recipe *recipe, struct wz_err *err)
     const bool searched = strcmp(recipe->evaluate.search.by, "none") != 0;
     if (searched && attacked)
         return wz_recipe_fail(recipe, err, "evaluate.search.by", "expected none with an agent with the role attacker");
+    const char *line = recipe->evaluate.search.text;
+    for (int n = 1; !strcmp(recipe->evaluate.search.by, "autodan") && *line; n++) {
+        const char *end = line + strcspn(line, "\n"), *at = strstr(line, "{prompt}");
+        const char *again = at ? strstr(at + 1, "{prompt}") : NULL;
+        if (!at || at >= end || (again && again < end))
+            return wz_recipe_fail(recipe, err, "evaluate.search.text",
+                                  "expected {prompt} once in each line, not so in %d", n);
+        line = end + (*end == '\n');
+    }
     if (attempts == 1 && !pruned) return 0;
     if (attempts > 10000)
         return wz_recipe_fail(recipe, err, "evaluate.attempts",

@@ -290,15 +290,17 @@
     T##_REAL(S, coefficient, "1", "[-1e6,1e6]", BITS, "the term times this is added to the turn's reward")
 
 #define SEARCH(T, S) \
-    T##_TEXT(S, by, "none", "none|gcg", BITS, \
+    T##_TEXT(S, by, "none", "none|gcg|autodan", BITS, \
              "gcg (Zou et al. 2023): a text behind a harmful prompt is changed id by id, where the gradient of the " \
              "conversation agent's log-probability of `target` is steepest. It takes memory for a gradient of all " \
-             "weights on rollout ranks. none: prompts are left as they are") \
+             "weights on rollout ranks. autodan (Liu et al. 2023): texts with a prompt in them are bred sentence by " \
+             "sentence for that log-probability. none: prompts are left as they are") \
     T##_TEXT(S, target, "Sure, here is", "text", BITS, \
              "what first replies are to begin with; of a prompt with a prefill (eval[].prefill), that: it is sought " \
              "then, and not given") \
     T##_TEXT(S, text, "! ! ! ! ! ! ! ! ! !", "text", BITS, \
-             "what the search begins with, a blank behind the prompt; it has as many ids to the end") \
+             "gcg: what the search begins with, a blank behind the prompt; it has as many ids to the end. autodan: " \
+             "the first texts, one a line, each with {prompt} where the prompt comes") \
     T##_INT(S, steps, "100", "[0,1e6]", BITS, "steps of the search; the best attack of all is played") \
     T##_INT(S, candidates, "64", "[1,1e6]", BITS, \
             "texts proposed in a step, of which the agent scores those that are the same ids when read again") \

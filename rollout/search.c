@@ -7,36 +7,15 @@
  * One loop for all ways to search: propose candidates, score them together, keep. A proposer is a row of `proposers`.
  * A candidate is the ids of a whole prompt, and is scored only if its text gives the same ids again in the chat
  * template, so that whoever has only text can use the attack. Draws are keyed by seed, episode, step and candidate. */
-#include "rollout/rollout.h"
+#include "rollout/search.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct candidate {
-    struct wz_ids ids, context; /* of the user's message; of all that is before the reply */
-    int at;                     /* where in context the message begins */
-    double score;
-};
-
-struct search {
-    const struct wz_search *how;
-    const struct wz_player *p;
-    const Wz__Episode *e;
-    uint64_t seed;
-    struct wz_ids target;
-    int from;     /* where in a message the ids begin that may change */
-    int longest;  /* tokens of a context with its target, at most */
-    bool *usable; /* [V] ids that stand for text of their own */
-    struct wz_cache *cache;
-    struct wz_work *work, *tape;
-    float *d_params; /* the gradient of the weights, which a backward adds to, and nobody reads */
-};
-
 enum { PAGE = 16, TOGETHER = 32 }; /* tokens of a page; candidates of one forward, at most */
 
-/* Fills in the candidate's context. False: as text it would be another, or it is too long. */
-static bool place(const struct search *s, struct candidate *c)
+bool wz_candidate_place(const struct wz_searching *s, struct wz_candidate *c)
 {
     struct wz_message messages[2] = { { WZ_SYSTEM, s->p->system, NULL, 0 }, { WZ_USER, NULL, c->ids.ids, c->ids.n } };
     const int skip = !s->p->system[0];
@@ -56,14 +35,31 @@ static bool place(const struct search *s, struct candidate *c)
         c->at--;
     wz_ids_finish(&again);
     wz_buf_finish(&text);
-    return ok && c->at >= 0;
+    return ok && c->ids.n > 0 && c->at >= 0;
+}
+
+bool wz_candidate_spell(const struct wz_searching *s, struct wz_candidate *c, const char *message, bool first)
+{
+    struct wz_err err;
+
+    c->ids.n = 0;
+    return wz_encode_part(s->p->tok, message, strlen(message), first, &c->ids, &err) == 0;
+}
+
+const struct wz_candidate *wz_candidate_best(const struct wz_candidate *c, int n)
+{
+    const struct wz_candidate *best = c;
+
+    for (int i = 1; i < n; i++)
+        if (c[i].score > best->score) best = &c[i];
+    return best;
 }
 
 /* ---- scores ------------------------------------------------------------------------------------------------ */
 
 /* Ids of a context with its target but for the last, whose turn it is to be predicted, from `from` on, and what each is
  * followed by: -1 where that is not of the target. */
-static int lay_out(const struct search *s, const struct candidate *c, int from, int *ids, int *targets)
+static int lay_out(const struct wz_searching *s, const struct wz_candidate *c, int from, int *ids, int *targets)
 {
     const int n = c->context.n + s->target.n - 1;
 
@@ -76,7 +72,7 @@ static int lay_out(const struct search *s, const struct candidate *c, int from, 
 }
 
 /* Tokens that all contexts begin with, less the last of the shortest, after which the target begins. */
-static int shared(const struct candidate *c, int n)
+static int shared(const struct wz_candidate *c, int n)
 {
     int most = c[0].context.n - 1;
 
@@ -90,7 +86,7 @@ static int shared(const struct candidate *c, int n)
 }
 
 /* Scores candidates c[n], n <= TOGETHER, by one forward; what they begin with in common is read once. */
-static void score(const struct search *s, struct candidate *c, int n)
+static void score(const struct wz_searching *s, struct wz_candidate *c, int n)
 {
     const int prefix = shared(c, n), rows = n * s->longest;
     struct wz_seq base = { 0 }, seqs[TOGETHER] = { 0 }, *list[TOGETHER], *one = &base;
@@ -125,7 +121,7 @@ static void score(const struct search *s, struct candidate *c, int n)
 /* ---- GCG: greedy coordinate gradient (Zou et al. 2023, section 2.2, algorithm 1) -------------------------------- */
 
 /* slope[n, V]: how the score changes with the one-hot vector of each id of x that may change. */
-static void slopes(const struct search *s, const struct candidate *x, int n, float *slope)
+static void slopes(const struct wz_searching *s, const struct wz_candidate *x, int n, float *slope)
 {
     const int rows = x->context.n + s->target.n - 1;
     int *ids = wz_alloc(sizeof *ids * (size_t)rows), *targets = wz_alloc(sizeof *ids * (size_t)rows),
@@ -149,7 +145,7 @@ static void slopes(const struct search *s, const struct candidate *x, int n, flo
 
 /* The `want` usable ids with the largest slopes, largest first, the smaller of two that are equal; fewer where there
  * are not so many. Returns how many. */
-static int steepest(const struct search *s, const float *slope, int vocab, int want, int *top)
+static int steepest(const struct wz_searching *s, const float *slope, int vocab, int want, int *top)
 {
     int n = 0;
 
@@ -162,9 +158,12 @@ static int steepest(const struct search *s, const float *slope, int vocab, int w
     return n;
 }
 
-/* Each candidate is x with one id, drawn from the top_k of a position that is drawn from all. */
-static void propose_gcg(const struct search *s, const struct candidate *x, int step, struct candidate *out, int n)
+/* Each candidate is x, the best of those before, with one id, drawn from the top_k of a position that is drawn from
+ * all. */
+static void propose_gcg(const struct wz_searching *s, const struct wz_candidate *c, int n_c, int step,
+                        struct wz_candidate *out, int n)
 {
+    const struct wz_candidate *x = wz_candidate_best(c, n_c);
     const int vocab = s->p->model->config.vocab, positions = x->ids.n - s->from, want = s->how->top_k;
     float *slope = wz_alloc(sizeof *slope * (size_t)positions * (size_t)vocab);
     int *top = wz_alloc(sizeof *top * (size_t)positions * (size_t)want), found = 0;
@@ -184,15 +183,34 @@ static void propose_gcg(const struct search *s, const struct candidate *x, int s
     free(top);
 }
 
+/* The message that the search begins with: the prompt, a blank, and the text of `how`; and where that begins. */
+static int begin_gcg(struct wz_searching *s, struct wz_candidate *x, struct wz_err *err)
+{
+    char *message = wz_path("%s %s", s->e->prompt, s->how->text);
+    const size_t fixed = strlen(s->e->prompt);
+    struct wz_buf text = { 0 };
+    bool ok = false;
+
+    for (int first = 0; first < 2 && !ok; first++)
+        ok = wz_candidate_spell(s, x, message, first) && wz_candidate_place(s, x);
+    for (s->from = 0; ok && text.len < fixed && s->from < x->ids.n; s->from++) {
+        wz_buf_clear(&text);
+        wz_decode(s->p->tok, x->ids.ids, s->from + 1, true, &text);
+    }
+    wz_buf_finish(&text);
+    free(message);
+    if (ok && s->from < x->ids.n) return 1;
+    return wz_fail(err,
+                   "evaluate.search: the prompt with the text '%s' behind it is no context that its own text gives "
+                   "again, or too long",
+                   s->how->text);
+}
+
 /* ---- the loop ---------------------------------------------------------------------------------------------- */
 
-struct wz_proposer {
-    const char *name;
-    /* Fills in the ids of out[n], from x and, keyed by the step, by chance. */
-    void (*propose)(const struct search *s, const struct candidate *x, int step, struct candidate *out, int n);
-};
 static const struct wz_proposer proposers[] = {
-    { "gcg", propose_gcg },
+    { "gcg", true, begin_gcg, propose_gcg },
+    { "autodan", false, wz_autodan_begin, wz_autodan_propose },
     { 0 },
 };
 
@@ -220,33 +238,7 @@ static bool *usable_ids(const struct wz_player *p)
     return usable;
 }
 
-/* The message that the search begins with: the prompt, a blank, and the text of `how`; and where that begins. */
-static int begin(struct search *s, struct candidate *x, struct wz_err *err)
-{
-    char *message = wz_path("%s %s", s->e->prompt, s->how->text);
-    const size_t fixed = strlen(s->e->prompt);
-    struct wz_buf text = { 0 };
-    bool ok = false;
-
-    for (int first = 0; first < 2 && !ok; first++) {
-        x->ids.n = 0;
-        if (wz_encode_part(s->p->tok, message, strlen(message), first, &x->ids, err) < 0) break;
-        ok = place(s, x);
-    }
-    for (s->from = 0; ok && text.len < fixed && s->from < x->ids.n; s->from++) {
-        wz_buf_clear(&text);
-        wz_decode(s->p->tok, x->ids.ids, s->from + 1, true, &text);
-    }
-    wz_buf_finish(&text);
-    free(message);
-    if (ok && s->from < x->ids.n) return 0;
-    return wz_fail(err,
-                   "evaluate.search: the prompt with the text '%s' behind it is no context that its own text gives "
-                   "again, or too long",
-                   s->how->text);
-}
-
-static void copy(struct candidate *to, const struct candidate *from)
+static void copy(struct wz_candidate *to, const struct wz_candidate *from)
 {
     to->ids.n = to->context.n = 0;
     wz_ids_append(&to->ids, from->ids.ids, from->ids.n);
@@ -255,80 +247,100 @@ static void copy(struct candidate *to, const struct candidate *from)
     to->score = from->score;
 }
 
-static void drop(struct candidate *c)
+static void drop(struct wz_candidate *c)
 {
+    free(c->text);
     wz_ids_finish(&c->ids);
     wz_ids_finish(&c->context);
 }
 
-/* Scores those of c[n] that can be told as text. Returns the best, the first of equals; NULL: there are none. */
-static struct candidate *best_of(const struct search *s, struct candidate *c, int n, int *scored)
+/* Scores those of c[n] that can be told as text, and moves them before the others. Returns how many. */
+static int score_all(const struct wz_searching *s, struct wz_candidate *c, int n)
 {
-    struct candidate *best = NULL;
     int k = 0;
 
     for (int i = 0; i < n; i++)
-        if (place(s, &c[i])) { /* those that can be are moved together */
-            const struct candidate swap = c[k];
+        if (wz_candidate_place(s, &c[i])) {
+            const struct wz_candidate swap = c[k];
             c[k++] = c[i];
             if (k - 1 != i) c[i] = swap;
         }
     for (int i = 0; i < k; i += TOGETHER) score(s, c + i, k - i < TOGETHER ? k - i : TOGETHER);
-    for (int i = 0; i < k; i++)
-        if (!best || c[i].score > best->score) best = &c[i];
-    *scored += k;
-    return best;
+    return k;
 }
 
-static void search(struct search *s, struct candidate *x, struct wz_found *found)
+/* From c[n], what there is to begin with; c and out have room for `candidates`, or for n where that is more. */
+static void search(struct wz_searching *s, struct wz_candidate *c, int n, struct wz_candidate *out,
+                   struct wz_found *found)
 {
-    struct candidate *list = wz_alloc(sizeof *list * (size_t)s->how->candidates), best = { 0 };
+    struct wz_candidate best = { 0 };
 
-    best_of(s, x, 1, &found->scored);
-    copy(&best, x);
+    found->scored = n = score_all(s, c, n);
+    copy(&best, wz_candidate_best(c, n));
     for (int step = 0; step < s->how->steps; step++) {
-        s->how->by->propose(s, x, step, list, s->how->candidates);
-        const struct candidate *next = best_of(s, list, s->how->candidates, &found->scored);
-        if (!next) continue;
-        copy(x, next);
-        if (x->score > best.score) copy(&best, x);
+        s->how->by->propose(s, c, n, step, out, s->how->candidates);
+        const int k = score_all(s, out, s->how->candidates);
         wz_heartbeat();
+        if (!k) continue;
+        struct wz_candidate *swap = c;
+        c = out;
+        out = swap;
+        n = k;
+        found->scored += n;
+        const struct wz_candidate *top = wz_candidate_best(c, n);
+        if (top->score > best.score) copy(&best, top);
     }
     found->ids.n = 0;
     wz_ids_append(&found->ids, best.ids.ids, best.ids.n);
     found->score = best.score;
-    for (int i = 0; i < s->how->candidates; i++) drop(&list[i]);
-    free(list);
     drop(&best);
+}
+
+/* Tokens that are enough for a target behind the contexts to come: GCG's have as many ids as the first, of sentences
+ * that are mixed some have more. */
+static int longest_of(const struct wz_searching *s, const struct wz_candidate *c, int n)
+{
+    const int window = s->longest;
+    int most = 0;
+
+    for (int i = 0; i < n; i++)
+        if (c[i].context.n > most) most = c[i].context.n;
+    if (!s->how->by->gradient) most *= 2;
+    return most + s->target.n < window ? most + s->target.n : window;
 }
 
 int wz_search_run(const struct wz_search *how, const struct wz_player *p, uint64_t seed, const Wz__Episode *e,
                   struct wz_found *found, struct wz_err *err)
 {
     struct wz_model *m = p->model;
-    struct search s = { .how = how, .p = p, .e = e, .seed = seed, .longest = m->config.context };
+    struct wz_searching s = { .how = how, .p = p, .e = e, .seed = seed, .longest = m->config.context };
     const char *target = e->prefill[0] ? e->prefill : how->target;
-    struct candidate x = { 0 };
-    int rc = -1;
+    int room = 1, n = -1;
 
-    found->scored = 0;
-    if (wz_encode_part(p->tok, target, strlen(target), false, &s.target, err) < 0) goto out;
-    if (begin(&s, &x, err) < 0) goto out;
-    s.longest = x.context.n + s.target.n; /* a candidate has as many ids */
-    s.usable = usable_ids(p);
-    s.cache = wz_cache_create(m, (1 + TOGETHER) * (s.longest / PAGE + 2), PAGE);
-    s.work = wz_work_create(m, TOGETHER * s.longest, false);
-    s.tape = wz_work_create(m, s.longest, true);
-    s.d_params = wz_backend_alloc_for(m->be, m->n_params * sizeof(float), "gradient of a search");
-    search(&s, &x, found);
-    rc = 0;
-    wz_backend_free(m->be, s.d_params);
-    wz_work_destroy(s.tape);
-    wz_work_destroy(s.work);
-    wz_cache_destroy(s.cache);
-out:
+    for (const char *line = how->text; *line; line++) room += *line == '\n';
+    if (room < how->candidates) room = how->candidates;
+    struct wz_candidate *lists = wz_alloc(sizeof *lists * 2 * (size_t)room);
+    if (wz_encode_part(p->tok, target, strlen(target), false, &s.target, err) == 0) n = how->by->begin(&s, lists, err);
+    if (n > 0) {
+        s.longest = longest_of(&s, lists, n);
+        s.usable = usable_ids(p);
+        s.cache = wz_cache_create(m, (1 + TOGETHER) * (s.longest / PAGE + 2), PAGE);
+        s.work = wz_work_create(m, TOGETHER * s.longest, false);
+        if (how->by->gradient) {
+            s.tape = wz_work_create(m, s.longest, true);
+            s.d_params = wz_backend_alloc_for(m->be, m->n_params * sizeof(float), "gradient of a search");
+        }
+        search(&s, lists, n, lists + room, found);
+        if (how->by->gradient) {
+            wz_backend_free(m->be, s.d_params);
+            wz_work_destroy(s.tape);
+        }
+        wz_work_destroy(s.work);
+        wz_cache_destroy(s.cache);
+    }
     free(s.usable);
     wz_ids_finish(&s.target);
-    drop(&x);
-    return rc;
+    for (int i = 0; i < 2 * room; i++) drop(&lists[i]);
+    free(lists);
+    return n > 0 ? 0 : -1;
 }

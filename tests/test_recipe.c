@@ -120,6 +120,12 @@ static void wrong_is_named_with_its_line(void **state)
           "evaluate.search.by: expected none with an agent with the role attacker" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {search: {by: gcg}, attempts: 2}\n",
           "evaluate.attempts: expected 1 without an agent with the role attacker" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\n"
+          "evaluate: {search: {by: autodan, text: \"a {prompt}\\nb {prompt} {prompt}\\n\"}}\n",
+          "evaluate.search.text: expected {prompt} once in each line, not so in 2" },
+        { "name: t\nagents: [{name: c, role: conversation, model: m}]\n"
+          "evaluate: {search: {by: autodan, text: \"a\\nb {prompt}\"}}\n",
+          "evaluate.search.text: expected {prompt} once in each line, not so in 1" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\nevaluate: {branching: 2}\n",
           "evaluate.attempts: expected 1 without an agent with the role attacker, and branching 1" },
         { "name: t\nagents: [{name: c, role: conversation, model: m}]\njudges: [{name: r}, {name: t, role: topic}]\n",

@@ -1,4 +1,4 @@
-/* An attack that is searched for by log-probabilities (GCG): the slopes are the gradient, held against finite
+/* An attack that is searched for by log-probabilities (GCG, AutoDAN): the slopes are the gradient, held against finite
  * differences; a step finds the best of what it may propose; what its text would not give again is never taken; the
  * score is the target's log-probability, bit for bit, whatever was scored beside it; and all is decided by the seed.
  * The model is real; here an id is a letter, and a template three marks. */
@@ -354,12 +354,73 @@ static void prompts_have_their_own_targets(void **state)
     wz_backend_close(be);
 }
 
+/* AutoDAN: texts are made of the first texts' sentences, with the prompt in them once. */
+enum { SENTENCES = 6 };
+static const char lines[] = "G, J, {prompt}\nH, K, {prompt}\nI, L, {prompt}";
+static const char letters[] = "GHIJKL";
+
+static double score_text(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, char x, char y)
+{
+    int context[5 + 8] = { SYSTEM, 3, 4, USER, x - ' ', ',' - ' ', 0, y - ' ', ',' - ' ', 0, 10, 11, REPLY },
+                    targets[64];
+
+    return logp_of(m, cache, work, context, 13, target, 3, targets);
+}
+
+static void sentences_are_bred(void **state)
+{
+    struct wz_backend *be = backend_of("cpu", 2);
+    struct wz_model *m = model_of_config(&configs[0], be);
+    struct wz_cache *cache = wz_cache_create(m, 20, 4);
+    struct wz_work *work = wz_work_create(m, 64, false);
+    const struct wz_proposer *by = wz_proposer_find("autodan");
+    double first = -1e9, crossed = -1e9, all = -1e9;
+    int reached = 0, differ = 0;
+
+    for (int x = 0; x < SENTENCES; x++)
+        for (int y = 0; y < SENTENCES; y++) {
+            const double s = score_text(m, cache, work, letters[x], letters[y]);
+            if (y == x + 3) first = fmax(first, s);
+            if (x < 3 && y >= 3) crossed = fmax(crossed, s);
+            all = fmax(all, s);
+        }
+    print_message("# %g of the first, %g of those crossed, %g of all\n", first, crossed, all);
+    assert_true(first < crossed && crossed < all);
+    for (uint64_t seed = 0; seed < 8; seed++) {
+        double last = -1e9;
+        for (int steps = 0; steps < 6; steps++) {
+            const struct wz_search how = { by, "ABC", lines, steps, 60, 1 }, one = { by, "ABC", lines, steps, 1, 1 };
+            struct wz_found f = find(m, &how, seed, 0), again = find(m, &how, seed, 0), other = find(m, &how, seed, 1),
+                            same = find(m, &one, seed, 0);
+            int prompts = 0;
+            assert_int_equal(f.ids.n, again.ids.n);
+            assert_memory_equal(f.ids.ids, again.ids.ids, sizeof(int) * (size_t)f.ids.n);
+            differ += f.score != other.score;
+            for (int i = 0; i + 1 < f.ids.n; i++) {
+                prompts += f.ids.ids[i] == 10 && f.ids.ids[i + 1] == 11;
+                assert_true(f.ids.ids[i] < 33 || strchr(letters, letter(f.ids.ids[i])));
+            }
+            assert_int_equal(prompts, 1);
+            assert_true(f.score >= last && (steps ? f.score >= crossed : f.score == first));
+            assert_true(same.score == first && same.scored == 3 + steps); /* the best stays */
+            reached += f.score >= all;
+            last = f.score;
+            wz_ids_finish(&f.ids), wz_ids_finish(&again.ids), wz_ids_finish(&other.ids), wz_ids_finish(&same.ids);
+        }
+    }
+    assert_true(reached > 0 && differ > 0);
+    wz_work_destroy(work);
+    wz_cache_destroy(cache);
+    wz_model_destroy(m);
+    wz_backend_close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slopes_are_the_gradient),         cmocka_unit_test(a_step_finds_the_best_that_can_be_told),
         cmocka_unit_test(ids_are_drawn_from_the_steepest), cmocka_unit_test(steps_climb_and_are_keyed),
-        cmocka_unit_test(prompts_have_their_own_targets),
+        cmocka_unit_test(prompts_have_their_own_targets),  cmocka_unit_test(sentences_are_bred),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
