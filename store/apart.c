@@ -100,9 +100,9 @@ int wz_apart(const char *path, wz_apart_work *work, void *arg, struct wz_buf *ou
     wz_buf_clear(out);
     fflush(NULL); /* what it has not written yet, the child would write too */
     /* Where it can't be read for want of something else, that says nothing of the file: no error to be repaired. */
-    if (pipe2(ends, O_CLOEXEC) < 0) wz_die("%s: a pipe to read it: %s", path, strerror(errno));
+    if (pipe2(ends, O_CLOEXEC) < 0) wz_die_again("%s: a pipe to read it: %s", path, strerror(errno));
     const pid_t caller = getpid(), pid = fork();
-    if (pid < 0) wz_die("%s: a process to read it: %s", path, strerror(errno));
+    if (pid < 0) wz_die_again("%s: a process to read it: %s", path, strerror(errno));
     if (pid == 0) {
         close(ends[0]);
         child(caller, ends[1], space ? space + more : 0, seconds, work, arg);
@@ -112,9 +112,9 @@ int wz_apart(const char *path, wz_apart_work *work, void *arg, struct wz_buf *ou
     close(ends[0]);
     if (!came) kill(pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
-    if (!came) wz_die("%s: nothing came of reading it for %d s", path, (int)(10 * seconds));
+    if (!came) wz_die_again("%s: nothing came of reading it for %d s", path, (int)(10 * seconds));
     if (WIFSIGNALED(status) && strchr((const char[]){ SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGUSR1, 0 }, WTERMSIG(status)))
-        wz_die("%s: the process that read it was ended by signal %d", path, WTERMSIG(status));
+        wz_die_again("%s: the process that read it was ended by signal %d", path, WTERMSIG(status));
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU)
         return wz_fail(err, "%s: reading it takes HDF5 more than %d s: it is damaged", path, (int)seconds);
     if (WIFEXITED(status) && WEXITSTATUS(status) == DIED)

@@ -165,13 +165,14 @@ struct question {
     int64_t step, from;
 };
 
-/* Opens read-only and reads the step of every episode. */
+/* Opens read-only and reads the step of every episode. 1 and a message: there is no file, or an empty one, as a start
+ * leaves it that was killed before it had recorded a step. */
 static int attach_steps(struct wz_record *r, const char *path, int64_t **steps, struct wz_err *err)
 {
     r->path = wz_strdup(path);
     int rc = wz_record_attach(r, H5F_ACC_RDONLY, err);
-    if (rc > 0) return wz_fail(err, "%s: no such record, or an empty file", path);
-    if (rc < 0) return -1;
+    if (rc > 0) wz_fail(err, "%s: no such record, or an empty file", path);
+    if (rc) return rc;
     *steps = wz_alloc(wz_mul(sizeof **steps, r->len[EPISODES]));
     rc = wz_column_read(r, EPISODES, 0, 0, r->len[EPISODES], *steps, err);
     for (hsize_t i = 1; !rc && i < r->len[EPISODES]; i++)
@@ -196,7 +197,7 @@ static int read_step(void *arg, struct wz_buf *out, struct wz_err *err)
     struct wz_record r = { .file = -1 };
     int64_t *steps;
 
-    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    if (attach_steps(&r, q->path, &steps, err)) return -1;
     const hsize_t from = find(&r, steps, q->step), to = find(&r, steps, q->step + 1);
     /* those beside them too: an episode whose own step has changed is not among those of its step */
     const hsize_t before = from > 0, n = to + (to < r.len[EPISODES]) - (from - before);
@@ -229,7 +230,12 @@ static int check_piece(void *arg, struct wz_buf *out, struct wz_err *err)
     struct wz_record r = { .file = -1 };
     int64_t *steps;
 
-    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    const int rc = attach_steps(&r, q->path, &steps, err);
+    if (rc > 0 && wz_file_exists(q->path)) {
+        wz_buf_add(out, (const int64_t[2]){ 0, 0 }, 2 * sizeof(int64_t));
+        return 0;
+    }
+    if (rc) return -1;
     const hsize_t end = r.len[EPISODES], from = (hsize_t)q->from < end ? (hsize_t)q->from : end,
                   n = end - from > PIECE ? PIECE : end - from;
     const int64_t answer[2] = { (int64_t)n, (int64_t)find(&r, steps, q->step) };
@@ -259,7 +265,7 @@ static int read_steps(void *arg, struct wz_buf *out, struct wz_err *err)
     struct wz_record r = { .file = -1 };
     int64_t *steps;
 
-    if (attach_steps(&r, q->path, &steps, err) < 0) return -1;
+    if (attach_steps(&r, q->path, &steps, err)) return -1;
     for (hsize_t i = 0; i < r.len[EPISODES]; i++)
         if (!i || steps[i - 1] != steps[i]) wz_buf_add(out, &steps[i], sizeof steps[i]);
     return 0;

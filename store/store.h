@@ -173,7 +173,8 @@ int wz_record_read(const char *path, int64_t step, Wz__Episode ***out, int *n, s
 /* The steps in the record, ascending, each once: heap array. */
 int wz_record_steps(const char *path, int64_t **steps, int *n, struct wz_err *err);
 /* Reads every episode, as a check; *n: how many there are of steps < before. Who calls it knows how many there must be:
- * one whose step has changed may be missing. Later ones count too: cutting off what is damaged damages the rest. */
+ * one whose step has changed may be missing. Later ones count too: cutting off what is damaged damages the rest. An
+ * empty file, as a start leaves it that was killed before its first step, has none. */
 int wz_record_check(const char *path, int64_t before, int64_t *n, struct wz_err *err);
 /* Removes the episodes of steps > last: what a killed run wrote after its checkpoint. */
 int wz_record_truncate(const char *path, int64_t last, struct wz_err *err);

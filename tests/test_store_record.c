@@ -762,6 +762,21 @@ static void a_check_reads_everything(void **state)
     assert_non_null(strstr(err.text, "no ref_logp or advantage"));
 }
 
+/* A start that was killed before its first step leaves an empty file. */
+static void an_empty_file_has_no_episodes(void **state)
+{
+    struct wz_err err;
+    int64_t n = 7;
+
+    put(path, "", 0);
+    assert_int_equal(wz_record_check(path, 2, &n, &err), 0);
+    assert_int_equal(n, 0);
+    assert_int_equal(wz_record_truncate(path, 1, &err), 0);
+    __real_unlink(path);
+    assert_int_equal(wz_record_check(path, 2, &n, &err), -1);
+    assert_non_null(strstr(err.text, "no such record"));
+}
+
 /* A column may not lead to another file, which could be a pipe that never ends. */
 static void a_record_follows_no_link(void **state)
 {
@@ -913,6 +928,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_flipped_byte_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(a_changed_step_is_seen, setup, teardown),
         cmocka_unit_test_setup_teardown(a_check_reads_everything, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_empty_file_has_no_episodes, setup, teardown),
         cmocka_unit_test_setup_teardown(a_record_follows_no_link, setup, teardown),
         cmocka_unit_test_setup_teardown(what_dies_apart_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(h5py_opens_it, setup, teardown),
