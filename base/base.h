@@ -132,7 +132,11 @@ int wz_file_append(const char *path, const void *bytes, size_t n, struct wz_err 
 bool wz_lock(int fd, bool wait);
 int wz_rename(const char *from, const char *to, struct wz_err *err); /* and fsyncs the folder of `to` */
 int wz_folder_sync(const char *path, struct wz_err *err);            /* fsyncs the folder that holds `path` */
-char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2);                 /* heap; free() it */
+/* on: this thread now writes files in place and fsyncs nothing: in a folder that nobody reads before wz_tree_sync has
+ * fsynced all that is in it. */
+void wz_files_later(bool on);
+int wz_tree_sync(const char *path, struct wz_err *err);
+char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */
 
 /* ---- time (time.c) ---------------------------------------------------------------------------------------- */
 
@@ -141,8 +145,9 @@ double wz_thread_time(void); /* seconds of a processor that this thread has used
 double wz_wall(void);        /* seconds since 1970 */
 void wz_nap(int *spins);     /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
 
-/* Called again and again, on the thread that calls MPI, by code that may compute for minutes: other ranks that wait
- * meanwhile are told that this one is at work. comm sets what tells them (NULL: nobody listens). */
+/* Called again and again by code that may compute for minutes: other ranks that wait meanwhile are told that this one
+ * is at work. comm sets, on the thread that calls MPI, what tells them (NULL: nobody listens); other threads tell
+ * nobody. */
 void wz_heartbeat(void);
 void wz_set_heartbeat(void (*tell)(void *arg), void *arg);
 
@@ -205,7 +210,7 @@ double wz_normal(struct wz_key key);              /* mean 0, variance 1 (Box-Mul
 
 uint64_t wz_hash(const void *bytes, size_t n, uint64_t seed); /* XXH3-64 */
 /* Hash of a large array, computed by all threads: from h = 0, h = XXH3(hash of the next WZ_PIECE bytes, seed h).
- * pool may be NULL. Calls wz_heartbeat now and then, so only the thread that calls MPI may call it. */
+ * pool may be NULL. Calls wz_heartbeat now and then. */
 enum { WZ_PIECE = 1 << 18 };
 uint64_t wz_hash_pieces(struct wz_pool *pool, const void *bytes, size_t n);
 /* That recurrence alone, for pieces hashed elsewhere (on a GPU): h after n more piece hashes. */

@@ -2,6 +2,7 @@
  * written by the functions of this file, always in this order: write, fsync, rename, fsync of the folder. */
 #include "base/base.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -64,12 +65,32 @@ bool wz_is_dir(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+static _Thread_local bool later; /* wz_files_later */
+
+void wz_files_later(bool on) { later = on; }
+
+int wz_tree_sync(const char *path, struct wz_err *err)
+{
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), rc = fd < 0 || fsync(fd) < 0 ? -1 : 0;
+    DIR *d = rc == 0 && wz_is_dir(path) ? opendir(path) : NULL;
+
+    if (rc < 0) wz_fail(err, "%s: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
+    for (struct dirent *e; rc == 0 && d && (e = readdir(d));) {
+        char *below = wz_path("%s/%s", path, e->d_name);
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) rc = wz_tree_sync(below, err);
+        free(below);
+    }
+    if (d) closedir(d);
+    return rc;
+}
+
 /* fsync of the folder that holds `path`: what was created, renamed or deleted in it outlives a power failure. File
  * systems that can't do it say EINVAL. */
 int wz_folder_sync(const char *path, struct wz_err *err)
 {
+    if (later) return 0;
     char *folder = wz_strdup(path), *slash = strrchr(folder, '/');
-
     if (slash) slash[slash == folder] = 0;
     int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int rc = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL) ? 0 : wz_fail(err, "%s: %s", folder, strerror(errno));
@@ -134,7 +155,7 @@ int wz_file_begin(struct wz_file *file, const char *path, struct wz_err *err)
     *file = (struct wz_file){ .fd = -1 };
     if (there && !S_ISREG(st.st_mode)) return wz_fail(err, "%s: expected a regular file, or none yet", path);
     file->path = wz_strdup(path);
-    file->tmp = wz_path("%s.tmp", path);
+    file->tmp = wz_path(later ? "%s" : "%s.tmp", path);
     unlink(file->tmp); /* left by a killed process, or a link that must not be followed */
     file->fd = open(file->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (file->fd >= 0) return 0;
@@ -154,7 +175,8 @@ int wz_file_end(struct wz_file *file, bool whole, struct wz_err *err)
     int rc = -1;
 
     if (!file->path) return -1;
-    if (whole && fsync(file->fd) < 0) wz_fail(err, "%s: %s", file->tmp, strerror(errno));
+    if (whole && later) rc = 0;
+    else if (whole && fsync(file->fd) < 0) wz_fail(err, "%s: %s", file->tmp, strerror(errno));
     else if (whole) rc = wz_rename(file->tmp, file->path, err);
     if (file->fd >= 0) close(file->fd);
     if (rc < 0) unlink(file->tmp);

@@ -16,8 +16,8 @@ double wz_now(void) { return clock_seconds(CLOCK_MONOTONIC); }
 
 double wz_thread_time(void) { return clock_seconds(CLOCK_THREAD_CPUTIME_ID); }
 
-static void (*heartbeat_hook)(void *arg);
-static void *heartbeat_arg;
+static _Thread_local void (*heartbeat_hook)(void *arg);
+static _Thread_local void *heartbeat_arg;
 
 void wz_set_heartbeat(void (*tell)(void *arg), void *arg)
 {

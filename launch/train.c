@@ -12,6 +12,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
 {
     const int every = job->recipe->checkpoint.every;
     bool stop = false;
+    double waited = 0; /* for the last checkpoint */
     struct wz_stage stage = { 0 };
     struct wz_step_report report;
     int rc = wz_stage_open(&stage, job, p, dir, err);
@@ -19,18 +20,25 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
 
     while (rc == 0 && !ends && !stop) {
         wz_stage_step(&stage, p, &report);
+        report.checkpoint = waited;
         if (job->roles.learner.me >= 0) rc = wz_run_step(run, job, p, &report, err);
         wz_episodes_free(report.episodes, report.n);
         if (rc == 0 && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err);
         ends = wz_stage_ends(&stage, p);
         stop = rc > 0 || (rc == 0 && wz_stop_asked(&job->link));
         if (rc > 0) rc = 0;
+        const double begin = wz_now();
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_run_history(run, job, p, err);
-            if (rc == 0) rc = wz_checkpoint_save(job, p, inputs, run->history, err);
-            if (rc == 0 && job->root && !run->collapsing) wz_checkpoint_prune(job->recipe, p->step);
+            if (rc == 0) rc = wz_checkpoint_save(job, p, inputs, run->history, !run->collapsing, err);
         }
+        if (rc == 0) rc = wz_checkpoint_wait(job, false, err);
+        waited = wz_now() - begin;
     }
+    struct wz_err late;
+    const int saved = wz_checkpoint_wait(job, true, &late); /* also where the step failed: it is of one before */
+    if (rc == 0 && saved < 0) *err = late;
+    if (rc == 0) rc = saved;
     wz_stage_close(&stage);
     return rc < 0 ? rc : stop;
 }

@@ -132,8 +132,8 @@ char *wz_account_idle(const struct wz_account *account, const struct wz_job *job
 struct numbers {
     double one;
     struct wz_account step;
-    double rollout, reward, play, learn, publish, all; /* all: seconds of the step */
-    struct wz_step_stats learned;                      /* of one agent */
+    double rollout, reward, play, learn, publish, checkpoint, all; /* all: seconds of the step */
+    struct wz_step_stats learned;                                  /* of one agent */
     struct wz_agent_account agent;
     double skipped, overlong, drawn, dull; /* dull: prompts that no agent learns from */
 };
@@ -177,6 +177,8 @@ const struct wz_metric wz_metric_rows[] = {
     { "time/play", 0, N(play), N(one), "seconds until the first learner had the episodes: both, and the way" },
     { "time/learn", 0, N(learn), N(one), "seconds of the updates of all agents" },
     { "time/publish", 0, N(publish), N(one), "seconds in which the weights were sent" },
+    { "time/checkpoint", 0, N(checkpoint), N(one),
+      "seconds that a checkpoint took the run since the step before; the disk is waited for beside the next steps" },
     { "time/step", 0, N(all), N(one), "seconds of the step: play, learn and publish" },
     { "speed/tokens_per_second", 0, N(step.sums.generated), N(all),
       "tokens generated, or trained on in a supervised stage, by `time/step`" },
@@ -236,6 +238,7 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
                                .play = r->play_end - r->begin,
                                .learn = r->learn_end - r->play_end,
                                .publish = r->publish_end - r->learn_end,
+                               .checkpoint = r->checkpoint,
                                .all = r->publish_end - r->begin };
         unsigned when = plays ? WZ_METRIC_PLAYS : 0;
         if (a >= 0) {

@@ -9,7 +9,13 @@
  *
  * Everything is written into a folder of another name, renamed last: a checkpoint exists whole or not at all. What
  * became of it since (a disk, a person) shows in the hashes of its manifest, and the one before it is taken. It holds
- * no episodes in flight: a step begins after the previous one has ended on every rank. */
+ * no episodes in flight: a step begins after the previous one has ended on every rank.
+ *
+ *   the run:     gather, write into the page cache │ the next steps                            │ wait, if it must
+ *   a thread:                                      └▶ fsync, hash, manifest, rename, prune ────┘
+ *
+ * The disk is waited for beside the next steps. What the run writes of these meanwhile (chain, ledger, record) is ahead
+ * of the checkpoint as ever. */
 #include "run/manifest.h"
 
 #include <assert.h>
@@ -18,6 +24,7 @@
 #include <ftw.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -144,41 +151,108 @@ static int load_parts(struct wz_job *job, const struct wz_agent *a, const char *
     return rc;
 }
 
-int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                       struct wz_err *err)
-{
-    char *parent = wz_path("%s/checkpoints", job->recipe->out), *dir = wz_path("%s/%" PRId64, parent, p->step);
-    char *half = wz_path("%s/.half-%" PRId64, parent, p->step);
-    int rc = -1;
+struct wz_saving {
+    pthread_t thread;
+    const struct wz_recipe *recipe;
+    int64_t step;
+    char *half, *dir;
+    json_t *manifest;
+    bool prune;
+    int rc;
+    struct wz_err err;
+};
 
+static void saving_free(struct wz_saving *s)
+{
+    free(s->half);
+    free(s->dir);
+    json_decref(s->manifest);
+    free(s);
+}
+
+/* Each file's bytes are in the page cache: makes a checkpoint of them. */
+static void *finish(void *arg)
+{
+    struct wz_saving *s = arg;
+
+    s->rc = wz_tree_sync(s->half, &s->err);
+    if (s->rc == 0) s->rc = wz_manifest_save(s->manifest, s->half, &s->err);
+    if (s->rc == 0) {
+        wz_remove_tree(s->dir);
+        s->rc = wz_rename(s->half, s->dir, &s->err);
+    }
+    if (s->rc == 0 && s->prune) wz_checkpoint_prune(s->recipe, s->step);
+    return NULL;
+}
+
+int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err)
+{
+    struct wz_saving *s = job->saving;
+    int rc = s ? ETIMEDOUT : 0;
+
+    while (rc == ETIMEDOUT) {
+        struct timespec soon;
+        wz_heartbeat();
+        clock_gettime(CLOCK_REALTIME, &soon);
+        soon.tv_sec++;
+        rc = done ? pthread_timedjoin_np(s->thread, NULL, &soon) : pthread_tryjoin_np(s->thread, NULL);
+    }
+    if (!s || rc == EBUSY) return 0;
+    if ((rc = s->rc) < 0) {
+        *err = s->err;
+        wz_fail_in(err, "the checkpoint after step %" PRId64, s->step);
+    }
+    saving_free(s);
+    job->saving = NULL;
+    return rc;
+}
+
+/* The files of all agents, not synced. */
+static int write_agents(struct wz_job *job, const struct wz_progress *p, const char *half, struct wz_err *err)
+{
+    int rc = 0;
+
+    wz_files_later(true);
+    for (int i = 0; i < job->n_agents && rc == 0; i++) {
+        struct wz_agent *a = &job->agents[i];
+        char *folder = wz_manifest_folder(p, job->recipe, i, half);
+        if (folder) rc = wz_model_save(a->model, folder, 0, err);
+        if (folder && rc == 0) rc = wz_tokenizer_save(a->tok, folder, err);
+        if (folder && rc == 0) rc = save_parts(job, a, half, err);
+        free(folder);
+    }
+    wz_files_later(false);
+    return rc;
+}
+
+int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
+                       bool prune, struct wz_err *err)
+{
     for (int i = 0; !job->root && i < job->n_agents; i++) {
         struct part parts[MOST_PARTS];
         int n = parts_of(&job->agents[i], parts);
         for (int k = 0; k < n; k++) gather(job, &job->agents[i], &parts[k], NULL, err);
     }
-    if (!job->root) {
-        rc = 0;
-        goto out;
+    if (!job->root) return 0;
+    if (wz_checkpoint_wait(job, true, err) < 0) return -1;
+    struct wz_saving *s = wz_alloc(sizeof *s);
+    s->recipe = job->recipe;
+    s->step = p->step;
+    s->prune = prune;
+    s->dir = wz_path("%s/checkpoints/%" PRId64, job->recipe->out, p->step);
+    s->half = wz_path("%s/checkpoints/.half-%" PRId64, job->recipe->out, p->step);
+    wz_remove_tree(s->half);
+    int rc = wz_mkdirs(s->half, err);
+    if (rc == 0) rc = write_agents(job, p, s->half, err);
+    if (rc < 0) {
+        saving_free(s);
+        return rc;
     }
-    wz_remove_tree(half);
-    if (wz_mkdirs(half, err) < 0) goto out;
-    for (int i = 0; i < job->n_agents; i++) {
-        struct wz_agent *a = &job->agents[i];
-        char *folder = wz_manifest_folder(p, job->recipe, i, half);
-        if (!folder) continue;
-        int bad = wz_model_save(a->model, folder, 0, err) < 0 || wz_tokenizer_save(a->tok, folder, err) < 0 ||
-                  save_parts(job, a, half, err) < 0;
-        free(folder);
-        if (bad) goto out;
-    }
-    if (wz_manifest_save(job, p, inputs, history, half, err) < 0) goto out;
-    wz_remove_tree(dir);
-    rc = wz_rename(half, dir, err);
-out:
-    free(parent);
-    free(dir);
-    free(half);
-    return rc;
+    s->manifest = wz_manifest_make(job, p, inputs, history);
+    rc = pthread_create(&s->thread, NULL, finish, s);
+    if (rc) wz_die_again("%s: a thread to write it: %s", s->half, strerror(rc));
+    job->saving = s;
+    return 0;
 }
 
 int64_t *wz_checkpoint_steps(const char *run, int *n)

@@ -70,8 +70,9 @@ struct wz_job {
     int overlong;                   /* training prompts that wz_job_drop_overlong left out */
     struct wz_buf overlaps;         /* on root: those that wz_job_drop_overlaps left out, as overlaps.jsonl has them */
     bool root;                      /* the first learner: writes the run's files and logs */
-    bool training; /* the stages will be run; else learners hold no weights and no agent must be trainable */
-    bool writes;   /* reward ranks write verdicts into the run's folder: it is being made, not looked at */
+    bool training;            /* the stages will be run; else learners hold no weights and no agent must be trainable */
+    struct wz_saving *saving; /* root: the checkpoint that is being written; NULL: none */
+    bool writes;              /* reward ranks write verdicts into the run's folder: it is being made, not looked at */
 };
 
 /* The recipe's file of what a command is given, a run's folder or such a file: heap. */
@@ -270,9 +271,14 @@ struct wz_progress {
     int n_lengths;
     bool extended; /* the run had finished at this step, and its recipe has more stages or steps now */
 };
-/* All learners call it; the root writes. inputs: of wz_inputs_find; history: of wz_run_history; used by the root. */
+/* All learners call it; the root writes. inputs: of wz_inputs_find; history: of wz_run_history; used by the root, and
+ * copied. When it returns the weights may change; a thread of root's makes a checkpoint of what was written, and
+ * (prune) then removes old ones. It waits for the checkpoint before. */
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                       struct wz_err *err);
+                       bool prune, struct wz_err *err);
+/* Is the checkpoint that is being written durable, or has it failed? -1 and a message with the file. done: waits for
+ * it, as a job must before it ends; else 0 also where it is not known yet. */
+int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err);
 /* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap). Where
  * there is none *dir is NULL and *p the beginning of the run. Whole: every value of its manifest and every file is
  * what was saved, and of a job that trains, those of the checkpoint that its stage began with. One that is not is

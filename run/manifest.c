@@ -37,12 +37,10 @@ static json_t *self_of(const json_t *root)
 
 void wz_manifest_seal(json_t *root) { json_object_set_new(root, "self", self_of(root)); }
 
-int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                     const char *dir, struct wz_err *err)
+json_t *wz_manifest_make(const struct wz_job *job, const struct wz_progress *p, const json_t *inputs,
+                         const json_t *history)
 {
-    json_t *root = json_object(), *agents = json_object(), *drawn = json_object(), *lengths = json_array(), *files;
-    char *path = wz_path("%s/manifest.json", dir);
-    int rc = wz_inputs_saved(dir, job->be->pool, &files, err);
+    json_t *root = json_object(), *agents = json_object(), *drawn = json_object(), *lengths = json_array();
 
     json_object_set_new(root, "format", json_integer(FORMAT));
     json_object_set_new(root, "step", json_integer(p->step));
@@ -69,13 +67,21 @@ int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json
         json_array_append_new(lengths, json_pack("{s:i, s:i, s:I}", "stage", p->lengths[i].stage, "steps",
                                                  p->lengths[i].steps, "from", (json_int_t)p->lengths[i].from));
     json_object_set_new(root, "lengths", lengths);
-    json_object_set_new(root, "files", files);
-    json_object_set(root, "inputs", (json_t *)(uintptr_t)inputs);
+    json_object_set_new(root, "inputs", json_deep_copy(inputs));
     json_object_set_new(root, "lost", json_integer(p->lost));
-    json_object_set(root, "history", (json_t *)(uintptr_t)history);
+    json_object_set_new(root, "history", json_deep_copy(history));
+    return root;
+}
+
+int wz_manifest_save(json_t *root, const char *dir, struct wz_err *err)
+{
+    char *path = wz_path("%s/manifest.json", dir);
+    json_t *files;
+    int rc = wz_inputs_saved(dir, NULL, &files, err);
+
+    json_object_set_new(root, "files", files);
     wz_manifest_seal(root);
     if (rc == 0) rc = wz_json_save(json_incref(root), path, err);
-    json_decref(root);
     free(path);
     return rc;
 }

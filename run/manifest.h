@@ -6,9 +6,11 @@
 
 /* The agent's folder in a checkpoint: heap; NULL where it has none (wz_progress_learns). */
 char *wz_manifest_folder(const struct wz_progress *p, const struct wz_recipe *recipe, int agent, const char *dir);
-/* Writes dir/manifest.json when all else is in dir: it has the hash of each of these files. */
-int wz_manifest_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                     const char *dir, struct wz_err *err);
+/* The manifest of a checkpoint to be, but for the hashes of its files; copies inputs and history. json_decref it. */
+json_t *wz_manifest_make(const struct wz_job *job, const struct wz_progress *p, const json_t *inputs,
+                         const json_t *history);
+/* Writes it as dir/manifest.json when all else is in dir, with the hash of each of these files. */
+int wz_manifest_save(json_t *manifest, const char *dir, struct wz_err *err);
 void wz_manifest_seal(json_t *root); /* sets `self`, the hash of all the rest */
 /* Checked are only the format and `self`. NULL on error. */
 json_t *wz_manifest_open(const char *dir, struct wz_err *err);

@@ -19,6 +19,7 @@ struct wz_step_report {
     Wz__Episode **episodes;
     int n;
     double begin, play_end, learn_end, publish_end; /* wz_now() at each part's end */
+    double checkpoint;                              /* seconds that a checkpoint took the run since the step before */
     double drawn, kept;                             /* prompts; those that an agent learns from */
     struct wz_batch_stats batch;                    /* of a stage that plays (root) */
     struct wz_step_stats learned[WZ_MAX_AGENTS];    /* by agent */

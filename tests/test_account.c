@@ -111,7 +111,7 @@ static void account_of(struct wz_account *account, const struct wz_step_report *
 static struct wz_step_report report_of(void)
 {
     struct wz_step_report r = {
-        .begin = 10, .play_end = 12, .learn_end = 15, .publish_end = 15.5, .drawn = 11, .kept = 4
+        .begin = 10, .play_end = 12, .learn_end = 15, .publish_end = 15.5, .checkpoint = 0.75, .drawn = 11, .kept = 4
     };
 
     r.batch.rollout = 1.5;
@@ -172,6 +172,7 @@ static const struct {
     { "time/play", 2 },
     { "time/learn", 3 },
     { "time/publish", 0.5 },
+    { "time/checkpoint", 0.75 },
     { "time/step", 5.5 },
     { "speed/tokens_per_second", 42 / 5.5 },
     { "bob/response_length", 2.4 },
@@ -253,7 +254,7 @@ static void what_means_nothing_is_absent(void **state)
     assert_true(json_is_null(json_object_get(line, "ann/reward")));
     json_decref(line);
     line = metrics_of(&report, false);
-    assert_int_equal(json_object_size(line), 2 + 5 + 8);
+    assert_int_equal(json_object_size(line), 2 + 6 + 8);
     assert_null(json_object_get(line, "reward/c0"));
     assert_null(json_object_get(line, "ann/entropy"));
     assert_non_null(json_object_get(line, "ann/loss"));

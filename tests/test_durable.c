@@ -4,6 +4,7 @@
  * they are. At the end nothing is left that was not fsynced, but for the logs that guarantee 10 lets go. */
 #include "command_help.h"
 
+#include <pthread.h>
 #include <sys/stat.h>
 
 #include "reward/reward.h"
@@ -19,6 +20,7 @@ static int n_files;
 static char *root; /* only what lies below it is watched */
 static char problem[1024];
 static bool full;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* checkpoints are written by a thread of their own */
 
 static void broken(const char *what, const char *path)
 {
@@ -67,6 +69,7 @@ static void wrote(int fd)
     struct stat st;
 
     if (!watched(fd, path)) return;
+    pthread_mutex_lock(&lock);
     journal = wz_path("%s.journal", path);
     if (ends(path, ".h5") && stat(journal, &st) == 0 &&
         (files[file_at(journal)].bytes || files[file_at(journal)].entry))
@@ -75,6 +78,7 @@ static void wrote(int fd)
     free(journal);
     files[file_at(path)].bytes = true;
     files[file_at(path)].entry |= ends(path, ".journal");
+    pthread_mutex_unlock(&lock);
 }
 
 ssize_t __real_write(int fd, const void *bytes, size_t n);
@@ -108,17 +112,20 @@ int __wrap_fsync(int fd)
     char path[4096];
 
     if (watched(fd, path)) {
+        pthread_mutex_lock(&lock);
         for (int i = 0; i < n_files; i++) { /* a folder: what is in it, by name */
             const char *slash = strrchr(files[i].path, '/');
             if (is_below(files[i].path, path) && slash == files[i].path + strlen(path)) files[i].entry = false;
         }
         files[file_at(path)].bytes = false;
+        pthread_mutex_unlock(&lock);
     }
     return 0; /* the disk need not turn for us */
 }
 
 int __wrap_rename(const char *from, const char *to)
 {
+    pthread_mutex_lock(&lock);
     int n = n_files;
 
     for (int i = 0; root && i < n; i++) {
@@ -131,6 +138,7 @@ int __wrap_rename(const char *from, const char *to)
         files[file_at(to)].bytes = false;
         files[file_at(to)].entry = true;
     }
+    pthread_mutex_unlock(&lock);
     return __real_rename(from, to);
 }
 
@@ -138,13 +146,16 @@ int __wrap_mkdir(const char *path, mode_t mode)
 {
     const int rc = __real_mkdir(path, mode);
 
+    pthread_mutex_lock(&lock);
     if (rc == 0 && root && is_below(path, root)) files[file_at(path)].entry = true;
+    pthread_mutex_unlock(&lock);
     return rc;
 }
 
 int __wrap_unlink(const char *path)
 {
     if (root && !strncmp(path, root, strlen(root))) {
+        pthread_mutex_lock(&lock);
         char *h5 = wz_strdup(path);
         if (ends(path, ".journal")) {
             h5[strlen(h5) - strlen(".journal")] = 0;
@@ -152,6 +163,7 @@ int __wrap_unlink(const char *path)
         }
         free(h5);
         files[file_at(path)].bytes = files[file_at(path)].entry = false;
+        pthread_mutex_unlock(&lock);
     }
     return __real_unlink(path);
 }
@@ -161,19 +173,13 @@ int __wrap_unlink(const char *path)
 static void of_a_run_all_is_on_the_disk(void **state)
 {
     static const char *const lost[] = { "/metrics.jsonl", "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
-    static const char *const seen[] = { "/checkpoints/2",
-                                        "/recipe.yaml",
-                                        "/feedback/model.safetensors",
-                                        "/manifest.json",
-                                        "/chain.jsonl",
-                                        "/ledger.jsonl",
-                                        "/summary.csv",
-                                        "/transcripts.jsonl",
-                                        "/starts.jsonl",
-                                        "/verdicts-0.jsonl",
-                                        "/episodes-0.h5.journal",
-                                        "/episodes-0.h5",
-                                        "/feedback.moments.safetensors" };
+    static const char *const seen[] = { "/checkpoints/2",     "/checkpoints/3",
+                                        "/recipe.yaml",       "/feedback/model.safetensors",
+                                        "/manifest.json",     "/chain.jsonl",
+                                        "/ledger.jsonl",      "/summary.csv",
+                                        "/transcripts.jsonl", "/starts.jsonl",
+                                        "/verdicts-0.jsonl",  "/episodes-0.h5.journal",
+                                        "/episodes-0.h5",     "/feedback.moments.safetensors" };
     static const char judge[] = "#!/bin/sh\n"
                                 "while IFS= read -r l; do id=${l#*:}; echo \"{\\\"id\\\":${id%%,*},\\\"harmful\\\":0,"
                                 "\\\"refusal\\\":0}\"; done\n";
@@ -189,7 +195,7 @@ static void of_a_run_all_is_on_the_disk(void **state)
     chmod(script, 0700);
     words = wz_path("train recipes/sandbox.yaml agents.conversation.model=%s/base agents.feedback.model=%s/base "
                     "data.0.path=%s/prompts-dev.jsonl eval.0.path=%s/prompts-dev.jsonl evaluate.eval_limit=2 out=%s "
-                    "stages.0.steps=1 stages.1.steps=1 stages.0.batch=8 stages.1.batch=8 checkpoint.every=1 threads=1 "
+                    "stages.0.steps=1 stages.1.steps=2 stages.0.batch=8 stages.1.batch=8 checkpoint.every=1 threads=1 "
                     "judge.name=command judge.command=%s judge.world=no",
                     world, world, world, world, run, script);
     root = realpath(test_scratch(""), NULL);

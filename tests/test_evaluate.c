@@ -554,6 +554,7 @@ static void a_step_by_hand(void **state)
         { "time/play", 1 },
         { "time/learn", 2 },
         { "time/publish", 4 },
+        { "time/checkpoint", 3 },
         { "time/step", 7 },
         { "speed/tokens_per_second", 89 / 7.0 },
     };
@@ -565,7 +566,7 @@ static void a_step_by_hand(void **state)
     const struct wz_recipe_stage stage = { .name = (char[]){ "s" }, .steps = 4 };
     const struct wz_progress p = { .step = 3, .stage_step = 3 };
     struct wz_step_report report = {
-        .stage = &stage, .n = N_MADE, .begin = 1, .play_end = 2, .learn_end = 4, .publish_end = 8
+        .stage = &stage, .n = N_MADE, .begin = 1, .play_end = 2, .learn_end = 4, .publish_end = 8, .checkpoint = 3
     };
     Wz__Episode *list[N_MADE];
     struct wz_err err = { "" };
