@@ -2,6 +2,7 @@
 #include "run/job.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -71,9 +72,21 @@ static void transcript(struct wz_buf *out, const char *phase, const struct wz_jo
     wz_buf_str(out, "]}\n");
 }
 
-static int append(const char *path, const struct wz_buf *text, struct wz_err *err)
+/* Opens what transcripts are appended to before anything is played: a file, or a pipe that someone reads. One that
+ * nobody reads would be waited for. Returns a descriptor, or -1. */
+static int open_transcripts(const char *path, struct wz_err *err)
 {
-    FILE *f = fopen(path, "a");
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666);
+
+    if (fd < 0) return wz_fail(err, "%s: %s", path, errno == ENXIO ? "a pipe that nobody reads" : strerror(errno));
+    fcntl(fd, F_SETFL, O_APPEND);
+    return fd;
+}
+
+/* Closes it, too. */
+static int append(const char *path, int fd, const struct wz_buf *text, struct wz_err *err)
+{
+    FILE *f = fdopen(fd, "a");
     bool ok = f && fwrite(text->data, 1, text->len, f) == text->len && fflush(f) == 0;
 
     if (ok && fsync(fileno(f)) < 0 && errno != EINVAL) ok = false; /* a pipe has no disk */
@@ -144,8 +157,12 @@ static struct wz_tree tree_of(const struct wz_job *job)
 int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int limit, struct wz_table *table,
                 const char *path, struct wz_err *err)
 {
-    int n_prompts, n;
+    const int to = path && job->root ? open_transcripts(path, err) : -1;
+    struct wz_buf text = { 0 };
     Wz__Episode **episodes;
+    int n_prompts, n;
+
+    if (path && job->root && to < 0) return -1;
     const struct wz_prompt **prompts = choose(job, limit, &n_prompts);
     float kept[WZ_COUNT(job->agents)];
 
@@ -168,7 +185,6 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
     job->game.search = NULL;
     for (int a = 0; a < job->n_agents; a++) job->agents[a].player.temperature = kept[a];
     if (n && rc == 0) {
-        struct wz_buf text = { 0 };
         const struct wz_rewards rewards = wz_job_rewards(job, NULL);
         bool watched = false;
         wz_tally_table(episodes, n, phase, job->judges.name, ~0u, job->recipe, table);
@@ -180,11 +196,11 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
             wz_tally_table(episodes, n, phase, job->judges.list[j].name, job->judges.list[j].sees, job->recipe, table);
         }
         if (watched) wz_reward_judged_by(&job->judges, -1, &rewards, episodes, n);
-        for (int i = 0; path && i < n; i++) transcript(&text, phase, job, episodes[i]);
-        if (path) rc = append(path, &text, err);
-        wz_buf_finish(&text);
+        for (int i = 0; to >= 0 && i < n; i++) transcript(&text, phase, job, episodes[i]);
     }
     if (rc == 0) wz_perplexity(job, phase, table);
+    if (to >= 0 && append(path, to, &text, err) < 0) rc = -1;
+    wz_buf_finish(&text);
     wz_episodes_free(episodes, n);
     free(prompts);
     return rc;
