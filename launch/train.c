@@ -132,8 +132,8 @@ int wz_train(const char *command, struct wz_job *job, struct wz_recipe *recipe)
     if (wz_link_agree(&job->link, wz_job_begin(job, recipe, true, &err), &err) < 0 ||
         wz_link_agree(&job->link, wz_inputs_alike(job, &err), &err) < 0 ||
         (taken = wz_run_lock(&run, job, !strcmp(command, "sft"), &err)) != 0 ||
-        prepare(job, &p, &dir, &inputs, &err) < 0 || open_all(job, &p, dir, &err) < 0 ||
-        wz_run_open(&run, job, &p, dir, &err) < 0) {
+        prepare(job, &p, &dir, &inputs, &err) < 0 || wz_run_cut(&run, job, &p, dir, &err) < 0 ||
+        open_all(job, &p, dir, &err) < 0 || wz_run_open(&run, job, &p, dir, &err) < 0) {
         status = wz_give_up(command, &err);
         if (taken > 0) status = WZ_EXIT_AGAIN;
     } else {

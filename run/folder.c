@@ -161,9 +161,8 @@ static int cut_record(struct wz_job *job, const struct wz_progress *p, bool resu
     return rc;
 }
 
-/* Opens this learner's record, where the records of all hold every episode up to the checkpoint. */
-static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, int64_t kept,
-                       struct wz_err *err)
+/* Do the records of all learners hold every episode up to the checkpoint? */
+static int count_record(struct wz_job *job, const struct wz_progress *p, int64_t kept, struct wz_err *err)
 {
     const struct wz_group group = wz_ranks_group(&job->roles.learner);
     const int64_t want = wz_progress_episodes(p, job->recipe) - p->lost;
@@ -174,13 +173,9 @@ static int open_record(struct wz_run *run, struct wz_job *job, const struct wz_p
     wz_all_gather(&job->link, &group, &mine, 1, all);
     for (int r = 0; r < group.n; r++) n += (int64_t)all[r];
     free(all);
-    if (n != want)
-        return wz_fail(err, "%s/episodes-*.h5: expected %" PRId64 " episodes of %" PRId64 " steps, got %" PRId64,
-                       job->recipe->out, want, p->step, n);
-    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, group.me);
-    run->record = wz_record_open(path, err);
-    free(path);
-    return run->record ? 0 : -1;
+    if (n == want) return 0;
+    return wz_fail(err, "%s/episodes-*.h5: expected %" PRId64 " episodes of %" PRId64 " steps, got %" PRId64,
+                   job->recipe->out, want, p->step, n);
 }
 
 /* The lines of chain.jsonl, step after step; from the first on that does not follow, the file is cut off. */
@@ -486,14 +481,11 @@ int wz_run_history(struct wz_run *run, const struct wz_job *job, const struct wz
     return 0;
 }
 
-int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
-                struct wz_err *err)
+int wz_run_cut(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir, struct wz_err *err)
 {
     const bool records = job->roles.learner.me >= 0 && !wz_job_supervised(job->recipe);
     int64_t kept = 0;
 
-    run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
-    for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
     int rc = dir ? read_table(&run->table, job->recipe, p, err) : 0;
     if (rc == 0 && dir && job->root) rc = check_history(run, job, dir, err);
     if (rc == 0 && job->root && p->stage < (int)job->recipe->n_stages) rc = count_start(run, job->recipe->out, err);
@@ -501,13 +493,27 @@ int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress
     run->start = read_start(job->recipe->out);
     if (records) rc = cut_record(job, p, dir, &kept, err);
     if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
-    if (records) rc = open_record(run, job, p, kept, err);
-    if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
-    if (job->root) rc = open_files(run, job, p, dir, err);
-    return wz_link_agree(&job->link, rc, err);
+    if (records) rc = count_record(job, p, kept, err);
+    if (wz_link_agree(&job->link, rc, err) == 0) return 0;
 lost:
     if (err->text[0]) wz_fail(err, "%.500s; restore it, or see `waltz fsck`", err->text);
     return -1;
+}
+
+int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
+                struct wz_err *err)
+{
+    const int me = job->roles.learner.me;
+
+    run->line = (struct wz_progress_line){ .begin = wz_now(), .first = p->step, .tty = isatty(STDERR_FILENO) };
+    for (unsigned i = 0; i < job->recipe->n_stages; i++) run->line.total += job->recipe->stages[i].steps;
+    char *path = wz_path("%s/episodes-%d.h5", job->recipe->out, me);
+    if (me >= 0 && !wz_job_supervised(job->recipe)) run->record = wz_record_open(path, err);
+    int rc = me >= 0 && !wz_job_supervised(job->recipe) && !run->record ? -1 : 0;
+    free(path);
+    if (wz_link_agree(&job->link, rc, err) < 0) return -1;
+    if (job->root) rc = open_files(run, job, p, dir, err);
+    return wz_link_agree(&job->link, rc, err);
 }
 
 void wz_run_close(struct wz_run *run)

@@ -44,8 +44,12 @@ bool wz_run_began(const struct wz_recipe *recipe); /* has a run in its folder ma
 /* Is the recipe that of the run in its folder, or does it extend that? */
 int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err);
 /* dir: the checkpoint that p was read from, NULL: none. What the run wrote up to it must be there, before anything is
- * changed; what it wrote after it is deleted. Counts the start in
- * the lock: a rank of an earlier start that is still alive writes no more. All ranks call it, and fail together. */
+ * changed; the episodes after it are deleted. Counts the start in the lock: a rank of an earlier start that is still
+ * alive writes no more. All ranks call it, and fail together; before the models are loaded, for records are read by
+ * another process, and a system may refuse to fork a large one. */
+int wz_run_cut(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
+               struct wz_err *err);
+/* After it, when the job is open: deletes all else that was written after the checkpoint, and opens the files. */
 int wz_run_open(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
                 struct wz_err *err);
 /* Before a checkpoint: root takes down run->history, and checks that none of it was lost since the last one. */
