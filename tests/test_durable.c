@@ -172,7 +172,8 @@ int __wrap_unlink(const char *path)
 
 static void of_a_run_all_is_on_the_disk(void **state)
 {
-    static const char *const lost[] = { "/metrics.jsonl", "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
+    static const char *const lost[] = { "/metrics.jsonl", "/evaluations.jsonl",
+                                        "/.lock" }; /* and events.out.tfevents.* (guarantee 10) */
     static const char *const seen[] = { "/checkpoints/2",     "/checkpoints/3",
                                         "/recipe.yaml",       "/feedback/model.safetensors",
                                         "/manifest.json",     "/chain.jsonl",
