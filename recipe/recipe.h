@@ -160,6 +160,7 @@ struct wz_recipe {
     } evaluate;
     struct {
         int every, keep;
+        char *best;
     } checkpoint;
     struct wz_recipe_stage *stages;
     unsigned n_stages;

@@ -335,7 +335,10 @@
 
 #define CHECKPOINT(T, S) \
     T##_INT(S, every, "0", COUNT, LAYOUT, "steps between checkpoints; 0: only at the end of a stage") \
-    T##_INT(S, keep, "0", COUNT, LAYOUT, "how many to keep, besides each stage's first; 0: all")
+    T##_INT(S, keep, "0", COUNT, LAYOUT, "how many to keep, besides each stage's first; 0: all") \
+    T##_TEXT(S, best, "", NULL, LAYOUT, \
+             "the checkpoint whose evaluation was best so far by this metric, averaged over kinds (f1, asr, c0_f1, " \
+             "...), is kept as well; empty: none. evaluate.every is to be a multiple of checkpoint.every then")
 
 #define SFT(T, S) \
     T##_TEXT(S, model, "", NULL, BITS, "Hugging Face folder, GGUF file or hub name to begin with") \

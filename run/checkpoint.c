@@ -158,6 +158,7 @@ struct wz_saving {
     char *half, *dir;
     json_t *manifest;
     bool prune;
+    int64_t best;
     int rc;
     struct wz_err err;
 };
@@ -181,7 +182,7 @@ static void *finish(void *arg)
         wz_remove_tree(s->dir);
         s->rc = wz_rename(s->half, s->dir, &s->err);
     }
-    if (s->rc == 0 && s->prune) wz_checkpoint_prune(s->recipe, s->step);
+    if (s->rc == 0 && s->prune) wz_checkpoint_prune(s->recipe, s->step, s->best);
     return NULL;
 }
 
@@ -226,7 +227,7 @@ static int write_agents(struct wz_job *job, const struct wz_progress *p, const c
 }
 
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                       bool prune, struct wz_err *err)
+                       bool prune, int64_t best, struct wz_err *err)
 {
     for (int i = 0; !job->root && i < job->n_agents; i++) {
         struct part parts[MOST_PARTS];
@@ -239,6 +240,7 @@ int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const js
     s->recipe = job->recipe;
     s->step = p->step;
     s->prune = prune;
+    s->best = best;
     s->dir = wz_path("%s/checkpoints/%" PRId64, job->recipe->out, p->step);
     s->half = wz_path("%s/checkpoints/.half-%" PRId64, job->recipe->out, p->step);
     wz_remove_tree(s->half);
@@ -503,7 +505,7 @@ int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_p
     return 0;
 }
 
-void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest)
+void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest, int64_t best)
 {
     const int keep = recipe->checkpoint.keep;
     int n, kept, from = 0;
@@ -513,27 +515,28 @@ void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest)
     steps = all + from;
     n -= from;
     kept = keep > 0 && keep < n ? keep : n;
+    bool *stays = wz_alloc(sizeof *stays * (size_t)(n + 1));
+    for (int i = 0; i < n; i++) stays[i] = i < kept || steps[i] == best;
     /* The step at which the stage of a kept checkpoint began: its weights are that stage's reference. The last stage of
      * a run that has ended counts too, for it may be extended. */
-    int64_t *start = wz_alloc(sizeof *start * (size_t)(kept + 1));
-    for (int i = 0; i < kept; i++) {
+    for (int i = 0; i < n; i++) {
+        if (i >= kept && steps[i] != best) continue;
         char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, steps[i]);
         struct wz_progress p = { 0 };
         struct wz_err err;
-        start[i] = wz_manifest_load(dir, steps[i], &p, recipe, &err) < 0 ? -1
-                   : p.stage_step                                        ? p.stage_start
-                   : p.stage == (int)recipe->n_stages                    ? p.step - wz_progress_length(&p, p.stage - 1)
-                                                                         : -1;
+        const int64_t start = wz_manifest_load(dir, steps[i], &p, recipe, &err) < 0 ? -1
+                              : p.stage_step                                        ? p.stage_start
+                              : p.stage == (int)recipe->n_stages ? p.step - wz_progress_length(&p, p.stage - 1)
+                                                                 : -1;
+        for (int k = i + 1; k < n; k++) stays[k] |= steps[k] == start;
         free(dir);
     }
-    for (int i = kept; i < n; i++) {
-        bool reference = false;
-        for (int k = 0; k < kept; k++) reference |= start[k] == steps[i];
-        if (reference) continue;
+    for (int i = 0; i < n; i++) {
+        if (stays[i]) continue;
         char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, steps[i]);
         wz_remove_tree(dir);
         free(dir);
     }
-    free(start);
+    free(stays);
     free(all);
 }

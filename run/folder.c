@@ -705,6 +705,23 @@ bool wz_run_due(const struct wz_run *run, const struct wz_job *job, const struct
     return job->recipe->n_eval && every > 0 && p->step % every == 0 && !last && !has_phase(&run->table, phase);
 }
 
+int64_t wz_run_best(const struct wz_run *run, const struct wz_recipe *recipe)
+{
+    const struct wz_measure *m = wz_measure_find(recipe->checkpoint.best);
+    double most = -INFINITY;
+    int64_t best = -1, step;
+
+    for (int i = 0; m && i < run->table.n; i++) {
+        const struct wz_result *r = &run->table.rows[i];
+        if (strcmp(r->metric, m->name) || sscanf(r->phase, "step-%" SCNd64, &step) != 1 ||
+            wz_table_find(&run->table, r->phase, WZ_AVERAGE, m->name) != r || !(m->better * r->value > most))
+            continue;
+        most = m->better * r->value;
+        best = step;
+    }
+    return best;
+}
+
 /* The table of before and after; the checkpoints between are for the report. */
 static void print_ends(const struct wz_table *table)
 {

@@ -484,12 +484,29 @@ int wz_job_agent_fail(const struct wz_recipe *recipe, const struct wz_recipe_age
     return wz_fail_in(err, "agent %s", a->name);
 }
 
+static int check_best(const struct wz_recipe *recipe, struct wz_err *err)
+{
+    const char *name = recipe->checkpoint.best;
+    const int saved = recipe->checkpoint.every, evaluated = recipe->evaluate.every;
+    const struct wz_measure *m = wz_measure_find(name);
+
+    if (!*name) return 0;
+    if (!m || !m->better)
+        return wz_recipe_fail(recipe, err, "checkpoint.best",
+                              "'%.80s' is no metric of summary.csv that can be better or worse", name);
+    if (saved < 1 || evaluated < 1 || evaluated % saved)
+        return wz_recipe_fail(recipe, err, "checkpoint.best",
+                              "expected evaluate.every (%d) to be a multiple of checkpoint.every (%d)", evaluated,
+                              saved);
+    return 0;
+}
+
 int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, struct wz_err *err)
 {
     job->recipe = recipe;
     job->training = training;
     if (training && check_learning(recipe, err) < 0) return -1;
-    if (check_rewards(recipe, err) < 0 || wz_limits_check(recipe, err) < 0) return -1;
+    if (check_rewards(recipe, err) < 0 || wz_limits_check(recipe, err) < 0 || check_best(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);

@@ -273,9 +273,9 @@ struct wz_progress {
 };
 /* All learners call it; the root writes. inputs: of wz_inputs_find; history: of wz_run_history; used by the root, and
  * copied. When it returns the weights may change; a thread of root's makes a checkpoint of what was written, and
- * (prune) then removes old ones. It waits for the checkpoint before. */
+ * (prune) then removes old ones, but that after step `best`. It waits for the checkpoint before. */
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
-                       bool prune, struct wz_err *err);
+                       bool prune, int64_t best, struct wz_err *err);
 /* Is the checkpoint that is being written durable, or has it failed? -1 and a message with the file. done: waits for
  * it, as a job must before it ends; else 0 also where it is not known yet. */
 int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err);
@@ -313,9 +313,10 @@ int wz_checkpoint_play(struct wz_job *job, struct wz_recipe *recipe, const char 
 char *wz_checkpoint_model(const char *path, const char *agent, int step, struct wz_err *err);
 int wz_checkpoint_moments(struct wz_job *job, const char *dir, const struct wz_progress *p,
                           struct wz_err *err); /* learner ranks */
-/* Removes all checkpoints but the newest checkpoint.keep and those that their stages began with (their references).
- * newest: the step of the newest, just saved; a folder of a later step was passed over, and does not count. */
-void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest);
+/* Removes all checkpoints but the newest checkpoint.keep, that after step `best` (-1: none), and those that their
+ * stages began with (their references). newest: the step of the newest, just saved; a folder of a later step was passed
+ * over, and does not count. */
+void wz_checkpoint_prune(const struct wz_recipe *recipe, int64_t newest, int64_t best);
 void wz_remove_tree(const char *path); /* a file, or a folder with all that is in it; follows no link */
 
 #endif
