@@ -30,6 +30,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         const double begin = wz_now();
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_run_history(run, job, p, err);
+            if (rc == 0) rc = wz_checkpoint_wait(job, true, err); /* it may be the best */
             if (rc == 0)
                 rc = wz_checkpoint_save(job, p, inputs, run->history, !run->collapsing, wz_run_best(run, job->recipe),
                                         err);
@@ -112,7 +113,7 @@ static int train(struct wz_job *job, struct wz_run *run, struct wz_progress *p, 
     if (rc == 0 && !dir && job->recipe->n_eval) rc = wz_run_before(run, job, err);
     if (rc == 0 && dir && !done && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err); /* was abandoned */
     while (rc == 0 && p->stage < (int)job->recipe->n_stages) rc = train_stage(job, run, p, dir, inputs, err);
-    if (rc == 0 && done && job->root)
+    if (rc == 0 && done && job->root && !run->collapsing)
         wz_checkpoint_prune(job->recipe, p->step, wz_run_best(run, job->recipe)); /* the last start had no time to */
     if (rc == 0) rc = wz_run_after(run, job, p, err);
     if (rc > 0 && job->root && p->step)

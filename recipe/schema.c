@@ -329,7 +329,7 @@
 
 #define LIMIT(T, S) \
     T##_TEXT(S, metric, NULL, "text", LAYOUT, "its name in metrics.jsonl, such as feedback/kl or rollout/json_errors") \
-    T##_REAL(S, min, "-1e300", "[-1e300,1e300]", LAYOUT, "below this it is beyond, and where it is not finite") \
+    T##_REAL(S, min, "-1e300", "[-1e300,1e300]", LAYOUT, "below this it is beyond") \
     T##_REAL(S, max, "1e300", "[-1e300,1e300]", LAYOUT, "above this it is beyond") \
     T##_INT(S, steps, "5", "[1,1e9]", LAYOUT, "this many steps in a row beyond stop the run")
 

@@ -46,6 +46,8 @@ int wz_recipe_sft(struct wz_recipe **recipe, struct wz_err *err)
     own.stages = &stage;
     own.n_agents = own.n_data = own.n_stages = 1;
     own.n_eval = 0;
+    own.n_limits = 0; /* of metrics that it doesn't have */
+    own.checkpoint.best = shape->checkpoint.best;
     own.ranks = shape->ranks;
     own.rollout = shape->rollout;
     own.judge = shape->judge;

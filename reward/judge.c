@@ -207,6 +207,9 @@ int wz_judges_begin(struct wz_judges *judges, const struct wz_judge_config *conf
                 return wz_fail(err, "two judges are called %s: give one of them another `name`, and its `kind`",
                                j->name);
         judges->n++;
+        if (j->prunes && !(j->sees & WZ_JUDGED_REFUSAL))
+            return wz_fail(err, "%s has the role topic and can't see a refusal, which is an attack off topic for it",
+                           j->name);
         if (j->watches) continue;
         size_t at = strlen(judges->name);
         snprintf(judges->name + at, sizeof judges->name - at, "%s%s", rewarding++ ? "+" : "", j->name);

@@ -220,6 +220,8 @@ static void call_run(struct call *call, const struct wz_player *p)
 
 enum { NO_ATTEMPT = -2 };
 
+static bool out_of_window(const Wz__Turn *t) { return t->finish_reason == WZ__FINISH_REASON__CONTEXT; }
+
 static int better_of(const Wz__Episode *e, const int *replies, int n)
 {
     int best = -1;
@@ -247,9 +249,10 @@ static int parent_of_next(const struct wz_tree *tree, const Wz__Episode *e)
     int *replies = wz_alloc(sizeof *replies * (e->n_turns + 1)), *leaves = wz_alloc(sizeof *leaves * (size_t)width);
     int n = 0, first = 0, n_leaves = 1, parent = NO_ATTEMPT;
 
-    for (size_t i = 0; i < e->n_turns; i++) /* of each attempt its last reply; -1: it had none */
+    for (size_t i = 0; i < e->n_turns; i++) /* of each attempt its last reply; -1: it had none that is whole */
         if (wz_turn_is(e->turns[i], WZ_ATTACKER)) replies[n++] = -1;
-        else if (n && wz_turn_is(e->turns[i], WZ_CONVERSATION)) replies[n - 1] = (int)i;
+        else if (n && wz_turn_is(e->turns[i], WZ_CONVERSATION))
+            replies[n - 1] = out_of_window(e->turns[i]) ? -1 : (int)i;
     leaves[0] = -1;
     for (int level = 0; level < (tree->depth > 1 ? tree->depth : 1) && n_leaves; level++) {
         const int of_level = n_leaves * branching;
@@ -435,12 +438,17 @@ const struct wz_seat *wz_seat_find(const char *name)
     return s->name ? s : NULL;
 }
 
-/* Is the last turn an attack that asks for something else than the prompt? */
-static bool off_topic(const Wz__Episode *e)
+static bool tries_again(const struct wz_game *game, const Wz__Episode *e)
+{
+    return (game->tree.depth > 1 || game->tree.branching > 1) && e->harmful;
+}
+
+/* Is the last turn an attack that asks for something else than the prompt, or did not fit, where others follow? */
+static bool off_topic(const struct wz_game *game, const Wz__Episode *e)
 {
     const Wz__Turn *t = e->n_turns ? e->turns[e->n_turns - 1] : NULL;
 
-    return t && wz_turn_is(t, WZ_ATTACKER) && t->judged_refusal;
+    return t && wz_turn_is(t, WZ_ATTACKER) && (t->judged_refusal || (tries_again(game, e) && out_of_window(t)));
 }
 
 /* New attacks at harmful prompts are judged: those off topic end their attempt (TAP's first pruning). */
@@ -451,7 +459,8 @@ static void prune(const struct wz_game *game, const struct wz_player *p, Wz__Epi
     int k = 0;
 
     for (int i = 0; i < n; i++)
-        if (speaker[i] == p && episodes[i]->harmful && !episodes[i]->discard[0] && !episodes[i]->cut[0])
+        if (speaker[i] == p && episodes[i]->harmful && !episodes[i]->discard[0] && !episodes[i]->cut[0] &&
+            !off_topic(game, episodes[i]))
             list[k++] = episodes[i];
     if (k) game->tree.topic(game->judges, list, k);
     for (int i = 0; i < k; i++) {
@@ -465,23 +474,23 @@ static void prune(const struct wz_game *game, const struct wz_player *p, Wz__Epi
 /* The player that speaks after the last turn of e, which was `last`'s; NULL: e has ended. */
 static struct wz_player *next_player(const struct wz_game *game, const struct wz_player *last, const Wz__Episode *e)
 {
-    if (e->discard[0] || last->seat->guards || off_topic(e)) return NULL;
-    const bool cut = e->cut[0] || e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT;
+    if (e->discard[0] || last->seat->guards || off_topic(game, e)) return NULL;
+    const bool cut = e->cut[0] || out_of_window(e->turns[e->n_turns - 1]);
     const char *name = !cut ? last->seat->next(game, e) : wz_turn_last(e, WZ_CONVERSATION) < 0 ? NULL : guard;
 
     return player_of(game, name); /* whatever cut the game, a guard has the last word */
 }
 
 /* An episode that has ended has a reply, or is discarded; of an attempt off topic try_again takes care. */
-static void unanswered(Wz__Episode *e, const struct wz_player *last)
+static void unanswered(const struct wz_game *game, Wz__Episode *e, const struct wz_player *last)
 {
-    if (!e->discard[0] && !off_topic(e) && wz_turn_last(e, WZ_CONVERSATION) < 0)
+    if (!e->discard[0] && !off_topic(game, e) && wz_turn_last(e, WZ_CONVERSATION) < 0)
         end_early(e, last, "no reply came of its turn");
 }
 
 /* PAIR (Chao et al. 2023, arXiv 2310.08419, algorithm 1) and TAP: a harmful prompt whose last reply the judges don't
- * call unsafe goes back to the attacker, after so many attempts, while the tree has more; where they were all off topic
- * to the conversation agent at last, as it is. Returns how many of the episodes go on. */
+ * call unsafe goes back to the attacker, after so many attempts, while the tree has more; where no attack could be
+ * played to the conversation agent at last, as it is. Returns how many of the episodes go on. */
 static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct wz_player **speaker, int n,
                      int attempts)
 {
@@ -492,17 +501,16 @@ static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct 
     for (int i = 0; i < n; i++) {
         const Wz__Episode *e = episodes[i];
         if (!e->harmful || e->discard[0] || e->cut[0]) continue;
-        if (e->turns[e->n_turns - 1]->finish_reason == WZ__FINISH_REASON__CONTEXT) continue;
         if (round_of(e, game->players[0]) != attempts) continue;
         speaker[i] = game->players[0];
-        if (!off_topic(e)) list[asked++] = episodes[i];
+        if (!off_topic(game, e)) list[asked++] = episodes[i];
     }
     if (asked && attempts < most_attempts(tree)) game->label(game->judges, false, list, asked);
     for (int i = 0; i < n; i++) {
         if (!speaker[i]) continue;
         const Wz__Episode *e = episodes[i];
         const int reply = wz_turn_last(e, WZ_CONVERSATION);
-        const Wz__Turn *c = off_topic(e) ? NULL : e->turns[reply];
+        const Wz__Turn *c = off_topic(game, e) ? NULL : e->turns[reply];
         if (c && (c->verdict == WZ__VERDICT__FAILED || c->judged_unsafe)) speaker[i] = NULL;
         else if (parent_of_next(tree, e) == NO_ATTEMPT)
             speaker[i] = reply < 0 ? player_of(game, WZ_CONVERSATION) : NULL;
@@ -566,7 +574,7 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
                     prune(game, p, episodes, speaker, n);
                 for (int i = 0; i < n; i++)
                     if (speaker[i] == p && !(speaker[i] = next_player(game, p, episodes[i]))) {
-                        unanswered(episodes[i], p);
+                        unanswered(game, episodes[i], p);
                         left--;
                     }
             }

@@ -65,7 +65,7 @@ void wz_account_metrics(const struct wz_account *account, const struct wz_job *j
                         struct wz_beyond *beyond);
 
 /* limits.c: of each row of the recipe's `limits`, in how many steps in a row its metric was beyond, and the last value.
- * A step that does not have the metric begins the count anew. */
+ * A step that does not have the metric, or had nothing to measure it by (NaN), begins the count anew. */
 struct wz_beyond {
     int steps;
     double value;

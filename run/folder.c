@@ -51,7 +51,7 @@ static void count_line(const struct past *past, const json_t *line)
 
     for (unsigned i = 0; i < past->recipe->n_limits; i++) {
         const json_t *value = json_object_get(line, names[n] = past->recipe->limits[i].metric);
-        if (value) values[n++] = json_is_number(value) ? json_number_value(value) : NAN;
+        if (json_is_number(value)) values[n++] = json_number_value(value);
     }
     wz_limits_count(past->recipe, past->beyond, names, values, n);
     free(names);
@@ -280,8 +280,8 @@ static int watch_limits(struct wz_run *run, const struct wz_job *job, const stru
 {
     const int any = wz_limits_watch(job->recipe, run->beyond, p->step, err);
 
-    run->collapsing = any > 0;
-    return any < 0 ? -1 : 0;
+    run->collapsing = any != 0;
+    return any < 0 && p->stage < (int)job->recipe->n_stages ? -1 : 0; /* a run that is done has nothing to stop */
 }
 
 static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, bool resume,
@@ -311,7 +311,7 @@ static int open_files(struct wz_run *run, struct wz_job *job, const struct wz_pr
     }
     if (rc == 0 && past.kept < p->step)
         wz_log("%s/metrics.jsonl: has %" PRId64 " of %" PRId64 " steps, the others are lost", dir, past.kept, p->step);
-    if (rc == 0 && !done) rc = watch_limits(run, job, p, err);
+    if (rc == 0) rc = watch_limits(run, job, p, err);
     if (rc == 0) rc = read_chain(run, dir, p, err);
     if (rc == 0 && !done) rc = write_start(job, p, err);
     if (rc == 0) run->metrics = wz_metrics_open(dir, resume, p->step);
@@ -716,6 +716,10 @@ int64_t wz_run_best(const struct wz_run *run, const struct wz_recipe *recipe)
         if (strcmp(r->metric, m->name) || sscanf(r->phase, "step-%" SCNd64, &step) != 1 ||
             wz_table_find(&run->table, r->phase, WZ_AVERAGE, m->name) != r || !(m->better * r->value > most))
             continue;
+        char *dir = wz_path("%s/checkpoints/%" PRId64, recipe->out, step);
+        const bool there = wz_is_dir(dir);
+        free(dir);
+        if (!there) continue;
         most = m->better * r->value;
         best = step;
     }

@@ -61,7 +61,8 @@ int wz_run_step(struct wz_run *run, struct wz_job *job, const struct wz_progress
 /* Evaluations: all ranks call these; 1: abandoned, for the run was asked to stop. before and after also print the
  * table, and after is not made twice; due: is one to be made after this step, that there is not yet? */
 bool wz_run_due(const struct wz_run *run, const struct wz_job *job, const struct wz_progress *p);
-/* root: after which step the evaluation was best so far by checkpoint.best; -1: there is none, or no such key. */
+/* root: after which step the evaluation was best so far by checkpoint.best, of those
+ * whose checkpoint is there; -1: none. */
 int64_t wz_run_best(const struct wz_run *run, const struct wz_recipe *recipe);
 int wz_run_before(struct wz_run *run, struct wz_job *job, struct wz_err *err);
 int wz_run_evaluate(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, struct wz_err *err);

@@ -491,9 +491,10 @@ static int check_best(const struct wz_recipe *recipe, struct wz_err *err)
     const struct wz_measure *m = wz_measure_find(name);
 
     if (!*name) return 0;
-    if (!m || !m->better)
+    if (!m || !m->better || !m->rate)
         return wz_recipe_fail(recipe, err, "checkpoint.best",
                               "'%.80s' is no metric of summary.csv that can be better or worse", name);
+    if (!recipe->n_eval) return wz_recipe_fail(recipe, err, "checkpoint.best", "expected held-out prompts (eval)");
     if (saved < 1 || evaluated < 1 || evaluated % saved)
         return wz_recipe_fail(recipe, err, "checkpoint.best",
                               "expected evaluate.every (%d) to be a multiple of checkpoint.every (%d)", evaluated,
@@ -506,11 +507,30 @@ int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, st
     job->recipe = recipe;
     job->training = training;
     if (training && check_learning(recipe, err) < 0) return -1;
-    if (check_rewards(recipe, err) < 0 || wz_limits_check(recipe, err) < 0 || check_best(recipe, err) < 0) return -1;
+    if (check_rewards(recipe, err) < 0 || wz_limits_check(recipe, err) < 0) return -1;
+    if (training && check_best(recipe, err) < 0) return -1;
     if (wz_roles_assign(&job->roles, recipe, training, job->link.rank, job->link.size, err) < 0) return -1;
     job->root = job->roles.learner.me == 0;
     job->be = wz_job_backend(recipe, threads_of(job), err);
     return job->be ? 0 : -1;
+}
+
+/* The text of which the perplexity is taken: of two tokens or more, to each agent that is a model. */
+static int open_text(struct wz_job *job, struct wz_err *err)
+{
+    const char *path = job->recipe->evaluate.text;
+    struct wz_ids ids = { 0 };
+    int rc = *path ? wz_map_open(&job->text, path, err) : 0;
+
+    for (int a = 0; rc == 0 && *path && a < job->n_agents; a++) {
+        wz_ids_finish(&ids);
+        if (!job->agents[a].tok) continue;
+        rc = wz_encode(job->agents[a].tok, (const char *)job->text.bytes, job->text.len, &ids, err);
+        if (rc < 0) wz_fail_in(err, "%s", path);
+        else if (ids.n < 2) rc = wz_fail(err, "%s: expected two tokens or more, got %d", path, ids.n);
+    }
+    wz_ids_finish(&ids);
+    return rc;
 }
 
 int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *err)
@@ -533,8 +553,7 @@ int wz_job_open(struct wz_job *job, const char *const *models, struct wz_err *er
          check_prompts(job, job->data, recipe->data, recipe->n_data, err) < 0))
         return -1;
     if (load_sets(&job->eval, recipe->eval, recipe->n_eval, recipe->evaluate.seed, err) < 0) return -1;
-    if (*recipe->evaluate.text && wz_map_open(&job->text, recipe->evaluate.text, err) < 0)
-        return wz_recipe_fail(recipe, err, "evaluate.text", "%s", err->text);
+    if (open_text(job, err) < 0) return wz_recipe_fail(recipe, err, "evaluate.text", "%s", err->text);
     return check_prompts(job, job->eval, recipe->eval, recipe->n_eval, err);
 }
 

@@ -23,6 +23,9 @@ int wz_limits_check(const struct wz_recipe *recipe, struct wz_err *err)
 {
     char path[40];
 
+    if (recipe->n_limits && recipe->checkpoint.keep == 1)
+        return wz_recipe_fail(recipe, err, "checkpoint.keep",
+                              "expected 2 or more, or 0 for all, since `limits` need a checkpoint from before");
     for (unsigned i = 0; i < recipe->n_limits; i++) {
         const struct wz_recipe_limit *l = &recipe->limits[i];
         const struct wz_metric *row = wz_metric_rows;
@@ -47,7 +50,7 @@ void wz_limits_count(const struct wz_recipe *recipe, struct wz_beyond *beyond, c
         const struct wz_recipe_limit *l = &recipe->limits[i];
         int k = 0;
         while (k < n && strcmp(names[k], l->metric)) k++;
-        const bool within = k == n || (values[k] >= l->min && values[k] <= l->max);
+        const bool within = k == n || isnan(values[k]) || (values[k] >= l->min && values[k] <= l->max);
         beyond[i] = (struct wz_beyond){ within ? 0 : beyond[i].steps + 1, k == n ? NAN : values[k] };
     }
 }

@@ -21,7 +21,7 @@ static void measure(const struct wz_agent *a, const struct wz_map *text, double 
     struct wz_pack pack;
     struct wz_err err;
 
-    if (wz_encode(a->tok, (const char *)text->bytes, text->len, &ids, &err) < 0)
+    if (wz_encode(a->tok, (const char *)text->bytes, text->len, &ids, &err) < 0) /* was tried when it was opened */
         wz_die("evaluate.text: agent %s: %s", a->recipe->name, err.text);
     const int n = ids.n < most ? ids.n : most;
     bool *loss = wz_alloc((size_t)n + 1);

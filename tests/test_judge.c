@@ -391,6 +391,14 @@ static void judges_that_do_not_fit(void **state)
     one.measures = "compliance";
     assert_int_equal(wz_judges_begin(&judges, &one, 1, "", &err), -1);
     assert_non_null(strstr(err.text, "can't see a harmful reply"));
+    struct wz_judge_config topic[] = { { .name = "rules" }, one };
+    topic[1].measures = "harm";
+    topic[1].watches = topic[1].prunes = true;
+    assert_int_equal(wz_judges_begin(&judges, topic, 2, "", &err), -1);
+    assert_non_null(strstr(err.text, "has the role topic and can't see a refusal"));
+    topic[1].measures = "compliance";
+    assert_int_equal(wz_judges_begin(&judges, topic, 2, "", &err), 0);
+    wz_judges_close(&judges);
     assert_int_equal(wz_judges_begin(&judges, many, (int)WZ_COUNT(many), "", &err), -1);
     assert_non_null(strstr(err.text, "at most"));
 }

@@ -800,7 +800,7 @@ static void an_attacker_tries_again(void **state)
           "" },
         { true, { "at.", "?.", FEEDBACK(false, false, ""), "bt." }, 3, 1, "", "" }, /* judged again: discarded there */
         { true, { "at.", "a.", FEEDBACK(false, false, "") }, 3, 1, "", "attacker: no room" },
-        { true, { "at.", "a~", "bt." }, 2, 0, "", "" },
+        { true, { "at.", "a~", "bt." }, 2, 1, "", "" }, /* nothing goes on from a reply that is not whole */
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
@@ -902,6 +902,10 @@ static void attempts_are_a_tree(void **state)
         { 2, 2, 2, true, false, { "o.", "1.", "never" }, { -1, -9 }, 2, 0, "" }, /* a benign prompt's is not judged */
         { 2, 1, 1, false, true, { "o.", "1.", "b.", "2." }, { -1, 1, -9 }, 4, 1, "" },
         { 2, 2, 2, false, false, { "?.", "never" }, { -1, -9 }, 1, 0, "judge failed in play: lost" },
+        /* what does not fit is like what is off topic, and not judged; others go on */
+        { 2, 2, 1, false, false, { "?~", "b.", "1.", "c~", "d.", "2." }, { -1, -1, 2, 2, -9 }, 6, 1, "" },
+        { 2, 2, 1, false, false, { "a.", "3~", "b.", "1.", "c~", "d.", "2." }, { -1, -1, 3, 3, -9 }, 7, 2, "" },
+        { 2, 2, 2, false, true, { "o~", "?~", "1." }, { -1, -1, -9 }, 3, 0, "" },
     };
 
     for (size_t i = 0; i < WZ_COUNT(rows); i++) {
