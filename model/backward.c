@@ -198,22 +198,45 @@ void wz_backward_end(struct wz_model *m, struct wz_work *w, float *d_params)
     w->open = false;
 }
 
+/* Slopes by some ids, whose lines of the embedding are there. */
+struct slopes {
+    const float *d, *lines; /* [n, dim]; [n_lines, dim] */
+    float *out;             /* [n, vocab], from the first of these ids on */
+    size_t n, n_lines, dim, vocab;
+};
+
+enum { LINES = 1024, OF_TASK = 16, LANES = 8 }; /* lines that are read at a time; of a task; sums of a product */
+
+static void slope_part(void *arg, int task)
+{
+    const struct slopes *s = arg;
+    const size_t from = (size_t)task * OF_TASK, to = from + OF_TASK < s->n_lines ? from + OF_TASK : s->n_lines;
+
+    for (size_t j = from; j < to; j++)
+        for (size_t i = 0; i < s->n; i++) {
+            const float *x = s->d + i * s->dim, *y = s->lines + j * s->dim;
+            double sum[LANES] = { 0 };
+            size_t c = 0;
+            for (; c + LANES <= s->dim; c += LANES)
+                for (size_t k = 0; k < LANES; k++) sum[k] += (double)x[c + k] * (double)y[c + k];
+            for (; c < s->dim; c++) sum[0] += (double)x[c] * (double)y[c];
+            for (size_t k = 1; k < LANES; k++) sum[0] += sum[k];
+            s->out[i * s->vocab + j] = (float)sum[0];
+        }
+}
+
 void wz_backward_onehot(struct wz_model *m, struct wz_work *w, const int *rows, int n, float *out)
 {
-    enum { LINES = 256 }; /* of the embedding, read at a time */
     const size_t dim = (size_t)m->config.dim, vocab = (size_t)m->config.vocab;
     float *d = wz_alloc(sizeof *d * (size_t)n * dim), *lines = wz_alloc(sizeof *lines * LINES * dim);
 
     wz_download(m->be, d, wz_gather(w, w->d_x, rows, n), sizeof *d * (size_t)n * dim);
     for (size_t v = 0; v < vocab; v += LINES) {
         const size_t k = vocab - v < LINES ? vocab - v : LINES;
+        struct slopes s = { d, lines, out + v, (size_t)n, k, dim, vocab };
+        wz_heartbeat();
         wz_param_get(m, 0, v * dim, k * dim, lines);
-        for (size_t i = 0; i < (size_t)n; i++)
-            for (size_t j = 0; j < k; j++) {
-                double sum = 0;
-                for (size_t c = 0; c < dim; c++) sum += (double)d[i * dim + c] * (double)lines[j * dim + c];
-                out[i * vocab + v + j] = (float)sum;
-            }
+        wz_pool_run(m->be->pool, (int)((k + OF_TASK - 1) / OF_TASK), slope_part, &s);
     }
     free(d);
     free(lines);

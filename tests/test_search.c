@@ -21,7 +21,7 @@ static const struct wz_config configs[] = {
       .eos = { 2 },
       .n_eos = 1 },
     { .layers = 1,
-      .dim = 16,
+      .dim = 20,
       .heads = 4,
       .kv_heads = 2,
       .head_dim = 8,
@@ -106,6 +106,8 @@ static double logp_of(struct wz_model *m, struct wz_cache *cache, struct wz_work
 
 static const int target[] = { 33, 34, 35 };
 
+static void count(void *signs) { ++*(int *)signs; }
+
 /* The slope by input v of a token is how the score changes along E[v], there alone: the token's id is of no other. */
 static void slopes_are_the_gradient(void **state)
 {
@@ -114,18 +116,27 @@ static void slopes_are_the_gradient(void **state)
 
     for (size_t c = 0; c < WZ_COUNT(configs); c++)
         for (size_t b = 0; b < WZ_COUNT(backends); b++) {
-            struct wz_backend *be = backend_of(backends[b], 1);
+            struct wz_backend *be = backend_of(backends[b], 1), *more = backend_of(backends[b], 3);
             struct wz_model *m = model_of_config(&configs[c], be);
             struct wz_cache *cache = wz_cache_create(m, 20, 4);
             struct wz_work *work = wz_work_create(m, 64, true);
-            float slope[ROWS * V], d_logp[64], *d = wz_backend_alloc(be, m->n_params * sizeof *d), *e = m->params;
+            float slope[ROWS * V], again[ROWS * V], d_logp[64], *d = wz_backend_alloc(be, m->n_params * sizeof *d),
+                                                                *e = m->params;
             const size_t dim = (size_t)m->config.dim;
             int targets[64];
 
             logp_of(m, cache, work, context, N, target, 3, targets);
             for (int i = 0; i < N + 2; i++) d_logp[i] = targets[i] >= 0;
             wz_backward(m, cache, work, targets, d_logp, 1, d);
+            int signs = 0;
+            wz_set_heartbeat(count, &signs);
             wz_backward_onehot(m, work, rows, ROWS, slope);
+            wz_set_heartbeat(NULL, NULL);
+            assert_int_equal(signs, 1); /* of the few lines that there are */
+            m->be = more;
+            wz_backward_onehot(m, work, rows, ROWS, again);
+            m->be = be;
+            assert_memory_equal(again, slope, sizeof slope);
             for (int r = 0; r < ROWS; r++) {
                 float *x = e + (size_t)context[rows[r]] * dim, kept[24];
                 double off = 0, norm = 0;
@@ -152,6 +163,7 @@ static void slopes_are_the_gradient(void **state)
             wz_cache_destroy(cache);
             wz_model_destroy(m);
             wz_backend_close(be);
+            wz_backend_close(more);
         }
 }
 
