@@ -46,11 +46,11 @@ static bool marked_once(const char *text)
 }
 
 /* The ids of a text with the prompt in its place. False: it has none. */
-static bool express(const struct wz_searching *s, struct wz_candidate *c, bool first)
+static bool express(const struct wz_searching *s, struct wz_candidate *c, bool first, struct wz_err *err)
 {
     const char *at = strstr(c->text, mark);
     char *message = wz_path("%.*s%s%s", (int)(at - c->text), c->text, s->e->prompt, at + sizeof mark - 1);
-    const bool ok = wz_candidate_spell(s, c, message, first);
+    const bool ok = wz_candidate_spell(s, c, message, first, err);
 
     free(message);
     return ok;
@@ -74,15 +74,13 @@ int wz_autodan_begin(struct wz_searching *s, struct wz_candidate *out, struct wz
         c->text = line;
         if (!marked_once(line)) return wz_fail(err, "evaluate.search.text: '%s' has no %s, or several", line, mark);
         for (int first = s->first; first < (n ? s->first + 1 : 2); first++)
-            if (express(s, c, first) && wz_candidate_place(s, c)) {
+            if (express(s, c, first, err) && wz_candidate_place(s, c, err)) {
                 s->first = first;
                 n++;
                 break;
             }
     }
-    if (n) return n;
-    return wz_fail(err, "evaluate.search: no text with the prompt in it is a context that its own text gives again, or "
-                        "they are too long");
+    return n ? n : wz_fail_in(err, "evaluate.search.text: the last of its texts with the prompt in it, as the others");
 }
 
 /* An index by weights[n] that add up to 1. */
@@ -154,6 +152,7 @@ void wz_autodan_propose(const struct wz_searching *s, const struct wz_candidate 
     double *weights = wz_alloc(sizeof *weights * (size_t)n_c), sum = 0;
     bool *kept = wz_alloc(sizeof *kept * (size_t)n_c);
     const double top = wz_candidate_best(c, n_c)->score;
+    struct wz_err err;
 
     for (int i = 0; i < n_c; i++) sum += weights[i] = exp(c[i].score - top);
     for (int i = 0; i < n_c; i++) weights[i] /= sum;
@@ -185,7 +184,7 @@ void wz_autodan_propose(const struct wz_searching *s, const struct wz_candidate 
         }
         free(out[b].text);
         out[b].text = text;
-        express(s, &out[b], s->first);
+        express(s, &out[b], s->first, &err); /* false: it has no ids, and is not scored */
     }
     free(weights);
     free(kept);

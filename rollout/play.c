@@ -520,14 +520,16 @@ static int try_again(const struct wz_game *game, Wz__Episode **episodes, struct 
     return left;
 }
 
-/* The attack that is searched for on the agent that answers, as a turn before its first. */
+/* The attack that is searched for on the agent that answers, as a turn before its first. Where there is none the prompt
+ * is played as it is, so that it stays one of those that rates are of. */
 static void search_attack(const struct wz_game *game, const struct wz_player *p, Wz__Episode *e)
 {
     struct wz_found found = { 0 };
     struct wz_buf text = { 0 };
     struct wz_err err;
 
-    if (wz_search_run(game->search, p, game->seed, e, &found, &err) < 0) end_early(e, p, err.text);
+    if (wz_search_run(game->search, p, game->seed, e, &found, &err) < 0)
+        wz_set_string(&e->unattacked, err.text, strlen(err.text));
     else {
         Wz__Turn *t = wz_episode_turn(e);
         t->agent = (uint32_t)p->agent;
@@ -537,10 +539,14 @@ static void search_attack(const struct wz_game *game, const struct wz_player *p,
         t->target_logp = found.score;
         t->valid = true;
         give(p, t, &found.ids, &text);
+        wz_buf_clear(&text);
+        wz_decode(p->tok, found.target.ids, found.target.n, true, &text);
+        wz_set_string(&t->target, text.data ? text.data : "", text.len);
     }
     wz_set_string(&e->prefill, "", 0); /* was sought, and is not given */
     e->resets = 0;
     wz_ids_finish(&found.ids);
+    wz_ids_finish(&found.target);
     wz_buf_finish(&text);
 }
 
@@ -558,9 +564,6 @@ void wz_play(const struct wz_game *game, Wz__Episode **episodes, int n)
     for (int i = 0; i < n; i++) {
         speaker[i] = game->players[0];
         if (game->search && episodes[i]->harmful) search_attack(game, game->players[0], episodes[i]);
-        if (!episodes[i]->discard[0]) continue;
-        speaker[i] = NULL;
-        left--;
     }
     do {
         while (left > 0)

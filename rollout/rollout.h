@@ -93,13 +93,14 @@ struct wz_search {
     int steps, candidates, top_k;
 };
 struct wz_found {
-    struct wz_ids ids; /* of the user's message; the caller finishes it, and may give it zeroed or used before */
-    double score;      /* log-probability of the target behind it */
-    int scored;        /* candidates whose score was asked for */
+    struct wz_ids ids, target; /* of the user's message, and what was sought behind it; the caller finishes them, and
+                                  may give them zeroed or used before */
+    double score;              /* log-probability of the target behind it */
+    int scored;                /* candidates whose score was asked for */
 };
 /* Searches for an attack on the player at the episode's prompt. Where that has a prefill, it is the target. The result
- * depends on these arguments and the weights alone. Meanwhile it takes memory for a gradient of all weights. -1 and a
- * message: there is nothing to begin with. */
+ * depends on these arguments and the weights alone. Meanwhile it takes memory (docs/attacks.md). -1 and a message:
+ * there is nothing to begin with, or to be sought. */
 int wz_search_run(const struct wz_search *how, const struct wz_player *player, uint64_t seed, const Wz__Episode *e,
                   struct wz_found *found, struct wz_err *err);
 struct wz_game {
@@ -109,7 +110,9 @@ struct wz_game {
     bool one_vocabulary; /* wz_tokenizer_same for all players: a reply is shown to the others as its ids */
     uint64_t seed;
     struct wz_tree tree;
-    const struct wz_search *search; /* harmful prompts are attacked so before the first turn; NULL: they are not */
+    /* Harmful prompts are attacked so before the first turn; NULL: they are not. Where there is nothing to begin with,
+     * `unattacked` says why, and they are played as they are. */
+    const struct wz_search *search;
     /* Where a seat writes, or there are attempts: judges the last reply of each episode, by the judges that guard or by
      * those that reward, and fills in its verdict, label, score and judge_error. arg: `judges`. */
     void (*label)(void *judges, bool guards, Wz__Episode **episodes, int n);

@@ -13,37 +13,44 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 16, TOGETHER = 32 }; /* tokens of a page; candidates of one forward, at most */
+/* Tokens of a page; of one forward, at most so many candidates, and tokens. */
+enum { PAGE = 16, TOGETHER = 32, ROWS = 16384 };
 
-bool wz_candidate_place(const struct wz_searching *s, struct wz_candidate *c)
+bool wz_candidate_place(const struct wz_searching *s, struct wz_candidate *c, struct wz_err *err)
 {
     struct wz_message messages[2] = { { WZ_SYSTEM, s->p->system, NULL, 0 }, { WZ_USER, NULL, c->ids.ids, c->ids.n } };
     const int skip = !s->p->system[0];
     struct wz_ids again = { 0 };
     struct wz_buf text = { 0 };
-    struct wz_err err;
 
     c->context.n = 0;
     wz_decode(s->p->tok, c->ids.ids, c->ids.n, true, &text);
-    bool ok = wz_template_apply(s->p->chat, s->p->tok, messages + skip, 2 - skip, true, &c->context, &err) == 0;
+    bool ok = wz_template_apply(s->p->chat, s->p->tok, messages + skip, 2 - skip, true, &c->context, err) == 0;
     messages[1] = (struct wz_message){ WZ_USER, text.data ? text.data : "", NULL, 0 };
-    ok = ok && wz_template_apply(s->p->chat, s->p->tok, messages + skip, 2 - skip, true, &again, &err) == 0 &&
-         again.n == c->context.n && !memcmp(again.ids, c->context.ids, sizeof *again.ids * (size_t)again.n) &&
-         c->context.n + s->target.n <= s->longest;
+    ok = ok && wz_template_apply(s->p->chat, s->p->tok, messages + skip, 2 - skip, true, &again, err) == 0;
+    bool same = ok && c->ids.n && again.n == c->context.n &&
+                !memcmp(again.ids, c->context.ids, sizeof *again.ids * (size_t)again.n);
     c->at = c->context.n - c->ids.n;
-    while (ok && c->at >= 0 && memcmp(c->context.ids + c->at, c->ids.ids, sizeof *again.ids * (size_t)c->ids.n))
+    while (same && c->at >= 0 && memcmp(c->context.ids + c->at, c->ids.ids, sizeof *again.ids * (size_t)c->ids.n))
         c->at--;
+    same = same && c->at >= 0;
+    const bool fits = c->context.n + s->target.n <= s->longest;
+    if (ok && !fits)
+        wz_fail(err, "its context has %d tokens and the target %d: more than the context window of %d", c->context.n,
+                s->target.n, s->longest);
+    else if (ok && !same) wz_fail(err, "the chat template, or reading it again, changes the text of the message");
     wz_ids_finish(&again);
     wz_buf_finish(&text);
-    return ok && c->ids.n > 0 && c->at >= 0;
+    return same && fits;
 }
 
-bool wz_candidate_spell(const struct wz_searching *s, struct wz_candidate *c, const char *message, bool first)
+bool wz_candidate_spell(const struct wz_searching *s, struct wz_candidate *c, const char *message, bool first,
+                        struct wz_err *err)
 {
-    struct wz_err err;
-
     c->ids.n = 0;
-    return wz_encode_part(s->p->tok, message, strlen(message), first, &c->ids, &err) == 0;
+    const bool ok = wz_encode_part(s->p->tok, message, strlen(message), first, &c->ids, err) == 0;
+    if (!ok) c->ids.n = 0; /* what of it there was */
+    return ok;
 }
 
 const struct wz_candidate *wz_candidate_best(const struct wz_candidate *c, int n)
@@ -85,7 +92,7 @@ static int shared(const struct wz_candidate *c, int n)
     return most;
 }
 
-/* Scores candidates c[n], n <= TOGETHER, by one forward; what they begin with in common is read once. */
+/* Scores candidates c[n], n <= together, by one forward; what they begin with in common is read once. */
 static void score(const struct wz_searching *s, struct wz_candidate *c, int n)
 {
     const int prefix = shared(c, n), rows = n * s->longest;
@@ -103,7 +110,7 @@ static void score(const struct wz_searching *s, struct wz_candidate *c, int n)
         room = wz_seq_fork(s->cache, &seqs[i], &base, prefix) && wz_seq_reserve(s->cache, &seqs[i], count[i]);
         at += count[i];
     }
-    if (!room) wz_die("search: a cache for %d contexts of %d tokens has no room for them", TOGETHER, s->longest);
+    if (!room) wz_die("search: a cache for %d contexts of %d tokens has no room for them", s->together, s->longest);
     wz_forward(s->p->model, s->cache, s->work, &(struct wz_batch){ n, list, count, ids });
     wz_logprobs(s->p->model, s->work, targets, 1, logp, NULL);
     for (int i = 0, r = 0; i < n; i++) {
@@ -164,7 +171,8 @@ static void propose_gcg(const struct wz_searching *s, const struct wz_candidate 
                         struct wz_candidate *out, int n)
 {
     const struct wz_candidate *x = wz_candidate_best(c, n_c);
-    const int vocab = s->p->model->config.vocab, positions = x->ids.n - s->from, want = s->how->top_k;
+    const int vocab = s->p->model->config.vocab, positions = x->ids.n - s->from,
+              want = s->how->top_k < vocab ? s->how->top_k : vocab;
     float *slope = wz_alloc(sizeof *slope * (size_t)positions * (size_t)vocab);
     int *top = wz_alloc(sizeof *top * (size_t)positions * (size_t)want), found = 0;
 
@@ -177,7 +185,7 @@ static void propose_gcg(const struct wz_searching *s, const struct wz_candidate 
         key.d = 1;
         out[b].ids.n = 0;
         wz_ids_append(&out[b].ids, x->ids.ids, x->ids.n);
-        out[b].ids.ids[s->from + at] = top[at * want + (int)wz_below(key, (uint32_t)found)];
+        out[b].ids.ids[s->from + at] = top[(size_t)at * (size_t)want + wz_below(key, (uint32_t)found)];
     }
     free(slope);
     free(top);
@@ -192,18 +200,16 @@ static int begin_gcg(struct wz_searching *s, struct wz_candidate *x, struct wz_e
     bool ok = false;
 
     for (int first = 0; first < 2 && !ok; first++)
-        ok = wz_candidate_spell(s, x, message, first) && wz_candidate_place(s, x);
+        ok = wz_candidate_spell(s, x, message, first, err) && wz_candidate_place(s, x, err);
     for (s->from = 0; ok && text.len < fixed && s->from < x->ids.n; s->from++) {
         wz_buf_clear(&text);
         wz_decode(s->p->tok, x->ids.ids, s->from + 1, true, &text);
     }
     wz_buf_finish(&text);
     free(message);
-    if (ok && s->from < x->ids.n) return 1;
-    return wz_fail(err,
-                   "evaluate.search: the prompt with the text '%s' behind it is no context that its own text gives "
-                   "again, or too long",
-                   s->how->text);
+    if (!ok) return wz_fail_in(err, "the prompt with evaluate.search.text behind it");
+    if (s->from < x->ids.n) return 1;
+    return wz_fail(err, "evaluate.search.text: '%s' adds no token to the prompt", s->how->text);
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------------------- */
@@ -257,15 +263,16 @@ static void drop(struct wz_candidate *c)
 /* Scores those of c[n] that can be told as text, and moves them before the others. Returns how many. */
 static int score_all(const struct wz_searching *s, struct wz_candidate *c, int n)
 {
+    struct wz_err err;
     int k = 0;
 
     for (int i = 0; i < n; i++)
-        if (wz_candidate_place(s, &c[i])) {
+        if (wz_candidate_place(s, &c[i], &err)) {
             const struct wz_candidate swap = c[k];
             c[k++] = c[i];
             if (k - 1 != i) c[i] = swap;
         }
-    for (int i = 0; i < k; i += TOGETHER) score(s, c + i, k - i < TOGETHER ? k - i : TOGETHER);
+    for (int i = 0; i < k; i += s->together) score(s, c + i, k - i < s->together ? k - i : s->together);
     return k;
 }
 
@@ -309,28 +316,51 @@ static int longest_of(const struct wz_searching *s, const struct wz_candidate *c
     return most + s->target.n < window ? most + s->target.n : window;
 }
 
+/* The ids that replies are to begin with: those that the agent's first reply would be given (wz_given_add), so behind
+ * the mark of a thought where it thinks. */
+static int aim(struct wz_searching *s, struct wz_err *err)
+{
+    const bool own = s->e->prefill[0];
+    const struct wz_message messages[2] = { { WZ_SYSTEM, s->p->system, NULL, 0 }, { WZ_USER, s->e->prompt, NULL, 0 } };
+    const int skip = !s->p->system[0];
+    struct wz_ids context = { 0 };
+    Wz__Episode e = *s->e; /* its strings are borrowed */
+    const char *key = own ? "the prompt's prefill" : "evaluate.search.target";
+
+    if (!own) e.prefill = (char *)s->how->target, e.hijack = false;
+    int rc = wz_template_apply(s->p->chat, s->p->tok, messages + skip, 2 - skip, true, &context, err);
+    const int n = rc == 0 ? wz_given_add(s->p, &e, &context, err) : 0;
+    if (n > 0) wz_ids_append(&s->target, context.ids + context.n - n, n);
+    else if (n < 0) rc = wz_fail_in(err, "%s", key);
+    else if (rc == 0) rc = wz_fail(err, "%s: '%s' has no token to be sought", key, e.prefill);
+    wz_ids_finish(&context);
+    return rc;
+}
+
 int wz_search_run(const struct wz_search *how, const struct wz_player *p, uint64_t seed, const Wz__Episode *e,
                   struct wz_found *found, struct wz_err *err)
 {
     struct wz_model *m = p->model;
     struct wz_searching s = { .how = how, .p = p, .e = e, .seed = seed, .longest = m->config.context };
-    const char *target = e->prefill[0] ? e->prefill : how->target;
     int room = 1, n = -1;
 
     for (const char *line = how->text; *line; line++) room += *line == '\n';
     if (room < how->candidates) room = how->candidates;
     struct wz_candidate *lists = wz_alloc(sizeof *lists * 2 * (size_t)room);
-    if (wz_encode_part(p->tok, target, strlen(target), false, &s.target, err) == 0) n = how->by->begin(&s, lists, err);
+    if (aim(&s, err) == 0) n = how->by->begin(&s, lists, err);
     if (n > 0) {
         s.longest = longest_of(&s, lists, n);
+        s.together = s.longest * TOGETHER <= ROWS ? TOGETHER : s.longest < ROWS ? ROWS / s.longest : 1;
         s.usable = usable_ids(p);
-        s.cache = wz_cache_create(m, (1 + TOGETHER) * (s.longest / PAGE + 2), PAGE);
-        s.work = wz_work_create(m, TOGETHER * s.longest, false);
+        s.cache = wz_cache_create(m, (1 + s.together) * (s.longest / PAGE + 2), PAGE);
+        s.work = wz_work_create(m, s.together * s.longest, false);
         if (how->by->gradient) {
             s.tape = wz_work_create(m, s.longest, true);
             s.d_params = wz_backend_alloc_for(m->be, m->n_params * sizeof(float), "gradient of a search");
         }
         search(&s, lists, n, lists + room, found);
+        found->target.n = 0;
+        wz_ids_append(&found->target, s.target.ids, s.target.n);
         if (how->by->gradient) {
             wz_backend_free(m->be, s.d_params);
             wz_work_destroy(s.tape);

@@ -20,6 +20,7 @@ struct wz_searching {
     bool first;   /* of wz_encode_part, for whole messages */
     int from;     /* where in a message the ids begin that may change */
     int longest;  /* tokens of a context with its target, at most */
+    int together; /* candidates of one forward, at most */
     bool *usable; /* [V] ids that stand for text of their own */
     struct wz_cache *cache;
     struct wz_work *work, *tape;
@@ -38,10 +39,11 @@ struct wz_proposer {
                     struct wz_candidate *out, int n);
 };
 
-/* Fills in the ids of a message's text. False: it has none. */
-bool wz_candidate_spell(const struct wz_searching *s, struct wz_candidate *c, const char *message, bool first);
-/* Fills in context and at, from the ids. False: as text they would be others, or they are too many. */
-bool wz_candidate_place(const struct wz_searching *s, struct wz_candidate *c);
+/* Fills in the ids of a message's text. False and a message: it has none. */
+bool wz_candidate_spell(const struct wz_searching *s, struct wz_candidate *c, const char *message, bool first,
+                        struct wz_err *err);
+/* Fills in context and at, from the ids. False and a message: as text they would be others, or they are too many. */
+bool wz_candidate_place(const struct wz_searching *s, struct wz_candidate *c, struct wz_err *err);
 /* The one with the best score, the first of equals. n > 0. */
 const struct wz_candidate *wz_candidate_best(const struct wz_candidate *c, int n);
 

@@ -17,12 +17,18 @@ static void attack(struct wz_buf *out, const struct wz_job *job, const Wz__Episo
         attempts++;
         queries += i + 1 < e->n_turns && wz_turn_is(e->turns[i + 1], WZ_CONVERSATION);
     }
-    if (!attempts) return;
+    if (!attempts && !e->unattacked[0]) return;
     wz_buf_printf(out, "\"attack\":{\"seed\":%llu,\"attempts\":%d,\"queries\":%d",
                   (unsigned long long)job->recipe->evaluate.seed, attempts, queries);
-    if (e->turns[0]->scored)
-        wz_buf_printf(out, ",\"by\":\"%s\",\"scored\":%u,\"target_logp\":%.9g", job->recipe->evaluate.search.by,
+    if (e->unattacked[0]) {
+        wz_buf_str(out, ",\"failed\":");
+        wz_json_string(out, e->unattacked, strlen(e->unattacked));
+    } else if (e->turns[0]->scored) {
+        wz_buf_printf(out,
+                      ",\"by\":\"%s\",\"scored\":%u,\"target_logp\":%.9g,\"target\":", job->recipe->evaluate.search.by,
                       e->turns[0]->scored, e->turns[0]->target_logp);
+        wz_json_string(out, e->turns[0]->target, strlen(e->turns[0]->target));
+    }
     wz_buf_str(out, "},");
 }
 
@@ -122,7 +128,8 @@ static int play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_
 {
     const struct wz_ranks root = { 1, job->root ? 0 : -1, { job->roles.learner.ranks[0] } };
     const struct wz_rewards rewards = wz_job_rewards(job, NULL); /* of the transcripts, equal in all phases */
-    const int64_t some = 4 * (int64_t)job->recipe->rollout.max_num_seqs * job->roles.rollout.n;
+    const int64_t ranks = job->roles.rollout.n;                  /* a search alone is many of their batches */
+    const int64_t some = job->game.search ? ranks : 4 * (int64_t)job->recipe->rollout.max_num_seqs * ranks;
     const bool speak = job->root && n_prompts > some && isatty(STDERR_FILENO);
     struct wz_batch_stats stats;
     Wz__Episode **all = *out = wz_alloc(sizeof *all * (size_t)(n_prompts + 1)), **part;
@@ -141,6 +148,27 @@ static int play_all(struct wz_job *job, const struct wz_prompt **prompts, int n_
     }
     if (speak) fprintf(stderr, "\r\033[K");
     return stop;
+}
+
+/* Says of how many harmful prompts no attack could be searched for. -1 and a message: of none. */
+static int unattacked(const char *phase, Wz__Episode *const *episodes, int n, struct wz_err *err)
+{
+    const Wz__Episode *first = NULL;
+    int harmful = 0, without = 0;
+
+    for (int i = 0; i < n; i++) {
+        harmful += episodes[i]->harmful;
+        if (!episodes[i]->unattacked[0]) continue;
+        if (!without++) first = episodes[i];
+    }
+    if (!without) return 0;
+    if (without == harmful)
+        return wz_fail(err,
+                       "evaluate.search.by: no attack on any of %d harmful prompts could be searched for; '%s': %s",
+                       harmful, first->prompt_id, first->unattacked);
+    wz_log("%s: %d of %d harmful prompts were played without an attack, as none could be searched for; '%s': %s", phase,
+           without, harmful, first->prompt_id, first->unattacked);
+    return 0;
 }
 
 static void prune(void *judges, Wz__Episode **episodes, int n) { wz_reward_prune(judges, episodes, n); }
@@ -199,6 +227,7 @@ int wz_evaluate(struct wz_job *job, const char *phase, double temperature, int l
         for (int i = 0; to >= 0 && i < n; i++) transcript(&text, phase, job, episodes[i]);
     }
     if (rc == 0) wz_perplexity(job, phase, table);
+    if (rc == 0) rc = unattacked(phase, episodes, n, err);
     if (to >= 0 && append(path, to, &text, err) < 0) rc = -1;
     wz_buf_finish(&text);
     wz_episodes_free(episodes, n);

@@ -448,8 +448,23 @@ static struct {
     char texts[64];
     float temperatures[2];
     uint64_t seed;
-    int first, n;
+    int first, n, most; /* at a time */
 } asked;
+static char hopeless; /* no attack is found on harmful prompts before this letter */
+static char logged[768];
+static const char *transcripts; /* file; NULL: none */
+
+void __wrap_wz_log(const char *fmt, ...);
+
+void __wrap_wz_log(const char *fmt, ...)
+{
+    const size_t n = strlen(logged);
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(logged + n, sizeof logged - n, fmt, args);
+    va_end(args);
+}
 
 void __wrap_wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan, Wz__Episode ***out, int *n,
                             int64_t *generated);
@@ -463,19 +478,26 @@ void __wrap_wz_stations_run(struct wz_job *job, const struct wz_batch_plan *plan
         const struct wz_prompt *p = plan->prompts[i];
         (*out)[i] = make((uint32_t)(plan->first + i), p->kind, p->group, "uFk", "");
         asked.texts[asked.n++] = p->text[0];
+        wz_set_string(&(*out)[i]->prompt_id, p->text, 1);
+        if ((*out)[i]->harmful && p->text[0] < hopeless) wz_set_string(&(*out)[i]->unattacked, "too long", 8);
     }
+    if (plan->batch > asked.most) asked.most = plan->batch;
     for (int a = 0; a < 2; a++) asked.temperatures[a] = job->agents[a].player.temperature;
     asked.seed = job->game.seed;
     asked.first = plan->first;
 }
 
-/* Evaluates the prompts "a", "b", ... of two kinds in this order; what was played, in order, in asked.texts. */
-static void evaluate(const char *order, uint64_t training, uint64_t seed, int limit)
+/* Evaluates the prompts "a", "b", ... of two kinds in this order; what was played, in order, in asked.texts. by: how
+ * attacks are searched for. error: NULL, or what it fails with. */
+static void evaluate_with(const char *order, uint64_t training, uint64_t seed, int limit, const char *by,
+                          const char *error)
 {
     const int n = (int)strlen(order), half = n / 2;
-    struct wz_recipe r = {
-        .seed = training, .evaluate = { .seed = seed }, .n_eval = 2, .rollout = { .max_num_seqs = 2 }
-    };
+    struct wz_recipe r = { .seed = training,
+                           .evaluate = { .seed = seed, .search.by = (char *)by },
+                           .n_eval = 2,
+                           .rollout = { .max_num_seqs = 2 } };
+    const struct wz_recipe_agent agent = { .name = "c", .role = WZ_CONVERSATION };
     char texts[64][2], ids[64][4];
     struct wz_prompt list[64];
     struct wz_prompts sets[2] = { { .list = list, .n = half }, { .list = list + half, .n = n - half } };
@@ -493,7 +515,10 @@ static void evaluate(const char *order, uint64_t training, uint64_t seed, int li
     job.agents[1].player.temperature = 0.5f;
     job.roles.rollout.n = job.roles.learner.n = 1;
     memset(&asked, 0, sizeof asked);
-    assert_int_equal(wz_evaluate(&job, "before", 0.75, limit, &t, NULL, &err), 0);
+    job.agents[0].recipe = job.agents[1].recipe = &agent;
+    logged[0] = 0;
+    assert_int_equal(wz_evaluate(&job, "before", 0.75, limit, &t, transcripts, &err), error ? -1 : 0);
+    if (error) assert_non_null(strstr(err.text, error));
     assert_true(job.agents[0].player.temperature == 0.25f && job.agents[1].player.temperature == 0.5f);
     assert_true(job.game.seed == training);
     assert_true(asked.temperatures[0] == 0.75f && asked.temperatures[1] == 0.75f);
@@ -503,12 +528,51 @@ static void evaluate(const char *order, uint64_t training, uint64_t seed, int li
     wz_link_close(&job.link);
 }
 
+static void evaluate(const char *order, uint64_t training, uint64_t seed, int limit)
+{
+    evaluate_with(order, training, seed, limit, "none", NULL);
+}
+
 static int harmful_in(const char *texts)
 {
     int n = 0;
 
     for (; *texts; texts++) n += *texts % 2;
     return n;
+}
+
+/* Prompts on which no attack can be searched for are counted, aloud; where there are no others it is an error. A search
+ * is long, so between two there is a look for a wish to stop. */
+static void searches_that_fail_are_told(void **state)
+{
+    hopeless = 'a';
+    evaluate_with("abcdefghijklmnopqrstuvwx", 5, 8, 0, "gcg", NULL);
+    assert_int_equal(asked.most, 1);
+    assert_string_equal(logged, "");
+    hopeless = 'f';
+    char *path = test_scratch("searches.jsonl");
+    remove(path);
+    transcripts = path;
+    evaluate_with("abcdefghijklmnopqrstuvwx", 5, 8, 0, "gcg", NULL);
+    transcripts = NULL;
+    FILE *f = fopen(path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    int said = 0;
+    assert_non_null(f);
+    while (getline(&line, &room, f) >= 0)
+        said += strstr(line, "\"attack\":{\"seed\":8,\"attempts\":0,\"queries\":0,\"failed\":\"too long\"}") != NULL;
+    assert_int_equal(said, 3);
+    fclose(f);
+    free(line);
+    free(path);
+    assert_non_null(strstr(logged, "before: 3 of 12 harmful prompts were played without an attack"));
+    assert_non_null(strstr(logged, "': too long"));
+    hopeless = 'z';
+    evaluate_with("abcdefghijklmnopqrstuvwx", 5, 8, 0, "gcg", "no attack on any of 12 harmful prompts");
+    hopeless = 0;
+    evaluate("abcdefghijklmnopqrstuvwx", 5, 8, 0);
+    assert_int_equal(asked.most, 8);
 }
 
 static void its_seed_chooses_the_prompts(void **state)
@@ -610,6 +674,7 @@ int main(void)
         cmocka_unit_test(groups_that_are_alike),
         cmocka_unit_test(intervals_cover_the_truth),
         cmocka_unit_test(its_seed_chooses_the_prompts),
+        cmocka_unit_test(searches_that_fail_are_told),
         cmocka_unit_test(a_step_by_hand),
     };
 

@@ -97,9 +97,10 @@ int wz_search_run(const struct wz_search *how, const struct wz_player *player, u
     const char *target = e->prefill[0] ? e->prefill : how->target;
 
     assert_int_equal(seed, 5);
-    if (strstr(e->prompt, "untellable")) return wz_fail(err, "no beginning");
+    if (strstr(e->prompt, "hopeless")) return wz_fail(err, "no beginning");
     wz_encode_part(NULL, e->prompt, strlen(e->prompt), false, &found->ids, err);
     wz_encode_part(NULL, target, strlen(target), false, &found->ids, err);
+    wz_encode_part(NULL, target, strlen(target), false, &found->target, err);
     found->score = -2;
     found->scored = how->steps;
     return 0;
@@ -948,10 +949,15 @@ static void searched_attacks_are_played(void **state)
 {
     static const struct wz_search how = { .target = "!", .steps = 7 };
     const struct wz_game game = { { &conversation, &feedback }, 2, 1, true, 5, { 0 }, &how, NULL, NULL };
-    static const char *const prompts[] = { "p", "p", "untellable", "p" };
-    const char *const answers[] = {
-        "a.", "b.", "c.", FEEDBACK(false, false, ""), FEEDBACK(false, false, ""), FEEDBACK(false, false, "")
-    };
+    static const char *const prompts[] = { "p", "p", "hopeless", "p" };
+    const char *const answers[] = { "a.",
+                                    "b.",
+                                    "d.",
+                                    "c.",
+                                    FEEDBACK(false, false, ""),
+                                    FEEDBACK(false, false, ""),
+                                    FEEDBACK(false, false, ""),
+                                    FEEDBACK(false, false, "") };
     Wz__Episode *e[4];
 
     memset(script, 0, sizeof script);
@@ -965,13 +971,19 @@ static void searched_attacks_are_played(void **state)
         if (i == 3) wz_set_string(&e[i]->prefill, "?", 1);
     }
     wz_play(&game, e, 4);
-    assert_int_equal(calls, 6);
+    assert_int_equal(calls, 8);
     assert_string_equal(shown[0], "[s]sc[u]p!");
     assert_string_equal(shown[1], "[s]sc[u]p");
-    assert_string_equal(shown[2], "[s]sc[u]p?");
-    assert_string_equal(shown[3], "[s]sf[u]User:p!\nAgent:a");
-    for (int i = 0; i < 4; i++) assert_int_equal(e[i]->n_turns, ((int[]){ 3, 2, 0, 3 })[i]);
-    assert_string_equal(e[2]->discard, "no beginning");
+    assert_string_equal(shown[2], "[s]sc[u]hopeless");
+    assert_string_equal(shown[3], "[s]sc[u]p?");
+    assert_string_equal(shown[4], "[s]sf[u]User:p!\nAgent:a");
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(e[i]->n_turns, ((int[]){ 3, 2, 2, 3 })[i]);
+        assert_string_equal(e[i]->unattacked, i == 2 ? "no beginning" : "");
+        assert_string_equal(e[i]->discard, "");
+    }
+    assert_string_equal(e[0]->turns[0]->target, "!");
+    assert_string_equal(e[3]->turns[0]->target, "?");
     const Wz__Turn *t = e[0]->turns[0];
     assert_true(wz_turn_is(t, WZ_ATTACKER) && t->valid && !t->truncated && t->given == t->n_ids && t->n_ids == 3);
     assert_string_equal(t->text, "p!");

@@ -1,7 +1,7 @@
 /* An attack that is searched for by log-probabilities (GCG, AutoDAN): the slopes are the gradient, held against finite
  * differences; a step finds the best of what it may propose; what its text would not give again is never taken; the
  * score is the target's log-probability, bit for bit, whatever was scored beside it; and all is decided by the seed.
- * The model is real; here an id is a letter, and a template three marks. */
+ * The model is real; here an id is a letter, and a template three marks. What can't be begun with says why. */
 #include "model_help.h"
 #include "rollout/rollout.h"
 
@@ -37,6 +37,16 @@ static const struct wz_config configs[] = {
 };
 static const char *const backends[] = { "ref", "cpu" };
 static int merged[2] = { -1, -1 }; /* ids that are one other id where they meet in a text */
+static const char *unspellable;    /* a text with it can't be encoded; NULL: all can */
+static bool trims;                 /* the template takes a last letter away from texts */
+
+enum { THINK = 50, ANSWER = 51 }; /* ids of the two marks */
+int __wrap_wz_tokenizer_id(const struct wz_tokenizer *tok, const char *token);
+
+int __wrap_wz_tokenizer_id(const struct wz_tokenizer *tok, const char *token)
+{
+    return !strcmp(token, "<think>") ? THINK : !strcmp(token, "</think>") ? ANSWER : -1;
+}
 
 void __wrap_wz_decode(const struct wz_tokenizer *tok, const int *ids, int n, bool specials, struct wz_buf *out);
 int __wrap_wz_encode_part(const struct wz_tokenizer *tok, const char *text, size_t n, bool first, struct wz_ids *out,
@@ -57,10 +67,10 @@ int __wrap_wz_encode_part(const struct wz_tokenizer *tok, const char *text, size
 {
     for (size_t i = 0; i < n; i++) {
         const bool one = i + 1 < n && text[i] == letter(merged[0]) && text[i + 1] == letter(merged[1]);
-        wz_ids_add(out, one ? 59 : text[i] - ' ' < SPECIAL ? text[i] - ' ' : 58);
+        wz_ids_add(out, one ? 59 : text[i] >= ' ' && text[i] - ' ' < SPECIAL ? text[i] - ' ' : 58);
         i += one;
     }
-    return 0;
+    return unspellable && strstr(text, unspellable) ? wz_fail(err, "unspellable") : 0;
 }
 
 int __wrap_wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *m,
@@ -68,7 +78,7 @@ int __wrap_wz_template_apply(const struct wz_template *t, const struct wz_tokeni
 {
     for (int i = 0; i < n; i++) {
         wz_ids_add(out, m[i].role == WZ_SYSTEM ? SYSTEM : USER);
-        if (m[i].text) __wrap_wz_encode_part(tok, m[i].text, strlen(m[i].text), false, out, err);
+        if (m[i].text) __wrap_wz_encode_part(tok, m[i].text, strlen(m[i].text) - trims, false, out, err);
         wz_ids_append(out, m[i].ids, m[i].n_ids);
     }
     wz_ids_add(out, REPLY);
@@ -175,7 +185,7 @@ static struct wz_search gcg_of(int steps, int candidates, int top_k)
 
 static struct wz_found find(struct wz_model *m, const struct wz_search *how, uint64_t seed, uint32_t index)
 {
-    const struct wz_player p = { .model = m, .system = "#$" };
+    const struct wz_player p = { .seat = wz_seat_find(WZ_CONVERSATION), .model = m, .system = "#$" };
     Wz__Episode *e = wz_episode_new();
     struct wz_found found = { 0 };
     struct wz_err err;
@@ -184,6 +194,7 @@ static struct wz_found find(struct wz_model *m, const struct wz_search *how, uin
     e->index = index;
     if (wz_search_run(how, &p, seed, e, &found, &err) < 0) fail_msg("%s", err.text);
     wz_episode_free(e);
+    wz_ids_finish(&found.target);
     return found;
 }
 
@@ -335,13 +346,15 @@ static void steps_climb_and_are_keyed(void **state)
     wz_backend_close(be);
 }
 
-/* A prompt that leaves no room is an error; one with a prefill has that for its target. */
+/* A prompt with a prefill has that for its target, behind the mark of a thought where the agent thinks, and closed
+ * where it is the whole of one; what can't be sought, and what it can't be sought behind, are errors that say why. */
 static void prompts_have_their_own_targets(void **state)
 {
     struct wz_backend *be = backend_of("ref", 1);
     struct wz_model *m = model_of_config(&configs[0], be);
-    const struct wz_player p = { .model = m, .system = "#$" };
-    const struct wz_search none = gcg_of(0, 1, 1);
+    struct wz_player p = { .seat = wz_seat_find(WZ_CONVERSATION), .model = m, .system = "#$" };
+    struct wz_search none = gcg_of(0, 1, 1);
+    static const int thoughts[3][6] = { { 36, 37 }, { THINK, 58, 36, 37 }, { THINK, 58, 36, 37, ANSWER } };
     struct wz_cache *cache = wz_cache_create(m, 20, 4);
     struct wz_work *work = wz_work_create(m, 64, false);
     int context[5 + ALL] = { SYSTEM, 3, 4, USER }, targets[64];
@@ -353,11 +366,35 @@ static void prompts_have_their_own_targets(void **state)
     context[4 + ALL] = REPLY;
     wz_set_string(&e->prompt, "*+", 2);
     wz_set_string(&e->prefill, "DE", 2);
-    assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), 0);
-    assert_true(found.score == logp_of(m, cache, work, context, 5 + ALL, (const int[]){ 36, 37 }, 2, targets));
-    wz_set_string(&e->prompt, "************************************************************", 60);
+    for (int k = 0; k < 3; k++) {
+        const int n = ((int[]){ 2, 4, 5 })[k];
+        p.think = k > 0;
+        e->hijack = k > 1;
+        assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), 0);
+        assert_true(found.score == logp_of(m, cache, work, context, 5 + ALL, thoughts[k], n, targets));
+        assert_int_equal(found.target.n, n);
+        assert_memory_equal(found.target.ids, thoughts[k], sizeof(int) * (size_t)n);
+    }
+    p.think = false;
+    trims = true;
     assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), -1);
-    assert_non_null(strstr(err.text, "or too long"));
+    assert_non_null(strstr(err.text, "behind it: the chat template, or reading it again, changes the text"));
+    trims = false;
+    wz_set_string(&e->prompt, "******************************************************", 54);
+    assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), -1);
+    assert_non_null(strstr(err.text, "context has 63 tokens and the target 2: more than the context window of 64"));
+    wz_set_string(&e->prompt, "*+", 2);
+    wz_set_string(&e->prefill, "", 0);
+    none.target = "";
+    assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), -1);
+    assert_non_null(strstr(err.text, "evaluate.search.target: '' has no token"));
+    none = gcg_of(0, 1, 1);
+    none.text = "";
+    unspellable = "*+ ";
+    assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), -1);
+    assert_non_null(strstr(err.text, "behind it: unspellable"));
+    unspellable = NULL;
+    wz_ids_finish(&found.target);
     wz_ids_finish(&found.ids);
     wz_episode_free(e);
     wz_work_destroy(work);
@@ -421,6 +458,14 @@ static void sentences_are_bred(void **state)
         }
     }
     assert_true(reached > 0 && differ > 0);
+    const struct wz_search how = { by, "ABC", lines, 5, 60, 1 };
+    struct wz_found f = find(m, &how, 0, 0), other;
+    const char best[] = { letter(f.ids.ids[0]), ',', ' ', letter(f.ids.ids[3]), 0 };
+    unspellable = best; /* ids that were left of it are no candidate */
+    other = find(m, &how, 0, 0);
+    assert_true(other.ids.ids[0] != f.ids.ids[0] || other.ids.ids[3] != f.ids.ids[3]);
+    unspellable = NULL;
+    wz_ids_finish(&f.ids), wz_ids_finish(&other.ids);
     wz_work_destroy(work);
     wz_cache_destroy(cache);
     wz_model_destroy(m);
