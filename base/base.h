@@ -133,7 +133,7 @@ bool wz_lock(int fd, bool wait);
 int wz_rename(const char *from, const char *to, struct wz_err *err); /* and fsyncs the folder of `to` */
 int wz_folder_sync(const char *path, struct wz_err *err);            /* fsyncs the folder that holds `path` */
 /* on: this thread now writes files in place and fsyncs nothing: in a folder that nobody reads before wz_tree_sync has
- * fsynced all that is in it. */
+ * fsynced all that is in it, with a wz_heartbeat at each 256 MB. */
 void wz_files_later(bool on);
 int wz_tree_sync(const char *path, struct wz_err *err);
 char *wz_path(const char *fmt, ...) WZ_PRINTF(1, 2); /* heap; free() it */
@@ -146,8 +146,8 @@ double wz_wall(void);        /* seconds since 1970 */
 void wz_nap(int *spins);     /* one turn of a polling loop: yield 20 times, then sleep 50 us doubling to 1 ms */
 
 /* Called again and again by code that may compute for minutes: other ranks that wait meanwhile are told that this one
- * is at work. comm sets, on the thread that calls MPI, what tells them (NULL: nobody listens); other threads tell
- * nobody. */
+ * is at work. comm sets, on the thread that calls MPI, what tells them (NULL: nobody listens), and run, on the thread
+ * that syncs a checkpoint, what tells the first; other threads tell nobody. */
 void wz_heartbeat(void);
 void wz_set_heartbeat(void (*tell)(void *arg), void *arg);
 

@@ -69,14 +69,37 @@ static _Thread_local bool later; /* wz_files_later */
 
 void wz_files_later(bool on) { later = on; }
 
+/* Most of a file's bytes reach the disk here, piece by piece: fsync of a whole large file may take longer than a
+ * deadline. An error must be told, for fsync does not tell it again. */
+static int sync_pieces(int fd)
+{
+    const off_t piece = (off_t)256 << 20;
+    struct stat st = { 0 };
+    int rc = fstat(fd, &st);
+
+    for (off_t at = 0; S_ISREG(st.st_mode) && at < st.st_size && rc == 0; at += piece) {
+        rc = sync_file_range(fd, at, piece,
+                             SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        if (rc < 0 && (errno == ENOSYS || errno == EINVAL)) return 0;
+        wz_heartbeat();
+    }
+    return rc;
+}
+
 int wz_tree_sync(const char *path, struct wz_err *err)
 {
-    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), rc = fd < 0 || fsync(fd) < 0 ? -1 : 0;
-    DIR *d = rc == 0 && wz_is_dir(path) ? opendir(path) : NULL;
+    const bool folder = wz_is_dir(path);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    int rc = fd < 0 || sync_pieces(fd) < 0 || (fsync(fd) < 0 && (!folder || errno != EINVAL)) ? -1 : 0;
+    DIR *d = rc == 0 && folder ? opendir(path) : NULL;
 
-    if (rc < 0) wz_fail(err, "%s: %s", path, strerror(errno));
+    if (rc < 0 || (folder && !d)) rc = wz_fail(err, "%s: %s", path, strerror(errno));
     if (fd >= 0) close(fd);
-    for (struct dirent *e; rc == 0 && d && (e = readdir(d));) {
+    wz_heartbeat();
+    for (struct dirent *e; rc == 0 && d;) {
+        errno = 0;
+        if (!(e = readdir(d)) && errno) rc = wz_fail(err, "%s: %s", path, strerror(errno));
+        if (!e) break;
         char *below = wz_path("%s/%s", path, e->d_name);
         if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) rc = wz_tree_sync(below, err);
         free(below);
@@ -178,7 +201,8 @@ int wz_file_end(struct wz_file *file, bool whole, struct wz_err *err)
     if (whole && later) rc = 0;
     else if (whole && fsync(file->fd) < 0) wz_fail(err, "%s: %s", file->tmp, strerror(errno));
     else if (whole) rc = wz_rename(file->tmp, file->path, err);
-    if (file->fd >= 0) close(file->fd);
+    if (file->fd >= 0 && close(file->fd) < 0 && rc == 0 && later) /* NFS says here, once, that a disk is full */
+        rc = wz_fail(err, "%s: %s", file->tmp, strerror(errno));
     if (rc < 0) unlink(file->tmp);
     free(file->path);
     free(file->tmp);

@@ -12,7 +12,6 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
 {
     const int every = job->recipe->checkpoint.every;
     bool stop = false;
-    double waited = 0; /* for the last checkpoint */
     struct wz_stage stage = { 0 };
     struct wz_step_report report;
     int rc = wz_stage_open(&stage, job, p, dir, err);
@@ -20,7 +19,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
 
     while (rc == 0 && !ends && !stop) {
         wz_stage_step(&stage, p, &report);
-        report.checkpoint = waited;
+        report.checkpoint = run->waited;
         if (job->roles.learner.me >= 0) rc = wz_run_step(run, job, p, &report, err);
         wz_episodes_free(report.episodes, report.n);
         if (rc == 0 && wz_run_due(run, job, p)) rc = wz_run_evaluate(run, job, p, err);
@@ -36,12 +35,14 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
                                         err);
         }
         if (rc == 0) rc = wz_checkpoint_wait(job, false, err);
-        waited = wz_now() - begin;
+        run->waited = wz_now() - begin;
     }
+    const double begin = wz_now();
     struct wz_err late;
     const int saved = wz_checkpoint_wait(job, true, &late); /* also where the step failed: it is of one before */
     if (rc == 0 && saved < 0) *err = late;
     if (rc == 0) rc = saved;
+    run->waited += wz_now() - begin;
     wz_stage_close(&stage);
     return rc < 0 ? rc : stop;
 }

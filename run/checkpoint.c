@@ -25,11 +25,16 @@
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw) { return remove(path); }
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    wz_heartbeat();
+    return remove(path);
+}
 
 void wz_remove_tree(const char *path) { nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS); }
 
@@ -159,6 +164,7 @@ struct wz_saving {
     json_t *manifest;
     bool prune;
     int64_t best;
+    atomic_int done; /* files synced or removed, pieces hashed */
     int rc;
     struct wz_err err;
 };
@@ -171,11 +177,14 @@ static void saving_free(struct wz_saving *s)
     free(s);
 }
 
+static void count_done(void *arg) { atomic_fetch_add((atomic_int *)arg, 1); }
+
 /* Each file's bytes are in the page cache: makes a checkpoint of them. */
 static void *finish(void *arg)
 {
     struct wz_saving *s = arg;
 
+    wz_set_heartbeat(count_done, &s->done);
     s->rc = wz_tree_sync(s->half, &s->err);
     if (s->rc == 0) s->rc = wz_manifest_save(s->manifest, s->half, &s->err);
     if (s->rc == 0) {
@@ -189,10 +198,17 @@ static void *finish(void *arg)
 int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err)
 {
     struct wz_saving *s = job->saving;
-    int rc = s ? ETIMEDOUT : 0;
+    int rc = s ? ETIMEDOUT : 0, seen = -1, silent = 0; /* seconds in which this rank ran and nothing was done */
 
     while (rc == ETIMEDOUT) {
         struct timespec soon;
+        const int now = atomic_load(&s->done);
+        silent = now == seen ? silent + 1 : 0;
+        seen = now;
+        if (silent >= s->recipe->deadline)
+            wz_die_again("the checkpoint after step %" PRId64 ": no file of %s was synced or hashed for longer than "
+                         "the deadline of %g s: look at its disk",
+                         s->step, s->half, s->recipe->deadline);
         wz_heartbeat();
         clock_gettime(CLOCK_REALTIME, &soon);
         soon.tv_sec++;

@@ -372,6 +372,21 @@ static int check_folder(const struct wz_recipe *recipe, bool writes_model, struc
     return rc;
 }
 
+/* Checkpoints that were not whole when a start was killed. */
+static void remove_halves(const char *run)
+{
+    char *parent = wz_path("%s/checkpoints", run);
+    DIR *d = opendir(parent);
+
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char *path = wz_path("%s/%s", parent, e->d_name);
+        if (!strncmp(e->d_name, ".half-", 6)) wz_remove_tree(path);
+        free(path);
+    }
+    if (d) closedir(d);
+    free(parent);
+}
+
 /* The number in the run's lock; 0: none. */
 static int64_t read_start(const char *run)
 {
@@ -488,7 +503,10 @@ int wz_run_cut(struct wz_run *run, struct wz_job *job, const struct wz_progress 
 
     int rc = dir ? read_table(&run->table, job->recipe, p, err) : 0;
     if (rc == 0 && dir && job->root) rc = check_history(run, job, dir, err);
-    if (rc == 0 && job->root && p->stage < (int)job->recipe->n_stages) rc = count_start(run, job->recipe->out, err);
+    if (rc == 0 && job->root && p->stage < (int)job->recipe->n_stages) {
+        rc = count_start(run, job->recipe->out, err);
+        if (rc == 0) remove_halves(job->recipe->out);
+    }
     if (wz_link_agree(&job->link, rc, err) < 0) goto lost;
     run->start = read_start(job->recipe->out);
     if (records) rc = cut_record(job, p, dir, &kept, err);

@@ -31,6 +31,7 @@ struct wz_run {
     int64_t n_ahead;
     json_t *history;          /* root: of the last checkpoint */
     int idle[WZ_MAX_AGENTS];  /* root: steps in a row in which the agent had no reward signal */
+    double waited;            /* s: for checkpoints since the last step's report; time/checkpoint */
     int lost;                 /* root: steps in a row whose episodes were all discarded */
     struct wz_beyond *beyond; /* root: of each of the recipe's limits */
     bool collapsing;          /* root: one of them is beyond, so no checkpoint is removed */
@@ -44,9 +45,9 @@ bool wz_run_began(const struct wz_recipe *recipe); /* has a run in its folder ma
 /* Is the recipe that of the run in its folder, or does it extend that? */
 int wz_run_resumes(const struct wz_recipe *recipe, struct wz_err *err);
 /* dir: the checkpoint that p was read from, NULL: none. What the run wrote up to it must be there, before anything is
- * changed; the episodes after it are deleted. Counts the start in the lock: a rank of an earlier start that is still
- * alive writes no more. All ranks call it, and fail together; before the models are loaded, for records are read by
- * another process, and a system may refuse to fork a large one. */
+ * changed; the episodes after it and checkpoints half written are deleted. Counts the start in the lock: a rank of an
+ * earlier start that is still alive writes no more. All ranks call it, and fail together; before the models are
+ * loaded, for records are read by another process, and a system may refuse to fork a large one. */
 int wz_run_cut(struct wz_run *run, struct wz_job *job, const struct wz_progress *p, const char *dir,
                struct wz_err *err);
 /* After it, when the job is open: deletes all else that was written after the checkpoint, and opens the files. */

@@ -277,7 +277,8 @@ struct wz_progress {
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
                        bool prune, int64_t best, struct wz_err *err);
 /* Is the checkpoint that is being written durable, or has it failed? -1 and a message with the file. done: waits for
- * it, as a job must before it ends; else 0 also where it is not known yet. */
+ * it, as a job must before it ends, and ends the job where its disk does nothing for longer than the recipe's deadline;
+ * else 0 also where it is not known yet. */
 int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err);
 /* The newest whole checkpoint of a run after at most `most` steps (INT64_MAX: any): *p and its folder (heap). Where
  * there is none *dir is NULL and *p the beginning of the run. Whole: every value of its manifest and every file is

@@ -4,7 +4,11 @@
  * they are. At the end nothing is left that was not fsynced, but for the logs that guarantee 10 lets go. */
 #include "command_help.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "reward/reward.h"
@@ -19,7 +23,7 @@ static struct {
 static int n_files;
 static char *root; /* only what lies below it is watched */
 static char problem[1024];
-static bool full;
+static bool full, no_sync, no_folder_sync, no_close, no_list;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* checkpoints are written by a thread of their own */
 
 static void broken(const char *what, const char *path)
@@ -77,7 +81,7 @@ static void wrote(int fd)
     if (ends(path, ".h5") && stat(journal, &st) < 0) broken("written without a journal", path);
     free(journal);
     files[file_at(path)].bytes = true;
-    files[file_at(path)].entry |= ends(path, ".journal");
+    files[file_at(path)].entry |= ends(path, ".journal") || (strstr(path, "/.half-") && !ends(path, ".tmp"));
     pthread_mutex_unlock(&lock);
 }
 
@@ -91,6 +95,12 @@ int __real_rename(const char *from, const char *to);
 int __wrap_rename(const char *from, const char *to);
 int __real_mkdir(const char *path, mode_t mode);
 int __wrap_mkdir(const char *path, mode_t mode);
+int __real_sync_file_range(int fd, off64_t at, off64_t n, unsigned how);
+int __wrap_sync_file_range(int fd, off64_t at, off64_t n, unsigned how);
+int __real_close(int fd);
+int __wrap_close(int fd);
+struct dirent *__real_readdir64(DIR *d);
+struct dirent *__wrap_readdir64(DIR *d);
 int __real_unlink(const char *path);
 int __wrap_unlink(const char *path);
 
@@ -110,7 +120,12 @@ ssize_t __wrap_pwrite64(int fd, const void *bytes, size_t n, off_t at)
 int __wrap_fsync(int fd)
 {
     char path[4096];
+    struct stat st;
 
+    if (no_folder_sync && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        errno = EINVAL;
+        return -1;
+    }
     if (watched(fd, path)) {
         pthread_mutex_lock(&lock);
         for (int i = 0; i < n_files; i++) { /* a folder: what is in it, by name */
@@ -166,6 +181,29 @@ int __wrap_unlink(const char *path)
         pthread_mutex_unlock(&lock);
     }
     return __real_unlink(path);
+}
+
+int __wrap_sync_file_range(int fd, off64_t at, off64_t n, unsigned how)
+{
+    if (!no_sync) return __real_sync_file_range(fd, at, n, how);
+    errno = EIO;
+    return -1;
+}
+
+int __wrap_close(int fd)
+{
+    const int rc = __real_close(fd);
+
+    if (!no_close) return rc;
+    errno = EDQUOT;
+    return -1;
+}
+
+struct dirent *__wrap_readdir64(DIR *d)
+{
+    if (!no_list) return __real_readdir64(d);
+    errno = EIO;
+    return NULL;
 }
 
 /* ---- a run ------------------------------------------------------------------------------------------------- */
@@ -255,9 +293,67 @@ static void a_write_of_nothing_is_a_full_disk(void **state)
     free(path);
 }
 
+/* NFS tells a file's full disk when it is closed, and never again. */
+static void a_close_that_fails_is_a_full_disk(void **state)
+{
+    char *path = test_scratch("closed");
+    struct wz_err err;
+
+    wz_files_later(no_close = true);
+    const int rc = wz_file_write(path, "x", 1, &err);
+    wz_files_later(no_close = false);
+    assert_int_equal(rc, -1);
+    assert_non_null(strstr(err.text, path));
+    assert_non_null(strstr(err.text, "quota exceeded"));
+    free(path);
+}
+
+static void count(void *n) { ++*(int *)n; }
+
+/* Each file of a tree is synced, or why not is said. */
+static void a_tree_is_synced_or_it_is_said(void **state)
+{
+    char *dir = test_scratch("tree"), *path = wz_path("%s/file", dir);
+    struct rlimit was, one;
+    int beats = 0;
+    struct wz_err err;
+
+    assert_int_equal(wz_mkdirs(dir, &err), 0);
+    assert_int_equal(wz_file_write(path, "x", 1, &err), 0);
+    no_folder_sync = true;
+    assert_int_equal(wz_tree_sync(dir, &err), 0);
+    no_folder_sync = false;
+    no_sync = true;
+    assert_int_equal(wz_tree_sync(dir, &err), -1);
+    no_sync = false;
+    assert_non_null(strstr(err.text, "file: Input/output error"));
+    assert_int_equal(truncate(path, 1LL << 30), 0); /* four pieces */
+    wz_set_heartbeat(count, &beats);
+    assert_int_equal(wz_tree_sync(dir, &err), 0);
+    wz_set_heartbeat(NULL, NULL);
+    assert_true(beats >= 4 + 2);
+    no_list = true;
+    assert_int_equal(wz_tree_sync(dir, &err), -1);
+    no_list = false;
+    assert_non_null(strstr(err.text, "tree: Input/output error"));
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    const int next = open("/dev/null", O_RDONLY); /* the only descriptor that can be had now */
+    __real_close(next);
+    one = (struct rlimit){ (rlim_t)next + 1, was.rlim_max };
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &one), 0);
+    const int rc = wz_tree_sync(dir, &err);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(rc, -1);
+    assert_non_null(strstr(err.text, "Too many open files"));
+    free(path);
+    free(dir);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(a_write_of_nothing_is_a_full_disk),
+                                        cmocka_unit_test(a_close_that_fails_is_a_full_disk),
+                                        cmocka_unit_test(a_tree_is_synced_or_it_is_said),
                                         cmocka_unit_test(verdicts_are_on_the_disk),
                                         cmocka_unit_test(of_a_run_all_is_on_the_disk) };
 
