@@ -29,7 +29,7 @@ static int train_stage(struct wz_job *job, struct wz_run *run, struct wz_progres
         const double begin = wz_now();
         if (rc == 0 && job->roles.learner.me >= 0 && (ends || stop || (every > 0 && p->step % every == 0))) {
             rc = wz_run_history(run, job, p, err);
-            if (rc == 0) rc = wz_checkpoint_wait(job, true, err); /* it may be the best */
+            if (rc == 0) rc = wz_checkpoint_wait(job, true, err); /* one at a time; it may be the best */
             if (rc == 0)
                 rc = wz_checkpoint_save(job, p, inputs, run->history, !run->collapsing, wz_run_best(run, job->recipe),
                                         err);

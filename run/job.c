@@ -515,14 +515,15 @@ int wz_job_begin(struct wz_job *job, struct wz_recipe *recipe, bool training, st
     return job->be ? 0 : -1;
 }
 
-/* The text of which the perplexity is taken: of two tokens or more, to each agent that is a model. */
+/* The text of which the perplexity is taken: of two tokens or more, to each agent that is a model. The rank that takes
+ * it reads it to the end, for it would fail only after all prompts were played. */
 static int open_text(struct wz_job *job, struct wz_err *err)
 {
     const char *path = job->recipe->evaluate.text;
     struct wz_ids ids = { 0 };
     int rc = *path ? wz_map_open(&job->text, path, err) : 0;
 
-    for (int a = 0; rc == 0 && *path && a < job->n_agents; a++) {
+    for (int a = 0; rc == 0 && *path && job->roles.rollout.me == 0 && a < job->n_agents; a++) {
         wz_ids_finish(&ids);
         if (!job->agents[a].tok) continue;
         rc = wz_encode(job->agents[a].tok, (const char *)job->text.bytes, job->text.len, &ids, err);

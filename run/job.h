@@ -273,7 +273,8 @@ struct wz_progress {
 };
 /* All learners call it; the root writes. inputs: of wz_inputs_find; history: of wz_run_history; used by the root, and
  * copied. When it returns the weights may change; a thread of root's makes a checkpoint of what was written, and
- * (prune) then removes old ones, but that after step `best`. It waits for the checkpoint before. */
+ * (prune) then removes old ones, but that after step `best`. The one before was waited
+ * for. */
 int wz_checkpoint_save(struct wz_job *job, const struct wz_progress *p, const json_t *inputs, const json_t *history,
                        bool prune, int64_t best, struct wz_err *err);
 /* Is the checkpoint that is being written durable, or has it failed? -1 and a message with the file. done: waits for
