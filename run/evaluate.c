@@ -93,7 +93,7 @@ static int open_transcripts(const char *path, struct wz_err *err)
 static int append(const char *path, int fd, const struct wz_buf *text, struct wz_err *err)
 {
     FILE *f = fdopen(fd, "a");
-    bool ok = f && fwrite(text->data, 1, text->len, f) == text->len && fflush(f) == 0;
+    bool ok = f && (text->len == 0 || fwrite(text->data, 1, text->len, f) == text->len) && fflush(f) == 0;
 
     if (ok && fsync(fileno(f)) < 0 && errno != EINVAL) ok = false; /* a pipe has no disk */
     if (f && fclose(f)) ok = false;
