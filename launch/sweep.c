@@ -36,6 +36,8 @@ struct line { /* of a seed */
 };
 struct sweeper {
     const char *file;
+    char *const *overrides;
+    int n_overrides;
     struct wz_sweep *sweep;
     struct line *lines;
     int mpirun, srun, threads; /* ranks of a row's job; threads of a row: 0: its own choice */
@@ -567,6 +569,16 @@ static int dry_run(const struct wz_sweep *s, struct wz_err *err)
 }
 
 /* Writes a Slurm array of one task a seed, each of so many ranks. */
+/* A blank, and the word as a shell reads it back. */
+static void add_quoted(struct wz_buf *out, const char *word)
+{
+    wz_buf_str(out, " '");
+    for (; *word; word++)
+        if (*word == '\'') wz_buf_str(out, "'\\''");
+        else wz_buf_add(out, word, 1);
+    wz_buf_str(out, "'");
+}
+
 static int write_slurm(const struct sweeper *w, int ranks, struct wz_err *err)
 {
     const struct wz_sweep *s = w->sweep;
@@ -583,10 +595,12 @@ static int write_slurm(const struct sweeper *w, int ranks, struct wz_err *err)
         "#SBATCH --requeue\n#SBATCH --open-mode=append\n#SBATCH --output=%s/slurm-%%a.log\n"
         "seeds=(%s)\ncd '%s' || exit 1\nexport OMPI_MCA_mpi_yield_when_idle=1\n"
         "trap 'warned=1; kill -USR1 $!' USR1 TERM\n"
-        "'%s' sweep '%s' --seed \"${seeds[$SLURM_ARRAY_TASK_ID]}\" --srun %d &\nrun=$!\n"
-        "while warned=; wait $run; status=$?; [ -n \"$warned\" ]; do :; done\n"
-        "if [ $status -eq 75 ]; then scontrol requeue \"$SLURM_JOB_ID\"; fi\nexit $status\n",
+        "'%s' sweep '%s' --seed \"${seeds[$SLURM_ARRAY_TASK_ID]}\" --srun %d",
         path, s->name, s->n_seeds - 1, ranks, s->out, s->seeds, here, program, w->file, ranks);
+    for (int i = 0; i < w->n_overrides; i++) add_quoted(&text, w->overrides[i]);
+    wz_buf_str(&text, " &\nrun=$!\n"
+                      "while warned=; wait $run; status=$?; [ -n \"$warned\" ]; do :; done\n"
+                      "if [ $status -eq 75 ]; then scontrol requeue \"$SLURM_JOB_ID\"; fi\nexit $status\n");
     int rc = wz_mkdirs(s->out, err);
     if (rc == 0) rc = wz_file_write(path, text.data, text.len, err);
     if (rc == 0) printf("sbatch %s\n", path);
@@ -681,21 +695,24 @@ int wz_cmd_sweep(int argc, char **argv)
     };
     const struct wz_usage usage = {
         .name = "sweep",
-        .args = "FILE",
+        .args = "FILE [key=value ...]",
         .options = options,
         .n_options = WZ_COUNT(options),
         .about =
             "Runs the rows of a table, each a patch on a recipe, with every seed of a sweep's file, and writes the\n"
             "table beside a paper's: NAME.md, NAME.html (with the safety/overrefusal plane) and NAME.csv in its\n"
             "folder. What has ended is not run again, what was stopped is resumed; a row whose data is absent is\n"
-            "not run, and says what to fetch. `waltz help recipe` explains the file's keys.",
+            "not run, and says what to fetch. `waltz help recipe` explains the file's keys; key=value overrides one\n"
+            "of them, as in seeds=7 or out=runs/other.",
     };
     struct wz_err err = { "" };
     int status, n = wz_options_parse(&usage, argc, argv, &status), rc;
 
     if (n < 0) return status;
     w.file = argv[0];
-    rc = wz_sweep_load(&w.sweep, argv[0], &err);
+    w.overrides = argv + 1;
+    w.n_overrides = n - 1;
+    rc = wz_sweep_load(&w.sweep, argv[0], w.overrides, w.n_overrides, &err);
     if (rc == 0) rc = check(w.sweep, &err);
     for (int k = 0; rc == 0 && seed && k < w.sweep->n_seeds; k++)
         if (strtoull(seed, NULL, 10) == w.sweep->seed_list[k]) only = k;

@@ -245,8 +245,8 @@ struct wz_sweep {
     struct wz_resolved *source;
 };
 
-/* 0, or -1 and a message with file, line and key. */
-int wz_sweep_load(struct wz_sweep **sweep, const char *path, struct wz_err *err);
+/* overrides: n strings key=value, of the sweep's own keys. 0, or -1 and a message with file, line and key. */
+int wz_sweep_load(struct wz_sweep **sweep, const char *path, char *const *overrides, int n, struct wz_err *err);
 void wz_sweep_destroy(struct wz_sweep *sweep); /* accepts NULL */
 /* wz_recipe_fail of a sweep's value. */
 int wz_sweep_fail(const struct wz_sweep *sweep, struct wz_err *err, const char *path, const char *fmt, ...)

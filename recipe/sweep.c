@@ -116,7 +116,7 @@ static int check(struct wz_sweep *s, struct wz_err *err)
     return 0;
 }
 
-int wz_sweep_load(struct wz_sweep **sweep, const char *path, struct wz_err *err)
+int wz_sweep_load(struct wz_sweep **sweep, const char *path, char *const *overrides, int n, struct wz_err *err)
 {
     struct wz_resolved *source;
     struct wz_map map;
@@ -124,7 +124,7 @@ int wz_sweep_load(struct wz_sweep **sweep, const char *path, struct wz_err *err)
 
     *sweep = NULL;
     if (wz_map_open(&map, path, err) < 0) return -1;
-    int rc = wz_form_parse(&data, &source, &wz_sweep_form, path, map.bytes, map.len, NULL, 0, err);
+    int rc = wz_form_parse(&data, &source, &wz_sweep_form, path, map.bytes, map.len, overrides, n, err);
     wz_map_close(&map);
     if (rc < 0) return -1;
     struct wz_sweep *s = data;

@@ -633,8 +633,12 @@ static void log_step(struct wz_run *run, const struct wz_job *job, const struct 
     for (int a = 0; a < job->n_agents; a++)
         if (job->agents[a].learner.model) {
             const bool kl = run->record && job->agents[a].learner.reference.model;
-            wz_buf_printf(&text, "  %s %s %.3f grad %.2f", job->agents[a].recipe->name, kl ? "kl" : "loss",
-                          kl ? r->learned[a].kl : r->learned[a].loss, r->learned[a].grad_norm);
+            const struct wz_step_stats *did = &r->learned[a];
+            wz_buf_printf(&text, "  %s", job->agents[a].recipe->name);
+            if (did->samples > 0)
+                wz_buf_printf(&text, " %s %.3f grad %.2f", kl ? "kl" : "loss", kl ? did->kl : did->loss,
+                              did->grad_norm);
+            else wz_buf_str(&text, " not updated"); /* no samples, or a gradient that is not finite */
         }
     if (s->judged < s->episodes)
         wz_buf_printf(&text, "  discarded %.0f (%s)", s->episodes - s->judged, first_discard(r));

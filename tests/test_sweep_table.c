@@ -58,7 +58,7 @@ static void tables(void **state)
 
     assert_int_equal(wz_mkdirs(dir, &err), 0);
     assert_int_equal(wz_file_write(path, text, strlen(text), &err), 0);
-    if (wz_sweep_load(&sweep, path, &err) < 0) fail_msg("%s", err.text);
+    if (wz_sweep_load(&sweep, path, NULL, 0, &err) < 0) fail_msg("%s", err.text);
     for (int s = 0; s < 3; s++) {
         struct wz_table *one = &t[3 + s], *two = &t[6 + s];
         add(one, "WJ", "asr", asr[s], 0, 1);
