@@ -70,10 +70,11 @@ static void *watch_call(void *arg)
     char stopped[256];
     int rc = 0;
 
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += (time_t)(watch.deadline < 1e9 ? watch.deadline : 1e9);
     pthread_mutex_lock(&watch.lock);
-    while (watch.call && rc != ETIMEDOUT) rc = pthread_cond_timedwait(&watch.over, &watch.lock, &until);
+    while (watch.call && rc != ETIMEDOUT)
+        rc = pthread_cond_clockwait(&watch.over, &watch.lock, CLOCK_MONOTONIC, &until);
     if (watch.call) {
         const char *rank = getenv("PMIX_RANK");
         wz_stopped(stopped, sizeof stopped);

@@ -210,9 +210,9 @@ int wz_checkpoint_wait(struct wz_job *job, bool done, struct wz_err *err)
                          "the deadline of %g s: look at its disk",
                          s->step, s->half, s->recipe->deadline);
         wz_heartbeat();
-        clock_gettime(CLOCK_REALTIME, &soon);
+        clock_gettime(CLOCK_MONOTONIC, &soon);
         soon.tv_sec++;
-        rc = done ? pthread_timedjoin_np(s->thread, NULL, &soon) : pthread_tryjoin_np(s->thread, NULL);
+        rc = done ? pthread_clockjoin_np(s->thread, NULL, CLOCK_MONOTONIC, &soon) : pthread_tryjoin_np(s->thread, NULL);
     }
     if (!s || rc == EBUSY) return 0;
     if ((rc = s->rc) < 0) {
