@@ -95,9 +95,34 @@ static struct wz_model *model_of_config(const struct wz_config *c, struct wz_bac
     return m;
 }
 
-/* The log-probability of the target behind the context, of all ids at once; work has a tape or not. */
-static double logp_of(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, const int *context, int n,
-                      const int *target, int k, int *targets)
+struct scorer {
+    struct wz_backend *be;
+    struct wz_model *m;
+    struct wz_cache *cache;
+    struct wz_work *work;
+};
+
+/* tape: slopes can be taken, too. */
+static struct scorer begin(const struct wz_config *config, const char *backend, int threads, bool tape)
+{
+    struct scorer s = { .be = backend_of(backend, threads) };
+
+    s.m = model_of_config(config, s.be);
+    s.cache = wz_cache_create(s.m, 20, 4);
+    s.work = wz_work_create(s.m, 64, tape);
+    return s;
+}
+
+static void end(struct scorer *s)
+{
+    wz_work_destroy(s->work);
+    wz_cache_destroy(s->cache);
+    wz_model_destroy(s->m);
+    wz_backend_close(s->be);
+}
+
+/* The log-probability of the target behind the context, of all ids at once. */
+static double logp_of(const struct scorer *on, const int *context, int n, const int *target, int k, int *targets)
 {
     struct wz_seq seq = { 0 };
     int ids[64], count = n + k - 1;
@@ -107,10 +132,10 @@ static double logp_of(struct wz_model *m, struct wz_cache *cache, struct wz_work
     memcpy(ids, context, sizeof *ids * (size_t)n);
     memcpy(ids + n, target, sizeof *ids * (size_t)(k - 1));
     for (int i = 0; i < count; i++) targets[i] = i < n - 1 ? -1 : target[i - n + 1];
-    run(m, cache, work, &seq, 1, ids, &count);
-    wz_logprobs(m, work, targets, 1, logp, NULL);
+    run(on->m, on->cache, on->work, &seq, 1, ids, &count);
+    wz_logprobs(on->m, on->work, targets, 1, logp, NULL);
     for (int i = n - 1; i < count; i++) sum += logp[i];
-    wz_seq_finish(cache, &seq);
+    wz_seq_finish(on->cache, &seq);
     return sum;
 }
 
@@ -126,26 +151,25 @@ static void slopes_are_the_gradient(void **state)
 
     for (size_t c = 0; c < WZ_COUNT(configs); c++)
         for (size_t b = 0; b < WZ_COUNT(backends); b++) {
-            struct wz_backend *be = backend_of(backends[b], 1), *more = backend_of(backends[b], 3);
-            struct wz_model *m = model_of_config(&configs[c], be);
-            struct wz_cache *cache = wz_cache_create(m, 20, 4);
-            struct wz_work *work = wz_work_create(m, 64, true);
-            float slope[ROWS * V], again[ROWS * V], d_logp[64], *d = wz_backend_alloc(be, m->n_params * sizeof *d),
+            struct scorer on[1] = { begin(&configs[c], backends[b], 1, true) };
+            struct wz_model *m = on->m;
+            struct wz_backend *more = backend_of(backends[b], 3);
+            float slope[ROWS * V], again[ROWS * V], d_logp[64], *d = wz_backend_alloc(m->be, m->n_params * sizeof *d),
                                                                 *e = m->params;
             const size_t dim = (size_t)m->config.dim;
             int targets[64];
 
-            logp_of(m, cache, work, context, N, target, 3, targets);
+            logp_of(on, context, N, target, 3, targets);
             for (int i = 0; i < N + 2; i++) d_logp[i] = targets[i] >= 0;
-            wz_backward(m, cache, work, targets, d_logp, 1, d);
+            wz_backward(m, on->cache, on->work, targets, d_logp, 1, d);
             int signs = 0;
             wz_set_heartbeat(count, &signs);
-            wz_backward_onehot(m, work, rows, ROWS, slope);
+            wz_backward_onehot(m, on->work, rows, ROWS, slope);
             wz_set_heartbeat(NULL, NULL);
             assert_int_equal(signs, 1); /* of the few lines that there are */
             m->be = more;
-            wz_backward_onehot(m, work, rows, ROWS, again);
-            m->be = be;
+            wz_backward_onehot(m, on->work, rows, ROWS, again);
+            m->be = on->be;
             assert_memory_equal(again, slope, sizeof slope);
             for (int r = 0; r < ROWS; r++) {
                 float *x = e + (size_t)context[rows[r]] * dim, kept[24];
@@ -157,7 +181,7 @@ static void slopes_are_the_gradient(void **state)
                     for (int side = 0; side < 2; side++) {
                         for (size_t i = 0; i < dim; i++) x[i] = kept[i] + (side ? -0.01f : 0.01f) * e[v * dim + i];
                         wz_model_commit(m, 3);
-                        s[side] = logp_of(m, cache, work, context, N, target, 3, targets);
+                        s[side] = logp_of(on, context, N, target, 3, targets);
                     }
                     const double want = (s[0] - s[1]) / 0.02, got = slope[(size_t)r * V + v];
                     off += (got - want) * (got - want);
@@ -168,11 +192,8 @@ static void slopes_are_the_gradient(void **state)
                     fail_msg("config %zu, %s, row %d: off by a relative %g of %g", c, backends[b], r, sqrt(off / norm),
                              sqrt(norm));
             }
-            wz_backend_free(be, d);
-            wz_work_destroy(work);
-            wz_cache_destroy(cache);
-            wz_model_destroy(m);
-            wz_backend_close(be);
+            wz_backend_free(m->be, d);
+            end(on);
             wz_backend_close(more);
         }
 }
@@ -199,19 +220,19 @@ static struct wz_found find(struct wz_model *m, const struct wz_search *how, uin
 }
 
 /* Score of a message in its context. */
-static double score_of(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, const int *message)
+static double score_of(const struct scorer *on, const int *message)
 {
     int context[5 + ALL] = { SYSTEM, 3, 4, USER }, targets[64];
 
     memcpy(context + 4, message, sizeof *message * ALL);
     context[4 + ALL] = REPLY;
-    return logp_of(m, cache, work, context, 5 + ALL, target, 3, targets);
+    return logp_of(on, context, 5 + ALL, target, 3, targets);
 }
 
 static const int begins[ALL] = { 10, 11, 0, 17, 18, 19 };
 
 /* Of every message that differs from `begins` in one of the last ids, and can be told: the one with the best score. */
-static double best_by_hand(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, int *best)
+static double best_by_hand(const struct scorer *on, int *best)
 {
     double top = -1e9;
 
@@ -222,7 +243,7 @@ static double best_by_hand(struct wz_model *m, struct wz_cache *cache, struct wz
             memcpy(x, begins, sizeof x);
             x[i] = v;
             for (int k = 0; k + 1 < ALL; k++) told &= x[k] != merged[0] || x[k + 1] != merged[1];
-            const double s = told ? score_of(m, cache, work, x) : -1e9;
+            const double s = told ? score_of(on, x) : -1e9;
             if (s > top) memcpy(best, x, sizeof x), top = s;
         }
     return top;
@@ -231,10 +252,8 @@ static double best_by_hand(struct wz_model *m, struct wz_cache *cache, struct wz
 static void a_step_finds_the_best_that_can_be_told(void **state)
 {
     for (size_t b = 0; b < WZ_COUNT(backends); b++) {
-        struct wz_backend *be = backend_of(backends[b], 2);
-        struct wz_model *m = model_of_config(&configs[0], be);
-        struct wz_cache *cache = wz_cache_create(m, 20, 4);
-        struct wz_work *work = wz_work_create(m, 64, false);
+        struct scorer on[1] = { begin(&configs[0], backends[b], 2, false) };
+        struct wz_model *m = on->m;
         const struct wz_search all = gcg_of(1, 4000, V), none = gcg_of(0, 1, 1);
         int best[ALL], other[ALL];
 
@@ -243,14 +262,14 @@ static void a_step_finds_the_best_that_can_be_told(void **state)
         assert_int_equal(f.ids.n, ALL);
         assert_memory_equal(f.ids.ids, begins, sizeof begins);
         assert_int_equal(f.scored, 1);
-        assert_true(f.score == score_of(m, cache, work, begins));
+        assert_true(f.score == score_of(on, begins));
         wz_ids_finish(&f.ids);
         for (int told = 0; told < 2; told++) {
-            const double top = best_by_hand(m, cache, work, best);
+            const double top = best_by_hand(on, best);
             f = find(m, &all, 1, 0);
             assert_int_equal(f.ids.n, ALL);
             assert_memory_equal(f.ids.ids, best, sizeof best);
-            assert_true(f.score == top && top > score_of(m, cache, work, begins));
+            assert_true(f.score == top && top > score_of(on, begins));
             wz_ids_finish(&f.ids);
             if (told) assert_true(memcmp(best, other, sizeof best) != 0 && f.scored < 4001);
             else assert_int_equal(f.scored, 4001);
@@ -259,21 +278,16 @@ static void a_step_finds_the_best_that_can_be_told(void **state)
                 if (best[i] != begins[i]) merged[0] = best[i - 1], merged[1] = best[i];
         }
         merged[0] = merged[1] = -1;
-        wz_work_destroy(work);
-        wz_cache_destroy(cache);
-        wz_model_destroy(m);
-        wz_backend_close(be);
+        end(on);
     }
 }
 
 /* An id is changed to one of the top_k with the largest slopes, of those that are text. */
 static void ids_are_drawn_from_the_steepest(void **state)
 {
-    struct wz_backend *be = backend_of("ref", 1);
-    struct wz_model *m = model_of_config(&configs[0], be);
-    struct wz_cache *cache = wz_cache_create(m, 20, 4);
-    struct wz_work *work = wz_work_create(m, 64, true);
-    float slope[ALL * V], d_logp[64], *d = wz_backend_alloc(be, m->n_params * sizeof *d);
+    struct scorer on[1] = { begin(&configs[0], "ref", 1, true) };
+    struct wz_model *m = on->m;
+    float slope[ALL * V], d_logp[64], *d = wz_backend_alloc(m->be, m->n_params * sizeof *d);
     int context[5 + ALL] = { SYSTEM, 3, 4, USER }, targets[64], rows[ALL];
 
     for (size_t i = 0, dim = (size_t)m->config.dim; i < dim; i++) { /* one or the other is the steepest of all */
@@ -284,10 +298,10 @@ static void ids_are_drawn_from_the_steepest(void **state)
     memcpy(context + 4, begins, sizeof begins);
     context[4 + ALL] = REPLY;
     for (int i = 0; i < ALL; i++) rows[i] = 4 + i;
-    logp_of(m, cache, work, context, 5 + ALL, target, 3, targets);
+    logp_of(on, context, 5 + ALL, target, 3, targets);
     for (int i = 0; i < 7 + ALL; i++) d_logp[i] = targets[i] >= 0;
-    wz_backward(m, cache, work, targets, d_logp, 1, d);
-    wz_backward_onehot(m, work, rows, ALL, slope);
+    wz_backward(m, on->cache, on->work, targets, d_logp, 1, d);
+    wz_backward_onehot(m, on->work, rows, ALL, slope);
     for (int top_k = 1, seen = 0; top_k < 4; top_k++, seen = 0)
         for (uint64_t seed = 0; seed < 12; seed++) {
             const struct wz_search how = gcg_of(1, 8, top_k);
@@ -303,20 +317,15 @@ static void ids_are_drawn_from_the_steepest(void **state)
             wz_ids_finish(&f.ids);
             if (seed == 11 && top_k < 3) assert_true(seen >> (top_k - 1) & 1);
         }
-    wz_backend_free(be, d);
-    wz_work_destroy(work);
-    wz_cache_destroy(cache);
-    wz_model_destroy(m);
-    wz_backend_close(be);
+    wz_backend_free(m->be, d);
+    end(on);
 }
 
 /* Steps go on from the best candidate, draws are of seed and episode, and the best of all steps is given. */
 static void steps_climb_and_are_keyed(void **state)
 {
-    struct wz_backend *be = backend_of("cpu", 2);
-    struct wz_model *m = model_of_config(&configs[0], be);
-    struct wz_cache *cache = wz_cache_create(m, 20, 4);
-    struct wz_work *work = wz_work_create(m, 64, false);
+    struct scorer on[1] = { begin(&configs[0], "cpu", 2, false) };
+    struct wz_model *m = on->m;
     double last = -1e9, alone = -1e9;
     int differ = 0;
 
@@ -324,39 +333,34 @@ static void steps_climb_and_are_keyed(void **state)
         const struct wz_search how = gcg_of(steps, 40, 30);
         struct wz_found f = find(m, &how, 4, 2), again = find(m, &how, 4, 2), seed = find(m, &how, 5, 2),
                         other = find(m, &how, 4, 3);
-        assert_true(f.score >= last && f.score == score_of(m, cache, work, f.ids.ids));
+        assert_true(f.score >= last && f.score == score_of(on, f.ids.ids));
         assert_memory_equal(f.ids.ids, begins, sizeof *begins * PROMPT);
         assert_memory_equal(f.ids.ids, again.ids.ids, sizeof begins);
         differ += memcmp(f.ids.ids, seed.ids.ids, sizeof begins) && memcmp(f.ids.ids, other.ids.ids, sizeof begins);
         if (steps == 0 || steps == 8) print_message("# %d steps: %g\n", steps, f.score);
-        if (steps == 8) assert_true(f.score > score_of(m, cache, work, begins) + 1);
+        if (steps == 8) assert_true(f.score > score_of(on, begins) + 1);
         last = f.score;
         const struct wz_search single = gcg_of(steps, 1, 30); /* a step up or down */
         struct wz_found one = find(m, &single, 4, 2);
-        assert_true(one.score >= alone && one.score == score_of(m, cache, work, one.ids.ids));
+        assert_true(one.score >= alone && one.score == score_of(on, one.ids.ids));
         alone = one.score;
         wz_ids_finish(&one.ids);
         wz_ids_finish(&f.ids), wz_ids_finish(&again.ids), wz_ids_finish(&seed.ids), wz_ids_finish(&other.ids);
     }
     assert_true(differ > 4);
     assert_null(wz_proposer_find("none"));
-    wz_work_destroy(work);
-    wz_cache_destroy(cache);
-    wz_model_destroy(m);
-    wz_backend_close(be);
+    end(on);
 }
 
 /* A prompt with a prefill has that for its target, behind the mark of a thought where the agent thinks, and closed
  * where it is the whole of one; what can't be sought, and what it can't be sought behind, are errors that say why. */
 static void prompts_have_their_own_targets(void **state)
 {
-    struct wz_backend *be = backend_of("ref", 1);
-    struct wz_model *m = model_of_config(&configs[0], be);
+    struct scorer on[1] = { begin(&configs[0], "ref", 1, false) };
+    struct wz_model *m = on->m;
     struct wz_player p = { .seat = wz_seat_find(WZ_CONVERSATION), .model = m, .system = "#$" };
     struct wz_search none = gcg_of(0, 1, 1);
     static const int thoughts[3][6] = { { 36, 37 }, { THINK, 58, 36, 37 }, { THINK, 58, 36, 37, ANSWER } };
-    struct wz_cache *cache = wz_cache_create(m, 20, 4);
-    struct wz_work *work = wz_work_create(m, 64, false);
     int context[5 + ALL] = { SYSTEM, 3, 4, USER }, targets[64];
     Wz__Episode *e = wz_episode_new();
     struct wz_found found = { 0 };
@@ -371,7 +375,7 @@ static void prompts_have_their_own_targets(void **state)
         p.think = k > 0;
         e->hijack = k > 1;
         assert_int_equal(wz_search_run(&none, &p, 1, e, &found, &err), 0);
-        assert_true(found.score == logp_of(m, cache, work, context, 5 + ALL, thoughts[k], n, targets));
+        assert_true(found.score == logp_of(on, context, 5 + ALL, thoughts[k], n, targets));
         assert_int_equal(found.target.n, n);
         assert_memory_equal(found.target.ids, thoughts[k], sizeof(int) * (size_t)n);
     }
@@ -397,10 +401,7 @@ static void prompts_have_their_own_targets(void **state)
     wz_ids_finish(&found.target);
     wz_ids_finish(&found.ids);
     wz_episode_free(e);
-    wz_work_destroy(work);
-    wz_cache_destroy(cache);
-    wz_model_destroy(m);
-    wz_backend_close(be);
+    end(on);
 }
 
 /* AutoDAN: texts are made of the first texts' sentences, with the prompt in them once. */
@@ -408,27 +409,25 @@ enum { SENTENCES = 6 };
 static const char lines[] = "G, J, {prompt}\nH, K, {prompt}\nI, L, {prompt}";
 static const char letters[] = "GHIJKL";
 
-static double score_text(struct wz_model *m, struct wz_cache *cache, struct wz_work *work, char x, char y)
+static double score_text(const struct scorer *on, char x, char y)
 {
     int context[5 + 8] = { SYSTEM, 3, 4, USER, x - ' ', ',' - ' ', 0, y - ' ', ',' - ' ', 0, 10, 11, REPLY },
                     targets[64];
 
-    return logp_of(m, cache, work, context, 13, target, 3, targets);
+    return logp_of(on, context, 13, target, 3, targets);
 }
 
 static void sentences_are_bred(void **state)
 {
-    struct wz_backend *be = backend_of("cpu", 2);
-    struct wz_model *m = model_of_config(&configs[0], be);
-    struct wz_cache *cache = wz_cache_create(m, 20, 4);
-    struct wz_work *work = wz_work_create(m, 64, false);
+    struct scorer on[1] = { begin(&configs[0], "cpu", 2, false) };
+    struct wz_model *m = on->m;
     const struct wz_proposer *by = wz_proposer_find("autodan");
     double first = -1e9, crossed = -1e9, all = -1e9;
     int reached = 0, differ = 0;
 
     for (int x = 0; x < SENTENCES; x++)
         for (int y = 0; y < SENTENCES; y++) {
-            const double s = score_text(m, cache, work, letters[x], letters[y]);
+            const double s = score_text(on, letters[x], letters[y]);
             if (y == x + 3) first = fmax(first, s);
             if (x < 3 && y >= 3) crossed = fmax(crossed, s);
             all = fmax(all, s);
@@ -466,10 +465,7 @@ static void sentences_are_bred(void **state)
     assert_true(other.ids.ids[0] != f.ids.ids[0] || other.ids.ids[3] != f.ids.ids[3]);
     unspellable = NULL;
     wz_ids_finish(&f.ids), wz_ids_finish(&other.ids);
-    wz_work_destroy(work);
-    wz_cache_destroy(cache);
-    wz_model_destroy(m);
-    wz_backend_close(be);
+    end(on);
 }
 
 int main(void)
