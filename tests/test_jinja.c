@@ -451,7 +451,7 @@ static void what_was_sampled_goes_in_as_its_ids(void **state)
                      led[] = { '\n', ' ', T_HELLO, '\n' }, broken[] = { 0xe2, 'x', 0x80 },
                      special[] = { T_HELLO, T_END, T_HEAD }, only[] = { T_END },
                      thought[] = { '<', 't', '>', 'w', '<', '/', 't', '>', '\n', '\n', T_HELLO, '!' },
-                     within[] = { 'w', T_HELLO, 'v' };
+                     within[] = { 'w', T_HELLO, 'v' }, spread[] = { 'a', ' ', 'b' }, half[] = { '1', ' ', 'b' };
     static const char after_thought[] =
         "{% for m in messages %}{{ '<user>' + m.content.split('</t>')[-1].lstrip('\n') + '<end>' }}{% endfor %}";
     static const char dropping[] =
@@ -485,6 +485,10 @@ static void what_was_sampled_goes_in_as_its_ids(void **state)
         { dropping, IDS(odd), "message 2: the chat template leaves out", 0, 0 },
         { "{% for m in messages %}{{ m.content | upper }}{% endfor %}", IDS(odd),
           "message 2: the chat template leaves out", 0, 0 },
+        { "{% for m in messages %}{{ m.content | upper }}{% endfor %}", IDS(spread),
+          "message 2: the chat template cuts", 0, 0 }, /* the blank is as it was, and no more */
+        { "{% for m in messages %}{{ m.content | upper }}{% endfor %}", IDS(half), "message 2: the chat template cuts",
+          0, 0 },
         { "{% for m in messages %}{{ m.content | replace('ll', 'LL') }}{% endfor %}", IDS(odd),
           "message 2: the chat template cuts", 0, 0 },
         { "{% for m in messages %}{{ m.content[2:] }}{% endfor %}", IDS(within), "message 2: the chat template cuts", 0,

@@ -278,6 +278,9 @@ static int place(struct rendering *r, struct part *part, const struct wz_text *t
     if (from + n == part->n) last = m->n_ids;
     if (!whole && begin < from && !blank(said + begin, from - begin)) first = -1;
     if (!whole && end > from + n && !blank(said + from + n, end - from - n)) first = -1;
+    if (blank(said + from, n)) first = -1; /* all that was said is gone, or was changed */
+    if ((at && text->from[at - 1] == WZ_REWRITTEN) || (at + n < text->n && text->from[at + n] == WZ_REWRITTEN))
+        first = -1; /* it goes on changed */
     if (first < 0 || (part->first >= 0 && (part->first != first || part->last != last)))
         return wz_fail(r->err, "message %d: the chat template cuts the sampled text within a token, or changes it",
                        part->message);
