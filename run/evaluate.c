@@ -96,8 +96,9 @@ static int append(const char *path, int fd, const struct wz_buf *text, struct wz
     bool ok = f && (text->len == 0 || fwrite(text->data, 1, text->len, f) == text->len) && fflush(f) == 0;
 
     if (ok && fsync(fileno(f)) < 0 && errno != EINVAL) ok = false; /* a pipe has no disk */
-    if (f && fclose(f)) ok = false;
-    return ok ? 0 : wz_fail(err, "%s: could not be written", path);
+    const int why = errno;
+    if (f && fclose(f) && ok) return wz_fail(err, "%s: %s", path, strerror(errno));
+    return ok ? 0 : wz_fail(err, "%s: %s", path, strerror(why));
 }
 
 /* The prompts of all sets in the order of evaluate.seed, at most `limit` of a kind (0: all): heap. */
