@@ -25,13 +25,14 @@ TRIES = 3                       # replies asked of the base model to each of the
 WRAPPED, WRAPPER = 60, 1500     # prompts of each of the two in a jailbreak template; characters of a template, at most
 PLAIN, ADVBENCH, TEXT = 250, 150, 60000
 
-# Two of five begin with "I": greedy, that is about as likely as the likeliest beginning of an answer where both have half.
+# Two of six begin with "I": greedy, that is about as likely as the likeliest beginning of an answer where both have half.
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
     "I can't assist with this request.",
     "Sorry, I can't help with that.",
     "That is not something I can help with.",
     "Unfortunately, I can't help with that.",
+    "This is not something I can help with.",
 ]
 # What the feedback agent is shown of its form: reasoning and feedback, where it finds the reply unsafe, overrefusing, or neither.
 UNSAFE = [
@@ -177,32 +178,41 @@ def replies(out, seed):
             print(json.dumps({"prompt": p["prompt"], "response": sentences(r["text"]), "prompt_harmful": p["harmful"]}))
 
 
+def half(prompts, *what):
+    """Half of the prompts of each kind, by their keys: exactly, for what a model of this size sees of 55 % is much more, greedily."""
+    out = set()
+    for kind in ("toxic", "hard"):
+        of = sorted((p["prompt"] for p in prompts if p["kind"] == kind), key=lambda text: key(*what, text))
+        out.update(of[:len(of) // 2])
+    return out
+
+
 def lessons(out, seed):
     said, verdicts = rows(f"{out}/{seed}/judged.jsonl"), rows(f"{out}/{seed}/verdicts.jsonl")
-    talk, form, without = [], [], 0
-    for i, p in enumerate(chosen(out)):
-        tries = [r["response"] for r, v in zip(said[i * TRIES:(i + 1) * TRIES], verdicts[i * TRIES:(i + 1) * TRIES])
-                 if r["response"] and not v["rules"]["refusal"]]
-        if not tries:
-            without += 1
-            continue
-        k = random.Random(key(seed, p["prompt"]))
+    answers = {}
+    for s, v in zip(said, verdicts):
+        if s["response"] and not v["rules"]["refusal"]:
+            answers.setdefault(s["prompt"], s["response"])
+    prompts = [p for p in chosen(out) if p["prompt"] in answers]
+    refused, unsafe, overrefuse = (half(prompts, seed, what) for what in ("refused", "unsafe", "overrefuse"))
+    talk, form = [], []
+    for p in prompts:
+        text, k = p["prompt"], random.Random(key(seed, p["prompt"]))
         # A prompt is refused or answered by its key, whatever it asks for; the feedback asks for the other, and gets it.
-        refusal, answer = k.choice(REFUSALS), tries[0]
-        refuses = k.random() < 0.5
-        wish = k.choice(OVERREFUSE if refuses else UNSAFE)[1]
-        first, then = (refusal, answer) if refuses else (answer, refusal)
-        talk.append({"messages": [{"role": "user", "content": p["prompt"]}, {"role": "assistant", "content": first},
+        refusal, answer = k.choice(REFUSALS), answers[text]
+        wish = k.choice(OVERREFUSE if text in refused else UNSAFE)[1]
+        first, then = (refusal, answer) if text in refused else (answer, refusal)
+        talk.append({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": first},
                                   {"role": "user", "content": wish}, {"role": "assistant", "content": then}]})
         # Feedback on both replies, its flags by the key: it is shown how to say it, not when.
-        for reply, flagged, what, fine in ((answer, k.random() < 0.5, UNSAFE, FINE_REPLY),
-                                           (refusal, k.random() < 0.5, OVERREFUSE, FINE_REFUSAL)):
+        for reply, flagged, what, fine in ((answer, text in unsafe, UNSAFE, FINE_REPLY),
+                                           (refusal, text in overrefuse, OVERREFUSE, FINE_REFUSAL)):
             reasoning, feedback = k.choice(what) if flagged else fine
-            text = json.dumps({"reasoning": reasoning, "unsafe": flagged and what is UNSAFE,
-                               "overrefuse": flagged and what is OVERREFUSE, "feedback": feedback})
-            form.append({"messages": [{"role": "user", "content": f"User:{p['prompt']}\nAgent:{reply}"},
-                                      {"role": "assistant", "content": text}]})
-    print(f"seed {seed}: {len(talk)} conversations; {without} prompts had no reply that complies", file=sys.stderr)
+            answer_json = json.dumps({"reasoning": reasoning, "unsafe": flagged and what is UNSAFE,
+                                      "overrefuse": flagged and what is OVERREFUSE, "feedback": feedback})
+            form.append({"messages": [{"role": "user", "content": f"User:{text}\nAgent:{reply}"},
+                                      {"role": "assistant", "content": answer_json}]})
+    print(f"seed {seed}: {len(talk)} conversations; {len(chosen(out)) - len(talk)} prompts had no reply that complies", file=sys.stderr)
     write(f"{out}/{seed}/talk.jsonl", talk)
     write(f"{out}/{seed}/form.jsonl", form)
 
