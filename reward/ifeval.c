@@ -236,9 +236,8 @@ static int placeholders(struct text t, const json_t *args)
         if (t.c[i] != '[') continue;
         int end = i + 1;
         while (end < t.n && t.c[end] != ']' && t.c[end] != '\n') end++;
-        if (end == t.n || t.c[end] != ']') continue;
-        n++;
-        i = end;
+        n += end < t.n && t.c[end] == ']';
+        i = end; /* where it was not closed, none up to here is */
     }
     return at_least(n, number(args, "num_placeholders"));
 }
@@ -271,7 +270,7 @@ static int bullets_of(struct text t, uint32_t mark, bool after)
         const bool begins = at == 0 || t.c[at - 1] == '\n';
         while (begins && i < t.n && is_space(t.c[i])) i++;
         if (!begins || i == t.n || t.c[i] != mark || (after && (i + 1 == t.n || t.c[i + 1] == '*'))) {
-            at++;
+            at = begins ? i + 1 : at + 1; /* none of the blank lines begins it either */
             continue;
         }
         n++;
@@ -304,8 +303,12 @@ static int highlights_of(struct text t, int stars)
 
     for (int i = 0; i < t.n;) {
         int end = i + stars;
+        if (!ascii_at(t, i, mark)) {
+            i++;
+            continue;
+        }
         while (end < t.n && t.c[end] != '*' && t.c[end] != '\n') end++;
-        if (!ascii_at(t, i, mark) || !ascii_at(t, end, mark)) {
+        if (!ascii_at(t, end, mark)) {
             i++;
             continue;
         }
@@ -369,8 +372,12 @@ static int title(struct text t, const json_t *args)
         int end = i;
         if (!ascii_at(t, i, "<<")) continue;
         while (end < t.n && t.c[end] != '\n') end++;
+        const int line = end;
         for (end -= 2; end >= i + 3 && !ascii_at(t, end, ">>");) end--;
-        if (end < i + 3) continue;
+        if (end < i + 3) { /* nor is one that begins later in the line */
+            i = line;
+            continue;
+        }
         struct text of = strip_of(strip_of(part(t, i, end + 2), is_opening, true, false), is_closing, false, true);
         if (strip(of).n) return YES;
         i = end + 1;

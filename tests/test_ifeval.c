@@ -3,6 +3,8 @@
  * not are left out, and lists that are none are refused. */
 #include "test.h"
 
+#include <time.h>
+
 #include "reward/reward.h"
 #include "store/store.h"
 
@@ -38,6 +40,31 @@ static void as_the_published_checkers(void **state)
     assert_int_equal(n, 464);
     assert_true(counts[WZ_NOT_FOLLOWED] > 100 && counts[WZ_FOLLOWED] > 50 && counts[WZ_FOLLOWED_LOOSELY] > 5 &&
                 counts[WZ_NOT_CHECKED] > 20);
+}
+
+/* A long reply takes its length, not the square of it, whatever it repeats. */
+static void a_long_reply_takes_its_length(void **state)
+{
+    static const char answer[] =
+        "{\"ids\":[\"detectable_format:number_bullet_lists\",\"detectable_content:number_placeholders\","
+        "\"detectable_format:number_highlighted_sections\",\"detectable_format:title\"],\"kwargs\":[{\"num_bullets\":3},"
+        "{\"num_placeholders\":1},{\"num_highlights\":2},{}]}";
+    static const char *const repeats[] = { "\n",   "\n ", "[",  "[a",  "a",    "*", "*a",
+                                           "*a\n", "**a", "<<", "<<a", "<<>>", ">" };
+    enum { LONG = 300000 };
+    enum wz_followed followed[WZ_MAX_INSTRUCTIONS];
+    char *reply = wz_alloc(LONG + 1);
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(repeats); i++) {
+        const size_t n = strlen(repeats[i]);
+        for (size_t k = 0; k < LONG; k++) reply[k] = repeats[i][k % n];
+        const clock_t begun = clock();
+        assert_int_equal(wz_ifeval_check(answer, reply, followed, &err), 4);
+        const double took = (double)(clock() - begun) / CLOCKS_PER_SEC;
+        if (took > (LIGHT ? 10 : 2)) fail_msg("row %zu: %.1f s", i, took);
+    }
+    free(reply);
 }
 
 static void wrong_lists_are_refused(void **state)
@@ -100,6 +127,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_the_published_checkers),
+        cmocka_unit_test(a_long_reply_takes_its_length),
         cmocka_unit_test(wrong_lists_are_refused),
         cmocka_unit_test(odd_arguments_are_not_checked),
     };
