@@ -303,12 +303,9 @@ static int highlights_of(struct text t, int stars)
 
     for (int i = 0; i < t.n;) {
         int end = i + stars;
-        if (!ascii_at(t, i, mark)) {
-            i++;
-            continue;
-        }
-        while (end < t.n && t.c[end] != '*' && t.c[end] != '\n') end++;
-        if (!ascii_at(t, end, mark)) {
+        const bool begins = ascii_at(t, i, mark);
+        while (begins && end < t.n && t.c[end] != '*' && t.c[end] != '\n') end++;
+        if (!begins || !ascii_at(t, end, mark)) {
             i++;
             continue;
         }

@@ -47,8 +47,8 @@ static void a_long_reply_takes_its_length(void **state)
 {
     static const char answer[] =
         "{\"ids\":[\"detectable_format:number_bullet_lists\",\"detectable_content:number_placeholders\","
-        "\"detectable_format:number_highlighted_sections\",\"detectable_format:title\"],\"kwargs\":[{\"num_bullets\":3},"
-        "{\"num_placeholders\":1},{\"num_highlights\":2},{}]}";
+        "\"detectable_format:number_highlighted_sections\",\"detectable_format:title\"],"
+        "\"kwargs\":[{\"num_bullets\":3},{\"num_placeholders\":1},{\"num_highlights\":2},{}]}";
     static const char *const repeats[] = { "\n",   "\n ", "[",  "[a",  "a",    "*", "*a",
                                            "*a\n", "**a", "<<", "<<a", "<<>>", ">" };
     enum { LONG = 300000 };
