@@ -9,8 +9,8 @@
 #include "reward/reward.h"
 
 static int server = -1;
-static const uint8_t *sends;
-static size_t n_sends;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what it sends: a judge may be done before it is */
+static struct wz_buf sends;
 
 /* Reads a request to its end, so that what is sent back is not lost when the connection closes. */
 static void take_request(int fd)
@@ -31,11 +31,13 @@ static void *serve(void *arg)
 {
     for (int fd; (fd = accept(server, NULL, NULL)) >= 0; close(fd)) {
         take_request(fd);
-        for (size_t at = 0; at < n_sends;) {
-            const ssize_t k = send(fd, sends + at, n_sends - at, MSG_NOSIGNAL);
+        pthread_mutex_lock(&lock);
+        for (size_t at = 0; at < sends.len;) {
+            const ssize_t k = send(fd, sends.data + at, sends.len - at, MSG_NOSIGNAL);
             if (k <= 0) break;
             at += (size_t)k;
         }
+        pthread_mutex_unlock(&lock);
     }
     return NULL;
 }
@@ -77,8 +79,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             free(rubric);
         }
     }
-    sends = size ? data + 1 : data;
-    n_sends = size ? size - 1 : 0;
+    pthread_mutex_lock(&lock);
+    wz_buf_clear(&sends);
+    if (size) wz_buf_add(&sends, data + 1, size - 1);
+    pthread_mutex_unlock(&lock);
     wz_judge_ask(&list[size ? data[0] % WZ_COUNT(list) : 0], &q, &a, 1);
     fuzz_must(!a.failed || (*a.why && !a.flags), "failed without a reason");
     fuzz_must(a.score >= 0 && a.score <= 1 && a.refusal_score >= 0 && a.refusal_score <= 1, "a score out of range");
