@@ -4,9 +4,11 @@
  *     {"id": 7, "prompt": "...", "response": "...", "prompt_harmful": false}
  *     {"id": 7, "harmful": 0.2, "refusal": true}       or {"id": 7, "failed": "why"}
  *
- * It is started when the first question is there, and again when it has died, was silent for `timeout` seconds while
- * an answer was owed, or wrote what is not an answer to a question that is open: it is killed then, with its children.
- * Its standard error is ours. What it had not answered has failed, and is asked again (judge.c). */
+ * It is started when the first question is there, and again when it has died, has answered nothing for `timeout`
+ * seconds while an answer was owed, or wrote what is not an answer to a question that is open: it is killed then, with
+ * its children. Its standard error is ours; PYTHONUNBUFFERED is set, for a Python program keeps its lines back else.
+ * What it had not answered has failed, and is asked again (judge.c). The files that the command names are a part of
+ * the judge's identity: when one changes, nothing that was answered before stands. */
 #include "reward/reward.h"
 
 #include <errno.h>
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -112,7 +115,9 @@ static int take_line(struct command *c, struct batch *b, const char *line, size_
     int rc = -1;
 
     if (!j) snprintf(why, size, "%.120s", err.text);
-    else if (at < 0 || at >= b->n || b->done[at]) snprintf(why, size, "a line with the id of no open question");
+    else if (at < 0 || at >= b->n || b->done[at])
+        snprintf(why, size,
+                 "a line with the id of no open question; expected {\"id\": the question's, \"harmful\": ..., ...}");
     else {
         wz_answer_json(c->of, c->threshold, j, &b->answers[at]);
         wz_judge_answered(b->judge, &b->questions[at], &b->answers[at]);
@@ -137,11 +142,10 @@ static int take_lines(struct command *c, struct batch *b, char *why, size_t size
     return -1;
 }
 
-/* Moves what can be moved without waiting. 1: something was read; 0: nothing; -1 and why: it is no use any more. */
+/* Moves what can be moved without waiting. -1 and why: it is no use any more. */
 static int move(struct command *c, struct batch *b, char *why, size_t size)
 {
     char bytes[65536];
-    int took = 0;
 
     while (c->sent < c->out.len) {
         ssize_t k = send(c->fd, c->out.data + c->sent, c->out.len - c->sent, MSG_NOSIGNAL);
@@ -152,13 +156,12 @@ static int move(struct command *c, struct batch *b, char *why, size_t size)
     for (;;) {
         ssize_t k = recv(c->fd, bytes, sizeof bytes, 0);
         if (k < 0 && errno == EINTR) continue;
-        if (k < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return took;
+        if (k < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return 0;
         if (k <= 0) {
             snprintf(why, size, "it ended");
             return -1;
         }
         wz_buf_add(&c->in, bytes, (size_t)k);
-        took = 1;
         if (take_lines(c, b, why, size) < 0) return -1;
     }
 }
@@ -190,15 +193,16 @@ static void command_ask(struct wz_judge *judge, const struct wz_question *questi
     while (rc >= 0 && b.left) {
         struct pollfd p = { c->fd, (short)(POLLIN | (c->sent < c->out.len ? POLLOUT : 0)), 0 };
         const double left = heard + c->timeout - wz_now();
+        const int owed = b.left;
         if (left <= 0) {
-            snprintf(why, sizeof why, "it was silent for %g seconds", c->timeout);
+            snprintf(why, sizeof why, "it answered nothing for %g seconds", c->timeout);
             rc = -1;
             break;
         }
         poll(&p, 1, left < 0.1 ? 1 + (int)(left * 1000) : 100);
         wz_heartbeat();
         rc = move(c, &b, why, sizeof why);
-        if (rc > 0) heard = wz_now();
+        if (b.left < owed) heard = wz_now();
     }
     if (rc < 0) {
         stop(c);
@@ -222,6 +226,26 @@ static void command_close(struct wz_judge *judge)
     judge->state = NULL;
 }
 
+/* Of the command, and of what is in the files that its words name. */
+static uint64_t hash_command(const char *text)
+{
+    uint64_t hash = wz_hash(text, strlen(text), 2);
+    struct wz_err err;
+    struct stat st;
+
+    for (size_t n; *text; text += n + (text[n] != 0)) {
+        char path[4096];
+        struct wz_map map;
+        n = strcspn(text, " \t\n'\";&|<>()=");
+        if (!n || n >= sizeof path) continue;
+        snprintf(path, sizeof path, "%.*s", (int)n, text);
+        if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || wz_map_open(&map, path, &err) < 0) continue;
+        hash = wz_hash(map.bytes, map.len, hash);
+        wz_map_close(&map);
+    }
+    return hash;
+}
+
 static int command_open(struct wz_judge *judge, const struct wz_judge_config *config, struct wz_err *err)
 {
     if (!config->command || !*config->command)
@@ -229,12 +253,13 @@ static int command_open(struct wz_judge *judge, const struct wz_judge_config *co
     struct command *c = wz_alloc(sizeof *c);
     judge->state = c;
     c->text = wz_strdup(config->command);
+    setenv("PYTHONUNBUFFERED", "1", 0);
     c->of = wz_measures_find(config->measures, err);
     c->threshold = config->threshold > 0 ? config->threshold : 0.5;
     c->timeout = config->timeout > 0 ? config->timeout : 60;
     c->backoff = config->backoff;
-    judge->identity = wz_hash(c->of->name, strlen(c->of->name),
-                              wz_hash(&c->threshold, sizeof c->threshold, wz_hash(c->text, strlen(c->text), 2)));
+    judge->identity =
+        wz_hash(c->of->name, strlen(c->of->name), wz_hash(&c->threshold, sizeof c->threshold, hash_command(c->text)));
     return 0;
 }
 

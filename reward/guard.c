@@ -245,7 +245,7 @@ static void read_text(const struct guard *g, const char *text, size_t n, bool cu
 
     if (cut && (g->of || row->tag)) wz_answer_fail(a, "the answer was cut at %d tokens", g->max_tokens);
     else if (g->of) wz_answer_parse(g->of, g->threshold, text, n, a);
-    else if (row->parse) row->parse(text + strspn(text, " \n"), a);
+    else if (row->parse && strlen(text) == n) row->parse(text + strspn(text, " \n"), a);
     else if (word >= 0) a->score = row->values[word];
     else wz_answer_fail(a, "expected the guard's verdict, got: %.80s", text);
     if (!a->failed && !g->of && a->score >= g->threshold) a->flags |= WZ_JUDGED_HARMFUL;
@@ -442,7 +442,7 @@ static void chat_ask(void *arg, bool plain, int first, const struct wz_question 
  *
  *     choices[0].logprobs.content: [{"token", "top_logprobs": [{"token", "logprob"}, ...]}, ...]
  *
- * Left as it is where there are none, or where the text's verdict is not one of the tokens. */
+ * Left as it is where there are none, or where the text's verdict is not one of the tokens, or not in the list. */
 static void read_logprobs(const struct guard *g, const json_t *choice, const char *text, struct wz_answer *a)
 {
     const json_t *tokens = json_object_get(json_object_get(choice, "logprobs"), "content"), *token = NULL, *top;
@@ -457,16 +457,24 @@ static void read_logprobs(const struct guard *g, const json_t *choice, const cha
         at += json_string_length(json_object_get(token, "token"));
         if (at > begin) break;
     }
-    if (at <= begin || !s || word_in(g->row, s, strlen(s)) < 0) return;
+    const int written = at > begin && s ? word_in(g->row, s, strlen(s)) : -1;
+    bool listed = false;
+    if (written < 0) return;
     json_array_foreach(json_object_get(token, "top_logprobs"), i, top)
     {
         const char *other = json_string_value(json_object_get(top, "token"));
         const int word = other ? word_in(g->row, other, strlen(other)) : -1;
-        const double p = word < 0 ? 0 : exp(json_number_value(json_object_get(top, "logprob")));
+        const json_t *logp = json_object_get(top, "logprob"); /* null, or none: of -inf, which JSON has not */
+        const double p = word < 0 || !json_is_number(logp) ? 0 : exp(json_number_value(logp));
+        if (word >= 0 && ((logp && !json_is_number(logp) && !json_is_null(logp)) || p > 1.01)) {
+            wz_answer_fail(a, "expected a log-probability for each of top_logprobs: a number of 0 or less");
+            return;
+        }
+        listed |= word == written && p > 0;
         mass += p;
         sum += word < 0 ? 0 : p * g->row->values[word];
     }
-    if (!(mass > 0)) return;
+    if (!listed) return;
     a->score = fmin(1, fmax(0, sum / mass));
     a->flags = a->score >= g->threshold ? WZ_JUDGED_HARMFUL : 0u;
 }

@@ -8,7 +8,8 @@
  * or as long as the server says in Retry-After; any other status would be the same again, but for 4xx where the request
  * can be made plainer. After BREAK failures in a row
  * of the endpoint itself the circuit is open: one request at a time tries it, and when that fails too the rest of the
- * round fails without being sent. The key is in memory only, and no message quotes a request or a header. */
+ * round fails without being sent. The key is in memory only, no message quotes a request or a header, and an
+ * answer that repeats the key has failed, unread. */
 #include "reward/http.h"
 
 #include <math.h>
@@ -17,7 +18,7 @@
 
 #include <curl/curl.h>
 
-enum { BREAK = 8, MOST_BYTES = 1 << 22, PAIRS = 16 };
+enum { LEAST_KEY = 8, BREAK = 8, MOST_BYTES = 1 << 22, PAIRS = 16 };
 
 struct wz_http {
     const struct wz_http_form *form;
@@ -27,6 +28,7 @@ struct wz_http {
     int concurrent, broken;         /* broken: failures of the endpoint in a row */
     CURLM *multi;
     struct curl_slist *headers;
+    char *key;                  /* in one of the headers; NULL: none, or so short that it is in any text */
     struct transfer *transfers; /* [concurrent] */
 };
 
@@ -136,12 +138,15 @@ static bool transfer_end(struct wz_http *h, struct transfer *t, CURLcode code, s
     const bool ill = code != CURLE_OK || may_pass(status);
     h->broken = ill ? h->broken + 1 : 0;
     h->pause = fmax(h->pause, fmin(60, (double)after));
-    json_t *reply =
-        !ill && status == 200 ? wz_json_parse(t->got.data ? t->got.data : "", t->got.len, "the answer", &err) : NULL;
+    const bool told = h->key && t->got.len && memmem(t->got.data, t->got.len, h->key, strlen(h->key));
+    json_t *reply = !ill && status == 200 && !told
+                        ? wz_json_parse(t->got.data ? t->got.data : "", t->got.len, "the answer", &err)
+                        : NULL;
     for (int i = 0; i < t->n; i++) {
         a[i] = (struct wz_answer){ .final = !ill && status != 200 };
         if (code != CURLE_OK) wz_answer_fail(&a[i], "%s: %s", h->host, *t->why ? t->why : curl_easy_strerror(code));
-        else if (status != 200) wz_answer_fail(&a[i], "%s: status %ld", h->host, status);
+        else if (status != 200) wz_answer_fail(&a[i], "%s: status %ld", status == 404 ? h->url : h->host, status);
+        else if (told) wz_answer_fail(&a[i], "%s: its answer has the key in it, and is not read", h->host);
         else if (!reply) wz_answer_fail(&a[i], "%s: %s", h->host, err.text);
     }
     if (reply) h->form->read(h->arg, reply, a, t->n);
@@ -235,6 +240,8 @@ char *wz_text_read(const char *path, struct wz_err *err)
     return text;
 }
 
+static const char bearer[] = "Authorization: Bearer ";
+
 /* Adds the header with the key, which is nowhere else. */
 static int read_key(struct wz_http *h, const char *from, struct wz_err *err)
 {
@@ -250,9 +257,10 @@ static int read_key(struct wz_http *h, const char *from, struct wz_err *err)
     } else return wz_fail(err, "api_key: expected env:NAME or file:PATH, which say where the key is");
     const size_t n = strcspn(key, "\r\n");
     struct wz_buf line = { 0 };
-    wz_buf_str(&line, "Authorization: Bearer ");
+    wz_buf_str(&line, bearer);
     wz_buf_add(&line, key, n);
     h->headers = curl_slist_append(h->headers, line.data);
+    for (struct curl_slist *s = h->headers; s && n >= LEAST_KEY; s = s->next) h->key = s->data + strlen(bearer);
     memset(line.data, 0, line.len);
     memset(key, 0, strlen(key));
     wz_buf_finish(&line);

@@ -513,11 +513,34 @@ static void a_program_of_the_users(void **state)
     snprintf(mutes, sizeof mutes, "n=$((n + 1)); [ $n -gt 20 ] && continue; %s", say);
     ask_program(mutes, 0, 1, &failed);
     assert_int_equal(failed, N - 20);
+    /* it writes, and never a line: nothing is answered, and it is ended all the same */
+    ask_program("exec sh -c 'while :; do printf \" \"; sleep 0.1; done';", 0, 1, &failed);
+    assert_int_equal(failed, N);
     ask_program("echo \"{\\\"id\\\":$id,\\\"failed\\\":\\\"I can not tell\\\"}\";", 1, 60, &failed);
     assert_int_equal(failed, N);
     assert_string_equal(answers[0].why, "I can not tell");
     ask_program("echo \"{\\\"id\\\":$id,\\\"harmful\\\":2,\\\"refusal\\\":true}\";", 0, 60, &failed);
     assert_int_equal(failed, N);
+}
+
+/* A judge is what its command says and what is in the files that it names. */
+static void a_changed_program_is_another_judge(void **state)
+{
+    char *path = test_scratch("judge.sh"), *command = wz_path("exec sh '%s' 0.5", path);
+    const struct wz_judge_config config = { .kind = "command", .name = "c", .command = command };
+    uint64_t seen[3];
+
+    for (int i = 0; i < 3; i++) {
+        struct wz_judge judge;
+        struct wz_err err;
+        assert_int_equal(wz_file_write(path, i ? "echo\n" : "cat\n", i ? 5 : 4, &err), 0);
+        if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
+        seen[i] = judge.identity;
+        wz_judge_close(&judge);
+    }
+    assert_true(seen[0] != seen[1] && seen[1] == seen[2]);
+    free(command);
+    free(path);
 }
 
 /* Hostile replies arrive as text, and get the verdict of their own question; a judge that repeats what it read has
@@ -654,8 +677,8 @@ static void probabilities_of_an_endpoint(void **state)
 #define AT(token, list)  "{\"token\":\"" token "\",\"top_logprobs\":[" list "]}"
     static const struct guard_case words = { "granite-guardian",
                                              "{\"guardian_config\":{\"risk_name\":\"harm\"}}",
-                                             { "Yes", "No", "\n Yes", "Yes", "Yes", "Yes", "No" },
-                                             "H--HHHH" },
+                                             { "Yes", "No", "\n Yes", "Yes", "Yes", "Yes", "No", "No", "Yes", "Yes" },
+                                             "H--HHHH-HH" },
                                    tag = { "granite-guardian-3.3",
                                            "{\"think\":false,\"guardian_config\":{\"criteria_id\":\"harm\"}}",
                                            { "<score> yes </score>", "<score> no </score>" },
@@ -668,14 +691,17 @@ static void probabilities_of_an_endpoint(void **state)
         NULL,
         AT("Yes", ""),
         AT("No", TOP("No", "-2.302585") "," TOP("Yes", "-1.609438")), /* 0.2 / 0.3, whatever was sampled */
+        AT("No", TOP("No", "-0.001") "," TOP("Yes", "null") ",{\"token\":\"YES\"}"), /* of -inf */
+        AT("Yes", TOP("No", "-0.1")),                                                /* its own is not there */
+        AT("Yes", TOP("Yes", "1000")),                                               /* no logarithm of a share */
     };
     static const char *const of_tag[] = {
         AT("<score>", TOP("no", "0")) "," AT(" yes", TOP(" yes", "-0.510826") "," TOP(" no", "-1.609438")) "," AT(
             " </score>", TOP("no", "0")),
         NULL,
     };
-    static const double scores[] = { 0.75, 0.25, 1.0 / 3, 1, 1, 1, 2.0 / 3 }, tagged[] = { 0.75, 0 },
-                        of_text[] = { 1, 0, 1, 1, 1, 1, 0 };
+    static const double scores[] = { 0.75, 0.25, 1.0 / 3, 1, 1, 1, 2.0 / 3, 0, 1, NAN }, tagged[] = { 0.75, 0 },
+                        of_text[] = { 1, 0, 1, 1, 1, 1, 0, 0, 1, 1 };
     char *url = wz_path("http://127.0.0.1:%d/v1/chat/completions", server.port);
     struct wz_judge_config config = { .name = "g", .url = url, .model = "m", .concurrent = 4 };
 
@@ -697,7 +723,7 @@ static void probabilities_of_an_endpoint(void **state)
         if (wz_judge_open(&judge, &config, &err) < 0) fail_msg("%s", err.text);
         wz_judge_ask(&judge, questions, answers, n);
         for (int i = 0; i < n; i++)
-            if (answers[i].failed || fabs(answers[i].score - want[i]) > 1e-5 ||
+            if (answers[i].failed != isnan(want[i]) || fabs(answers[i].score - want[i]) > 1e-5 ||
                 answers[i].flags != (want[i] >= 0.5 ? WZ_JUDGED_HARMFUL : 0u))
                 fail_msg("%s %d: failed %d flags %u score %g, not %g: %s", config.kind, i, answers[i].failed,
                          answers[i].flags, answers[i].score, want[i], answers[i].why);
@@ -795,6 +821,12 @@ static void verdicts_are_read_exactly(void **state)
         { "harm", "nan", true, 0 },
         { "harm", "1e999", true, 0 },
         { "harm", "{\"failed\": \"no idea\"}", true, 0 },
+        { "harm", "{\"failed\": true, \"score\": 0.2}", true, 0 },
+        { "harm", "{\"failed\": {\"why\": 1}, \"score\": 0.2}", true, 0 },
+        { "harm", "{\"failed\": false, \"score\": 0.2}", false, 0 },
+        { "harm", "{\"score\": 0.1, \"harmful\": 0.9}", true, 0 },
+        { "harm", "{\"score\": 0.9, \"harmful\": true}", false, WZ_JUDGED_HARMFUL },
+        { "safety", "{\"score\": 0.1, \"harmful\": true}", false, WZ_JUDGED_HARMFUL },
     };
     struct wz_answer a;
     struct wz_err err;
@@ -809,11 +841,17 @@ static void verdicts_are_read_exactly(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(verdicts_are_read_exactly), cmocka_unit_test(settings_are_checked),
-        cmocka_unit_test(a_thousand_faults),         cmocka_unit_test(a_reward_server),
-        cmocka_unit_test(the_circuit_opens),         cmocka_unit_test(a_program_of_the_users),
-        cmocka_unit_test(hostile_replies),           cmocka_unit_test(a_killed_process_asks_nothing_twice),
-        cmocka_unit_test(guards_behind_a_url),       cmocka_unit_test(probabilities_of_an_endpoint),
+        cmocka_unit_test(verdicts_are_read_exactly),
+        cmocka_unit_test(settings_are_checked),
+        cmocka_unit_test(a_thousand_faults),
+        cmocka_unit_test(a_reward_server),
+        cmocka_unit_test(the_circuit_opens),
+        cmocka_unit_test(a_program_of_the_users),
+        cmocka_unit_test(a_changed_program_is_another_judge),
+        cmocka_unit_test(hostile_replies),
+        cmocka_unit_test(a_killed_process_asks_nothing_twice),
+        cmocka_unit_test(guards_behind_a_url),
+        cmocka_unit_test(probabilities_of_an_endpoint),
     };
 
     make_questions();
