@@ -100,8 +100,8 @@ static void transfer_begin(struct wz_http *h, struct transfer *t, const struct w
     wz_buf_clear(&t->got);
     *t->why = 0;
     h->form->ask(h->arg, t->plain, t->first, questions + t->first, t->n, &t->sent);
-    if (!t->easy && !(t->easy = curl_easy_init())) wz_die("libcurl: out of memory");
-    curl_easy_reset(t->easy);
+    curl_easy_cleanup(t->easy); /* libcurl 7.88 reads a freed header of the last answer where this begins by a fold */
+    if (!(t->easy = curl_easy_init())) wz_die("libcurl: out of memory");
     curl_easy_setopt(t->easy, CURLOPT_URL, h->url);
     curl_easy_setopt(t->easy, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, h->headers);
