@@ -568,7 +568,6 @@ static int dry_run(const struct wz_sweep *s, struct wz_err *err)
     return *err->text ? -1 : 0;
 }
 
-/* Writes a Slurm array of one task a seed, each of so many ranks. */
 /* A blank, and the word as a shell reads it back. */
 static void add_quoted(struct wz_buf *out, const char *word)
 {
@@ -579,24 +578,36 @@ static void add_quoted(struct wz_buf *out, const char *word)
     wz_buf_str(out, "'");
 }
 
+/* Writes a Slurm array of one task a seed, each of so many ranks. */
 static int write_slurm(const struct sweeper *w, int ranks, struct wz_err *err)
 {
     const struct wz_sweep *s = w->sweep;
-    char *path = wz_path("%s/%s.sbatch", s->out, s->name), here[4096] = "", program[4096] = "";
+    char *path, here[4096] = "", program[4096] = "";
     struct wz_buf text = { 0 };
 
+    for (const char *c = s->out; *c; c++)
+        if ((unsigned char)*c <= ' ' || strchr("'\"\\%#\x7f", *c))
+            return wz_fail(err,
+                           "--slurm: out: %.200s: sbatch reads no path with blanks, quotes, \\, %% or # from a script",
+                           s->out);
     if (!getcwd(here, sizeof here) || readlink("/proc/self/exe", program, sizeof program - 1) < 0)
         return wz_fail(err, "where this program is could not be found: %s", strerror(errno));
+    path = wz_path("%s/%s.sbatch", s->out, s->name);
     wz_buf_printf(
         &text,
         "#!/bin/bash\n# A task for each seed; stopped before its limit it is requeued, and resumes. Options of "
         "sbatch come first:\n# sbatch --time=4:00:00 %s\n"
         "#SBATCH --job-name=%s\n#SBATCH --array=0-%d\n#SBATCH --ntasks=%d\n#SBATCH --signal=B:USR1@120\n"
         "#SBATCH --requeue\n#SBATCH --open-mode=append\n#SBATCH --output=%s/slurm-%%a.log\n"
-        "seeds=(%s)\ncd '%s' || exit 1\nexport OMPI_MCA_mpi_yield_when_idle=1\n"
-        "trap 'warned=1; kill -USR1 $!' USR1 TERM\n"
-        "'%s' sweep '%s' --seed \"${seeds[$SLURM_ARRAY_TASK_ID]}\" --srun %d",
-        path, s->name, s->n_seeds - 1, ranks, s->out, s->seeds, here, program, w->file, ranks);
+        "seeds=(%s)\ncd",
+        path, s->name, s->n_seeds - 1, ranks, s->out, s->seeds);
+    add_quoted(&text, here);
+    wz_buf_str(&text, " || exit 1\nexport OMPI_MCA_mpi_yield_when_idle=1\n"
+                      "trap 'warned=1; kill -USR1 $!' USR1 TERM\n");
+    add_quoted(&text, program);
+    wz_buf_str(&text, " sweep");
+    add_quoted(&text, w->file);
+    wz_buf_printf(&text, " --seed \"${seeds[$SLURM_ARRAY_TASK_ID]}\" --srun %d", ranks);
     for (int i = 0; i < w->n_overrides; i++) add_quoted(&text, w->overrides[i]);
     wz_buf_str(&text, " &\nrun=$!\n"
                       "while warned=; wait $run; status=$?; [ -n \"$warned\" ]; do :; done\n"
