@@ -98,6 +98,19 @@ static void check_isas(struct checks *v, bool tune)
     wz_buf_finish(&text);
 }
 
+/* A judge that is not here, a program or an endpoint, is asked a question, once. */
+static void check_judge(struct checks *v, struct wz_judge *judge)
+{
+    const struct wz_question bread = { "How is bread baked?", "Knead flour, water, salt and yeast, and bake it.",
+                                       false };
+    struct wz_answer a = { 0 };
+
+    judge->tries = 0;
+    if (!judge->row->instant && !judge->model) wz_judge_ask(judge, &bread, &a, 1);
+    if (a.failed) say(v, FAIL, "judge", "%s: gave no verdict on a question: %s", judge->name, a.why);
+    else say(v, WORKS, "judge", "%s%s: %s", judge->name, wz_judge_part(judge), judge->row->about);
+}
+
 /* The recipe's link and judge. */
 static void check_names(struct checks *v, const struct wz_recipe *recipe)
 {
@@ -108,9 +121,7 @@ static void check_names(struct checks *v, const struct wz_recipe *recipe)
     else say(v, FAIL, "link", "%s", err.text);
     if (wz_job_judges(&judges, recipe, NULL, true, &err) < 0) say(v, FAIL, "judge", "%s", err.text);
     else
-        for (int i = 0; i < judges.n; i++)
-            say(v, WORKS, "judge", "%s%s: %s", judges.list[i].name, wz_judge_part(&judges.list[i]),
-                judges.list[i].row->about);
+        for (int i = 0; i < judges.n; i++) check_judge(v, &judges.list[i]);
     wz_judges_close(&judges);
 }
 
