@@ -81,7 +81,8 @@ static int say(const struct guard *g, const struct wz_question *q, struct wz_mes
     return g->rubric ? 1 : 2;
 }
 
-/* Appends the ids of the prompt, by a policy, and of `more` behind it. -1: what is filled in is not UTF-8. */
+/* Appends the ids of the prompt, by a policy, and of `more` behind it. -1: what is filled in is not UTF-8, or the
+ * template does not show all of it. */
 static int render(const struct guard *g, const struct wz_question *q, int policy, const char *more, struct wz_ids *ids,
                   struct wz_err *err)
 {
@@ -92,8 +93,8 @@ static int render(const struct guard *g, const struct wz_question *q, int policy
 
     if (g->chat) {
         const int n = say(g, q, talk, &text);
-        rc = wz_template_apply_with(g->chat, g->tok, talk, n, true, json_array_get(g->variables, (size_t)policy), ids,
-                                    err);
+        rc = wz_template_apply_with(g->chat, g->tok, talk, n, true, json_array_get(g->variables, (size_t)policy), true,
+                                    ids, err);
         wz_buf_clear(&text);
     }
     for (const char *s = g->chat ? "" : g->row->prompt; *s && rc == 0; s++) {

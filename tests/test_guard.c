@@ -355,6 +355,55 @@ static void a_guards_own_template_is_run(void **state)
     free(path);
 }
 
+/* What its template does not show it, a guard has not judged: blanks aside, that question fails, and a guard that would
+ * be shown no reply is not opened. */
+static void what_its_template_hides_is_not_judged(void **state)
+{
+    static const struct {
+        const char *text;
+        bool opens;
+        unsigned fails; /* bit i: question i does */
+    } rows[] = {
+        { "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", false, 0 },
+        { "{{ messages[-1].content }}", false, 0 },
+        { "{% for m in messages %}{{ m.role + m.content | upper }}{% endfor %}", true, 0xf },
+        { "{% for m in messages %}{{ m.role + m.content | trim }}{% endfor %}", true, 0 },
+        { "{% for m in messages %}{{ m.role + m.content.split('</think>')[-1] }}{% endfor %}", true, 1 << 1 | 1 << 3 },
+        { "{% for m in messages %}{{ m.role + m.content[:20] }}{% endfor %}", true, 1 << 2 },
+        { "{% for m in messages %}{{ m.role + m.content.split() | join('') }}{% endfor %}", true, 0 },
+    };
+    static const struct wz_question q[] = { { " how?\n", " fine \xc2\xa0\n", false },
+                                            { "how?", "bad</think>so", false },
+                                            { "how?", "a reply of more than twenty bytes", false },
+                                            { "bad</think>so", "\xc3\xa9", false } };
+    char *path = wz_path("%s/chat_template.jinja", dir);
+    struct wz_err err;
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++) {
+        const struct wz_judge_config config = { .name = "granite-guardian", .model = dir };
+        struct wz_answer a[WZ_COUNT(q)];
+        struct wz_judge j;
+        assert_int_equal(wz_file_write(path, rows[i].text, strlen(rows[i].text), &err), 0);
+        const int rc = wz_judge_open(&j, &config, &err);
+        if (rc != (rows[i].opens ? 0 : -1)) fail_msg("%s: %s", rows[i].text, rc ? err.text : "opened");
+        if (rc < 0) {
+            assert_non_null(strstr(err.text, "the chat template leaves out or changes"));
+            continue;
+        }
+        wz_judge_ask(&j, q, a, WZ_COUNT(q));
+        for (size_t k = 0; k < WZ_COUNT(q); k++) {
+            struct wz_ids ids = { 0 };
+            const bool fails = rows[i].fails >> k & 1;
+            assert_int_equal(wz_guard_prompt(&j, &q[k], &ids, &err), fails ? -1 : 0);
+            if (fails) assert_true(a[k].failed && strstr(a[k].why, "the chat template leaves out or changes"));
+            wz_ids_finish(&ids);
+        }
+        wz_judge_close(&j);
+    }
+    unlink(path);
+    free(path);
+}
+
 /* A model whose next token depends on its last one alone, as `chain` says: `scores` are the logits of two that may come
  * behind one of them. Its tokenizer has a few more tokens than that of the others, which are text. */
 enum { X_THINK = T_VOCAB, X_DONE, X_OPEN, X_YES, X_NO, X_CLOSE, X_VOCAB };
@@ -673,6 +722,7 @@ int main(void)
         cmocka_unit_test(hostile_replies),
         cmocka_unit_test(wildguard_is_read_exactly),
         cmocka_unit_test(a_guards_own_template_is_run),
+        cmocka_unit_test(what_its_template_hides_is_not_judged),
         cmocka_unit_test(a_word_in_a_tag_is_scored),
         cmocka_unit_test(the_worst_policy_counts),
         cmocka_unit_test(qwen3guard_is_read_exactly),

@@ -343,6 +343,21 @@ static int to_ids(struct rendering *r, const struct wz_text *text)
     return 0;
 }
 
+/* Does what the template writes have all of what was said in a part, but for blanks, and unchanged? */
+static bool written(const struct rendering *r, const struct part *part, const struct wz_text *text)
+{
+    const char *said = r->said.data + part->start;
+    bool *there = wz_alloc(part->n + 1), all = true;
+    int len;
+
+    for (size_t at = 0; at < text->n && text->from; at++)
+        if (part_of(r, text->from[at]) == part) there[text->from[at] - 1 - part->start] = true;
+    for (size_t i = 0; i < part->n && all; i += (size_t)len)
+        all = wz_text_space(wz_utf8_get(said + i, part->n - i, &len)) || !memchr(there + i, false, (size_t)len);
+    free(there);
+    return all;
+}
+
 /* ---- the public functions --------------------------------------------------------------------------------- */
 
 const struct wz_template *wz_template_find(const char *name, const struct wz_tokenizer *tok, struct wz_err *err)
@@ -385,7 +400,7 @@ static void end(struct rendering *r, struct wz_jinja *j, struct wz_program *own)
 }
 
 int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenizer *tok,
-                           const struct wz_message *messages, int n, bool generate, const json_t *more,
+                           const struct wz_message *messages, int n, bool generate, const json_t *more, bool whole,
                            struct wz_ids *out, struct wz_err *err)
 {
     struct rendering r = { .t = t,
@@ -402,6 +417,9 @@ int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenize
     struct wz_text text;
     int rc = begin(&r, &j, &text, &own);
 
+    for (int i = 0; i < n && rc == 0 && whole; i++)
+        if (!written(&r, &r.parts[2 * i], &text))
+            rc = wz_fail(err, "message %d: the chat template leaves out or changes what it says", i + 1);
     if (rc == 0) rc = to_ids(&r, &text);
     if (rc < 0) out->n = r.start;
     end(&r, &j, own);
@@ -411,7 +429,7 @@ int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenize
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err)
 {
-    return wz_template_apply_with(t, tok, messages, n, generate, NULL, out, err);
+    return wz_template_apply_with(t, tok, messages, n, generate, NULL, false, out, err);
 }
 
 /* The token that the model's own template writes behind a reply: -1: none. */
@@ -432,17 +450,6 @@ static int written_stop(const struct wz_template *t, const struct wz_tokenizer *
     }
     end(&r, &j, own);
     return id;
-}
-
-/* Does what the template writes have all of what was said in a part, but for blanks, and unchanged? */
-static bool written(const struct rendering *r, const struct part *part, const struct wz_text *text)
-{
-    for (size_t i = 0; i < part->n; i++) {
-        bool there = r->said.data[part->start + i] == ' ';
-        for (size_t at = 0; at < text->n && text->from && !there; at++) there = text->from[at] == part->start + i + 1;
-        if (!there) return false;
-    }
-    return true;
 }
 
 const char *wz_template_cuts(const struct wz_template *t, const struct wz_tokenizer *tok)

@@ -96,9 +96,10 @@ const char *wz_template_name(const struct wz_template *t);
  * it does not allow), or one that changes or drops what was sampled. */
 int wz_template_apply(const struct wz_template *t, const struct wz_tokenizer *tok, const struct wz_message *messages,
                       int n, bool generate, struct wz_ids *out, struct wz_err *err);
-/* The same with variables that the template takes besides messages: {name: value}. */
+/* The same with variables that the template takes besides messages: {name: value}. whole: -1 also where it does not
+ * write all of each message's text, unchanged, but for blanks. */
 int wz_template_apply_with(const struct wz_template *t, const struct wz_tokenizer *tok,
-                           const struct wz_message *messages, int n, bool generate, const json_t *more,
+                           const struct wz_message *messages, int n, bool generate, const json_t *more, bool whole,
                            struct wz_ids *out, struct wz_err *err);
 /* A reply of which a later turn would not be shown all, or something else: the first kind of those that templates look
  * into (a plain one, then reasoning in the marks of several models). NULL: there is none. Static storage. */
