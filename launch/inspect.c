@@ -28,18 +28,21 @@ static void count(json_t *groups, const char *name, const char *key, int64_t n)
 
 /* ---- tensors ---------------------------------------------------------------------------------------------- */
 
-/* A value for display: a scalar itself, a string cut at 60 bytes, the length of a list or an object. */
+enum { BRIEF = 60 }; /* bytes */
+
+/* A value for display: a scalar itself, a string cut, a short list or object as JSON, of a longer one its length. */
 static json_t *brief(const json_t *value)
 {
     const char *s = json_string_value(value);
-    json_t *out;
-    char *text;
+    char *whole = json_is_array(value) || json_is_object(value) ? json_dumps(value, JSON_COMPACT) : NULL, *text;
 
-    if (json_is_array(value)) text = wz_path("[%zu values]", json_array_size(value));
+    if (whole && strlen(whole) <= BRIEF) text = wz_strdup(whole);
+    else if (json_is_array(value)) text = wz_path("[%zu values]", json_array_size(value));
     else if (json_is_object(value)) text = wz_path("{%zu keys}", json_object_size(value));
-    else if (s && strlen(s) > 64) text = wz_path("%.*s...", (int)wz_utf8_valid(s, 60), s);
+    else if (s && strlen(s) > BRIEF + 4) text = wz_path("%.*s...", (int)wz_utf8_valid(s, BRIEF), s);
     else return json_incref((json_t *)(uintptr_t)value);
-    out = json_string(text);
+    json_t *out = json_string(text);
+    free(whole);
     free(text);
     return out;
 }

@@ -98,7 +98,7 @@ static void models(void **state)
     assert_int_equal(number(j, "config", "layers", NULL), 3);
     assert_int_equal(json_array_size(json_object_get(j, "tensors")), 2);
     json_decref(j);
-    says(folder, "", "[2 values]");
+    says(folder, "", "[1,2]");
     says(file, "", "[2,3]");
     says(file, "", "b\\x1b[31m"); /* a name can't steer the terminal */
     says(file, "", "tensors 1, numbers 4, bytes 16");
