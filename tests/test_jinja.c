@@ -170,6 +170,12 @@ static void white_space(void **state)
         { "{{ {'a': {'b': 1}} }}{{ '%}}}' }}", "{'a': {'b': 1}}%}}}" },
         { "{%- set x = '\n' -%}\n\n[{{ x }}]", "[\n]" },
         { "a  {%- raw -%}  b {%- endraw -%}  c", "abc" },
+        { "{% raw %}\n a {% endraw %}\n b", "\n a  b" }, /* trim_blocks is not for the tag that opens it */
+        { "{% raw -%}\n a {% endraw -%}\n b", "a b" },
+        { "{% raw %}\n  {% endraw %}b", "\nb" },
+        { "a\n  {% raw %}  {% endraw %}b", "a\n  b" },
+        { "{% if true %}\n  {% raw %}\n{% endraw %}\n{% endif %}|", "\n|" },
+        { "{% raw -%} \n  x\n  {% endraw %}b", "x\nb" },
     };
 
     check(rows, WZ_COUNT(rows));
@@ -297,6 +303,9 @@ static char *many(const char *a, const char *s, int n, const char *b)
     return out.data;
 }
 
+/* What is done to the bytes of a long string takes steps by its length. */
+#define LONG "{% set a = 'x' * 100000 %}{% set b = 'x' * 100000 %}"
+
 static void no_template_hangs_or_eats_memory(void **state)
 {
     char *const rows[] = {
@@ -331,6 +340,12 @@ static void no_template_hangs_or_eats_memory(void **state)
         many("{% for i in range(4000) %}{% set d = dict() %}{% for k in range(4000) %}{{ {k: 1} == {k: 1} }}{% "
              "endfor %}{% endfor %}",
              "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a == b %}{% endif %}{% endfor %}", "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a <= b %}{% endif %}{% endfor %}", "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a.startswith(b) %}{% endif %}{% endfor %}", "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a.endswith(b) %}{% endif %}{% endfor %}", "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a | length %}{% endif %}{% endfor %}", "", 0, ""),
+        many(LONG "{% for i in range(200000) %}{% if a in [b] %}{% endif %}{% endfor %}", "", 0, ""),
     };
     struct rusage use;
 

@@ -205,6 +205,7 @@ static value has_affix(struct wz_jinja *j, struct wz_call *c)
         if (list->at[i].kind != WZ_IS_STRING)
             wz_jinja_fail(j, "%s: expected a string, got %s", c->row->name, wz_value_kind(list->at[i]));
         const struct wz_text *affix = list->at[i].text;
+        wz_jinja_step(j, 1 + affix->n / 64);
         if (affix->n <= t->n && !memcmp(t->s + (end ? t->n - affix->n : 0), affix->s, affix->n)) return wz_bool(true);
     }
     return wz_bool(false);
@@ -268,7 +269,10 @@ static value length(struct wz_jinja *j, struct wz_call *c)
 {
     const value v = c->arg[0];
 
-    if (v.kind == WZ_IS_STRING) return wz_int((int64_t)wz_text_length(v.text));
+    if (v.kind == WZ_IS_STRING) {
+        wz_jinja_step(j, v.text->n / 64);
+        return wz_int((int64_t)wz_text_length(v.text));
+    }
     if (v.kind == WZ_IS_DICT) return wz_int(v.items->n / 2);
     if (v.kind == WZ_IS_NONE) wz_jinja_fail(j, "length: none has none");
     return wz_int(wz_as_list(j, v)->n);

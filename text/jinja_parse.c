@@ -664,9 +664,11 @@ static void skip_comment(struct parser *p)
     after_tag(p, sign, true);
 }
 
-/* {% raw %} ... {% endraw %}: the text between them, which may hold tags. */
+/* {% raw %} ... {% endraw %}: the text between them, which may hold tags. The line feed behind the first stays. */
 static struct wz_node *read_raw(struct parser *p)
 {
+    if (*p->word == '%') p->s = p->word + 2;
+    p->line_start = false;
     const char *begin = p->s;
 
     for (const char *at = begin; (at = memmem(at, (size_t)(p->end - at), "{%", 2)); at += 2) {

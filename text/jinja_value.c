@@ -262,7 +262,10 @@ bool wz_equal(struct wz_jinja *j, struct wz_value a, struct wz_value b)
         return a.kind != WZ_IS_FLOAT && b.kind != WZ_IS_FLOAT ? a.i == b.i : real(a) == real(b);
     if (a.kind != b.kind) return false;
     switch (a.kind) {
-    case WZ_IS_STRING: return a.text->n == b.text->n && !memcmp(a.text->s, b.text->s, a.text->n);
+    case WZ_IS_STRING:
+        if (a.text->n != b.text->n) return false;
+        wz_jinja_step(j, a.text->n / 64);
+        return !memcmp(a.text->s, b.text->s, a.text->n);
     case WZ_IS_LIST:
     case WZ_IS_TUPLE:
     case WZ_IS_DICT:
@@ -293,6 +296,7 @@ int wz_order(struct wz_jinja *j, struct wz_value a, struct wz_value b)
     if (a.kind != WZ_IS_STRING || b.kind != WZ_IS_STRING)
         wz_jinja_fail(j, "%s and %s have no order", wz_value_kind(a), wz_value_kind(b));
     const size_t n = a.text->n < b.text->n ? a.text->n : b.text->n;
+    wz_jinja_step(j, n / 64);
     const int order = memcmp(a.text->s, b.text->s, n);
     return order ? order : (a.text->n > n) - (b.text->n > n);
 }
