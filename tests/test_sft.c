@@ -119,6 +119,10 @@ static void bad_lines_are_named(void **state)
         { "{\"text\":1}", "row 2: no \"messages\"" },
         { "{\"messages\":[]}", "row 2: no \"messages\"" },
         { "{\"messages\":[{\"role\":\"bot\",\"content\":\"\"}]}", "row 2: message 1: role \"bot\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\",\"tool_calls\":[]},{\"role\":\"assistant\",\"content\":"
+          "\"a\",\"name\":null,\"reasoning_content\":\"r\"}]}",
+          "row 2: message 2: \"reasoning_content\" is not read: expected \"role\" and \"content\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\",\"weight\":0}]}", "row 2: message 1: \"weight\"" },
         { "{\"messages\":[{\"role\":\"user\"}]}", "row 2: message 1: no \"content\"" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"}]}", "row 2: no assistant" },
         { TALK ",\"train\":\"some\"}", "row 2: \"train\"" },

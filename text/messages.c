@@ -8,11 +8,24 @@
 
 const char *const wz_roles[3] = { [WZ_SYSTEM] = "system", [WZ_USER] = "user", [WZ_ASSISTANT] = "assistant" };
 
+static bool is_nothing(const json_t *json)
+{
+    return json_is_null(json) || (json_is_string(json) && !json_string_length(json)) ||
+           (json_is_array(json) && !json_array_size(json)) || (json_is_object(json) && !json_object_size(json));
+}
+
 static int parse_message(const json_t *json, struct wz_message *message, struct wz_err *err)
 {
     const char *role = json_string_value(json_object_get(json, "role"));
+    const json_t *value;
+    const char *key;
     size_t r = 0;
 
+    json_object_foreach((json_t *)(uintptr_t)json, key, value)
+    {
+        if (!strcmp(key, "role") || !strcmp(key, "content") || is_nothing(value)) continue;
+        return wz_fail(err, "\"%.60s\" is not read: expected \"role\" and \"content\" only, or null", key);
+    }
     while (role && r < WZ_COUNT(wz_roles) && strcmp(role, wz_roles[r])) r++;
     if (!role || r == WZ_COUNT(wz_roles))
         return wz_fail(err, "role \"%.40s\" is not system, user or assistant", role ? role : "");

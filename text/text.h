@@ -77,7 +77,7 @@ struct wz_message {
 
 /* Reads a JSON array of {"role": "system"|"user"|"assistant", "content": text} into *messages (heap; its texts are the
  * JSON's) and returns how many; `system` (NULL or "": none) is put first unless they begin with a system message. -1
- * and an error that names the message. */
+ * and an error that names the message, also where one has another key whose value is not null or empty. */
 int wz_messages_parse(const json_t *list, const char *system, struct wz_message **messages, struct wz_err *err);
 /* Such an array to ids (appended), by the named template (NULL: the model's own). */
 int wz_messages_encode(const struct wz_tokenizer *tok, const char *template, const json_t *list, bool generate,
