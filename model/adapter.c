@@ -14,6 +14,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { BLOCK = 512 }; /* columns added up together */
 
@@ -165,16 +166,64 @@ static int place(struct wz_adapter *a, const struct wz_tensor *t, bool tied, str
     return shape_fails(t, (size_t)a->list[i].rows, (size_t)a->list[i].cols, err);
 }
 
-/* Whether the config says that this weight is changed, where it says so by names. */
-static bool is_target(const struct wz_adapter *a, const char *module)
+/* Whether a key's list of names (exact: whole ones only), or its regex, has a module: 1, 0; -1 and a message. */
+static int names(const struct wz_adapter *a, const char *key, const char *module, bool exact, struct wz_err *err)
 {
-    const json_t *name;
+    const json_t *value = key_of(a, key), *name;
+    int has = 0;
     size_t i;
 
-    if (!is_empty(key_of(a, "layers_to_transform")) || !is_empty(key_of(a, "exclude_modules"))) return false;
-    json_array_foreach(key_of(a, "target_modules"), i,
-                       name) if (json_string_value(name) && ends_in(module, json_string_value(name))) return true;
-    return false;
+    if (is_empty(value)) return 0;
+    if (json_is_string(value)) {
+        has = wz_pattern_whole(json_string_value(value), module, err);
+        return has < 0 ? wz_fail_in(err, "%s: %s", a->path, key) : has;
+    }
+    if (!json_is_array(value)) return wz_fail(err, "%s: %s: expected a list of names, or a pattern", a->path, key);
+    json_array_foreach(value, i, name)
+    {
+        const char *s = json_string_value(name);
+        if (!s) return wz_fail(err, "%s: %s: expected names", a->path, key);
+        has |= exact ? !strcmp(module, s) : ends_in(module, s);
+    }
+    return has;
+}
+
+/* Whether layers_to_transform, an index or a list of them, has a module's layer, counted behind layers_pattern. */
+static int in_layers(const struct wz_adapter *a, const char *module, struct wz_err *err)
+{
+    const json_t *layers = key_of(a, "layers_to_transform"), *of = key_of(a, "layers_pattern"), *item;
+    bool has = false;
+    int layer, rc = 0;
+    size_t i = 0;
+
+    if (is_empty(layers)) return 1;
+    if (sscanf(module, "model.layers.%d.", &layer) != 1) return 0;
+    if (!json_is_array(layers)) has = json_is_integer(layers) && json_integer_value(layers) == layer;
+    json_array_foreach(layers, i, item) has |= json_is_integer(item) && json_integer_value(item) == layer;
+    if (!has || is_empty(of)) return has;
+    for (i = 0; rc == 0 && i < (json_is_array(of) ? json_array_size(of) : 1); i++) {
+        const char *name = json_string_value(json_is_array(of) ? json_array_get(of, i) : of);
+        char *pattern = wz_path("(?:^|.*?\\.)%s\\.%d\\..*", name ? name : "", layer);
+        rc = wz_pattern_whole(pattern, module, err);
+        free(pattern);
+    }
+    return rc < 0 ? wz_fail_in(err, "%s: layers_pattern", a->path) : rc;
+}
+
+/* Whether the config says that this weight is changed, as peft reads it: what is named in full, by a pattern or as one
+ * of all is so in every layer. -1 and a message. */
+static int is_target(const struct wz_adapter *a, int i, const char *module, struct wz_err *err)
+{
+    const char *all = json_string_value(key_of(a, "target_modules"));
+    const int excluded = names(a, "exclude_modules", module, false, err),
+              saved = names(a, "modules_to_save", module, false, err);
+
+    if (excluded || saved) return excluded < 0 || saved < 0 ? -1 : 0;
+    if (all && !strcasecmp(all, "all-linear")) return i > 0 && a->list[i].cols && strcmp(module, "lm_head") != 0;
+    const int whole = names(a, "target_modules", module, true, err);
+    if (whole || all) return whole;
+    const int has = names(a, "target_modules", module, false, err);
+    return has > 0 ? in_layers(a, module, err) : has;
 }
 
 static int check_change(struct wz_adapter *a, int i, struct wz_err *err)
@@ -185,12 +234,17 @@ static int check_change(struct wz_adapter *a, int i, struct wz_err *err)
     double r, alpha;
 
     module_of(p, module);
+    const int target = is_target(a, i, module, err);
+    if (target < 0) return -1;
     if (!c->a && !c->b) {
-        if (c->whole || !is_target(a, module)) return 0;
+        if (c->whole || !target) return 0;
         if (i == 0 || !p->cols) return wz_fail(err, "%s: target_modules: %s is no linear weight", a->path, module);
         return wz_fail(err, "%s: target_modules: its tensors have no change of %s", a->path, module);
     }
     if (!c->a || !c->b) return wz_fail(err, "%s: %s has only one of lora_A and lora_B", a->path, module);
+    if (!target)
+        return wz_fail(err, "%s: %s: its config changes no %s (target_modules, exclude_modules, layers_to_transform)",
+                       c->a->file, c->a->name, module);
     if (by_pattern(a, "rank_pattern", module, (double)json_integer_value(key_of(a, "r")), &r, err) < 0 ||
         by_pattern(a, "alpha_pattern", module, json_number_value(key_of(a, "lora_alpha")), &alpha, err) < 0)
         return -1;
@@ -297,6 +351,13 @@ static void merge_row(void *arg, int j)
         }
         for (int k = 0; k < n; k++) values[at + k] = (float)((double)values[at + k] + m->change->scale * sum[k]);
     }
+}
+
+const char *wz_adapter_file(const struct wz_adapter *a, int i)
+{
+    const struct change *c = &a->changes[i];
+
+    return c->whole ? c->whole->file : c->a ? c->a->file : NULL;
 }
 
 void wz_adapter_merge(struct wz_adapter *a, struct wz_pool *pool, int i, int row, int rows, float *values)

@@ -91,16 +91,18 @@ static size_t gguf_row(int r, int head_dim)
 }
 
 /* Weights must be finite in the type they are held in: from half a step above bf16's largest number on, it rounds to
- * infinity. */
-static int check_values(const struct wz_tensor *t, const float *values, size_t n, enum wz_type type, struct wz_err *err)
+ * infinity. merged: the adapter's file that changed them, or NULL. */
+static int check_values(const struct wz_tensor *t, const char *merged, const float *values, size_t n, enum wz_type type,
+                        struct wz_err *err)
 {
     const float limit = type == WZ_F32 ? INFINITY : 0x1.ffp127f;
     const size_t i = wz_first_unfit(values, n, limit);
 
     if (i == n) return 0;
     return wz_fail(err,
-                   "%s: tensor %s holds %g: expected finite %s weights; the file is damaged or its training diverged",
-                   t->file, t->name, (double)values[i], type == WZ_F32 ? "f32" : "bf16");
+                   "%s: tensor %s%s holds %g: expected finite %s weights; the file is damaged or its training diverged",
+                   merged ? merged : t->file, t->name, merged ? ", merged," : "", (double)values[i],
+                   type == WZ_F32 ? "f32" : "bf16");
 }
 
 /* The tensors of a model's files, by the index. */
@@ -163,6 +165,7 @@ static int fill(struct files *f, int at, enum wz_type type, struct wz_model *m, 
         f->gguf && p->cols > 0 && arch->permuted && (strstr(p->name, "q_proj") || strstr(p->name, "k_proj"));
     const int rows = p->cols > 0 ? p->rows : 1, cols = p->cols > 0 ? p->cols : p->rows;
     const int step = cols < CHUNK ? CHUNK / cols : 1;
+    const char *merged = f->adapter ? wz_adapter_file(f->adapter, at) : NULL;
     float *values = f->values;
 
     for (int r = 0; r < rows; r += step) {
@@ -173,8 +176,9 @@ static int fill(struct files *f, int at, enum wz_type type, struct wz_model *m, 
                              values + (size_t)j * (size_t)cols);
         if (!permuted) wz_tensor_floats(t, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
         for (int j = 0; f->gguf && p->cols == 0 && arch->one && j < cols; j++) values[j] -= 1;
-        if (f->adapter) wz_adapter_merge(f->adapter, m ? m->be->pool : NULL, at, r, k, values);
-        if (check_values(t, values, (size_t)k * (size_t)cols, type, err) < 0) return -1;
+        if (merged && check_values(t, NULL, values, (size_t)k * (size_t)cols, type, err) < 0) return -1;
+        if (merged) wz_adapter_merge(f->adapter, m ? m->be->pool : NULL, at, r, k, values);
+        if (check_values(t, merged, values, (size_t)k * (size_t)cols, type, err) < 0) return -1;
         if (m) wz_param_put(m, at, (size_t)r * (size_t)cols, (size_t)k * (size_t)cols, values);
     }
     return 0;

@@ -43,6 +43,8 @@ struct wz_adapter;
 struct wz_adapter *wz_adapter_open(const char *dir, const struct wz_config *config, const struct wz_param *list, int n,
                                    struct wz_err *err);
 void wz_adapter_close(struct wz_adapter *adapter); /* accepts NULL */
+/* The adapter's file if it changes tensor i, else NULL. Borrowed. */
+const char *wz_adapter_file(const struct wz_adapter *adapter, int i);
 /* Changes `rows` rows of tensor i, a vector being one, from row `row` on. */
 void wz_adapter_merge(struct wz_adapter *adapter, struct wz_pool *pool, int i, int row, int rows, float *values);
 

@@ -7,6 +7,8 @@
  *                refused                                              refused */
 #include "text/tokenizer_inside.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,4 +77,24 @@ const char *wz_pattern_pcre(const char *p, struct wz_buf *out)
         p += n;
     }
     return NULL;
+}
+
+int wz_pattern_whole(const char *pattern, const char *text, struct wz_err *err)
+{
+    const uint32_t options = PCRE2_ANCHORED | PCRE2_ENDANCHORED | PCRE2_NEVER_BACKSLASH_C;
+    PCRE2_UCHAR why[256];
+    PCRE2_SIZE at;
+    int code;
+
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &at, NULL);
+    if (re) {
+        pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+        if (!match) wz_die("out of memory for a regex");
+        code = pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, 0, match, NULL);
+        pcre2_match_data_free(match);
+        pcre2_code_free(re);
+        if (code >= 0 || code == PCRE2_ERROR_NOMATCH) return code >= 0;
+    }
+    pcre2_get_error_message(code, why, sizeof why);
+    return wz_fail(err, "\"%.200s\": %s", pattern, (char *)why);
 }

@@ -61,6 +61,9 @@ struct wz_stream {
 void wz_stream_add(const struct wz_tokenizer *tok, struct wz_stream *stream, int id, struct wz_buf *out);
 void wz_stream_flush(struct wz_stream *stream, struct wz_buf *out);
 
+/* Whether a regex (of Python, as PCRE2 reads it) matches all of a text: 1, 0; -1 and a message that begins with it. */
+int wz_pattern_whole(const char *pattern, const char *text, struct wz_err *err);
+
 /* ---- messages.c, chat.c: messages, and chat templates ----------------------------------------------------- */
 
 /* Messages to token ids, the same as apply_chat_template of transformers gives. The text of a message is encoded as
