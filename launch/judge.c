@@ -128,10 +128,21 @@ static void count(struct agreement *g, const struct wz_answer *a, int which, con
 
 /* ---- lines ------------------------------------------------------------------------------------------------ */
 
-static int truth(const json_t *value)
+/* Reads the label of a line; people's may be null: nobody has said. -1: there is none. One that can't be read is a
+ * problem of the line. */
+static int label_of(struct line *l, const char *name, const char *key)
 {
-    if (json_is_boolean(value)) return json_is_true(value);
-    return json_is_number(value) ? json_number_value(value) >= 0.5 : -1;
+    const bool of_harm = strcmp(key, labels[1]) != 0, people = strcmp(key, "prompt_harmful") != 0;
+    const json_t *cell = json_object_get(l->json, key);
+    const int says = wz_label_read(cell, of_harm);
+
+    if (cell && says < 0 && !(people && json_is_null(cell)) && !l->problem) {
+        char *text = wz_json_dump(cell, JSON_COMPACT);
+        l->problem = wz_path("%s: \"%s\": expected true/false, yes/no%s or 0 to 1, got %.60s", name, key,
+                             of_harm ? ", harmful/benign, unsafe/safe" : "", text);
+        free(text);
+    }
+    return says;
 }
 
 /* The group's number; names: an object of those met so far. "" and none: a group of its own. */
@@ -225,16 +236,17 @@ static int line_next(struct source *s, struct line *l, struct wz_err *err)
         json = rc > 0 ? json_incref(s->rows.row) : NULL;
     } else rc = wz_input_next(&s->in, &text, &n, err);
     if (rc <= 0) return rc;
-    snprintf(name, sizeof name, "line %ld", ++s->number);
+    s->number = s->path && json && !is_record(s->path) ? s->rows.number : s->number + 1;
+    snprintf(name, sizeof name, "line %ld", s->number);
     if (!s->path) json = wz_json_parse(text, n, name, &why);
     *l = (struct line){ .json = json };
     l->q.prompt = wz_json_text(json_object_get(json, "prompt"));
     l->q.response = wz_json_text(json_object_get(json, "response"));
-    l->q.prompt_harmful = truth(json_object_get(json, "prompt_harmful")) == 1;
-    for (int k = 0; k < LABELS; k++) l->label[k] = truth(json_object_get(json, labels[k]));
     if (why.text[0]) l->problem = wz_strdup(why.text);
     else if (!l->q.prompt || !l->q.response) l->problem = wz_path("%s: expected \"prompt\" and \"response\"", name);
-    else l->group = group_of(s->names, json_string_value(json_object_get(json, "group")), &s->groups);
+    l->q.prompt_harmful = label_of(l, name, "prompt_harmful") == 1;
+    for (int k = 0; k < LABELS; k++) l->label[k] = label_of(l, name, labels[k]);
+    if (!l->problem) l->group = group_of(s->names, json_string_value(json_object_get(json, "group")), &s->groups);
     return 1;
 }
 
@@ -329,7 +341,7 @@ static int judge_lines(struct wz_judges *judges, struct source *from, FILE *agre
 static int add_lesson(const struct wz_judge *guard, const struct line *l, long number, struct wz_buf *out,
                       struct wz_err *err)
 {
-    const char *missing = truth(json_object_get(l->json, "prompt_harmful")) < 0 ? "prompt_harmful" : NULL;
+    const char *missing = !json_object_get(l->json, "prompt_harmful") ? "prompt_harmful" : NULL;
     struct wz_ids ids = { 0 };
     unsigned says = 0;
 

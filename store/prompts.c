@@ -37,10 +37,11 @@ static const struct {
     const char *word;
     enum wz_harm harm;
 } harms[] = {
-    { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "true", WZ_HARMFUL }, { "yes", WZ_HARMFUL },
-    { "1", WZ_HARMFUL },       { "benign", WZ_BENIGN },  { "safe", WZ_BENIGN },  { "false", WZ_BENIGN },
+    { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "benign", WZ_BENIGN }, { "safe", WZ_BENIGN },
+    { "true", WZ_HARMFUL },    { "yes", WZ_HARMFUL },    { "1", WZ_HARMFUL },     { "false", WZ_BENIGN },
     { "no", WZ_BENIGN },       { "0", WZ_BENIGN },
 };
+enum { ONLY_OF_HARM = 4 }; /* the first of them, which say nothing of another label */
 
 static bool harm_of(const char *word, enum wz_harm *harm)
 {
@@ -59,6 +60,20 @@ static const char *cell_text(const json_t *cell, char buf[32])
     else if (json_is_boolean(cell)) snprintf(buf, 32, "%s", json_is_true(cell) ? "true" : "false");
     else return json_string_value(cell);
     return buf;
+}
+
+int wz_label_read(const json_t *cell, bool of_harm)
+{
+    const char *word = json_string_value(cell);
+
+    if (json_is_boolean(cell)) return json_is_true(cell);
+    if (json_is_number(cell)) {
+        const double x = json_number_value(cell);
+        return x >= 0 && x <= 1 ? x >= 0.5 : -1;
+    }
+    for (size_t i = of_harm ? 0 : ONLY_OF_HARM; word && i < WZ_COUNT(harms); i++)
+        if (!strcasecmp(word, harms[i].word)) return harms[i].harm == WZ_HARMFUL;
+    return -1;
 }
 
 static int no_column(const struct reader *r, json_t *row, int at, const char *column)

@@ -139,6 +139,9 @@ struct wz_prompts {
  * available columns. wz_prompts_finish the set. */
 int wz_prompts_load(struct wz_prompts *set, const char *path, const char *column, const char *harm, const char *kind,
                     const char *group, const char *only, const char *answer, struct wz_err *err);
+/* What a cell says, as true/false, yes/no, "1"/"0" or a number from 0 to 1 (true from 0.5 on), and of harm as
+ * harmful/benign or unsafe/safe too, in any case: 1, 0; -1: none of these. */
+int wz_label_read(const json_t *cell, bool of_harm);
 /* Fills in `prefill` of the prompts that have a row in `path`: {"prompt": text, "text": ...}, JSON (lines or an array).
  * Its text is what the row's text has between <think> and </think>, where they are there, and of it the first `words`
  * words, or all where it is a whole thought; the rest is how's. No prompt with a row is an error. Returns how many have

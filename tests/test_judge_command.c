@@ -126,6 +126,43 @@ static void files_are_judged(void **state)
     wz_buf_finish(&out);
 }
 
+/* A label is what a file of prompts may say; one that can't be read is no "false", but the line's problem. */
+static void labels_are_read_or_refused(void **state)
+{
+    static const struct {
+        const char *label, *says; /* says: NULL: what is wrong with it */
+    } rows[] = {
+        { "\"prompt_harmful\": \"yes\"", "true" },
+        { "\"prompt_harmful\": \"Unsafe\"", "true" },
+        { "\"prompt_harmful\": 1", "true" },
+        { "\"prompt_harmful\": 0.7", "true" },
+        { "\"prompt_harmful\": \"benign\"", "false" },
+        { "\"prompt_harmful\": \"0\"", "false" },
+        { "\"harmful\": null", "false" },
+        { "\"prompt_harmful\": null", NULL },
+        { "\"prompt_harmful\": \"maybe\"", NULL },
+        { "\"prompt_harmful\": [true]", NULL },
+        { "\"harmful\": \"very\"", NULL },
+        { "\"refusal\": \"safe\"", NULL },
+        { "\"refusal\": 2", NULL },
+    };
+    struct wz_buf in = { 0 }, out = { 0 };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        wz_buf_printf(&in, "{\"prompt\": \"p\", \"response\": \"Here is how it is done.\", %s}\n", rows[i].label);
+    assert_int_equal(command(wz_cmd_judge, "judge rules", in.data, &out), 1);
+    const char *at = out.data;
+    for (size_t i = 0; i < WZ_COUNT(rows); i++, at = strchr(at, '\n') + 1) {
+        char *want = rows[i].says ? wz_path("{\"rules\": {\"harmful\": %s,", rows[i].says)
+                                  : wz_path("{\"error\": \"line %zu: \\\"%.*s\\\": expected true/false, ", i + 1,
+                                            (int)strcspn(rows[i].label + 1, "\""), rows[i].label + 1);
+        if (strncmp(at, want, strlen(want)) != 0) fail_msg("%s, expected %s", at, want);
+        free(want);
+    }
+    wz_buf_finish(&in);
+    wz_buf_finish(&out);
+}
+
 static void wrong_use(void **state)
 {
     struct wz_buf out = { 0 };
@@ -141,7 +178,7 @@ static void wrong_use(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(agreement_by_hand), cmocka_unit_test(files_are_judged),
-                                        cmocka_unit_test(wrong_use) };
+                                        cmocka_unit_test(labels_are_read_or_refused), cmocka_unit_test(wrong_use) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
