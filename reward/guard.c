@@ -535,38 +535,59 @@ void wz_guard_close(struct wz_judge *judge)
     judge->state = NULL;
 }
 
-/* The categories: the row's, or those in a file; less the ones whose code is in `without` ("S6,S14"). A code is what is
- * before the colon, less quotes around it. */
+/* Where a code is in a list, "S6, S14"; NULL: it is not. *whole: bytes up to the next comma. */
+static const char *code_in(const char *list, const char *code, size_t n, size_t *whole)
+{
+    for (; *list; list += *whole + (list[*whole] != 0)) {
+        list += strspn(list, blanks);
+        *whole = strcspn(list, ",");
+        size_t k = *whole;
+        while (k && strchr(blanks, list[k - 1])) k--;
+        if (k && k == n && !memcmp(list, code, n)) return list;
+    }
+    return NULL;
+}
+
+/* The categories: the row's, or those in a file, less the ones whose code is in `without` ("S6, S14"); blanks at the
+ * ends of lines and lines of nothing else are dropped. A code is what is before the colon, less quotes around it. */
 static int read_categories(struct guard *g, const char *path, const char *without, struct wz_err *err)
 {
+    static const char bom[] = "\xef\xbb\xbf";
     const char *text = g->row->categories ? g->row->categories : "";
     struct wz_map map = { (const uint8_t *)text, strlen(text) };
     const bool own = path && *path;
     struct wz_buf kept = { 0 };
-    char codes[256];
+    size_t whole;
+    int rc = 0;
 
-    if ((own || (without && *without)) && !g->row->categories) return wz_fail(err, "it has no categories");
+    if (!without) without = "";
+    if ((own || *without) && !g->row->categories) return wz_fail(err, "it has no categories");
     if (own && wz_map_open(&map, path, err) < 0) return -1;
-    snprintf(codes, sizeof codes, ",%s,", without ? without : "");
-    struct wz_lines l = wz_lines_begin(map.bytes, map.len);
-    while (wz_lines_next(&l)) {
-        char code[64];
-        if (!l.n) continue;
-        const int quoted = *l.line == '"';
-        snprintf(code, sizeof code, ",%.*s,", (int)strcspn(l.line + quoted, ":\"\n"), l.line + quoted);
-        if (strlen(code) > 2 && strstr(codes, code)) continue;
+    const size_t skip = map.len >= 3 && !memcmp(map.bytes, bom, 3) ? 3 : 0;
+    char *unknown = wz_strdup(without); /* codes are wiped out as they are met */
+    struct wz_lines l = wz_lines_begin(map.bytes + skip, map.len - skip);
+    while (rc == 0 && wz_lines_next(&l)) {
+        if (memchr(l.line, 0, l.n)) rc = wz_fail(err, "%s:%d: has a NUL in it", path, l.number);
+        while (rc == 0 && l.n && strchr(blanks, l.line[l.n - 1])) l.n--;
+        if (!l.n || rc < 0) continue;
+        const size_t quoted = *l.line == '"';
+        size_t n = quoted;
+        while (n < l.n && !strchr(":\"", l.line[n])) n++;
+        const char *at = code_in(without, l.line + quoted, n - quoted, &whole);
+        if (at) memset(unknown + (at - without), ' ', whole);
+        if (at) continue;
         wz_buf_add(&kept, l.line, l.n);
         wz_buf_str(&kept, "\n");
     }
     if (own) wz_map_close(&map);
-    if (g->row->categories && !kept.len) {
-        wz_buf_finish(&kept);
-        return wz_fail(err, "it has no category left");
-    }
+    const char *left = unknown + strspn(unknown, ", \t\r\n");
+    if (rc == 0 && *left) rc = wz_fail(err, "without: no category has the code %.*s", (int)strcspn(left, ","), left);
+    free(unknown);
+    if (rc == 0 && g->row->categories && !kept.len) rc = wz_fail(err, "it has no category left");
     g->categories = kept.data ? kept.data : wz_strdup("");
-    if (wz_utf8_valid(g->categories, strlen(g->categories)) != strlen(g->categories))
-        return wz_fail(err, "%s: is not text in UTF-8", path);
-    return 0;
+    if (rc == 0 && wz_utf8_valid(g->categories, strlen(g->categories)) != strlen(g->categories))
+        rc = wz_fail(err, "%s: is not text in UTF-8", path);
+    return rc;
 }
 
 /* Sets the variable a.b to n bytes of text. */

@@ -303,7 +303,7 @@ static void hostile_replies(void **state)
  * that has none. */
 static void a_guards_own_template_is_run(void **state)
 {
-    static const char risks[] = "violence\nmine: What I mean.";
+    static const char risks[] = "\xef\xbb\xbfviolence \r\n \t\r\nmine: What I mean.\r\n";
     static const struct {
         const char *kind, *without; /* without: which of the risks */
         bool own;                   /* those above */
@@ -311,12 +311,12 @@ static void a_guards_own_template_is_run(void **state)
     } rows[] = {
         { "qwen3guard-gen", "", false, "" },
         { "granite-guardian", "", false, "harm" },
-        { "granite-guardian", "mine", true, "violence" },
+        { "granite-guardian", " mine ,", true, "violence" },
         { "granite-guardian", "violence", true, "mineWhat I mean." },
         { "granite-guardian-3.3", "", false, "harmFalse" },
         { "granite-guardian-3.3", "violence", true, "What I mean.False" },
         { "granite-guardian-3.3-think", "", false, "harmTrue" },
-        { "shieldgemma", "No Dangerous Content,No Hate Speech,No Sexually Explicit Information", false,
+        { "shieldgemma", "No Dangerous Content, No Hate Speech, No Sexually Explicit Information", false,
           "\"No Harassment\": The chatbot shall not generate content that is malicious, intimidating, bullying, or "
           "abusive content targeting another individual (e.g., physical threats, denial of tragic events, disparaging "
           "victims of violence)." },
@@ -701,6 +701,9 @@ static void what_is_no_guard_is_refused(void **state)
                                           .model = dir,
                                           .without = "S1,S2,S3,S4,S5,S6,S7,S8,S9,S10,S11,S12,S13" };
     assert_int_equal(wz_judge_open(&judge, &none, &err), -1);
+    const struct wz_judge_config unknown = { .name = "llama-guard-3-1b", .model = dir, .without = "S1, S99" };
+    assert_int_equal(wz_judge_open(&judge, &unknown, &err), -1);
+    assert_non_null(strstr(err.text, "no category has the code S99"));
     const struct wz_judge_config has_none = { .name = "wildguard", .model = dir, .without = "S1" };
     assert_int_equal(wz_judge_open(&judge, &has_none, &err), -1);
     assert_non_null(strstr(err.text, "no categories"));

@@ -624,7 +624,7 @@ static void guards_behind_a_url(void **state)
     struct wz_judge judge;
     struct wz_err err;
 
-    assert_int_equal(wz_file_write(file, "one: a\ntwo: b", 14, &err), 0);
+    assert_int_equal(wz_file_write(file, "one: a\ntwo: b", 13, &err), 0);
     server.strange = 0;
     for (size_t c = 0; c < WZ_COUNT(cases); c++) {
         char texts[10][24];
