@@ -708,7 +708,7 @@ static void probabilities_of_an_endpoint(void **state)
     server.strange = 0;
     for (int c = 0; c < 3; c++) { /* the third endpoint refuses to be asked for them: its text decides */
         const double *want = c == 1 ? tagged : c ? of_text : scores;
-        char texts[8][24];
+        char texts[10][24];
         struct wz_judge judge;
         struct wz_err err;
         server.guard = c == 1 ? &tag : &words;
