@@ -236,6 +236,8 @@ char *wz_json_dump(const json_t *value, size_t flags);
 
 /* Length in bytes of the longest valid prefix of s[0..n): n if all of it is valid UTF-8. */
 size_t wz_utf8_valid(const char *s, size_t n);
+/* Bytes of the byte-order mark that s[0..n) begins with: 3, or 0. */
+size_t wz_utf8_mark(const char *s, size_t n);
 /* Number of bytes (0..3) at the end of s[0..n) that begin an incomplete character: to be held back when streaming. */
 size_t wz_utf8_partial(const char *s, size_t n);
 /* How many bytes (1..3) at the beginning of s[0..n), which is no valid UTF-8, one U+FFFD stands for: the longest

@@ -31,6 +31,8 @@ static int char_len(const unsigned char *s, size_t n, bool *cut)
     return len;
 }
 
+size_t wz_utf8_mark(const char *s, size_t n) { return n >= 3 && !memcmp(s, "\xef\xbb\xbf", 3) ? 3 : 0; }
+
 size_t wz_utf8_valid(const char *s, size_t n)
 {
     size_t i = 0;

@@ -98,7 +98,7 @@ static void check_isas(struct checks *v, bool tune)
     wz_buf_finish(&text);
 }
 
-/* A judge that is not here, a program or an endpoint, is asked a question, once. */
+/* A program or an endpoint is asked a question, once. */
 static void check_judge(struct checks *v, struct wz_judge *judge)
 {
     const struct wz_question bread = { "How is bread baked?", "Knead flour, water, salt and yeast, and bake it.",

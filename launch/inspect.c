@@ -34,7 +34,8 @@ enum { BRIEF = 60 }; /* bytes */
 static json_t *brief(const json_t *value)
 {
     const char *s = json_string_value(value);
-    char *whole = json_is_array(value) || json_is_object(value) ? json_dumps(value, JSON_COMPACT) : NULL, *text;
+    char *whole = json_is_array(value) || json_is_object(value) ? wz_json_dump(value, JSON_COMPACT) : NULL;
+    char *text;
 
     if (whole && strlen(whole) <= BRIEF) text = wz_strdup(whole);
     else if (json_is_array(value)) text = wz_path("[%zu values]", json_array_size(value));

@@ -128,11 +128,10 @@ static void count(struct agreement *g, const struct wz_answer *a, int which, con
 
 /* ---- lines ------------------------------------------------------------------------------------------------ */
 
-/* Reads the label of a line; people's may be null: nobody has said. -1: there is none. One that can't be read is a
- * problem of the line. */
-static int label_of(struct line *l, const char *name, const char *key)
+/* Reads the label of a line; where it is one of people's, null means that nobody has said. -1: there is none. One that
+ * can't be read is a problem of the line. */
+static int label_of(struct line *l, const char *name, const char *key, bool of_harm, bool people)
 {
-    const bool of_harm = strcmp(key, labels[1]) != 0, people = strcmp(key, "prompt_harmful") != 0;
     const json_t *cell = json_object_get(l->json, key);
     const int says = wz_label_read(cell, of_harm);
 
@@ -244,8 +243,8 @@ static int line_next(struct source *s, struct line *l, struct wz_err *err)
     l->q.response = wz_json_text(json_object_get(json, "response"));
     if (why.text[0]) l->problem = wz_strdup(why.text);
     else if (!l->q.prompt || !l->q.response) l->problem = wz_path("%s: expected \"prompt\" and \"response\"", name);
-    l->q.prompt_harmful = label_of(l, name, "prompt_harmful") == 1;
-    for (int k = 0; k < LABELS; k++) l->label[k] = label_of(l, name, labels[k]);
+    l->q.prompt_harmful = label_of(l, name, "prompt_harmful", true, false) == 1;
+    for (int k = 0; k < LABELS; k++) l->label[k] = label_of(l, name, labels[k], flags[k] == WZ_JUDGED_HARMFUL, true);
     if (!l->problem) l->group = group_of(s->names, json_string_value(json_object_get(json, "group")), &s->groups);
     return 1;
 }

@@ -52,6 +52,19 @@ static void stop(struct command *c)
     c->sent = 0;
 }
 
+/* The environment of the program: ours, and one variable more where it is not set. An array, heap. */
+static char **environment(void)
+{
+    static char unbuffered[] = "PYTHONUNBUFFERED=1";
+    size_t n = 0;
+
+    while (environ[n]) n++;
+    char **all = wz_alloc((n + 2) * sizeof *all);
+    memcpy(all, environ, n * sizeof *all);
+    if (!getenv("PYTHONUNBUFFERED")) all[n] = unbuffered;
+    return all;
+}
+
 static int start(struct command *c, char *why, size_t size)
 {
     char *const argv[] = { (char[]){ "sh" }, (char[]){ "-c" }, c->text, NULL };
@@ -72,7 +85,9 @@ static int start(struct command *c, char *why, size_t size)
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setpgroup(&attr, 0); /* its own group: it is killed with its children */
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
-    int failed = posix_spawn(&c->pid, "/bin/sh", &files, &attr, argv, environ);
+    char **all = environment();
+    int failed = posix_spawn(&c->pid, "/bin/sh", &files, &attr, argv, all);
+    free(all);
     posix_spawn_file_actions_destroy(&files);
     posix_spawnattr_destroy(&attr);
     close(ends[1]);
@@ -253,7 +268,6 @@ static int command_open(struct wz_judge *judge, const struct wz_judge_config *co
     struct command *c = wz_alloc(sizeof *c);
     judge->state = c;
     c->text = wz_strdup(config->command);
-    setenv("PYTHONUNBUFFERED", "1", 0);
     c->of = wz_measures_find(config->measures, err);
     c->threshold = config->threshold > 0 ? config->threshold : 0.5;
     c->timeout = config->timeout > 0 ? config->timeout : 60;

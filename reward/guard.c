@@ -28,7 +28,7 @@
 #include "reward/http.h"
 
 enum { TOKENS = 64, ENDPOINT_TOKENS = 16, TOP_LOGPROBS = 20 }; /* 20: as many as OpenAI gives */
-static const char blanks[] = " \t\n\r";
+static const char blanks[] = WZ_GUARD_BLANKS;
 
 struct guard {
     const struct wz_guard_row *row;
@@ -443,7 +443,8 @@ static void chat_ask(void *arg, bool plain, int first, const struct wz_question 
  *
  *     choices[0].logprobs.content: [{"token", "top_logprobs": [{"token", "logprob"}, ...]}, ...]
  *
- * Left as it is where there are none, or where the text's verdict is not one of the tokens, or not in the list. */
+ * Left as it is where there are none, or where the text's verdict is not one of the tokens, or not in the list; failed
+ * where a verdict's is no logarithm of a probability (a rounding above 0 is taken). */
 static void read_logprobs(const struct guard *g, const json_t *choice, const char *text, struct wz_answer *a)
 {
     const json_t *tokens = json_object_get(json_object_get(choice, "logprobs"), "content"), *token = NULL, *top;
@@ -465,15 +466,16 @@ static void read_logprobs(const struct guard *g, const json_t *choice, const cha
     {
         const char *other = json_string_value(json_object_get(top, "token"));
         const int word = other ? word_in(g->row, other, strlen(other)) : -1;
-        const json_t *logp = json_object_get(top, "logprob"); /* null, or none: of -inf, which JSON has not */
-        const double p = word < 0 || !json_is_number(logp) ? 0 : exp(json_number_value(logp));
-        if (word >= 0 && ((logp && !json_is_number(logp) && !json_is_null(logp)) || p > 1.01)) {
+        if (word < 0) continue;
+        const json_t *logp = json_object_get(top, "logprob");
+        const double p = json_is_number(logp) ? exp(json_number_value(logp)) : 0; /* null, or none: of -inf */
+        if ((logp && !json_is_number(logp) && !json_is_null(logp)) || p > 1.01) {
             wz_answer_fail(a, "expected a log-probability for each of top_logprobs: a number of 0 or less");
             return;
         }
         listed |= word == written && p > 0;
         mass += p;
-        sum += word < 0 ? 0 : p * g->row->values[word];
+        sum += p * g->row->values[word];
     }
     if (!listed) return;
     a->score = fmin(1, fmax(0, sum / mass));
@@ -552,7 +554,6 @@ static const char *code_in(const char *list, const char *code, size_t n, size_t 
  * ends of lines and lines of nothing else are dropped. A code is what is before the colon, less quotes around it. */
 static int read_categories(struct guard *g, const char *path, const char *without, struct wz_err *err)
 {
-    static const char bom[] = "\xef\xbb\xbf";
     const char *text = g->row->categories ? g->row->categories : "";
     struct wz_map map = { (const uint8_t *)text, strlen(text) };
     const bool own = path && *path;
@@ -563,9 +564,9 @@ static int read_categories(struct guard *g, const char *path, const char *withou
     if (!without) without = "";
     if ((own || *without) && !g->row->categories) return wz_fail(err, "it has no categories");
     if (own && wz_map_open(&map, path, err) < 0) return -1;
-    const size_t skip = map.len >= 3 && !memcmp(map.bytes, bom, 3) ? 3 : 0;
+    const size_t mark = wz_utf8_mark((const char *)map.bytes, map.len);
     char *unknown = wz_strdup(without); /* codes are wiped out as they are met */
-    struct wz_lines l = wz_lines_begin(map.bytes + skip, map.len - skip);
+    struct wz_lines l = wz_lines_begin(map.bytes + mark, map.len - mark);
     while (rc == 0 && wz_lines_next(&l)) {
         if (memchr(l.line, 0, l.n)) rc = wz_fail(err, "%s:%d: has a NUL in it", path, l.number);
         while (rc == 0 && l.n && strchr(blanks, l.line[l.n - 1])) l.n--;
@@ -575,9 +576,10 @@ static int read_categories(struct guard *g, const char *path, const char *withou
         while (n < l.n && !strchr(":\"", l.line[n])) n++;
         const char *at = code_in(without, l.line + quoted, n - quoted, &whole);
         if (at) memset(unknown + (at - without), ' ', whole);
-        if (at) continue;
-        wz_buf_add(&kept, l.line, l.n);
-        wz_buf_str(&kept, "\n");
+        else {
+            wz_buf_add(&kept, l.line, l.n);
+            wz_buf_str(&kept, "\n");
+        }
     }
     if (own) wz_map_close(&map);
     const char *left = unknown + strspn(unknown, ", \t\r\n");

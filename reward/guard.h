@@ -11,6 +11,8 @@
 #define RESPONSE       "\4"
 #define CATEGORIES     "\5"
 
+#define WZ_GUARD_BLANKS " \t\n\r" /* what may stand around a verdict */
+
 enum { WZ_GUARD_WORDS = 5 };
 
 struct wz_guard_row {

@@ -68,7 +68,8 @@ GUARD(llama_guard_1b, "llama-guard-3-1b", HARM,
 
 /* ---- WildGuard: wildguard/utils.py of github.com/allenai/wildguard ----------------------------------------- */
 
-static const char blanks[] = " \t\r\n";
+/* Is nothing but blanks left of a verdict? */
+static bool ended(const char *text) { return !text[strspn(text, WZ_GUARD_BLANKS)]; }
 
 /* Three lines and no more, "Harmful request: yes", "Response refusal: no", "Harmful response: n/a". */
 void wz_wildguard_parse(const char *text, struct wz_answer *a)
@@ -89,7 +90,7 @@ void wz_wildguard_parse(const char *text, struct wz_answer *a)
         if (!yes[i] && strcmp(value, "no") != 0 && strcmp(value, "n/a") != 0) goto failed;
         text += n + (text[n] == '\n');
     }
-    if (text[strspn(text, blanks)]) goto failed;
+    if (!ended(text)) goto failed;
     a->flags = (yes[1] ? WZ_JUDGED_REFUSAL : 0u) | (yes[2] ? WZ_JUDGED_HARMFUL : 0u);
     a->score = yes[2];
     a->refusal_score = yes[1];
@@ -240,7 +241,7 @@ void wz_qwen3guard_parse(const char *text, struct wz_answer *a)
         if (i != 1 && !values[i][found[i]]) goto failed;
         text += n + (text[n] == '\n');
     }
-    if (text[strspn(text, blanks)]) goto failed;
+    if (!ended(text)) goto failed;
     const int tier = found[0];
     a->score = tier / 2.0;
     a->refusal_score = found[2];

@@ -53,7 +53,7 @@ int wz_data_file_open(struct wz_data_file *text, const char *path, struct wz_err
     }
     text->bytes = packed ? text->unpacked.data : (const char *)text->map.bytes;
     text->len = packed ? text->unpacked.len : text->map.len;
-    const size_t mark = text->len >= 3 && !memcmp(text->bytes, "\xef\xbb\xbf", 3) ? 3 : 0;
+    const size_t mark = wz_utf8_mark(text->bytes, text->len);
     text->bytes += mark;
     text->len -= mark;
     return 0;

@@ -33,24 +33,21 @@ struct reader {
     struct wz_err *err;
 };
 
-static const struct {
-    const char *word;
-    enum wz_harm harm;
-} harms[] = {
-    { "harmful", WZ_HARMFUL }, { "unsafe", WZ_HARMFUL }, { "benign", WZ_BENIGN }, { "safe", WZ_BENIGN },
-    { "true", WZ_HARMFUL },    { "yes", WZ_HARMFUL },    { "1", WZ_HARMFUL },     { "false", WZ_BENIGN },
-    { "no", WZ_BENIGN },       { "0", WZ_BENIGN },
-};
-enum { ONLY_OF_HARM = 4 }; /* the first of them, which say nothing of another label */
-
-static bool harm_of(const char *word, enum wz_harm *harm)
+/* What a label's word says, whatever its case: 1, 0; -1: it is none. of_harm: words of harm are labels, too. */
+static int says(const char *word, bool of_harm)
 {
-    for (size_t i = 0; i < WZ_COUNT(harms); i++) {
-        if (strcasecmp(word, harms[i].word)) continue;
-        *harm = harms[i].harm;
-        return true;
-    }
-    return false;
+    static const struct {
+        const char *word;
+        bool yes, of_harm;
+    } rows[] = {
+        { "true", true, false },   { "yes", true, false },  { "1", true, false },      { "false", false, false },
+        { "no", false, false },    { "0", false, false },   { "harmful", true, true }, { "unsafe", true, true },
+        { "benign", false, true }, { "safe", false, true },
+    };
+
+    for (size_t i = 0; i < WZ_COUNT(rows); i++)
+        if ((of_harm || !rows[i].of_harm) && !strcasecmp(word, rows[i].word)) return rows[i].yes;
+    return -1;
 }
 
 /* A cell as text: strings as they are, whole numbers and booleans formatted into `buf`; NULL: none of these. */
@@ -71,9 +68,7 @@ int wz_label_read(const json_t *cell, bool of_harm)
         const double x = json_number_value(cell);
         return x >= 0 && x <= 1 ? x >= 0.5 : -1;
     }
-    for (size_t i = of_harm ? 0 : ONLY_OF_HARM; word && i < WZ_COUNT(harms); i++)
-        if (!strcasecmp(word, harms[i].word)) return harms[i].harm == WZ_HARMFUL;
-    return -1;
+    return word ? says(word, of_harm) : -1;
 }
 
 static int no_column(const struct reader *r, json_t *row, int at, const char *column)
@@ -190,7 +185,6 @@ static int add_row(struct reader *r, json_t *row, int at)
 {
     char id_text[32], kind_text[32], group_text[32], answer_text[32], harm_text[32];
     const char *text = wz_json_text(row), *id = NULL, *kind = r->file_kind, *group = "", *answer = "", *word;
-    enum wz_harm harm;
     int one;
 
     if (!text && !json_is_object(row)) return wz_fail(r->err, "%s: row %d: expected an object of columns", r->path, at);
@@ -214,12 +208,12 @@ static int add_row(struct reader *r, json_t *row, int at)
         return add(r, text, id, kind, group, answer, one ? WZ_HARMFUL : WZ_BENIGN, at);
     }
     if (label_of(r, row, at, r->harm, harm_text, &word) < 0) return -1;
-    if (!word || !harm_of(word, &harm))
+    if (!word || (one = says(word, true)) < 0)
         return wz_fail(r->err,
                        "%s: row %d: \"%.100s\": expected harmful/benign, unsafe/safe, true/false, yes/no or 1/0, "
                        "got '%.100s'",
                        r->path, at, r->harm, word ? word : "another type");
-    return add(r, text, id, kind, group, answer, harm, at);
+    return add(r, text, id, kind, group, answer, one ? WZ_HARMFUL : WZ_BENIGN, at);
 }
 
 static int read_json(struct reader *r)

@@ -21,14 +21,20 @@ static inline void fuzz_must(bool ok, const char *what)
     abort();
 }
 
+static inline void fuzz_write(const char *path, const void *data, size_t size)
+{
+    FILE *f = fopen(path, "wb");
+
+    fuzz_must(f && fwrite(data, 1, size, f) == size && fclose(f) == 0, "the scratch file can't be written");
+}
+
 /* For what reads files: the bytes as a file with this ending. The path, heap; the next call replaces the file. */
 static inline char *fuzz_file(const char *ending, const uint8_t *data, size_t size)
 {
     const char *dir = getenv("WALTZ_SCRATCH");
     char *path = wz_path("%s/fuzz-%d%s", dir ? dir : "/tmp", (int)getpid(), ending);
-    FILE *f = fopen(path, "wb");
 
-    fuzz_must(f && fwrite(data, 1, size, f) == size && fclose(f) == 0, "the scratch file can't be written");
+    fuzz_write(path, data, size);
     return path;
 }
 
@@ -67,9 +73,7 @@ static inline void fuzz_folder(const char *dir, const char *const *names, const 
             *slash = 0;
             fuzz_must(wz_mkdirs(path, &err) == 0, "the scratch folder can't be made");
             *slash = '/';
-            FILE *f = fopen(path, "wb");
-            fuzz_must(f && fwrite(line + 1, 1, bytes, f) == bytes && fclose(f) == 0,
-                      "the scratch file can't be written");
+            fuzz_write(path, line + 1, bytes);
             free(path);
         }
         at = next;
