@@ -105,7 +105,7 @@ static void caller(void)
 
 static void late(void)
 {
-    while (!over[0]) work(&pool);
+    while (!over[0]) work(&pool, now);
     setcontext(&home);
 }
 

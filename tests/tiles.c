@@ -175,7 +175,7 @@ const struct hot *wz_tiles_trapped(void)
 {
     struct sigaction how = { .sa_sigaction = trap, .sa_flags = SA_SIGINFO };
 
-    if (!wz_hot_avx512.runs()) return NULL;
+    if (!wz_hot_avx512bf16.runs()) return NULL; /* it rounds to bf16 by an instruction */
     if (!wz_cpu_tiles() && sigaction(SIGILL, &how, NULL) < 0) wz_die("no handler of SIGILL");
     return &wz_hot_avx512amx;
 }

@@ -15,7 +15,7 @@
 #include "kernels/cpu/isa.h"
 
 _Static_assert(W == 16 && UNIT == 16, "a tile is a vector wide, in the order amx");
-enum { PANEL = 2 * W, HIGH = 2 * 16, KC = 320 }; /* a panel's KC elements take 40 KB of a first cache of 48 */
+enum { PANEL = 2 * W, HIGH = 2 * 16, KC = 1024, LINE = 64, BLOCKS = 4 };
 
 #ifndef TILE_LOAD /* tests/tiles.h has them in C. Strides are in bytes. */
 #define TILE_CONFIG(shapes)      __asm__ volatile("ldtilecfg %0" ::"m"(*(shapes)))
@@ -54,9 +54,27 @@ static void configure(int m)
     TILE_CONFIG(&s);
 }
 
+/* What is used after a block, brought nearer while it is computed, since tiles wait for memory: some lines of b a step,
+ * and two rows of c, which are about to be written. */
+struct ahead {
+    const char *b;
+    size_t b_by, c_by; /* bytes from one to the next */
+    char *c;
+    int b_lines, c_rows;
+};
+
+INLINE void bring(struct ahead *next)
+{
+    for (int i = 0; i < next->b_lines; i++, next->b += next->b_by) __builtin_prefetch(next->b, 0, 2);
+    for (int i = 0; i < 2 && next->c_rows > 0; i++, next->c_rows--, next->c += next->c_by) {
+        __builtin_prefetch(next->c, 1, 3);
+        __builtin_prefetch(next->c + LINE, 1, 3);
+    }
+}
+
 /* c in tiles += `steps` steps of a, rows lda bytes and steps `step` bytes apart, and of a panel b. */
 INLINE void steps_add(const bool bytes, const bool two, const char *a, size_t lda, size_t step, const char *b,
-                      int steps)
+                      int steps, struct ahead *next)
 {
     const size_t row = PANEL * sizeof(float);
     const char *low = a + 16 * lda;
@@ -67,6 +85,7 @@ INLINE void steps_add(const bool bytes, const bool two, const char *a, size_t ld
         TILE_ADD(0, 4, 6);
         if (two) TILE_LOAD(5, low, lda);
         if (two) TILE_ADD(2, 5, 6);
+        bring(next);
         TILE_LOAD(7, b + 64, row);
         TILE_ADD(1, 4, 7);
         if (two) TILE_ADD(3, 5, 7);
@@ -76,7 +95,7 @@ INLINE void steps_add(const bool bytes, const bool two, const char *a, size_t ld
 /* The same for k elements, of which the last, fewer than a step, are copied and filled up with zeros; c, rows ldc bytes
  * apart, is read before where from_c, and written. */
 INLINE void block(const bool bytes, const bool two, char *c, size_t ldc, bool from_c, const uint32_t *a, size_t lda,
-                  size_t step, int m, const uint32_t *b, int k)
+                  size_t step, int m, const uint32_t *b, int k, struct ahead next)
 {
     const size_t size = sizeof *a, rest = (size_t)k % UNIT;
     char *low = c + 16 * ldc;
@@ -92,13 +111,13 @@ INLINE void block(const bool bytes, const bool two, char *c, size_t ldc, bool fr
         if (two) TILE_ZERO(2);
         if (two) TILE_ZERO(3);
     }
-    steps_add(bytes, two, (const char *)a, lda * size, step * size, (const char *)b, k / UNIT);
+    steps_add(bytes, two, (const char *)a, lda * size, step * size, (const char *)b, k / UNIT, &next);
     if (rest) {
         uint32_t last_a[HIGH][UNIT] = { { 0 } }, last_b[UNIT][PANEL] = { { 0 } };
         const size_t whole = (size_t)k / UNIT;
         for (int i = 0; i < m; i++) memcpy(last_a[i], a + whole * step + (size_t)i * lda, rest * size);
         memcpy(last_b, b + whole * UNIT * PANEL, rest * PANEL * size);
-        steps_add(bytes, two, (const char *)last_a, sizeof last_a[0], 0, (const char *)last_b, 1);
+        steps_add(bytes, two, (const char *)last_a, sizeof last_a[0], 0, (const char *)last_b, 1, &next);
     }
     TILE_STORE(0, c, ldc);
     TILE_STORE(1, c + 64, ldc);
@@ -106,15 +125,13 @@ INLINE void block(const bool bytes, const bool two, char *c, size_t ldc, bool fr
     if (two) TILE_STORE(3, low + 64, ldc);
 }
 
-/* A b that is not packed: strip[k][PANEL], its elements from k0 on of columns [col, col + cols); zeros past the last
- * column and row. They are pairs already (`right`), or are made of two rows of a weight. */
+/* Pairs of the rows of a weight that is not packed: strip[k][PANEL], its elements from k0 on of columns
+ * [col, col + cols); zeros past the last column and row. */
 static void strip_fill(uint32_t *strip, const struct gemm *g, int k0, int k, int col, int cols)
 {
     for (int i = k0; i < k0 + k; i++, strip += PANEL) {
-        const size_t at = (size_t)i * g->ldb;
-        const uint16_t *first = (const uint16_t *)g->b + 2 * at + col, *second = first + g->ldb;
-        if (g->type == WZ_F32) memcpy(strip, (const uint32_t *)g->b + at + col, (size_t)cols * sizeof *strip);
-        else if (2 * i + 1 < g->rows && cols == PANEL)
+        const uint16_t *first = (const uint16_t *)g->b + 2 * (size_t)i * g->ldb + col, *second = first + g->ldb;
+        if (2 * i + 1 < g->rows && cols == PANEL)
             for (int j = 0; j < PANEL; j++) strip[j] = (uint32_t)first[j] << 16 | second[j];
         else
             for (int j = 0; j < cols; j++)
@@ -123,18 +140,42 @@ static void strip_fill(uint32_t *strip, const struct gemm *g, int k0, int k, int
     }
 }
 
-/* Sums of bytes as int8.c scales them. */
-static void scale(const struct gemm *g, float *c, const float *a, const float *sums, const float *panel, int m,
-                  int cols)
-{
-    const float *scales = panel + (size_t)g->k * PANEL;
+/* Sums of bytes that are to be scaled as int8.c does: when the next block is under way, since what a tile has just
+ * stored can't be read at once. */
+struct due {
+    float *c;
+    const float *a, *panel;
+    int m, cols;
+};
 
-    for (int i = 0; i < m; i++, c += g->ldc, a += g->sm, sums += PANEL)
+static void scale(const struct gemm *g, const struct due *due, const float *sums)
+{
+    const float *scales = due->panel + (size_t)g->k * PANEL, *a = due->a;
+    const size_t cols = (size_t)due->cols;
+    float *c = due->c;
+
+    for (int i = 0; i < due->m; i++, c += g->ldc, a += g->sm, sums += PANEL)
         for (size_t j = 0; j < PANEL; j += W) {
             vi sum = (vi)load(sums + j) - (vi)load(scales + PANEL + j);
             vf y = __builtin_convertvector(sum, vf) * (SPLAT(a[g->k]) * load(scales + j));
-            store_in(c, j, (size_t)cols, g->add ? load_in(c, j, (size_t)cols, 0) + y : y);
+            store_in(c, j, cols, g->add ? load_in(c, j, cols, 0) + y : y);
         }
+}
+
+/* Elements [k0, k0 + k) of the panel of columns [col, col + cols): packed ones, or a strip of them; next: of the panel
+ * after it, of which `blocks` blocks bring 2 k lines nearer. */
+INLINE const uint32_t *panel_of(const struct gemm *g, uint32_t *strip, size_t depth, int k0, int k, int col, int cols,
+                                int blocks, struct ahead *next)
+{
+    const uint16_t *weight = (const uint16_t *)g->b + 2 * (size_t)k0 * g->ldb + col;
+    const uint32_t *panel = (const uint32_t *)g->b + (size_t)col * depth + (size_t)k0 * PANEL;
+
+    next->b_lines = blocks < BLOCKS ? 0 : (PANEL + blocks - 1) / blocks;
+    next->b_by = g->panels ? LINE : g->ldb * sizeof *weight;
+    next->b = g->panels ? (const char *)(panel + PANEL * depth) : (const char *)(weight + PANEL);
+    if (g->panels) return panel;
+    strip_fill(strip, g, k0, k, col, cols);
+    return strip;
 }
 
 /* Columns by panels, for each the blocks of k, for each the rows. Sums of bytes, and the last columns where they are
@@ -143,37 +184,48 @@ INLINE void products(const bool bytes, const struct gemm *g, int row, int row_en
 {
     const bool turned = g->sm == 1;
     const size_t lda = turned ? UNIT : g->sm, step = turned ? UNIT * g->sk : UNIT;
-    const int blocks = bytes ? 1 : (g->k + KC - 1) / KC;
-    float sums[HIGH * PANEL] __attribute__((aligned(64))) = { 0 };
+    const int parts = bytes ? 1 : (g->k + KC - 1) / KC, blocks = (row_end - row + HIGH - 1) / HIGH;
+    float buffers[2][HIGH * PANEL] __attribute__((aligned(64))) = { { 0 } }, *sums = buffers[0], *other = buffers[1];
     uint32_t strip[KC * PANEL] __attribute__((aligned(64)));
+    struct due due = { .m = 0 };
 
     for (int j = col, cols, high = 0; j < col_end; j += cols) {
         cols = col_end - j < PANEL ? col_end - j : PANEL;
-        const bool apart = bytes || cols < PANEL;
+        const bool apart = bytes || cols < PANEL, last = j + cols == col_end;
         const size_t edge = (size_t)cols * sizeof *sums;
-        for (int at = 0; at < blocks; at++) {
-            int k0 = bytes ? 0 : (int)((long)(g->k / UNIT) * at / blocks) * UNIT;
-            int k = (bytes ? g->k : (int)((long)(g->k / UNIT) * (at + 1) / blocks) * UNIT) - k0;
-            const uint32_t *a = (const uint32_t *)g->a + (size_t)(k0 / UNIT) * step, *b = strip;
+        for (int at = 0; at < parts; at++) {
+            int k0 = bytes ? 0 : (int)((long)(g->k / UNIT) * at / parts) * UNIT;
+            int k = (bytes ? g->k : (int)((long)(g->k / UNIT) * (at + 1) / parts) * UNIT) - k0;
+            const uint32_t *a = (const uint32_t *)g->a + (size_t)(k0 / UNIT) * step;
             bool from_c = !bytes && (g->add || at > 0);
-            if (g->panels)
-                b = (const uint32_t *)g->b + (size_t)j * (size_t)(g->k + (bytes ? 2 : 0)) + (size_t)k0 * PANEL;
-            else strip_fill(strip, g, k0, k, j, cols);
+            struct ahead next = { .c_by = g->ldc * sizeof *g->c };
+            const uint32_t *b = panel_of(g, strip, (size_t)g->k + (bytes ? 2 : 0), k0, k, j, cols, blocks, &next);
+            if (last) next.b_lines = 0;
             for (int i = row, m; i < row_end; i += m) {
                 float *c = g->c + (size_t)i * g->ldc + (size_t)j, *to = apart ? sums : c;
                 const size_t ldc = (apart ? PANEL : g->ldc) * sizeof *c;
                 const uint32_t *rows = a + (size_t)i * lda;
                 m = row_end - i < HIGH ? row_end - i : HIGH;
+                const bool lowest = i + m == row_end;
                 for (int r = 0; r < m && from_c && apart; r++) memcpy(sums + r * PANEL, c + (size_t)r * g->ldc, edge);
                 if (m != high) configure(high = m);
-                if (m > 16) block(bytes, true, (char *)to, ldc, from_c, rows, lda, step, m, b, k);
-                else block(bytes, false, (char *)to, ldc, from_c, rows, lda, step, m, b, k);
-                if (bytes) scale(g, c, (const float *)rows, sums, (const float *)b, m, cols);
-                else
-                    for (int r = 0; r < m && apart; r++) memcpy(c + (size_t)r * g->ldc, sums + r * PANEL, edge);
+                next.c = (char *)(lowest ? g->c + (size_t)row * g->ldc + j + PANEL : c + HIGH * g->ldc);
+                const int then = lowest ? row : i + m;
+                next.c_rows = lowest && last ? 0 : row_end - then < HIGH ? row_end - then : HIGH;
+                if (m > 16) block(bytes, true, (char *)to, ldc, from_c, rows, lda, step, m, b, k, next);
+                else block(bytes, false, (char *)to, ldc, from_c, rows, lda, step, m, b, k, next);
+                next.b += next.b_by * (size_t)next.b_lines * (size_t)(k / UNIT);
+                for (int r = 0; r < m && apart && !bytes; r++) memcpy(c + (size_t)r * g->ldc, sums + r * PANEL, edge);
+                if (!bytes) continue;
+                scale(g, &due, other);
+                due = (struct due){ c, (const float *)rows, (const float *)b, m, cols };
+                float *done = sums;
+                sums = other;
+                other = done;
             }
         }
     }
+    scale(g, &due, other);
     TILE_RELEASE();
 }
 
@@ -209,30 +261,60 @@ static float peak_pairs(int steps) { return peak(false, steps); }
 
 static float peak_bytes(int steps) { return peak(true, steps); }
 
-/* Rows become columns. Each round halves the rows and interleaves the halves, which rotates the eight bits of an
- * element's place (row, column) by one. */
-INLINE void transpose(vu v[16])
+#ifdef __AVX512BF16__
+/* The instruction that rounds takes denormal numbers as zeros, as a tile does; but the largest of them round up to a
+ * normal number. */
+INLINE bool denormal(vf a, vf b)
 {
-    for (int round = 0; round < 4; round++) {
-        vu to[16];
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            to[2 * i] = __builtin_shufflevector(v[i], v[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            to[2 * i + 1] =
-                __builtin_shufflevector(v[i], v[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        }
-        memcpy(v, to, sizeof to);
+    return _mm512_fpclass_ps_mask((__m512)a, 0x20) | _mm512_fpclass_ps_mask((__m512)b, 0x20);
+}
+#endif
+
+/* Pairs of W elements each of two rows. */
+INLINE vu two_rows(vf first, vf second)
+{
+#ifdef __AVX512BF16__
+    const __m512i zip = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    if (__builtin_expect(!denormal(first, second), 1))
+        return (vu)_mm512_permutexvar_epi16(zip, (__m512i)_mm512_cvtne2ps_pbh((__m512)first, (__m512)second));
+#endif
+    return upper_half(first) | upper_half(second) >> 16;
+}
+
+/* Pairs of 2 W elements of a row. */
+INLINE vu neighbours(vf low, vf high)
+{
+#ifdef __AVX512BF16__
+    if (__builtin_expect(!denormal(low, high), 1))
+        return (vu)_mm512_rol_epi32((__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low), 16);
+#endif
+    vf even = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    vf odd = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return upper_half(even) | upper_half(odd) >> 16;
+}
+
+/* Left operands from tokens: out[n][depth] */
+static void factor(uint32_t *out, const float *x, size_t ldx, int k, int n)
+{
+    const size_t depth = (size_t)(k + 2 * UNIT - 1) / (2 * UNIT) * UNIT;
+
+    for (int i = 0; i < n; i++, x += ldx, out += depth) {
+        size_t j = 0;
+        for (; j + 2 * W <= (size_t)k; j += 2 * W)
+            store((float *)out + j / 2, (vf)neighbours(load(x + j), load(x + j + W)));
+        if (j / 2 < depth)
+            store((float *)out + j / 2, (vf)neighbours(load_in(x, j, (size_t)k, 0), load_in(x, j + W, (size_t)k, 0)));
     }
 }
 
 /* Pairs of the first two rows of x, of which `rows` are there: columns [j, j + W) of k, zeros where there is none. */
 INLINE vu rows_pair(const float *x, size_t ldx, int rows, int j, int k)
 {
-    vu v = { 0 };
+    const vf none = { 0 };
 
-    if (rows > 0) v = upper_half(load_in(x, (size_t)j, (size_t)k, 0));
-    if (rows > 1) v |= upper_half(load_in(x + ldx, (size_t)j, (size_t)k, 0)) >> 16;
-    return v;
+    return two_rows(rows > 0 ? load_in(x, (size_t)j, (size_t)k, 0) : none,
+                    rows > 1 ? load_in(x + ldx, (size_t)j, (size_t)k, 0) : none);
 }
 
 /* Left operand of a sum over rows: out[(n + 31) / 32][k][16] */
@@ -247,17 +329,20 @@ static void factor_rows(uint32_t *out, const float *x, size_t ldx, int k, int n)
         }
 }
 
-/* Right operand of a sum over rows: out[(n + 31) / 32][16][k] */
+/* Right operand of a sum over rows, as panels: out[(k + PANEL - 1) / PANEL][depth][PANEL] */
 static void right(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    for (int at = 0; at < n || at % (2 * UNIT); at += 2, x += 2 * ldx, out += k)
-        for (int j = 0; j < k; j += W)
-            store_in((float *)out, (size_t)j, (size_t)k, (vf)rows_pair(x, ldx, n - at, j, k));
+    const int depth = (n + 2 * UNIT - 1) / (2 * UNIT) * UNIT;
+
+    for (int j = 0; j < k; j += PANEL)
+        for (int i = 0; i < depth; i++, out += PANEL) {
+            const float *rows = x + 2 * (size_t)i * ldx;
+            for (int v = 0; v < PANEL; v += W) store((float *)out + v, (vf)rows_pair(rows, ldx, n - 2 * i, j + v, k));
+        }
 }
 
-const struct product HOT(wz_by_tiles) = {
-    WZ_BF16, PANEL, 1, UNIT, 256, peak_pairs, gemm, HOT(wz_pack_panel), HOT(wz_factor_tiles), factor_rows, right
-};
+const struct product HOT(wz_by_tiles) = { WZ_BF16, PANEL,       1,    UNIT, 256, peak_pairs, gemm, HOT(wz_pack_panel),
+                                          factor,  factor_rows, right };
 const struct product HOT(wz_by_tiles_int8) = {
     WZ_INT8, PANEL, 1, 1, 512, peak_bytes, gemm_int8, HOT(wz_pack_int8), HOT(wz_quantise), NULL, NULL
 };

@@ -99,7 +99,8 @@ struct trial {
     const struct hot *row;
     const struct product *by;
     struct wz_weight w;
-    float x[MANY * IN], left[MANY * IN], y[MANY * OUT], data[OUT * IN], packed[OUT * IN];
+    float x[MANY * IN], left[MANY * IN], y[MANY * OUT], data[OUT * IN];
+    _Alignas(64) float packed[OUT * IN];
     uint16_t k[TOKENS * D], v[TOKENS * D];
     float q[TOKENS * HEADS * D], out[TOKENS * HEADS * D], d_out[TOKENS * HEADS * D], d_q[TOKENS * HEADS * D];
     float d_k[TOKENS * D], d_v[TOKENS * D], lse[TOKENS * HEADS];

@@ -18,6 +18,7 @@ enum {
     MOST_PANEL = 32,
     SLAB = 1 << 26,        /* bytes */
     SLAB_LEAST = 1 << 18,  /* of what is put there */
+    STREAMED = 1 << 25,    /* bytes, of which a cache has nothing left when they are used */
     MADDS_PER_WEIGHT = 10, /* multiply-adds in the time in which one weight is read from memory */
 };
 
@@ -62,7 +63,7 @@ static int cut_make(struct cut *c, const struct gemm *g, int want)
 static void gemm_part(void *arg, int i)
 {
     const struct cut *c = arg;
-    int r = i % c->row_parts, p = i / c->row_parts, panel = c->g->by->panel;
+    int r = i / c->col_parts, p = i % c->col_parts, panel = c->g->by->panel;
     int from = (int)((long)c->panels * p / c->col_parts) * panel;
     int to = (int)((long)c->panels * (p + 1) / c->col_parts) * panel;
 
@@ -115,20 +116,43 @@ const float *wz_cpu_factor(struct wz_backend *be, int which, const struct produc
     return pairing_run(be, &(struct pairing){ by->factor, out, x, ldx, (size_t)step * depth, n, width, step });
 }
 
-/* An operand of a sum over the rows of x[n][width]: `left` elements for each one of the sum's depth. */
-static const float *rows_run(struct wz_backend *be, int which, const struct product *by, pair_fn *fn, int left,
-                             const float *x, int n, int width)
+/* The left operand of a sum over the rows of x[n][width]. */
+static const float *rows_run(struct wz_backend *be, const struct product *by, const float *x, int n, int width)
 {
-    const size_t row = (size_t)width, depth = (size_t)left * wz_cpu_depth(by, n);
+    const size_t row = (size_t)width, depth = (size_t)by->left * wz_cpu_depth(by, n);
     int two = (CHUNK / width / 2 / by->unit + 1) * by->unit;
-    uint32_t *to = wz_cpu_scratch(be, which, wz_mul(depth * sizeof *to, row));
+    uint32_t *to = wz_cpu_scratch(be, FACTOR, wz_mul(depth * sizeof *to, row));
 
-    return pairing_run(be, &(struct pairing){ fn, to, x, row, (size_t)(two * left) * row, n, width, 2 * two });
+    return pairing_run(
+        be, &(struct pairing){ by->factor_rows, to, x, row, (size_t)(two * by->left) * row, n, width, 2 * two });
+}
+
+/* Panels of some columns. */
+struct panels {
+    const struct product *by;
+    uint32_t *out;
+    const float *x;
+    int n, width;
+};
+
+static void panels_part(void *arg, int i)
+{
+    const struct panels *p = arg;
+    int col = i * p->by->panel, left = p->width - col;
+
+    p->by->right(p->out + (size_t)col * wz_cpu_depth(p->by, p->n), p->x + col, (size_t)p->width,
+                 left < p->by->panel ? left : p->by->panel, p->n);
 }
 
 const float *wz_cpu_right(struct wz_backend *be, const struct product *by, const float *x, int n, int width)
 {
-    return by->right ? rows_run(be, RIGHT, by, by->right, 1, x, n, width) : x;
+    if (!by->right) return x;
+    int parts = (width + by->panel - 1) / by->panel;
+    size_t size = wz_mul(wz_mul((size_t)parts * (size_t)by->panel, wz_cpu_depth(by, n)), sizeof(uint32_t));
+    struct panels p = { by, wz_cpu_scratch(be, RIGHT, size), x, n, width };
+
+    wz_pool_run((size_t)n * (size_t)width <= 8 * CHUNK ? NULL : be->pool, parts, panels_part, &p);
+    return (const float *)p.out;
 }
 
 struct gemm wz_cpu_gemm_packed(const struct product *by, float *c, size_t ldc, const float *a,
@@ -187,6 +211,7 @@ struct gemm wz_cpu_gemm_back_w(const struct product *by, float *c, const float *
                           .n = in,
                           .k = (int)wz_cpu_depth(by, n),
                           .rows = n,
+                          .panels = by->right != NULL,
                           .add = true };
 }
 
@@ -253,7 +278,7 @@ static void matmul_back_w(struct wz_backend *be, float *d_w, const float *d_y, c
                           const struct wz_weight *w, int n)
 {
     const struct product *by = wz_product(be, w->type, w->out);
-    const float *a = by->factor_rows ? rows_run(be, FACTOR, by, by->factor_rows, by->left, d_y, n, w->out) : d_y;
+    const float *a = by->factor_rows ? rows_run(be, by, d_y, n, w->out) : d_y;
     struct gemm g = wz_cpu_gemm_back_w(by, d_w, a, (size_t)w->out, wz_cpu_right(be, by, x, n, w->in), w->out, w->in, n);
 
     wz_cpu_gemm(be, &g);
@@ -417,6 +442,12 @@ static void cast(struct wz_backend *be, uint16_t *dst, const float *src, size_t 
     walk_run(be, &(struct walk){ wz_hot(be)->cast, n, CHUNK, .halves = dst, .a = src });
 }
 
+static void zero(struct wz_backend *be, void *p, size_t n)
+{
+    if (n < STREAMED || n % sizeof(float)) ((const struct cpu *)be->state)->ref.zero(be, p, n);
+    else walk_run(be, &(struct walk){ wz_hot(be)->zero, n / sizeof(float), CHUNK, .out = p });
+}
+
 static void add(struct wz_backend *be, float *dst, const float *src, size_t n)
 {
     walk_run(be, &(struct walk){ wz_hot(be)->add, n, CHUNK, .out = dst, .a = src });
@@ -474,6 +505,7 @@ static int open_cpu(struct wz_backend *be, struct wz_err *err)
     be->ops.swiglu = swiglu;
     be->ops.swiglu_back = swiglu_back;
     be->ops.cast = cast;
+    be->ops.zero = zero;
     be->ops.add = add;
     be->ops.scale = scale;
     be->ops.squares = squares;

@@ -34,7 +34,7 @@ struct gemm {
 enum {
     KEYS = 32,   /* keys in a block of attention, counted from position 0 */
     VOCAB = 256, /* vocabulary entries in a block of the head's softmax */
-    TILE = 128,  /* tokens in a tile of the head */
+    TILE = 512, /* tokens in a tile of the head, whose gradient, as large as its weight, is read and written for each */
 };
 
 /* Partial softmax of one token over one block of the vocabulary: max = max z/t, sum = sum exp(z/t - max),
@@ -106,7 +106,7 @@ struct product {
     pack_fn *pack;
     pair_fn *factor;      /* left operands from tokens, out[n][left * depth]; NULL: x itself */
     pair_fn *factor_rows; /* the same by neighbouring rows, for sums over tokens: out[left * depth(n)][k] */
-    pair_fn *right;       /* right operands of those: out[depth(n)][k]; NULL: x itself */
+    pair_fn *right;       /* right operands of those: panels [k / panel][depth(n)][panel]; NULL: x itself */
 };
 
 /* Products by the weight's type; AMX: of bf16, in the order of ref/amx.c. */
@@ -126,7 +126,8 @@ struct hot {
     void (*grad_capped)(float *z, float scale, float lse, float d, float cap, int n);
     void (*cap)(float *z, float cap, int n);
     attend_fn *attend, *attend_back;
-    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *geglu, *geglu_back, *cast, *add, *scale, *square, *adamw;
+    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *geglu, *geglu_back, *cast, *zero, *add, *scale, *square,
+        *adamw;
     /* d_w[c] += d_out * x * rstd over n tokens */
     void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */

@@ -264,11 +264,6 @@ static void factor_rows(uint32_t *out, const float *x, size_t ldx, int k, int n)
     else widen_rows((float *)out, x, ldx, k, n, 2);
 }
 
-void HOT(wz_factor_tiles)(uint32_t *out, const float *x, size_t ldx, int k, int n)
-{
-    pair(out, x, ldx, k, n, 2 * UNIT);
-}
-
 static void factor_amx(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
     widen((float *)out, x, ldx, k, n, 2 * UNIT);
@@ -279,6 +274,16 @@ static void factor_rows_amx(uint32_t *out, const float *x, size_t ldx, int k, in
     widen_rows((float *)out, x, ldx, k, n, 2 * UNIT);
 }
 
+/* What a cast or a panel is written past the caches with: it is large, and used later. 64 bytes. */
+INLINE void stream(void *p, vu x)
+{
+#ifdef __AVX512F__
+    _mm512_stream_si512(p, (__m512i)x);
+#else
+    memcpy(p, &x, sizeof x);
+#endif
+}
+
 void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
 {
     typedef uint16_t vh __attribute__((vector_size(2 * W)));
@@ -286,6 +291,16 @@ void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
     uint16_t *out = w->halves;
     size_t i = from;
 
+#if W == 16
+    for (; i + 2 * W <= end && (uintptr_t)(out + i) % 64 == 0; i += 2 * W) {
+        const vu low = upper_half(load(x + i)) >> 16, high = upper_half(load(x + i + W)) >> 16;
+        typedef uint16_t vhh __attribute__((vector_size(4 * W)));
+        const vh a = __builtin_convertvector(low, vh), b = __builtin_convertvector(high, vh);
+        const vhh both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
+                                                 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+        stream(out + i, (vu)both);
+    }
+#endif
     for (; i + W <= end; i += W) {
         vh half = __builtin_convertvector(upper_half(load(x + i)) >> 16, vh);
         memcpy(out + i, &half, sizeof half);
@@ -306,6 +321,22 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
     }
     const uint16_t *from = (const uint16_t *)w->data + (size_t)first * in;
     uint32_t *to = dst;
+#if W == 16
+    if (in % (2 * W) == 0) {
+        for (size_t k = 0; k < in / 2; k += W)
+            for (int half = 0; half < PANEL; half += W) {
+                vu v[W];
+                for (int i = 0; i < W; i++) {
+                    const uint16_t *row = from + (size_t)(half + i) * in + 2 * k;
+                    v[i] = half + i < rows ? (vu)load((const float *)(const void *)row) : (vu){ 0 };
+                    __builtin_prefetch(row + PANEL * in, 0, 2); /* of the next panel */
+                }
+                transpose(v);
+                for (size_t i = 0; i < W; i++) stream(to + (k + i) * PANEL + half, v[i] << 16 | v[i] >> 16);
+            }
+        return;
+    }
+#endif
     if (in % 2 == 0) { /* pairs are transposed as floats; then their halves are swapped */
         transpose_f32(dst, (const float *)(const void *)from, in / 2, rows);
         for (size_t i = 0; i < in / 2 * PANEL; i += W) {

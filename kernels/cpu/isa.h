@@ -279,13 +279,31 @@ INLINE vu upper_half(vf x)
     return ((rounded & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000u;
 }
 
+#if W == 16
+/* Rows become columns. Each round halves the rows and interleaves the halves, which rotates the eight bits of an
+ * element's place (row, column) by one. */
+INLINE void transpose(vu v[16])
+{
+    for (int round = 0; round < 4; round++) {
+        vu to[16];
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            to[2 * i] = __builtin_shufflevector(v[i], v[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            to[2 * i + 1] =
+                __builtin_shufflevector(v[i], v[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+        memcpy(v, to, sizeof to);
+    }
+}
+#endif
+
 /* ---- defined in one file and used in another -------------------------------------------------------------- */
 
 /* gemm.c, int8.c and, with tiles, amx.c */
 extern const struct product HOT(wz_by_f32), HOT(wz_by_bf16), HOT(wz_by_amx), HOT(wz_by_int8), HOT(wz_by_tiles),
     HOT(wz_by_tiles_int8);
 pack_fn HOT(wz_pack_panel), HOT(wz_pack_int8);
-pair_fn HOT(wz_factor_tiles), HOT(wz_quantise);
+pair_fn HOT(wz_quantise);
 walk_fn HOT(wz_cast);
 attend_fn HOT(wz_attend), HOT(wz_attend_back);
 

@@ -179,6 +179,17 @@ static void rope(float *RESTRICT x, const float *RESTRICT cos_sin, int heads, in
         }
 }
 
+/* Past the caches, which need not read first what is overwritten. */
+static void zero(const struct walk *w, size_t from, size_t end)
+{
+#ifdef __AVX512F__
+    for (; from < end && (uintptr_t)(w->out + from) % 64; from++) w->out[from] = 0;
+    for (; from + W <= end; from += W) _mm512_stream_ps(w->out + from, _mm512_setzero_ps());
+    _mm_sfence();
+#endif
+    memset(w->out + from, 0, (end - from) * sizeof *w->out);
+}
+
 static void add(const struct walk *w, size_t from, size_t end)
 {
     float *dst = w->out;
@@ -224,7 +235,8 @@ static void adamw(const struct walk *k, size_t from, size_t end)
 static bool runs(void)
 {
 #ifdef WZ_TILES
-    return wz_cpu_tiles() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+    return wz_cpu_tiles() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("fma");
 #elif defined(__AVX512BF16__)
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
@@ -269,6 +281,7 @@ const struct hot HOT(wz_hot) = {
     .geglu = geglu,
     .geglu_back = geglu_back,
     .rope = rope,
+    .zero = zero,
     .add = add,
     .scale = scale,
     .square = square,
