@@ -83,7 +83,7 @@ static float drawn(uint32_t i, uint32_t array)
     }
 }
 
-enum { N = 45, IN = 709, OUT = 83 }; /* none is a multiple of 32, nor even; IN is more than a block of k */
+enum { N = 45, IN = 2063, OUT = 67 }; /* none is a multiple of 32, nor even; IN is more than a block of k */
 
 struct operands {
     float x[N * IN], dy[N * OUT], y[N * OUT], dx[N * IN], dw[OUT * IN];
@@ -213,6 +213,33 @@ static void test_amx_flushes(void **state)
         wz_pack(be, &w);
         wz_matmul(be, &y, x, &w, 1, true);
         assert_true(y == 0);
+        wz_unpack(be, &w);
+        wz_backend_close(be);
+    }
+}
+
+/* The largest denormal numbers round to the smallest normal one of bf16, whichever operand they are; and a sum that is
+ * not added to what is there begins at zero, however many blocks of k it has. */
+static void test_amx_rounds(void **state)
+{
+    enum { K = 64, DEEP = 2080, SIZE = K * DEEP };
+    static float lows[SIZE], highs[SIZE], y[SIZE];
+    static uint16_t rows[SIZE];
+    const float low = nextafterf(FLT_MIN, 0), high = 0x1p100f;
+    struct wz_weight w = { .data = rows, .type = WZ_BF16, .out = K, .in = DEEP };
+
+    for (int k = 0; k < SIZE; k++) lows[k] = low, highs[k] = high, rows[k] = wz_f32_to_bf16(high);
+    for (size_t i = 0; i < WZ_COUNT(isas); i++) {
+        struct wz_backend *be = open_isa(isas[i], "amx");
+        if (!be) continue;
+        wz_pack(be, &w);
+        wz_matmul(be, y, lows, &w, K, false);
+        for (int k = 0; k < K * K; k++) assert_true(y[k] == DEEP * FLT_MIN * high);
+        for (int turn = 0; turn < 2; turn++) {
+            memset(y, 0, sizeof y);
+            wz_matmul_back_w(be, y, turn ? lows : highs, turn ? highs : lows, &w, K);
+            for (int k = 0; k < SIZE; k++) assert_true(y[k] == K * FLT_MIN * high);
+        }
         wz_unpack(be, &w);
         wz_backend_close(be);
     }
@@ -597,9 +624,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cache), /* first: its processes must not inherit a choice */
-        cmocka_unit_test(test_bf16_chain), cmocka_unit_test(test_bf16_amx),     cmocka_unit_test(test_amx_flushes),
-        cmocka_unit_test(test_int8),       cmocka_unit_test(test_auto),         cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_mixtures),   cmocka_unit_test(test_mixtures_amx),
+        cmocka_unit_test(test_bf16_chain), cmocka_unit_test(test_bf16_amx), cmocka_unit_test(test_amx_flushes),
+        cmocka_unit_test(test_amx_rounds), cmocka_unit_test(test_int8),     cmocka_unit_test(test_auto),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_mixtures), cmocka_unit_test(test_mixtures_amx),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

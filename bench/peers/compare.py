@@ -38,7 +38,8 @@ torch = lambda script: f"{a.torch} {HERE}/{script}" if a.torch else None
 
 def row(what, peer, ours, theirs, work, column="tok_s", must=1.0, goal=1.5):
     work += f" --threads {a.threads}"
-    rows.append((what, peer, f"{a.build}/bench/{ours} {work} --csv", f"{theirs} {work}" if theirs else None, column, must, goal))
+    order = " --bf16 auto" if "--type bf16" in work else ""
+    rows.append((what, peer, f"{a.build}/bench/{ours} {work}{order} --csv", f"{theirs} {work}" if theirs else None, column, must, goal))
 
 
 for what, work in (("prefill bf16, 1 x 512", "--batch 1 --prompt 512 --new 32 --runs 3"), ("prefill bf16, 32 x 64", "--batch 32 --prompt 64 --new 64")):
@@ -52,7 +53,7 @@ for shape, t, name, prompt in ("135m", "int8", "llama.cpp, Q8_0", 64), ("1b", "b
     work = f"--shape {shape} --type {t} --batch 32 --prompt {prompt} --new 32"
     for what, column, must, goal in ("prefill", "prefill_tok_s", 1.3, 2), ("decode", "tok_s", 1.3, 2.5):
         row(f"{what} {shape} {t}, 32 x {prompt}", name, "generate", llama(a.llama), work, column, must, goal)
-for shape, b, runs in ("15m", 4, 5), ("135m", 2, 2):
+for shape, b, runs in ("15m", 4, 5), ("135m", 2, 2), ("135m", 8, 2):
     for t in "f32", "bf16":
         for peer, extra in ("PyTorch", ""), ("PyTorch, compiled", " --compile"):
             row(f"training step {shape} {t}, {b} x 256", peer, "step", torch("torch_step.py" + extra), f"--shape {shape} --type {t} --batch {b} --seq 256 --runs {runs}")

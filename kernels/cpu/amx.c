@@ -55,18 +55,18 @@ static void configure(int m)
 }
 
 /* What is used after a block, brought nearer while it is computed, since tiles wait for memory: some lines of b a step,
- * and two rows of c, which are about to be written. */
+ * and some rows of c, which are about to be written. */
 struct ahead {
     const char *b;
     size_t b_by, c_by; /* bytes from one to the next */
     char *c;
-    int b_lines, c_rows;
+    int b_lines, c_rows, c_step;
 };
 
 INLINE void bring(struct ahead *next)
 {
     for (int i = 0; i < next->b_lines; i++, next->b += next->b_by) __builtin_prefetch(next->b, 0, 2);
-    for (int i = 0; i < 2 && next->c_rows > 0; i++, next->c_rows--, next->c += next->c_by) {
+    for (int i = 0; i < next->c_step && next->c_rows > 0; i++, next->c_rows--, next->c += next->c_by) {
         __builtin_prefetch(next->c, 1, 3);
         __builtin_prefetch(next->c + LINE, 1, 3);
     }
@@ -201,6 +201,7 @@ INLINE void products(const bool bytes, const struct gemm *g, int row, int row_en
             struct ahead next = { .c_by = g->ldc * sizeof *g->c };
             const uint32_t *b = panel_of(g, strip, (size_t)g->k + (bytes ? 2 : 0), k0, k, j, cols, blocks, &next);
             if (last) next.b_lines = 0;
+            next.c_step = HIGH * UNIT / k + 1;
             for (int i = row, m; i < row_end; i += m) {
                 float *c = g->c + (size_t)i * g->ldc + (size_t)j, *to = apart ? sums : c;
                 const size_t ldc = (apart ? PANEL : g->ldc) * sizeof *c;

@@ -18,6 +18,7 @@ enum {
     MOST_PANEL = 32,
     SLAB = 1 << 26,        /* bytes */
     SLAB_LEAST = 1 << 18,  /* of what is put there */
+    COLUMNS = 64,          /* of a task that sums over tokens */
     STREAMED = 1 << 25,    /* bytes, of which a cache has nothing left when they are used */
     MADDS_PER_WEIGHT = 10, /* multiply-adds in the time in which one weight is read from memory */
 };

@@ -216,10 +216,10 @@ INLINE void round_row(float *out, const float *x, int k)
 static size_t round_up(int n, int to) { return (size_t)((n + to - 1) / to * to); }
 
 /* Each 64-bit element holds two neighbours, the earlier in its low half: narrowed to 32 bits it keeps the earlier,
- * whose low 16 bits receive the later, shifted down by 48. Zeros up to a multiple of `unit` elements of x. */
-static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n, int unit)
+ * whose low 16 bits receive the later, shifted down by 48. A zero where there is none. */
+static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    size_t depth = round_up(k, unit) / 2;
+    size_t depth = ((size_t)k + 1) / 2;
 
     for (int i = 0; i < n; i++, x += ldx, out += depth) {
         int j = 0;
@@ -230,7 +230,6 @@ static void pair(uint32_t *out, const float *x, size_t ldx, int k, int n, int un
         }
         for (; j < k; j += 2)
             out[j / 2] = (uint32_t)wz_f32_to_bf16(x[j]) << 16 | (j + 1 < k ? wz_f32_to_bf16(x[j + 1]) : 0);
-        memset(out + (k + 1) / 2, 0, (depth - ((size_t)k + 1) / 2) * sizeof *out);
     }
 }
 
@@ -254,7 +253,7 @@ static void widen_rows(float *out, const float *x, size_t ldx, int k, int n, int
 
 static void factor(uint32_t *out, const float *x, size_t ldx, int k, int n)
 {
-    if (LEFT == 1) pair(out, x, ldx, k, n, 2);
+    if (LEFT == 1) pair(out, x, ldx, k, n);
     else widen((float *)out, x, ldx, k, n, 2);
 }
 
@@ -274,16 +273,6 @@ static void factor_rows_amx(uint32_t *out, const float *x, size_t ldx, int k, in
     widen_rows((float *)out, x, ldx, k, n, 2 * UNIT);
 }
 
-/* What a cast or a panel is written past the caches with: it is large, and used later. 64 bytes. */
-INLINE void stream(void *p, vu x)
-{
-#ifdef __AVX512F__
-    _mm512_stream_si512(p, (__m512i)x);
-#else
-    memcpy(p, &x, sizeof x);
-#endif
-}
-
 void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
 {
     typedef uint16_t vh __attribute__((vector_size(2 * W)));
@@ -292,14 +281,14 @@ void HOT(wz_cast)(const struct walk *w, size_t from, size_t end)
     size_t i = from;
 
 #if W == 16
+    typedef uint16_t vhalves __attribute__((vector_size(4 * W)));
     for (; i + 2 * W <= end && (uintptr_t)(out + i) % 64 == 0; i += 2 * W) {
-        const vu low = upper_half(load(x + i)) >> 16, high = upper_half(load(x + i + W)) >> 16;
-        typedef uint16_t vhh __attribute__((vector_size(4 * W)));
-        const vh a = __builtin_convertvector(low, vh), b = __builtin_convertvector(high, vh);
-        const vhh both = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
-                                                 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
-        stream(out + i, (vu)both);
+        const vu low = upper_half(load(x + i)), high = upper_half(load(x + i + W));
+        const vhalves a = (vhalves)low, b = (vhalves)high;
+        stream(out + i, (vu)__builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33,
+                                                    35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63));
     }
+    stream_end();
 #endif
     for (; i + W <= end; i += W) {
         vh half = __builtin_convertvector(upper_half(load(x + i)) >> 16, vh);
@@ -334,6 +323,7 @@ void HOT(wz_pack_panel)(void *dst, const struct wz_weight *w, int panel)
                 transpose(v);
                 for (size_t i = 0; i < W; i++) stream(to + (k + i) * PANEL + half, v[i] << 16 | v[i] >> 16);
             }
+        stream_end();
         return;
     }
 #endif

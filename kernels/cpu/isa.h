@@ -280,6 +280,24 @@ INLINE vu upper_half(vf x)
 }
 
 #if W == 16
+/* A whole cache line, written past the caches, which would read it first: where much is written and used later. */
+INLINE void stream(void *line, vu x)
+{
+#ifdef __AVX512F__
+    _mm512_stream_si512(line, (__m512i)x);
+#else
+    memcpy(line, &x, sizeof x);
+#endif
+}
+
+/* After the last: other threads see them all. */
+INLINE void stream_end(void)
+{
+#ifdef __AVX512F__
+    _mm_sfence();
+#endif
+}
+
 /* Rows become columns. Each round halves the rows and interleaves the halves, which rotates the eight bits of an
  * element's place (row, column) by one. */
 INLINE void transpose(vu v[16])

@@ -9,8 +9,8 @@
 #include "kernels/cpu/cpu.h"
 
 /* Most tokens of a tile, and most tokens times heads; multiply-adds that amortise a barrier, as for GRAIN; floats of a
- * task that adds sums. */
-enum { TILE_TOKENS = 12, TILE_STATE = 256, ATTEND_GRAIN = 1 << 20, PAST_STEP = 1 << 12 };
+ * task that adds sums, and of one that goes over tokens. */
+enum { TILE_TOKENS = 12, TILE_STATE = 256, ATTEND_GRAIN = 1 << 20, PAST_STEP = 1 << 12, TOKENS_STEP = 1 << 14 };
 
 static bool fast(const struct wz_kv *kv) { return kv->head_dim <= 256; }
 
@@ -44,26 +44,61 @@ static const float *cos_sin_of(struct cpu *cpu, const float *freq, int half, int
     return t->cos_sin;
 }
 
+/* An op on tokens [from, end) of n, in parts. */
+struct tokens {
+    void (*fn)(const struct tokens *t, int from, int end);
+    int n, step;
+    const struct hot *hot;
+    float *x; /* rope */
+    const int *pos;
+    const float *cos_sin;
+    int heads, d, sign;
+    const struct wz_kv *kv; /* kv_write */
+    const float *k, *v;
+    const struct wz_rows *rows;
+};
+
+static void tokens_part(void *arg, int i)
+{
+    const struct tokens *t = arg;
+    int from = i * t->step;
+
+    t->fn(t, from, t->n - from < t->step ? t->n : from + t->step);
+}
+
+/* width: floats of a token */
+static void tokens_run(struct wz_backend *be, struct tokens *t, int width)
+{
+    t->hot = wz_hot(be);
+    t->step = TOKENS_STEP / width + 1;
+    wz_pool_run(t->n <= 8 * t->step ? NULL : be->pool, (t->n + t->step - 1) / t->step, tokens_part, t);
+}
+
+static void rope_tokens(const struct tokens *t, int from, int end)
+{
+    for (int i = from; i < end; i++)
+        t->hot->rope(t->x + (size_t)i * (size_t)(t->heads * t->d), t->cos_sin + (size_t)t->pos[i] * (size_t)t->d,
+                     t->heads, t->d, t->sign);
+}
+
 static void rope(struct wz_backend *be, float *x, const int *pos, const float *freq, int n, int heads, int d, int sign)
 {
     int last = 0;
 
     for (int i = 0; i < n; i++) last = pos[i] > last ? pos[i] : last;
-    const float *cos_sin = cos_sin_of(be->state, freq, d / 2, last);
-    for (int i = 0; i < n; i++)
-        wz_hot(be)->rope(x + (size_t)i * (size_t)(heads * d), cos_sin + (size_t)pos[i] * (size_t)d, heads, d, sign);
+    struct tokens t = { .fn = rope_tokens, .n = n, .x = x, .pos = pos, .heads = heads, .d = d, .sign = sign };
+    t.cos_sin = cos_sin_of(be->state, freq, d / 2, last);
+    tokens_run(be, &t, heads * d);
 }
 
-static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
-                     const struct wz_rows *r)
+static void kv_tokens(const struct tokens *t, int from, int end)
 {
-    size_t d = (size_t)kv->head_dim, p = (size_t)kv->page;
+    const struct wz_kv *kv = t->kv;
+    const struct wz_rows *r = t->rows;
+    size_t d = (size_t)kv->head_dim, p = (size_t)kv->page, first = (size_t)from * (size_t)kv->heads * d;
+    const float *k = t->k + first, *v = t->v + first;
 
-    if (!fast(kv)) {
-        ref_of(be)->kv_write(be, kv, k, v, r);
-        return;
-    }
-    for (int i = 0; i < r->n; i++) {
+    for (int i = from; i < end; i++) {
         size_t page = (size_t)r->table[(size_t)r->seq[i] * (size_t)r->stride + (size_t)r->pos[i] / p];
         size_t slot = (size_t)r->pos[i] % p;
         for (int h = 0; h < kv->heads; h++, k += d, v += d) {
@@ -79,6 +114,15 @@ static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float 
             memcpy(kv->v + at + slot * d, v, d * sizeof *v);
         }
     }
+}
+
+static void kv_write(struct wz_backend *be, const struct wz_kv *kv, const float *k, const float *v,
+                     const struct wz_rows *r)
+{
+    struct tokens t = { .fn = kv_tokens, .n = r->n, .kv = kv, .k = k, .v = v, .rows = r };
+
+    if (fast(kv)) tokens_run(be, &t, kv->heads * kv->head_dim);
+    else ref_of(be)->kv_write(be, kv, k, v, r);
 }
 
 static void kv_copy(struct wz_backend *be, const struct wz_kv *kv, int dst, int src, int count)

@@ -179,13 +179,12 @@ static void rope(float *RESTRICT x, const float *RESTRICT cos_sin, int heads, in
         }
 }
 
-/* Past the caches, which need not read first what is overwritten. */
 static void zero(const struct walk *w, size_t from, size_t end)
 {
-#ifdef __AVX512F__
+#if W == 16
     for (; from < end && (uintptr_t)(w->out + from) % 64; from++) w->out[from] = 0;
-    for (; from + W <= end; from += W) _mm512_stream_ps(w->out + from, _mm512_setzero_ps());
-    _mm_sfence();
+    for (; from + W <= end; from += W) stream(w->out + from, (vu){ 0 });
+    stream_end();
 #endif
     memset(w->out + from, 0, (end - from) * sizeof *w->out);
 }
