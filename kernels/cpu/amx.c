@@ -15,7 +15,7 @@
 #include "kernels/cpu/isa.h"
 
 _Static_assert(W == 16 && UNIT == 16, "a tile is a vector wide, in the order amx");
-enum { PANEL = 2 * W, HIGH = 2 * 16, KC = 1024, LINE = 64, BLOCKS = 4 };
+enum { PANEL = 2 * W, HIGH = 2 * 16, KC = 1024, LINE = 64 };
 
 #ifndef TILE_LOAD /* tests/tiles.h has them in C. Strides are in bytes. */
 #define TILE_CONFIG(shapes)      __asm__ volatile("ldtilecfg %0" ::"m"(*(shapes)))
@@ -170,7 +170,7 @@ INLINE const uint32_t *panel_of(const struct gemm *g, uint32_t *strip, size_t de
     const uint16_t *weight = (const uint16_t *)g->b + 2 * (size_t)k0 * g->ldb + col;
     const uint32_t *panel = (const uint32_t *)g->b + (size_t)col * depth + (size_t)k0 * PANEL;
 
-    next->b_lines = blocks < BLOCKS ? 0 : (PANEL + blocks - 1) / blocks;
+    next->b_lines = (PANEL + blocks - 1) / blocks;
     next->b_by = g->panels ? LINE : g->ldb * sizeof *weight;
     next->b = g->panels ? (const char *)(panel + PANEL * depth) : (const char *)(weight + PANEL);
     if (g->panels) return panel;
