@@ -189,6 +189,7 @@ INLINE void products(const bool bytes, const struct gemm *g, int row, int row_en
     uint32_t strip[KC * PANEL] __attribute__((aligned(64)));
     struct due due = { .m = 0 };
 
+    if (row == row_end) return;
     for (int j = col, cols, high = 0; j < col_end; j += cols) {
         cols = col_end - j < PANEL ? col_end - j : PANEL;
         const bool apart = bytes || cols < PANEL, last = j + cols == col_end;
