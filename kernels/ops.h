@@ -50,7 +50,8 @@ struct wz_kv {
 };
 
 /* Sequence and position of N packed tokens (host arrays). Token i belongs to sequence seq[i], of `seqs`, at position
- * pos[i]; keys and values of position t of sequence s lie in page table[s * stride + t / P], slot t % P. */
+ * pos[i]; keys and values of position t of sequence s lie in page table[s * stride + t / P], slot t % P. No two tokens
+ * have one slot. */
 struct wz_rows {
     int n, seqs, stride;
     const int *seq, *pos, *table;

@@ -83,6 +83,9 @@ static void check_isas(struct checks *v, bool tune)
             if (!strcmp(list[k].isa, list[i].isa)) wz_buf_printf(&text, "%s %s", k > i ? "," : "", list[k].op);
     }
     say(v, WORKS, "instruction sets", "%s (%s)", text.data, from);
+    if (strstr(text.data, "amx:"))
+        say(v, WORKS, "AMX",
+            "here: an agent of type bf16 is computed by it with numerics.bf16=auto, which is not the default");
     for (int i = 0; i < WZ_TUNED && tune; i++) {
         const struct wz_tuned *t = &list[i];
         wz_buf_clear(&text);

@@ -381,7 +381,7 @@ static void pool_runs_each_index_once(void **state)
     struct job *want = wz_alloc(sizeof *want), *got = wz_alloc(sizeof *got);
 
     wz_pool_run(NULL, JOB, slice, want);
-    for (int threads = 1; threads <= 4; threads++) {
+    for (int threads = 1; threads <= 33; threads += threads < 4 ? 1 : 29) { /* 33: more than the pool has ranges */
         struct wz_pool *pool = wz_pool_create(threads);
         assert_int_equal(wz_pool_threads(pool), threads);
         memset(got, 0, sizeof *got);

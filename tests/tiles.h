@@ -26,7 +26,7 @@ bool wz_tiles_released(void);                      /* has this thread no shapes 
 
 /* Rows of the cpu backend whose products in the order amx and in int8 are by tiles: in plain C; and the one that is in
  * the program, whose instructions are trapped and carried out here where the processor has none (NULL where it has no
- * AVX-512 either). All else is that of other rows. */
+ * AVX-512 with bf16 either). All else is that of other rows. */
 const struct hot *wz_tiles_plain(void);
 const struct hot *wz_tiles_trapped(void);
 void wz_tiles_compose(struct wz_backend *be, const struct hot *row); /* all ops of a cpu backend are the row's */

@@ -150,6 +150,7 @@ struct due {
 
 static void scale(const struct gemm *g, const struct due *due, const float *sums)
 {
+    if (!due->m) return;
     const float *scales = due->panel + (size_t)g->k * PANEL, *a = due->a;
     const size_t cols = (size_t)due->cols;
     float *c = due->c;
@@ -268,7 +269,10 @@ static float peak_bytes(int steps) { return peak(true, steps); }
  * normal number. */
 INLINE bool denormal(vf a, vf b)
 {
-    return _mm512_fpclass_ps_mask((__m512)a, 0x20) | _mm512_fpclass_ps_mask((__m512)b, 0x20);
+    const vu x = ((vu)a & 0x7fffffff) - 1, y = ((vu)b & 0x7fffffff) - 1; /* whatever the thread takes them for */
+    const __m512i end = _mm512_set1_epi32(0x7fffff);
+
+    return _mm512_cmplt_epu32_mask((__m512i)x, end) | _mm512_cmplt_epu32_mask((__m512i)y, end);
 }
 #endif
 

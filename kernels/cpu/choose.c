@@ -43,7 +43,7 @@ bool wz_cpu_tiles(void)
     enum { REQUEST = 0x1023, TILE_DATA = 18, NEEDED = 1 << 22 | 1 << 24 | 1 << 25 }; /* amx-bf16, -tile, -int8 */
     unsigned a, b, c, d = 0;
 
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & NEEDED) == NEEDED &&
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & NEEDED) == NEEDED && __builtin_cpu_supports("avx512bf16") &&
            syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 #else
     return false;

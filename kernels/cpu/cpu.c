@@ -406,7 +406,18 @@ static void rmsnorm(struct wz_backend *be, float *out, float *rstd, const float 
 static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const float *d_out, const float *x,
                          const float *w, const float *rstd, int n, int c, float one)
 {
-    wz_hot(be)->rmsnorm_back_w(d_w, d_out, x, rstd, n, c);
+    struct walk sums = { wz_hot(be)->rmsnorm_back_w,
+                         (size_t)c,
+                         (size_t)c,
+                         .cols = c,
+                         .rows = n,
+                         .out = d_w,
+                         .a = d_out,
+                         .b = x,
+                         .d = rstd };
+
+    if (n * c > 8 * CHUNK) sums.step = COLUMNS;
+    walk_run(be, &sums);
     walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm_back, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = d_x,
                                  .a = d_out, .b = x, .c = w, .d = rstd, .one = one });
 }

@@ -8,7 +8,7 @@
 /* c[m, n] = sum_k a(m, k) b(k, n), or += when add: every element is one chain of FMAs over k in ascending order,
  * whatever m and n are and however they are tiled, so a token's bits depend on nothing but its own inputs.
  *   a(m, k) = a[m * sm + k * sk]
- *   b, panels:      [n / panel][k][panel], made by pack()
+ *   b, panels:      [n / panel][k][panel], made by pack() or right()
  *   b, not panels:  [k][n], rows ldb elements apart, f32 or bf16 by `type`
  * by->type BF16: an element of a panel is two bf16 of neighbouring k, the earlier in the upper half (an odd k is padded
  * with a zero), and k counts such pairs. a holds them as pairs too, or as two floats with the values of bf16, sk apart
@@ -68,7 +68,7 @@ typedef void walk_fn(const struct walk *w, size_t from, size_t end);
 struct walk {
     walk_fn *fn;
     size_t n, step;
-    int cols;
+    int cols, rows;
     float *out, *more, *m, *v;
     const float *a, *b, *c, *d; /* the op's inputs, in their order in ops.h */
     uint16_t *halves;
@@ -126,10 +126,8 @@ struct hot {
     void (*grad_capped)(float *z, float scale, float lse, float d, float cap, int n);
     void (*cap)(float *z, float cap, int n);
     attend_fn *attend, *attend_back;
-    walk_fn *rmsnorm, *rmsnorm_back, *swiglu, *swiglu_back, *geglu, *geglu_back, *cast, *zero, *add, *scale, *square,
-        *adamw;
-    /* d_w[c] += d_out * x * rstd over n tokens */
-    void (*rmsnorm_back_w)(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c);
+    walk_fn *rmsnorm, *rmsnorm_back, *rmsnorm_back_w /* of columns, over `rows` tokens */, *swiglu, *swiglu_back,
+        *geglu, *geglu_back, *cast, *zero, *add, *scale, *square, *adamw;
     void (*rope)(float *x, const float *cos_sin, int heads, int d, int sign); /* one token; [d/2] cos, [d/2] sin */
 };
 

@@ -98,14 +98,17 @@ static void rmsnorm_back(const struct walk *k, size_t from, size_t end)
     }
 }
 
-static void rmsnorm_back_w(float *d_w, const float *d_out, const float *x, const float *rstd, int n, int c)
+static void rmsnorm_back_w(const struct walk *k, size_t from, size_t end)
 {
-    size_t end = (size_t)c;
+    const struct walk w = *k;
+    const size_t c = (size_t)w.cols;
+    const float *d_out = w.a, *x = w.b;
 
-    for (int i = 0; i < n; i++, x += c, d_out += c) {
-        vf r = SPLAT(rstd[i]);
-        for (size_t j = 0; j < end; j += W)
-            store_in(d_w, j, end, FMA(load_in(d_out, j, end, 0), load_in(x, j, end, 0) * r, load_in(d_w, j, end, 0)));
+    for (int i = 0; i < w.rows; i++, x += c, d_out += c) {
+        vf r = SPLAT(w.d[i]);
+        for (size_t j = from; j < end; j += W)
+            store_in(w.out, j, end,
+                     FMA(load_in(d_out, j, end, 0), load_in(x, j, end, 0) * r, load_in(w.out, j, end, 0)));
     }
 }
 
@@ -234,8 +237,7 @@ static void adamw(const struct walk *k, size_t from, size_t end)
 static bool runs(void)
 {
 #ifdef WZ_TILES
-    return wz_cpu_tiles() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f") &&
-           __builtin_cpu_supports("fma");
+    return wz_cpu_tiles() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
 #elif defined(__AVX512BF16__)
     return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
