@@ -1,6 +1,6 @@
-/* Thread pool. One job at a time. Its indices are cut into a range for each thread (many threads share them), in order, so
- * that of jobs over the same rows a thread gets the same ones, which its cache still holds. Threads claim indices one by
- * one, of their own range first, then of the others', and the job ends when all are done.
+/* Thread pool. One job at a time. Its indices are cut into a range for each thread (many threads share them), in order,
+ * so that of jobs over the same rows a thread gets the same ones, which its cache still holds. Threads claim indices
+ * one by one, of their own range first, then of the others', and the job ends when all are done.
  *
  *   ticket   [ job, 32 bits | claimed, 32 bits ]          a range's: whoever increments it has claimed an index
  *   caller:  closes the tickets; writes fn, arg, n; opens them ──▶ claims tasks too ──▶ waits until `left` is 0

@@ -81,7 +81,7 @@ def busy():
 
 def run(command):
     """One sample: the columns that the program printed, what others used of the machine meanwhile, and when; or why there is none."""
-    env = {**os.environ, **(HEAP if a.torch and command.startswith(a.torch) else {})}
+    env = {**os.environ, **(HEAP if a.torch and any(f"{HERE}/{script}" in command for script in ("torch_step.py", "trl_step.py")) else {})}
     words = [model(command) if w == "{model}" else w for w in command.split()]
     load, before, begin = os.getloadavg()[0], busy(), time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
