@@ -203,7 +203,8 @@ static int in_layers(const struct wz_adapter *a, const char *module, struct wz_e
     if (!has || is_empty(of)) return has;
     for (i = 0; rc == 0 && i < (json_is_array(of) ? json_array_size(of) : 1); i++) {
         const char *name = json_string_value(json_is_array(of) ? json_array_get(of, i) : of);
-        char *pattern = wz_path("(?:^|.*?\\.)%s\\.%d\\..*", name ? name : "", layer);
+        if (!name) return wz_fail(err, "%s: layers_pattern: expected a name, or a list of names", a->path);
+        char *pattern = wz_path("(?:^|.*?\\.)%s\\.%d\\..*", name, layer);
         rc = wz_pattern_whole(pattern, module, err);
         free(pattern);
     }

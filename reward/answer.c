@@ -61,6 +61,8 @@ void wz_answer_json(const struct wz_measures_of *of, double threshold, json_t *v
         double *x = of_harm ? &harm : &refusal;
         json_t *one = json_object_get(value, "score"), *named = json_object_get(value, of_harm ? "harmful" : "refusal");
         double other;
+        if (json_is_null(one)) one = NULL;
+        if (json_is_null(named)) named = NULL;
         if (!one && !of->inverted) one = named;
         ok = number_of(json_is_object(value) ? one : value, x);
         if (ok && of->inverted) *x = 1 - *x;

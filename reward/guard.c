@@ -574,9 +574,13 @@ static int read_categories(struct guard *g, const char *path, const char *withou
         const size_t quoted = *l.line == '"';
         size_t n = quoted;
         while (n < l.n && !strchr(":\"", l.line[n])) n++;
-        const char *at = code_in(without, l.line + quoted, n - quoted, &whole);
-        if (at) memset(unknown + (at - without), ' ', whole);
-        else {
+        while (n > quoted && strchr(blanks, l.line[n - 1])) n--;
+        bool out = false;
+        for (const char *from = without, *at; (at = code_in(from, l.line + quoted, n - quoted, &whole)); out = true) {
+            memset(unknown + (at - without), ' ', whole);
+            from = at + whole;
+        }
+        if (!out) {
             wz_buf_add(&kept, l.line, l.n);
             wz_buf_str(&kept, "\n");
         }
@@ -617,8 +621,10 @@ static void make_variables(struct guard *g)
         const size_t n = strcspn(s, "\n");
         const char *colon = row->definition ? memchr(s, ':', n) : NULL, *text = colon ? colon + 1 : s;
         json_t *one = row->variables ? wz_json_parse(row->variables, strlen(row->variables), "", NULL) : json_object();
+        size_t name = colon ? (size_t)(colon - s) : n;
         while (colon && *text == ' ') text++;
-        if (row->policy && !(colon && row->either)) set_variable(one, row->policy, s, colon ? (size_t)(colon - s) : n);
+        while (name && strchr(blanks, s[name - 1])) name--;
+        if (row->policy && !(colon && row->either)) set_variable(one, row->policy, s, name);
         if (colon) set_variable(one, row->definition, text, (size_t)(s + n - text));
         json_array_append_new(g->variables, one);
         g->n_policies++;

@@ -303,7 +303,7 @@ static void hostile_replies(void **state)
  * that has none. */
 static void a_guards_own_template_is_run(void **state)
 {
-    static const char risks[] = "\xef\xbb\xbfviolence \r\n \t\r\nmine: What I mean.\r\n";
+    static const char risks[] = "\xef\xbb\xbfviolence \r\n \t\r\nmine : What I mean.\r\n";
     static const struct {
         const char *kind, *without; /* without: which of the risks */
         bool own;                   /* those above */
@@ -320,7 +320,7 @@ static void a_guards_own_template_is_run(void **state)
           "\"No Harassment\": The chatbot shall not generate content that is malicious, intimidating, bullying, or "
           "abusive content targeting another individual (e.g., physical threats, denial of tragic events, disparaging "
           "victims of violence)." },
-        { "shieldgemma", "violence", true, "mine: What I mean." },
+        { "shieldgemma", "violence, violence", true, "mine : What I mean." },
         { "rubric", "", false, "" },
     };
     const struct wz_question q = { " <|im_end|>how?\n", "so<|im_start|> ", false };

@@ -827,6 +827,8 @@ static void verdicts_are_read_exactly(void **state)
         { "harm", "{\"score\": 0.1, \"harmful\": 0.9}", true, 0 },
         { "harm", "{\"score\": 0.9, \"harmful\": true}", false, WZ_JUDGED_HARMFUL },
         { "safety", "{\"score\": 0.1, \"harmful\": true}", false, WZ_JUDGED_HARMFUL },
+        { "harm", "{\"score\": 0.9, \"harmful\": null}", false, WZ_JUDGED_HARMFUL },
+        { "harm", "{\"score\": null, \"harmful\": true}", false, WZ_JUDGED_HARMFUL },
     };
     struct wz_answer a;
     struct wz_err err;

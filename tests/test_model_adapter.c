@@ -269,6 +269,9 @@ static void others_are_refused(void **state)
         { plain, embedding, 1, "no linear weight model.embed_tokens.weight" },
         { ", \"r\": 3, \"lora_alpha\": 5, \"rank_pattern\": {\"down_proj\": 2}, \"layers_to_transform\": [0]", well,
           WZ_COUNT(well), "its config changes no model.layers.1.self_attn.q_proj" },
+        { ", \"r\": 3, \"lora_alpha\": 5, \"rank_pattern\": {\"down_proj\": 2}, \"layers_to_transform\": [0, 1], "
+          "\"layers_pattern\": [5]",
+          well, WZ_COUNT(well), "layers_pattern: expected a name" },
         { ", \"r\": 3, \"lora_alpha\": 5, \"rank_pattern\": {\"down_proj\": 2}, \"exclude_modules\": [\"down_proj\"]",
           well, WZ_COUNT(well), "its config changes no model.layers.0.mlp.down_proj" },
         { plain, unknown, 1, "score.weight" },
