@@ -66,11 +66,42 @@ static bool ascii_at(struct text t, int at, const char *what)
     return true;
 }
 
-/* The first place of `what` from `at` on; -1: it is not there. */
-static int find(struct text t, int at, struct text what, bool fold)
+static uint32_t folded(uint32_t c, bool fold) { return fold ? wz_char_lower(c) : c; }
+
+/* The places of `what` in t, those that overlap too, in the time of their lengths (Knuth, Morris & Pratt 1977). */
+struct search {
+    struct text t, what;
+    bool fold;
+    int *back;    /* for each beginning of `what`, how much of it is its end as well */
+    int at, same; /* what is read of t, and of it how much at the end is a beginning of `what` */
+};
+
+static int grow(const struct search *s, int same, uint32_t c)
 {
-    for (; at + what.n <= t.n; at++)
-        if (is_at(t, at, what, fold)) return at;
+    while (same && folded(s->what.c[same], s->fold) != c) same = s->back[same - 1];
+    return same + (folded(s->what.c[same], s->fold) == c);
+}
+
+static struct search search_of(struct text t, struct text what, bool fold)
+{
+    struct search s = { t, what, fold, wz_alloc(sizeof *s.back * ((size_t)what.n + 1)), 0, 0 };
+
+    for (int i = 1; i < what.n; i++) s.back[i] = grow(&s, s.back[i - 1], folded(what.c[i], fold));
+    return s;
+}
+
+/* The next place; -1: there is none. Nothing is at the beginning. */
+static int search_next(struct search *s)
+{
+    const int n = s->what.n;
+
+    if (!n) return 0;
+    while (s->at < s->t.n) {
+        s->same = grow(s, s->same, folded(s->t.c[s->at++], s->fold));
+        if (s->same < n) continue;
+        s->same = s->back[n - 1];
+        return s->at - n;
+    }
     return -1;
 }
 
@@ -106,16 +137,18 @@ static int equal(int count, int threshold) { return threshold < 1 ? LEFT_OUT : c
 /* ---- the rules -------------------------------------------------------------------------------------------- */
 
 /* How often a word or phrase occurs, in any case; whole: between \b. */
-static int occurrences(struct text t, const char *s, bool whole)
+static int occurrences(struct text t, const char *phrase, bool whole)
 {
-    struct text word = text_of(s, strlen(s)), what = whole ? word : strip(word);
+    struct text word = text_of(phrase, strlen(phrase)), what = whole ? word : strip(word);
+    struct search s = search_of(t, what, true);
     int n = 0;
 
-    for (int at = 0; what.n && (at = find(t, at, what, true)) >= 0;) {
-        const bool counts = !whole || (boundary(t, at) && boundary(t, at + what.n));
-        n += counts;
-        at += counts ? what.n : 1;
+    for (int at, from = 0; what.n && (at = search_next(&s)) >= 0;) {
+        if (at < from || (whole && !(boundary(t, at) && boundary(t, at + what.n)))) continue;
+        n++;
+        from = at + what.n;
     }
+    free(s.back);
     free(word.c);
     return n;
 }
@@ -130,7 +163,9 @@ static int existence(struct text t, const json_t *args)
     {
         if (!json_is_string(word)) return LEFT_OUT;
         struct text what = text_of(json_string_value(word), json_string_length(word));
-        const bool there = find(t, 0, what, true) >= 0;
+        struct search s = search_of(t, what, true);
+        const bool there = search_next(&s) >= 0;
+        free(s.back);
         free(what.c);
         if (!there) return NO;
     }
@@ -323,18 +358,20 @@ static int highlights(struct text t, const json_t *args)
 /* \s?SPLITTER\s?\d+\s? */
 static int sections(struct text t, const json_t *args)
 {
-    const char *s = string(args, "section_spliter");
+    const char *given = string(args, "section_spliter");
     int n = 0;
 
-    if (!s) return LEFT_OUT;
-    struct text splitter = text_of(s, strlen(s)), what = strip(splitter);
-    for (int at = 0; what.n && (at = find(t, at, what, false)) >= 0;) {
+    if (!given) return LEFT_OUT;
+    struct text splitter = text_of(given, strlen(given)), what = strip(splitter);
+    struct search s = search_of(t, what, false);
+    for (int at, from = 0; what.n && (at = search_next(&s)) >= 0;) {
         int digit = at + what.n;
         if (digit < t.n && is_space(t.c[digit])) digit++;
-        const bool counts = digit < t.n && wz_char_digit(t.c[digit]);
-        n += counts;
-        at = counts ? digit : at + 1;
+        if (at < from || digit == t.n || !wz_char_digit(t.c[digit])) continue;
+        n++;
+        from = digit;
     }
+    free(s.back);
     free(splitter.c);
     return at_least(n, number(args, "num_sections"));
 }

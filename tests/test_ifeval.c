@@ -51,19 +51,34 @@ static void a_long_reply_takes_its_length(void **state)
         "\"kwargs\":[{\"num_bullets\":3},{\"num_placeholders\":1},{\"num_highlights\":2},{}]}";
     static const char *const repeats[] = { "\n",   "\n ", "[",  "[a",  "a",    "*", "*a",
                                            "*a\n", "**a", "<<", "<<a", "<<>>", ">" };
+    static const char *const kwargs[] = { "{\"keywords\":[\"",
+                                          "{\"relation\":\"at least\",\"frequency\":1,\"keyword\":\"",
+                                          "{\"num_sections\":1,\"section_spliter\":\"" };
     enum { LONG = 300000 };
+    struct wz_buf keyword = { 0 }; /* whose beginning is everywhere in the last reply */
     enum wz_followed followed[WZ_MAX_INSTRUCTIONS];
     char *reply = wz_alloc(LONG + 1);
     struct wz_err err;
 
-    for (size_t i = 0; i < WZ_COUNT(repeats); i++) {
-        const size_t n = strlen(repeats[i]);
-        for (size_t k = 0; k < LONG; k++) reply[k] = repeats[i][k % n];
+    wz_buf_str(&keyword, "{\"ids\":[\"keywords:existence\",\"keywords:frequency\","
+                         "\"detectable_format:multiple_sections\"],\"kwargs\":[");
+    for (int i = 0; i < 3; i++) {
+        wz_buf_printf(&keyword, "%s%s", i ? "," : "", kwargs[i]);
+        for (int k = 0; k < LONG / 8; k++) wz_buf_str(&keyword, "a");
+        wz_buf_str(&keyword, i ? "b\"}" : "b\"]}");
+    }
+    wz_buf_str(&keyword, "]}");
+    for (size_t i = 0; i <= WZ_COUNT(repeats); i++) {
+        const bool last = i == WZ_COUNT(repeats);
+        const char *repeat = last ? "a" : repeats[i];
+        const size_t n = strlen(repeat);
+        for (size_t k = 0; k < LONG; k++) reply[k] = repeat[k % n];
         const clock_t begun = clock();
-        assert_int_equal(wz_ifeval_check(answer, reply, followed, &err), 4);
+        assert_int_equal(wz_ifeval_check(last ? keyword.data : answer, reply, followed, &err), last ? 3 : 4);
         const double took = (double)(clock() - begun) / CLOCKS_PER_SEC;
         if (took > (LIGHT ? 10 : 2)) fail_msg("row %zu: %.1f s", i, took);
     }
+    wz_buf_finish(&keyword);
     free(reply);
 }
 
