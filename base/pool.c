@@ -26,8 +26,8 @@ struct wz_pool {
     struct worker {
         struct wz_pool *pool;
         pthread_t id;
-        int thread;
-    } * workers; /* [threads]; the first is the caller */
+        int range; /* its own */
+    } * workers;   /* [threads]; the first is the caller */
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     struct {
@@ -74,15 +74,15 @@ static void work_range(struct wz_pool *p, int range)
     }
 }
 
-static void work(struct wz_pool *p, int thread)
+static void work(struct wz_pool *p, int own)
 {
-    for (int i = 0, n = ranges_of(p); i < n; i++) work_range(p, (thread + i) % n);
+    for (int i = 0, n = ranges_of(p); i < n; i++) work_range(p, (own + i) % n);
 }
 
 /* Is there an open job that this worker has not seen, or is the pool being destroyed? */
-static bool has_work(struct wz_pool *p, int thread, uint32_t seen)
+static bool has_work(struct wz_pool *p, int range, uint32_t seen)
 {
-    uint64_t t = atomic_load(&p->ranges[thread % ranges_of(p)].ticket);
+    uint64_t t = atomic_load(&p->ranges[range].ticket);
 
     return (t >> 32 != seen && (uint32_t)t != CLOSED) || atomic_load(&p->stop);
 }
@@ -93,17 +93,17 @@ static void *worker(void *arg)
     struct wz_pool *p = me->pool;
 
     for (uint32_t seen = 0; !atomic_load(&p->stop);) {
-        for (int i = 0; i < SPIN && !has_work(p, me->thread, seen); i++) relax();
-        if (!has_work(p, me->thread, seen)) {
+        for (int i = 0; i < SPIN && !has_work(p, me->range, seen); i++) relax();
+        if (!has_work(p, me->range, seen)) {
             pthread_mutex_lock(&p->lock);
             atomic_fetch_add(&p->parked, 1);
-            while (!has_work(p, me->thread, seen)) pthread_cond_wait(&p->wake, &p->lock);
+            while (!has_work(p, me->range, seen)) pthread_cond_wait(&p->wake, &p->lock);
             atomic_fetch_sub(&p->parked, 1);
             pthread_mutex_unlock(&p->lock);
         }
-        uint64_t t = atomic_load(&p->ranges[me->thread % ranges_of(p)].ticket);
+        uint64_t t = atomic_load(&p->ranges[me->range].ticket);
         if ((uint32_t)t != CLOSED) seen = (uint32_t)(t >> 32);
-        work(p, me->thread);
+        work(p, me->range);
     }
     return NULL;
 }
@@ -133,7 +133,7 @@ struct wz_pool *wz_pool_create(int threads)
     for (int i = 1; i < threads; i++) {
         struct worker *w = &p->workers[i];
         w->pool = p;
-        w->thread = i;
+        w->range = i % ranges_of(p);
         if (pthread_create(&w->id, NULL, worker, w)) wz_die("cannot start thread %d of %d", i, threads);
         if (cores.bound) wz_cores_bind(w->id, cores.units[i]);
     }

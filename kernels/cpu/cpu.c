@@ -416,7 +416,7 @@ static void rmsnorm_back(struct wz_backend *be, float *d_x, float *d_w, const fl
                          .b = x,
                          .d = rstd };
 
-    if (n * c > 8 * CHUNK) sums.step = COLUMNS;
+    if ((size_t)n * (size_t)c > 8 * CHUNK) sums.step = COLUMNS;
     walk_run(be, &sums);
     walk_run(be, &(struct walk){ wz_hot(be)->rmsnorm_back, (size_t)n, (size_t)(CHUNK / c + 1), .cols = c, .out = d_x,
                                  .a = d_out, .b = x, .c = w, .d = rstd, .one = one });
